@@ -1,0 +1,30 @@
+"""labbook's core. `from core import train, load` does in a notebook what the command line does."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.experiment import Experiment as Experiment
+    from core.launch import Launch as Launch
+    from core.record import Run as Run
+    from core.record import load as load
+    from core.run import train as train
+    from core.seeds import train_seeds as train_seeds
+
+_HOME = {
+    "Experiment": "core.experiment",
+    "Launch": "core.launch",
+    "Run": "core.record",
+    "load": "core.record",
+    "train": "core.run",
+    "train_seeds": "core.seeds",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for: the mirror's process, which shares this package, must start without torch.
+    if name not in _HOME:
+        raise AttributeError(f"module 'core' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

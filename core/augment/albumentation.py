@@ -1,0 +1,80 @@
+"""Any albumentations transform by name, reseeded for every sample from its key."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from core.augment.base import ImageStep
+from core.part import did_you_mean, snake
+
+# albumentations asks the network for its version when imported, unless told not to
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+class Albumentation(ImageStep):
+    """One transform of albumentations 2.0, for instance Albumentation(name="ColorJitter", arguments={"p": 0.8})."""
+
+    name: str = Field(description="a class of albumentations")
+    arguments: dict[str, Any] = Field({}, description="its keyword arguments")
+
+    def label(self) -> str:
+        return snake(self.name)
+
+    def check(self) -> None:
+        self.transform()
+
+    def transform(self) -> Any:
+        """Raises ValueError for a name that albumentations lacks and for arguments that it refuses or ignores."""
+        import warnings
+
+        import albumentations
+
+        kind = getattr(albumentations, self.name, None)
+        if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
+            known = [name for name in dir(albumentations) if isinstance(getattr(albumentations, name), type)]
+            raise ValueError(f"albumentations has no transform {self.name}{did_you_mean(self.name, known)}")
+        with warnings.catch_warnings():
+            # an unknown argument is only warned of and then ignored: here it is a mistake
+            warnings.simplefilter("error", UserWarning)
+            try:
+                return kind(**self.arguments)
+            except (UserWarning, TypeError, ValueError) as error:
+                raise ValueError(f"{self.name}: {' '.join(str(error).split())}") from None
+
+
+class Pipeline:
+    """The image steps as one function of (image, key), the same in any process and any order.
+
+    All transforms share one Philox generator, whose counter is set from the key of the sample: what a sample gets
+    depends on nothing that came before. Built on first use, so that it travels to a worker as its declaration.
+    """
+
+    def __init__(self, steps: tuple[ImageStep, ...]):
+        self.steps = steps
+        self._compose: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"steps": self.steps, "_compose": None}
+
+    def __call__(self, image: np.ndarray, key: int) -> np.ndarray:
+        if self._compose is None:
+            self._build()
+        self._state["state"]["counter"][:] = (0, 0, 0, key & 0xFFFFFFFFFFFFFFFF)
+        self._philox.state = self._state
+        self._random.seed(key)
+        return self._compose(image=image)["image"]
+
+    def _build(self) -> None:
+        import albumentations
+        import cv2
+
+        cv2.setNumThreads(0)
+        self._compose = albumentations.Compose([step.transform() for step in self.steps])
+        self._philox, self._random = np.random.Philox(0), random.Random()
+        self._compose.set_random_state(np.random.Generator(self._philox), self._random)
+        self._state: Any = self._philox.state

@@ -1,0 +1,220 @@
+"""Batches: what comes at (epoch, step) for rank r of n. A pure function of the seed; nothing is remembered.
+
+Three ways lead from the store of images to the device: resident there, read in this process, read by workers.
+All give the same batches; `feed` picks one.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from core import keys as K
+from core.augment.base import ImageFunction
+from core.images import Images
+
+
+class Batch(NamedTuple):
+    """images: uint8 [N, H, W, C] from the loader, float [N, C, H, W] once normalised.  targets: int64 [N], or float
+    [N, C] once mixed.  keys: int64 [N].  index: int64 [N], positions in the split."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    keys: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # the field's own name, not tuple's method
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples make up which batch.
+
+    A shuffled plan (training) drops the last incomplete batch of an epoch. An ordered one (validation, test) keeps
+    it and gives every sample to exactly one rank. `size` counts the images of a batch over all ranks.
+    """
+
+    count: int
+    size: int
+    seed: int = 0
+    shuffled: bool = True
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.shuffled and self.size > self.count:
+            raise ValueError(f"batch_size: {self.size} is more than the {self.count} training images; lower it")
+        if self.size % self.ranks:
+            raise ValueError(f"batch_size: {self.size} does not divide among {self.ranks} processes")
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.count // self.size if self.shuffled else -(-self.count // self.size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Positions in the split in the order of this epoch, int64 [count]."""
+        return K.permutation(self.seed, epoch, self.count) if self.shuffled else np.arange(self.count)
+
+    def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
+        """(first, last + 1) in the order, of this rank's share of each batch from step `start` on.
+
+        A share is contiguous, so that neighbours, which mix, stay on one rank.
+        """
+        for first in range(start * self.size, len(self) * self.size, self.size):
+            share = -(-min(self.size, self.count - first) // self.ranks)
+            mine = first + self.rank * share
+            yield min(mine, self.count), min(mine + share, self.count)
+
+
+class Batches(Protocol):
+    """What `fit` and `evaluate` iterate."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of this epoch from step `start` on; nothing before it is read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Every image of the split on the device. On a CPU, that is the memory map itself."""
+
+    plan: Plan
+    pixels: torch.Tensor
+    rows: torch.Tensor
+    targets: torch.Tensor
+
+    @classmethod
+    def of(cls, plan: Plan, images: Images, device: torch.device) -> Resident:
+        pixels, rows = _tensor(images.pixels), torch.from_numpy(images.rows)
+        if device.type != "cpu":
+            pixels, rows = pixels[rows].to(device), torch.arange(len(rows), device=device)
+        return cls(plan, pixels, rows, torch.from_numpy(images.targets).to(device))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = self.plan.order(epoch)
+        keys = torch.from_numpy(K.sample_keys(self.plan.seed, epoch, order)).to(self.rows.device)
+        index = torch.from_numpy(order).to(self.rows.device)
+        rows, targets = self.rows[index], self.targets[index]
+        for first, end in self.plan.spans(start):
+            images = self.pixels.index_select(0, rows[first:end])
+            yield Batch(images, targets[first:end], keys[first:end], index[first:end])
+
+
+class Request(NamedTuple):
+    """What a loader is asked for: positions in the split and their keys, int64 [N] each."""
+
+    index: np.ndarray  # type: ignore[assignment]
+    keys: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Reads the samples of a request into host memory, image steps applied."""
+
+    images: Images
+    per_image: ImageFunction | None = None
+
+    def __getitem__(self, request: Request) -> Batch:
+        pixels = np.ascontiguousarray(self.images.pixels[self.images.rows[request.index]])
+        if self.per_image:
+            for i, key in enumerate(request.keys.tolist()):
+                pixels[i] = self.per_image(pixels[i], key)
+        arrays = (pixels, self.images.targets[request.index], request.keys, request.index)
+        return Batch(*map(torch.from_numpy, arrays))
+
+
+@dataclass(frozen=True)
+class Host:
+    """Batches read on the host, in this process (workers = 0) or by loader workers, then moved to the device."""
+
+    plan: Plan
+    fetch: Fetch
+    device: torch.device
+    loader: DataLoader | None
+    requests: _Requests
+
+    @classmethod
+    def of(cls, plan: Plan, fetch: Fetch, device: torch.device, workers: int) -> Host:
+        requests = _Requests(plan)
+        if not workers:
+            return cls(plan, fetch, device, None, requests)
+        loader: DataLoader = DataLoader(
+            fetch,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            persistent_workers=True,
+            worker_init_fn=_one_thread,
+            # a loader draws its base seed from the global generator, unless it has one of its own
+            generator=torch.Generator(),
+        )
+        return cls(plan, fetch, device, loader, requests)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        self.requests.at(epoch, start)
+        source = self.loader or (self.fetch[request] for request in self.requests)
+        for batch in source:
+            yield Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+
+
+class _Requests:
+    """The sampler of a loader that lives through many epochs: it is told which epoch comes next."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.next = plan, (0, 0)
+
+    def at(self, epoch: int, start: int) -> None:
+        self.next = (epoch, start)
+
+    def __len__(self) -> int:
+        return len(self.plan) - self.next[1]
+
+    def __iter__(self) -> Iterator[Request]:
+        epoch, start = self.next
+        order = self.plan.order(epoch)
+        keys = K.sample_keys(self.plan.seed, epoch, order)
+        for first, end in self.plan.spans(start):
+            yield Request(order[first:end], keys[first:end])
+
+
+def feed(
+    plan: Plan,
+    images: Images,
+    device: torch.device,
+    per_image: ImageFunction | None = None,
+    workers: int | None = None,
+    resident: bool | None = None,
+) -> Batches:
+    """The batches of a plan by the fastest way that serves. workers, resident: as in Launch."""
+    if per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
+        return Resident.of(plan, images, device)
+    if workers is None:
+        workers = 0 if device.type == "cpu" else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+    return Host.of(plan, Fetch(images, per_image), device, workers)
+
+
+def _fits(images: Images, device: torch.device) -> bool:
+    if device.type == "cuda":
+        need = len(images) * images.pixels[:1].nbytes
+        return need < torch.cuda.get_device_properties(device).total_memory / 4
+    return device.type == "cpu"
+
+
+def _one_thread(worker: int) -> Any:
+    torch.set_num_threads(1)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    with warnings.catch_warnings():
+        # a read-only memory map: nobody writes to the store
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))

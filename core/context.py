@@ -1,0 +1,26 @@
+"""What a part may know of the world when it is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Context:
+    """classes: names, in the order of the logits.  class_counts: training samples of each class.
+    image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks."""
+
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    train_size: int
+    steps_per_epoch: int
+    epochs: int
+    batch_size: int
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1

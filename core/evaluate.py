@@ -1,0 +1,48 @@
+"""(model, batches) -> metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from core.batches import Batch, Batches
+from core.methods import LossFunction
+from core.metrics import confusion, in_top
+
+TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
+
+
+class Evaluation(NamedTuple):
+    """metrics: loss, accuracy, top5 from six classes on, each in natural units (accuracies in 0..1).
+    confusion: int64 [C, C] on the host, rows true classes."""
+
+    metrics: dict[str, float]
+    confusion: torch.Tensor
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, loss: LossFunction, batches: Batches, normalise: Callable[[Batch], Batch], classes: int
+) -> Evaluation:
+    """Metrics of a model over every sample of `batches`, each counted once. Leaves the model in the mode it had."""
+    training = model.training
+    model.eval()
+    table: torch.Tensor | int = 0
+    sums: torch.Tensor | int = 0
+    for batch in batches.epoch(0):
+        images, targets = normalise(batch)[:2]
+        logits = model(images).float()
+        table = table + confusion(logits, targets)
+        top5 = in_top(logits, targets, 5) if classes >= TOP5_FROM else torch.zeros((), device=logits.device)
+        sums = sums + torch.stack([loss(logits, targets).sum(), top5]).double()
+    model.train(training)
+    if isinstance(table, int) or isinstance(sums, int):
+        raise ValueError("there is nothing to evaluate: the split is empty")
+    table = table.cpu()
+    count = int(table.sum())
+    loss_sum, top5_sum = sums.tolist()
+    metrics = {"loss": loss_sum / count, "accuracy": int(table.trace()) / count}
+    return Evaluation(metrics | ({"top5": top5_sum / count} if classes >= TOP5_FROM else {}), table)

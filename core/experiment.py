@@ -1,0 +1,51 @@
+"""Experiment: what is trained. Whatever may change a result beyond rounding stands here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.augment import Augment
+from core.images import Dataset
+from core.losses import CrossEntropy, Loss
+from core.methods import Method, Supervised
+from core.models import Model
+from core.optimizers import Optimizer
+from core.part import Part
+from core.schedules import Constant, Schedule
+from core.stopping import EarlyStopping, Metric
+
+
+class Ema(Part):
+    """Exponential moving average of the weights; evaluated and kept in their place (Polyak and Juditsky 1992)."""
+
+    decay: float = Field(0.999, gt=0, lt=1, description="share of the average kept at each step")
+
+
+class Experiment(Part):
+    """A declared image-classification setup. Two are the same declaration when equal but for the seed."""
+
+    data: Dataset = Field(description="images and their splits")
+    model: Model = Field(description="the network")
+    augment: tuple[Augment, ...] = Field((), description="steps applied to training images, in this order")
+    loss: Loss = Field(CrossEntropy(), description="per-example loss; its mean is minimised")
+    method: Method = Field(Supervised(), description="what a training step computes")
+    optimizer: Optimizer = Field(description="how weights move")
+    schedule: Schedule = Field(Constant(), description="learning rate over time")
+    stopping: EarlyStopping | None = Field(None, description="early stopping; none trains all epochs")
+    epochs: int = Field(10, ge=1, description="epochs at most")
+    batch_size: int = Field(128, ge=1, description="images per optimizer step, over all ranks")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, to save memory")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; none does not clip")
+    ema: Ema | None = Field(None, description="moving average of the weights")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, else fp16 on a GPU, else fp32"
+    )
+    select: Metric = Field("val/accuracy", description="metric by which the best epoch's weights are kept")
+    limit: int | None = Field(None, ge=1, description="at most this many images of each split, for quick studies")
+    seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation, dropout")
+
+    def check(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}")

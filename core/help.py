@@ -1,0 +1,73 @@
+"""--help: every field with its meaning and default, every part that may take its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, get_args
+
+from core.launch import Launch
+from core.options import OWN
+from core.part import Part, choices, is_steps, optional_part, step_names
+
+WIDTH = 34
+
+
+def show(module: ModuleType, command: str, verbs: Mapping[str, str]) -> None:
+    """Print the help of one experiment."""
+    print((module.__doc__ or "").strip())
+    print(f"\nusage: {command} [verb] [--name value ...]\n\nverbs")
+    for verb, meaning in verbs.items():
+        _row(verb, meaning)
+    print("\noptions")
+    for name, meaning in OWN.items():
+        _row(f"--{name}", meaning)
+    print("\nthe declaration (recorded as params)")
+    _fields(module.EXPERIMENT)
+    print("\nwhere and how it runs (recorded as tags)")
+    _fields(Launch())
+    if variants := getattr(module, "VARIANTS", {}):
+        print("\nvariants")
+        for name, changes in variants.items():
+            _row(name, ", ".join(f"{key} = {value!r}" for key, value in changes.items()))
+
+
+def _fields(part: Part, prefix: str = "") -> None:
+    for name, info in type(part).model_fields.items():
+        value = getattr(part, name)
+        kinds = _kinds(info.annotation)
+        meaning = info.description or ""
+        if kinds:
+            known = ", ".join(choices(kinds[0]))
+            shown = type(value).__name__ if isinstance(value, Part) else _plain(value)
+            _row(f"--{prefix}{name} {shown}", f"{meaning}; one of {known}" if len(choices(kinds[0])) > 1 else meaning)
+        else:
+            _row(f"--{prefix}{name} {_plain(value)}", meaning)
+        if value is None and (absent := optional_part(part, name)):
+            for field, below in absent.model_fields.items():
+                _row(
+                    f"--{prefix}{name}.{field} {_plain(below.default)}", f"{below.description}; setting it adds {name}"
+                )
+        if isinstance(value, Part):
+            _fields(value, f"{prefix}{name}.")
+        elif is_steps(value):
+            for label, step in zip(step_names(value), value, strict=True):
+                _fields(step, f"{prefix}{name}.{label}.")
+
+
+def _kinds(annotation: Any) -> list[type[Part]]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation] if issubclass(annotation, Part) else []
+    return [kind for argument in get_args(annotation) for kind in _kinds(argument)]
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, tuple):
+        return ",".join(type(item).__name__ if isinstance(item, Part) else str(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _row(name: str, meaning: str) -> None:
+    print(f"  {name:<{WIDTH}} {meaning}" if len(name) <= WIDTH else f"  {name}\n  {'':<{WIDTH}} {meaning}")

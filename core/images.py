@@ -1,0 +1,117 @@
+"""Images, Splits, and Dataset, the base of what data/ offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from core import keys
+from core.part import Mistakes, Part
+
+
+class DataError(Mistakes):
+    """The data are missing, broken or not what the declaration says. Each line says what to do."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some rows of a store of decoded images.
+
+    pixels: uint8 [M, H, W, C], often a memory map shared by several splits.
+    rows: int64 [N], the rows of `pixels` that belong here.  targets: int64 [N], the class of each.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)"""
+        height, width, channels = self.pixels.shape[1:]
+        return height, width, channels
+
+    def take(self, which: np.ndarray) -> Images:
+        """The samples at these positions (int64 or bool)."""
+        return replace(self, rows=self.rows[which], targets=self.targets[which])
+
+    def counts(self, classes: int) -> tuple[int, ...]:
+        """How many samples each class has."""
+        return tuple(np.bincount(self.targets, minlength=classes).tolist())
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, ready to train on. `test` is read once, at the end of a run; selection sees train and val only.
+
+    digest: names the content of all images, labels and the decode policy.  source: where they came from, for people.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    val: Images
+    test: Images
+    digest: str
+    source: str
+
+    def limited(self, n: int) -> Splits:
+        """At most n samples of each split, its classes in proportion."""
+        return replace(self, train=_first(self.train, n), val=_first(self.val, n), test=_first(self.test, n))
+
+
+class Dataset(Part, ABC):
+    """A declared data set. `load` gives its splits, downloading and decoding once into the store."""
+
+    embedded: ClassVar[bool] = False  # comes with the installation: no download, no root
+
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of train held out for validation, in each class")
+    split_seed: int = Field(0, ge=0, description="fixes the validation split; independent of the run's seed")
+
+    @abstractmethod
+    def load(self, root: Path | None) -> Splits:
+        """Its splits. root: where the user put the data; None: the store, downloading at need. Raises DataError."""
+
+    def divide(self, images: Images) -> tuple[Images, Images]:
+        """(train, val) of the images that are not test, stratified, the same for every run."""
+        held = stratified(images.targets, self.val_fraction, self.split_seed)
+        return images.take(~held), images.take(held)
+
+
+def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """bool [N], True for about `fraction` of each class (int64 targets [N]), at least one of a class of two or more."""
+    order = keys.sample_keys(seed, 0, np.arange(len(targets)))
+    held = np.zeros(len(targets), dtype=bool)
+    for label in np.unique(targets):
+        members = np.flatnonzero(targets == label)
+        count = max(round(fraction * len(members)), min(1, len(members) - 1))
+        held[members[np.argsort(order[members], kind="stable")[:count]]] = True
+    return held
+
+
+def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of pixels scaled to 0..1. From exact integer sums: no rounding order."""
+    channels = images.shape[2]
+    total, squares = np.zeros(channels, dtype=np.int64), np.zeros(channels, dtype=np.int64)
+    for start in range(0, len(images), chunk):
+        pixels = images.pixels[np.sort(images.rows[start : start + chunk])].reshape(-1, channels)
+        total += pixels.sum(axis=0, dtype=np.int64)
+        squares += np.square(pixels, dtype=np.uint16).sum(axis=0, dtype=np.int64)
+    count = len(images) * images.pixels.shape[1] * images.pixels.shape[2]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1.0) / 255).tolist())
+
+
+def _first(images: Images, n: int) -> Images:
+    if n >= len(images):
+        return images
+    return images.take(np.sort(keys.permutation(0, 0, len(images))[:n]))

@@ -1,0 +1,33 @@
+"""Launch: where and how a run goes. Nothing here changes a result beyond rounding."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from core.part import Part
+
+
+class Launch(Part):
+    """Recorded as tags. Not part of the declaration: two runs that differ only here are comparable."""
+
+    root: Path | None = Field(None, description="where the data are; none: data/store, downloaded at need")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes the best there is")
+    threads: int | None = Field(None, ge=1, description="CPU threads; none: as many as this process may use")
+    workers: int | None = Field(
+        None, ge=0, description="processes that load images; none: 0 on a CPU, up to 8 on a GPU"
+    )
+    resident: bool | None = Field(None, description="keep the images on the device; none: if they fit a quarter of it")
+    log_every: int | None = Field(None, ge=1, description="steps between step/ metrics; none: 20 times an epoch")
+    deterministic: bool = Field(False, description="the same bits on a GPU too, at some speed")
+    smoke: bool = Field(False, description="every step of the pipeline in seconds: a few batches, one epoch")
+    mlflow: bool = Field(True, description="mirror the run to MLflow; without, labbook sync does it later")
+
+    @field_validator("device")
+    @classmethod
+    def _device_has_a_known_name(cls, name: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+            raise ValueError("should be auto, cpu, cuda, cuda:N or mps")
+        return name

@@ -1,0 +1,40 @@
+"""Methods: what one training step computes. The seam for what needs more than a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from core.batches import Batch
+from core.part import Part
+from core.schedules import Clock
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Output(NamedTuple):
+    """losses: [N], what is minimised, per example.  logits: [N, C].  extra: name -> sum over the N examples."""
+
+    losses: torch.Tensor
+    logits: torch.Tensor
+    extra: dict[str, torch.Tensor] = {}  # noqa: RUF012 - read only
+
+
+class Method(Part, ABC):
+    """Base of methods. One with weights of its own (a teacher, a queue) builds an nn.Module with this same `step`."""
+
+    @abstractmethod
+    def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
+        """Forward pass of a batch whose images are augmented, normalised and on the device."""
+
+
+class Supervised(Method):
+    """The loss of the logits of each image."""
+
+    def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
+        logits = model(batch.images)
+        return Output(loss(logits, batch.targets), logits)

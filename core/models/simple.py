@@ -1,0 +1,63 @@
+"""Small networks for small images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from pydantic import Field
+from torch import nn
+
+from core.context import Context
+from core.models.base import Model
+
+
+class MLP(Model):
+    """Fully connected layers with ReLU between."""
+
+    hidden: tuple[int, ...] = Field((128,), description="width of each hidden layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a hidden unit")
+
+    def check(self) -> None:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden widths must be at least 1, not {self.hidden}")
+
+    def build(self, context: Context) -> nn.Module:
+        widths = [math.prod(context.image_shape), *self.hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+            layers += [nn.Dropout(self.dropout)] if self.dropout else []
+        return nn.Sequential(*layers, nn.Linear(widths[-1], len(context.classes)))
+
+
+class SmallCNN(Model):
+    """Stages of two 3x3 convolutions with BatchNorm and ReLU; max pooling between; mean over space; linear."""
+
+    widths: tuple[int, ...] = Field((32, 64), description="channels of each stage; the image halves between stages")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+
+    def check(self) -> None:
+        if not self.widths or any(width < 1 for width in self.widths):
+            raise ValueError(f"widths must be one or more numbers of channels, not {self.widths}")
+
+    def build(self, context: Context) -> nn.Module:
+        height, width, channels = context.image_shape
+        if min(height, width) >> (len(self.widths) - 1) < 1:
+            raise ValueError(f"{len(self.widths)} stages halve a {height}x{width} image to nothing: use fewer widths")
+        layers: list[nn.Module] = []
+        for stage, wide in enumerate(self.widths):
+            layers += [nn.MaxPool2d(2)] if stage else []
+            layers += _convolution(channels, wide) + _convolution(wide, wide)
+            channels = wide
+        return nn.Sequential(
+            *layers,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(self.dropout),
+            nn.Linear(channels, len(context.classes)),
+        )
+
+
+def _convolution(before: int, after: int) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]

@@ -1,0 +1,119 @@
+"""Words of a command line -> a declaration, a launch, and what to do with them. All mistakes at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_origin
+
+from core.experiment import Experiment
+from core.launch import Launch
+from core.part import Mistakes, Part, did_you_mean, names
+
+OWN = {"variant": "a named change of the declaration", "seeds": "how many seeds to train, under one parent run"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command line asks for."""
+
+    experiment: Experiment
+    launch: Launch
+    variant: str | None = None
+    seeds: int = 1
+
+
+def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, Mapping[str, Any]]) -> Options:
+    """Raises Mistakes with everything that is wrong, nearest spellings named."""
+    given, wrong = _pairs(words)
+    own = {name: given.pop(name) for name in list(given) if name in OWN}
+    variant = own.get("variant")
+    if variant is not None and variant not in variants:
+        wrong.append(f"--variant {variant}: no such variant{did_you_mean(variant, variants) or _list(variants)}")
+    else:
+        experiment = experiment.but(variants[variant]) if variant else experiment
+    known = [*names(experiment), *Launch.model_fields, *OWN]
+    for name in list(given):
+        if name.split(".")[0] not in Experiment.model_fields and name not in Launch.model_fields:
+            wrong.append(f"--{name}: no such option{_dashed(did_you_mean(name, known))}")
+            del given[name]
+    changed, mistakes = _change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
+    launch, more = _change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
+    seeds, trouble = _whole_number("seeds", own.get("seeds", "1"))
+    wrong += [*mistakes, *more, *trouble]
+    if wrong:
+        raise Mistakes(wrong)
+    return Options(changed, launch, variant, seeds)  # type: ignore[arg-type]
+
+
+def _pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+    """--name value, --name=value, or a bare --name (None) -> {name: value}."""
+    given: dict[str, Any] = {}
+    wrong: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            wrong.append(f"{word}: not an option; options are --name value")
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else None  # type: ignore[assignment]
+        if name in given:
+            wrong.append(f"--{name}: given twice")
+        given[name] = value
+    return given, wrong
+
+
+def _change(part: Part, given: Mapping[str, str | None]) -> tuple[Part, list[str]]:
+    changes: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, text in given.items():
+        try:
+            changes[name] = _value(part, name, text)
+        except ValueError as error:
+            wrong.append(f"--{name} {text or ''}".rstrip() + f": {error}")
+    try:
+        return part.but(changes), wrong
+    except Mistakes as mistakes:
+        return part, wrong + [f"--{_dashed(line) if 'no such field' in line else line}" for line in mistakes.lines]
+
+
+def _value(part: Part, name: str, text: str | None) -> Any:
+    """The text of one option as a value that validation takes. Raises ValueError."""
+    current = part.flat().get(name)
+    if text is None:
+        if isinstance(current, bool):
+            return True
+        raise ValueError("needs a value")
+    if text.startswith(("[", "{")):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None
+    several = isinstance(current, tuple) or _is_tuple(part, name)
+    if text.lower() in ("none", "null"):
+        return () if several else None
+    return [item.strip() for item in text.split(",")] if several else text
+
+
+def _is_tuple(part: Part, name: str) -> bool:
+    field = type(part).model_fields.get(name)
+    return field is not None and get_origin(field.annotation) is tuple
+
+
+def _whole_number(name: str, text: str | None) -> tuple[int, list[str]]:
+    if text is not None and text.isdigit() and int(text) > 0:
+        return int(text), []
+    return 1, [f"--{name} {text or ''}".rstrip() + ": should be a whole number from 1 on"]
+
+
+def _dashed(line: str) -> str:
+    """Spellings after "did you mean" as options."""
+    head, found, tail = line.partition("did you mean ")
+    return head + found + " or ".join(f"--{name}" for name in tail.split(" or ")) if found else line
+
+
+def _list(known: Mapping[str, Any]) -> str:
+    return f"; there is {', '.join(known)}" if known else "; this experiment has none"

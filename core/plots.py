@@ -1,0 +1,60 @@
+"""Pictures of a run. matplotlib without pyplot: no window, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+MOST_LABELS = 30  # classes beyond this are not written at the axes
+
+
+def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Path) -> None:
+    """Loss, accuracy and learning rate over epochs; the best epoch (from 0) marked."""
+    figure = _figure(12, 3.6)
+    epochs = range(1, len(history) + 1)
+    marker = "o" if len(history) < 3 else ""
+    for place, name in enumerate(("loss", "accuracy", "lr")):
+        axes = figure.add_subplot(1, 3, place + 1)
+        for curve in (name,) if name == "lr" else (f"train/{name}", f"val/{name}"):
+            axes.plot(epochs, [entry[curve] for entry in history], label=curve, marker=marker)
+        axes.axvline(best + 1, color="grey", linestyle=":", linewidth=1, label=f"best epoch {best + 1}")
+        axes.set_xlabel("epoch")
+        axes.set_title("learning rate" if name == "lr" else name)
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def confusion_matrix(table: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
+    """Counts [C, C], rows true classes, coloured by share of the true class."""
+    n = len(classes)
+    side = min(3 + 0.45 * n, 16)
+    figure = _figure(side + 1, side)
+    axes = figure.add_subplot()
+    share = table / table.sum(axis=1, keepdims=True).clip(min=1)
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axes, label="share of the true class", fraction=0.046)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
+    if n <= MOST_LABELS:
+        axes.set_xticks(range(n), classes, rotation=45, ha="right")
+        axes.set_yticks(range(n), classes)
+        for row in range(n):
+            for column in range(n):
+                if table[row, column]:
+                    colour = "white" if share[row, column] > 0.5 else "black"
+                    text = str(table[row, column])
+                    axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    figure.savefig(path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")

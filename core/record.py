@@ -1,0 +1,145 @@
+"""A run on record: what was declared, where it ran, what came of it. Read back from its folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import journal, paths
+from core.part import Mistakes, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from core.experiment import Experiment
+
+VERSION = 1
+RECORD = "record.json"
+WEIGHTS = "weights/best.safetensors"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder. Everything is read when asked for."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def status(self) -> str:
+        """RUNNING (or interrupted), FINISHED, FAILED or KILLED."""
+        return journal.status(self.folder)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The record as written. Raises Mistakes where it is missing or of a version this code cannot read."""
+        return read_record(self.folder / "artifacts" / RECORD)
+
+    @property
+    def history(self) -> dict[str, dict[int, float]]:
+        """Metric name -> {step: value}."""
+        return journal.history(self.folder)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metric name -> last value."""
+        return {name: points[max(points)] for name, points in self.history.items()}
+
+    @property
+    def experiment(self) -> Experiment:
+        """The declaration. The experiment's own module is imported first, so that its parts are known."""
+        from core.experiment import Experiment
+
+        import_experiment(self.record["experiment"])
+        return Experiment.read(self.record["declaration"])
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with the best epoch's weights, on the CPU, in evaluation mode.
+
+        It takes normalised images (see `predict`). Raises Mistakes for a run that has kept no weights.
+        """
+        import torch
+        from safetensors.torch import load_file
+
+        from core.context import Context
+
+        weights = self.folder / "artifacts" / WEIGHTS
+        if not weights.exists():
+            raise Mistakes([f"{self.id} has kept no weights ({weights} is missing)"])
+        shape, classes = self.record["data"]["image_shape"], self.record["data"]["classes"]
+        context = Context(
+            classes=tuple(classes),
+            class_counts=tuple(self.record["data"]["class_counts"]),
+            image_shape=(shape[0], shape[1], shape[2]),
+            train_size=self.record["data"]["train"],
+            steps_per_epoch=1,
+            epochs=1,
+            batch_size=1,
+            device=torch.device("cpu"),
+        )
+        model = self.experiment.model.build(context)
+        model.load_state_dict(load_file(weights))
+        return model.eval()
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities float [N, C] of images uint8 [N, H, W, channels]; classes stand in record["data"]."""
+        import torch
+
+        from core.augment import normaliser
+        from core.batches import Batch
+
+        data = self.record["data"]
+        nothing = torch.empty(0)
+        batch = Batch(torch.from_numpy(images), nothing, nothing, nothing)
+        with torch.inference_mode():
+            normalised = normaliser(data["mean"], data["std"], torch.device("cpu"))(batch).images
+            return self.model(normalised).softmax(dim=1).numpy()
+
+
+def load(run: str | Path) -> Run:
+    """The run of this id, of a unique beginning of an id, or in this folder. Raises Mistakes where there is none."""
+    folder = Path(run)
+    if (folder / journal.FILE).exists():
+        return Run(folder)
+    known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
+    found = [name for name in known if name.startswith(str(run))]
+    if str(run) in known:
+        return Run(known[str(run)])
+    if len(found) == 1:
+        return Run(known[found[0]])
+    if found:
+        raise Mistakes([f"{run}: {len(found)} runs begin so; name one: {', '.join(found[:5])}"])
+    raise Mistakes([f"{run}: no such run in {paths.runs()}{did_you_mean(str(run), known)}"])
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record.json. Raises Mistakes, saying why, for one that is missing, broken or of another version."""
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise Mistakes([f"{path}: no record there"]) from None
+    except (OSError, ValueError) as error:
+        raise Mistakes([f"{path}: not a record: {error}"]) from None
+    version = record.get("labbook") if isinstance(record, dict) else None
+    if version != VERSION:
+        newer = isinstance(version, int) and version > VERSION
+        advice = "use the labbook that wrote it" if newer else "this labbook reads none so old"
+        raise Mistakes([f"{path}: record of version {version}, this labbook writes version {VERSION}: {advice}"])
+    return record
+
+
+def import_experiment(name: str) -> None:
+    """Make the parts of the data sets and of experiments.<name> known. A name from elsewhere imports nothing."""
+    importlib.import_module("data")
+    if name.isidentifier() and (paths.ROOT / "experiments" / name / "__init__.py").is_file():
+        importlib.import_module(f"experiments.{name}")

@@ -1,0 +1,36 @@
+"""What is said when training is over."""
+
+from __future__ import annotations
+
+from core import paths
+from core.record import Run
+from core.seeds import Seeds, mean_and_interval
+from core.tracking import run_url
+
+
+def report(run: Run) -> None:
+    """The result of one run and where to look at it."""
+    metrics, history = run.metrics, run.history["test/accuracy"]
+    n = run.record["data"]["test"]
+    accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
+    print(f"test accuracy {accuracy:.2%} (n = {n:,}), loss {loss:.4f}, with the weights of epoch {max(history)}")
+    _where(run)
+
+
+def report_seeds(seeds: Seeds) -> None:
+    """The results of several seeds, their mean and interval; failures are named."""
+    values = [run.metrics["test/accuracy"] for run in seeds.runs]
+    for run, value in zip(seeds.runs, values, strict=True):
+        print(f"seed {run.record['declaration']['seed']}: test accuracy {value:.2%}   {run.id}")
+    for seed, error in seeds.failed.items():
+        print(f"seed {seed}: failed: {error}")
+    if len(values) > 1:
+        mean, std, half = mean_and_interval(values)
+        spread = f"mean and 95 % interval of {len(values)} seeds; deviation {std:.2%}"
+        print(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
+    _where(seeds.parent)
+
+
+def _where(run: Run) -> None:
+    print(f"record: {run.folder}")
+    print(f"look:   cd {paths.home()} && mlflow ui   then open http://127.0.0.1:5000/{run_url(run.folder) or ''}")

@@ -1,0 +1,96 @@
+"""Several seeds of one declaration: runs under a parent run that holds their mean, deviation and interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from core import paths
+from core.experiment import Experiment
+from core.journal import Journal
+from core.launch import Launch
+from core.part import Mistakes
+from core.record import Run
+from core.run import Heading, mirrored, new_id, open_journal, train, write_summary
+from core.signals import Interrupted
+from core.tracking import Mirror
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """parent: the run that holds the summary.  runs: those that finished.  failed: seed -> error of the others."""
+
+    parent: Run
+    runs: tuple[Run, ...]
+    failed: dict[int, str]
+
+
+def train_seeds(
+    experiment: Experiment,
+    seeds: int,
+    launch: Launch | None = None,
+    heading: Heading | str = "notebook",
+    mirror: Mirror | None = None,
+) -> Seeds:
+    """Train `seeds` runs, their seeds counting up from the declaration's. A failed one is kept in sight and the rest
+    go on. Raises as `train` does for mistakes and signals."""
+    launch = launch or Launch()
+    heading = Heading(heading) if isinstance(heading, str) else heading
+    with mirrored(launch, mirror) as following:
+        parent, journal = Run(paths.runs() / new_id(heading.experiment)), None
+        runs: list[Run] = []
+        failed: dict[int, str] = {}
+        status = "FAILED"
+        try:
+            for seed in range(experiment.seed, experiment.seed + seeds):
+                if journal is None:
+                    journal = Journal(parent.folder)
+                    tags = {"seeds": str(seeds), "variant": heading.variant or "", "smoke": str(launch.smoke).lower()}
+                    open_journal(journal, parent, heading, experiment.flat(), tags)
+                    following.follow(parent.folder)
+                print(f"seed {seed} ({seed - experiment.seed + 1} of {seeds})", flush=True)
+                try:
+                    below = replace(heading, parent=parent.id)
+                    runs.append(train(experiment.but({"seed": seed}), launch, below, following))
+                except Mistakes:
+                    raise
+                except Exception as error:
+                    failed[seed] = f"{type(error).__name__}: {error}"
+                    print(f"seed {seed} failed: {failed[seed]}", flush=True)
+            status = "FAILED" if failed else "FINISHED"
+        except Interrupted:
+            status = "KILLED"
+            raise
+        finally:
+            if journal is not None:
+                for seed, error_text in failed.items():
+                    journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
+                journal.metrics(len(runs), summarise(runs))
+                journal.close(status)
+                write_summary(parent)
+    return Seeds(parent, tuple(runs), failed)
+
+
+def summarise(runs: list[Run]) -> dict[str, float]:
+    """For each final val/ and test/ metric: its mean, under its own name, and name_std and name_ci95."""
+    result: dict[str, float] = {}
+    finals = [run.metrics for run in runs]
+    for name in sorted({name for metrics in finals for name in metrics if name.startswith(("val/", "test/"))}):
+        mean, std, half = mean_and_interval([metrics[name] for metrics in finals if name in metrics])
+        result |= {name: mean}
+        if len(finals) > 1:
+            result |= {f"{name}_std": std, f"{name}_ci95": half}
+    return result
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
+    """(mean, standard deviation, half width of the 95 % interval by Student's t); the last two NaN for one value."""
+    n = len(values)
+    if n < 2:
+        return values[0], math.nan, math.nan
+    from scipy.stats import t
+
+    std = float(np.std(values, ddof=1))
+    return float(np.mean(values)), std, float(t.ppf(0.975, n - 1) * std / math.sqrt(n))

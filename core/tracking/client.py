@@ -1,0 +1,122 @@
+"""What is asked of MLflow besides sending: a store made ready, the experiment, the run, which errors will pass."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import importlib
+from pathlib import Path
+from typing import Any
+
+import requests
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from core.failpoints import failpoint
+
+RUN_TAG = "labbook.run"
+NOTE = "mlflow.note.content"
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE",
+}
+
+
+class Deleted(Exception):
+    """The run was deleted in MLflow by hand: it is left alone until it is restored there."""
+
+
+class Missing(Exception):
+    """MLflow does not know the run any more (its store was removed): the mirror starts over."""
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of a store that answered. Raises what MLflow raises when it does not answer.
+
+    The first use of a database creates its tables without a lock of MLflow's own: processes that start together crash.
+    """
+    if uri.startswith("sqlite:"):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # a second in which nobody need wait for us
+    with _alone(uri):
+        client = MlflowClient(uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def experiment(client: MlflowClient, name: str, description: str) -> str:
+    """The id of the experiment of this name, which is created, or restored if someone had deleted it."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            # No artifact_location: a server chooses its own, and a database takes <home>/mlruns/<experiment id>,
+            # because the mirror works in the home folder.
+            return client.create_experiment(name, tags={NOTE: description} if description else None)
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise error
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        print(f"experiment {name!r} had been deleted in MLflow: restored, for a run of it goes on", flush=True)
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def find_run(client: MlflowClient, experiment_id: str, run: str) -> str | None:
+    """MLflow's id of a labbook run that an earlier mirror created. Raises Deleted."""
+    found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run}'", ViewType.ALL, max_results=1)
+    return active(found[0]) if found else None
+
+
+def create_run(client: MlflowClient, experiment_id: str, event: dict[str, Any], parent: str | None) -> str:
+    """MLflow's id of a new run for the journal's event "run"."""
+    tags = {RUN_TAG: event["id"], NOTE: event.get("description"), "mlflow.parentRunId": parent}
+    with contextlib.suppress(Exception):  # a container may have no user database
+        tags["mlflow.user"] = getpass.getuser()
+    created = client.create_run(
+        experiment_id,
+        start_time=event["time"],
+        tags={name: text for name, text in tags.items() if text},
+        run_name=event.get("name") or event["id"],
+    )
+    failpoint("run created")
+    return created.info.run_id
+
+
+def check_run(client: MlflowClient, run_id: str) -> None:
+    """Raises Deleted or Missing if the run takes nothing any more."""
+    try:
+        active(client.get_run(run_id))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise Missing from error
+        raise
+
+
+def active(run: Run) -> str:
+    """The run's id. Raises Deleted."""
+    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+        raise Deleted("the run was deleted in MLflow; restore it there, then `labbook sync` sends the rest")
+    return run.info.run_id
+
+
+def permanent(error: Exception) -> bool:
+    """Whether the same call would fail for ever. Whatever looks like an outage would not."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSALS
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in (400, 404, 413, 422)
+    return isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+
+
+def _alone(uri: str) -> contextlib.AbstractContextManager[Any]:
+    """A lock beside the database of a sqlite URI; nothing for a server."""
+    if not uri.startswith("sqlite:///"):
+        return contextlib.nullcontext()
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{database}.lock")

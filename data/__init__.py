@@ -1,0 +1,7 @@
+"""The data sets that a declaration can name."""
+
+from data.cifar import Cifar10, Cifar100
+from data.digits import Digits
+from data.folder import ImageFolder
+
+__all__ = ["Cifar10", "Cifar100", "Digits", "ImageFolder"]

@@ -1,0 +1,182 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.images import DataError, Dataset, Splits
+from core.paths import store
+from data import archive, batches, cache, ingest, layout, tree
+from data.download import download, sha256_of
+
+URL = "https://www.cs.toronto.edu/~kriz"  # $LABBOOK_CIFAR_URL names a mirror: the folder that holds the archives
+SIZE = 32
+
+
+@dataclass(frozen=True)
+class Official:
+    """What tells one of the two from the other. train, test, meta: members of `folder` in the archive `file`."""
+
+    title: str
+    classes: int
+    file: str
+    sha256: str
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    meta: str
+    labels: bytes
+    names: bytes
+
+
+TEN = Official(
+    title="CIFAR-10",
+    classes=10,
+    file="cifar-10-python.tar.gz",
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    folder="cifar-10-batches-py",
+    train=("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
+    test="test_batch",
+    meta="batches.meta",
+    labels=b"labels",
+    names=b"label_names",
+)
+HUNDRED = Official(
+    title="CIFAR-100",
+    classes=100,
+    file="cifar-100-python.tar.gz",
+    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    folder="cifar-100-python",
+    train=("train",),
+    test="test",
+    meta="meta",
+    labels=b"fine_labels",
+    names=b"fine_label_names",
+)
+
+
+class Cifar10(Dataset):
+    """50,000 + 10,000 colour photographs, 32 x 32, ten classes; downloaded (170 MB) unless --root names them.
+
+    --root: the official archive, a folder that holds it, its unpacked batches, or the images as files in
+    train/<class>/ and test/<class>/: a folder, a tar or a zip.
+    """
+
+    def load(self, root: Path | None) -> Splits:
+        return _load(self, TEN, root)
+
+
+class Cifar100(Dataset):
+    """50,000 + 10,000 colour photographs, 32 x 32, a hundred classes (the fine labels); --root as for Cifar10."""
+
+    def load(self, root: Path | None) -> Splits:
+        return _load(self, HUNDRED, root)
+
+
+def _load(dataset: Dataset, official: Official, root: Path | None) -> Splits:
+    path = _fetched(official) if root is None else _within(official, root)
+    recipe = ingest.Recipe(SIZE, exact=official.title)
+
+    def build(folder: Path) -> cache.Index:
+        if root is None:
+            _verify(official, path)
+        found = tree.scan(path)
+        if names := _batch_names(official, found):
+            return _from_batches(official, path, names, folder)
+        if not found.names:
+            raise DataError([f"{path} holds neither images nor {official.folder}/{official.test}", _expected(official)])
+        arranged = layout.arrange(found)
+        _refuse_other_layout(official, path, arranged)
+        return ingest.build(found, arranged, recipe, folder)
+
+    cached = cache.fetch(f"{archive.fingerprint(path)} {official.title} {batches.POLICY} {recipe.policy}", build)
+    index = cached.index
+    train, val = dataset.divide(cached.images("train"))
+    name = official.title if index.policy == batches.POLICY else f"{official.title} ({_formats(index.names)})"
+    return Splits(name, tuple(index.classes), train, val, cached.images("test"), index.digest, cached.source)
+
+
+def _fetched(official: Official) -> Path:
+    target = store() / official.file
+    url = os.environ.get("LABBOOK_CIFAR_URL") or URL
+    download(f"{url.rstrip('/')}/{official.file}", target, official.sha256)
+    return target
+
+
+def _verify(official: Official, path: Path) -> None:
+    if (found := sha256_of(path)) != official.sha256:
+        line = f"{path} is not the official archive: sha256 expected {official.sha256}, got {found}"
+        raise DataError([line, "delete it, and the next start fetches it again; or name other data with --root PATH"])
+
+
+def _within(official: Official, root: Path) -> Path:
+    """The archive or folder of batches in a folder, if it holds one."""
+    if (root / official.file).is_file():
+        return root / official.file
+    return root / official.folder if (root / official.folder).is_dir() else root
+
+
+def _batch_names(official: Official, found: tree.Tree) -> dict[str, str]:
+    """Batch -> member name, for what is there of the official files."""
+    wanted = (*official.train, official.test, official.meta)
+    places = {f"{folder}{name}": name for folder in ("", f"{official.folder}/") for name in wanted}
+    return {places[name]: name for name in found.others if name in places}
+
+
+def _from_batches(official: Official, path: Path, names: dict[str, str], folder: Path) -> cache.Index:
+    if missing := [name for name in (*official.train, official.test, official.meta) if name not in names]:
+        raise DataError([f"{path} lacks {', '.join(missing)}", _expected(official)])
+    classes, read = batches.read(path, names, official.meta, official.names, official.labels)
+    if len(classes) != official.classes:
+        raise DataError(
+            [f"{path}: {official.meta} names {len(classes)} classes, {official.title} has {official.classes}"]
+        )
+    count = sum(len(batch.labels) for batch in read.values())
+    splits: list[str] = []
+    labels: list[int] = []
+    digest = hashlib.sha256("\n".join((batches.POLICY, *classes)).encode())
+    with cache.pixel_file(folder, (count, SIZE, SIZE, 3)) as put:
+        for name in (*official.train, official.test):
+            batch, split = read[name], "test" if name == official.test else "train"
+            put(len(labels), batch.pixels)
+            digest.update(f"\n{split} {len(batch.labels)}\n".encode() + bytes(batch.labels) + batch.pixels.tobytes())
+            labels += batch.labels
+            splits += [split] * len(batch.labels)
+    return cache.Index(
+        digest=digest.hexdigest(),
+        policy=batches.POLICY,
+        source=f"{path.name}: {count:,} images",
+        classes=classes,
+        names=[f"{split}/{row:05d}" for row, split in enumerate(splits)],
+        labels=labels,
+        splits=splits,
+        rows=list(range(count)),
+    )
+
+
+def _refuse_other_layout(official: Official, path: Path, arranged: layout.Layout) -> None:
+    wrong = []
+    if set(arranged.splits) != {"train", "test"}:
+        wrong.append(
+            f"{path}: {official.title} has train/ and test/, here are {', '.join(sorted(set(arranged.splits)))}"
+        )
+    if len(arranged.classes) != official.classes:
+        wrong.append(f"{path} has {len(arranged.classes)} classes, {official.title} has {official.classes}")
+    if wrong:
+        raise DataError([*wrong, "for images of your own use ImageFolder"])
+
+
+def _formats(names: list[str]) -> str:
+    """JPEG where that is what the files are: recompressed images train a little worse than the original pixels."""
+    suffixes = {name.rpartition(".")[2].lower() for name in names}
+    return "JPEG" if suffixes <= {"jpg", "jpeg", "jfif"} else "/".join(sorted(suffixes)).upper()
+
+
+def _expected(official: Official) -> str:
+    return (
+        f"expected: {official.file}, a folder that holds it, its unpacked {official.folder}/, "
+        "or train/<class>/*.png and test/<class>/*.png as a folder, a tar or a zip"
+    )

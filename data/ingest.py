@@ -1,0 +1,149 @@
+"""A tree of image files -> a cache: all decoded, in threads, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.images import DataError
+from data import archive, cache, tree
+from data.decode import POLICY, Unreadable, decode
+from data.layout import Layout
+from data.terminal import bar, first, printable, say
+
+_BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: bounds the memory, and the overhead
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How files become rows of H = W = size.
+
+    exact: None, or the name of a data set whose files have that size already; others are refused.
+    """
+
+    size: int
+    exact: str | None = None
+    skip_unreadable: bool = False
+
+    @property
+    def policy(self) -> str:
+        how = "as stored" if self.exact else "the largest centred square, bilinear, antialiased"
+        return f"{POLICY}; {self.size} x {self.size}, {how}"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of a batch. hashes: (row, sha256 of the content) of what was decoded.  unreadable: a line for each other."""
+
+    hashes: list[tuple[int, str]]
+    unreadable: list[str]
+
+
+def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cache.Index:
+    """Decode a tree to folder/pixels.npy. Raises one DataError that lists every unreadable image."""
+    count, shape = len(found.names), (recipe.size, recipe.size, 3)
+    hashes: dict[int, str] = {}
+    unreadable: list[str] = []
+    shown = bar(f"decoding {count:,} images of {found.path.name}", count, "images")
+    with cache.pixel_file(folder, (count, *shape)) as put, shown as advance:
+
+        def job(batch: list[tuple[int, archive.Content]]) -> _Outcome:
+            return _decode_batch(batch, found.names, recipe, put)
+
+        for outcome in _in_threads(job, _batches(tree.contents(found))):
+            hashes.update(outcome.hashes)
+            unreadable += outcome.unreadable
+            advance(len(outcome.hashes) + len(outcome.unreadable))
+    unreadable.sort()
+    if unreadable and not (recipe.skip_unreadable and hashes):
+        raise DataError(_report(found, unreadable))
+    for line in first(unreadable):
+        say(f"left out, unreadable: {line}")
+    return _index(found, layout, recipe, hashes, len(unreadable))
+
+
+def _decode_batch(
+    batch: Any, names: tuple[str, ...], recipe: Recipe, put: Callable[[int, np.ndarray], None]
+) -> _Outcome:
+    outcome = _Outcome([], [])
+    for row, content in batch:
+        try:
+            raw = content.read_bytes() if isinstance(content, Path) else content
+            pixels = decode(raw, names[row], None if recipe.exact else recipe.size)
+        except Unreadable as error:
+            outcome.unreadable.extend(error.lines)
+        except OSError as error:
+            outcome.unreadable.append(f"{printable(names[row])}: {error.strerror}")
+        else:
+            if pixels.shape[:2] != (recipe.size, recipe.size):
+                raise _other_size(names[row], pixels, recipe)
+            put(row, pixels)
+            outcome.hashes.append((row, hashlib.sha256(raw).hexdigest()))
+    return outcome
+
+
+def _batches(items: Iterable[tuple[int, archive.Content]]) -> Iterator[list[tuple[int, archive.Content]]]:
+    batch: list[tuple[int, archive.Content]] = []
+    size = 0
+    for row, content in items:
+        batch.append((row, content))
+        size += len(content) if isinstance(content, bytes) else 0
+        if len(batch) >= _BATCH_IMAGES or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _in_threads(job: Callable[[Any], _Outcome], batches: Iterable[Any]) -> Iterator[_Outcome]:
+    """job of each batch, in order; reading goes on while Pillow decodes, two batches a thread ahead at most."""
+    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    waiting: deque[Future[_Outcome]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(job, batch))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _index(found: tree.Tree, layout: Layout, recipe: Recipe, hashes: dict[int, str], skipped: int) -> cache.Index:
+    rows = sorted(hashes)
+    digest = hashlib.sha256(recipe.policy.encode())
+    for row in rows:
+        digest.update(f"\n{hashes[row]} {found.names[row]}".encode("utf-8", "surrogateescape"))
+    notes = [f"{len(found.others):,} other files left out"] if found.others else []
+    notes += [f"{skipped:,} unreadable left out"] if skipped else []
+    return cache.Index(
+        digest=digest.hexdigest(),
+        policy=recipe.policy,
+        source=f"{found.path.name}: " + ", ".join([f"{len(rows):,} images", *notes]),
+        classes=list(layout.classes),
+        names=[found.names[row] for row in rows],
+        labels=[layout.labels[row] for row in rows],
+        splits=[layout.splits[row] for row in rows],
+        rows=rows,
+    )
+
+
+def _report(found: tree.Tree, unreadable: list[str]) -> list[str]:
+    head = f"{found.path}: {len(unreadable):,} of {len(found.names):,} images cannot be read"
+    return [head, *first(unreadable), "repair or remove these files"]
+
+
+def _other_size(name: str, pixels: np.ndarray, recipe: Recipe) -> DataError:
+    size, got = f"{recipe.size} x {recipe.size}", f"{pixels.shape[1]} x {pixels.shape[0]}"
+    line = f"{printable(name)} has {got} pixels, {recipe.exact} has {size}; for images of your own use ImageFolder"
+    return DataError([line])

@@ -1,0 +1,93 @@
+"""Names of images -> splits, classes and labels. All that is wrong is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from core.images import DataError
+from data.terminal import first, printable
+from data.tree import SPLITS, Tree
+
+EXPECTED = (
+    "expected: train/<class>/*.jpg and test/<class>/*.jpg, optionally val/<class>/*.jpg; or <class>/*.jpg alone; "
+    "as a folder, a tar or a zip"
+)
+WHOLE = "all"  # the split of images that come in class folders only
+
+
+@dataclass(frozen=True)
+class Layout:
+    """classes: sorted.  splits: for each image train, val or test, or WHOLE.  labels: its position in classes."""
+
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+def arrange(tree: Tree) -> Layout:
+    """The layout of a tree. A class is the first folder below the split. Raises DataError."""
+    if not tree.names:
+        left = f" ({len(tree.others):,} other files)" if tree.others else ""
+        raise DataError([f"{tree.path} holds no images{left}", EXPECTED])
+    ready = _is_split(tree)
+    depth = 1 if ready else 0
+    paths = [name.split("/") for name in tree.names]
+    wrong = list(_misplaced(tree, paths, depth)) + (list(_wrong_splits(tree, paths)) if ready else [])
+    if wrong:
+        raise DataError([*wrong, EXPECTED])
+    splits = tuple(SPLITS[path[0]] if ready else WHOLE for path in paths)
+    found = [path[depth] for path in paths]
+    classes = tuple(sorted(set(found)))
+    wrong = list(_wrong_classes(tree, depth, classes, set(zip(splits, found, strict=True))))
+    if wrong:
+        raise DataError(first(wrong))
+    labels = {name: label for label, name in enumerate(classes)}
+    return Layout(classes, splits, tuple(labels[name] for name in found))
+
+
+def _is_split(tree: Tree) -> bool:
+    """Whether the outermost folders are splits. A class may be called train, too: other folders stand beside it."""
+    outer = {name.partition("/")[0] for name in tree.names}
+    return outer <= SPLITS.keys() or {"train", "test"} <= outer
+
+
+def _misplaced(tree: Tree, paths: list[list[str]], depth: int) -> Iterator[str]:
+    lost = [printable("/".join(path)) for path in paths if len(path) < depth + 2]
+    if lost:
+        yield f"{tree.path}: {len(lost):,} images lie in no class folder, the first is {lost[0]}"
+
+
+def _wrong_splits(tree: Tree, paths: list[list[str]]) -> Iterator[str]:
+    outer = {path[0] for path in paths}
+    if strange := sorted(printable(name) for name in outer - SPLITS.keys()):
+        yield f"{tree.path}: beside train/ and test/ there are images in {', '.join(strange)}; move them away"
+    if len(vals := sorted(name for name in outer if SPLITS.get(name) == "val")) > 1:
+        yield f"{tree.path}: {' and '.join(vals)} are one split by two names; keep one"
+    for split in ("train", "test"):
+        if split not in outer:
+            yield f"{tree.path}: {split}/ holds no images{_advice(split, vals)}"
+    for name in sorted((tree.folders & SPLITS.keys()) - outer - {"train", "test"}):
+        yield f"{tree.path}: {name}/ holds no images; fill or remove it"
+
+
+def _advice(split: str, vals: list[str]) -> str:
+    return f"; rename {vals[0]}/ to test/: validation is held out from train" if split == "test" and vals else ""
+
+
+def _wrong_classes(tree: Tree, depth: int, classes: tuple[str, ...], found: set[tuple[str, str]]) -> Iterator[str]:
+    if len(classes) < 2:
+        yield f"{tree.path}: {printable(classes[0])} is the only class; classification takes two"
+    declared = sorted(tuple(name.split("/")) for name in tree.folders if name.count("/") == depth)
+    for path in [path for path in declared if not depth or path[0] in SPLITS]:
+        split = SPLITS.get(path[0], "") if depth else WHOLE
+        elsewhere = depth and path[-1] in classes  # told below, as a class that the split lacks
+        if not elsewhere and (split, path[-1]) not in found:
+            yield f"{tree.path}: the class folder {printable('/'.join(path))} holds no images; fill or remove it"
+    present = sorted({split for split, _ in found})
+    for split in present:
+        for other in present:
+            lacking = [name for name in classes if (other, name) in found and (split, name) not in found]
+            if lacking and "train" in (split, other):
+                shown = ", ".join(first([printable(name) for name in lacking], 20))
+                yield f"{tree.path}: {split}/ lacks classes that {other}/ has: {shown}"

@@ -1,0 +1,30 @@
+"""Shared by all tests: nothing is written into the repository's own mlruns, store or database."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("labbook", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("labbook")
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A home of the test's own."""
+    monkeypatch.setenv("LABBOOK_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def forge():
+    """Starts command lines as processes of their own; see tests/forge.py."""
+    from tests.forge import Forge
+
+    parent = Forge()
+    yield parent
+    parent.close()

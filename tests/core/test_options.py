@@ -1,0 +1,180 @@
+"""The command line: what it accepts, and that it refuses everything else with status 2 and the right spelling."""
+
+import random
+import string
+
+import pytest
+
+from core import cli
+from core.launch import Launch
+from core.losses import FocalLoss
+from core.options import OWN, parse
+from core.part import Mistakes, choices, names
+from experiments import cifar_resnet
+from experiments.cifar_resnet import EXPERIMENT, VARIANTS
+
+PACKAGE = "experiments.cifar_resnet"
+
+
+def run(words, monkeypatch, capsys):
+    """(exit status, standard error) of a command line; training is not reached."""
+    monkeypatch.setattr(cli, "_train", lambda module, options: 0)
+    with pytest.raises(SystemExit) as left:
+        cli.main(PACKAGE, words)
+    return left.value.code, capsys.readouterr().err
+
+
+def options(*words):
+    return parse(words, EXPERIMENT, VARIANTS)
+
+
+def test_options_change_the_declaration_and_the_launch():
+    got = options(
+        "--optimizer.lr", "0.5", "--loss=FocalLoss", "--loss.gamma", "1", "--smoke", "--device", "cpu", "--seeds", "3"
+    )
+    assert got.experiment == EXPERIMENT.but({"optimizer.lr": 0.5, "loss": FocalLoss(gamma=1)})
+    assert got.launch == Launch(smoke=True, device="cpu")
+    assert got.seeds == 3
+
+
+def test_a_variant_is_changed_further():
+    got = options("--variant", "mixup", "--augment.mixup.alpha", "0.4")
+    assert got.variant == "mixup"
+    assert [step.label() for step in got.experiment.augment] == ["random_crop", "horizontal_flip", "mixup"]
+    assert got.experiment.augment[2].alpha == 0.4
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--augment", "none"], "augment", ()),
+        (["--augment", "HorizontalFlip,CutMix", "--augment.cut_mix.alpha", "0.5"], "augment.cut_mix.alpha", 0.5),
+        (["--stopping", "none"], "stopping", None),
+        (["--ema.decay", "0.9"], "ema.decay", 0.9),
+        (["--model", "SmallCNN", "--model.widths", "[8, 16]"], "model.widths", (8, 16)),
+        (["--optimizer", "AdamW", "--optimizer.betas", "[0.8, 0.9]"], "optimizer.betas", (0.8, 0.9)),
+        (["--clip_norm", "1.5"], "clip_norm", 1.5),
+        (["--optimizer.nesterov", "false"], "optimizer.nesterov", False),
+        (["--data", '{"class": "Digits", "split_seed": 3}'], "data.split_seed", 3),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_values_as_they_are_typed(words, name, value):
+    assert options(*words).experiment.flat()[name] == value
+
+
+def test_all_mistakes_are_listed_at_once_before_anything_starts(monkeypatch, capsys):
+    words = ["--epochs", "0", "--optimizer.lrr", "1", "--devise", "cpu", "--loss", "FocalLos", "--seeds", "no", "stray"]
+    status, error = run(words, monkeypatch, capsys)
+    assert status == 2
+    assert "6 mistakes" in error
+    for spelling in ("--optimizer.lr", "--device", "FocalLoss?", "greater than or equal to 1", "stray"):
+        assert spelling in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "did you mean train?"),
+        (["--variant", "mixupp"], "did you mean mixup?"),
+        (["--epochs"], "needs a value"),
+        (["--epochs", "3", "--epochs", "4"], "given twice"),
+        (["--model.depth", "19"], "18, 34 or 50"),
+        (["--device", "cdua"], "should be auto, cpu, cuda"),
+        (["--augment", "[broken"], "not JSON"),
+    ],
+)
+def test_a_mistake_is_explained(words, message, monkeypatch, capsys):
+    status, error = run(words, monkeypatch, capsys)
+    assert status == 2
+    assert message in error
+
+
+def _edited(word: str, random_: random.Random) -> str:
+    """One insertion, deletion, substitution or transposition."""
+    letters, at = string.ascii_lowercase + "_.", random_.randrange(len(word))
+    return random_.choice(
+        [
+            word[:at] + random_.choice(letters) + word[at:],
+            word[:at] + word[at + 1 :],
+            word[:at] + random_.choice(letters) + word[at + 1 :],
+            word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :],
+        ]
+    )
+
+
+def _mistake(random_: random.Random) -> tuple[list[str], str]:
+    """(a command line with one mistake in it, what the message must name)."""
+    flat = EXPERIMENT.flat() | Launch().flat()
+    known = [*names(EXPERIMENT), *Launch.model_fields, *OWN]
+    kind = random_.choice(["key", "key", "class", "type", "range"])
+    if kind == "key":
+        right = random_.choice(known)
+        wrong = _edited(right, random_)
+        return ([f"--{wrong}", "1"], f"--{right}") if wrong not in known and wrong else _mistake(random_)
+    if kind == "class":
+        field = random_.choice(["data", "model", "loss", "optimizer", "schedule", "method"])
+        base = type(EXPERIMENT).model_fields[field].annotation
+        right = random_.choice(list(choices(base)))
+        wrong = _edited(right, random_)
+        wrong = wrong.replace(".", "")  # what stands before a dot is a module's name
+        return ([f"--{field}", wrong], right) if wrong not in choices(base) and wrong else _mistake(random_)
+    numbers = [name for name, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    name = random_.choice([*numbers, "clip_norm", "limit", "workers", "log_every", "threads"])
+    if kind == "type":
+        return [f"--{name}", random_.choice(["many", "1e", "0,1", "0x1", "1 2", "true-ish", "--"])], f"--{name}"
+    return [f"--{name}", random_.choice(["-1", "-0.5", "nan", "inf", "1e400"])], f"--{name}"
+
+
+def _all_refused(count: int, seed: int, monkeypatch, capsys):
+    random_ = random.Random(seed)
+    for _ in range(count):
+        words, named = _mistake(random_)
+        status, error = run(words, monkeypatch, capsys)
+        assert status == 2, f"{words} was accepted"
+        assert named in error, f"{words}: {named} is not named in {error}"
+        assert "Traceback" not in error
+
+
+def test_1000_generated_mistakes_are_refused_and_the_right_spelling_named(monkeypatch, capsys):
+    _all_refused(1000, 0, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_20000_generated_mistakes(monkeypatch, capsys):
+    _all_refused(20_000, 1, monkeypatch, capsys)
+
+
+def test_keys_are_frozen():
+    """Scripts and records rely on these names: adding is free, renaming is a decision to be made here."""
+    assert set(FROZEN) <= {*names(EXPERIMENT), *Launch.model_fields, *OWN}
+
+
+FROZEN = """
+data data.val_fraction data.split_seed model model.depth model.stem augment augment.random_crop.padding
+augment.horizontal_flip.p loss loss.label_smoothing method optimizer optimizer.lr optimizer.momentum
+optimizer.nesterov optimizer.weight_decay schedule schedule.warmup_epochs schedule.final stopping
+stopping.patience stopping.min_delta stopping.metric epochs batch_size accumulate clip_norm ema ema.decay
+precision select limit seed root device threads workers resident log_every deterministic smoke mlflow
+variant seeds
+""".split()
+
+
+def test_help_names_every_field_and_choice(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(PACKAGE, ["--help"])
+    out = capsys.readouterr().out
+    assert left.value.code == 0
+    assert out.startswith(cifar_resnet.__doc__.strip()[:40])
+    for name in (*FROZEN, *VARIANTS, "FocalLoss", "Cifar100"):
+        assert name in out
+
+
+def test_mistakes_in_the_declaration_itself_come_before_data():
+    from core.build import check
+
+    with pytest.raises(Mistakes) as caught:
+        check(EXPERIMENT.but({"accumulate": 7, "optimizer.momentum": 0}))
+    assert len(caught.value.lines) == 2
