@@ -11,7 +11,8 @@ from typing import NoReturn
 from core.experiment import Experiment
 from core.images import DataError, Dataset
 from core.options import Options, parse
-from core.part import Mistakes, choices, did_you_mean
+from core.part import Mistakes, choices
+from core.spelling import did_you_mean
 
 VERBS = {"train": "train it (also when no verb is given)"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -32,6 +32,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a spawned loader worker opens the memory map again: pickled, it would be copied whole
+        file = getattr(self.pixels, "filename", None)
+        return (_reopened, (file, self.rows, self.targets)) if file else (Images, (self.pixels, self.rows, self.targets))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,6 +114,10 @@ def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], 
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1.0) / 255).tolist())
+
+
+def _reopened(file: str, rows: np.ndarray, targets: np.ndarray) -> Images:
+    return Images(np.load(file, mmap_mode="r"), rows, targets)
 
 
 def _first(images: Images, n: int) -> Images:

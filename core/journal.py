@@ -9,7 +9,7 @@ A run's folder is mlruns/runs/<run id>/ and holds
 
 Events, each {"event": kind, "time": ms since 1970, ...}:
 
-    run      id, experiment, name, description, parent (a run id or null), pid
+    run      id, experiment, name, description, parent (a run id or null), pid, host
     params   values: {dotted name: text}
     tags     values: {name: text}
     dataset  name, digest, source, context, profile: {..}
@@ -20,6 +20,7 @@ Events, each {"event": kind, "time": ms since 1970, ...}:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -42,7 +43,12 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000} | fields, separators=(",", ":"))
-        os.write(self._file, line.encode() + b"\n")
+        whole = line.encode() + b"\n"
+        written = os.write(self._file, whole)
+        if written != len(whole):
+            # a full disk takes half a line: without it, the log still reads
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / FILE))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """NaN and infinities are kept: json's NaN, Infinity and -Infinity, which `read` takes back."""

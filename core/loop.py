@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.linalg import vector_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from core import keys as K
 from core.batches import Batch, Batches
@@ -108,7 +109,8 @@ def _advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Bat
         loss, right = _gradients(setup, state, batch, clock)
         if scaler:
             scaler.unscale_(optimizer)
-        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        # as torch.nn.utils.get_total_norm, which takes three times as long on few tensors
+        norm = vector_norm(torch.stack(torch._foreach_norm([p.grad for p in trained if p.grad is not None])))
         if setup.clip_norm:
             clip_grads_with_norm_(trained, setup.clip_norm, norm)
         if scaler:  # it expects gradients to overflow now and then, and skips the step itself
@@ -142,13 +144,13 @@ def _gradients(setup: Setup, state: State, batch: Batch, clock: Clock) -> tuple[
     means, rights = [], []
     for part in parts:
         with setup.precision():
-            output = setup.method.step(state.model, setup.loss, part, clock)
-            mean = output.losses.mean()
-            mean = mean / len(parts) if len(parts) > 1 else mean
-        (state.scaler.scale(mean) if state.scaler else mean).backward()
-        means.append(mean.detach())
-        rights.append(correct(output.logits.detach(), part.targets))
-    return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())
+            losses, logits, _ = setup.method.step(state.model, setup.loss, part, clock)
+        # the gradient of the mean over the whole batch, without a mean in the graph
+        weights = torch.full_like(losses, 1 / (len(losses) * len(parts)))
+        losses.backward(state.scaler.scale(weights) if state.scaler else weights)
+        means.append(losses.detach().mean())
+        rights.append(correct(logits.detach(), part.targets))
+    return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).mean(), torch.stack(rights).sum())
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

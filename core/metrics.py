@@ -12,9 +12,9 @@ def confusion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How many of N predictions are right; a mixed target counts as its largest class."""
+    """How many of N predictions are right, as float32; a mixed target counts as its largest class."""
     hard = targets.argmax(dim=1) if targets.is_floating_point() else targets
-    return (logits.argmax(dim=1) == hard).sum()
+    return (logits.argmax(dim=1) == hard).sum(dtype=torch.float32)
 
 
 def in_top(logits: torch.Tensor, targets: torch.Tensor, k: int) -> torch.Tensor:

@@ -9,7 +9,8 @@ from typing import Any, get_origin
 
 from core.experiment import Experiment
 from core.launch import Launch
-from core.part import Mistakes, Part, did_you_mean, names
+from core.part import Mistakes, Part, names
+from core.spelling import did_you_mean
 
 OWN = {"variant": "a named change of the declaration", "seeds": "how many seeds to train, under one parent run"}
 

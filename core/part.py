@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import re
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+
+from core.spelling import did_you_mean, nearest, numbered, snake
 
 
 class Mistakes(ValueError):
@@ -105,11 +105,6 @@ class Part(BaseModel):
                 yield from ((f"{name}.{below}", part) for below, part in value.parts())
 
 
-def snake(name: str) -> str:
-    """RandomCrop -> random_crop, SGD -> sgd."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
 def choices(kind: type[AnyPart]) -> dict[str, type[AnyPart]]:
     """Class name -> class, for each concrete class that a field of this type takes. A later definition wins."""
     found = {} if _is_base(kind) else {kind.__name__: kind}
@@ -139,27 +134,9 @@ def optional_part(part: Part, name: str) -> type[Part] | None:
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)), None)
 
 
-def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The spellings most like `name`, best first; a last component that is right counts as near."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=n, cutoff=0.6)
-    leaf = name.rsplit(".", 1)[-1]
-    return list(dict.fromkeys([*close, *(k for k in known if k.rsplit(".", 1)[-1] == leaf)]))[:n]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = nearest(name, known)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
 def step_names(parts: Iterable[Part]) -> list[str]:
     """Names of the steps of a tuple: their labels, a repeated one numbered from 2."""
-    return _numbered([part.label() for part in parts])
-
-
-def _numbered(labels: list[str]) -> list[str]:
-    before = [labels[:i].count(label) for i, label in enumerate(labels)]
-    return [label if not n else f"{label}_{n + 1}" for label, n in zip(labels, before, strict=True)]
+    return numbered([part.label() for part in parts])
 
 
 def _choose(kind: type[Part], wanted: Any) -> type[Part]:
@@ -265,7 +242,7 @@ def _opened_steps(steps: Iterable[Any]) -> Any:
         return steps
     labels = [step.label() if isinstance(step, Part) else snake(step.rsplit(".", 1)[-1]) for step in steps]
     drafts = [_open(step) if isinstance(step, Part) else {"class": step} for step in steps]
-    return _Steps(zip(_numbered(labels), drafts, strict=True))
+    return _Steps(zip(numbered(labels), drafts, strict=True))
 
 
 def _close(node: Any) -> Any:

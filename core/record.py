@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import journal, paths
-from core.part import Mistakes, did_you_mean
+from core.part import Mistakes
+from core.spelling import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import secrets
 import shutil
 import time
@@ -202,6 +203,7 @@ def open_journal(journal: Journal, run: Run, heading: Heading, params: dict[str,
         description=heading.description,
         parent=heading.parent,
         pid=os.getpid(),
+        host=platform.node(),
     )
     journal.write("params", values={name: str(value) for name, value in params.items()})
     journal.write("tags", values=tags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +16,8 @@ TEST_SEED = -1  # no split_seed can be negative: the test split is fixed and dra
 
 class Digits(Dataset):
     """1,797 handwritten digits, grey, 8 x 8, ten classes, as scikit-learn brings them (from UCI)."""
+
+    embedded: ClassVar[bool] = True
 
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test, in each class; fixed")
 

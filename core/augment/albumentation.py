@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from core.augment.base import ImageStep
-from core.part import did_you_mean, snake
+from core.spelling import did_you_mean, snake
 
 # albumentations asks the network for its version when imported, unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -102,6 +102,7 @@ class Mirror:
             self.pace.good()
             return True
         if run.saw_end or (self.closed_at and run.settle(self.client, stay=self.orphan)):
+            self.pace.good()
             run.release()
             self.following.remove(run)
             self.complete = self.complete and run.record.status in ENDED and not run.left_off
@@ -193,4 +194,5 @@ def _allow_many_files() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), float(sys.argv[2])))
+    exit_status = main(int(sys.argv[1]), float(sys.argv[2]))
+    os._exit(exit_status)  # everything is on disk; taking mlflow's modules apart takes the trainer's time

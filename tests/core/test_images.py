@@ -1,5 +1,7 @@
 """Splits: stratified, fixed by their own seed; statistics from exact sums."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,3 +48,12 @@ def test_a_limit_holds_for_each_split_and_keeps_the_rest_together(n):
     for split in (splits.train, splits.val, splits.test):
         assert len(split) == min(n, 100)
         assert np.array_equal(split.targets, split.rows % 10)
+
+
+def test_a_memory_map_travels_to_a_worker_by_name(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    images = Images(np.load(tmp_path / "pixels.npy", mmap_mode="r"), np.arange(5), np.zeros(5, dtype=np.int64))
+    packed = pickle.dumps(images)
+    assert len(packed) < 10_000
+    assert np.array_equal(pickle.loads(packed).pixels, pixels)

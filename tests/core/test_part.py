@@ -9,7 +9,8 @@ from pydantic import Field
 
 from core.augment import Albumentation, CutMix, HorizontalFlip, RandomCrop
 from core.losses import CrossEntropy, FocalLoss
-from core.part import Mistakes, Part, choices, snake
+from core.part import Mistakes, Part, choices
+from core.spelling import snake
 from experiments.cifar_resnet import EXPERIMENT
 
 

@@ -1,0 +1,66 @@
+"""labbook VERB: what concerns runs, not one experiment. The same as `python -m core VERB`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from core import journal, paths
+from core.part import Mistakes
+from core.spelling import did_you_mean
+
+
+def main() -> None:
+    """Exit status 0, 1 where something is left to do, 2 for a mistake of the user."""
+    words = sys.argv[1:]
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print("usage: labbook VERB\n")
+            for verb, (_, meaning) in VERBS.items():
+                print(f"  {verb:<12} {meaning}")
+            print("\nto train: python -m experiments")
+            sys.exit(0 if words else 2)
+        if words[0] not in VERBS:
+            raise Mistakes([f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; there is {', '.join(VERBS)}"])
+        sys.exit(VERBS[words[0]][0](words[1:]))
+    except Mistakes as mistakes:
+        for line in mistakes.lines:
+            print(f"labbook: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _list(words: Sequence[str]) -> int:
+    from core.listing import show
+
+    if words:
+        raise Mistakes([f"list takes no {words[0]}"])
+    show()
+    return 0
+
+
+def _sync(words: Sequence[str]) -> int:
+    """Send to MLflow what it lacks, of all runs or of those named."""
+    from core.record import load
+    from core.tracking import sync, tracking_uri
+    from core.tracking.record import public
+
+    every = sorted(path.parent for path in paths.runs().glob(f"*/{journal.FILE}"))
+    folders = [load(word).folder for word in words] or every
+    standings = sync(folders)
+    for standing in standings:
+        for refused in standing.refused:
+            print(f"{standing.run}: MLflow refused {refused}")
+        if not standing.complete:
+            print(f"{standing.run}: {standing.waiting} entries wait: {standing.why}")
+    complete = sum(standing.complete for standing in standings)
+    print(f"{complete} of {len(standings)} runs are complete in {public(tracking_uri())}")
+    return 0 if complete == len(standings) else 1
+
+
+VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "list": (_list, "every experiment: question, command, expected, best on record"),
+    "sync": (_sync, "send to MLflow what it lacks (of the runs named, or of all)"),
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""What benchmarks share: two things timed in turn, so that a drifting machine is fair to both."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Each candidate measured once in each round (it returns its own figure), after one round not counted."""
+    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_ in range(rounds + 1):
+        for name, measure in candidates.items():
+            figure = measure()
+            if round_:
+                figures[name].append(figure)
+    return figures
+
+
+def ratio(figures: Mapping[str, list[float]], name: str, base: str) -> float:
+    """Median over rounds of name / base."""
+    return statistics.median(a / b for a, b in zip(figures[name], figures[base], strict=True))
+
+
+def show(title: str, figures: Mapping[str, list[float]], base: str, unit: str, scale: float = 1.0) -> None:
+    """A table: median of each, and its ratio to the base, round by round."""
+    print(f"\n{title}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {len(figures[base])} rounds in turn")
+    print(f"  {'':<44}{'median ' + unit:>16}{'of ' + base:>22}")
+    for name, values in figures.items():
+        print(f"  {name:<44}{statistics.median(values) * scale:>16,.1f}{ratio(figures, name, base):>21.2f}x")

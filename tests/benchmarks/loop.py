@@ -1,0 +1,101 @@
+"""Time of a step of a recorded `fit` against a bare PyTorch loop fed by the same Batches.
+
+    python -m tests.benchmarks.loop
+
+MLP 192-32-10, batch 128, one thread, a metric per step in the journal, the mirror running (its process counted apart:
+it shares the machine, not the thread). To reach: at most 1.25x.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["LABBOOK_HOME"] = tempfile.mkdtemp()
+
+import numpy as np
+import torch
+from torch import nn
+
+from core.build import assemble
+from core.experiment import Experiment
+from core.images import Dataset, Images, Splits
+from core.journal import Journal
+from core.launch import Launch
+from core.loop import fit
+from core.models import MLP
+from core.optimizers import SGD
+from core.tracking import Mirror
+from tests.benchmarks.common import in_turn, show
+
+STEPS = 500
+ROUNDS = 15
+
+
+class Noise(Dataset):
+    """Random 8x8 colour images, enough for one epoch."""
+
+    def load(self, root=None):
+        random = np.random.default_rng(0)
+        pixels = random.integers(0, 256, (128 * STEPS, 8, 8, 3), dtype=np.uint8)
+        images = Images(pixels, np.arange(len(pixels)), random.integers(0, 10, len(pixels)))
+        few = images.take(np.arange(128))
+        return Splits("noise", tuple("0123456789"), images, few, few, "", "")
+
+
+EXPERIMENT = Experiment(
+    data=Noise(), model=MLP(hidden=(32,)), optimizer=SGD(lr=0.01, momentum=0.9), epochs=1, batch_size=128
+)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parts = assemble(EXPERIMENT, Noise().load(), Launch(log_every=1), torch.device("cpu"))
+
+    def bare(fused: bool) -> float:
+        model = EXPERIMENT.model.build(parts.context)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=fused or None)
+        began = time.perf_counter()
+        for batch in parts.train.epoch(0):
+            images, targets, *_ = parts.setup.normalise(batch)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), targets).backward()
+            optimizer.step()
+        return (time.perf_counter() - began) / STEPS
+
+    def recorded(journal: Journal | None) -> float:
+        built = assemble(EXPERIMENT, Noise().load(), Launch(log_every=1), torch.device("cpu"))
+        began = time.perf_counter()
+        for event in fit(built.setup, built.state, built.train, built.val):
+            if journal and event.metrics:
+                journal.metrics(event.step, event.metrics)
+            if event.step == STEPS:
+                return (time.perf_counter() - began) / STEPS
+        raise AssertionError
+
+    mirror = Mirror()
+    mirror.start()
+
+    def mirrored() -> float:
+        journal = Journal(Path(tempfile.mkdtemp(dir=os.environ["LABBOOK_HOME"])))
+        journal.write("run", id=journal.folder.name, experiment="loop", name="loop", description="", parent=None, pid=0)
+        mirror.follow(journal.folder)
+        figure = recorded(journal)
+        journal.close("FINISHED")
+        return figure
+
+    figures = in_turn(
+        {
+            "bare": lambda: bare(False),
+            "bare, fused SGD": lambda: bare(True),
+            "fit": lambda: recorded(None),
+            "fit, journal, mirror": mirrored,
+        },
+        ROUNDS,
+    )
+    show("a step of a tiny MLP", figures, "bare", "us", 1e6)
+    mirror.finish()
+
+
+if __name__ == "__main__":
+    main()

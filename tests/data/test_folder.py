@@ -1,0 +1,284 @@
+import os
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from core.images import DataError
+from data import Digits, ImageFolder, digits, folder, ingest
+from data.decode import decode
+from tests.data.samples import age, encoded, noise, packed, tree
+
+FORMS = ["folder", "a.tar", "a.tar.gz", "a.tar.xz", "a.zip"]
+
+
+def form_of(source, name, below=""):
+    return source if name == "folder" else packed(source, source.parent / name, below)
+
+
+def pixels_of(images):
+    return images.pixels[images.rows]
+
+
+def complaint(root, **fields):
+    with pytest.raises(DataError) as caught:
+        ImageFolder(size=16, **fields).load(root)
+    return "\n".join(caught.value.lines)
+
+
+def cached_folders(home):
+    return [path for path in (home / "data/store/cache").iterdir() if path.is_dir() and path.name != "sources"]
+
+
+def test_the_same_tree_in_any_form_is_the_same_data_and_shares_one_cache(tmp_path, home):
+    source = tree(tmp_path / "source", each=5)
+    splits = [ImageFolder(size=16).load(form_of(source, name)) for name in FORMS]
+    splits.append(ImageFolder(size=16).load(form_of(source, "b.zip", below="wrapped/")))
+    for other in splits[1:]:
+        assert other.digest == splits[0].digest
+        assert other.classes == ("cat", "dog")
+        for split in ("train", "val", "test"):
+            mine, theirs = getattr(splits[0], split), getattr(other, split)
+            assert np.array_equal(mine.targets, theirs.targets)
+            assert np.array_equal(pixels_of(mine), pixels_of(theirs))
+    assert len(cached_folders(home)) == 1
+    assert splits[2].source == "a.tar.gz: 20 images"
+
+
+def test_pixels_and_labels_belong_together(tmp_path):
+    source = tree(tmp_path / "source", each=5)
+    splits = ImageFolder(size=16).load(packed(source, tmp_path / "a.tar.xz"))
+    for split, images in (("train", splits.train), ("train", splits.val), ("test", splits.test)):
+        known = {
+            decode(path.read_bytes(), "", 16).tobytes(): path.parent.name for path in (source / split).rglob("*.png")
+        }
+        for pixels, target in zip(pixels_of(images), images.targets, strict=True):
+            assert known[pixels.tobytes()] == splits.classes[target]
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (8, 2, 10)
+    assert splits.train.targets.dtype == splits.train.rows.dtype == np.int64
+    assert splits.train.pixels is splits.test.pixels
+    assert isinstance(splits.train.pixels, np.memmap)
+    assert not splits.train.pixels.flags.writeable
+
+
+def test_other_contents_names_or_sizes_are_another_digest(tmp_path):
+    source = tree(tmp_path / "source")
+    digests = [ImageFolder(size=16).load(source).digest, ImageFolder(size=24).load(source).digest]
+    (source / "train/cat/00.png").write_bytes(encoded(noise(999)))
+    digests.append(ImageFolder(size=16).load(source).digest)
+    (source / "train/cat/00.png").rename(source / "train/dog/zz.png")
+    digests.append(ImageFolder(size=16).load(source).digest)
+    assert len(set(digests)) == 4
+
+
+def test_another_class_for_one_image_is_another_digest(tmp_path):
+    source = tree(tmp_path / "source")
+    before = ImageFolder(size=16).load(source).digest
+    (source / "train/cat/03.png").rename(source / "train/dog/!.png")  # the order of all images stays
+    assert ImageFolder(size=16).load(source).digest != before
+
+
+def test_no_validation_split_can_be_drawn_with_the_seed_of_test():
+    for dataset, seed in ((ImageFolder, folder.TEST_SEED), (Digits, digits.TEST_SEED)):
+        with pytest.raises(ValidationError):
+            dataset(split_seed=seed)
+
+
+def test_a_second_start_decodes_nothing(tmp_path, monkeypatch):
+    source = tree(tmp_path / "source")
+    first = ImageFolder(size=16).load(source)
+    monkeypatch.setattr(ingest, "decode", lambda *arguments: pytest.fail("decoded again"))
+    assert ImageFolder(size=16).load(source).digest == first.digest
+
+
+def test_class_folders_alone_are_split_by_class_and_for_good(tmp_path):
+    source = tree(tmp_path / "source", splits=("",), each=20)
+    one = ImageFolder(size=16).load(source)
+    assert (len(one.train), len(one.val), len(one.test)) == (28, 4, 8)
+    assert one.test.counts(2) == (4, 4)
+    other = ImageFolder(size=16, split_seed=7).load(source)
+    assert np.array_equal(one.test.rows, other.test.rows)
+    assert not np.array_equal(one.val.rows, other.val.rows)
+    together = np.concatenate([one.train.rows, one.val.rows, one.test.rows])
+    assert np.array_equal(np.sort(together), np.arange(40))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_ready_validation_is_used_as_it_is(name, tmp_path):
+    splits = ImageFolder(size=16).load(tree(tmp_path / "source", splits=("train", name, "test")))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (8, 8, 8)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    source = tree(tmp_path / "source", classes=("bus", "plane", "train"), splits=("",), each=5)
+    assert ImageFolder(size=16).load(source).classes == ("bus", "plane", "train")
+
+
+def test_deeper_folders_belong_to_their_class(tmp_path):
+    source = tree(tmp_path / "source")
+    (source / "train/cat/more/and").mkdir(parents=True)
+    (source / "train/cat/more/and/x.png").write_bytes(encoded(noise(50)))
+    splits = ImageFolder(size=16).load(source)
+    assert len(splits.train) + len(splits.val) == 9
+
+
+def test_what_is_no_image_is_left_out_and_counted(tmp_path):
+    source = tree(tmp_path / "source")
+    for name in ("Thumbs.db", "notes.txt", ".hidden.png", "._00.png", "train/cat/.DS_Store", "__MACOSX/train/x.png"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b"not an image")
+    (source / "train/cat/UPPER.PNG").write_bytes(encoded(noise(60)))
+    splits = ImageFolder(size=16).load(packed(source, tmp_path / "a.zip"))
+    assert splits.source == "a.zip: 17 images, 6 other files left out"
+    assert ImageFolder(size=16).load(source).digest == splits.digest
+
+
+def broken(source, names):
+    for name in names:
+        (source / name).write_bytes(b"no image")
+    return source
+
+
+@pytest.mark.parametrize("form", ["folder", "a.tar.xz", "a.zip"])
+def test_every_unreadable_image_is_listed(form, tmp_path, home):
+    names = ["train/cat/01.png", "train/dog/03.png", "test/dog/00.png"]
+    said = complaint(form_of(broken(tree(tmp_path / "source"), names), form))
+    assert "3 of 16 images cannot be read" in said
+    assert all(f"{name}: cannot identify" in said for name in names)
+    assert "repair or remove" in said
+    assert [line.partition(":")[0] for line in said.splitlines()[1:-1]] == sorted(names)
+    assert not cached_folders(home)
+
+
+def test_many_unreadable_images_are_counted(tmp_path):
+    source = tree(tmp_path / "source", each=40)
+    names = [path.relative_to(source) for path in (source / "train").rglob("*.png") if path.name != "00.png"]
+    lines = complaint(broken(source, names)).splitlines()
+    assert len(lines) == 1 + 50 + 1 + 1
+    assert lines[-2] == "... and 28 more"
+
+
+def test_unreadable_images_can_be_left_out_and_that_is_said(tmp_path, capsys):
+    source = broken(tree(tmp_path / "source"), ["train/cat/01.png"])
+    splits = ImageFolder(size=16, skip_unreadable=True).load(source)
+    assert splits.source == "source: 15 images, 1 unreadable left out"
+    assert "left out, unreadable: train/cat/01.png" in capsys.readouterr().err
+    known = {
+        decode(p.read_bytes(), "", 16).tobytes(): p.parent.name for p in source.rglob("*.png") if p.stat().st_size > 9
+    }
+    everything = [(splits.train, 5), (splits.val, 2), (splits.test, 8)]
+    for images, count in everything:
+        assert len(images) == count
+        for pixels, target in zip(pixels_of(images), images.targets, strict=True):
+            assert known[pixels.tobytes()] == splits.classes[target]
+    assert "1 of 16 images cannot be read" in complaint(source)
+
+
+def test_leaving_out_a_whole_class_is_refused(tmp_path):
+    source = tree(tmp_path / "source")
+    names = [path.relative_to(source) for path in (source / "test/dog").iterdir()]
+    assert "test would have no image of dog" in complaint(broken(source, names), skip_unreadable=True)
+
+
+def without(*names):
+    def change(source):
+        for name in names:
+            shutil.rmtree(source / name)
+
+    return change
+
+
+def moved(name, target):
+    return lambda source: (source / name).rename(source / target)
+
+
+def emptied(name):
+    def change(source):
+        shutil.rmtree(source / name)
+        (source / name).mkdir(parents=True)
+
+    return change
+
+
+REFUSED = {
+    "no_images": (without("train", "test"), "holds no images"),
+    "no_test": (without("test"), "test/ holds no images"),
+    "no_train": (without("train"), "train/ holds no images"),
+    "empty_test": (emptied("test"), "test/ holds no images"),
+    "val_for_test": (moved("test", "val"), "rename val/ to test/"),
+    "one_class": (without("train/dog", "test/dog"), "cat is the only class"),
+    "empty_class": (emptied("train/ant"), "class folder train/ant holds no images"),
+    "empty_class_in_one_split": (emptied("test/dog"), "test/ lacks classes that train/ has: dog"),
+    "class_only_in_test": (moved("test/dog", "test/wolf"), "train/ lacks classes that test/ has: wolf"),
+    "class_only_in_train": (without("test/dog"), "test/ lacks classes that train/ has: dog"),
+    "loose_images": (moved("train/cat/00.png", "train/00.png"), "1 images lie in no class folder"),
+    "strange_split": (moved("train/dog", "extra"), "there are images in extra"),
+    "empty_val": (emptied("val"), "val/ holds no images"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_trees_that_are_refused(case, tmp_path):
+    change, expected = REFUSED[case]
+    source = tree(tmp_path / "source")
+    if case == "empty_class":
+        (source / "train/ant").mkdir()
+    change(source) if case != "empty_val" else (source / "val").mkdir()
+    assert expected in complaint(source)
+
+
+def test_two_names_of_validation_are_refused(tmp_path):
+    source = tree(tmp_path / "source", splits=("train", "test", "val", "valid"))
+    assert "val and valid are one split" in complaint(source)
+
+
+def test_all_that_is_wrong_with_a_tree_is_told_at_once(tmp_path):
+    source = tree(tmp_path / "source", classes=("cat", "dog", "owl"))
+    moved("test/dog", "test/wolf")(source)
+    (source / "train/ant").mkdir()
+    said = complaint(source)
+    assert "test/ lacks classes that train/ has: dog" in said
+    assert "train/ lacks classes that test/ has: wolf" in said
+    assert "train/ant holds no images" in said
+
+
+def test_too_few_images_to_split_are_refused(tmp_path):
+    assert "val would have no image of cat, dog" in complaint(tree(tmp_path / "source", splits=("",), each=2))
+
+
+def test_an_archive_with_a_name_twice_is_refused(tmp_path):
+    source = tree(tmp_path / "source")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(source, ".")
+        archive.add(source / "train/cat/00.png", "./train/cat/00.png")
+    assert "train/cat/00.png twice" in complaint(tmp_path / "a.tar")
+
+
+def test_without_root_the_layout_is_shown():
+    said = complaint(None)
+    assert "--root PATH" in said
+    assert "train/<class>/*.jpg" in said
+
+
+def test_a_root_that_is_not_there_is_named(tmp_path):
+    assert "nowhere" in complaint(tmp_path / "nowhere")
+
+
+def test_an_edited_source_is_read_again(tmp_path):
+    path = packed(tree(tmp_path / "source"), tmp_path / "a.zip")
+    age(path)
+    before = ImageFolder(size=16).load(path)
+    (tmp_path / "source/train/cat/00.png").write_bytes(encoded(noise(77)))
+    packed(tmp_path / "source", path)
+    assert ImageFolder(size=16).load(path).digest != before.digest
+
+
+def test_names_that_are_no_text_are_read(tmp_path):
+    source = tree(tmp_path / "source")
+    odd = os.fsencode(source / "train/cat/") + b"/\xff\xfe.png"
+    with open(odd, "wb") as stream:
+        stream.write(encoded(noise(5)))
+    first = ImageFolder(size=16).load(source)
+    assert first.digest == ImageFolder(size=16).load(packed(source, tmp_path / "a.tar")).digest

@@ -1,0 +1,65 @@
+"""Every experiment goes through its whole pipeline as a program, up to MLflow."""
+
+import importlib
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from core.listing import entries
+from core.record import RECORD
+
+EXPERIMENTS = [entry.name for entry in entries()]
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """CIFAR-10 in miniature: ten classes of 32x32 pictures, as a tar of train/<class>/* and test/<class>/*."""
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("data") / "tree.tar"
+    random = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+        for split, count in (("train", 12), ("test", 4)):
+            for label in range(10):
+                for number in range(count):
+                    picture = io.BytesIO()
+                    pixels = random.integers(0, 26, (32, 32, 3)) + 25 * label
+                    Image.fromarray(pixels.astype(np.uint8)).save(picture, "PNG")
+                    member = tarfile.TarInfo(f"{split}/class{label}/{number}.png")
+                    member.size = picture.tell()
+                    tar.addfile(member, io.BytesIO(picture.getvalue()))
+    return path
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_smoke(name, forge, tree, home):
+    from mlflow import MlflowClient
+
+    declared = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    root = [] if declared.data.embedded else ["--root", str(tree)]
+    status, text = forge.run(f"experiments.{name}", "--smoke", *root)
+    assert status == 0, text
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == name]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["smoke"] == "true"
+    assert run.data.params["model"] == type(declared.model).__name__
+    for metric in ("train/loss", "val/accuracy", "val/top5", "step/loss", "step/grad_norm", "lr", "test/accuracy"):
+        assert metric in run.data.metrics
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {RECORD, "learning_curves.png", "confusion_matrix.png", "confusion_matrix.csv", "weights"} <= kept
+    assert run.inputs.dataset_inputs[0].dataset.name
+    assert not run.info.artifact_uri.startswith("mlflow-artifacts:")
+
+
+def test_the_listing_shows_question_command_and_the_best_on_record(forge, home):
+    assert forge.run("experiments.digits_cnn", "--epochs", "1", "--mlflow", "false")[0] == 0
+    status, text = forge.run("experiments", env={"COLUMNS": "200"})
+    assert status == 0
+    for name in EXPERIMENTS:
+        assert f"python -m experiments.{name}" in text
+    assert "not run here yet" in text
+    assert "%" in next(line for line in text.splitlines() if "experiments.digits_cnn" in line)

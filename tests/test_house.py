@@ -1,0 +1,130 @@
+"""The house's own rules: who imports whom, how long things are, and that what is told is true."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.experiment import Experiment
+from core.listing import entries
+from core.options import parse
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(path for room in ("core", "data", "experiments") for path in (ROOT / room).rglob("*.py"))
+EXPERIMENTS = list(entries())
+README = (ROOT / "README.md").read_text()
+
+# what may be imported where; everything else of the package is forbidden there
+DIRECTION = {"core": {"core"}, "data": {"core", "data"}, "experiments": {"core", "data", "experiments"}}
+ONLY_IN = {"mlflow": "core/tracking/", "optuna": "core/search/", "albumentations": "core/augment/"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_point_one_way(path):
+    room = path.relative_to(ROOT).parts[0]
+    for imported in imports(path):
+        package = imported.split(".")[0]
+        assert package not in DIRECTION or package in DIRECTION[room], f"{name_of(path)} imports {imported}"
+        assert package not in ONLY_IN or name_of(path).startswith(ONLY_IN[package]), f"{name_of(path)}: {imported}"
+
+
+@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+def test_an_experiment_never_imports_another(entry):
+    for path in (ROOT / "experiments" / entry.name).rglob("*.py"):
+        for imported in imports(path):
+            allowed = ("experiments.recipes", f"experiments.{entry.name}")
+            assert not imported.startswith("experiments") or imported.startswith(allowed) or imported == "experiments"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_and_functions_fit(path):
+    text = path.read_text()
+    assert text.count("\n") <= (200 if name_of(path) == "core/loop.py" else 300)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 75, f"{name_of(path)}: {node.name} does not fit a screen"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "__main__.py"], ids=name_of)
+def test_what_is_public_is_explained(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name_of(path)}: {node.name} has no docstring"
+
+
+@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+def test_docstrings_ask_a_question_and_their_commands_are_accepted(entry):
+    module = importlib.import_module(f"experiments.{entry.name}")
+    assert isinstance(module.EXPERIMENT, Experiment)
+    assert entry.question.endswith("?")
+    assert re.search(r"%|not yet measured", entry.expected), "Expected: states a figure, or that there is none yet"
+    commands = re.findall(rf"^    python -m experiments\.{entry.name}(.*?)(?:  .*)?$", module.__doc__, re.MULTILINE)
+    assert commands
+    for words in commands:
+        parse(words.split(), module.EXPERIMENT, getattr(module, "VARIANTS", {}))
+
+
+@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+def test_variants_change_something(entry):
+    module = importlib.import_module(f"experiments.{entry.name}")
+    for name, changes in module.VARIANTS.items():
+        assert module.EXPERIMENT.but(changes) != module.EXPERIMENT, name
+
+
+@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+def test_the_readme_has_a_row_for_it_that_says_what_the_docstring_expects(entry):
+    row = next(line for line in README.splitlines() if line.startswith(f"| [{entry.name}]"))
+    told, expected = (set(re.findall(r"\d+\.\d+ %", text)) for text in (row, entry.expected))
+    assert told == expected, f"README tells {told}, the docstring {expected}"
+    assert (ROOT / "experiments" / entry.name / "README.md").exists()
+
+
+def test_the_readme_names_files_and_options_that_exist():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+    known = {entry.name for entry in EXPERIMENTS} | {"my_idea"}
+    assert set(re.findall(r"python -m experiments\.(\w+)", README)) <= known
+
+
+def test_dependencies_stand_once():
+    text = (ROOT / "environment.yml").read_text()
+    assert "-e .[dev]" in text
+    assert "torch" not in text
+
+
+def test_nothing_large_and_no_data_are_tracked():
+    done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, done.stdout.split("\0")):
+        path = ROOT / name
+        assert not path.is_file() or path.stat().st_size < 500_000, name
+        assert not name.endswith((".db", ".safetensors", ".pt", ".npy")), name
+
+
+def test_the_package_core_alone_imports_no_torch():
+    code = "import sys, core, core.tracking; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "False"]
