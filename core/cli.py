@@ -54,12 +54,13 @@ def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int
 
 def _train(module: ModuleType, options: Options) -> int:
     from core.loop import NonFinite
-    from core.run import Heading, train
+    from core.run import train
     from core.seeds import train_seeds
     from core.signals import Interrupted
+    from core.writing import Heading
 
     name = module.__name__.rsplit(".", 1)[-1]
-    heading = Heading(name, options.variant, (module.__doc__ or "").strip())
+    heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
     try:
         if options.seeds > 1:
             from core.report import report_seeds

@@ -36,7 +36,9 @@ class Images:
     def __reduce__(self) -> tuple[Any, ...]:
         # a spawned loader worker opens the memory map again: pickled, it would be copied whole
         file = getattr(self.pixels, "filename", None)
-        return (_reopened, (file, self.rows, self.targets)) if file else (Images, (self.pixels, self.rows, self.targets))
+        if file:
+            return _reopened, (file, self.rows, self.targets)
+        return Images, (self.pixels, self.rows, self.targets)
 
     @property
     def shape(self) -> tuple[int, int, int]:

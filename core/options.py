@@ -23,6 +23,7 @@ class Options:
     launch: Launch
     variant: str | None = None
     seeds: int = 1
+    title: str = "base"
 
 
 def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, Mapping[str, Any]]) -> Options:
@@ -45,7 +46,8 @@ def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, M
     wrong += [*mistakes, *more, *trouble]
     if wrong:
         raise Mistakes(wrong)
-    return Options(changed, launch, variant, seeds)  # type: ignore[arg-type]
+    title = " ".join([variant or "base", *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
+    return Options(changed, launch, variant, seeds, title)  # type: ignore[arg-type]
 
 
 def _pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:

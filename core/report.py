@@ -5,7 +5,8 @@ from __future__ import annotations
 from core import paths
 from core.record import Run
 from core.seeds import Seeds, mean_and_interval
-from core.tracking import run_url
+from core.tracking import default_uri, run_url, tracking_uri
+from core.tracking.record import public
 
 
 def report(run: Run) -> None:
@@ -33,4 +34,9 @@ def report_seeds(seeds: Seeds) -> None:
 
 def _where(run: Run) -> None:
     print(f"record: {run.folder}")
-    print(f"look:   cd {paths.home()} && mlflow ui   then open http://127.0.0.1:5000/{run_url(run.folder) or ''}")
+    uri, page = tracking_uri(), run_url(run.folder) or ""
+    if uri.startswith("http"):
+        print(f"look:   {public(uri)}/{page}")
+    else:
+        store = "" if uri == default_uri() else f" --backend-store-uri {public(uri)}"
+        print(f"look:   cd {paths.home()} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}")

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core import paths
 from core.experiment import Experiment
-from core.journal import Journal
 from core.launch import Launch
 from core.part import Mistakes
 from core.record import Run
-from core.run import Heading, mirrored, new_id, open_journal, train, write_summary
+from core.run import mirrored, prepare, train
 from core.signals import Interrupted
 from core.tracking import Mirror
+from core.writing import Heading, new_run, open_journal, write_summary
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,18 @@ def train_seeds(
     go on. Raises as `train` does for mistakes and signals."""
     launch = launch or Launch()
     heading = Heading(heading) if isinstance(heading, str) else heading
-    with mirrored(launch, mirror) as following:
-        parent, journal = Run(paths.runs() / new_id(heading.experiment)), None
+    with mirrored(mirror) as following:
+        prepare(experiment, launch)  # what is refused is refused before there is a parent
+        parent, journal = new_run(heading.experiment)
         runs: list[Run] = []
         failed: dict[int, str] = {}
         status = "FAILED"
         try:
+            tags = {"seeds": str(seeds), "smoke": str(launch.smoke).lower()}
+            open_journal(journal, parent, heading, f"{heading.title} {seeds} seeds", experiment.flat(), tags)
+            if launch.mlflow:
+                following.follow(parent.folder)
             for seed in range(experiment.seed, experiment.seed + seeds):
-                if journal is None:
-                    journal = Journal(parent.folder)
-                    tags = {"seeds": str(seeds), "variant": heading.variant or "", "smoke": str(launch.smoke).lower()}
-                    open_journal(journal, parent, heading, experiment.flat(), tags)
-                    following.follow(parent.folder)
                 print(f"seed {seed} ({seed - experiment.seed + 1} of {seeds})", flush=True)
                 try:
                     below = replace(heading, parent=parent.id)
@@ -64,12 +63,11 @@ def train_seeds(
             status = "KILLED"
             raise
         finally:
-            if journal is not None:
-                for seed, error_text in failed.items():
-                    journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
-                journal.metrics(len(runs), summarise(runs))
-                journal.close(status)
-                write_summary(parent)
+            for seed, error_text in failed.items():
+                journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
+            journal.metrics(len(runs), summarise(runs))
+            journal.close(status)
+            write_summary(parent)
     return Seeds(parent, tuple(runs), failed)
 
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run left at the end of a step because of a signal; its exit status is 128 + number."""
+    """Left because of a signal; the exit status is 128 + number."""
 
-    def __init__(self, number: int, run: str):
-        self.number, self.run = number, run
-        super().__init__(f"{signal.Signals(number).name}: {run} stopped at the end of a step")
+    def __init__(self, number: int, where: str):
+        self.number = number
+        super().__init__(f"{signal.Signals(number).name}: {where}")
 
 
 class Stop:
-    """While entered, the first SIGTERM or SIGINT is only noted in `number`; the second takes its usual course."""
+    """While entered, the first SIGTERM or SIGINT raises Interrupted; inside `with stop.at_step_end()` it is only
+    noted in `number`, for the loop to look at between two steps. The second takes its usual course."""
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._deferred = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -33,9 +37,19 @@ class Stop:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
 
+    @contextmanager
+    def at_step_end(self) -> Iterator[None]:
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        if not self._deferred:
+            raise Interrupted(number, "stopped")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

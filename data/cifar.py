@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.images import DataError, Dataset, Splits
 from core.paths import store
-from data import archive, batches, cache, ingest, layout, tree
+from data import archive, cache, ingest, layout, pickles, tree
 from data.download import download, sha256_of
 
 URL = "https://www.cs.toronto.edu/~kriz"  # $LABBOOK_CIFAR_URL names a mirror: the folder that holds the archives
@@ -92,10 +92,10 @@ def _load(dataset: Dataset, official: Official, root: Path | None) -> Splits:
         _refuse_other_layout(official, path, arranged)
         return ingest.build(found, arranged, recipe, folder)
 
-    cached = cache.fetch(f"{archive.fingerprint(path)} {official.title} {batches.POLICY} {recipe.policy}", build)
+    cached = cache.fetch(f"{archive.fingerprint(path)} {official.title} {pickles.POLICY} {recipe.policy}", build)
     index = cached.index
     train, val = dataset.divide(cached.images("train"))
-    name = official.title if index.policy == batches.POLICY else f"{official.title} ({_formats(index.names)})"
+    name = official.title if index.policy == pickles.POLICY else f"{official.title} ({_formats(index.names)})"
     return Splits(name, tuple(index.classes), train, val, cached.images("test"), index.digest, cached.source)
 
 
@@ -129,7 +129,7 @@ def _batch_names(official: Official, found: tree.Tree) -> dict[str, str]:
 def _from_batches(official: Official, path: Path, names: dict[str, str], folder: Path) -> cache.Index:
     if missing := [name for name in (*official.train, official.test, official.meta) if name not in names]:
         raise DataError([f"{path} lacks {', '.join(missing)}", _expected(official)])
-    classes, read = batches.read(path, names, official.meta, official.names, official.labels)
+    classes, read = pickles.read(path, names, official.meta, official.names, official.labels)
     if len(classes) != official.classes:
         raise DataError(
             [f"{path}: {official.meta} names {len(classes)} classes, {official.title} has {official.classes}"]
@@ -137,7 +137,7 @@ def _from_batches(official: Official, path: Path, names: dict[str, str], folder:
     count = sum(len(batch.labels) for batch in read.values())
     splits: list[str] = []
     labels: list[int] = []
-    digest = hashlib.sha256("\n".join((batches.POLICY, *classes)).encode())
+    digest = hashlib.sha256("\n".join((pickles.POLICY, *classes)).encode())
     with cache.pixel_file(folder, (count, SIZE, SIZE, 3)) as put:
         for name in (*official.train, official.test):
             batch, split = read[name], "test" if name == official.test else "train"
@@ -147,7 +147,7 @@ def _from_batches(official: Official, path: Path, names: dict[str, str], folder:
             splits += [split] * len(batch.labels)
     return cache.Index(
         digest=digest.hexdigest(),
-        policy=batches.POLICY,
+        policy=pickles.POLICY,
         source=f"{path.name}: {count:,} images",
         classes=classes,
         names=[f"{split}/{row:05d}" for row, split in enumerate(splits)],

@@ -1,7 +1,6 @@
 """MLflow as a mirror of journals: what the trainer uses. It imports neither mlflow nor torch and waits for nothing.
 
     mirror = Mirror()
-    mirror.start()
     mirror.follow(folder)       as soon as the run's folder exists
     complete = mirror.finish()  False: `labbook sync` will send the rest
 
@@ -28,9 +27,14 @@ _GRACE = 5.0  # s that a mirror told to go is waited for
 
 def tracking_uri() -> str:
     """$MLFLOW_TRACKING_URI, or the database that `mlflow ui` opens when it is typed in the home folder."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.home()}/mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
     path = uri.removeprefix("sqlite:///")
     return uri if path == uri or path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
+
+
+def default_uri() -> str:
+    """The database in the home folder."""
+    return f"sqlite:///{paths.home()}/mlflow.db"
 
 
 class Mirror:
@@ -45,7 +49,9 @@ class Mirror:
         self._process = _launch(os.getpid(), patience=30.0)
 
     def follow(self, folder: Path) -> None:
-        """Mirror this run from now on."""
+        """Mirror this run from now on; the first one starts the process."""
+        if self._process is None:
+            self.start()
         self._tell(os.fsencode(folder.absolute()) + b"\n")
 
     def finish(self, timeout: float = 30.0) -> bool:
@@ -55,7 +61,7 @@ class Mirror:
         """
         process = self._process
         if process is None:
-            return False
+            return self._told_all
         self._tell(b"\n")  # not only the end of stdin: a forked loader worker may hold the pipe open
         with contextlib.suppress(OSError):
             _stdin(process).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def connect(uri: str) -> MlflowClient:
     """
     if uri.startswith("sqlite:"):
         importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # a second in which nobody need wait for us
-    with _alone(uri):
+    database = _database(uri)
+    with FileLock(f"{database}.lock") if database else contextlib.nullcontext():
+        if database and not database.exists():
+            _create(database)
         client = MlflowClient(uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -113,10 +117,23 @@ def permanent(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
 
 
-def _alone(uri: str) -> contextlib.AbstractContextManager[Any]:
-    """A lock beside the database of a sqlite URI; nothing for a server."""
+def _database(uri: str) -> Path | None:
+    """The file of a sqlite URI, its folder made; None for a server."""
     if not uri.startswith("sqlite:///"):
-        return contextlib.nullcontext()
+        return None
     database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     database.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{database}.lock")
+    return database
+
+
+def _create(database: Path) -> None:
+    """Make the database aside and put it in place whole.
+
+    An `mlflow ui` that is typed just now, which knows nothing of our lock, would crash on tables half made.
+    """
+    part = database.with_name(f"{database.name}.part")
+    part.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{part}", registry_uri=f"sqlite:///{part}").search_experiments(max_results=1)
+    with contextlib.suppress(FileExistsError):  # another program made it meanwhile: then that one stands
+        os.link(part, database)
+    part.unlink()

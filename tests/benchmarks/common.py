@@ -26,7 +26,8 @@ def ratio(figures: Mapping[str, list[float]], name: str, base: str) -> float:
 
 def show(title: str, figures: Mapping[str, list[float]], base: str, unit: str, scale: float = 1.0) -> None:
     """A table: median of each, and its ratio to the base, round by round."""
-    print(f"\n{title}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {len(figures[base])} rounds in turn")
+    print(f"\n{title}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(figures[base])} rounds in turn")
     print(f"  {'':<44}{'median ' + unit:>16}{'of ' + base:>22}")
     for name, values in figures.items():
         print(f"  {name:<44}{statistics.median(values) * scale:>16,.1f}{ratio(figures, name, base):>21.2f}x")

@@ -1,6 +1,6 @@
 """Time until --help is there, against `python -c "import torch"`. To reach: at most 1.3x.
 
-    python -m tests.benchmarks.startup
+python -m tests.benchmarks.startup
 """
 
 import subprocess

@@ -17,8 +17,9 @@ from core.loop import NonFinite
 from core.losses import Loss
 from core.part import Mistakes
 from core.record import RECORD, Run, load, read_record
-from core.run import Heading, train
+from core.run import train
 from core.seeds import train_seeds
+from core.writing import Heading
 from data import Digits
 from experiments.cifar_resnet import EXPERIMENT as CIFAR
 from experiments.digits_cnn import EXPERIMENT
@@ -46,7 +47,7 @@ class Nan(Loss):
 def run(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-    yield train(SHORT, OFFLINE, Heading("digits_cnn", "short", "a question"))
+    yield train(SHORT, OFFLINE, Heading("digits_cnn", "short", description="a question"))
     patch.undo()
 
 
@@ -145,6 +146,18 @@ def test_a_mistake_leaves_no_run_behind(experiment, launch, home):
     with pytest.raises(Mistakes):
         train(experiment, launch)
     assert not paths.runs().exists()
+
+
+def test_a_mistake_in_several_seeds_leaves_no_parent_behind(home):
+    with pytest.raises(DataError):
+        train_seeds(CIFAR, 2, Launch(root="nowhere", mlflow=False))
+    assert not paths.runs().exists()
+
+
+def test_a_folder_that_takes_no_runs_is_a_mistake_with_advice(home):
+    (home / "mlruns").write_text("a file where a folder should be")
+    with pytest.raises(Mistakes, match="LABBOOK_HOME"):
+        train(SHORT, OFFLINE)
 
 
 def test_missing_data_are_a_data_error(home):
@@ -282,6 +295,29 @@ def test_a_smoke_run_is_marked_and_takes_every_step(home):
     assert run.status == "FINISHED"
     assert len(run.history["test/accuracy"]) == 1
     assert json.loads((run.folder / "summary.json").read_text())["whole"] is False
+
+
+def test_mlflow_shows_a_run_while_it_trains_and_as_killed_after_kill_9(forge, home, tmp_path):
+    """Started in a folder that is neither the repository nor the home."""
+    from mlflow import MlflowClient
+
+    words = (DIGITS, "--epochs", "1000", "--stopping", "none", "--threads", "1")
+    process = forge.start(*words, cwd=tmp_path)
+    _wait_for(lambda: (home / "mlflow.db").exists())
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+
+    def seen():
+        experiments = [found.experiment_id for found in client.search_experiments() if found.name == "digits_cnn"]
+        runs = client.search_runs(experiments) if experiments else []
+        return runs[0] if runs and "val/accuracy" in runs[0].data.metrics else None
+
+    _wait_for(seen)
+    assert seen().info.status == "RUNNING"
+    process.kill(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    _wait_for(lambda: seen().info.status == "KILLED")
+    points = client.get_metric_history(seen().info.run_id, "step/loss")
+    assert {point.step: point.value for point in points} == only_run(home).history["step/loss"]
 
 
 def _wait_for(condition, timeout=60):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from core.images import DataError
 from data import Cifar10, Cifar100, cifar
-from data.batches import read
+from data.pickles import read
 from tests.data.samples import batches, encoded, noise, packed, pickled, planes_of, tree
 
 TEN = [f"class{number:02}" for number in range(10)]

@@ -1,0 +1,161 @@
+"""What a run writes of itself besides its metrics; core/record.py reads it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import paths, provenance
+from core.experiment import Experiment
+from core.images import Splits
+from core.journal import Journal
+from core.launch import Launch
+from core.part import Mistakes
+from core.record import RECORD, SUMMARY, VERSION, Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from core.build import Assembly
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What a run is called. experiment: the folder under experiments/.  parent: the id of the run it belongs to.
+    title: what sets it apart from the experiment's other runs, for people."""
+
+    experiment: str = "notebook"
+    variant: str | None = None
+    title: str = "base"
+    description: str = ""
+    parent: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def new_run(experiment: str) -> tuple[Run, Journal]:
+    """A run of its own and its open journal. Raises Mistakes where nothing can be written.
+
+    Its id, <experiment>-<date>-<time>-<random>, sorts by start within an experiment.
+    """
+    run = Run(paths.runs() / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    try:
+        return run, Journal(run.folder)
+    except OSError as error:
+        advice = "LABBOOK_HOME names another folder for mlruns/ and data/store"
+        raise Mistakes([f"runs cannot be written to {paths.runs()}: {error.strerror}; {advice}"]) from None
+
+
+def open_run(
+    journal: Journal,
+    run: Run,
+    experiment: Experiment,
+    launch: Launch,
+    heading: Heading,
+    splits: Splits,
+    parts: Assembly,
+) -> None:
+    """The first entries of a run: what is declared, where it runs, what code and data it stands on."""
+    facts = {
+        "seed": str(experiment.seed),
+        "smoke": str(launch.smoke).lower(),
+        "precision": parts.precision,
+        "parameters": str(sum(p.numel() for p in parts.state.model.parameters())),
+        **{f"launch.{name}": str(value) for name, value in launch.flat().items()},
+        **provenance.hardware(parts.setup.device),
+    }
+    data = {
+        "name": splits.name,
+        "digest": splits.digest,
+        "source": splits.source,
+        "classes": list(splits.classes),
+        "class_counts": list(parts.context.class_counts),
+        "image_shape": list(parts.context.image_shape),
+        "train": len(splits.train),
+        "val": len(splits.val),
+        "test": len(splits.test),
+        "mean": list(parts.mean),
+        "std": list(parts.std),
+    }
+    open_journal(journal, run, heading, f"{heading.title} seed {experiment.seed}", experiment.flat(), facts)
+    profile = {name: data[name] for name in ("train", "val", "test", "image_shape")}
+    journal.write(
+        "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile
+    )
+    record = {
+        "labbook": VERSION,
+        "run": run.id,
+        "experiment": heading.experiment,
+        "variant": heading.variant,
+        "parent": heading.parent,
+        "declaration": experiment.record(),
+        "launch": launch.record(),
+        "data": data,
+        "facts": facts | provenance.code() | provenance.versions(),
+    }
+    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
+    keep_text(journal, "packages.txt", provenance.packages())
+    diff, untracked = provenance.uncommitted()
+    if diff:
+        keep_text(journal, "code/uncommitted.diff", diff)
+    for file in untracked:
+        shutil.copyfile(paths.ROOT / file, journal.artifact(f"code/untracked/{file}"))
+        journal.keep(f"code/untracked/{file}")
+
+
+def open_journal(
+    journal: Journal, run: Run, heading: Heading, name: str, params: dict[str, Any], tags: dict[str, str]
+) -> None:
+    """What every run's journal begins with, also a parent's of several seeds. name: for people; need not be unique."""
+    tags = {
+        "variant": heading.variant or "",
+        "mlflow.source.name": provenance.command(),
+        **provenance.code(),
+        **provenance.versions(),
+        **heading.tags,
+        **tags,
+    }
+    journal.write(
+        "run",
+        id=run.id,
+        experiment=heading.experiment,
+        name=name,
+        description=heading.description,
+        parent=heading.parent,
+        pid=os.getpid(),
+        host=platform.node(),
+    )
+    journal.write("params", values={name: str(value) for name, value in params.items()})
+    journal.write("tags", values=tags)
+
+
+def keep_text(journal: Journal, name: str, text: str) -> None:
+    journal.artifact(name).write_text(text)
+    journal.keep(name)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """All weights and buffers as safetensors; the file is whole or the old one."""
+    from safetensors.torch import save_file
+
+    temporary = path.with_suffix(".part")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    os.replace(temporary, path)
+
+
+def write_summary(run: Run) -> None:
+    """summary.json: what listings show, so that they need not read a whole journal.
+
+    whole: trained on all of its data; a smoke run is not, and a parent of several seeds is no run of its own.
+    """
+    recorded = (run.folder / "artifacts" / RECORD).exists()
+    whole = recorded and run.record["declaration"]["limit"] is None
+    temporary = run.folder / f"{SUMMARY}.part"
+    temporary.write_text(json.dumps({"status": run.status, "metrics": run.metrics, "whole": whole}))
+    os.replace(temporary, run.folder / SUMMARY)
