@@ -49,8 +49,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.shuffled and self.size > self.count:
             raise ValueError(f"batch_size: {self.size} is more than the {self.count} training images; lower it")
-        if self.size % self.ranks:
-            raise ValueError(f"batch_size: {self.size} does not divide among {self.ranks} processes")
+        if self.size % self.ranks or (self.ranks > 1 and self.size // self.ranks % 2):
+            raise ValueError(f"batch_size: {self.size} does not divide into {self.ranks} even parts, one a process")
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -63,7 +63,7 @@ class Plan:
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """(first, last + 1) in the order, of this rank's share of each batch from step `start` on.
 
-        A share is contiguous, so that neighbours, which mix, stay on one rank.
+        A share is contiguous and, in training, even: neighbours, which mix, stay on one rank.
         """
         for first in range(start * self.size, len(self) * self.size, self.size):
             share = -(-min(self.size, self.count - first) // self.ranks)

@@ -11,15 +11,15 @@ from torch import nn
 
 from core import keys as K
 from core.augment import Augment, augmented, normaliser, per_image
-from core.augment.base import ImageFunction
 from core.batches import Batch, Batches, Plan, feed
 from core.context import Context
 from core.experiment import Experiment
 from core.images import Images, Splits, mean_and_std
 from core.launch import Launch
-from core.loop import Setup
 from core.part import Mistakes
+from core.rehearsal import rehearse
 from core.state import State, moving_average
+from core.step import Setup
 
 INTERVALS_PER_EPOCH = 20
 EVALUATION_BATCH = 512
@@ -87,7 +87,6 @@ def assemble(experiment: Experiment, splits: Splits, launch: Launch, device: tor
 
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device) -> Assembly:
     image_function = per_image(experiment.augment)
-    _check_size_kept(image_function, splits.train)
     classes = len(splits.classes)
     plan = Plan(len(splits.train), experiment.batch_size, experiment.seed)
     context = Context(
@@ -120,6 +119,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         autocast=dtype,
     )
     train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident)
+    rehearse(experiment.augment, setup, state, splits.train, min(8, experiment.batch_size // experiment.accumulate))
     return Assembly(context, setup, state, train, held_out(splits.val, device), precision, mean, std)
 
 
@@ -158,15 +158,3 @@ def autocast_of(precision: str, device: torch.device) -> tuple[torch.dtype | Non
 
 def _augment(steps: tuple[Augment, ...], classes: int, batch: Batch) -> Batch:
     return augmented(steps, batch, classes)
-
-
-def _check_size_kept(function: ImageFunction | None, images: Images) -> None:
-    if function is None:
-        return
-    image = images.pixels[images.rows[0]].copy()
-    after = function(image, 0)
-    if after.shape != image.shape or after.dtype != image.dtype:
-        raise ValueError(
-            f"augment: an image of {image.shape} {image.dtype} comes out as {after.shape} {after.dtype}; "
-            "image steps must keep size and type"
-        )

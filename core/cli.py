@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from pydantic import ValidationError
+
+from core import paths
 from core.experiment import Experiment
 from core.images import DataError, Dataset
 from core.options import Options, parse
-from core.part import Mistakes, choices
+from core.part import Mistakes, choices, dotted, message
 from core.spelling import did_you_mean
+from core.terminal import mute
 
 VERBS = {"train": "train it (also when no verb is given)"}
 
@@ -20,9 +26,26 @@ VERBS = {"train": "train it (also when no verb is given)"}
 def main(package: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line of experiments.<name>. Exits 0, 1 (failed), 2 (a mistake of the user), 128 + signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    importlib.import_module("data")  # so that every data set can be named
-    module = importlib.import_module(package)
     command = f"python -m {package}"
+    try:
+        sys.exit(_run(package, command, arguments))
+    except BrokenPipeError:
+        mute()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(package: str, command: str, arguments: Sequence[str]) -> int:
+    importlib.import_module("data")  # so that every data set can be named
+    try:
+        module = importlib.import_module(package)
+    except ValidationError as error:
+        where = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if package.split(".")[-1] in frame.filename
+        ]
+        place = f"{where[-1].filename}, line {where[-1].lineno}: " if where else ""
+        return explain(command, Mistakes(f"{place}{dotted(e['loc'])}: {message(e)}" for e in error.errors()))
     verb, rest = (
         (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("train", arguments)
     )
@@ -30,14 +53,16 @@ def main(package: str, arguments: Sequence[str] | None = None) -> NoReturn:
         from core.help import show
 
         show(module, command, VERBS)
-        sys.exit(0)
+        sys.stdout.flush()
+        return 0
     try:
         if verb not in VERBS:
-            raise Mistakes([f"{verb}: no such verb{did_you_mean(verb, VERBS)}; there is {', '.join(VERBS)}"])
+            hint = did_you_mean(verb, VERBS) or f"; there is {', '.join(VERBS)}"
+            raise Mistakes([f"{verb}: no such verb{hint}"])
         options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}))
-        sys.exit(_train(module, options))
+        return _train(module, options)
     except Mistakes as mistakes:
-        sys.exit(explain(command, mistakes, _advice(mistakes, command, module.EXPERIMENT)))
+        return explain(command, mistakes, _advice(mistakes, command, module.EXPERIMENT))
 
 
 def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int:
@@ -53,7 +78,7 @@ def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int
 
 
 def _train(module: ModuleType, options: Options) -> int:
-    from core.loop import NonFinite
+    from core.nonfinite import NonFinite
     from core.run import train
     from core.seeds import train_seeds
     from core.signals import Interrupted
@@ -77,6 +102,11 @@ def _train(module: ModuleType, options: Options) -> int:
         return 128 + interrupted.number
     except NonFinite as error:
         print(f"\nfailed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"\nfailed: {error.strerror}; what was recorded until then is in {paths.runs()}", file=sys.stderr)
         return 1
 
 

@@ -27,9 +27,10 @@ class Evaluation(NamedTuple):
 def evaluate(
     model: nn.Module, loss: LossFunction, batches: Batches, normalise: Callable[[Batch], Batch], classes: int
 ) -> Evaluation:
-    """Metrics of a model over every sample of `batches`, each counted once. Leaves the model in the mode it had."""
-    training = model.training
-    model.eval()
+    """Metrics of a model over every sample of `batches`, each counted once. Leaves model and loss in their modes."""
+    modes = [(module, module.training) for module in (model, loss) if isinstance(module, nn.Module)]
+    for module, _ in modes:
+        module.eval()
     table: torch.Tensor | int = 0
     sums: torch.Tensor | int = 0
     for batch in batches.epoch(0):
@@ -38,7 +39,8 @@ def evaluate(
         table = table + confusion(logits, targets)
         top5 = in_top(logits, targets, 5) if classes >= TOP5_FROM else torch.zeros((), device=logits.device)
         sums = sums + torch.stack([loss(logits, targets).sum(), top5]).double()
-    model.train(training)
+    for module, training in modes:
+        module.train(training)
     if isinstance(table, int) or isinstance(sums, int):
         raise ValueError("there is nothing to evaluate: the split is empty")
     table = table.cpu()

@@ -15,7 +15,7 @@ class Launch(Part):
 
     root: Path | None = Field(None, description="where the data are; none: data/store, downloaded at need")
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes the best there is")
-    threads: int | None = Field(None, ge=1, description="CPU threads; none: as many as this process may use")
+    threads: int | None = Field(None, ge=1, le=512, description="CPU threads; none: as many as this process may use")
     workers: int | None = Field(
         None, ge=0, description="processes that load images; none: 0 on a CPU, up to 8 on a GPU"
     )

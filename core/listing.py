@@ -31,7 +31,11 @@ def entries() -> Iterator[Entry]:
     package = importlib.import_module("experiments")
     for found in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
         if found.ispkg:
-            text = importlib.import_module(f"experiments.{found.name}").__doc__ or ""
+            try:
+                text = importlib.import_module(f"experiments.{found.name}").__doc__ or ""
+            except Exception as error:  # one experiment that is being written must not hide the others
+                reason = str(error).splitlines()[0]
+                text = f"cannot be read: {type(error).__name__}: {reason}"
             expected = re.search(r"^Expected: (.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
             yield Entry(found.name, text.strip().split("\n")[0], " ".join(expected[1].split()) if expected else "")
 
@@ -40,7 +44,10 @@ def best_on_record(name: str) -> tuple[float, str] | None:
     """(best test accuracy of a finished run, its id); smoke runs and those of a limited set apart."""
     found = []
     for path in paths.runs().glob(f"{name}-*/{SUMMARY}"):
-        summary = json.loads(path.read_text())
+        try:
+            summary = json.loads(path.read_text())
+        except (OSError, ValueError):  # the journal still has it; a listing is no place to fail
+            continue
         if summary["status"] == "FINISHED" and summary["whole"] and "test/accuracy" in summary["metrics"]:
             found.append((summary["metrics"]["test/accuracy"], path.parent.name))
     return max(found, default=None)

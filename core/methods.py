@@ -17,11 +17,10 @@ LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Output(NamedTuple):
-    """losses: [N], what is minimised, per example.  logits: [N, C].  extra: name -> sum over the N examples."""
+    """losses: [N], what is minimised, per example.  logits: [N, C]."""
 
     losses: torch.Tensor
     logits: torch.Tensor
-    extra: dict[str, torch.Tensor] = {}  # noqa: RUF012 - read only
 
 
 class Method(Part, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any, get_args
 
 from core.experiment import Experiment
 from core.launch import Launch
@@ -31,7 +31,9 @@ def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, M
     given, wrong = _pairs(words)
     own = {name: given.pop(name) for name in list(given) if name in OWN}
     variant = own.get("variant")
-    if variant is not None and variant not in variants:
+    if "variant" in own and variant is None:
+        wrong.append("--variant: needs a value")
+    elif variant is not None and variant not in variants:
         wrong.append(f"--variant {variant}: no such variant{did_you_mean(variant, variants) or _list(variants)}")
     else:
         experiment = experiment.but(variants[variant]) if variant else experiment
@@ -84,10 +86,10 @@ def _change(part: Part, given: Mapping[str, str | None]) -> tuple[Part, list[str
 
 
 def _value(part: Part, name: str, text: str | None) -> Any:
-    """The text of one option as a value that validation takes. Raises ValueError."""
-    current = part.flat().get(name)
+    """The text of one option as a value that a Part takes. Raises ValueError."""
     if text is None:
-        if isinstance(current, bool):
+        field = type(part).model_fields.get(name)
+        if isinstance(part.flat().get(name), bool) or (field and bool in get_args(field.annotation)):
             return True
         raise ValueError("needs a value")
     if text.startswith(("[", "{")):
@@ -95,19 +97,11 @@ def _value(part: Part, name: str, text: str | None) -> Any:
             return json.loads(text)
         except ValueError as error:
             raise ValueError(f"not JSON: {error}") from None
-    several = isinstance(current, tuple) or _is_tuple(part, name)
-    if text.lower() in ("none", "null"):
-        return () if several else None
-    return [item.strip() for item in text.split(",")] if several else text
-
-
-def _is_tuple(part: Part, name: str) -> bool:
-    field = type(part).model_fields.get(name)
-    return field is not None and get_origin(field.annotation) is tuple
+    return text
 
 
 def _whole_number(name: str, text: str | None) -> tuple[int, list[str]]:
-    if text is not None and text.isdigit() and int(text) > 0:
+    if text is not None and text.isascii() and text.isdecimal() and int(text) > 0:
         return int(text), []
     return 1, [f"--{name} {text or ''}".rstrip() + ": should be a whole number from 1 on"]
 

@@ -6,12 +6,12 @@ import inspect
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.spelling import did_you_mean, nearest, numbered, snake
+from core.spelling import did_you_mean, numbered, snake
 
 
 class Mistakes(ValueError):
@@ -29,7 +29,8 @@ class Part(BaseModel):
     """A declared piece of a setup.
 
     A field whose type is a Part takes an instance, a class name (its defaults), or a record
-    `{"class": name, field: value}`. A name is resolved among the subclasses of the field's type only.
+    `{"class": name, field: value}`. A name is resolved among the subclasses of the field's type only. Text is taken
+    for any value: "0.1", "none" where a field may be None, "32,64" for a tuple.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -46,7 +47,8 @@ class Part(BaseModel):
                 return chosen.model_validate(fields)
             if _is_base(cls):
                 raise PydanticCustomError("class", "{text}", {"text": f"name one of {', '.join(choices(cls))}"})
-            return handler(fields)
+            known = cls.model_fields
+            return handler({n: from_text(known[n].annotation, v) if n in known else v for n, v in fields.items()})
         if isinstance(value, Part) and not isinstance(value, cls):
             text = f"{type(value).__name__} is no {cls.__name__}; there are {', '.join(choices(cls))}"
             raise PydanticCustomError("class", "{text}", {"text": text})
@@ -73,7 +75,7 @@ class Part(BaseModel):
         try:
             return cls.model_validate(record)
         except ValidationError as error:
-            raise Mistakes(f"{_dotted(e['loc'])}: {_message(e)}" for e in error.errors()) from None
+            raise Mistakes(f"{dotted(e['loc'])}: {message(e)}" for e in error.errors()) from None
 
     def but(self, changes: Mapping[str, Any]) -> Self:
         """This declaration with other values at dotted names, e.g. {"loss": FocalLoss(), "optimizer.lr": 0.2}.
@@ -81,17 +83,9 @@ class Part(BaseModel):
         The one way to change a declaration. A shorter name is set first, so that a part can be replaced and its
         fields set in one call. Raises Mistakes, one line for each wrong name or value.
         """
-        draft, wrong = _open(self), []
-        for name in sorted(changes, key=lambda name: name.count(".")):
-            if not _put(draft, name.split("."), changes[name]):
-                wrong.append(f"{name}: no such field{did_you_mean(name, names(self))}")
-        try:
-            changed = type(self).model_validate(_close(draft))
-        except ValidationError as error:
-            wrong += [_explain(e, draft, changes, self) for e in error.errors()]
-        if wrong:
-            raise Mistakes(dict.fromkeys(wrong))
-        return changed
+        from core.draft import changed
+
+        return changed(self, changes)
 
     def flat(self) -> dict[str, Any]:
         """Dotted name -> value of every declared field; a part stands as its class name, its fields below it."""
@@ -139,18 +133,30 @@ def step_names(parts: Iterable[Part]) -> list[str]:
     return numbered([part.label() for part in parts])
 
 
+def from_text(annotation: Any, value: Any) -> Any:
+    """What a text stands for in a field of this type, where validation alone would not take it."""
+    if not isinstance(value, str):
+        return value
+    arguments, absent = get_args(annotation), value.lower() in ("none", "null")
+    if get_origin(annotation) is tuple:
+        return () if absent or not value else [item.strip() for item in value.split(",")]
+    if get_origin(annotation) is Literal:
+        return next((member for member in arguments if str(member) == value), value)
+    return None if absent and type(None) in arguments else value
+
+
 def _choose(kind: type[Part], wanted: Any) -> type[Part]:
     if isinstance(wanted, type):
         if issubclass(wanted, kind):
             return wanted
         raise PydanticCustomError("class", "{text}", {"text": f"{wanted.__name__} is no {kind.__name__}"})
     known = choices(kind)
-    qualified = {_qualified(part): part for part in known.values()}
-    short = str(wanted).rsplit(".", 1)[-1]
-    if found := qualified.get(wanted) or known.get(short):
-        return found
-    text = f"there is no {kind.__name__} named {short}{did_you_mean(short, known)}"
-    text += "" if nearest(short, known) else f"; there are {', '.join(known)}"
+    if isinstance(wanted, str):
+        qualified = {_qualified(part): part for part in known.values()}
+        if found := qualified.get(wanted) or known.get(wanted.rsplit(".", 1)[-1]):
+            return found
+    text = f"there is no {kind.__name__} named {wanted}"
+    text += did_you_mean(str(wanted), known) or f"; there are {', '.join(known)}"
     raise PydanticCustomError("class", "{text}", {"text": text})
 
 
@@ -200,62 +206,11 @@ def is_steps(value: Any) -> bool:
     return isinstance(value, tuple | list) and bool(value) and all(isinstance(item, Part) for item in value)
 
 
-def _open(part: Part) -> dict[str, Any]:
-    return {"class": type(part)} | {name: getattr(part, name) for name in type(part).model_fields}
-
-
-def _put(node: dict[str, Any], path: list[str], value: Any) -> bool:
-    """Set a value in a draft; False where the path leads nowhere. Unknown last names are left to validation."""
-    head, rest = path[0], path[1:]
-    if not rest:
-        node[head] = value
-        return True
-    child = node.get(head)
-    if isinstance(child, tuple | list) and child:
-        child = node[head] = _opened_steps(child)
-    if isinstance(child, Part):
-        child = node[head] = _open(child)
-    elif isinstance(child, str | type) and not isinstance(child, dict):
-        child = node[head] = {"class": child}
-    elif child is None:
-        child = node[head] = {}
-    elif isinstance(child, dict) and not isinstance(child, _Steps):
-        child = node[head] = dict(child)
-    if isinstance(child, _Steps):
-        if rest[0] not in child:
-            return False
-        if len(rest) == 1:
-            child[rest[0]] = value
-            return True
-        return _put(child[rest[0]], rest[1:], value)
-    return isinstance(child, dict) and _put(child, rest, value)
-
-
-class _Steps(dict[str, Any]):
-    """An opened tuple of parts in a draft, by step name."""
-
-
-def _opened_steps(steps: Iterable[Any]) -> Any:
-    """Steps by name: of parts, and of class names that the same call puts in place. Other tuples as they are."""
-    steps = tuple(steps)
-    if not all(isinstance(step, Part | str) for step in steps):
-        return steps
-    labels = [step.label() if isinstance(step, Part) else snake(step.rsplit(".", 1)[-1]) for step in steps]
-    drafts = [_open(step) if isinstance(step, Part) else {"class": step} for step in steps]
-    return _Steps(zip(numbered(labels), drafts, strict=True))
-
-
-def _close(node: Any) -> Any:
-    if isinstance(node, _Steps):
-        return [_close(item) for item in node.values()]
-    return {name: _close(item) for name, item in node.items()} if isinstance(node, dict) else node
-
-
-def _dotted(location: Iterable[Any]) -> str:
+def dotted(location: Iterable[Any]) -> str:
     return ".".join(str(item) for item in location) or "the record"
 
 
-def _message(error: Any) -> str:
+def message(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "no such field"
     if error["type"] == "missing":
@@ -263,31 +218,3 @@ def _message(error: Any) -> str:
     text = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
     shown = repr(error["input"]) if isinstance(error["input"], str | int | float | bool | None) else ""
     return text if error["type"] == "class" or not shown else f"{text} (got {shown})"
-
-
-def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Part) -> str:
-    """One validation error in the words of the name that the user typed."""
-    node, location = draft, []
-    for item in error["loc"]:
-        if isinstance(node, _Steps) and isinstance(item, int):
-            item = list(node)[item]
-        elif is_steps(node) and isinstance(item, int):
-            item = step_names(node)[item]
-        node = node.get(item) if isinstance(node, dict) else getattr(node, str(item), None)
-        location.append(item)
-    dotted = _dotted(location)
-    typed = next((name for name in changes if name == dotted or name.startswith(f"{dotted}.")), dotted)
-    if error["type"] != "extra_forbidden":
-        return f"{typed}: {_message(error)}"
-    return f"{typed}: no such field{did_you_mean(typed, _fields_beside(location, draft) + names(part))}"
-
-
-def _fields_beside(location: list[Any], draft: Any) -> list[str]:
-    """Dotted names of the fields of the part that holds this location, also where the same call put it in place."""
-    node = draft
-    for item in location[:-1]:
-        node = node.get(item) if isinstance(node, dict) else node
-    kind = node.get("class") if isinstance(node, dict) else type(node)
-    kind = choices(Part).get(kind.rsplit(".", 1)[-1]) if isinstance(kind, str) else kind
-    fields = getattr(kind, "model_fields", {})
-    return [_dotted([*location[:-1], field]) for field in fields]

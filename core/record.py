@@ -94,12 +94,16 @@ class Run:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float [N, C] of images uint8 [N, H, W, channels]; classes stand in record["data"]."""
+        import numpy as np
         import torch
 
         from core.augment import normaliser
         from core.batches import Batch
 
         data = self.record["data"]
+        if images.dtype != np.uint8 or list(images.shape[1:]) != data["image_shape"]:
+            expected = "x".join(map(str, data["image_shape"]))
+            raise ValueError(f"images must be uint8 [N, {expected}], not {images.dtype} {list(images.shape)}")
         nothing = torch.empty(0)
         batch = Batch(torch.from_numpy(images), nothing, nothing, nothing)
         with torch.inference_mode():
@@ -113,7 +117,7 @@ def load(run: str | Path) -> Run:
     if (folder / journal.FILE).exists():
         return Run(folder)
     known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
-    found = [name for name in known if name.startswith(str(run))]
+    found = [name for name in known if str(run) and name.startswith(str(run))]
     if str(run) in known:
         return Run(known[str(run)])
     if len(found) == 1:

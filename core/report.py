@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 from core import paths
 from core.record import Run
 from core.seeds import Seeds, mean_and_interval
-from core.tracking import default_uri, run_url, tracking_uri
+from core.terminal import tell
+from core.tracking import default_uri, run_url, standing, tracking_uri
 from core.tracking.record import public
 
 
@@ -14,7 +17,7 @@ def report(run: Run) -> None:
     metrics, history = run.metrics, run.history["test/accuracy"]
     n = run.record["data"]["test"]
     accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
-    print(f"test accuracy {accuracy:.2%} (n = {n:,}), loss {loss:.4f}, with the weights of epoch {max(history)}")
+    tell(f"test accuracy {accuracy:.2%} (n = {n:,}), loss {loss:.4f}, with the weights of epoch {max(history)}")
     _where(run)
 
 
@@ -22,21 +25,25 @@ def report_seeds(seeds: Seeds) -> None:
     """The results of several seeds, their mean and interval; failures are named."""
     values = [run.metrics["test/accuracy"] for run in seeds.runs]
     for run, value in zip(seeds.runs, values, strict=True):
-        print(f"seed {run.record['declaration']['seed']}: test accuracy {value:.2%}   {run.id}")
+        tell(f"seed {run.record['declaration']['seed']}: test accuracy {value:.2%}   {run.id}")
     for seed, error in seeds.failed.items():
-        print(f"seed {seed}: failed: {error}")
+        tell(f"seed {seed}: failed: {error}")
     if len(values) > 1:
         mean, std, half = mean_and_interval(values)
         spread = f"mean and 95 % interval of {len(values)} seeds; deviation {std:.2%}"
-        print(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
+        tell(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
     _where(seeds.parent)
 
 
 def _where(run: Run) -> None:
-    print(f"record: {run.folder}")
+    tell(f"record: {run.folder}")
+    if missing := standing(run.folder).why:
+        tell(f"MLflow lacks some of it ({missing}); nothing is lost: labbook sync sends the rest")
     uri, page = tracking_uri(), run_url(run.folder) or ""
     if uri.startswith("http"):
-        print(f"look:   {public(uri)}/{page}")
+        tell(f"look:   {public(uri)}/{page}")
     else:
         store = "" if uri == default_uri() else f" --backend-store-uri {public(uri)}"
-        print(f"look:   cd {paths.home()} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}")
+        tell(
+            f"look:   cd {shlex.quote(str(paths.home()))} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}"
+        )

@@ -161,8 +161,7 @@ def mirrored(mirror: Mirror | None) -> Iterator[Mirror]:
     try:
         yield own
     finally:
-        if not own.finish():
-            print("MLflow has not taken everything yet; nothing is lost: labbook sync sends the rest")
+        own.finish()
 
 
 @contextmanager

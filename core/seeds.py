@@ -13,6 +13,7 @@ from core.part import Mistakes
 from core.record import Run
 from core.run import mirrored, prepare, train
 from core.signals import Interrupted
+from core.terminal import tell
 from core.tracking import Mirror
 from core.writing import Heading, new_run, open_journal, write_summary
 
@@ -38,6 +39,7 @@ def train_seeds(
     launch = launch or Launch()
     heading = Heading(heading) if isinstance(heading, str) else heading
     with mirrored(mirror) as following:
+        experiment.but({"seed": experiment.seed + seeds - 1})
         prepare(experiment, launch)  # what is refused is refused before there is a parent
         parent, journal = new_run(heading.experiment)
         runs: list[Run] = []
@@ -49,7 +51,7 @@ def train_seeds(
             if launch.mlflow:
                 following.follow(parent.folder)
             for seed in range(experiment.seed, experiment.seed + seeds):
-                print(f"seed {seed} ({seed - experiment.seed + 1} of {seeds})", flush=True)
+                tell(f"seed {seed} ({seed - experiment.seed + 1} of {seeds})")
                 try:
                     below = replace(heading, parent=parent.id)
                     runs.append(train(experiment.but({"seed": seed}), launch, below, following))
@@ -57,7 +59,7 @@ def train_seeds(
                     raise
                 except Exception as error:
                     failed[seed] = f"{type(error).__name__}: {error}"
-                    print(f"seed {seed} failed: {failed[seed]}", flush=True)
+                    tell(f"seed {seed} failed: {failed[seed]}")
             status = "FAILED" if failed else "FINISHED"
         except Interrupted:
             status = "KILLED"

@@ -21,7 +21,8 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = nearest(name, known)
+    """The end of a message: the nearest spellings as a question, or nothing."""
+    close = nearest(name, [other for other in known if other != name])
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

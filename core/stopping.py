@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -18,9 +19,9 @@ def sign(metric: str) -> int:
 
 
 def best_epoch(history: History, metric: str) -> int:
-    """Index of the best epoch so far, the first of equals. History must not be empty."""
+    """Index of the best epoch so far, the first of equals; NaN is worst. History must not be empty."""
     scores = [sign(metric) * entry[metric] for entry in history]
-    return scores.index(max(scores))
+    return max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
 
 
 class EarlyStopping(Part):

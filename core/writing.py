@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import time
@@ -44,6 +46,8 @@ def new_run(experiment: str) -> tuple[Run, Journal]:
 
     Its id, <experiment>-<date>-<time>-<random>, sorts by start within an experiment.
     """
+    if not re.fullmatch(r"\w[\w.-]*", experiment):
+        raise Mistakes([f"heading: {experiment!r} cannot name a folder; use letters, digits, - and _"])
     run = Run(paths.runs() / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     try:
         return run, Journal(run.folder)
@@ -136,16 +140,23 @@ def open_journal(
 
 
 def keep_text(journal: Journal, name: str, text: str) -> None:
+    """An artifact of text, complete and recorded."""
     journal.artifact(name).write_text(text)
     journal.keep(name)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """All weights and buffers as safetensors; the file is whole or the old one."""
-    from safetensors.torch import save_file
+    import torch
+    from safetensors.torch import save
 
+    # copies: tied weights share memory, which the format refuses
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     temporary = path.with_suffix(".part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    temporary.write_bytes(save(tensors))  # not save_file, whose errors hide that the disk is full
     os.replace(temporary, path)
 
 
@@ -157,5 +168,6 @@ def write_summary(run: Run) -> None:
     recorded = (run.folder / "artifacts" / RECORD).exists()
     whole = recorded and run.record["declaration"]["limit"] is None
     temporary = run.folder / f"{SUMMARY}.part"
-    temporary.write_text(json.dumps({"status": run.status, "metrics": run.metrics, "whole": whole}))
-    os.replace(temporary, run.folder / SUMMARY)
+    with contextlib.suppress(OSError):  # on a full disk: the journal has it all
+        temporary.write_text(json.dumps({"status": run.status, "metrics": run.metrics, "whole": whole}))
+        os.replace(temporary, run.folder / SUMMARY)

@@ -42,6 +42,7 @@ Wanted = Callable[[Member], bool]
 
 
 def nothing(member: Member) -> bool:
+    """Wants no member's content: only the names."""
     return False
 
 

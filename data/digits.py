@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from core.images import Dataset, Images, Splits, stratified
+from core.images import DataError, Dataset, Images, Splits, stratified
 
 TEST_SEED = -1  # no split_seed can be negative: the test split is fixed and drawn apart from validation
 
@@ -22,7 +22,9 @@ class Digits(Dataset):
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test, in each class; fixed")
 
     def load(self, root: Path | None) -> Splits:
-        """root is not used: the images come with scikit-learn."""
+        """Raises DataError where a root is given: the images come with scikit-learn."""
+        if root is not None:
+            raise DataError([f"Digits come with scikit-learn: --root {root} has nothing to do with them; leave it out"])
         from sklearn.datasets import load_digits
 
         raw = load_digits()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 
 def say(line: str) -> None:
+    """A line on standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -36,7 +36,8 @@ class Albumentation(ImageStep):
 
         kind = getattr(albumentations, self.name, None)
         if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
-            known = [name for name in dir(albumentations) if isinstance(getattr(albumentations, name), type)]
+            kinds = [item for item in vars(albumentations).values() if isinstance(item, type)]
+            known = [item.__name__ for item in kinds if issubclass(item, albumentations.BasicTransform)]
             raise ValueError(f"albumentations has no transform {self.name}{did_you_mean(self.name, known)}")
         with warnings.catch_warnings():
             # an unknown argument is only warned of and then ignored: here it is a mistake
@@ -44,7 +45,8 @@ class Albumentation(ImageStep):
             try:
                 return kind(**self.arguments)
             except (UserWarning, TypeError, ValueError) as error:
-                raise ValueError(f"{self.name}: {' '.join(str(error).split())}") from None
+                reason = " ".join(str(error).partition("For further information")[0].split())
+                raise ValueError(f"{self.name}: {reason}") from None
 
 
 class Pipeline:
@@ -67,7 +69,13 @@ class Pipeline:
         self._state["state"]["counter"][:] = (0, 0, 0, key & 0xFFFFFFFFFFFFFFFF)
         self._philox.state = self._state
         self._random.seed(key)
-        return self._compose(image=image)["image"]
+        changed = self._compose(image=image)["image"]
+        if changed.shape != image.shape or changed.dtype != image.dtype:
+            raise ValueError(
+                f"augment: an image of {image.shape} {image.dtype} came out as {changed.shape} {changed.dtype}; "
+                "image steps must keep size and type"
+            )
+        return changed
 
     def _build(self) -> None:
         import albumentations

@@ -20,6 +20,8 @@ class RandomCrop(BatchStep):
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         n, _, height, width = images.shape
+        if self.padding >= min(height, width):
+            raise ValueError(f"padding {self.padding} must be less than the {height}x{width} image")
         places = 2 * self.padding + 1
         padded = F.pad(images, (self.padding,) * 4, mode="reflect" if self.reflect else "constant")
         # A view of every window as [N, places, places, H, W, C]: picking one of each image copies whole rows.
@@ -53,6 +55,8 @@ class Cutout(BatchStep):
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = images.shape[2:]
+        if self.size > min(height, width):
+            raise ValueError(f"a square of {self.size} pixels is larger than the {height}x{width} image")
         top = K.integers(keys, "cutout down", height) - self.size // 2
         left = K.integers(keys, "cutout right", width) - self.size // 2
         return images.masked_fill(box(images, top, left, top + self.size, left + self.size), 0.0), targets

@@ -14,9 +14,10 @@ from core.build import assemble
 from core.experiment import Experiment
 from core.images import Dataset, Images, Splits
 from core.launch import Launch
-from core.loop import NonFinite, fit
-from core.losses import Loss
+from core.loop import fit
+from core.methods import Method, Output
 from core.models import MLP, SmallCNN
+from core.nonfinite import NonFinite
 from core.optimizers import SGD, AdamW, Optimizer
 from core.schedules import Cosine
 from core.stopping import EarlyStopping
@@ -42,27 +43,23 @@ class SlowSGD(Optimizer):
         return torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
 
 
-class Poisoned(Loss):
-    """Cross-entropy that is not a number for one sample in one class from a certain call on."""
+class Poisoned(Method):
+    """The loss of one image is not a number."""
 
-    after: int = 5
+    sample: int = 13
 
-    def build(self, context):
-        return _Poisoned(self.after)
+    def step(self, model, loss, batch, clock):
+        logits = model(batch.images)
+        losses = loss(logits, batch.targets)
+        return Output(torch.where(batch.index == self.sample, torch.nan, losses), logits)
 
-    def __call__(self, logits, targets):
-        raise AssertionError
 
+class Rooted(Method):
+    """Adds the root of zero: nothing to the loss, NaN to its gradient."""
 
-class _Poisoned(nn.Module):
-    def __init__(self, after):
-        super().__init__()
-        self.after, self.calls = after, 0
-
-    def forward(self, logits, targets):
-        self.calls += 1
-        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-        return losses * float("nan") if self.calls > self.after else losses
+    def step(self, model, loss, batch, clock):
+        logits = model(batch.images)
+        return Output(loss(logits, batch.targets) + (logits - logits).square().sum(dim=1).sqrt(), logits)
 
 
 BASE = Experiment(
@@ -219,27 +216,47 @@ def test_early_stopping_ends_the_loop():
     assert run(parts)[-1].epoch == 3
 
 
-@pytest.mark.parametrize("optimizer", [SGD(lr=0.1), AdamW(lr=0.1), SlowSGD(lr=0.1)], ids=["sgd", "adamw", "unfused"])
-def test_a_loss_that_is_not_a_number_never_reaches_the_weights(optimizer):
-    good = built({"optimizer": optimizer, "loss": Poisoned(after=100), "epochs": 1}, log_every=4)
+OPTIMIZERS = [SGD(lr=0.1), AdamW(lr=0.1), SlowSGD(lr=0.1)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adamw", "unfused"])
+def test_a_loss_that_is_not_a_number_never_reaches_the_weights_and_names_step_and_sample(optimizer):
+    changes = {"optimizer": optimizer, "epochs": 1, "ema.decay": 0.9, "augment": ()}
+    good = built(changes, log_every=5)
+    step = next(i for i, batch in enumerate(good.train.epoch(0)) if 13 in batch.index)
+    assert 0 < step < 4, "the test needs good steps before and after the bad one"
     for event in fit(good.setup, good.state, good.train, good.val):
-        if event.step == 2:
+        if event.step == step:
             break
-    bad = built({"optimizer": optimizer, "loss": Poisoned(after=2), "epochs": 1}, log_every=4)
-    with pytest.raises(NonFinite, match=r"step [34]"):
+    bad = built(changes | {"method": Poisoned()}, log_every=5)
+    with pytest.raises(NonFinite, match=rf"at step {step + 1} \(epoch 1\): 1 of 8 training images \(13\)"):
         run(bad)
-    assert digest(bad.state) == digest(good.state)
+    assert all(map(torch.equal, bad.state.model.parameters(), good.state.model.parameters()))
 
 
-def test_an_infinite_gradient_never_reaches_the_weights():
+def test_the_first_layer_whose_output_is_not_finite_is_named():
     parts = built({"model.dropout": 0.0, "augment": ()}, log_every=1)
     with torch.no_grad():
-        parts.state.model[1].weight.mul_(1e30)
-        parts.state.model[3].weight.mul_(1e30)
+        parts.state.model[3].weight.fill_(3e38)
     before = digest(parts.state)
-    with pytest.raises(NonFinite):
+    with pytest.raises(NonFinite, match=r"step 1 .* layer 3 \(Linear\) is the first"):
         run(parts)
     assert digest(parts.state) == before
+
+
+def test_a_gradient_whose_norm_overflows_is_named():
+    parts = built({"model.dropout": 0.0, "augment": ()}, log_every=1)
+    with torch.no_grad():
+        parts.state.model[3].weight.mul_(1e25)
+    with pytest.raises(NonFinite, match=r"the gradient is too large for its norm, most of all that of 1\."):
+        run(parts)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_gradient_that_is_not_a_number_under_a_finite_loss_is_named(precision):
+    parts = built({"method": Rooted(), "precision": precision, "epochs": 20, "augment": ()})
+    with pytest.raises(NonFinite, match=r"the loss is, but not the gradient of"):
+        run(parts)
 
 
 def test_fp16_trains_with_a_scaler_whose_skips_are_no_error():

@@ -118,7 +118,7 @@ def test_a_record_names_classes_and_never_imports_what_it_names(tmp_path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     record = EXPERIMENT.record()
     assert record["loss"]["class"] == "core.losses.CrossEntropy"
-    with pytest.raises(Mistakes, match="no Loss named Loss"):
+    with pytest.raises(Mistakes, match=r"no Loss named evil\.Loss"):
         type(EXPERIMENT).read(record | {"loss": {"class": "evil.Loss"}})
     assert not marker.exists()
 

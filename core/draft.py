@@ -1,0 +1,124 @@
+"""How a declaration is changed: opened into a draft, set at dotted names, validated as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+
+from core.part import AnyPart, Mistakes, Part, choices, dotted, from_text, is_steps, message, names, step_names
+from core.spelling import did_you_mean, numbered, snake
+
+
+def changed(part: AnyPart, changes: Mapping[str, Any]) -> AnyPart:
+    """See Part.but."""
+    draft: dict[str, Any] = {"class": type(part)} | {name: getattr(part, name) for name in type(part).model_fields}
+    wrong = []
+    for name in sorted(changes, key=lambda name: name.count(".")):
+        if not _put(draft, name.split("."), changes[name]):
+            wrong.append(f"{name}: no such field{did_you_mean(name, names(part))}")
+    try:
+        result = type(part).model_validate(_close(draft))
+    except ValidationError as error:
+        wrong += [_explain(e, draft, changes, part) for e in error.errors()]
+    if wrong:
+        raise Mistakes(dict.fromkeys(wrong))
+    return result
+
+
+class _Steps(dict[str, Any]):
+    """An opened tuple of parts in a draft, by step name."""
+
+
+def _open(value: Any) -> dict[str, Any] | None:
+    """A draft of a part, of its class or its record; None for what has no fields."""
+    if isinstance(value, Part):
+        return {"class": type(value)} | {name: getattr(value, name) for name in type(value).model_fields}
+    if isinstance(value, str | type):
+        return {"class": value}
+    return type(value)(value) if isinstance(value, dict) else None
+
+
+def _put(node: dict[str, Any], path: list[str], value: Any) -> bool:
+    """Set a value in a draft; False where the path leads nowhere. Unknown last names are left to validation."""
+    head, rest = path[0], path[1:]
+    if head == "class" or (isinstance(node, _Steps) and head not in node):
+        return False
+    if not rest:
+        node[head] = value
+        return True
+    child = node.get(head)
+    if isinstance(child, str) and get_origin(annotation := _annotation(node, head)) is tuple:
+        child = from_text(annotation, child)
+    if isinstance(child, tuple | list):
+        opened: dict[str, Any] | None = _opened_steps(child)
+    elif isinstance(child, Part | dict) or _holds_parts(_annotation(node, head)):
+        opened = {} if child is None else _open(child)
+    else:
+        return False
+    if opened is None:
+        return False
+    node[head] = opened
+    return _put(opened, rest, value)
+
+
+def _opened_steps(steps: Iterable[Any]) -> _Steps | None:
+    """Steps by name: parts, and class names and records that the same call puts in place. None for other tuples."""
+    drafts = [_open(step) for step in steps]
+    labels = [
+        step.label() if isinstance(step, Part) else snake(str((draft or {}).get("class")).rsplit(".", 1)[-1])
+        for step, draft in zip(steps, drafts, strict=True)
+    ]
+    return None if None in drafts else _Steps(zip(numbered(labels), drafts, strict=True))
+
+
+def _close(node: Any) -> Any:
+    if isinstance(node, _Steps):
+        return [_close(item) for item in node.values()]
+    return {name: _close(item) for name, item in node.items()} if isinstance(node, dict) else node
+
+
+def _class_of(node: Any) -> type[Part] | None:
+    """The class of a draft, where it can be told."""
+    kind = node.get("class") if isinstance(node, dict) else type(node)
+    kind = choices(Part).get(kind.rsplit(".", 1)[-1]) if isinstance(kind, str) else kind
+    return kind if isinstance(kind, type) and issubclass(kind, Part) else None
+
+
+def _annotation(node: dict[str, Any], name: str) -> Any:
+    """The type of a field of a draft; Part, the widest, where it cannot be told."""
+    kind = _class_of(node)
+    return kind.model_fields[name].annotation if kind and name in kind.model_fields else Part
+
+
+def _holds_parts(annotation: Any) -> bool:
+    kinds = [annotation, *get_args(annotation)]
+    return any(isinstance(kind, type) and issubclass(kind, Part) for kind in kinds if not get_args(kind))
+
+
+def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Part) -> str:
+    """One validation error in the words of the name that the user typed."""
+    node, location = draft, []
+    for item in error["loc"]:
+        if isinstance(node, _Steps) and isinstance(item, int):
+            item = list(node)[item]
+        elif is_steps(node) and isinstance(item, int):
+            item = step_names(node)[item]
+        node = node.get(item) if isinstance(node, dict) else getattr(node, str(item), None)
+        location.append(item)
+    place = dotted(location)
+    typed = next((name for name in changes if name == place or name.startswith(f"{place}.")), place)
+    if error["type"] != "extra_forbidden":
+        return f"{typed}: {message(error)}"
+    beside = _fields_beside(location, draft)
+    hint = did_you_mean(typed, beside + names(part)) or (f"; there is {', '.join(beside)}" if beside else "")
+    return f"{typed}: no such field{hint}"
+
+
+def _fields_beside(location: list[Any], draft: Any) -> list[str]:
+    """Dotted names of the fields of the part that holds this location, also where the same call put it in place."""
+    node = draft
+    for item in location[:-1]:
+        node = node.get(item) if isinstance(node, dict) else node
+    return [dotted([*location[:-1], field]) for field in getattr(_class_of(node), "model_fields", {})]

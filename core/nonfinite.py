@@ -1,0 +1,89 @@
+"""When a loss or gradient is not finite: which step, which layer, which samples. Found by replaying keyed batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from core import keys as K
+from core.batches import Batch, Batches
+from core.schedules import Clock
+from core.state import State
+from core.step import Setup, gradient_norm, gradients, reseed
+
+MOST_NAMED = 8
+
+
+class NonFinite(ArithmeticError):
+    """A loss or gradient was NaN or infinite. The weights were kept from it. `step` counts from 1."""
+
+    def __init__(self, step: int, epoch: int, where: str):
+        self.step, self.epoch = step, epoch
+        super().__init__(
+            f"loss or gradient not finite at step {step} (epoch {epoch + 1}): {where}. The weights were kept from it. "
+            "Lower optimizer.lr, add schedule.warmup_epochs or clip_norm, or use precision fp32"
+        )
+
+
+def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -> NonFinite:
+    """The error to raise for the steps first .. end - 1 (from 0, of one epoch), one of which was called off.
+
+    The weights are those of that step, for nothing has moved them since; so the first step whose gradient is not
+    finite when replayed with them is the one.
+    """
+    per_epoch = len(train.plan)
+    epoch = first // per_epoch
+    seeds = K.step_seeds(setup.seed, setup.rank, first, end - first)
+    for step, (seed, batch) in enumerate(
+        zip(seeds, train.epoch(epoch, first - epoch * per_epoch), strict=False), first
+    ):
+        ready, clock = setup.augment(setup.normalise(batch)), Clock(step, per_epoch, setup.epochs)
+        if where := _replay(setup, state, ready, clock, seed):
+            return NonFinite(step + 1, epoch, where)
+    return NonFinite(end, epoch, "it did not come again when the steps were replayed")
+
+
+def _replay(setup: Setup, state: State, batch: Batch, clock: Clock, seed: int) -> str:
+    """What is not finite about this batch; empty if all is."""
+    reseed(seed, setup.device)
+    with _first_bad_output(state.model) as layers, torch.no_grad(), setup.precision():
+        losses, _ = setup.method.step(state.model, setup.loss, batch, clock)
+    found = [f"layer {layers[0]} is the first whose output is not"] if layers else []
+    if samples := batch.index[~torch.isfinite(losses)].tolist():
+        named = ", ".join(map(str, samples[:MOST_NAMED])) + (", ..." if len(samples) > MOST_NAMED else "")
+        return "; ".join([*found, f"{len(samples)} of {len(losses)} training images ({named}) have such a loss"])
+    reseed(seed, setup.device)
+    state.optimizer.zero_grad(set_to_none=True)
+    gradients(setup, state, batch, clock)
+    grads = {name: p.grad for name, p in state.trained.named_parameters() if p.grad is not None}
+    if weights := [name for name, gradient in grads.items() if not torch.isfinite(gradient).all()]:
+        return f"the loss is, but not the gradient of {weights[-1].removeprefix('model.')}"
+    largest = max(grads, key=lambda name: float(grads[name].abs().max()))
+    if math.isfinite(float(gradient_norm(grads.values()))):
+        return ""
+    return f"the gradient is too large for its norm, most of all that of {largest.removeprefix('model.')}"
+
+
+@contextmanager
+def _first_bad_output(model: nn.Module) -> Iterator[list[str]]:
+    """Collects the names of layers whose output is not finite, in the order in which they ran."""
+    bad: list[str] = []
+
+    def hook(name: str):
+        def look(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
+                bad.append(f"{name} ({type(module).__name__})")
+
+        return look
+
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    handles = [module.register_forward_hook(hook(name)) for name, module in leaves]
+    try:
+        yield bad
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,69 @@
+"""One small batch through a copy of everything, before anything is recorded: what does not fit together shows here."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from core import keys as K
+from core.augment import Augment, per_image
+from core.augment.albumentation import Albumentation
+from core.batches import Fetch, Request
+from core.images import Images
+from core.schedules import Clock
+from core.state import State
+from core.step import Setup
+
+PROBED = 4  # images shown to each image step
+
+
+def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Images, count: int) -> None:
+    """Augment `count` training images and compute their losses with copies of model, method and loss.
+
+    Raises ValueError for what breaks a contract: an image step that changes size or type, logits that are not
+    [N, classes], losses that are not [N]. A bug in a user's own part is left to come up in training, on record.
+    """
+    for step in steps:
+        if isinstance(step, Albumentation):
+            _probe(step, images)
+    index = np.arange(min(count, len(images)))
+    fetched = Fetch(images, per_image(steps))[Request(index, K.sample_keys(setup.seed, 0, index))]
+    batch = type(fetched)(*(tensor.to(setup.device) for tensor in fetched))
+    try:
+        ready = setup.augment(setup.normalise(batch))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"augment: {_first_line(error)}") from None
+    trained = copy.deepcopy(state.trained).train()
+    loss = trained["loss"] if "loss" in trained else setup.loss
+    method = trained["method"] if "method" in trained else setup.method
+    try:
+        with setup.precision(), torch.no_grad():
+            losses, logits = method.step(trained["model"], loss, ready, Clock(0, 1, 1))
+    except Exception as error:
+        if "more than 1 value per channel" in str(error):
+            raise ValueError(
+                f"model: BatchNorm needs more than {len(index)} image at a time; raise batch_size or lower accumulate"
+            ) from None
+        return
+    if logits.shape != (len(index), setup.classes):
+        raise ValueError(f"model: logits are {list(logits.shape)} for {len(index)} images of {setup.classes} classes")
+    if losses.shape != (len(index),):
+        raise ValueError(f"loss: it gives {list(losses.shape)} for {len(index)} images; one value each is needed, [N]")
+
+
+def _probe(step: Albumentation, images: Images) -> None:
+    """Try one image step, made certain to act."""
+    try:
+        certain = step.model_copy(update={"arguments": step.arguments | {"p": 1.0}})
+        probe = per_image((certain,))
+        assert probe is not None
+        for position, key in enumerate(K.sample_keys(0, 0, np.arange(PROBED)).tolist()):
+            probe(images.pixels[images.rows[position % len(images)]].copy(), key)
+    except Exception as error:
+        raise ValueError(f"augment.{step.label()}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].removeprefix("augment: ")[:300]

@@ -1,0 +1,128 @@
+"""One optimizer step, and what it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch.linalg import vector_norm
+from torch.nn.utils import clip_grads_with_norm_
+
+from core.batches import Batch
+from core.methods import LossFunction, Method
+from core.metrics import correct
+from core.schedules import Clock, Schedule
+from core.state import State
+from core.stopping import EarlyStopping
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the loop works with, built. It does not change; what changes is the State."""
+
+    method: Method
+    loss: LossFunction
+    normalise: Callable[[Batch], Batch]
+    augment: Callable[[Batch], Batch]
+    schedule: Schedule
+    stopping: EarlyStopping | None
+    classes: int
+    epochs: int
+    log_every: int
+    seed: int
+    device: torch.device
+    accumulate: int = 1
+    clip_norm: float | None = None
+    autocast: torch.dtype | None = None
+    rank: int = 0
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The context that forward passes run in."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+class CalledOff(Exception):
+    """A step was not taken because its loss or gradient is not finite; weights and momentum are as before."""
+
+
+def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batch, clock: Clock) -> None:
+    """One optimizer step on a batch, augmented and normalised.
+
+    Where the optimizer is fused there is no synchronisation with the device: a step that is not finite is called off
+    there, and every later one too, until the host reads `state.sums`. Elsewhere it raises CalledOff.
+    """
+    optimizer, scaler = state.optimizer, state.scaler
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss, right = gradients(setup, state, batch, clock)
+        if scaler:
+            scaler.unscale_(optimizer)
+        norm = gradient_norm(p.grad for p in trained if p.grad is not None)
+        if setup.clip_norm:
+            clip_grads_with_norm_(trained, setup.clip_norm, norm)
+        if scaler:  # it expects gradients to overflow now and then, and skips the step itself
+            norm = norm.nan_to_num(0.0, 0.0, 0.0)
+        state.sums += torch.stack([loss, right, norm])
+        if fused:
+            # A sum once not finite stays so: every step is called off on the device until the host looks.
+            optimizer.found_inf = _not_finite(state.sums)  # type: ignore[attr-defined]
+        elif _not_finite(state.sums):
+            raise CalledOff
+        return loss
+
+    if scaler:
+        closure()
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step(closure)  # type: ignore[arg-type]
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+
+
+def gradient_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
+    """2-norm of all together. As torch.nn.utils.get_total_norm, which takes three times as long on few tensors."""
+    return vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+
+
+def _not_finite(sums: torch.Tensor) -> torch.Tensor:
+    """float32 scalar, 1 where any of the sums is NaN or infinite, else 0."""
+    return sums.sum(dtype=torch.float32).mul_(0.0).nan_to_num_(1.0)
+
+
+def gradients(setup: Setup, state: State, batch: Batch, clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the mean loss. (that mean, number of right predictions) on the device."""
+    parts = [batch] if setup.accumulate == 1 else _split(batch, setup.accumulate)
+    means, rights = [], []
+    for part in parts:
+        with setup.precision():
+            losses, logits = setup.method.step(state.model, setup.loss, part, clock)
+        # the gradient of the mean over the whole batch, without a mean in the graph
+        weights = torch.full_like(losses, 1 / (len(losses) * len(parts)))
+        losses.backward(state.scaler.scale(weights) if state.scaler else weights)
+        means.append(losses.detach().mean())
+        rights.append(correct(logits.detach(), part.targets))
+    return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).mean(), torch.stack(rights).sum())
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    return [Batch(*tensors) for tensors in zip(*(tensor.chunk(parts) for tensor in batch), strict=True)]
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
+    """Each group's own rate times the schedule's multiplier."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * multiplier
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Noise (dropout) is a function of seed, rank and step: no generator's state need be saved."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

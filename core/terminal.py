@@ -1,0 +1,24 @@
+"""Printing that a run outlives: a closed pipe or a full disk behind standard output ends the printing, not the run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def tell(line: str = "") -> None:
+    """A line on standard output, at once; nowhere, once that is closed."""
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError):
+        mute()
+
+
+def mute() -> None:
+    """Send standard output to nowhere, so that neither the next line nor the exit fails on it."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches standard output."""
+    return sys.stdout is not None and sys.stdout.isatty()
