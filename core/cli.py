@@ -41,10 +41,9 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
     try:
         module = importlib.import_module(package)
     except ValidationError as error:
-        where = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if package.split(".")[-1] in frame.filename
-        ]
-        place = f"{where[-1].filename}, line {where[-1].lineno}: " if where else ""
+        folder = package.rsplit(".", 1)[-1]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in frame.filename]
+        place = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
         return explain(command, Mistakes(f"{place}{dotted(e['loc'])}: {message(e)}" for e in error.errors()))
     verb, rest = (
         (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("train", arguments)

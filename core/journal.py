@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "journal.jsonl"
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps would make one for each line
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -42,7 +43,7 @@ class Journal:
         self._file = os.open(folder / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, event: str, **fields: Any) -> None:
-        line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000} | fields, separators=(",", ":"))
+        line = _to_json({"event": event, "time": time.time_ns() // 1_000_000, **fields})
         whole = line.encode() + b"\n"
         written = os.write(self._file, whole)
         if written != len(whole):

@@ -207,10 +207,12 @@ def is_steps(value: Any) -> bool:
 
 
 def dotted(location: Iterable[Any]) -> str:
+    """A location in nested data as a dotted name."""
     return ".".join(str(item) for item in location) or "the record"
 
 
 def message(error: Any) -> str:
+    """One of pydantic's errors in plain words."""
     if error["type"] == "extra_forbidden":
         return "no such field"
     if error["type"] == "missing":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,12 +36,11 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
         ready = setup.augment(setup.normalise(batch))
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"augment: {_first_line(error)}") from None
-    trained = copy.deepcopy(state.trained).train()
-    loss = trained["loss"] if "loss" in trained else setup.loss
-    method = trained["method"] if "method" in trained else setup.method
+    copies = dict(copy.deepcopy(state.trained).train().items())
+    parts: dict[str, Any] = {"loss": setup.loss, "method": setup.method} | copies
     try:
         with setup.precision(), torch.no_grad():
-            losses, logits = method.step(trained["model"], loss, ready, Clock(0, 1, 1))
+            losses, logits = parts["method"].step(parts["model"], parts["loss"], ready, Clock(0, 1, 1))
     except Exception as error:
         if "more than 1 value per channel" in str(error):
             raise ValueError(

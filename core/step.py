@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -43,6 +45,9 @@ class Setup:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
+_NO, _YES = torch.zeros(()), torch.ones(())
+
+
 class CalledOff(Exception):
     """A step was not taken because its loss or gradient is not finite; weights and momentum are as before."""
 
@@ -54,7 +59,7 @@ def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batc
     there, and every later one too, until the host reads `state.sums`. Elsewhere it raises CalledOff.
     """
     optimizer, scaler = state.optimizer, state.scaler
-    fused = all(group.get("fused") for group in optimizer.param_groups)
+    fused = optimizer.param_groups[0].get("fused")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -90,7 +95,9 @@ def gradient_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _not_finite(sums: torch.Tensor) -> torch.Tensor:
-    """float32 scalar, 1 where any of the sums is NaN or infinite, else 0."""
+    """float32 scalar on the same device, 1 where any of the sums is NaN or infinite, else 0."""
+    if sums.device.type == "cpu":  # nothing to wait for: looking is faster than computing
+        return _NO if math.isfinite(sum(sums.tolist())) else _YES
     return sums.sum(dtype=torch.float32).mul_(0.0).nan_to_num_(1.0)
 
 
@@ -102,11 +109,17 @@ def gradients(setup: Setup, state: State, batch: Batch, clock: Clock) -> tuple[t
         with setup.precision():
             losses, logits = setup.method.step(state.model, setup.loss, part, clock)
         # the gradient of the mean over the whole batch, without a mean in the graph
-        weights = torch.full_like(losses, 1 / (len(losses) * len(parts)))
+        weights = _equal(len(losses), len(parts), losses.dtype, losses.device)
         losses.backward(state.scaler.scale(weights) if state.scaler else weights)
-        means.append(losses.detach().mean())
+        means.append(losses.detach() @ weights)
         rights.append(correct(logits.detach(), part.targets))
-    return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).mean(), torch.stack(rights).sum())
+    return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())
+
+
+@functools.cache
+def _equal(count: int, parts: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[count], what each of so many examples weighs in the mean over a batch of so many parts."""
+    return torch.full((count,), 1 / (count * parts), dtype=dtype, device=device)
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

@@ -56,11 +56,11 @@ def normaliser(mean: Iterable[float], std: Iterable[float], device: torch.device
 
 def augmented(steps: Iterable[Augment], batch: Batch, classes: int) -> Batch:
     """The batch after every BatchStep."""
-    images, targets = batch.images, batch.targets
     for step in steps:
         if isinstance(step, BatchStep):
-            images, targets = step(images, targets, batch.keys, classes)
-    return batch._replace(images=images, targets=targets)
+            images, targets = step(batch.images, batch.targets, batch.keys, classes)
+            batch = batch._replace(images=images, targets=targets)
+    return batch
 
 
 def per_image(steps: tuple[Augment, ...]) -> ImageFunction | None:

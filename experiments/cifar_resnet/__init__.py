@@ -5,7 +5,7 @@
     python -m experiments.cifar_resnet --data Digits              the same network on the embedded digits
     python -m experiments.cifar_resnet --variant cutmix --seeds 3
 
-Expected: tbd
+Expected: not yet measured in full (needs a GPU); two epochs are in README.md.
 """
 
 from core.augment import CutMix, HorizontalFlip, Mixup, RandomCrop

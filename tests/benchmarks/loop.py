@@ -28,8 +28,8 @@ from core.optimizers import SGD
 from core.tracking import Mirror
 from tests.benchmarks.common import in_turn, show
 
-STEPS = 500
-ROUNDS = 15
+STEPS = 250
+ROUNDS = 31
 
 
 class Noise(Dataset):
@@ -76,6 +76,9 @@ def main() -> None:
     mirror = Mirror()
     mirror.start()
 
+    def journalled() -> float:
+        return recorded(Journal(Path(tempfile.mkdtemp(dir=os.environ["LABBOOK_HOME"]))))
+
     def mirrored() -> float:
         journal = Journal(Path(tempfile.mkdtemp(dir=os.environ["LABBOOK_HOME"])))
         journal.write("run", id=journal.folder.name, experiment="loop", name="loop", description="", parent=None, pid=0)
@@ -89,6 +92,7 @@ def main() -> None:
             "bare": lambda: bare(False),
             "bare, fused SGD": lambda: bare(True),
             "fit": lambda: recorded(None),
+            "fit, journal": journalled,
             "fit, journal, mirror": mirrored,
         },
         ROUNDS,

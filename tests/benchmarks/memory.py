@@ -2,11 +2,10 @@
 
     python -m tests.benchmarks.memory ROOT        ROOT: CIFAR-10 in any form that --root takes
 
-ResNet-18, batch 128, six steps and one validation batch each, every figure of a process of its own; the mirror's
-process, which a run starts besides, is counted apart and shown.
+ResNet-18, batch 128, six steps and one validation batch each, every figure of a process of its own. The mirror's
+process, which a run starts besides, is not counted.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -54,17 +53,15 @@ def recorded(root: str) -> None:
     train(EXPERIMENT.but({"epochs": 1, "batch_size": BATCH, "limit": STEPS * BATCH}), Launch(root=Path(root)))
 
 
-def peak(which: str, root: str) -> tuple[float, float]:
-    """(peak of the process, largest peak of its children), in MB."""
+def peak(which: str, root: str) -> float:
+    """Peak resident memory of a process that does this, in MB."""
     code = (
-        "import json, resource, sys; from tests.benchmarks import memory\n"
+        "import resource; from tests.benchmarks import memory\n"
         f"memory.{which}({root!r})\n"
-        "own, below = (resource.getrusage(who).ru_maxrss / 1024 for who in (0, -1))\n"
-        "print('PEAK', json.dumps([own, below]))"
+        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    own, below = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("PEAK"))[5:])
-    return own, below
+    return float(next(line for line in done.stdout.splitlines() if line.startswith("PEAK")).split()[1])
 
 
 def main() -> None:
@@ -72,16 +69,8 @@ def main() -> None:
 
     root = str(Path(sys.argv[1]).absolute())
     os.environ["LABBOOK_HOME"] = tempfile.mkdtemp()
-    mirrors: list[float] = []
-
-    def run() -> float:
-        own, below = peak("recorded", root)
-        mirrors.append(below)
-        return own
-
-    figures = in_turn({"bare": lambda: peak("bare", root)[0], "run": run}, ROUNDS)
+    figures = in_turn({"bare": lambda: peak("bare", root), "run": lambda: peak("recorded", root)}, ROUNDS)
     show("peak resident memory", figures, "bare", "MB")
-    print(f"  the mirror's process, apart: {max(mirrors):,.0f} MB")
 
 
 if __name__ == "__main__":
