@@ -128,3 +128,26 @@ def test_the_package_core_alone_imports_no_torch():
     code = "import sys, core, core.tracking; print('torch' in sys.modules, 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_readmes_commands_are_accepted():
+    """Everything in a code block that starts an experiment parses as the command line would."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+    commands = re.findall(r"python -m experiments\.(\w+) *([^#\n&]*)", blocks)
+    assert len(commands) > 6
+    for name, words in commands:
+        module = importlib.import_module(f"experiments.{name}")
+        if "--help" not in words:
+            parse(words.split(), module.EXPERIMENT, module.VARIANTS)
+
+
+def test_the_readmes_own_experiment_and_loss_work():
+    import torch
+
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    declared, loss = ({}, {})
+    exec(next(block for block in blocks if "VARIANTS" in block), declared)
+    exec(next(block for block in blocks if "class Huberised" in block), loss)
+    changed = declared["EXPERIMENT"].but(declared["VARIANTS"]["smooth"]).but({"loss": loss["Huberised"](scale=2.0)})
+    values = changed.loss(torch.zeros(3, 10), torch.arange(3))
+    torch.testing.assert_close(values, torch.full((3,), 2 * 0.9))

@@ -186,3 +186,9 @@ def test_more_stages_than_the_image_can_halve_are_refused():
 def test_fields_refuse_bad_values(make):
     with pytest.raises(Mistakes):
         make()
+
+
+def test_an_epoch_that_is_not_a_number_is_never_the_best():
+    bad = {"val/accuracy": 0.1, "val/loss": math.nan}
+    assert best_epoch([bad, *history(0.5, 0.6)], "val/loss") == 2
+    assert best_epoch([bad, bad], "val/loss") == 0

@@ -329,3 +329,11 @@ def _wait_for(condition, timeout=60):
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("where", ["| head -1", "> /dev/full", ">&-"])
+def test_a_run_outlives_its_display(where, home):
+    command = f"{sys.executable} -m {DIGITS} --epochs 2 --limit 200 --mlflow false --threads 1 {where}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert only_run(home).status == "FINISHED"
