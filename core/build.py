@@ -83,6 +83,11 @@ def assemble(experiment: Experiment, splits: Splits, launch: Launch, device: tor
         raise
     except ValueError as error:
         raise Mistakes([str(error)]) from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "memory" not in reason:
+            raise
+        raise Mistakes([f"{reason[:200]}; use a smaller model or batch_size, or raise accumulate"]) from None
 
 
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device) -> Assembly:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from core.build import smoked
 from core.experiment import Experiment
 from core.launch import Launch
 from core.part import Mistakes
 from core.record import Run
 from core.run import mirrored, prepare, train
-from core.signals import Interrupted
 from core.terminal import tell
 from core.tracking import Mirror
 from core.writing import Heading, new_run, open_journal, write_summary
@@ -40,7 +40,9 @@ def train_seeds(
     heading = Heading(heading) if isinstance(heading, str) else heading
     with mirrored(mirror) as following:
         experiment.but({"seed": experiment.seed + seeds - 1})
-        prepare(experiment, launch)  # what is refused is refused before there is a parent
+        prepare(
+            smoked(experiment) if launch.smoke else experiment, launch
+        )  # what is refused is refused before there is a parent
         parent, journal = new_run(heading.experiment)
         runs: list[Run] = []
         failed: dict[int, str] = {}
@@ -61,7 +63,7 @@ def train_seeds(
                     failed[seed] = f"{type(error).__name__}: {error}"
                     tell(f"seed {seed} failed: {failed[seed]}")
             status = "FAILED" if failed else "FINISHED"
-        except Interrupted:
+        except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
