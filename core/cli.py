@@ -6,7 +6,7 @@ import errno
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -20,7 +20,10 @@ from core.part import Mistakes, choices, dotted, message
 from core.spelling import did_you_mean
 from core.terminal import mute
 
-VERBS = {"train": "train it (also when no verb is given)"}
+VERBS = {
+    "train": "train it (also when no verb is given)",
+    "resume": "go on with the latest interrupted run, or with the one named",
+}
 
 
 def main(package: str, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -58,8 +61,10 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
         if verb not in VERBS:
             hint = did_you_mean(verb, VERBS) or f"; there is {', '.join(VERBS)}"
             raise Mistakes([f"{verb}: no such verb{hint}"])
+        if verb == "resume":
+            return _guarded(command, lambda: _resume(module, rest))
         options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}))
-        return _train(module, options)
+        return _guarded(command, lambda: _train(module, options))
     except Mistakes as mistakes:
         return explain(command, mistakes, _advice(mistakes, command, module.EXPERIMENT))
 
@@ -76,28 +81,17 @@ def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int
     return 2
 
 
-def _train(module: ModuleType, options: Options) -> int:
+def _guarded(command: str, action: Callable[[], int]) -> int:
+    """The exit status of what ends in other ways than well."""
     from core.nonfinite import NonFinite
-    from core.run import train
-    from core.seeds import train_seeds
     from core.signals import Interrupted
-    from core.writing import Heading
 
-    name = module.__name__.rsplit(".", 1)[-1]
-    heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
     try:
-        if options.seeds > 1:
-            from core.report import report_seeds
-
-            seeds = train_seeds(options.experiment, options.seeds, options.launch, heading)
-            report_seeds(seeds)
-            return 1 if seeds.failed else 0
-        from core.report import report
-
-        report(train(options.experiment, options.launch, heading))
-        return 0
+        return action()
     except Interrupted as interrupted:
         print(f"\n{interrupted}", file=sys.stderr)
+        if interrupted.run:
+            print(f"go on with: {command} resume {interrupted.run}", file=sys.stderr)
         return 128 + interrupted.number
     except NonFinite as error:
         print(f"\nfailed: {error}", file=sys.stderr)
@@ -107,6 +101,36 @@ def _train(module: ModuleType, options: Options) -> int:
             raise
         print(f"\nfailed: {error.strerror}; what was recorded until then is in {paths.runs()}", file=sys.stderr)
         return 1
+
+
+def _train(module: ModuleType, options: Options) -> int:
+    from core.report import report, report_seeds
+    from core.run import train
+    from core.seeds import train_seeds
+    from core.writing import Heading
+
+    heading = Heading(_name(module), options.variant, options.title, (module.__doc__ or "").strip())
+    if options.seeds > 1:
+        seeds = train_seeds(options.experiment, options.seeds, options.launch, heading)
+        report_seeds(seeds)
+        return 1 if seeds.failed else 0
+    report(train(options.experiment, options.launch, heading))
+    return 0
+
+
+def _resume(module: ModuleType, words: Sequence[str]) -> int:
+    from core.record import load
+    from core.report import report
+    from core.run import interrupted, resume
+
+    if len(words) > 1 or (words and words[0].startswith("-")):
+        raise Mistakes([f"resume takes a run, or nothing for the latest interrupted one, not {' '.join(words)}"])
+    report(resume(load(words[0]) if words else interrupted(_name(module))))
+    return 0
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rsplit(".", 1)[-1]
 
 
 def _advice(mistakes: Mistakes, command: str, experiment: Experiment) -> list[str]:

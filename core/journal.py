@@ -65,6 +65,10 @@ class Journal:
         """Record that artifacts/<name> is complete."""
         self.write("artifact", path=name)
 
+    def sync(self) -> None:
+        """Until what was written is on the disk itself."""
+        os.fsync(self._file)
+
     def close(self, status: str) -> None:
         """The last event of a run; fsynced, for it is what tells a finished run from an interrupted one."""
         self.write("status", value=status)

@@ -21,9 +21,17 @@ class Launch(Part):
     )
     resident: bool | None = Field(None, description="keep the images on the device; none: if they fit a quarter of it")
     log_every: int | None = Field(None, ge=1, description="steps between step/ metrics; none: 20 times an epoch")
+    checkpoint_every: str = Field("1m", description="steps (500) or time (90s, 5m) between checkpoints")
     deterministic: bool = Field(False, description="the same bits on a GPU too, at some speed")
     smoke: bool = Field(False, description="every step of the pipeline in seconds: a few batches, one epoch")
     mlflow: bool = Field(True, description="mirror the run to MLflow; without, labbook sync does it later")
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _checkpoint_every_is_steps_or_time(cls, text: str) -> str:
+        if not re.fullmatch(r"[1-9]\d*[smh]?", text):
+            raise ValueError("should be a number of steps (500) or a time (90s, 5m, 1h)")
+        return text
 
     @field_validator("device")
     @classmethod

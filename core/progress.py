@@ -22,9 +22,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None: ...
 
 
-def progress(epochs: int, steps: int, batch_size: int) -> Progress:
-    """The fitting one for standard output. steps: per epoch."""
-    return Bar(epochs, steps, batch_size) if is_terminal() else Lines(epochs)
+def progress(epochs: int, steps: int, batch_size: int, first_step: int = 0) -> Progress:
+    """The fitting one for standard output. steps: per epoch.  first_step: where a resumed run goes on."""
+    return Bar(epochs, steps, batch_size, first_step) if is_terminal() else Lines(epochs)
 
 
 class Lines:
@@ -50,12 +50,12 @@ class Lines:
 class Bar:
     """A live bar: epoch, step, loss, accuracy, images/s, time left."""
 
-    def __init__(self, epochs: int, steps: int, batch_size: int):
+    def __init__(self, epochs: int, steps: int, batch_size: int, first_step: int):
         from rich import progress as rich_progress
 
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
         self.loss = self.accuracy = ""
-        self.began = time.perf_counter()
+        self.first, self.began = first_step, time.perf_counter()
         self.bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}"),
             rich_progress.BarColumn(),
@@ -65,7 +65,7 @@ class Bar:
             rich_progress.TimeRemainingColumn(),
             refresh_per_second=4,
         )
-        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, numbers="")
+        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, completed=first_step, numbers="")
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -81,7 +81,7 @@ class Bar:
         elif not event.metrics:
             return
         self.loss = f" loss {event.metrics['step/loss']:.4f}" if "step/loss" in event.metrics else self.loss
-        rate = event.step * self.batch_size / (time.perf_counter() - self.began)
+        rate = (event.step - self.first) * self.batch_size / (time.perf_counter() - self.began)
         numbers = (
             f"step {event.step % self.steps or self.steps}/{self.steps}{self.loss}{self.accuracy} {rate:,.0f} img/s"
         )

@@ -9,20 +9,24 @@ from contextlib import contextmanager
 
 import torch
 
-from core import plots, provenance
+from core import paths, plots, provenance
 from core.build import Assembly, assemble, check, device_of, held_out, smoked
+from core.checkpoint import CHECKPOINTS, Saver, belongs, latest
 from core.evaluate import evaluate
 from core.experiment import Experiment
 from core.images import Splits
 from core.journal import Journal
 from core.launch import Launch
+from core.lock import is_free, locked
 from core.loop import Event, fit
+from core.part import Mistakes
 from core.progress import Forecast, progress
-from core.record import WEIGHTS, Run
+from core.record import RECORD, WEIGHTS, Run
 from core.signals import Interrupted, Stop
 from core.stopping import best_epoch
+from core.terminal import tell
 from core.tracking import Mirror
-from core.writing import Heading, new_run, open_run, save_weights, write_summary
+from core.writing import Heading, new_run, open_run, reopen_run, save_weights, write_summary
 
 
 def train(
@@ -43,25 +47,82 @@ def train(
     with mirrored(mirror) as following, Stop() as stop, _process(launch):
         splits, parts = prepare(experiment, launch)
         run, journal = new_run(heading.experiment)
-        status = "FAILED"
-        try:
+        with locked(run.folder), _recorded(run, journal, experiment, parts):
             open_run(journal, run, experiment, launch, heading, splits, parts)
             if launch.mlflow:
                 following.follow(run.folder)
-            _fit(run, journal, experiment, parts, stop)
+            _fit(run, journal, experiment, launch, parts, stop)
             _test(journal, experiment, splits, parts)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        except BaseException as error:
-            journal.write("tags", values={"error": f"{type(error).__name__}: {error}"[:1000]})
-            journal.artifact("error.txt").write_text(traceback.format_exc())
-            journal.keep("error.txt")
-            raise
-        finally:
-            _close(journal, run, experiment, parts, status)
     return run
+
+
+def resume(run: Run, mirror: Mirror | None = None) -> Run:
+    """Go on with an interrupted run from its last checkpoint, or from the start where it has none.
+
+    It ends in the same weights and metrics as if it had never stopped. Raises as `train` does; Mistakes for a run that
+    has ended, that another process is at work on, or whose data have changed.
+    """
+    experiment, launch = run.experiment, Launch.read(run.record["launch"])
+    if run.status in ("FINISHED", "FAILED"):
+        raise Mistakes([f"{run.id} is {run.status}: there is nothing to resume"])
+    with locked(run.folder), mirrored(mirror) as following, Stop() as stop, _process(launch):
+        splits, parts = prepare(experiment, launch)
+        if splits.digest != run.record["data"]["digest"]:
+            raise Mistakes([f"{run.id}: the data have changed since it began ({splits.source})"])
+        journal = Journal(run.folder)
+        with _recorded(run, journal, experiment, parts):
+            reopen_run(journal, run)
+            if launch.mlflow:
+                following.follow(run.folder)
+            _restore(run, journal, parts)
+            _fit(run, journal, experiment, launch, parts, stop)
+            _test(journal, experiment, splits, parts)
+    return run
+
+
+def interrupted(experiment: str) -> Run:
+    """The latest run of this experiment that has not ended and that nobody is at work on. Raises Mistakes."""
+    records = sorted(paths.runs().glob(f"{experiment}-*/artifacts/{RECORD}"), reverse=True)
+    for run in (Run(path.parent.parent) for path in records):
+        if run.record["experiment"] == experiment and run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
+            return run
+    raise Mistakes([f"no interrupted run of {experiment} in {paths.runs()}"])
+
+
+@contextmanager
+def _recorded(run: Run, journal: Journal, experiment: Experiment, parts: Assembly) -> Iterator[None]:
+    """However the body ends, the journal tells."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except BaseException as error:
+        journal.write("tags", values={"error": f"{type(error).__name__}: {error}"[:1000]})
+        journal.artifact("error.txt").write_text(traceback.format_exc())
+        journal.keep("error.txt")
+        raise
+    finally:
+        _close(journal, run, experiment, parts, status)
+
+
+def _restore(run: Run, journal: Journal, parts: Assembly) -> None:
+    """Take up the last whole checkpoint, and say aloud what the bits may not survive."""
+    found, wrong = latest(run.folder / CHECKPOINTS)
+    for line in wrong:
+        tell(f"{line}; the checkpoint before is used")
+    if found is None:
+        tell(f"{run.id} has no checkpoint: it starts anew")
+        return
+    parts.state.restore(found.state)
+    changed = [name for name, value in belongs(parts).items() if found.belongs.get(name) != value]
+    if changed:
+        told = ", ".join(f"{name}: {found.belongs.get(name)} then, {belongs(parts)[name]} now" for name in changed)
+        tell(f"not bit-exact any more: {told}")
+        journal.write("tags", values={"resumed_elsewhere": told})
+    tell(f"{run.id} goes on after step {found.step}")
 
 
 def prepare(experiment: Experiment, launch: Launch) -> tuple[Splits, Assembly]:
@@ -73,19 +134,26 @@ def prepare(experiment: Experiment, launch: Launch) -> tuple[Splits, Assembly]:
     return splits, assemble(experiment, splits, launch, device)
 
 
-def _fit(run: Run, journal: Journal, experiment: Experiment, parts: Assembly, stop: Stop) -> None:
-    """Iterate the loop: journal, best weights, progress, signals."""
-    steps = parts.context.steps_per_epoch
+def _fit(run: Run, journal: Journal, experiment: Experiment, launch: Launch, parts: Assembly, stop: Stop) -> None:
+    """Iterate the loop: journal, best weights, progress, checkpoints, signals."""
+    steps, state = parts.context.steps_per_epoch, parts.state
     forecast = Forecast(steps * experiment.epochs, overhead=parts.val.plan.count / parts.train.plan.count / 3)
-    with progress(experiment.epochs, steps, experiment.batch_size) as shown, stop.at_step_end():
+    saver = Saver(run.folder / CHECKPOINTS, launch.checkpoint_every, belongs(parts))
+    with progress(experiment.epochs, steps, experiment.batch_size, state.step) as shown, stop.at_step_end():
         shown.say(_opening(run, parts))
-        for event in fit(parts.setup, parts.state, parts.train, parts.val):
+        for event in fit(parts.setup, state, parts.train, parts.val):
             _record(journal, experiment, parts, event)
             shown.show(event)
             if not event.validation and (announcement := forecast.after_step()):
                 shown.say(announcement)
+            if stop.number or saver.due(event.step):
+                journal.sync()
+                saver.save(state)
             if stop.number:
-                raise Interrupted(stop.number, f"{run.id} stopped at the end of step {event.step}")
+                saver.wait()
+                where = f"{run.id} stopped and saved at the end of step {event.step}"
+                raise Interrupted(stop.number, where, run.id)
+    saver.wait()
 
 
 def _opening(run: Run, parts: Assembly) -> str:

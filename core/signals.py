@@ -11,10 +11,10 @@ from typing import Self
 
 
 class Interrupted(KeyboardInterrupt):
-    """Left because of a signal; the exit status is 128 + number."""
+    """Left because of a signal; the exit status is 128 + number.  run: the id of one that can be resumed."""
 
-    def __init__(self, number: int, where: str):
-        self.number = number
+    def __init__(self, number: int, where: str, run: str | None = None):
+        self.number, self.run = number, run
         super().__init__(f"{signal.Signals(number).name}: {where}")
 
 

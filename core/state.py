@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,10 +34,36 @@ class State:
         """The network that is trained."""
         return self.trained["model"]
 
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of everything, on the CPU: tensors and plain values only."""
+        live = {name: part.state_dict() for name, part in self._stateful().items()}
+        return _copied(live | {"history": self.history, "step": self.step, "sums": self.sums, "seen": self.seen})
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Become what the snapshot was taken of. The parts must be built from the same declaration."""
+        for name, part in self._stateful().items():
+            part.load_state_dict(snapshot[name])
+        self.history, self.step, self.seen = snapshot["history"], snapshot["step"], snapshot["seen"]
+        self.sums.copy_(snapshot["sums"])
+
+    def _stateful(self) -> dict[str, Any]:
+        parts = {"trained": self.trained, "optimizer": self.optimizer, "ema": self.ema, "scaler": self.scaler}
+        return {name: part for name, part in parts.items() if part is not None}
+
     @property
     def evaluated(self) -> nn.Module:
         """The network that is judged and kept: the average where there is one."""
         return self.ema.module if self.ema is not None else self.model
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from core import paths, provenance
 from core.experiment import Experiment
 from core.images import Splits
-from core.journal import Journal
+from core.journal import Journal, read
 from core.launch import Launch
 from core.part import Mistakes
 from core.record import RECORD, SUMMARY, VERSION, Run
@@ -111,6 +111,14 @@ def open_run(
     for file in untracked:
         shutil.copyfile(paths.ROOT / file, journal.artifact(f"code/untracked/{file}"))
         journal.keep(f"code/untracked/{file}")
+
+
+def reopen_run(journal: Journal, run: Run) -> None:
+    """Another event "run", with the process that goes on with it."""
+    first = next(event for _, event in read(run.folder) if event["event"] == "run")
+    told = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
+    journal.write("run", **told, pid=os.getpid(), host=platform.node())
+    journal.write("status", value="RUNNING")
 
 
 def open_journal(

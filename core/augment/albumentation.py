@@ -39,14 +39,17 @@ class Albumentation(ImageStep):
             kinds = [item for item in vars(albumentations).values() if isinstance(item, type)]
             known = [item.__name__ for item in kinds if issubclass(item, albumentations.BasicTransform)]
             raise ValueError(f"albumentations has no transform {self.name}{did_you_mean(self.name, known)}")
-        with warnings.catch_warnings():
-            # an unknown argument is only warned of and then ignored: here it is a mistake
-            warnings.simplefilter("error", UserWarning)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
             try:
-                return kind(**self.arguments)
-            except (UserWarning, TypeError, ValueError) as error:
+                transform = kind(**self.arguments)
+            except (TypeError, ValueError) as error:
                 reason = " ".join(str(error).partition("For further information")[0].split())
                 raise ValueError(f"{self.name}: {reason}") from None
+        # an unknown argument is only warned of, and then ignored: here it is a mistake
+        if ignored := [str(warning.message) for warning in told if "not valid for transform" in str(warning.message)]:
+            raise ValueError(f"{self.name}: {ignored[0]}")
+        return transform
 
 
 class Pipeline:
