@@ -137,7 +137,7 @@ def test_the_readmes_commands_are_accepted():
     assert len(commands) > 6
     for name, words in commands:
         module = importlib.import_module(f"experiments.{name}")
-        if "--help" not in words:
+        if "--help" not in words and words.split()[:1] != ["resume"]:
             parse(words.split(), module.EXPERIMENT, module.VARIANTS)
 
 

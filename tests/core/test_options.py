@@ -157,7 +157,7 @@ data data.val_fraction data.split_seed model model.depth model.stem augment augm
 augment.horizontal_flip.p loss loss.label_smoothing method optimizer optimizer.lr optimizer.momentum
 optimizer.nesterov optimizer.weight_decay schedule schedule.warmup_epochs schedule.final stopping
 stopping.patience stopping.min_delta stopping.metric epochs batch_size accumulate clip_norm ema ema.decay
-precision select limit seed root device threads workers resident log_every deterministic smoke mlflow
+precision select limit seed root device threads workers resident log_every checkpoint_every deterministic smoke mlflow
 variant seeds
 """.split()
 
