@@ -71,11 +71,9 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
 
 def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int:
     """Print what the user got wrong, all of it; the exit status."""
-    count = len(mistakes.lines)
-    print(
-        f"{command}: {'nothing was started' if count == 1 else f'nothing was started, {count} mistakes'}",
-        file=sys.stderr,
-    )
+    # the lines of a DataError tell of one thing
+    count = 1 if isinstance(mistakes, DataError) else len(mistakes.lines)
+    print(f"{command}: nothing was started" + (f", {count} mistakes" if count > 1 else ""), file=sys.stderr)
     for line in [*mistakes.lines, *advice]:
         print(f"  {line}", file=sys.stderr)
     return 2

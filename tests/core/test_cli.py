@@ -77,3 +77,16 @@ def test_labbook(words, status, message, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert left.value.code == status
     assert message in captured.out + captured.err
+
+
+def test_without_network_and_data_one_message_says_what_to_do(capsys, monkeypatch, home):
+    monkeypatch.setenv("LABBOOK_CIFAR_URL", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(SystemExit) as left:
+        cli.main("experiments.cifar_resnet", [])
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert error.startswith("python -m experiments.cifar_resnet: nothing was started\n")
+    assert f"put the file at {paths.store() / 'cifar-10-python.tar.gz'}" in error
+    assert "python -m experiments.cifar_resnet --data Digits" in error
+    assert "--root PATH" in error
+    assert not paths.runs().exists()
