@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from core import keys as K
-from core.augment import Augment, augmented, normaliser, per_image
-from core.batches import Batch, Batches, Plan, feed
+from core.augment import augmented, normaliser, per_image
+from core.batches import Batches, Plan, feed
 from core.context import Context
 from core.experiment import Experiment
 from core.images import Images, Splits, mean_and_std
@@ -111,7 +111,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         method=method,
         loss=loss,
         normalise=normaliser(mean, std, device),
-        augment=partial(_augment, experiment.augment, classes),
+        augment=partial(augmented, experiment.augment, classes),
         schedule=experiment.schedule.build(context),
         stopping=experiment.stopping,
         classes=classes,
@@ -159,7 +159,3 @@ def autocast_of(precision: str, device: torch.device) -> tuple[torch.dtype | Non
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], precision
-
-
-def _augment(steps: tuple[Augment, ...], classes: int, batch: Batch) -> Batch:
-    return augmented(steps, batch, classes)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from core.build import Assembly
+from core.durable import sync
 from core.failpoints import failpoint
 from core.state import State
 
@@ -71,7 +72,7 @@ def save(folder: Path, step: int, state: dict[str, Any], belongs: dict[str, Any]
     failpoint("checkpoint synced")
     os.replace(part, path)
     failpoint("checkpoint renamed")
-    _sync_folder(folder)
+    sync(folder)
     for old in generations(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     for left in folder.glob("*.part"):
@@ -109,15 +110,6 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except Damaged as damage:
             wrong.append(str(damage))
     return None, wrong
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in this folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Saver:

@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,6 @@ class Heading:
     title: str = "base"
     description: str = ""
     parent: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 def new_run(experiment: str) -> tuple[Run, Journal]:
@@ -87,7 +86,7 @@ def open_run(
         "mean": list(parts.mean),
         "std": list(parts.std),
     }
-    open_journal(journal, run, heading, f"{heading.title} seed {experiment.seed}", experiment.flat(), facts)
+    tags = open_journal(journal, run, heading, f"{heading.title} seed {experiment.seed}", experiment.flat(), facts)
     profile = {name: data[name] for name in ("train", "val", "test", "image_shape")}
     journal.write(
         "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile
@@ -101,7 +100,7 @@ def open_run(
         "declaration": experiment.record(),
         "launch": launch.record(),
         "data": data,
-        "facts": facts | provenance.code() | provenance.versions(),
+        "facts": tags,
     }
     keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
     keep_text(journal, "packages.txt", provenance.packages())
@@ -123,14 +122,16 @@ def reopen_run(journal: Journal, run: Run) -> None:
 
 def open_journal(
     journal: Journal, run: Run, heading: Heading, name: str, params: dict[str, Any], tags: dict[str, str]
-) -> None:
-    """What every run's journal begins with, also a parent's of several seeds. name: for people; need not be unique."""
+) -> dict[str, str]:
+    """What every run's journal begins with, also a parent's of several seeds; the tags that it now has.
+
+    name: for people; need not be unique.
+    """
     tags = {
         "variant": heading.variant or "",
         "mlflow.source.name": provenance.command(),
         **provenance.code(),
         **provenance.versions(),
-        **heading.tags,
         **tags,
     }
     journal.write(
@@ -145,6 +146,7 @@ def open_journal(
     )
     journal.write("params", values={name: str(value) for name, value in params.items()})
     journal.write("tags", values=tags)
+    return tags
 
 
 def keep_text(journal: Journal, name: str, text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.durable import sync
 from core.images import DataError
 from data.terminal import printable, say
 
@@ -51,15 +52,6 @@ def if_free(path: Path) -> Iterator[bool]:
             yield True
     except Timeout:
         yield False
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def place(part: Path, target: Path) -> None:

@@ -54,7 +54,7 @@ def normaliser(mean: Iterable[float], std: Iterable[float], device: torch.device
     return normalise
 
 
-def augmented(steps: Iterable[Augment], batch: Batch, classes: int) -> Batch:
+def augmented(steps: Iterable[Augment], classes: int, batch: Batch) -> Batch:
     """The batch after every BatchStep."""
     for step in steps:
         if isinstance(step, BatchStep):

@@ -81,7 +81,7 @@ def main() -> None:
     candidates: dict[str, Callable[[], Iterable]] = {
         "torchvision, DataLoader": lambda: plain[0],
         "Batches, crop and flip on the device": lambda: (
-            augmented(steps, normalise(batch), 10) for batch in resident.epoch(next(epochs))
+            augmented(steps, 10, normalise(batch)) for batch in resident.epoch(next(epochs))
         ),
         "albumentations, DataLoader": lambda: plain[1],
         "albumentations, Batches": lambda: map(normalise, loaded.epoch(next(epochs))),

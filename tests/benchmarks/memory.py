@@ -36,7 +36,7 @@ def bare(root: str) -> None:
     model = ResNet(depth=18, stem="cifar").build(context).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for batch in batches.epoch(0):
-        images, targets, *_ = augmented((RandomCrop(), HorizontalFlip()), normalise(batch), 10)
+        images, targets, *_ = augmented((RandomCrop(), HorizontalFlip()), 10, normalise(batch))
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), targets, label_smoothing=0.1).backward()
         optimizer.step()
