@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal
 
 from pydantic import Field
 from torch import nn
@@ -32,14 +33,22 @@ class MLP(Model):
 
 
 class SmallCNN(Model):
-    """Stages of two 3x3 convolutions with BatchNorm and ReLU; max pooling between; mean over space; linear."""
+    """Stages of two 3x3 convolutions with a norm and ReLU; max pooling between; mean over space; linear.
+
+    group: GroupNorm (Wu and He 2018), which sees one image at a time and so is the same over any number of processes.
+    """
 
     widths: tuple[int, ...] = Field((32, 64), description="channels of each stage; the image halves between stages")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+    norm: Literal["batch", "group"] = Field(
+        "batch", description="batch: BatchNorm; group: GroupNorm of 8 channels each"
+    )
 
     def check(self) -> None:
         if not self.widths or any(width < 1 for width in self.widths):
             raise ValueError(f"widths must be one or more numbers of channels, not {self.widths}")
+        if self.norm == "group" and any(width % max(1, width // 8) for width in self.widths):
+            raise ValueError(f"norm group needs widths that 8 divides, or below 8, not {self.widths}")
 
     def build(self, context: Context) -> nn.Module:
         height, width, channels = context.image_shape
@@ -48,7 +57,7 @@ class SmallCNN(Model):
         layers: list[nn.Module] = []
         for stage, wide in enumerate(self.widths):
             layers += [nn.MaxPool2d(2)] if stage else []
-            layers += _convolution(channels, wide) + _convolution(wide, wide)
+            layers += self._convolution(channels, wide) + self._convolution(wide, wide)
             channels = wide
         return nn.Sequential(
             *layers,
@@ -58,6 +67,6 @@ class SmallCNN(Model):
             nn.Linear(channels, len(context.classes)),
         )
 
-
-def _convolution(before: int, after: int) -> list[nn.Module]:
-    return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    def _convolution(self, before: int, after: int) -> list[nn.Module]:
+        norm = nn.BatchNorm2d(after) if self.norm == "batch" else nn.GroupNorm(max(1, after // 8), after)
+        return [nn.Conv2d(before, after, 3, padding=1, bias=False), norm, nn.ReLU(inplace=True)]
