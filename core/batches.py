@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, _utils
 
 from core import keys as K
 from core.augment.base import ImageFunction
@@ -190,8 +190,10 @@ class Host:
 
 
 def _end(loader: DataLoader) -> None:
-    """A worker that is stopped takes no other signal, and a process does not exit before its workers have."""
-    for worker in getattr(loader._iterator, "_workers", ()):
+    """A worker that is stopped takes no signal but this one, and a process does not exit before its workers have."""
+    iterator: Any = loader._iterator
+    _utils.signal_handling._remove_worker_pids(id(iterator))  # their death is no news any more
+    for worker in iterator._workers:
         worker.kill()
 
 

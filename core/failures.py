@@ -26,7 +26,7 @@ class OutOfMemory(RuntimeError):
     """The device, or the machine, has no memory left."""
 
 
-def explained(error: Exception, run: str) -> Exception:
+def explained(error: BaseException, run: str) -> BaseException:
     """The error that a user should see in the place of this one; itself where nothing better can be said."""
     if isinstance(error, OSError) and error.errno in _FAILING_DISK:
         return Unfinished(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", run)
@@ -38,7 +38,7 @@ def explained(error: Exception, run: str) -> Exception:
     return error
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Of a GPU (torch.OutOfMemoryError) or of the machine."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -143,24 +143,22 @@ def taken_up(run: Run) -> Iterator[None]:
 @contextmanager
 def _recorded(run: Run, journal: Journal, experiment: Experiment, parts: Assembly) -> Iterator[None]:
     """However the body ends, the journal tells. What the machine did to a run leaves it KILLED, to be resumed."""
-    status = "FAILED"
     try:
         with distributed.peers():
             yield
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except Exception as error:
+        close(journal, run, experiment, parts, "FINISHED")
+    except BaseException as error:
         better = explained(error, run.id)
-        status = "KILLED" if isinstance(better, Unfinished) else "FAILED"
-        journal.write("tags", values={"error": f"{type(better).__name__}: {better}"[:1000]})
-        keep_text(journal, "error.txt", traceback.format_exc())
+        stopped = isinstance(better, KeyboardInterrupt | Unfinished)
+        with suppress(OSError):  # a full disk: what is raised below says so
+            if not isinstance(error, KeyboardInterrupt):
+                journal.write("tags", values={"error": f"{type(better).__name__}: {better}"[:1000]})
+                keep_text(journal, "error.txt", traceback.format_exc())
+        with suppress(OSError):
+            close(journal, run, experiment, parts, "KILLED" if stopped else "FAILED")
         if better is error:
             raise
         raise better from error
-    finally:
-        close(journal, run, experiment, parts, status)
 
 
 def _work(

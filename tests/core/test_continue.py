@@ -34,7 +34,7 @@ def test_a_finished_run_trains_on_as_a_new_one_that_says_what_it_continued(forge
 
 def test_what_is_declared_anew_holds_over_what_the_finished_run_had(home):
     first = train(SHORT, QUIET)
-    changed = SHORT.but({"epochs": 3, "optimizer.lr": 0.001, "optimizer.weight_decay": 0.0})
+    changed = SHORT.but({"epochs": 3, "optimizer.lr": 0.001, "optimizer.weight_decay": 1e-6})
     longer = train(changed, QUIET, continued=first)
     assert longer.history["lr"] == {3: 0.001}
 
@@ -82,9 +82,10 @@ def test_several_seeds_go_on_where_they_stood(number, forge, home, tmp_path, mon
     process.wait()
     status, text = forge.run(DIGITS, "resume")
     assert status == 0, text
-    runs = [load(path.name) for path in sorted((home / "mlruns" / "runs").iterdir())]
+    runs = [load(path.name) for path in (home / "mlruns" / "runs").iterdir()]
     assert [run.status for run in runs] == ["FINISHED"] * 4
-    parent, *seeds = runs
+    (parent,) = [run for run in runs if "seeds" in run.record]
+    seeds = sorted((run for run in runs if run != parent), key=lambda run: run.record["declaration"]["seed"])
     assert [run.record["parent"] for run in seeds] == [parent.id] * 3
     assert f"resume {parent.id}" in process.text or number == signal.SIGKILL
     monkeypatch.setenv("LABBOOK_HOME", str(tmp_path))
