@@ -17,7 +17,6 @@ from typing import Any
 from core import paths
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-SECOND_SIGNAL = 10  # seconds in which the signal to requeue may follow SIGTERM, as some clusters send them
 
 
 class Ended(RuntimeError):
@@ -30,6 +29,7 @@ class Task:
 
     words: of `python -m`, the same in every round.  cwd: where they were typed.  launch: the name of the job's folder.
     seconds: from the signal to the time limit.  gpus: CUDA_VISIBLE_DEVICES to set (None: to unset), or nothing.
+    second: seconds in which the signal to requeue may follow SIGTERM, as some clusters of Slurm send them.
     """
 
     words: tuple[str, ...]
@@ -37,6 +37,7 @@ class Task:
     launch: str
     seconds: float
     gpus: Mapping[str, str | None] = field(default_factory=dict)
+    second: float = 10
 
     @property
     def command(self) -> str:
@@ -86,7 +87,7 @@ class Task:
 
     def _leave(self, job: Any, notes: _Notes) -> None:
         """The child has saved, and only now submitit hears of its signal: on rank 0 it requeues the job and exits."""
-        end = time.monotonic() + (SECOND_SIGNAL if job.cluster == "slurm" else 0)
+        end = time.monotonic() + (self.second if job.cluster == "slurm" else 0)
         while not notes.requeue and time.monotonic() < end:
             time.sleep(0.1)
         if notes.requeue:
