@@ -44,9 +44,7 @@ class Launcher(Part):
     cpus_per_task: int | None = Field(None, ge=1, description="CPU cores of a task; none: the cluster's default")
     mem_gb: float | None = Field(None, gt=0, description="memory of a node in GB; none: the cluster's default")
     hours: float = Field(24.0, gt=0, description="time limit of one round; the run goes on in the next round")
-    rounds: int = Field(
-        10, ge=1, description="how often it may reach its time limit, preemptions apart; on local 6 at most"
-    )
+    rounds: int = Field(10, ge=1, description="how often it may reach its time limit; on local 6 at most")
     save_seconds: int = Field(120, ge=1, description="how long before the time limit a task is told to save and stop")
     partition: str | None = Field(None, description="of Slurm; none: the cluster's default")
     account: str | None = Field(None, description="of Slurm, that pays")

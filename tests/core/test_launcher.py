@@ -104,14 +104,14 @@ def preempted(forge, tmp_path_factory):
     words = ["digits_cnn", *"--epochs 6 --batch_size 8 --limit 320 --mlflow false --threads 1".split()]
     process = forge.start("core", "launch", *words, env={"LABBOOK_HOME": str(home)})
     runs = home / "mlruns" / "runs"
-    until(lambda: any(journal.history(run).get("step/loss") for run in runs.glob("*")) if runs.exists() else False)
+    until(lambda: any(journal.history(run).get("step/loss") for run in runs.glob("*")) if runs.exists() else False, 120)
     number = re.search(r"job (\d+)", process.text)[1]
     rounds = [_child(number)]
     (run,) = runs.iterdir()
     preempt(number)
-    until(lambda: _child(number) not in (None, rounds[0]))
+    until(lambda: _child(number) not in (None, rounds[0]), 120)
     rounds.append(_child(number))
-    return SimpleNamespace(home=home, status=process.wait(), text=process.text, rounds=rounds, run=Run(run))
+    return SimpleNamespace(home=home, status=process.wait(200), text=process.text, rounds=rounds, run=Run(run))
 
 
 def _child(number):
@@ -278,7 +278,8 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
-def test_what_sbatch_is_asked_for(slurm, capsys, monkeypatch):
+def test_what_sbatch_is_asked_for(slurm, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "64")
     monkeypatch.setenv("SLURM_CONF", "there")
@@ -295,7 +296,8 @@ def test_what_sbatch_is_asked_for(slurm, capsys, monkeypatch):
     assert "module load cuda" in lines
     command = next(line for line in lines if line.startswith("srun"))
     assert "--kill-on-bad-exit=1 --cpus-per-task=8" in command
-    assert job.submission().function.words == ("experiments.digits_cnn", "--epochs", "3")
+    task = job.submission().function
+    assert (task.words, task.cwd) == (("experiments.digits_cnn", "--epochs", "3"), str(tmp_path))
     told = capsys.readouterr().out
     assert "job 4711 on slurm: python -m experiments.digits_cnn --epochs 3, 8 tasks" in told
     assert "cancel  scancel 4711" in told
