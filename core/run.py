@@ -108,7 +108,7 @@ def interrupted(experiment: str) -> Run:
     that holds them. Raises Mistakes."""
     for run in runs_of(experiment):
         if run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
-            parent = Run(paths.runs() / run.record["parent"]) if run.record["parent"] else run
+            parent = Run(paths.runs() / above) if (above := run.record.get("parent")) else run
             return parent if parent.status not in ("FINISHED", "FAILED") and is_free(parent.folder) else run
     raise Mistakes([f"no interrupted run of {experiment} in {paths.runs()}"])
 

@@ -78,7 +78,7 @@ def _train_all(
     parent: Run, journal: Journal, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Mirror
 ) -> Seeds:
     """Every seed that has not finished yet, and the summary of all."""
-    below = [run for run in runs_of(heading.experiment) if run.record["parent"] == parent.id]
+    below = [run for run in runs_of(heading.experiment) if run.record.get("parent") == parent.id]
     earlier = {run.record["declaration"]["seed"]: run for run in below}
     runs: list[Run] = []
     failed: dict[int, str] = {}

@@ -147,7 +147,6 @@ def test_a_preempted_job_saves_and_the_same_command_starts_again(preempted):
     assert preempted.text.index("stopped and saved") < preempted.text.index("Requeued job")
 
 
-@pytest.mark.xfail(strict=False, reason="needs train to go on by LABBOOK_INVOCATION")
 def test_a_preempted_job_ends_in_one_finished_run(preempted):
     (folder,) = (preempted.home / "mlruns" / "runs").iterdir()
     assert Run(folder).status == "FINISHED"
