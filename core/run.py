@@ -208,8 +208,10 @@ def _close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, 
             journal.keep("learning_curves.png")
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
     finally:
-        journal.close(status)
-        write_summary(run)
+        try:
+            write_summary(run, status)
+        finally:
+            journal.close(status)
 
 
 def peak_memory_mb(device: torch.device) -> float:

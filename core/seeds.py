@@ -70,8 +70,8 @@ def train_seeds(
             for seed, error_text in failed.items():
                 journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
             journal.metrics(len(runs), summarise(runs))
+            write_summary(parent, status)
             journal.close(status)
-            write_summary(parent)
     return Seeds(parent, tuple(runs), failed)
 
 

@@ -64,7 +64,10 @@ def open_run(
     splits: Splits,
     parts: Assembly,
 ) -> None:
-    """The first entries of a run: what is declared, where it runs, what code and data it stands on."""
+    """The first entries of a run: what is declared, where it runs, what code and data it stands on.
+
+    The record comes last: what dies before it is no run yet, what dies after it is resumed and lacks nothing.
+    """
     facts = {
         "seed": str(experiment.seed),
         "smoke": str(launch.smoke).lower(),
@@ -102,7 +105,6 @@ def open_run(
         "data": data,
         "facts": tags,
     }
-    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
     keep_text(journal, "packages.txt", provenance.packages())
     diff, untracked = provenance.uncommitted()
     if diff:
@@ -110,14 +112,18 @@ def open_run(
     for file in untracked:
         shutil.copyfile(paths.ROOT / file, journal.artifact(f"code/untracked/{file}"))
         journal.keep(f"code/untracked/{file}")
+    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def reopen_run(journal: Journal, run: Run) -> None:
     """Another event "run", with the process that goes on with it."""
-    first = next(event for _, event in read(run.folder) if event["event"] == "run")
+    events = [event for _, event in read(run.folder)]
+    first = next(event for event in events if event["event"] == "run")
     told = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
     journal.write("run", **told, pid=os.getpid(), host=platform.node())
     journal.write("status", value="RUNNING")
+    if not any(event["event"] == "artifact" and event["path"] == RECORD for event in events):
+        journal.keep(RECORD)  # it died between writing the file and saying so
 
 
 def open_journal(
@@ -150,8 +156,11 @@ def open_journal(
 
 
 def keep_text(journal: Journal, name: str, text: str) -> None:
-    """An artifact of text, complete and recorded."""
-    journal.artifact(name).write_text(text)
+    """An artifact of text, complete and recorded; the file is whole or not there."""
+    path = journal.artifact(name)
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
     journal.keep(name)
 
 
@@ -170,8 +179,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def write_summary(run: Run) -> None:
-    """summary.json: what listings show, so that they need not read a whole journal.
+def write_summary(run: Run, status: str) -> None:
+    """summary.json: what listings show, so that they need not read a whole journal. To be written before the journal
+    tells of the end, after which nobody would make up for it.
 
     whole: trained on all of its data; a smoke run is not, and a parent of several seeds is no run of its own.
     """
@@ -179,5 +189,5 @@ def write_summary(run: Run) -> None:
     whole = recorded and run.record["declaration"]["limit"] is None
     temporary = run.folder / f"{SUMMARY}.part"
     with contextlib.suppress(OSError):  # on a full disk: the journal has it all
-        temporary.write_text(json.dumps({"status": run.status, "metrics": run.metrics, "whole": whole}))
+        temporary.write_text(json.dumps({"status": status, "metrics": run.metrics, "whole": whole}))
         os.replace(temporary, run.folder / SUMMARY)
