@@ -50,7 +50,7 @@ def corpus() -> tuple[tuple[str, bytes], ...]:
         "palette": Image.fromarray(colours).quantize(32),
         "alpha": Image.fromarray(np.dstack([colours, colours[..., :1]])),
         "cmyk": Image.fromarray(colours).convert("CMYK"),
-        "deep": Image.fromarray((colours[..., 0].astype(np.uint16) << 8)),
+        "deep": Image.fromarray(colours[..., 0].astype(np.uint16) << 8),
         "bits": Image.fromarray(colours[..., 0] > 99),
     }
     turned = Image.Exif()

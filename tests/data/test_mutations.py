@@ -9,7 +9,6 @@ from data import decode as module
 from tests.data import mutations
 from tests.data.mutations import Wrong, corpus, examine, judged, mutated
 
-
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
