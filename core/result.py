@@ -54,8 +54,10 @@ def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, s
             journal.keep("learning_curves.png")
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
     finally:
-        journal.close(status)
-        write_summary(run)
+        try:
+            write_summary(run, status)
+        finally:
+            journal.close(status)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -105,8 +105,8 @@ def _train_all(
             journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
         if status != "KILLED":
             journal.metrics(len(runs), summarise(runs))
+        write_summary(parent, status)
         journal.close(status)
-        write_summary(parent)
     return Seeds(parent, tuple(runs), failed)
 
 

@@ -66,7 +66,10 @@ def open_run(
     parts: Assembly,
     continued: Run | None = None,
 ) -> None:
-    """The first entries of a run: what is declared, where it runs, what code and data it stands on."""
+    """The first entries of a run: what is declared, where it runs, what code and data it stands on.
+
+    The record comes last: what dies before it is no run yet, what dies after it is resumed and lacks nothing.
+    """
     facts = {
         "seed": str(experiment.seed),
         "smoke": str(launch.smoke).lower(),
@@ -97,7 +100,6 @@ def open_run(
     )
     if continued:  # its best epoch may remain the best
         shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
-    keep_record(journal, run, experiment, launch, heading, tags, data=data, continued=continued and continued.id)
     keep_text(journal, "packages.txt", provenance.packages())
     diff, untracked = provenance.uncommitted()
     if diff:
@@ -105,14 +107,18 @@ def open_run(
     for file in untracked:
         shutil.copyfile(paths.ROOT / file, journal.artifact(f"code/untracked/{file}"))
         journal.keep(f"code/untracked/{file}")
+    keep_record(journal, run, experiment, launch, heading, tags, data=data, continued=continued and continued.id)
 
 
 def reopen_run(journal: Journal, run: Run) -> None:
     """Another event "run", with the process that goes on with it."""
-    first = next(event for _, event in read(run.folder) if event["event"] == "run")
+    events = [event for _, event in read(run.folder)]
+    first = next(event for event in events if event["event"] == "run")
     told = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
     journal.write("run", **told, pid=os.getpid(), host=platform.node())
     journal.write("status", value="RUNNING")
+    if not any(event["event"] == "artifact" and event["path"] == RECORD for event in events):
+        journal.keep(RECORD)  # it died between writing the file and saying so
 
 
 def open_journal(
@@ -170,8 +176,11 @@ def keep_record(
 
 
 def keep_text(journal: Journal, name: str, text: str) -> None:
-    """An artifact of text, complete and recorded."""
-    journal.artifact(name).write_text(text)
+    """An artifact of text, complete and recorded; the file is whole or not there."""
+    path = journal.artifact(name)
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
     journal.keep(name)
 
 
@@ -190,8 +199,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def write_summary(run: Run) -> None:
-    """summary.json: what listings show, so that they need not read a whole journal.
+def write_summary(run: Run, status: str) -> None:
+    """summary.json: what listings show, so that they need not read a whole journal. To be written before the journal
+    tells of the end, after which nobody would make up for it.
 
     whole: trained on all of its data; a smoke run is not, and a parent of several seeds is no run of its own.
     """
@@ -199,5 +209,5 @@ def write_summary(run: Run) -> None:
     whole = recorded and "seeds" not in run.record and run.record["declaration"]["limit"] is None
     temporary = run.folder / f"{SUMMARY}.part"
     with contextlib.suppress(OSError):  # on a full disk: the journal has it all
-        temporary.write_text(json.dumps({"status": run.status, "metrics": run.metrics, "whole": whole}))
+        temporary.write_text(json.dumps({"status": status, "metrics": run.metrics, "whole": whole}))
         os.replace(temporary, run.folder / SUMMARY)

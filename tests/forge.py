@@ -34,6 +34,11 @@ class Process:
         return self.forge.wait(self.pid, timeout)
 
     @property
+    def ended(self) -> bool:
+        """Whether it has."""
+        return self.forge.has_ended(self.pid)
+
+    @property
     def text(self) -> str:
         """Everything it has printed, standard output and error together."""
         return self.output.read_text(errors="replace")
@@ -65,14 +70,18 @@ class Forge:
 
     def wait(self, pid: int, timeout: float) -> int:
         end = time.monotonic() + timeout
-        while pid not in self.ended:
+        while not self.has_ended(pid):
             if time.monotonic() > end:
                 os.kill(pid, signal.SIGKILL)
                 raise TimeoutError(f"process {pid} went on for more than {timeout} s")
-            self._send({"reap": True})
-            self.ended |= {int(key): value for key, value in self._answer("reaped")["ended"].items()}
             time.sleep(0.02)
         return self.ended[pid]
+
+    def has_ended(self, pid: int) -> bool:
+        if pid not in self.ended:
+            self._send({"reap": True})
+            self.ended |= {int(key): value for key, value in self._answer("reaped")["ended"].items()}
+        return pid in self.ended
 
     def close(self) -> None:
         self.parent.stdin.close()  # type: ignore[union-attr]
@@ -87,6 +96,53 @@ class Forge:
         answer = json.loads(self.parent.stdout.readline())  # type: ignore[union-attr]
         assert answer["kind"] == kind, answer
         return answer
+
+
+class Cold:
+    """Command lines as a person starts them: each pays for its imports, so that a kill can land there too."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+
+    def start(self, *words: str, env: dict[str, str] | None = None) -> ColdProcess:
+        output = Path(self.folder.name) / f"{time.monotonic_ns()}.txt"
+        with output.open("wb") as stream:
+            command = [sys.executable, "-m", *words]
+            environment = {**os.environ, **(env or {})}
+            return ColdProcess(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment),
+                output,
+            )
+
+    def close(self) -> None:
+        self.folder.cleanup()
+
+
+@dataclass
+class ColdProcess:
+    """As Process, a child of this process."""
+
+    child: subprocess.Popen[bytes]
+    output: Path
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.child.send_signal(number)
+
+    def wait(self, timeout: float = 120) -> int:
+        try:
+            return self.child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+            raise
+
+    @property
+    def ended(self) -> bool:
+        return self.child.poll() is not None
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
 
 
 def _child(request: dict[str, Any]) -> None:

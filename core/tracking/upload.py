@@ -105,6 +105,7 @@ def send(client: MlflowClient, folder: Path, record: Record, batch: Batch) -> Re
     Raises what MLflow raises when the batch has to be sent again (all of it may be), Deleted and Missing when the run
     takes nothing any more.
     """
+    failpoint("batch gathered")
     run = record.run_id
     status = record.status
     if batch.trains and status in journal.ENDED:  # resumed

@@ -29,6 +29,7 @@ from core.tracking import mirror as process
 from core.tracking.client import connect
 
 ROOT = Path(__file__).resolve().parents[2]
+SLOW = 1.0  # s
 INF = 1.7976931348623157e308  # what MLflow stores for infinity
 
 
@@ -55,32 +56,48 @@ def home(cold: Path, empty_store: Path) -> Path:
     return cold
 
 
+class Server:
+    """A real MLflow server on 127.0.0.1, its database in `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        """Until it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "log").open("ab") as log:
+            self.running = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/health"), 90)
+        except BaseException:
+            self.end(signal.SIGKILL)
+            raise
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """It and its workers."""
+        family = [*psutil.Process(self.running.pid).children(recursive=True), psutil.Process(self.running.pid)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(number)
+        psutil.wait_procs(family, timeout=10)
+        self.running.wait(10)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[int]:
     """The port of a real MLflow server."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        f"{folder}/artifacts",
-    ]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        running = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 90)
-        yield port
-    finally:
-        family = [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]
-        for member in family:
-            member.terminate()
-        psutil.wait_procs(family, timeout=10)
+    real = Server(folder)
+    yield real.port
+    real.end()
 
 
 @pytest.fixture(params=["sqlite", "server"])
@@ -179,18 +196,25 @@ def history(run_id: str, name: str) -> list[tuple[int, int, str]]:
 
 def assert_mirrored(log: Journal, status: str = "FINISHED") -> None:
     """One run in MLflow with every first entry of the journal, once, and no other."""
-    run = run_of(log.folder.name)
-    for file in record.SOURCES:
-        for name, expected in points(log.folder, file).items():
-            assert history(run.info.run_id, name) == expected, name
-    assert set(run.data.metrics) == set(points(log.folder)) | set(points(log.folder, record.SYSTEM))
+    assert_folder_mirrored(log.folder, status)
+
+
+def assert_folder_mirrored(folder: Path, status: str = "FINISHED") -> int:
+    """As assert_mirrored; how many points that were."""
+    run = run_of(folder.name)
+    expected = {name: found for file in record.SOURCES for name, found in points(folder, file).items()}
+    for name in expected:
+        assert history(run.info.run_id, name) == expected[name], name
+    assert set(run.data.metrics) == set(expected)
     assert run.info.status == status
+    return sum(map(len, expected.values()))
 
 
 class Gate:
     """Forwards 127.0.0.1:<port> to a server while `mode` is "up".
 
-    "down" refuses connections, "hang" accepts and never answers, "error" answers each request with status 500.
+    "down" refuses connections, "hang" accepts and never answers, "error" answers each request with status 500,
+    "slow" forwards with SLOW seconds before each answer.
     """
 
     def __init__(self, target: int, mode: str = "up"):
@@ -232,11 +256,12 @@ class Gate:
             self._open.append(connection)
             if mode == "error":
                 threading.Thread(target=_refuse, args=(connection,), daemon=True).start()
-            elif mode == "up":
+            elif mode in ("up", "slow"):
                 server = socket.create_connection(("127.0.0.1", self.target))
                 self._open.append(server)
+                wait = SLOW if mode == "slow" else 0
                 threading.Thread(target=_pump, args=(connection, server), daemon=True).start()
-                threading.Thread(target=_pump, args=(server, connection), daemon=True).start()
+                threading.Thread(target=_pump, args=(server, connection, wait), daemon=True).start()
 
 
 def _refuse(connection: socket.socket) -> None:
@@ -246,9 +271,10 @@ def _refuse(connection: socket.socket) -> None:
         connection.close()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pump(source: socket.socket, sink: socket.socket, wait: float = 0) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
+            time.sleep(wait)
             sink.sendall(data)
     for end in (source, sink):
         with contextlib.suppress(OSError):

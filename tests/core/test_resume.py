@@ -17,6 +17,7 @@ from core.part import Mistakes
 from core.record import WEIGHTS, Run, load
 from core.run import interrupted, resume, train
 from experiments.digits_cnn import EXPERIMENT
+from tests.core.kills import OF_TIME_OR_SIZE
 
 DIGITS = "experiments.digits_cnn"
 WORDS = (DIGITS, "--epochs", "3", "--mlflow", "false", "--threads", "1", "--ema.decay", "0.9", "--model.dropout", "0.2",
@@ -31,7 +32,7 @@ def digest(run: Run) -> str:
 def points(run: Run):
     """Every metric point that does not tell a time or a size."""
     told = run.history
-    return {name: told[name] for name in told.keys() - {"images_per_second", "peak_memory_mb", "checkpoint_seconds"}}
+    return {name: told[name] for name in told.keys() - set(OF_TIME_OR_SIZE)}
 
 
 def only_run(home) -> Run:

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from core import journal
 from core.tracking import Mirror, held, record, run_url, standing, sync
-from tests.core import stub_server
+from tests.core import storm, stub_server
 from tests.core.stub_server import Gate, assert_mirrored, begin, kill, pid, run_of, runs_of, wait_for
 
 empty_store = stub_server.empty_store
@@ -147,23 +147,8 @@ def test_database_locked_by_another_writer(home: Path, mirrors: Callable[[], Mir
     assert_mirrored(log)
 
 
-@pytest.mark.parametrize(
-    "count", [4, pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)]
-)
-def test_first_runs_at_once_on_a_cold_store(cold: Path, mirrors: Callable[[], Mirror], count: int) -> None:
-    logs = [begin(f"cold{index}") for index in range(count)]
-    for log in logs:
-        log.write("dataset", name="shared", digest="1", source="x", context="training", profile={})
-        log.metrics(0, {"loss": 1.0})
-        log.close("FINISHED")
-    started = [mirrors() for _ in logs]
-    for mirror, log in zip(started, logs, strict=True):
-        mirror.follow(log.folder)
-    assert [mirror.finish(120) for mirror in started] == [True] * count
-    for log in logs:
-        assert_mirrored(log)
-        assert len(run_of(log.folder.name).inputs.dataset_inputs) == 1
-    assert "will try again" not in (cold / "mlruns" / "mirror.log").read_text()  # they did not get in each other's way
+def test_first_runs_at_once_on_a_cold_store(cold: Path) -> None:
+    storm.started_at_once(4)
 
 
 def test_a_dead_mirror_is_no_ones_trouble(

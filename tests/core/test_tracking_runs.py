@@ -87,7 +87,7 @@ def test_mirror_killed_at_random(home: Path, mirrors: Callable[[], Mirror], roun
     assert_mirrored(log)
 
 
-@pytest.mark.parametrize("point", ["run created", "batch sent"])
+@pytest.mark.parametrize("point", ["run created", "batch gathered", "batch sent"])
 def test_mirror_killed_at_failpoint(
     home: Path, mirrors: Callable[[], Mirror], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
