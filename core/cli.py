@@ -117,13 +117,14 @@ def _guarded(command: str, action: Callable[[], int]) -> int:
 
 
 def _train(module: ModuleType, options: Options) -> int:
-    from core.distributed import from_first
+    from core.distributed import from_first, met_before
     from core.run import begun, train
     from core.seeds import train_seeds
     from core.writing import Heading
 
     name = _name(module)
-    earlier = begun(options.experiment, name, invocation(), options.seeds) if is_restart() else None
+    again = is_restart() or met_before()
+    earlier = begun(options.experiment, name, invocation(), options.seeds) if again else None
     if earlier := from_first(earlier):
         finished = earlier.status == "FINISHED"
         tell(f"{earlier.id}, begun by an earlier start of this job, {'has finished' if finished else 'goes on'}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -36,15 +38,43 @@ def joined() -> Iterator[Ranks]:
         yield here
         return
     store, rank, ranks = next(dist.rendezvous("env://"))
-    # torchrun keeps its store over restarts: without a prefix the addresses of dead processes would still be there
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    dist.init_process_group("gloo", store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", store=_met(store, rank, ranks), rank=rank, world_size=ranks)
     try:
         yield here
     finally:
         _device_groups.clear()
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+_meetings = 0  # that this job has had, this one included; known to the first process
+
+
+def met_before() -> bool:
+    """Whether the processes of this job met once before: one of them has died, and all were started again."""
+    return _meetings > 1
+
+
+def _met(store: dist.Store, rank: int, ranks: int) -> dist.Store:
+    """The part of a store that these very processes share.
+
+    torchrun keeps one store over restarts, in which the addresses of dead processes still stand, and its agents do not
+    count restarts alike. So the first process gives each meeting a name, and answers everyone who comes to it.
+    """
+    own = secrets.token_hex(8)
+    if rank == 0:
+        global _meetings
+        _meetings = store.add("meetings", 1)
+        store.set("meeting", own)
+        for other in range(1, ranks):
+            store.set(f"{own} {other} {store.get(f'{own} {other}').decode()}", "welcome")
+        return dist.PrefixStore(own, store)
+    while True:
+        meeting = store.get("meeting").decode()
+        store.set(f"{meeting} {rank}", own)
+        with contextlib.suppress(dist.DistStoreError):  # nobody answers in a meeting that is over: ask for the next
+            store.wait([f"{meeting} {rank} {own}"], timedelta(seconds=1))
+            return dist.PrefixStore(meeting, store)
 
 
 @contextmanager

@@ -86,6 +86,7 @@ def _pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
             wrong.append(f"{word}: not an option; options are --name value")
             continue
         name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
         if not equals:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else None  # type: ignore[assignment]
         if name in given:

@@ -37,6 +37,6 @@ def invocation() -> str | None:
 
 
 def is_restart() -> bool:
-    """Whether the same command may have been at work before: a requeued job, an elastic restart."""
+    """Whether the same command may have been at work before: a requeued job, a restart by torchrun."""
     counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return "LABBOOK_INVOCATION" in os.environ or any(os.environ.get(name, "0") != "0" for name in counts)

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from core import journal
 from tests.core.test_resume import digest, only_run, points
@@ -104,6 +105,16 @@ def test_the_first_process_writes_and_speaks_for_all(forge, home):
     assert run.record["facts"]["hardware.processes"] == "2"
 
 
+def test_validation_is_of_the_weights_that_are_kept(undisturbed):
+    """BatchNorm's statistics differ between processes until the first one's are everybody's."""
+    run = undisturbed
+    kept = max(run.history["val/accuracy"], key=lambda epoch: (run.history["val/accuracy"][epoch], -epoch))
+    val = run.experiment.data.load(None).val
+    images, targets = val.pixels[val.rows], val.targets
+    losses = run.experiment.loss(torch.from_numpy(run.predict(images)).log(), torch.from_numpy(targets))
+    assert run.history["val/loss"][kept] == pytest.approx(float(losses.mean()), rel=1e-4)
+
+
 def test_several_seeds_over_two_processes(forge, home):
     first, second = start(forge, DIGITS, "--seeds", "2", "--smoke", *COMMON)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
@@ -195,6 +206,22 @@ def test_torchrun_restarts_to_the_same_bits(undisturbed, home):
     assert run.status == "FINISHED"
     assert digest(run) == digest(undisturbed)
     assert points(run) == points(undisturbed)
+
+
+@pytest.mark.slow
+def test_three_processes_resume_to_the_same_bits(forge, home, tmp_path):
+    """With more than two, sums depend on the order of what is added up."""
+    for process in start(forge, *WORDS, ranks=3, LABBOOK_HOME=tmp_path):
+        assert process.wait() == 0, process.text
+    processes = start(forge, *WORDS, ranks=3)
+    wait_for_step(home, 30)
+    processes[2].kill(signal.SIGKILL)
+    for process in processes:
+        process.wait()
+    for process in start(forge, DIGITS, "resume", ranks=3):
+        assert process.wait() == 0, process.text
+    assert digest(only_run(home)) == digest(only_run(tmp_path))
+    assert points(only_run(home)) == points(only_run(tmp_path))
 
 
 def test_two_nodes_restart_to_the_same_bits(undisturbed, home):

@@ -44,7 +44,7 @@ class Died(BaseException):
 @pytest.mark.parametrize("step", ["packages", "uncommitted"])
 def test_what_dies_before_its_record_is_no_run(step, home, monkeypatch):
     """A run that could be resumed then would lack the artifacts that were still to come."""
-    monkeypatch.setattr(module, "_close", lambda *arguments: None)
+    monkeypatch.setattr(module, "close", lambda *arguments: None)
     monkeypatch.setattr(writing.provenance, step, lambda: (_ for _ in ()).throw(Died))
     with pytest.raises(Died):
         train(SHORT, OFFLINE, "digits_cnn")
@@ -60,7 +60,7 @@ def test_a_record_is_whole_or_not_there_and_is_told_of_by_whoever_goes_on(home, 
             raise Died
         keep(journal, name)
 
-    monkeypatch.setattr(module, "_close", lambda *arguments: None)
+    monkeypatch.setattr(module, "close", lambda *arguments: None)
     monkeypatch.setattr(Journal, "keep", dies)
     with pytest.raises(Died):
         train(SHORT, OFFLINE, "digits_cnn")

@@ -52,6 +52,7 @@ def test_a_variant_is_changed_further():
         (["--model", "SmallCNN", "--model.widths", "[8, 16]"], "model.widths", (8, 16)),
         (["--optimizer", "AdamW", "--optimizer.betas", "[0.8, 0.9]"], "optimizer.betas", (0.8, 0.9)),
         (["--clip_norm", "1.5"], "clip_norm", 1.5),
+        (["--clip-norm=1.5"], "clip_norm", 1.5),
         (["--optimizer.nesterov", "false"], "optimizer.nesterov", False),
         (["--data", '{"class": "Digits", "split_seed": 3}'], "data.split_seed", 3),
     ],
