@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import random
 import string
 from unittest import mock
@@ -15,6 +16,7 @@ from core.part import choices, names
 from experiments.cifar_resnet import EXPERIMENT
 
 PACKAGE = "experiments.cifar_resnet"
+LETTERS = string.ascii_lowercase + "_."
 
 
 def refused(seed: int, count: int) -> list[str]:
@@ -45,7 +47,7 @@ def answer(words: list[str]) -> tuple[object, str]:
 
 def edited(word: str, random_: random.Random) -> str:
     """One insertion, deletion, substitution or transposition."""
-    letters, at = string.ascii_lowercase + "_.", random_.randrange(len(word))
+    letters, at = LETTERS, random_.randrange(len(word))
     return random_.choice(
         [
             word[:at] + random_.choice(letters) + word[at:],
@@ -56,6 +58,16 @@ def edited(word: str, random_: random.Random) -> str:
     )
 
 
+def has_other_meaning(wrong: str, right: str, known: list[str]) -> bool:
+    """Whether a misspelt name may be meant for another: `seed.` for seed or seeds; `seed.s` for a part of seed."""
+    head = wrong.partition(".")[0]
+    if wrong in known or (head in known and not right.startswith(f"{head}.")):
+        return True
+    places = itertools.product(range(len(wrong) + 1), ["", *LETTERS], (0, 1))
+    edits = {wrong[:at] + letter + wrong[at + cut :] for at, letter, cut in places}
+    return any(name != right for name in edits & {*known})
+
+
 def mistake(random_: random.Random) -> tuple[list[str], str]:
     """(a command line with one mistake in it, what the message must name)."""
     flat = EXPERIMENT.flat() | Launch().flat()
@@ -64,7 +76,9 @@ def mistake(random_: random.Random) -> tuple[list[str], str]:
     if kind == "key":
         right = random_.choice(known)
         wrong = edited(right, random_)
-        return ([f"--{wrong}", "1"], f"--{right}") if wrong not in known and wrong else mistake(random_)
+        if not wrong or has_other_meaning(wrong, right, known):
+            return mistake(random_)
+        return [f"--{wrong}", "1"], f"--{right}"
     if kind == "class":
         field = random_.choice(["data", "model", "loss", "optimizer", "schedule", "method"])
         base = type(EXPERIMENT).model_fields[field].annotation

@@ -257,7 +257,11 @@ class Gate:
             if mode == "error":
                 threading.Thread(target=_refuse, args=(connection,), daemon=True).start()
             elif mode in ("up", "slow"):
-                server = socket.create_connection(("127.0.0.1", self.target))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:  # it is down itself: as it would refuse, and the next one may find it up
+                    connection.close()
+                    continue
                 self._open.append(server)
                 wait = SLOW if mode == "slow" else 0
                 threading.Thread(target=_pump, args=(connection, server), daemon=True).start()

@@ -20,7 +20,11 @@ SHORT = EXPERIMENT.but({"epochs": 1, "limit": 100, "stopping": None})
 OFFLINE = Launch(mlflow=False, threads=1)
 
 
-@pytest.mark.parametrize("seed", range(5))
+# of all seeds, five that between them have each part of the space, and die with checkpoints behind them
+SEEDS = (0, 3, 10, 12, 13)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_kill_changes_nothing(seed, forge, tmp_path):
     luck = random.Random(f"suite {seed}")
     declared = kills.declaration(seed)

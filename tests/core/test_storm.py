@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -23,6 +24,7 @@ server = stub_server.server
 
 DIGITS = "experiments.digits_cnn"
 WORDS = (DIGITS, "--epochs", "2", "--limit", "300", "--threads", "1", "--checkpoint_every", "3")
+SHORTEST_WAIT = 9000  # ms; whoever waited for MLflow would wait for a request (10 s) or for the mirror's end (30 s)
 Start = Callable[..., Process]
 
 
@@ -57,6 +59,9 @@ def has_trained(home: Path, process: Process) -> Path:
     wait_for(finished, 90)
     folder = folder_in(home)
     assert folder is not None
+    times = [event["time"] for _, event in journal.read(folder)]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert max(pauses) < SHORTEST_WAIT, max(pauses)
     return folder
 
 
