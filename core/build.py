@@ -146,7 +146,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
     rehearse(experiment.augment, setup, state, splits.train, few)
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, device)
-    state.shared = distributed.shared(state.forward, small_step(setup, train, few), device)
+    state.shared = distributed.shared(state.forward, small_step(setup, train, few), device) or state.shared
     return Assembly(context, setup, state, train, held_out(splits.val, device, ranks), precision, mean, std)
 
 

@@ -100,15 +100,18 @@ def _group(device: torch.device) -> dist.ProcessGroup | None:
     return _device_groups["nccl"]
 
 
-def shared(forward: nn.Module, probe: Callable[[nn.Module], None], device: torch.device) -> nn.Module:
-    """`forward` with its gradients averaged over all processes. probe: a small forward and backward pass.
+def shared(
+    forward: nn.Module, probe: Callable[[nn.Module], None], device: torch.device
+) -> DistributedDataParallel | None:
+    """`forward` with its gradients averaged over all processes; None for a process alone. probe: a small forward and
+    backward pass.
 
     The probe tells which parameters take no part, and has DistributedDataParallel arrange its buckets, which it does
     after the first backward pass: sums over more than two processes depend on it, and a resumed run has to begin with
     the same.
     """
     if not dist.is_initialized():
-        return forward
+        return None
     before = {name: tensor.clone() for name, tensor in forward.state_dict().items()}
     probe(forward)
     unused = any(p.requires_grad and p.grad is None for p in forward.parameters())
@@ -130,7 +133,7 @@ def sync_norms(module: nn.Module, device: torch.device) -> None:
     nn.SyncBatchNorm.convert_sync_batchnorm(module, _group(device))
 
 
-def last_of(forward: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+def last_of(forward: Callable[..., object], is_last: bool) -> AbstractContextManager[None]:
     """Around one part of a batch: gradients are averaged with those of the last part, and not before."""
     return nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
 

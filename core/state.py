@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ class State:
     seen: list[float] = field(default_factory=lambda: [0.0] * 3)
 
     def __post_init__(self) -> None:
-        self.shared = self.forward
+        self.shared: Callable[..., Any] = self.forward.forward  # a module's call is dearer, and has hooks to run
 
     @property
     def model(self) -> nn.Module:

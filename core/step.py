@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.linalg import vector_norm
 from torch.nn.utils import clip_grads_with_norm_
 
 from core import distributed
 from core.batches import Batch
-from core.methods import LossFunction, Method
+from core.methods import LossFunction, Method, Output
 from core.metrics import correct
 from core.schedules import Clock, Schedule
 from core.state import State
@@ -64,7 +63,8 @@ def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batc
     fused = optimizer.param_groups[0].get("fused")
 
     def closure() -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
+            parameter.grad = None
         loss, right = gradients(setup, state, state.shared, batch, clock)
         if scaler:
             scaler.unscale_(optimizer)
@@ -104,7 +104,7 @@ def _not_finite(sums: torch.Tensor) -> torch.Tensor:
 
 
 def gradients(
-    setup: Setup, state: State, forward: nn.Module, batch: Batch, clock: Clock
+    setup: Setup, state: State, forward: Callable[..., Output], batch: Batch, clock: Clock
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the mean loss. (that mean, number of right predictions) of this process, on the device.
 
