@@ -207,7 +207,7 @@ def _fit(run: Run, journal: Journal, experiment: Experiment, launch: Launch, par
             if not event.validation and (announcement := forecast.after_step()):
                 shown.say(announcement)
             number = agreed(stop.number)
-            if number or saver.due(event.step):
+            if (number or saver.due(event.step)) and state.sound:
                 journal.sync()
                 saver.save(state)
             if number:

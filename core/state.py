@@ -42,6 +42,11 @@ class State:
         """The network that is trained."""
         return self.trained["model"]
 
+    @property
+    def sound(self) -> bool:
+        """Whether every step of this epoch was taken and none called off; waits for the device."""
+        return bool(torch.isfinite(self.sums).all())
+
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything, on the CPU: tensors and plain values only."""
         live = {name: part.state_dict() for name, part in self._stateful().items()}

@@ -88,6 +88,14 @@ def digest(state) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def test_a_state_with_a_step_called_off_is_not_sound():
+    parts = built({"method": Poisoned(), "augment": ()}, log_every=100)
+    events = fit(parts.setup, parts.state, parts.train, parts.val)
+    sound = [parts.state.sound for _, _ in zip(range(4), events, strict=False)]
+    assert sound == sorted(sound, reverse=True)
+    assert not sound[-1]
+
+
 def test_events_after_every_step_and_epoch():
     events = run(built(log_every=2))
     steps = [event for event in events if event.validation is None]

@@ -10,7 +10,7 @@ import torch
 
 from core import checkpoint, journal, paths
 from core.augment import Albumentation, Mixup, RandomCrop
-from core.checkpoint import Damaged
+from core.checkpoint import CHECKPOINTS, Damaged
 from core.launch import Launch
 from core.lock import locked
 from core.part import Mistakes
@@ -121,6 +121,8 @@ POINTS = ["checkpoint head written", "checkpoint written", "checkpoint synced", 
 def test_killed_while_a_checkpoint_is_written(point, undisturbed, forge, home):
     process = forge.start(*WORDS, env={"LABBOOK_FAILPOINT": point})
     assert process.wait() == -signal.SIGKILL
+    for path in checkpoint.generations(only_run(home).folder / CHECKPOINTS):
+        checkpoint.read(path)  # what bears the name of a checkpoint is whole
     status, text = forge.run(DIGITS, "resume")
     assert status == 0, text
     assert digest(only_run(home)) == digest(undisturbed)
