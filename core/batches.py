@@ -43,7 +43,8 @@ class Plan:
     """Which samples make up which batch.
 
     A shuffled plan (training) drops the last incomplete batch of an epoch. An ordered one (validation, test) keeps
-    it and gives every sample to exactly one rank. `size` counts the images of a batch over all ranks.
+    it and gives every sample to exactly one rank. `size` counts the images of a batch over all ranks. `repeats`: how
+    often a shuffled epoch goes through the samples, each time in another order.
     """
 
     count: int
@@ -52,6 +53,7 @@ class Plan:
     shuffled: bool = True
     rank: int = 0
     ranks: int = 1
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.shuffled and self.size > self.count:
@@ -61,7 +63,7 @@ class Plan:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.count // self.size if self.shuffled else -(-self.count // self.size)
+        return self.repeats * self.count // self.size if self.shuffled else -(-self.count // self.size)
 
     @property
     def share(self) -> int:
@@ -69,19 +71,23 @@ class Plan:
         return self.size // self.ranks
 
     def order(self, epoch: int) -> np.ndarray:
-        """Positions in the split in the order of this epoch, int64 [count]."""
-        return K.permutation(self.seed, epoch, self.count) if self.shuffled else np.arange(self.count)
+        """Positions in the split in the order of this epoch, int64 [repeats * count]."""
+        if not self.shuffled:
+            return np.arange(self.count)
+        first = epoch * self.repeats
+        return np.concatenate([K.permutation(self.seed, first + i, self.count) for i in range(self.repeats)])
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """(first, last + 1) in the order, of this rank's share of each batch from step `start` on; none is empty.
 
         A share is contiguous and, in training, even: neighbours, which mix, stay on one rank.
         """
+        end = self.repeats * self.count
         for first in range(start * self.size, len(self) * self.size, self.size):
-            share = -(-min(self.size, self.count - first) // self.ranks)
+            share = -(-min(self.size, end - first) // self.ranks)
             mine = first + self.rank * share
-            if mine < self.count:
-                yield mine, min(mine + share, self.count)
+            if mine < end:
+                yield mine, min(mine + share, end)
 
 
 class Batches(Protocol):

@@ -26,6 +26,7 @@ from core.step import Setup
 
 INTERVALS_PER_EPOCH = 20
 EVALUATION_BATCH = 512
+OVERFIT_STEPS = 20  # of an epoch with --overfit: were it one, validation would take most of the time
 ALONE = Ranks()
 
 
@@ -106,7 +107,8 @@ def assemble(
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
-    plan = Plan(len(splits.train), experiment.batch_size, experiment.seed, rank=ranks.rank, ranks=ranks.ranks)
+    repeats = OVERFIT_STEPS if launch.overfit else 1
+    plan = Plan(len(splits.train), experiment.batch_size, experiment.seed, True, ranks.rank, ranks.ranks, repeats)
     if plan.share % experiment.accumulate:
         raise ValueError(f"accumulate: {experiment.accumulate} does not divide the {plan.share} images of each process")
     context = Context(

@@ -17,6 +17,7 @@ from core.experiment import Experiment
 from core.images import DataError, Dataset
 from core.options import Options, parse
 from core.part import Mistakes, choices, dotted, message
+from core.range_test import RangeTest
 from core.ranks import invocation, is_restart, ranks_here
 from core.record import Run, load
 from core.spelling import did_you_mean
@@ -25,9 +26,12 @@ from core.terminal import mute, tell
 if TYPE_CHECKING:
     from core.seeds import Seeds
 
+PARTS = {"lr_find": RangeTest()}  # verbs with options of their own
 VERBS = {
     "train": "train it (also when no verb is given)",
     "resume": "go on with the latest interrupted run, or with the one named",
+    "lr_find": "try growing learning rates on a copy, suggest one, plot; nothing is recorded as a run",
+    "summary": "layers, output shapes, parameters, FLOPs; nothing is trained",
 }
 
 
@@ -61,7 +65,7 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest or verb == "help":
         from core.help import show
 
-        show(module, command, VERBS)
+        show(module, command, VERBS, PARTS)
         sys.stdout.flush()
         return 0
     try:
@@ -70,8 +74,9 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
             raise Mistakes([f"{verb}: no such verb{hint}"])
         if verb == "resume":
             return _guarded(command, lambda: _resume(module, rest))
-        options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}))
-        return _guarded(command, lambda: _train(module, options))
+        options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), PARTS.get(verb))
+        action = {"train": _train, "lr_find": _lr_find, "summary": _summary}[verb]
+        return _guarded(command, lambda: action(module, options))
     except Mistakes as mistakes:
         return explain(command, mistakes, _advice(mistakes, command, module.EXPERIMENT))
 
@@ -133,6 +138,30 @@ def _train(module: ModuleType, options: Options) -> int:
     if options.seeds > 1:
         return _told(train_seeds(options.experiment, options.seeds, options.launch, heading))
     return _told(train(options.experiment, options.launch, heading, continued=options.continued))
+
+
+def _lr_find(module: ModuleType, options: Options) -> int:
+    from core.lr_find import lr_find, report
+
+    _only_one(options, "lr_find")
+    assert isinstance(options.verb, RangeTest)
+    report(lr_find(options.experiment, options.launch, options.verb, _name(module)))
+    return 0
+
+
+def _summary(module: ModuleType, options: Options) -> int:
+    from core.summary import show, summary
+
+    _only_one(options, "summary")
+    show(summary(options.experiment, options.launch))
+    return 0
+
+
+def _only_one(options: Options, verb: str) -> None:
+    """Raises Mistakes for what makes sense in training alone."""
+    given = {"--seeds": options.seeds > 1, "--continue": options.continued is not None}
+    if wrong := [f"{name}: {verb} looks at one fresh set-up; leave it out" for name, there in given.items() if there]:
+        raise Mistakes(wrong)
 
 
 def _resume(module: ModuleType, words: Sequence[str]) -> int:

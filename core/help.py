@@ -13,8 +13,8 @@ from core.part import Part, choices, is_steps, optional_part, step_names
 WIDTH = 34
 
 
-def show(module: ModuleType, command: str, verbs: Mapping[str, str]) -> None:
-    """Print the help of one experiment."""
+def show(module: ModuleType, command: str, verbs: Mapping[str, str], parts: Mapping[str, Part]) -> None:
+    """Print the help of one experiment. parts: of the verbs that have options of their own."""
     print((module.__doc__ or "").strip())
     print(f"\nusage: {command} [verb] [--name value ...]\n\nverbs")
     for verb, meaning in verbs.items():
@@ -26,6 +26,9 @@ def show(module: ModuleType, command: str, verbs: Mapping[str, str]) -> None:
     fields(module.EXPERIMENT)
     print("\nwhere and how it runs (recorded as tags)")
     fields(Launch())
+    for verb, part in parts.items():
+        print(f"\n{verb} alone")
+        fields(part)
     if variants := getattr(module, "VARIANTS", {}):
         print("\nvariants")
         for name, changes in variants.items():

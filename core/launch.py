@@ -27,6 +27,16 @@ class Launch(Part):
     checkpoint_every: str = Field("1m", description="steps (500) or time (90s, 5m) between checkpoints")
     deterministic: bool = Field(False, description="the same bits on a GPU too, at some speed")
     smoke: bool = Field(False, description="every step of the pipeline in seconds: a few batches, one epoch")
+    overfit: int | None = Field(
+        None, ge=2, description="train on one batch of so many images over and over, and tell whether it is learnt"
+    )
+    profile: bool = Field(False, description="keep a trace, the dearest operations and memory of a few steps")
+    diagnose: bool = Field(
+        False, description="per epoch and layer: gradient norm, update over weight, share of dead ReLU units"
+    )
+    detect_anomaly: bool = Field(
+        False, description="name the operation whose gradient is first not a number; several times slower"
+    )
     mlflow: bool = Field(True, description="mirror the run to MLflow; without, labbook sync does it later")
 
     @field_validator("checkpoint_every")

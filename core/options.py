@@ -30,11 +30,20 @@ class Options:
     seeds: int = 1
     title: str = "base"
     continued: Run | None = None
+    verb: Part | None = None
 
 
-def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, Mapping[str, Any]]) -> Options:
-    """Raises Mistakes with everything that is wrong, nearest spellings named."""
+def parse(
+    words: Sequence[str],
+    experiment: Experiment,
+    variants: Mapping[str, Mapping[str, Any]],
+    verb: Part | None = None,
+) -> Options:
+    """Raises Mistakes with everything that is wrong, nearest spellings named. verb: its fields are options too."""
     given, wrong = _pairs(words)
+    verbs = type(verb).model_fields if verb else {}
+    verb, trouble = _change(verb, {n: given.pop(n) for n in list(given) if n in verbs}) if verb else (verb, [])
+    wrong += trouble
     own = {name: given.pop(name) for name in list(given) if name in OWN}
     continued, trouble = _finished(own)
     wrong += trouble
@@ -46,7 +55,7 @@ def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, M
         wrong.append(f"--variant {variant}: no such variant{did_you_mean(variant, variants) or _list(variants)}")
     else:
         experiment = experiment.but(variants[variant]) if variant else experiment
-    known = [*names(experiment), *Launch.model_fields, *OWN]
+    known = [*names(experiment), *Launch.model_fields, *OWN, *verbs]
     for name in list(given):
         if name.split(".")[0] not in Experiment.model_fields and name not in Launch.model_fields:
             wrong.append(f"--{name}: no such option{_dashed(did_you_mean(name, known))}")
@@ -59,7 +68,7 @@ def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, M
         raise Mistakes(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
-    return Options(changed, launch, variant, seeds, title, continued)  # type: ignore[arg-type]
+    return Options(changed, launch, variant, seeds, title, continued, verb)  # type: ignore[arg-type]
 
 
 def _finished(own: Mapping[str, str | None]) -> tuple[Run | None, list[str]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from core import distributed, paths, provenance
-from core.build import Assembly, assemble, check, device_of, smoked
+from core import anomaly, distributed, paths, provenance
+from core.build import Assembly, assemble, check, device_of
 from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
 from core.failures import Unfinished, explained
@@ -20,6 +20,7 @@ from core.journal import Journal
 from core.launch import Launch
 from core.lock import is_free, locked
 from core.loop import Event, fit
+from core.overfit import declared
 from core.part import Mistakes
 from core.progress import Forecast, progress
 from core.ranks import Ranks
@@ -29,6 +30,7 @@ from core.result import close, judged, test
 from core.signals import Interrupted, Stop
 from core.stopping import best_epoch
 from core.tracking import Mirror
+from core.watching import watching
 from core.writing import Heading, keep_text, new_run, open_run, reopen_run, save_weights
 
 
@@ -58,16 +60,16 @@ def train(
     launch = launch or Launch()
     heading = Heading(heading) if isinstance(heading, str) else heading
     with staged(launch, mirror) as stage:
-        declared = smoked(experiment, stage.ranks) if launch.smoke else experiment
-        splits, parts = distributed.together(lambda: prepare(declared, launch, stage.ranks))
+        small = declared(experiment, launch, stage.ranks)
+        splits, parts = distributed.together(lambda: prepare(small, launch, stage.ranks))
         if continued:
             distributed.together(lambda: take_over(continued, splits, parts))
         run, journal = begin(heading, stage.ranks)
         if journal is None:
             return _assist(run, splits, parts, stage)
-        with locked(run.folder), _recorded(run, journal, declared, parts):
-            open_run(journal, run, declared, launch, heading, splits, parts, continued)
-            _work(run, journal, declared, launch, splits, parts, stage)
+        with locked(run.folder), _recorded(run, journal, small, parts):
+            open_run(journal, run, small, launch, heading, splits, parts, continued)
+            _work(run, journal, small, launch, splits, parts, stage)
     return run
 
 
@@ -176,7 +178,7 @@ def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
     """What every process but the first does: the same steps, and nothing on record."""
     agreed = distributed.Agreement()
     with distributed.peers(), stage.stop.at_step_end():
-        for _ in fit(parts.setup, parts.state, parts.train, parts.val):
+        for _ in anomaly.explained(fit(parts.setup, parts.state, parts.train, parts.val), parts):
             if number := agreed(stage.stop.number):
                 raise Interrupted(number, "stopped")
         agreed.settle()
@@ -199,9 +201,14 @@ def _fit(run: Run, journal: Journal, experiment: Experiment, launch: Launch, par
     forecast = Forecast(steps * experiment.epochs, overhead=parts.val.plan.count / parts.train.plan.count / 3)
     agreed = distributed.Agreement()
     saver = Saver(run.folder / CHECKPOINTS, launch.checkpoint_every, belongs(parts))
-    with progress(experiment.epochs, steps, experiment.batch_size, state.step) as shown, stop.at_step_end():
+    with (
+        progress(experiment.epochs, steps, experiment.batch_size, state.step) as shown,
+        stop.at_step_end(),
+        watching(journal, experiment, launch, parts, shown.say) as watch,
+    ):
         shown.say(_opening(run, parts))
-        for event in fit(parts.setup, state, parts.train, parts.val):
+        for event in anomaly.explained(fit(parts.setup, state, parts.train, parts.val), parts):
+            watch(event)
             _record(journal, experiment, parts, event)
             shown.show(event)
             if not event.validation and (announcement := forecast.after_step()):
@@ -270,7 +277,8 @@ def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not launch.deterministic
     try:
-        yield
+        with anomaly.anomaly_mode(launch.detect_anomaly):
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core import distributed
-from core.build import smoked
 from core.experiment import Experiment
 from core.failures import Unfinished
 from core.journal import Journal
 from core.launch import Launch
 from core.lock import locked
 from core.nonfinite import NonFinite
+from core.overfit import declared
 from core.part import Mistakes
 from core.record import Run
 from core.run import begin, prepare, resume, runs_of, staged, taken_up, train
@@ -47,9 +47,9 @@ def train_seeds(
     heading = Heading(heading) if isinstance(heading, str) else heading
     with staged(launch, mirror) as stage:
         experiment.but({"seed": experiment.seed + seeds - 1})
-        declared = smoked(experiment, stage.ranks) if launch.smoke else experiment
+        small = declared(experiment, launch, stage.ranks)
         # what is refused is refused before there is a parent
-        distributed.together(lambda: prepare(declared, launch, stage.ranks))
+        distributed.together(lambda: prepare(small, launch, stage.ranks))
         parent, journal = begin(heading, stage.ranks)
         if journal is None:
             return _assist(parent, experiment, seeds, launch, heading, stage.mirror)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from core.cli import PARTS, VERBS
 from core.experiment import Experiment
 from core.listing import entries
 from core.options import parse
@@ -137,9 +138,12 @@ def test_the_readmes_commands_are_accepted():
     assert len(commands) > 6
     for name, words in commands:
         module = importlib.import_module(f"experiments.{name}")
-        if "--help" not in words and words.split()[:1] != ["resume"]:
-            # RUN stands for a run that only the reader has
-            parse(words.replace("--continue RUN", "").split(), module.EXPERIMENT, module.VARIANTS)
+        verb, rest = words.split()[:1], words.replace("--continue RUN", "").split()  # RUN: only the reader has it
+        if verb and not verb[0].startswith("-"):
+            assert verb[0] in VERBS
+            rest = rest[1:]
+        if "--help" not in words and verb != ["resume"]:
+            parse(rest, module.EXPERIMENT, module.VARIANTS, PARTS.get("".join(verb)))
 
 
 def test_the_readmes_own_experiment_and_loss_work():

@@ -1,0 +1,136 @@
+"""`summary`: the layers of a network, what comes out of them and what they cost. Nothing is trained or recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from core import distributed
+from core.batches import Batch
+from core.experiment import Experiment
+from core.launch import Launch
+from core.overfit import declared
+from core.run import prepare, staged
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that runs by itself or owns parameters. shape: of its output for one image, without the batch; None
+    where it is not called as a module.  parameters, trainable: its own, each counted with its first owner.
+    flops: of one image, a multiplication and an addition being two."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] | None
+    parameters: int
+    trainable: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """flops: of a forward pass of one image; those of matrix products and convolutions, as torch counts them.
+    beside: parameters of loss and method, where they have any."""
+
+    image_shape: tuple[int, int, int]
+    layers: tuple[Layer, ...]
+    parameters: int
+    trainable: int
+    flops: int
+    beside: dict[str, int]
+
+
+def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
+    """Of the network that `train` would train. Raises Mistakes as it does."""
+    launch = launch or Launch()
+    with staged(launch, None) as stage:
+        chosen = declared(experiment, launch, stage.ranks)
+        _, parts = distributed.together(lambda: prepare(chosen, launch, stage.ranks))
+        batch = next(iter(parts.val.epoch(0)))
+        image = parts.setup.normalise(Batch(*(tensor[:1] for tensor in batch))).images
+        beside = {name: _count(part) for name, part in parts.state.trained.items() if name != "model"}
+        return described(parts.state.model, image, parts.context.image_shape, beside)
+
+
+@torch.no_grad()
+def described(
+    model: nn.Module, image: torch.Tensor, image_shape: tuple[int, int, int], beside: dict[str, int] | None = None
+) -> Summary:
+    """Run one normalised image [1, C, H, W] through the model, in evaluation mode; the model is left in that."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple | list) else output
+            if isinstance(first, torch.Tensor):
+                shapes[name] = tuple(first.shape[1:])
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter:
+            model.eval()(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    rows = tuple(_rows(model, shapes, flops))
+    trainable = sum(row.trainable for row in rows)
+    return Summary(image_shape, rows, _count(model), trainable, counter.get_total_flops(), beside or {})
+
+
+def _rows(model: nn.Module, shapes: dict[str, tuple[int, ...]], flops: dict[str, int]) -> list[Layer]:
+    rows, seen, root = [], set(), type(model).__name__
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p not in seen]
+        seen.update(own)
+        if own or not list(module.children()):
+            full = f"{root}.{name}" if name else root  # torch counts from the class of the outermost one on
+            below = sum(flops.get(f"{full}.{child}", 0) for child, _ in module.named_children())
+            trainable = sum(p.numel() for p in own if p.requires_grad)
+            total = sum(p.numel() for p in own)
+            rows.append(
+                Layer(name, type(module).__name__, shapes.get(name), total, trainable, flops.get(full, 0) - below)
+            )
+    return rows
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def show(found: Summary) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from core.terminal import is_terminal
+
+    table = Table(title=f"one image of {'x'.join(map(str, found.image_shape))}", show_footer=True)
+    table.add_column("layer", "total")
+    table.add_column("kind")
+    table.add_column("output")
+    table.add_column("parameters", f"{found.parameters:,}", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("trainable", f"{found.trainable:,}", justify="right")
+    table.add_column("FLOPs", f"{found.flops:,}", justify="right")
+    for layer in found.layers:
+        shape = "x".join(map(str, layer.shape)) if layer.shape is not None else "-"
+        share = f"{layer.parameters / max(1, found.parameters):.1%}" if layer.parameters else ""
+        trainable = "" if not layer.parameters else "yes" if layer.trainable == layer.parameters else "no"
+        if 0 < layer.trainable < layer.parameters:
+            trainable = f"{layer.trainable:,}"
+        numbers = [f"{number:,}" if number else "" for number in (layer.parameters, layer.flops)]
+        table.add_row(layer.name or "(itself)", layer.kind, shape, numbers[0], share, trainable, numbers[1])
+    # a pipe has no width of its own, and names must not be cut
+    console = Console() if is_terminal() else Console(width=140)
+    console.print(table)
+    for name, count in found.beside.items():
+        console.print(f"the {name} has {count:,} parameters of its own", highlight=False)
