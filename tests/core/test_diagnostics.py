@@ -1,4 +1,4 @@
-"""Looking closer at a run: summary, profile, anomalies, one batch, layers. They show what is there, and changes no bit."""
+"""Looking closer: summary, profile, anomalies, one batch, layers. They show what is there and change no bit."""
 
 import gzip
 import json
@@ -55,7 +55,7 @@ def best_weights(run):
 
 
 class Shared(Model):
-    """A layer used twice, a parameter owned beside layers, a frozen layer."""
+    """A layer used twice, a weight of two layers, a parameter owned beside layers, a frozen layer."""
 
     def build(self, context):
         class Network(nn.Module):
@@ -63,11 +63,12 @@ class Shared(Model):
                 super().__init__()
                 self.scale = nn.Parameter(torch.ones(5))
                 self.first, self.twice, self.frozen = nn.Linear(108, 6), nn.Linear(6, 6), nn.Linear(6, 4)
-                self.again = self.twice
+                self.again, self.tied = self.twice, nn.Linear(6, 6)
+                self.tied.weight = self.twice.weight
                 self.frozen.requires_grad_(False)
 
             def forward(self, images):
-                x = self.again(self.twice(self.first(images.flatten(1)))) * self.scale.mean()
+                x = self.tied(self.again(self.twice(self.first(images.flatten(1))))) * self.scale.mean()
                 return self.frozen(x)
 
         return Network()
@@ -226,6 +227,8 @@ def test_repeats_give_each_rank_its_share_from_any_step(ranks):
         spans = [list(plan.spans(start_at)) for plan in plans]
         covered = sorted(i for each in spans for first, end in each for i in range(first, end))
         assert covered == list(range(8 * start_at, 24))
+    orders = [tuple(order) for epoch in range(2) for order in plans[0].order(epoch).reshape(3, 8)]
+    assert len(set(orders)) == 6, "no order comes again in the next epoch"
 
 
 def test_one_batch_is_resumed_to_the_bit(home):
@@ -276,9 +279,8 @@ def test_dead_units_are_counted_by_channel_and_by_feature():
     convolution.bias.data = torch.tensor([0.0, -10.0, 0.0, 0.0])
     nn.init.ones_(linear.weight)
     linear.bias.data = torch.tensor([-99.0, -99.0, 0.0])
-    network = nn.Sequential(
-        convolution, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear, nn.ReLU()
-    )
+    pooled = [nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(convolution, *pooled, linear, nn.ReLU())
     network[5].eval()
     images = torch.zeros(3, 1, 2, 2)
     images[1, 0, 0, 0] = 1.0  # alive at one place of one image is alive
@@ -290,7 +292,7 @@ def test_dead_units_are_counted_by_channel_and_by_feature():
 @pytest.mark.parametrize("batch_size", [8, 40], ids=["steps", "one_step_an_epoch"])
 def test_layers_are_journalled_once_an_epoch(batch_size, home, capsys):
     run = train(BASE.but({"batch_size": batch_size}), Launch(diagnose=True, **OFFLINE))
-    for name in ("layer/1/update_ratio", "layer/3/update_ratio", "layer/1/grad_norm", "layer/2/dead"):
+    for name in ("layer/1/update_ratio", "layer/4/update_ratio", "layer/1/grad_norm", "layer/2/dead"):
         assert sorted(run.history[name]) == [1, 2, 3], name
     assert run.history["layer/1/update_ratio"][1] > 0
     assert "update / weight in a step" in capsys.readouterr().out
