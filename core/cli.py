@@ -94,16 +94,20 @@ def _guarded(command: str, action: Callable[[], int]) -> int:
     from core.nonfinite import NonFinite
     from core.signals import Interrupted
 
+    here = ranks_here()
+
     def complain(*lines: str) -> None:
-        speaker = f"process {rank}: " if (rank := ranks_here().rank) else ""
+        speaker = f"process {here.rank}: " if here.rank else ""
         print("", *(f"{speaker}{line}" for line in lines), sep="\n", file=sys.stderr)
 
-    go_on = f"go on with: {command} resume"
+    several = f"torchrun --nproc-per-node {here.local_ranks} -m {command.split()[-1]}"
+    go_on = f"go on with: {several if here.ranks > 1 else command} resume"
     try:
         with joined():
             return action()
     except Interrupted as interrupted:
-        complain(str(interrupted), *([f"{go_on} {interrupted.run}"] if interrupted.run else []))
+        if not here.rank:
+            complain(str(interrupted), *([f"{go_on} {interrupted.run}"] if interrupted.run else []))
         return 128 + interrupted.number
     except Unfinished as error:
         complain(f"stopped: {error}", f"{go_on} {error.run}")

@@ -27,6 +27,7 @@ from core.record import RECORD, WEIGHTS, Run
 from core.restore import restore, take_over
 from core.result import close, judged, test
 from core.signals import Interrupted, Stop
+from core.state import State
 from core.stopping import best_epoch
 from core.tracking import Mirror
 from core.writing import Heading, keep_text, new_run, open_run, reopen_run, save_weights
@@ -208,16 +209,21 @@ def _fit(run: Run, journal: Journal, experiment: Experiment, launch: Launch, par
                 shown.say(announcement)
             number = agreed(stop.number)
             if (number or saver.due(event.step)) and state.sound:
-                journal.sync()
-                saver.save(state)
+                _save(journal, saver, state)
             if number:
                 saver.wait()
                 raise Interrupted(number, f"{run.id} stopped and saved at the end of step {event.step}", run.id)
         agreed.settle()
-        saver.save(state)
+        _save(journal, saver, state)
         saver.wait()
         shown.say(saver.cost())
     journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
+
+
+def _save(journal: Journal, saver: Saver, state: State) -> None:
+    """The journal first: what a checkpoint has behind it is not done again, and so must not be lost."""
+    journal.sync()
+    saver.save(state)
 
 
 def _opening(run: Run, parts: Assembly) -> str:

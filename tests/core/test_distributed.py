@@ -164,7 +164,7 @@ def test_one_process_killed_ends_both_and_the_run_resumes_to_the_same_bits(who, 
     run = only_run(home)
     if who:
         assert run.status == "KILLED"
-        assert f"go on with: python -m {DIGITS} resume {run.id}" in processes[0].text
+        assert f"go on with: torchrun --nproc-per-node 2 -m {DIGITS} resume {run.id}" in processes[0].text
     for process in start(forge, DIGITS, "resume"):
         assert process.wait() == 0, process.text
     assert digest(run) == digest(undisturbed)
@@ -177,6 +177,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(who, undisturbed, f
     wait_for_step(home, 25)
     processes[who].kill(signal.SIGTERM)
     assert [process.wait() for process in processes] == [143, 143], processes[0].text + processes[1].text
+    assert processes[1].text == ""
     run = only_run(home)
     assert run.status == "KILLED"
     for process in start(forge, DIGITS, "resume", run.id):
