@@ -129,8 +129,8 @@ def _train(module: ModuleType, options: Options) -> int:
     name = _name(module)
     again = is_restart() or met_before()
     earlier = begun(options.experiment, name, invocation(), options.seeds) if again else None
-    if earlier := from_first(earlier):
-        finished = earlier.status == "FINISHED"
+    earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
+    if earlier:
         tell(f"{earlier.id}, begun by an earlier start of this job, {'has finished' if finished else 'goes on'}")
         return 0 if finished else _go_on(earlier)
     heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
