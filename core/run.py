@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from core import distributed, paths, provenance
-from core.build import Assembly, assemble, check, device_of, smoked
+from core.build import Assembly, assemble, check, connect, device_of, smoked
 from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
 from core.failures import Unfinished, explained
@@ -60,7 +60,7 @@ def train(
     heading = Heading(heading) if isinstance(heading, str) else heading
     with staged(launch, mirror) as stage:
         declared = smoked(experiment, stage.ranks) if launch.smoke else experiment
-        splits, parts = distributed.together(lambda: prepare(declared, launch, stage.ranks))
+        splits, parts = prepare(declared, launch, stage.ranks)
         if continued:
             distributed.together(lambda: take_over(continued, splits, parts))
         run, journal = begin(heading, stage.ranks)
@@ -90,7 +90,7 @@ def resume(run: Run, mirror: Mirror | None = None) -> Run:
     with ExitStack() as held, staged(launch, mirror) as stage:
         first = stage.ranks.rank == 0
         distributed.together(lambda: held.enter_context(taken_up(run)) if first else None)
-        splits, parts = distributed.together(lambda: prepare(experiment, launch, stage.ranks))
+        splits, parts = prepare(experiment, launch, stage.ranks)
         if splits.digest != run.record["data"]["digest"]:
             raise Mistakes([f"{run.id}: the data have changed since it began ({splits.source})"])
         if not first:
@@ -149,7 +149,7 @@ def _recorded(run: Run, journal: Journal, experiment: Experiment, parts: Assembl
             yield
         close(journal, run, experiment, parts, "FINISHED")
     except BaseException as error:
-        better = explained(error, run.id)
+        better = explained(error, run.id, parts.state.step)
         stopped = isinstance(better, KeyboardInterrupt | Unfinished)
         with suppress(OSError):  # a full disk: what is raised below says so
             if not isinstance(error, KeyboardInterrupt):
@@ -186,7 +186,14 @@ def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
 
 
 def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
-    """Everything that can be refused, in the order of its cost. Raises Mistakes, DataError among them."""
+    """Everything that can be refused, in every process before any goes on. Raises Mistakes, DataError among them."""
+    splits, parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
+    connect(experiment, parts)
+    return splits, parts
+
+
+def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
+    """In the order of its cost, and without a word to another process."""
     check(experiment)
     device = device_of(launch, ranks)
     splits = experiment.data.load(launch.root)

@@ -49,7 +49,7 @@ def train_seeds(
         experiment.but({"seed": experiment.seed + seeds - 1})
         declared = smoked(experiment, stage.ranks) if launch.smoke else experiment
         # what is refused is refused before there is a parent
-        distributed.together(lambda: prepare(declared, launch, stage.ranks))
+        prepare(declared, launch, stage.ranks)
         parent, journal = begin(heading, stage.ranks)
         if journal is None:
             return _assist(parent, experiment, seeds, launch, heading, stage.mirror)

@@ -139,11 +139,19 @@ def test_what_cannot_be_shared_is_refused_by_all_and_said_once(words, message, f
     assert not (home / "mlruns").exists()
 
 
-def test_a_mistake_of_one_process_alone_ends_all(forge, home, tmp_path):
-    """The second machine lacks the data."""
-    words = ("experiments.cifar_resnet", "--root", str(tmp_path / "data"), *COMMON)
-    _, second = start(forge, *words)
-    assert second.wait() == 2
+def test_a_mistake_of_one_process_alone_ends_all_and_is_said_by_the_first(forge, home):
+    """As when the second machine lacks the data, or here the device."""
+    words = (DIGITS, *COMMON, "--batch_size", "60")
+    shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    first, second = (
+        forge.start(
+            *words, "--device", device, env={n: str(v) for n, v in {**shared, "RANK": r, "LOCAL_RANK": r}.items()}
+        )
+        for r, device in enumerate(("cpu", "cuda:7"))
+    )
+    assert (first.wait(), second.wait()) == (2, 2), first.text
+    assert "process 1: device: cuda:7 cannot be used here" in first.text
+    assert not (home / "mlruns").exists()
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_named_by_all(forge, home):
