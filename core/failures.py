@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 
 import torch
 
@@ -30,6 +31,8 @@ def explained(error: BaseException, run: str, step: int) -> BaseException:
     """The error that a user should see in the place of this one; itself where nothing better can be said. step: that
     was done."""
     if is_lost_worker(error):
+        # torch raises it out of the signal's handler, and may do so again in the midst of what is written now
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         error = WorkerLost(f"step {step + 1}: {str(error).splitlines()[0].strip()}")
     if isinstance(error, OSError) and error.errno in _FAILING_DISK:
         return Unfinished(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", run)
