@@ -4,7 +4,7 @@
     python -m experiments.digits_augment --seeds 10 --variant crop        random crops by one pixel, and so on
     python -m experiments.digits_augment --seeds 10 --data.test_fraction 0.2 --variant crop    with all of them
 
-Expected: 98.1 % +- 0.4 (test accuracy, n = 10), no variant shown to be better (README.md); about 5 s a seed on one core.
+Expected: 98.1 % +- 0.4 (test accuracy, n = 10), no variant shown to be better (README.md); 5 s a seed on one core.
 """
 
 from core.augment import Albumentation, CutMix, Cutout, HorizontalFlip, Mixup, RandomCrop
