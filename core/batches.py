@@ -27,6 +27,14 @@ _LOST = re.compile(r"DataLoader (worker \(pid|timed out)")
 class WorkerLost(RuntimeError):
     """A process that loads images died, or gave no sign of life for too long."""
 
+    def __init__(self, what: str):
+        super().__init__(f"{what}; if memory ran out, use fewer --workers; if reading is slow, raise --worker_timeout")
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether this is what torch says then: when a batch is asked for or, on the signal of its death, at any moment."""
+    return isinstance(error, RuntimeError) and bool(_LOST.match(str(error)))
+
 
 class Batch(NamedTuple):
     """images: uint8 [N, H, W, C] from the loader, float [N, C, H, W] once normalised.  targets: int64 [N], or float
@@ -187,12 +195,10 @@ class Host:
                 step += 1
                 yield Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         except RuntimeError as error:
-            if self.loader is None or not _LOST.match(str(error)):
+            if self.loader is None or not is_lost_worker(error):
                 raise
             _end(self.loader)
-            reason = str(error).splitlines()[0].strip()
-            advice = "if memory ran out, use fewer --workers; if reading is slow, raise --worker_timeout"
-            raise WorkerLost(f"epoch {epoch + 1}, batch {step + 1}: {reason}; {advice}") from None
+            raise WorkerLost(f"epoch {epoch + 1}, batch {step + 1}: {str(error).splitlines()[0].strip()}") from None
 
 
 def _end(loader: DataLoader) -> None:

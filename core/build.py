@@ -144,12 +144,22 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         rank=ranks.rank,
     )
     train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
-    few = min(8, plan.share // experiment.accumulate)
-    rehearse(experiment.augment, setup, state, splits.train, few)
-    if experiment.sync_batch_norm:
-        distributed.sync_norms(state.trained, device)
-    state.shared = distributed.shared(state.forward, small_step(setup, train, few), device) or state.shared
+    rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
     return Assembly(context, setup, state, train, held_out(splits.val, device, ranks), precision, mean, std)
+
+
+def connect(experiment: Experiment, parts: Assembly) -> None:
+    """Have the processes average their gradients. All have to come here together. Raises Mistakes, in all of them."""
+    state, setup, plan = parts.state, parts.setup, parts.train.plan
+    if experiment.sync_batch_norm:
+        distributed.sync_norms(state.trained, setup.device)
+    few = small_step(setup, parts.train, _few(plan, experiment))
+    state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
+
+
+def _few(plan: Plan, experiment: Experiment) -> int:
+    """Images enough to show whether everything fits together."""
+    return min(8, plan.share // experiment.accumulate)
 
 
 def held_out(images: Images, device: torch.device, ranks: Ranks = ALONE) -> Batches:

@@ -99,16 +99,20 @@ def _guarded(command: str, action: Callable[[], int]) -> int:
     from core.nonfinite import NonFinite
     from core.signals import Interrupted
 
+    here = ranks_here()
+
     def complain(*lines: str) -> None:
-        speaker = f"process {rank}: " if (rank := ranks_here().rank) else ""
+        speaker = f"process {here.rank}: " if here.rank else ""
         print("", *(f"{speaker}{line}" for line in lines), sep="\n", file=sys.stderr)
 
-    go_on = f"go on with: {command} resume"
+    several = f"torchrun --nproc-per-node {here.local_ranks} -m {command.split()[-1]}"
+    go_on = f"go on with: {several if here.ranks > 1 else command} resume"
     try:
         with joined():
             return action()
     except Interrupted as interrupted:
-        complain(str(interrupted), *([f"{go_on} {interrupted.run}"] if interrupted.run else []))
+        if not here.rank:
+            complain(str(interrupted), *([f"{go_on} {interrupted.run}"] if interrupted.run else []))
         return 128 + interrupted.number
     except Unfinished as error:
         complain(f"stopped: {error}", f"{go_on} {error.run}")
@@ -130,8 +134,8 @@ def _train(module: ModuleType, options: Options) -> int:
     name = _name(module)
     again = is_restart() or met_before()
     earlier = begun(options.experiment, name, invocation(), options.seeds) if again else None
-    if earlier := from_first(earlier):
-        finished = earlier.status == "FINISHED"
+    earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
+    if earlier:
         tell(f"{earlier.id}, begun by an earlier start of this job, {'has finished' if finished else 'goes on'}")
         return 0 if finished else _go_on(earlier)
     heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())

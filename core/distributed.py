@@ -124,12 +124,12 @@ def shared(
 
 
 def sync_norms(module: nn.Module, device: torch.device) -> None:
-    """BatchNorm with the statistics of all processes (torch.nn.SyncBatchNorm). Raises ValueError on a CPU."""
+    """BatchNorm with the statistics of all processes (torch.nn.SyncBatchNorm). Raises Mistakes on a CPU."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     if device.type != "cuda":
         advice = "use a norm that needs none (--model.norm group), or GPUs"
-        raise ValueError(f"sync_batch_norm: torch has none for a {device.type} device; {advice}")
+        raise Mistakes([f"sync_batch_norm: torch has none for a {device.type} device; {advice}"])
     nn.SyncBatchNorm.convert_sync_batchnorm(module, _group(device))
 
 

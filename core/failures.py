@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 
 import torch
 
-from core.batches import WorkerLost
+from core.batches import WorkerLost, is_lost_worker
 from core.distributed import PeerLost
 
 _FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -26,8 +27,13 @@ class OutOfMemory(RuntimeError):
     """The device, or the machine, has no memory left."""
 
 
-def explained(error: BaseException, run: str) -> BaseException:
-    """The error that a user should see in the place of this one; itself where nothing better can be said."""
+def explained(error: BaseException, run: str, step: int) -> BaseException:
+    """The error that a user should see in the place of this one; itself where nothing better can be said. step: that
+    was done."""
+    if is_lost_worker(error):
+        # torch raises it out of the signal's handler, and may do so again in the midst of what is written now
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        error = WorkerLost(f"step {step + 1}: {str(error).splitlines()[0].strip()}")
     if isinstance(error, OSError) and error.errno in _FAILING_DISK:
         return Unfinished(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", run)
     if isinstance(error, PeerLost | WorkerLost):

@@ -56,7 +56,7 @@ def lr_find(
     launch, test = launch or Launch(), test or RangeTest()
     with staged(launch, None) as stage:
         chosen = declared(experiment, launch, stage.ranks)
-        _, parts = distributed.together(lambda: prepare(chosen, launch, stage.ranks))
+        _, parts = prepare(chosen, launch, stage.ranks)
         with distributed.peers():
             seen = _tried(parts, test, chosen.optimizer.lr, stage)
     return Found(seen, None if stage.ranks.rank else _written(seen, name))

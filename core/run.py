@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from core import anomaly, distributed, paths, provenance
-from core.build import Assembly, assemble, check, device_of
+from core.build import Assembly, assemble, check, connect, device_of
 from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
 from core.failures import Unfinished, explained
@@ -28,6 +28,7 @@ from core.record import RECORD, WEIGHTS, Run
 from core.restore import restore, take_over
 from core.result import close, judged, test
 from core.signals import Interrupted, Stop
+from core.state import State
 from core.stopping import best_epoch
 from core.tracking import Mirror
 from core.watching import watching
@@ -61,7 +62,7 @@ def train(
     heading = Heading(heading) if isinstance(heading, str) else heading
     with staged(launch, mirror) as stage:
         small = declared(experiment, launch, stage.ranks)
-        splits, parts = distributed.together(lambda: prepare(small, launch, stage.ranks))
+        splits, parts = prepare(small, launch, stage.ranks)
         if continued:
             distributed.together(lambda: take_over(continued, splits, parts))
         run, journal = begin(heading, stage.ranks)
@@ -91,7 +92,7 @@ def resume(run: Run, mirror: Mirror | None = None) -> Run:
     with ExitStack() as held, staged(launch, mirror) as stage:
         first = stage.ranks.rank == 0
         distributed.together(lambda: held.enter_context(taken_up(run)) if first else None)
-        splits, parts = distributed.together(lambda: prepare(experiment, launch, stage.ranks))
+        splits, parts = prepare(experiment, launch, stage.ranks)
         if splits.digest != run.record["data"]["digest"]:
             raise Mistakes([f"{run.id}: the data have changed since it began ({splits.source})"])
         if not first:
@@ -150,7 +151,7 @@ def _recorded(run: Run, journal: Journal, experiment: Experiment, parts: Assembl
             yield
         close(journal, run, experiment, parts, "FINISHED")
     except BaseException as error:
-        better = explained(error, run.id)
+        better = explained(error, run.id, parts.state.step)
         stopped = isinstance(better, KeyboardInterrupt | Unfinished)
         with suppress(OSError):  # a full disk: what is raised below says so
             if not isinstance(error, KeyboardInterrupt):
@@ -187,7 +188,14 @@ def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
 
 
 def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
-    """Everything that can be refused, in the order of its cost. Raises Mistakes, DataError among them."""
+    """Everything that can be refused, in every process before any goes on. Raises Mistakes, DataError among them."""
+    splits, parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
+    connect(experiment, parts)
+    return splits, parts
+
+
+def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
+    """In the order of its cost, and without a word to another process."""
     check(experiment)
     device = device_of(launch, ranks)
     splits = experiment.data.load(launch.root)
@@ -215,16 +223,21 @@ def _fit(run: Run, journal: Journal, experiment: Experiment, launch: Launch, par
                 shown.say(announcement)
             number = agreed(stop.number)
             if (number or saver.due(event.step)) and state.sound:
-                journal.sync()
-                saver.save(state)
+                _save(journal, saver, state)
             if number:
                 saver.wait()
                 raise Interrupted(number, f"{run.id} stopped and saved at the end of step {event.step}", run.id)
         agreed.settle()
-        saver.save(state)
+        _save(journal, saver, state)
         saver.wait()
         shown.say(saver.cost())
     journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
+
+
+def _save(journal: Journal, saver: Saver, state: State) -> None:
+    """The journal first: what a checkpoint has behind it is not done again, and so must not be lost."""
+    journal.sync()
+    saver.save(state)
 
 
 def _opening(run: Run, parts: Assembly) -> str:

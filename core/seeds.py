@@ -49,7 +49,7 @@ def train_seeds(
         experiment.but({"seed": experiment.seed + seeds - 1})
         small = declared(experiment, launch, stage.ranks)
         # what is refused is refused before there is a parent
-        distributed.together(lambda: prepare(small, launch, stage.ranks))
+        prepare(small, launch, stage.ranks)
         parent, journal = begin(heading, stage.ranks)
         if journal is None:
             return _assist(parent, experiment, seeds, launch, heading, stage.mirror)

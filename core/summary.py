@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from core import distributed
 from core.batches import Batch
 from core.experiment import Experiment
 from core.launch import Launch
@@ -50,7 +49,7 @@ def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
     launch = launch or Launch()
     with staged(launch, None) as stage:
         chosen = declared(experiment, launch, stage.ranks)
-        _, parts = distributed.together(lambda: prepare(chosen, launch, stage.ranks))
+        _, parts = prepare(chosen, launch, stage.ranks)
         batch = next(iter(parts.val.epoch(0)))
         image = parts.setup.normalise(Batch(*(tensor[:1] for tensor in batch))).images
         beside = {name: _count(part) for name, part in parts.state.trained.items() if name != "model"}

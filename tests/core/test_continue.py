@@ -39,6 +39,15 @@ def test_what_is_declared_anew_holds_over_what_the_finished_run_had(home):
     assert longer.history["lr"] == {3: 0.001}
 
 
+def test_the_best_epoch_may_be_one_of_the_finished_run(home):
+    declared = SHORT.but({"model": "MLP", "augment": (), "select": "val/accuracy"})
+    first = train(declared, QUIET)
+    longer = train(declared.but({"epochs": 3, "optimizer.lr": 1e-15}), QUIET, continued=first)
+    assert max(longer.history["test/accuracy"]) <= 2
+    assert longer.metrics["test/accuracy"] == first.metrics["test/accuracy"]
+    assert digest(longer) == digest(first)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

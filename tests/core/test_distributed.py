@@ -139,11 +139,19 @@ def test_what_cannot_be_shared_is_refused_by_all_and_said_once(words, message, f
     assert not (home / "mlruns").exists()
 
 
-def test_a_mistake_of_one_process_alone_ends_all(forge, home, tmp_path):
-    """The second machine lacks the data."""
-    words = ("experiments.cifar_resnet", "--root", str(tmp_path / "data"), *COMMON)
-    _, second = start(forge, *words)
-    assert second.wait() == 2
+def test_a_mistake_of_one_process_alone_ends_all_and_is_said_by_the_first(forge, home):
+    """As when the second machine lacks the data, or here the device."""
+    words = (DIGITS, *COMMON, "--batch_size", "60")
+    shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    first, second = (
+        forge.start(
+            *words, "--device", device, env={n: str(v) for n, v in {**shared, "RANK": r, "LOCAL_RANK": r}.items()}
+        )
+        for r, device in enumerate(("cpu", "cuda:7"))
+    )
+    assert (first.wait(), second.wait()) == (2, 2), first.text
+    assert "process 1: device: cuda:7 cannot be used here" in first.text
+    assert not (home / "mlruns").exists()
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_named_by_all(forge, home):
@@ -164,7 +172,7 @@ def test_one_process_killed_ends_both_and_the_run_resumes_to_the_same_bits(who, 
     run = only_run(home)
     if who:
         assert run.status == "KILLED"
-        assert f"go on with: python -m {DIGITS} resume {run.id}" in processes[0].text
+        assert f"go on with: torchrun --nproc-per-node 2 -m {DIGITS} resume {run.id}" in processes[0].text
     for process in start(forge, DIGITS, "resume"):
         assert process.wait() == 0, process.text
     assert digest(run) == digest(undisturbed)
@@ -177,6 +185,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(who, undisturbed, f
     wait_for_step(home, 25)
     processes[who].kill(signal.SIGTERM)
     assert [process.wait() for process in processes] == [143, 143], processes[0].text + processes[1].text
+    assert processes[1].text == ""
     run = only_run(home)
     assert run.status == "KILLED"
     for process in start(forge, DIGITS, "resume", run.id):

@@ -178,6 +178,17 @@ def test_a_checkpoint_is_synced_before_it_is_renamed_and_the_folder_after(tmp_pa
     assert calls == ["file", "rename", "folder"]
 
 
+def test_the_journal_is_on_the_disk_before_a_checkpoint_is_begun(home, monkeypatch):
+    calls = []
+    for kind, name in ((journal.Journal, "sync"), (checkpoint.Saver, "save")):
+        original = getattr(kind, name)
+        noted = lambda self, *rest, name=name, original=original: calls.append(name) or original(self, *rest)  # noqa: E731
+        monkeypatch.setattr(kind, name, noted)
+    train(EXPERIMENT.but({"epochs": 1, "limit": 200}), Launch(mlflow=False, checkpoint_every="1"), "digits_cnn")
+    assert calls.count("save") > 2
+    assert all(calls[i - 1] == "sync" for i, call in enumerate(calls) if call == "save")
+
+
 def test_a_checkpoint_never_runs_code(tmp_path):
     marker = tmp_path / "ran"
 

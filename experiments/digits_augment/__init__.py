@@ -1,0 +1,37 @@
+"""Does augmentation help on handwritten digits of 8x8 pixels, when there are few of them?
+
+    python -m experiments.digits_augment --seeds 10                       none
+    python -m experiments.digits_augment --seeds 10 --variant crop        random crops by one pixel, and so on
+    python -m experiments.digits_augment --seeds 10 --data.test_fraction 0.2 --variant crop    with all of them
+
+Expected: 98.1 % +- 0.4 (test accuracy, n = 10), no variant shown to be better (README.md); 5 s a seed on one core.
+"""
+
+from core.augment import Albumentation, CutMix, Cutout, HorizontalFlip, Mixup, RandomCrop
+from core.experiment import Experiment
+from core.losses import CrossEntropy
+from core.models import SmallCNN
+from core.optimizers import SGD
+from core.schedules import Cosine
+from data import Digits
+
+EXPERIMENT = Experiment(
+    data=Digits(test_fraction=0.8, val_fraction=0.2),
+    model=SmallCNN(widths=(32, 64)),
+    loss=CrossEntropy(),
+    optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+    schedule=Cosine(warmup_epochs=1),
+    select="val/loss",
+    epochs=40,
+    batch_size=32,
+)
+VARIANTS = {
+    "crop": {"augment": (RandomCrop(padding=1),)},
+    "flip": {"augment": (HorizontalFlip(),)},
+    "cutout": {"augment": (Cutout(size=3),)},
+    "mixup": {"augment": (Mixup(alpha=0.2),)},
+    "cutmix": {"augment": (CutMix(alpha=1.0),)},
+    "affine": {
+        "augment": (Albumentation(name="Affine", arguments={"rotate": [-10, 10], "scale": [0.9, 1.1], "p": 0.8}),)
+    },
+}
