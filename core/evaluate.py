@@ -10,14 +10,14 @@ from torch import nn
 
 from core.batches import Batch, Batches
 from core.methods import LossFunction
-from core.metrics import confusion, in_top
+from core.metrics import confusion, from_confusion, from_likelihood, in_top, likelihood
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
 
 
 class Evaluation(NamedTuple):
-    """metrics: loss, accuracy, top5 from six classes on, each in natural units (accuracies in 0..1).
-    confusion: int64 [C, C] on the host, rows true classes."""
+    """metrics: loss; accuracy, balanced_accuracy, precision, recall, f1, ece, and top5 from six classes on, in 0..1;
+    nll in nats.  confusion: int64 [C, C] on the host, rows true classes."""
 
     metrics: dict[str, float]
     confusion: torch.Tensor
@@ -38,13 +38,21 @@ def evaluate(
         logits = model(images).float()
         table = table + confusion(logits, targets)
         top5 = in_top(logits, targets, 5) if classes >= TOP5_FROM else torch.zeros((), device=logits.device)
-        sums = sums + torch.stack([loss(logits, targets).sum(), top5]).double()
+        first = torch.stack([loss(logits, targets).sum(), top5]).double()
+        sums = sums + torch.cat([first, likelihood(logits, targets)])
     for module, training in modes:
         module.train(training)
     if isinstance(table, int) or isinstance(sums, int):
         raise ValueError("there is nothing to evaluate: the split is empty")
     table = table.cpu()
-    count = int(table.sum())
-    loss_sum, top5_sum = sums.tolist()
-    metrics = {"loss": loss_sum / count, "accuracy": int(table.trace()) / count}
-    return Evaluation(metrics | ({"top5": top5_sum / count} if classes >= TOP5_FROM else {}), table)
+    return Evaluation(summary(table, sums.cpu(), classes), table)
+
+
+def summary(table: torch.Tensor, sums: torch.Tensor, classes: int) -> dict[str, float]:
+    """The metrics of a whole split.
+
+    table: confusion, int64 [C, C].  sums: float64, of the loss, of top-5 hits, then those of `likelihood`.
+    """
+    count, (loss, top5) = int(table.sum()), sums[:2].tolist()
+    metrics = {"loss": loss / count} | from_confusion(table) | from_likelihood(sums[2:])
+    return metrics | ({"top5": top5 / count} if classes >= TOP5_FROM else {})

@@ -19,6 +19,7 @@ from core.journal import Journal
 from core.launch import Launch
 from core.lock import is_free, locked
 from core.loop import Event, fit
+from core.metrics import by_class
 from core.part import Mistakes
 from core.progress import Forecast, progress
 from core.record import RECORD, WEIGHTS, Run
@@ -192,7 +193,11 @@ def _test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assem
     lines = [",".join(["true \\ predicted", *splits.classes])]
     lines += [",".join([name, *map(str, row)]) for name, row in zip(splits.classes, table.tolist(), strict=True)]
     journal.artifact("confusion_matrix.csv").write_text("\n".join(lines) + "\n")
-    for name in ("confusion_matrix.png", "confusion_matrix.csv"):
+    report = [",".join(["class", "images", "precision", "recall", "f1"])]
+    for name, count, row in zip(splits.classes, table.sum(axis=1), by_class(result.confusion).tolist(), strict=True):
+        report.append(",".join([name, str(count), *(f"{value:.6f}" for value in row)]))
+    journal.artifact("per_class.csv").write_text("\n".join(report) + "\n")
+    for name in ("confusion_matrix.png", "confusion_matrix.csv", "per_class.csv"):
         journal.keep(name)
 
 
