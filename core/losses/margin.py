@@ -48,9 +48,8 @@ class ArcFace(Loss):
 
     def _widened(self, cosine: torch.Tensor) -> torch.Tensor:
         """cos(angle + margin). Where that would pass pi and rise again, on downwards in a line of slope 1."""
-        sine = (
-            (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).eps).sqrt()
-        )  # from 0: a root has no slope there
+        # kept from 0, where a root has an infinite slope
+        sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).eps).sqrt()
         turned = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
         edge = -math.cos(self.margin)
         return torch.where(cosine > edge, turned, cosine - edge - 1)

@@ -97,6 +97,13 @@ def test_values_and_gradients_stay_finite_in_half_precision_at_extreme_logits(lo
 
 
 @every
+@soft_and_hard
+def test_half_precision_logits_are_computed_with_in_full(loss, targets):
+    half = LOGITS.bfloat16()
+    torch.testing.assert_close(loss(half, targets), loss(half.float(), targets))
+
+
+@every
 def test_under_autocast_the_values_are_those_of_full_precision(loss):
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(loss(LOGITS, SOFT), loss(LOGITS.double(), SOFT).float(), rtol=1e-4, atol=1e-4)
@@ -266,6 +273,12 @@ def test_arcfaces_margin_never_turns_back():
     assert values.diff().abs().max() < 0.5, "a jump"
 
 
+def test_arcfaces_gradient_is_finite_where_the_angle_is_0_or_pi():
+    logits = torch.tensor([[64.0, 64.0], [-64.0, 64.0]], requires_grad=True)
+    L.ArcFace(scale=64.0)(logits, torch.tensor([0, 0])).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
 SHORT = EXPERIMENT.but({"epochs": 1, "limit": 200, "model": MLP(hidden=(16,))})
 
 
@@ -276,6 +289,7 @@ def test_arcfaces_weights_are_trained_averaged_saved_tested_and_loaded_with_the_
     assert id(parts.state.model.head.weight) in trained
     assert "head.weight" in dict(parts.state.evaluated.named_parameters())
     run = train(SHORT.but({"loss": L.ClassBalanced(loss=arcface), "epochs": 6}), Launch(mlflow=False, threads=1))
+    assert load(run.folder).model.head.weight.shape == (10, 8)
     test = SHORT.data.load(None).limited(200).test
     probabilities = load(run.folder).predict(test.pixels[test.rows])
     assert probabilities.shape == (len(test), 10)

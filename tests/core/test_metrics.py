@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics as S
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import (
     multiclass_calibration_error,
@@ -46,6 +46,8 @@ tables = st.integers(1, 6).flatmap(
 
 
 @given(tables)
+@example([[3, 1, 0], [0, 0, 0], [0, 2, 5]])
+@example([[3, 0, 1], [0, 0, 0], [2, 0, 5]])
 def test_what_follows_from_the_confusion_table_is_scikit_learns(rows):
     """Classes that are never true, never predicted, or neither, among them."""
     table = torch.tensor(rows)
