@@ -57,8 +57,15 @@ def _sync(words: Sequence[str]) -> int:
     return 0 if complete == len(standings) else 1
 
 
+def _launch(words: Sequence[str]) -> int:
+    from core.launcher import main
+
+    return main(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "list": (_list, "every experiment: question, command, expected, best on record"),
+    "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
     "sync": (_sync, "send to MLflow what it lacks (of the runs named, or of all)"),
 }
 

@@ -7,6 +7,7 @@ All give the same batches; `feed` picks one.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +15,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, _utils
 
 from core import keys as K
 from core.augment.base import ImageFunction
 from core.images import Images
+
+_LOST = re.compile(r"DataLoader (worker \(pid|timed out)")
+
+
+class WorkerLost(RuntimeError):
+    """A process that loads images died, or gave no sign of life for too long."""
 
 
 class Batch(NamedTuple):
@@ -56,19 +63,25 @@ class Plan:
         """Batches in an epoch."""
         return self.count // self.size if self.shuffled else -(-self.count // self.size)
 
+    @property
+    def share(self) -> int:
+        """Images of a whole batch that come to this rank."""
+        return self.size // self.ranks
+
     def order(self, epoch: int) -> np.ndarray:
         """Positions in the split in the order of this epoch, int64 [count]."""
         return K.permutation(self.seed, epoch, self.count) if self.shuffled else np.arange(self.count)
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
-        """(first, last + 1) in the order, of this rank's share of each batch from step `start` on.
+        """(first, last + 1) in the order, of this rank's share of each batch from step `start` on; none is empty.
 
         A share is contiguous and, in training, even: neighbours, which mix, stay on one rank.
         """
         for first in range(start * self.size, len(self) * self.size, self.size):
             share = -(-min(self.size, self.count - first) // self.ranks)
             mine = first + self.rank * share
-            yield min(mine, self.count), min(mine + share, self.count)
+            if mine < self.count:
+                yield mine, min(mine + share, self.count)
 
 
 class Batches(Protocol):
@@ -142,7 +155,7 @@ class Host:
     requests: _Requests
 
     @classmethod
-    def of(cls, plan: Plan, fetch: Fetch, device: torch.device, workers: int) -> Host:
+    def of(cls, plan: Plan, fetch: Fetch, device: torch.device, workers: int, timeout: int = 300) -> Host:
         requests = _Requests(plan)
         if not workers:
             return cls(plan, fetch, device, None, requests)
@@ -156,14 +169,32 @@ class Host:
             worker_init_fn=_one_thread,
             # a loader draws its base seed from the global generator, unless it has one of its own
             generator=torch.Generator(),
+            timeout=timeout,
         )
         return cls(plan, fetch, device, loader, requests)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.requests.at(epoch, start)
-        source = self.loader or (self.fetch[request] for request in self.requests)
-        for batch in source:
-            yield Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        step = start
+        try:
+            for batch in self.loader or map(self.fetch.__getitem__, self.requests):
+                step += 1
+                yield Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        except RuntimeError as error:
+            if self.loader is None or not _LOST.match(str(error)):
+                raise
+            _end(self.loader)
+            reason = str(error).splitlines()[0].strip()
+            advice = "if memory ran out, use fewer --workers; if reading is slow, raise --worker_timeout"
+            raise WorkerLost(f"epoch {epoch + 1}, batch {step + 1}: {reason}; {advice}") from None
+
+
+def _end(loader: DataLoader) -> None:
+    """A worker that is stopped takes no signal but this one, and a process does not exit before its workers have."""
+    iterator: Any = loader._iterator
+    _utils.signal_handling._remove_worker_pids(id(iterator))  # their death is no news any more
+    for worker in iterator._workers:
+        worker.kill()
 
 
 class _Requests:
@@ -193,13 +224,15 @@ def feed(
     per_image: ImageFunction | None = None,
     workers: int | None = None,
     resident: bool | None = None,
+    timeout: int = 300,
 ) -> Batches:
-    """The batches of a plan by the fastest way that serves. workers, resident: as in Launch."""
+    """The batches of a plan by the fastest way that serves. workers, resident, timeout: as in Launch, there
+    worker_timeout."""
     if per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
         return Resident.of(plan, images, device)
     if workers is None:
         workers = 0 if device.type == "cpu" else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
-    return Host.of(plan, Fetch(images, per_image), device, workers)
+    return Host.of(plan, Fetch(images, per_image), device, workers, timeout)
 
 
 def _fits(images: Images, device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from core import distributed
 from core import keys as K
 from core.augment import augmented, normaliser, per_image
 from core.batches import Batches, Plan, feed
@@ -16,13 +17,16 @@ from core.context import Context
 from core.experiment import Experiment
 from core.images import Images, Splits, mean_and_std
 from core.launch import Launch
+from core.methods import Forward
 from core.part import Mistakes
-from core.rehearsal import rehearse
+from core.ranks import Ranks
+from core.rehearsal import rehearse, small_step
 from core.state import State, moving_average
 from core.step import Setup
 
 INTERVALS_PER_EPOCH = 20
 EVALUATION_BATCH = 512
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,21 @@ def check(experiment: Experiment) -> None:
         raise Mistakes(wrong)
 
 
-def smoked(experiment: Experiment) -> Experiment:
+def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
     """The same pipeline in seconds: three small batches, one epoch."""
-    batch_size = experiment.accumulate * max(2, min(experiment.batch_size, 32) // experiment.accumulate)
+    parts = experiment.accumulate * ranks.ranks
+    batch_size = parts * 2 * max(1, min(experiment.batch_size, 32) // (2 * parts))
     return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size})
 
 
-def device_of(launch: Launch) -> torch.device:
-    """Raises Mistakes for a device that this machine lacks."""
+def device_of(launch: Launch, ranks: Ranks = ALONE) -> torch.device:
+    """Raises Mistakes for a device that this machine lacks. Each process of a run takes a GPU of its own."""
+    if ranks.ranks > 1 and launch.device in ("auto", "cuda") and torch.cuda.is_available():
+        if ranks.local_ranks > torch.cuda.device_count():
+            found = f"{ranks.local_ranks} processes, but {torch.cuda.device_count()} GPUs"
+            raise Mistakes([f"device: {found}: start one process for each GPU, or use --device cpu"])
+        torch.cuda.set_device(ranks.local_rank)
+        return torch.device("cuda", ranks.local_rank)
     if launch.device == "auto":
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(best)
@@ -75,10 +86,12 @@ def device_of(launch: Launch) -> torch.device:
     return device
 
 
-def assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device) -> Assembly:
+def assemble(
+    experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks = ALONE
+) -> Assembly:
     """Build every part. Raises Mistakes for what cannot work together."""
     try:
-        return _assemble(experiment, splits, launch, device)
+        return _assemble(experiment, splits, launch, device, ranks)
     except Mistakes:
         raise
     except ValueError as error:
@@ -90,10 +103,12 @@ def assemble(experiment: Experiment, splits: Splits, launch: Launch, device: tor
         raise Mistakes([f"{reason[:200]}; use a smaller model or batch_size, or raise accumulate"]) from None
 
 
-def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device) -> Assembly:
+def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
-    plan = Plan(len(splits.train), experiment.batch_size, experiment.seed)
+    plan = Plan(len(splits.train), experiment.batch_size, experiment.seed, rank=ranks.rank, ranks=ranks.ranks)
+    if plan.share % experiment.accumulate:
+        raise ValueError(f"accumulate: {experiment.accumulate} does not divide the {plan.share} images of each process")
     mean, std = mean_and_std(splits.train)
     context = Context(
         classes=splits.classes,
@@ -104,6 +119,8 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         epochs=experiment.epochs,
         batch_size=experiment.batch_size,
         device=device,
+        rank=ranks.rank,
+        ranks=ranks.ranks,
         mean=mean,
         std=std,
     )
@@ -124,15 +141,21 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         accumulate=experiment.accumulate,
         clip_norm=experiment.clip_norm,
         autocast=dtype,
+        rank=ranks.rank,
     )
-    train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident)
-    rehearse(experiment.augment, setup, state, splits.train, min(8, experiment.batch_size // experiment.accumulate))
-    return Assembly(context, setup, state, train, held_out(splits.val, device), precision, mean, std)
+    train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
+    few = min(8, plan.share // experiment.accumulate)
+    rehearse(experiment.augment, setup, state, splits.train, few)
+    if experiment.sync_batch_norm:
+        distributed.sync_norms(state.trained, device)
+    state.shared = distributed.shared(state.forward, small_step(setup, train, few), device)
+    return Assembly(context, setup, state, train, held_out(splits.val, device, ranks), precision, mean, std)
 
 
-def held_out(images: Images, device: torch.device) -> Batches:
-    """A split for evaluation: in order, every image once."""
-    return feed(Plan(len(images), EVALUATION_BATCH, shuffled=False), images, device)
+def held_out(images: Images, device: torch.device, ranks: Ranks = ALONE) -> Batches:
+    """A split for evaluation: in order, every image once, each by one process."""
+    size = EVALUATION_BATCH * ranks.ranks
+    return feed(Plan(len(images), size, shuffled=False, rank=ranks.rank, ranks=ranks.ranks), images, device)
 
 
 def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:
@@ -144,6 +167,7 @@ def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tup
     trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
     state = State(
         trained=trained,
+        forward=Forward(trained, built["method"], built["loss"]),
         optimizer=experiment.optimizer.build(trained),
         ema=moving_average(trained["model"], experiment.ema.decay) if experiment.ema else None,
         scaler=torch.amp.GradScaler(context.device.type) if scaled else None,

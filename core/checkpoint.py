@@ -43,12 +43,14 @@ class Damaged(ValueError):
 
 
 def belongs(parts: Assembly) -> dict[str, str]:
-    """What decides whether a resumed run keeps to the same bits: versions, device, threads, precision."""
+    """What decides whether a resumed run keeps to the same bits: versions, device, threads, processes,
+    precision."""
     return {
         "torch": torch.__version__,
         "device": parts.setup.device.type,
         "precision": parts.precision,
         "threads": str(torch.get_num_threads()),
+        "processes": str(parts.context.ranks),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
     }
 
@@ -73,11 +75,16 @@ def save(folder: Path, step: int, state: dict[str, Any], belongs: dict[str, Any]
     os.replace(part, path)
     failpoint("checkpoint renamed")
     sync(folder)
-    for old in generations(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    keep_last(folder, KEPT)
     for left in folder.glob("*.part"):
         left.unlink(missing_ok=True)
     return path
+
+
+def keep_last(folder: Path, count: int = 1) -> None:
+    """Remove all but the latest checkpoints."""
+    for old in generations(folder)[count:]:
+        old.unlink(missing_ok=True)
 
 
 def generations(folder: Path) -> list[Path]:
@@ -115,7 +122,8 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 class Saver:
     """Writes checkpoints beside the loop: a copy of the state is taken at once, a thread does the rest.
 
-    every: a number of steps ("500") or a time ("90s", "5m", "1h") between checkpoints.
+    every: a number of steps ("500") or a time ("90s", "5m", "1h") between checkpoints.  seconds_taken: by which the
+    loop was held up in all.
     """
 
     def __init__(self, folder: Path, every: str, belongs: dict[str, Any]):
@@ -124,6 +132,7 @@ class Saver:
         self.steps = None if unit else int(every)
         self.seconds = int(every[:-1]) * unit if unit else None
         self._last = time.monotonic()
+        self.written, self.seconds_taken = 0, 0.0
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -135,10 +144,18 @@ class Saver:
 
     def save(self, state: State) -> None:
         """Start writing; waits only for the checkpoint before, if that is not written yet. Raises its error."""
+        began = time.monotonic()
         self.wait()
-        self._last = time.monotonic()
         self._thread = threading.Thread(target=self._write, args=(state.step, state.snapshot()), name="checkpoint")
         self._thread.start()
+        self.written += 1
+        self._last = time.monotonic()
+        self.seconds_taken += self._last - began
+
+    def cost(self) -> str:
+        """What the checkpoints so far have cost, for people."""
+        size = sum(path.stat().st_size for path in generations(self.folder)[:1]) / 1e6
+        return f"checkpoints: {self.written}, {size:,.1f} MB each; they held training up for {self.seconds_taken:.2f} s"
 
     def wait(self) -> None:
         """Until what was started is on disk. Raises OSError where it could not be written."""

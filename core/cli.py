@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
@@ -17,8 +17,13 @@ from core.experiment import Experiment
 from core.images import DataError, Dataset
 from core.options import Options, parse
 from core.part import Mistakes, choices, dotted, message
+from core.ranks import invocation, is_restart, ranks_here
+from core.record import Run, load
 from core.spelling import did_you_mean
-from core.terminal import mute
+from core.terminal import mute, tell
+
+if TYPE_CHECKING:
+    from core.seeds import Seeds
 
 VERBS = {
     "train": "train it (also when no verb is given)",
@@ -29,6 +34,8 @@ VERBS = {
 def main(package: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line of experiments.<name>. Exits 0, 1 (failed), 2 (a mistake of the user), 128 + signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if ranks_here().rank:  # one of several processes speaks for all
+        mute()
     command = f"python -m {package}"
     try:
         sys.exit(_run(package, command, arguments))
@@ -73,58 +80,93 @@ def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int
     """Print what the user got wrong, all of it; the exit status."""
     # the lines of a DataError tell of one thing
     count = 1 if isinstance(mistakes, DataError) else len(mistakes.lines)
-    print(f"{command}: nothing was started" + (f", {count} mistakes" if count > 1 else ""), file=sys.stderr)
-    for line in [*mistakes.lines, *advice]:
-        print(f"  {line}", file=sys.stderr)
+    title = f"{command}: nothing was started" + (f", {count} mistakes" if count > 1 else "")
+    if not ranks_here().rank:
+        print("\n  ".join([title, *mistakes.lines, *advice]), file=sys.stderr)
     return 2
 
 
 def _guarded(command: str, action: Callable[[], int]) -> int:
     """The exit status of what ends in other ways than well."""
+    from core.batches import WorkerLost
+    from core.distributed import PeerLost, joined
+    from core.failures import OutOfMemory, Unfinished
     from core.nonfinite import NonFinite
     from core.signals import Interrupted
 
+    def complain(*lines: str) -> None:
+        speaker = f"process {rank}: " if (rank := ranks_here().rank) else ""
+        print("", *(f"{speaker}{line}" for line in lines), sep="\n", file=sys.stderr)
+
+    go_on = f"go on with: {command} resume"
     try:
-        return action()
+        with joined():
+            return action()
     except Interrupted as interrupted:
-        print(f"\n{interrupted}", file=sys.stderr)
-        if interrupted.run:
-            print(f"go on with: {command} resume {interrupted.run}", file=sys.stderr)
+        complain(str(interrupted), *([f"{go_on} {interrupted.run}"] if interrupted.run else []))
         return 128 + interrupted.number
-    except NonFinite as error:
-        print(f"\nfailed: {error}", file=sys.stderr)
-        return 1
+    except Unfinished as error:
+        complain(f"stopped: {error}", f"{go_on} {error.run}")
+    except (NonFinite, OutOfMemory, PeerLost, WorkerLost) as error:
+        complain(f"failed: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"\nfailed: {error.strerror}; what was recorded until then is in {paths.runs()}", file=sys.stderr)
-        return 1
+        complain(f"failed: {error.strerror}; what was recorded until then is in {paths.runs()}")
+    return 1
 
 
 def _train(module: ModuleType, options: Options) -> int:
-    from core.report import report, report_seeds
-    from core.run import train
+    from core.distributed import from_first
+    from core.run import begun, train
     from core.seeds import train_seeds
     from core.writing import Heading
 
-    heading = Heading(_name(module), options.variant, options.title, (module.__doc__ or "").strip())
+    name = _name(module)
+    earlier = begun(options.experiment, name, invocation(), options.seeds) if is_restart() else None
+    if earlier := from_first(earlier):
+        finished = earlier.status == "FINISHED"
+        tell(f"{earlier.id}, begun by an earlier start of this job, {'has finished' if finished else 'goes on'}")
+        return 0 if finished else _go_on(earlier)
+    heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
     if options.seeds > 1:
-        seeds = train_seeds(options.experiment, options.seeds, options.launch, heading)
-        report_seeds(seeds)
-        return 1 if seeds.failed else 0
-    report(train(options.experiment, options.launch, heading))
-    return 0
+        return _told(train_seeds(options.experiment, options.seeds, options.launch, heading))
+    return _told(train(options.experiment, options.launch, heading, continued=options.continued))
 
 
 def _resume(module: ModuleType, words: Sequence[str]) -> int:
-    from core.record import load
-    from core.report import report
-    from core.run import interrupted, resume
+    from core.distributed import from_first, together
+    from core.run import interrupted
 
     if len(words) > 1 or (words and words[0].startswith("-")):
         raise Mistakes([f"resume takes a run, or nothing for the latest interrupted one, not {' '.join(words)}"])
-    report(resume(load(words[0]) if words else interrupted(_name(module))))
-    return 0
+
+    def find() -> Run | None:
+        return None if ranks_here().rank else load(words[0]) if words else interrupted(_name(module))
+
+    run = from_first(together(find))
+    assert run is not None
+    return _go_on(run)
+
+
+def _go_on(run: Run) -> int:
+    """Finish a run, or several seeds of one parent; one that has finished is told of again."""
+    from core.run import resume
+    from core.seeds import resume_seeds
+
+    return _told(resume_seeds(run) if "seeds" in run.record else resume(run))
+
+
+def _told(result: Run | Seeds) -> int:
+    from core.report import report, report_seeds
+
+    if ranks_here().rank:
+        return 0
+    if isinstance(result, Run):
+        report(result)
+        return 0
+    report_seeds(result)
+    return 1 if result.failed else 0
 
 
 def _name(module: ModuleType) -> str:

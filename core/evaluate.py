@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from core import distributed
 from core.batches import Batch, Batches
+from core.losses import full
 from core.methods import LossFunction
-from core.metrics import confusion, from_confusion, from_likelihood, in_top, likelihood
+from core.metrics import BINS, confusion, from_confusion, from_likelihood, in_top, likelihood
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
 
@@ -27,31 +29,33 @@ class Evaluation(NamedTuple):
 def evaluate(
     model: nn.Module, loss: LossFunction, batches: Batches, normalise: Callable[[Batch], Batch], classes: int
 ) -> Evaluation:
-    """Metrics of a model over every sample of `batches`, each counted once. Leaves model and loss in their modes."""
+    """Metrics of a model over every sample of `batches`, of all processes, each counted once. Leaves model and loss in
+    their modes."""
     modes = [(module, module.training) for module in (model, loss) if isinstance(module, nn.Module)]
     for module, _ in modes:
         module.eval()
-    table: torch.Tensor | int = 0
-    sums: torch.Tensor | int = 0
+    device = next(model.parameters()).device
+    table = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+    sums = torch.zeros(3 + 3 * BINS, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     for batch in batches.epoch(0):
         images, targets = normalise(batch)[:2]
-        logits = model(images).float()
-        table = table + confusion(logits, targets)
+        logits = full(model(images))
+        table += confusion(logits, targets)
         top5 = in_top(logits, targets, 5) if classes >= TOP5_FROM else torch.zeros((), device=logits.device)
-        first = torch.stack([loss(logits, targets).sum(), top5]).double()
-        sums = sums + torch.cat([first, likelihood(logits, targets)])
+        sums[:2] += torch.stack([loss(logits, targets).sum(), top5])
+        sums[2:] += likelihood(logits, targets)
     for module, training in modes:
         module.train(training)
-    if isinstance(table, int) or isinstance(sums, int):
+    table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()
+    if not table.sum():
         raise ValueError("there is nothing to evaluate: the split is empty")
-    table = table.cpu()
-    return Evaluation(summary(table, sums.cpu(), classes), table)
+    return Evaluation(summary(table, sums, classes), table)
 
 
 def summary(table: torch.Tensor, sums: torch.Tensor, classes: int) -> dict[str, float]:
     """The metrics of a whole split.
 
-    table: confusion, int64 [C, C].  sums: float64, of the loss, of top-5 hits, then those of `likelihood`.
+    table: confusion, int64 [C, C].  sums: of the loss, of top-5 hits, then those of `likelihood`.
     """
     count, (loss, top5) = int(table.sum()), sums[:2].tolist()
     metrics = {"loss": loss / count} | from_confusion(table) | from_likelihood(sums[2:])

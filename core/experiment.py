@@ -38,6 +38,7 @@ class Experiment(Part):
     batch_size: int = Field(128, ge=1, description="images per optimizer step, over all ranks")
     accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, to save memory")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; none does not clip")
+    sync_batch_norm: bool = Field(False, description="BatchNorm over the images of all processes; GPUs only")
     ema: Ema | None = Field(None, description="moving average of the weights")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, else fp16 on a GPU, else fp32"

@@ -23,16 +23,17 @@ def show(module: ModuleType, command: str, verbs: Mapping[str, str]) -> None:
     for name, meaning in OWN.items():
         _row(f"--{name}", meaning)
     print("\nthe declaration (recorded as params)")
-    _fields(module.EXPERIMENT)
+    fields(module.EXPERIMENT)
     print("\nwhere and how it runs (recorded as tags)")
-    _fields(Launch())
+    fields(Launch())
     if variants := getattr(module, "VARIANTS", {}):
         print("\nvariants")
         for name, changes in variants.items():
             _row(name, ", ".join(f"{key} = {value!r}" for key, value in changes.items()))
 
 
-def _fields(part: Part, prefix: str = "") -> None:
+def fields(part: Part, prefix: str = "") -> None:
+    """Print every field of a part and of the parts below it, with its value and meaning."""
     for name, info in type(part).model_fields.items():
         value = getattr(part, name)
         kinds = _kinds(info.annotation)
@@ -49,10 +50,10 @@ def _fields(part: Part, prefix: str = "") -> None:
                     f"--{prefix}{name}.{field} {_plain(below.default)}", f"{below.description}; setting it adds {name}"
                 )
         if isinstance(value, Part):
-            _fields(value, f"{prefix}{name}.")
+            fields(value, f"{prefix}{name}.")
         elif is_steps(value):
             for label, step in zip(step_names(value), value, strict=True):
-                _fields(step, f"{prefix}{name}.{label}.")
+                fields(step, f"{prefix}{name}.{label}.")
 
 
 def _kinds(annotation: Any) -> list[type[Part]]:

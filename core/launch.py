@@ -19,6 +19,9 @@ class Launch(Part):
     workers: int | None = Field(
         None, ge=0, description="processes that load images; none: 0 on a CPU, up to 8 on a GPU"
     )
+    worker_timeout: int = Field(
+        300, ge=1, description="seconds without a batch after which such a process counts as dead"
+    )
     resident: bool | None = Field(None, description="keep the images on the device; none: if they fit a quarter of it")
     log_every: int | None = Field(None, ge=1, description="steps between step/ metrics; none: 20 times an epoch")
     checkpoint_every: str = Field("1m", description="steps (500) or time (90s, 5m) between checkpoints")

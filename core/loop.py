@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from core import distributed
 from core import keys as K
 from core.batches import Batches
 from core.evaluate import Evaluation, evaluate
@@ -74,11 +75,12 @@ def _read_interval(setup: Setup, state: State, train: Batches, steps: int) -> di
 
 def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate: float) -> Event:
     """Validate and start the sums anew. rate: steps per second."""
+    distributed.align(state.evaluated)
     with setup.precision():
         validation = evaluate(state.evaluated, setup.loss, val, setup.normalise, setup.classes)
     steps = len(train.plan)
     loss, right, _ = state.seen
-    metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.size)}
+    metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.share)}
     metrics |= {f"val/{name}": value for name, value in validation.metrics.items()}
     metrics |= {"lr": state.optimizer.param_groups[0]["lr"]}
     state.history.append(metrics)

@@ -30,7 +30,7 @@ def in_top(logits: torch.Tensor, targets: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """float64 [1 + 3 BINS]: the sum of -log p of the true classes; then, for each bin of confidence, how many
+    """float [1 + 3 BINS]: the sum of -log p of the true classes; then, for each bin of confidence, how many
     predictions fall into it, the sum of their confidences, and how many of them are right.
 
     logits float [N, C], targets int64 [N]. Confidence is the largest probability; bins are of equal width.
@@ -44,8 +44,8 @@ def likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         [torch.ones_like(confidence), confidence, (logits.argmax(dim=1) == targets).to(confidence.dtype)]
     )
     binned = torch.where(place == torch.arange(BINS, device=place.device)[:, None], facts[:, None], 0.0)
-    lost = -log_p.gather(1, targets[:, None]).sum(dtype=torch.float64)
-    return torch.cat([lost[None], binned.sum(dim=2, dtype=torch.float64).flatten()])
+    lost = -log_p.gather(1, targets[:, None]).sum()
+    return torch.cat([lost[None], binned.sum(dim=2).flatten()])
 
 
 def from_likelihood(sums: torch.Tensor) -> dict[str, float]:

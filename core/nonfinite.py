@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from core import distributed
 from core import keys as K
 from core.batches import Batch, Batches
 from core.schedules import Clock
@@ -33,7 +34,7 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
     """The error to raise for the steps first .. end - 1 (from 0, of one epoch), one of which was called off.
 
     The weights are those of that step, for nothing has moved them since; so the first step whose gradient is not
-    finite when replayed with them is the one.
+    finite when replayed with them is the one. All processes replay in step, each its own share.
     """
     per_epoch = len(train.plan)
     epoch = first // per_epoch
@@ -42,23 +43,28 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
         zip(seeds, train.epoch(epoch, first - epoch * per_epoch), strict=False), first
     ):
         ready, clock = setup.augment(setup.normalise(batch)), Clock(step, per_epoch, setup.epochs)
-        if where := _replay(setup, state, ready, clock, seed):
-            return NonFinite(step + 1, epoch, where)
+        for replay in (_losses, _gradients):
+            reseed(seed, setup.device)
+            if where := next(filter(None, distributed.gathered(replay(setup, state, ready, clock))), ""):
+                return NonFinite(step + 1, epoch, where)
     return NonFinite(end, epoch, "it did not come again when the steps were replayed")
 
 
-def _replay(setup: Setup, state: State, batch: Batch, clock: Clock, seed: int) -> str:
-    """What is not finite about this batch; empty if all is."""
-    reseed(seed, setup.device)
+def _losses(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
+    """What is not finite about the forward pass of this batch; empty if all is."""
     with _first_bad_output(state.model) as layers, torch.no_grad(), setup.precision():
-        losses, _ = setup.method.step(state.model, setup.loss, batch, clock)
+        losses, _ = state.forward(batch, clock)
     found = [f"layer {layers[0]} is the first whose output is not"] if layers else []
     if samples := batch.index[~torch.isfinite(losses)].tolist():
         named = ", ".join(map(str, samples[:MOST_NAMED])) + (", ..." if len(samples) > MOST_NAMED else "")
         return "; ".join([*found, f"{len(samples)} of {len(losses)} training images ({named}) have such a loss"])
-    reseed(seed, setup.device)
+    return ""
+
+
+def _gradients(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
+    """What is not finite about the gradients of this batch; empty if all are."""
     state.optimizer.zero_grad(set_to_none=True)
-    gradients(setup, state, batch, clock)
+    gradients(setup, state, state.forward, batch, clock)
     grads = {name: p.grad for name, p in state.trained.named_parameters() if p.grad is not None}
     if weights := [name for name, gradient in grads.items() if not torch.isfinite(gradient).all()]:
         return f"the loss is, but not the gradient of {weights[-1].removeprefix('model.')}"

@@ -10,9 +10,14 @@ from typing import Any, get_args
 from core.experiment import Experiment
 from core.launch import Launch
 from core.part import Mistakes, Part, names
+from core.record import Run, load
 from core.spelling import did_you_mean
 
-OWN = {"variant": "a named change of the declaration", "seeds": "how many seeds to train, under one parent run"}
+OWN = {
+    "variant": "a named change of the declaration",
+    "seeds": "how many seeds to train, under one parent run",
+    "continue": "a finished run to train for longer: its declaration and its state are where this one begins",
+}
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,16 @@ class Options:
     variant: str | None = None
     seeds: int = 1
     title: str = "base"
+    continued: Run | None = None
 
 
 def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, Mapping[str, Any]]) -> Options:
     """Raises Mistakes with everything that is wrong, nearest spellings named."""
     given, wrong = _pairs(words)
     own = {name: given.pop(name) for name in list(given) if name in OWN}
+    continued, trouble = _finished(own)
+    wrong += trouble
+    experiment = continued.experiment if continued else experiment
     variant = own.get("variant")
     if "variant" in own and variant is None:
         wrong.append("--variant: needs a value")
@@ -44,12 +53,26 @@ def parse(words: Sequence[str], experiment: Experiment, variants: Mapping[str, M
             del given[name]
     changed, mistakes = _change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
     launch, more = _change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
-    seeds, trouble = _whole_number("seeds", own.get("seeds", "1"))
-    wrong += [*mistakes, *more, *trouble]
+    seeds, more_trouble = _whole_number("seeds", own.get("seeds", "1"))
+    wrong += [*mistakes, *more, *more_trouble]
     if wrong:
         raise Mistakes(wrong)
-    title = " ".join([variant or "base", *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
-    return Options(changed, launch, variant, seeds, title)  # type: ignore[arg-type]
+    start = f"{continued.id} continued" if continued else variant or "base"
+    title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
+    return Options(changed, launch, variant, seeds, title, continued)  # type: ignore[arg-type]
+
+
+def _finished(own: Mapping[str, str | None]) -> tuple[Run | None, list[str]]:
+    """(the run to continue, what is wrong)."""
+    if "continue" not in own:
+        return None, []
+    try:
+        if "seeds" in own:
+            raise Mistakes(["it continues one run, with that run's seed; leave out --seeds"])
+        run = load(own["continue"] or "")
+        return (run, []) if run.experiment else (None, [])
+    except Mistakes as mistakes:
+        return None, [f"--continue {own['continue'] or ''}".rstrip() + f": {line}" for line in mistakes.lines]
 
 
 def _pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:

@@ -16,6 +16,11 @@ def runs() -> Path:
     return home() / "mlruns" / "runs"
 
 
+def launches() -> Path:
+    """One folder per launched job: its submission, its logs."""
+    return home() / "mlruns" / "launches"
+
+
 def store() -> Path:
     """Downloads and decoded caches."""
     return home() / "data" / "store"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from core import keys as K
 from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
-from core.batches import Fetch, Request
+from core.batches import Batches, Fetch, Request
 from core.images import Images
 from core.schedules import Clock
 from core.state import State
@@ -51,6 +53,19 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
         raise ValueError(f"model: logits are {list(logits.shape)} for {len(index)} images of {setup.classes} classes")
     if losses.shape != (len(index),):
         raise ValueError(f"loss: it gives {list(losses.shape)} for {len(index)} images; one value each is needed, [N]")
+
+
+def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module], None]:
+    """A function that computes the gradients of `count` images through the Forward that it is given."""
+
+    def step(forward: nn.Module) -> None:
+        batch = next(iter(train.epoch(0)))
+        few = type(batch)(*(tensor[:count] for tensor in batch))
+        with setup.precision():
+            losses, _ = forward(setup.augment(setup.normalise(few)), Clock(0, 1, 1))
+        losses.mean().backward()
+
+    return step
 
 
 def _probe(step: Albumentation, images: Images) -> None:

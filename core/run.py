@@ -1,33 +1,44 @@
-"""One run: build the parts, fit, test once, write the record."""
+"""One run: build the parts, fit, test once, write the record. Alone, or with other processes that share the work."""
 
 from __future__ import annotations
 
 import os
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
 import torch
 
-from core import paths, plots, provenance
-from core.build import Assembly, assemble, check, device_of, held_out, smoked
-from core.checkpoint import CHECKPOINTS, Saver, belongs, latest
-from core.evaluate import evaluate
+from core import distributed, paths, provenance
+from core.build import Assembly, assemble, check, device_of, smoked
+from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
+from core.failures import Unfinished, explained
 from core.images import Splits
 from core.journal import Journal
 from core.launch import Launch
 from core.lock import is_free, locked
 from core.loop import Event, fit
-from core.metrics import by_class
 from core.part import Mistakes
 from core.progress import Forecast, progress
+from core.ranks import Ranks
 from core.record import RECORD, WEIGHTS, Run
+from core.restore import restore, take_over
+from core.result import close, judged, test
 from core.signals import Interrupted, Stop
 from core.stopping import best_epoch
-from core.terminal import tell
 from core.tracking import Mirror
-from core.writing import Heading, new_run, open_run, reopen_run, save_weights, write_summary
+from core.writing import Heading, keep_text, new_run, open_run, reopen_run, save_weights
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What surrounds a run: its mirror, signals sent to this process, the processes that share the work."""
+
+    mirror: Mirror
+    stop: Stop
+    ranks: Ranks
 
 
 def train(
@@ -35,110 +46,158 @@ def train(
     launch: Launch | None = None,
     heading: Heading | str = "notebook",
     mirror: Mirror | None = None,
+    continued: Run | None = None,
 ) -> Run:
     """Train a declaration and return its run, on record from the first step.
 
     heading: or just the experiment's name.  mirror: of an invocation with several runs; else one is started and ended
-    here. Raises Mistakes (DataError among them) before anything is recorded, Interrupted after SIGTERM or Ctrl-C, and
-    whatever the training itself raises, recorded as FAILED.
+    here.  continued: a finished run whose state this one begins with. Raises Mistakes (DataError among them) before
+    anything is recorded, Interrupted after SIGTERM or Ctrl-C, Unfinished where the machine failed it, and whatever the
+    training itself raises, recorded as FAILED.
     """
     launch = launch or Launch()
     heading = Heading(heading) if isinstance(heading, str) else heading
-    experiment = smoked(experiment) if launch.smoke else experiment
-    with mirrored(mirror) as following, Stop() as stop, _process(launch):
-        splits, parts = prepare(experiment, launch)
-        run, journal = new_run(heading.experiment)
-        with locked(run.folder), _recorded(run, journal, experiment, parts):
-            open_run(journal, run, experiment, launch, heading, splits, parts)
-            if launch.mlflow:
-                following.follow(run.folder)
-            _fit(run, journal, experiment, launch, parts, stop)
-            _test(journal, experiment, splits, parts)
+    with staged(launch, mirror) as stage:
+        declared = smoked(experiment, stage.ranks) if launch.smoke else experiment
+        splits, parts = distributed.together(lambda: prepare(declared, launch, stage.ranks))
+        if continued:
+            distributed.together(lambda: take_over(continued, splits, parts))
+        run, journal = begin(heading, stage.ranks)
+        if journal is None:
+            return _assist(run, splits, parts, stage)
+        with locked(run.folder), _recorded(run, journal, declared, parts):
+            open_run(journal, run, declared, launch, heading, splits, parts, continued)
+            _work(run, journal, declared, launch, splits, parts, stage)
     return run
+
+
+def begin(heading: Heading, ranks: Ranks) -> tuple[Run, Journal | None]:
+    """A new run, the same for every process; the journal is the first one's alone. Raises Mistakes."""
+    opened = distributed.together(lambda: None if ranks.rank else new_run(heading.experiment))
+    run = distributed.from_first(opened[0] if opened else None)
+    assert run is not None
+    return run, opened[1] if opened else None
 
 
 def resume(run: Run, mirror: Mirror | None = None) -> Run:
     """Go on with an interrupted run from its last checkpoint, or from the start where it has none.
 
     It ends in the same weights and metrics as if it had never stopped. Raises as `train` does; Mistakes for a run that
-    has ended, that another process is at work on, or whose data have changed.
+    has finished, that another process is at work on, or whose data have changed.
     """
     experiment, launch = run.experiment, Launch.read(run.record["launch"])
-    if run.status in ("FINISHED", "FAILED"):
-        raise Mistakes([f"{run.id} is {run.status}: there is nothing to resume"])
-    with locked(run.folder), mirrored(mirror) as following, Stop() as stop, _process(launch):
-        splits, parts = prepare(experiment, launch)
+    with ExitStack() as held, staged(launch, mirror) as stage:
+        first = stage.ranks.rank == 0
+        distributed.together(lambda: held.enter_context(taken_up(run)) if first else None)
+        splits, parts = distributed.together(lambda: prepare(experiment, launch, stage.ranks))
         if splits.digest != run.record["data"]["digest"]:
             raise Mistakes([f"{run.id}: the data have changed since it began ({splits.source})"])
+        if not first:
+            restore(run, None, splits, parts)
+            return _assist(run, splits, parts, stage)
         journal = Journal(run.folder)
         with _recorded(run, journal, experiment, parts):
             reopen_run(journal, run)
-            if launch.mlflow:
-                following.follow(run.folder)
-            _restore(run, journal, parts)
-            _fit(run, journal, experiment, launch, parts, stop)
-            _test(journal, experiment, splits, parts)
+            restore(run, journal, splits, parts)
+            _work(run, journal, experiment, launch, splits, parts, stage)
     return run
 
 
 def interrupted(experiment: str) -> Run:
-    """The latest run of this experiment that has not ended and that nobody is at work on. Raises Mistakes."""
+    """The latest run of this experiment that has not ended and that nobody is at work on; of several seeds, the parent
+    that holds them. Raises Mistakes."""
+    for run in runs_of(experiment):
+        if run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
+            parent = Run(paths.runs() / run.record["parent"]) if run.record["parent"] else run
+            return parent if parent.status not in ("FINISHED", "FAILED") and is_free(parent.folder) else run
+    raise Mistakes([f"no interrupted run of {experiment} in {paths.runs()}"])
+
+
+def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int = 1) -> Run | None:
+    """The latest run of this declaration that an earlier start of the same job has begun; None if there is none."""
+    for run in runs_of(name) if invocation else ():
+        record = run.record
+        same = record["declaration"] == experiment.record() and record.get("seeds", 1) == seeds
+        if same and record["facts"].get("invocation") == invocation and is_free(run.folder):
+            return run
+    return None
+
+
+def runs_of(experiment: str) -> Iterator[Run]:
+    """Runs on record of this experiment, the latest first."""
     records = sorted(paths.runs().glob(f"{experiment}-*/artifacts/{RECORD}"), reverse=True)
     for run in (Run(path.parent.parent) for path in records):
-        if run.record["experiment"] == experiment and run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
-            return run
-    raise Mistakes([f"no interrupted run of {experiment} in {paths.runs()}"])
+        if run.record["experiment"] == experiment:
+            yield run
+
+
+@contextmanager
+def taken_up(run: Run) -> Iterator[None]:
+    """Hold an unfinished run. Raises Mistakes."""
+    if run.status == "FINISHED":
+        raise Mistakes([f"{run.id} is FINISHED: there is nothing to resume; --continue {run.id} trains it for longer"])
+    with locked(run.folder):
+        yield
 
 
 @contextmanager
 def _recorded(run: Run, journal: Journal, experiment: Experiment, parts: Assembly) -> Iterator[None]:
-    """However the body ends, the journal tells."""
-    status = "FAILED"
+    """However the body ends, the journal tells. What the machine did to a run leaves it KILLED, to be resumed."""
     try:
-        yield
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
+        with distributed.peers():
+            yield
+        close(journal, run, experiment, parts, "FINISHED")
     except BaseException as error:
-        journal.write("tags", values={"error": f"{type(error).__name__}: {error}"[:1000]})
-        journal.artifact("error.txt").write_text(traceback.format_exc())
-        journal.keep("error.txt")
-        raise
-    finally:
-        _close(journal, run, experiment, parts, status)
+        better = explained(error, run.id)
+        stopped = isinstance(better, KeyboardInterrupt | Unfinished)
+        with suppress(OSError):  # a full disk: what is raised below says so
+            if not isinstance(error, KeyboardInterrupt):
+                journal.write("tags", values={"error": f"{type(better).__name__}: {better}"[:1000]})
+                keep_text(journal, "error.txt", traceback.format_exc())
+        with suppress(OSError):
+            close(journal, run, experiment, parts, "KILLED" if stopped else "FAILED")
+        if better is error:
+            raise
+        raise better from error
 
 
-def _restore(run: Run, journal: Journal, parts: Assembly) -> None:
-    """Take up the last whole checkpoint, and say aloud what the bits may not survive."""
-    found, wrong = latest(run.folder / CHECKPOINTS)
-    for line in wrong:
-        tell(f"{line}; the checkpoint before is used")
-    if found is None:
-        tell(f"{run.id} has no checkpoint: it starts anew")
-        return
-    parts.state.restore(found.state)
-    changed = [name for name, value in belongs(parts).items() if found.belongs.get(name) != value]
-    if changed:
-        told = ", ".join(f"{name}: {found.belongs.get(name)} then, {belongs(parts)[name]} now" for name in changed)
-        tell(f"not bit-exact any more: {told}")
-        journal.write("tags", values={"resumed_elsewhere": told})
-    tell(f"{run.id} goes on after step {found.step}")
+def _work(
+    run: Run, journal: Journal, experiment: Experiment, launch: Launch, splits: Splits, parts: Assembly, stage: Stage
+) -> None:
+    """From an open journal to the last figure."""
+    if launch.mlflow:
+        stage.mirror.follow(run.folder)
+    _fit(run, journal, experiment, launch, parts, stage.stop)
+    test(journal, experiment, splits, parts)
+    keep_last(run.folder / CHECKPOINTS)
 
 
-def prepare(experiment: Experiment, launch: Launch) -> tuple[Splits, Assembly]:
+def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
+    """What every process but the first does: the same steps, and nothing on record."""
+    agreed = distributed.Agreement()
+    with distributed.peers(), stage.stop.at_step_end():
+        for _ in fit(parts.setup, parts.state, parts.train, parts.val):
+            if number := agreed(stage.stop.number):
+                raise Interrupted(number, "stopped")
+        agreed.settle()
+        judged(parts, splits)
+    return run
+
+
+def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
     """Everything that can be refused, in the order of its cost. Raises Mistakes, DataError among them."""
     check(experiment)
-    device = device_of(launch)
+    device = device_of(launch, ranks)
     splits = experiment.data.load(launch.root)
     splits = splits.limited(experiment.limit) if experiment.limit else splits
-    return splits, assemble(experiment, splits, launch, device)
+    return splits, assemble(experiment, splits, launch, device, ranks)
 
 
 def _fit(run: Run, journal: Journal, experiment: Experiment, launch: Launch, parts: Assembly, stop: Stop) -> None:
     """Iterate the loop: journal, best weights, progress, checkpoints, signals."""
     steps, state = parts.context.steps_per_epoch, parts.state
     forecast = Forecast(steps * experiment.epochs, overhead=parts.val.plan.count / parts.train.plan.count / 3)
+    agreed = distributed.Agreement()
     saver = Saver(run.folder / CHECKPOINTS, launch.checkpoint_every, belongs(parts))
     with progress(experiment.epochs, steps, experiment.batch_size, state.step) as shown, stop.at_step_end():
         shown.say(_opening(run, parts))
@@ -147,14 +206,18 @@ def _fit(run: Run, journal: Journal, experiment: Experiment, launch: Launch, par
             shown.show(event)
             if not event.validation and (announcement := forecast.after_step()):
                 shown.say(announcement)
-            if stop.number or saver.due(event.step):
+            number = agreed(stop.number)
+            if number or saver.due(event.step):
                 journal.sync()
                 saver.save(state)
-            if stop.number:
+            if number:
                 saver.wait()
-                where = f"{run.id} stopped and saved at the end of step {event.step}"
-                raise Interrupted(stop.number, where, run.id)
-    saver.wait()
+                raise Interrupted(number, f"{run.id} stopped and saved at the end of step {event.step}", run.id)
+        agreed.settle()
+        saver.save(state)
+        saver.wait()
+        shown.say(saver.cost())
+    journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
 
 
 def _opening(run: Run, parts: Assembly) -> str:
@@ -163,6 +226,7 @@ def _opening(run: Run, parts: Assembly) -> str:
     where = f"{name} ({threads} threads)" if device.type == "cpu" else name
     weights = sum(p.numel() for p in parts.state.model.parameters())
     images = f"{parts.train.plan.count:,} + {parts.val.plan.count:,} images"
+    where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
     return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
 
 
@@ -174,54 +238,6 @@ def _record(journal: Journal, experiment: Experiment, parts: Assembly, event: Ev
     journal.metrics(event.epoch + 1, event.metrics)
     if best_epoch(parts.state.history, experiment.select) == event.epoch:
         save_weights(parts.state.evaluated, journal.artifact(WEIGHTS))
-
-
-def _test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assembly) -> None:
-    """The one reading of the test split: the best epoch's weights, at the end."""
-    from safetensors.torch import load_file
-
-    model = parts.state.evaluated
-    model.load_state_dict(load_file(journal.artifact(WEIGHTS)))
-    batches = held_out(splits.test, parts.setup.device)
-    with parts.setup.precision():
-        result = evaluate(model, parts.setup.loss, batches, parts.setup.normalise, parts.setup.classes)
-    best = best_epoch(parts.state.history, experiment.select)
-    journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
-    table = result.confusion.numpy()
-    title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
-    plots.confusion_matrix(table, splits.classes, journal.artifact("confusion_matrix.png"), title)
-    lines = [",".join(["true \\ predicted", *splits.classes])]
-    lines += [",".join([name, *map(str, row)]) for name, row in zip(splits.classes, table.tolist(), strict=True)]
-    journal.artifact("confusion_matrix.csv").write_text("\n".join(lines) + "\n")
-    report = [",".join(["class", "images", "precision", "recall", "f1"])]
-    for name, count, row in zip(splits.classes, table.sum(axis=1), by_class(result.confusion).tolist(), strict=True):
-        report.append(",".join([name, str(count), *(f"{value:.6f}" for value in row)]))
-    journal.artifact("per_class.csv").write_text("\n".join(report) + "\n")
-    for name in ("confusion_matrix.png", "confusion_matrix.csv", "per_class.csv"):
-        journal.keep(name)
-
-
-def _close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, status: str) -> None:
-    """What can be said of a run however it ended."""
-    history = parts.state.history
-    try:
-        if history:
-            best = best_epoch(history, experiment.select)
-            journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
-            journal.keep(WEIGHTS)
-            plots.learning_curves(history, best, journal.artifact("learning_curves.png"))
-            journal.keep("learning_curves.png")
-        journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
-    finally:
-        journal.close(status)
-        write_summary(run)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Of the device that trains: CUDA's allocations, else resident memory of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return provenance.peak_memory_mb()
 
 
 @contextmanager
@@ -238,10 +254,17 @@ def mirrored(mirror: Mirror | None) -> Iterator[Mirror]:
 
 
 @contextmanager
-def _process(launch: Launch) -> Iterator[None]:
-    """Threads and determinism for the time of a run."""
+def staged(launch: Launch, mirror: Mirror | None) -> Iterator[Stage]:
+    """Everything around a run, ended with it."""
+    with mirrored(mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
+        yield Stage(following, stop, ranks)
+
+
+@contextmanager
+def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
+    """Threads and determinism for the time of a run. Processes on one machine share its cores."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(launch.threads or provenance.cores())
+    torch.set_num_threads(launch.threads or max(1, provenance.cores() // ranks.local_ranks))
     if launch.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

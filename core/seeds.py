@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from core import distributed
 from core.build import smoked
 from core.experiment import Experiment
+from core.failures import Unfinished
+from core.journal import Journal
 from core.launch import Launch
+from core.lock import locked
+from core.nonfinite import NonFinite
 from core.part import Mistakes
 from core.record import Run
-from core.run import mirrored, prepare, train
+from core.run import begin, prepare, resume, runs_of, staged, taken_up, train
+from core.signals import Interrupted
 from core.terminal import tell
 from core.tracking import Mirror
-from core.writing import Heading, new_run, open_journal, write_summary
+from core.writing import Heading, keep_record, open_journal, reopen_run, write_summary
 
 
 @dataclass(frozen=True)
@@ -35,44 +42,92 @@ def train_seeds(
     mirror: Mirror | None = None,
 ) -> Seeds:
     """Train `seeds` runs, their seeds counting up from the declaration's. A failed one is kept in sight and the rest
-    go on. Raises as `train` does for mistakes and signals."""
+    go on. Raises as `train` does for mistakes, signals and a machine that fails."""
     launch = launch or Launch()
     heading = Heading(heading) if isinstance(heading, str) else heading
-    with mirrored(mirror) as following:
+    with staged(launch, mirror) as stage:
         experiment.but({"seed": experiment.seed + seeds - 1})
-        prepare(
-            smoked(experiment) if launch.smoke else experiment, launch
-        )  # what is refused is refused before there is a parent
-        parent, journal = new_run(heading.experiment)
-        runs: list[Run] = []
-        failed: dict[int, str] = {}
-        status = "FAILED"
-        try:
-            tags = {"seeds": str(seeds), "smoke": str(launch.smoke).lower()}
-            open_journal(journal, parent, heading, f"{heading.title} {seeds} seeds", experiment.flat(), tags)
-            if launch.mlflow:
-                following.follow(parent.folder)
-            for seed in range(experiment.seed, experiment.seed + seeds):
-                tell(f"seed {seed} ({seed - experiment.seed + 1} of {seeds})")
-                try:
-                    below = replace(heading, parent=parent.id)
-                    runs.append(train(experiment.but({"seed": seed}), launch, below, following))
-                except Mistakes:
-                    raise
-                except Exception as error:
-                    failed[seed] = f"{type(error).__name__}: {error}"
-                    tell(f"seed {seed} failed: {failed[seed]}")
-            status = "FAILED" if failed else "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            for seed, error_text in failed.items():
-                journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
+        declared = smoked(experiment, stage.ranks) if launch.smoke else experiment
+        # what is refused is refused before there is a parent
+        distributed.together(lambda: prepare(declared, launch, stage.ranks))
+        parent, journal = begin(heading, stage.ranks)
+        if journal is None:
+            return _assist(parent, experiment, seeds, launch, heading, stage.mirror)
+        tags = {"seeds": str(seeds), "smoke": str(launch.smoke).lower()}
+        with locked(parent.folder):
+            facts = open_journal(journal, parent, heading, f"{heading.title} {seeds} seeds", experiment.flat(), tags)
+            keep_record(journal, parent, experiment, launch, heading, facts, seeds=seeds, title=heading.title)
+            return _train_all(parent, journal, experiment, seeds, launch, heading, stage.mirror)
+
+
+def resume_seeds(parent: Run, mirror: Mirror | None = None) -> Seeds:
+    """Go on with several seeds: those that have finished count, an interrupted one is resumed, the rest are trained.
+    Raises as `resume` does."""
+    experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
+    heading = Heading(record["experiment"], record["variant"], record["title"])
+    with ExitStack() as held, staged(launch, mirror) as stage:
+        distributed.together(lambda: None if stage.ranks.rank else held.enter_context(taken_up(parent)))
+        if stage.ranks.rank:
+            return _assist(parent, experiment, record["seeds"], launch, heading, stage.mirror)
+        journal = Journal(parent.folder)
+        reopen_run(journal, parent)
+        return _train_all(parent, journal, experiment, record["seeds"], launch, heading, stage.mirror)
+
+
+def _train_all(
+    parent: Run, journal: Journal, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Mirror
+) -> Seeds:
+    """Every seed that has not finished yet, and the summary of all."""
+    below = [run for run in runs_of(heading.experiment) if run.record["parent"] == parent.id]
+    earlier = {run.record["declaration"]["seed"]: run for run in below}
+    runs: list[Run] = []
+    failed: dict[int, str] = {}
+    status = "FAILED"
+    if launch.mlflow:
+        mirror.follow(parent.folder)
+    try:
+        for seed in range(experiment.seed, experiment.seed + seeds):
+            tell(f"seed {seed} ({seed - experiment.seed + 1} of {seeds})")
+            try:
+                runs.append(_one(earlier.get(seed), experiment.but({"seed": seed}), launch, heading, parent, mirror))
+            except (Mistakes, Unfinished):
+                raise
+            except Exception as error:
+                failed[seed] = f"{type(error).__name__}: {error}"
+                tell(f"seed {seed} failed: {failed[seed]}")
+        status = "FAILED" if failed else "FINISHED"
+    except (Interrupted, Unfinished) as stopped:
+        status = "KILLED"
+        stopped.run = parent.id  # what has to be resumed is all of the seeds
+        raise
+    finally:
+        for seed, error_text in failed.items():
+            journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
+        if status != "KILLED":
             journal.metrics(len(runs), summarise(runs))
-            journal.close(status)
-            write_summary(parent)
+        journal.close(status)
+        write_summary(parent)
     return Seeds(parent, tuple(runs), failed)
+
+
+def _one(
+    earlier: Run | None, experiment: Experiment, launch: Launch, heading: Heading, parent: Run, mirror: Mirror
+) -> Run:
+    """The run of one seed: done already, gone on with, or trained."""
+    run, status = distributed.from_first((earlier, earlier.status if earlier else "FAILED"))
+    if run and status == "FINISHED":
+        return run
+    if run and status != "FAILED":
+        return resume(run, mirror)
+    return train(experiment, launch, replace(heading, parent=parent.id), mirror)
+
+
+def _assist(parent: Run, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Mirror) -> Seeds:
+    """What every process but the first does."""
+    for seed in range(experiment.seed, experiment.seed + seeds):
+        with suppress(NonFinite):  # every process meets it at the same step, and goes on to the next seed
+            _one(None, experiment.but({"seed": seed}), launch, heading, parent, mirror)
+    return Seeds(parent, (), {})
 
 
 def summarise(runs: list[Run]) -> dict[str, float]:

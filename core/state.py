@@ -15,12 +15,16 @@ class State:
     """What training changes, and so what a checkpoint must hold.
 
     trained: a ModuleDict of "model" and, where they have weights or buffers, "loss" and "method".
+    forward: `trained` as one module, (batch, clock) -> Output.  shared: the same, but its gradients are averaged over
+    all processes.
     history: the metrics of each finished epoch.  step: optimizer steps done.
-    sums: over the steps of the epoch so far, [mean loss, right predictions, gradient norm], on the device.
+    sums: over the steps of the epoch so far, [mean loss, right predictions, gradient norm], on the device; each the
+    mean over all processes, so that their states are equal.
     seen: what `sums` was when the last interval was read.
     """
 
     trained: nn.ModuleDict
+    forward: nn.Module
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None = None
     scaler: torch.amp.GradScaler | None = None
@@ -28,6 +32,9 @@ class State:
     step: int = 0
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     seen: list[float] = field(default_factory=lambda: [0.0] * 3)
+
+    def __post_init__(self) -> None:
+        self.shared = self.forward
 
     @property
     def model(self) -> nn.Module:

@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.linalg import vector_norm
 from torch.nn.utils import clip_grads_with_norm_
 
+from core import distributed
 from core.batches import Batch
 from core.methods import LossFunction, Method
 from core.metrics import correct
@@ -63,7 +65,7 @@ def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batc
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss, right = gradients(setup, state, batch, clock)
+        loss, right = gradients(setup, state, state.shared, batch, clock)
         if scaler:
             scaler.unscale_(optimizer)
         norm = gradient_norm(p.grad for p in trained if p.grad is not None)
@@ -71,7 +73,7 @@ def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batc
             clip_grads_with_norm_(trained, setup.clip_norm, norm)
         if scaler:  # it expects gradients to overflow now and then, and skips the step itself
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
-        state.sums += torch.stack([loss, right, norm])
+        state.sums += distributed.mean(torch.stack([loss, right, norm]))
         if fused:
             # A sum once not finite stays so: every step is called off on the device until the host looks.
             optimizer.found_inf = _not_finite(state.sums)  # type: ignore[attr-defined]
@@ -101,16 +103,22 @@ def _not_finite(sums: torch.Tensor) -> torch.Tensor:
     return sums.sum(dtype=torch.float32).mul_(0.0).nan_to_num_(1.0)
 
 
-def gradients(setup: Setup, state: State, batch: Batch, clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the mean loss. (that mean, number of right predictions) on the device."""
+def gradients(
+    setup: Setup, state: State, forward: nn.Module, batch: Batch, clock: Clock
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the mean loss. (that mean, number of right predictions) of this process, on the device.
+
+    forward: state.shared in training; state.forward leaves the other processes out of it.
+    """
     parts = [batch] if setup.accumulate == 1 else _split(batch, setup.accumulate)
     means, rights = [], []
     for part in parts:
-        with setup.precision():
-            losses, logits = setup.method.step(state.model, setup.loss, part, clock)
-        # the gradient of the mean over the whole batch, without a mean in the graph
-        weights = _equal(len(losses), len(parts), losses.dtype, losses.device)
-        losses.backward(state.scaler.scale(weights) if state.scaler else weights)
+        with distributed.last_of(forward, part is parts[-1]):
+            with setup.precision():
+                losses, logits = forward(part, clock)
+            # the gradient of the mean over the whole batch, without a mean in the graph
+            weights = _equal(len(losses), len(parts), losses.dtype, losses.device)
+            losses.backward(state.scaler.scale(weights) if state.scaler else weights)
         means.append(losses.detach() @ weights)
         rights.append(correct(logits.detach(), part.targets))
     return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())

@@ -20,7 +20,8 @@ from core.images import Splits
 from core.journal import Journal, read
 from core.launch import Launch
 from core.part import Mistakes
-from core.record import RECORD, SUMMARY, VERSION, Run
+from core.ranks import invocation
+from core.record import RECORD, SUMMARY, VERSION, WEIGHTS, Run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,6 +64,7 @@ def open_run(
     heading: Heading,
     splits: Splits,
     parts: Assembly,
+    continued: Run | None = None,
 ) -> None:
     """The first entries of a run: what is declared, where it runs, what code and data it stands on."""
     facts = {
@@ -72,6 +74,8 @@ def open_run(
         "parameters": str(sum(p.numel() for p in parts.state.model.parameters())),
         **{f"launch.{name}": str(value) for name, value in launch.flat().items()},
         **provenance.hardware(parts.setup.device),
+        "hardware.processes": str(parts.context.ranks),
+        **({"continued": continued.id} if continued else {}),
     }
     data = {
         "name": splits.name,
@@ -91,18 +95,9 @@ def open_run(
     journal.write(
         "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile
     )
-    record = {
-        "labbook": VERSION,
-        "run": run.id,
-        "experiment": heading.experiment,
-        "variant": heading.variant,
-        "parent": heading.parent,
-        "declaration": experiment.record(),
-        "launch": launch.record(),
-        "data": data,
-        "facts": tags,
-    }
-    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
+    if continued:  # its best epoch may remain the best
+        shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
+    keep_record(journal, run, experiment, launch, heading, tags, data=data, continued=continued and continued.id)
     keep_text(journal, "packages.txt", provenance.packages())
     diff, untracked = provenance.uncommitted()
     if diff:
@@ -128,6 +123,7 @@ def open_journal(
     name: for people; need not be unique.
     """
     tags = {
+        **({"invocation": started_by} if (started_by := invocation()) else {}),
         "variant": heading.variant or "",
         "mlflow.source.name": provenance.command(),
         **provenance.code(),
@@ -147,6 +143,30 @@ def open_journal(
     journal.write("params", values={name: str(value) for name, value in params.items()})
     journal.write("tags", values=tags)
     return tags
+
+
+def keep_record(
+    journal: Journal,
+    run: Run,
+    experiment: Experiment,
+    launch: Launch,
+    heading: Heading,
+    facts: dict[str, str],
+    **more: Any,
+) -> None:
+    """record.json: all that is needed to do it again."""
+    record = {
+        "labbook": VERSION,
+        "run": run.id,
+        "experiment": heading.experiment,
+        "variant": heading.variant,
+        "parent": heading.parent,
+        "declaration": experiment.record(),
+        "launch": launch.record(),
+        "facts": facts,
+        **more,
+    }
+    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def keep_text(journal: Journal, name: str, text: str) -> None:
@@ -176,7 +196,7 @@ def write_summary(run: Run) -> None:
     whole: trained on all of its data; a smoke run is not, and a parent of several seeds is no run of its own.
     """
     recorded = (run.folder / "artifacts" / RECORD).exists()
-    whole = recorded and run.record["declaration"]["limit"] is None
+    whole = recorded and "seeds" not in run.record and run.record["declaration"]["limit"] is None
     temporary = run.folder / f"{SUMMARY}.part"
     with contextlib.suppress(OSError):  # on a full disk: the journal has it all
         temporary.write_text(json.dumps({"status": run.status, "metrics": run.metrics, "whole": whole}))

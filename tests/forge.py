@@ -76,7 +76,7 @@ class Forge:
 
     def close(self) -> None:
         self.parent.stdin.close()  # type: ignore[union-attr]
-        self.parent.wait(10)
+        self.parent.wait(60)
         self.folder.cleanup()
 
     def _send(self, request: dict[str, Any]) -> None:

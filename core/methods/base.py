@@ -38,3 +38,14 @@ class Supervised(Method):
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         logits = model(batch.images)
         return Output(loss(logits, batch.targets), logits)
+
+
+class Forward(nn.Module):
+    """Everything that is trained, as one module whose forward pass is the method's step."""
+
+    def __init__(self, trained: nn.ModuleDict, method: Method, loss: LossFunction):
+        super().__init__()
+        self.trained, self.method, self.loss = trained, method, loss
+
+    def forward(self, batch: Batch, clock: Clock) -> Output:
+        return self.method.step(self.trained["model"], self.loss, batch, clock)

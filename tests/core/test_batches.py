@@ -78,7 +78,7 @@ def test_ranks_share_every_batch_without_overlap(count, share, ranks, shuffled):
     whole = list(Plan(count, size, shuffled=shuffled).spans())
     parts = [list(Plan(count, size, shuffled=shuffled, rank=rank, ranks=ranks).spans()) for rank in range(ranks)]
     for step, (first, end) in enumerate(whole):
-        pieces = [range(*part[step]) for part in parts]
+        pieces = [range(*part[step]) for part in parts if step < len(part)]
         assert [i for piece in pieces for i in piece] == list(range(first, end))
         if shuffled:
             assert {len(piece) for piece in pieces} == {share}

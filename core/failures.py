@@ -1,0 +1,44 @@
+"""What ends a run before its time, in words that say what to do. NonFinite stands in core/nonfinite.py."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+import torch
+
+from core.batches import WorkerLost
+from core.distributed import PeerLost
+
+_FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|Cannot allocate memory")
+
+
+class Unfinished(RuntimeError):
+    """A run had to stop for a reason outside of it (disk, a process that was killed). run: what `resume` takes."""
+
+    def __init__(self, reason: str, run: str):
+        self.run = run
+        super().__init__(reason)
+
+
+class OutOfMemory(RuntimeError):
+    """The device, or the machine, has no memory left."""
+
+
+def explained(error: BaseException, run: str) -> BaseException:
+    """The error that a user should see in the place of this one; itself where nothing better can be said."""
+    if isinstance(error, OSError) and error.errno in _FAILING_DISK:
+        return Unfinished(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", run)
+    if isinstance(error, PeerLost | WorkerLost):
+        return Unfinished(str(error), run)
+    if is_out_of_memory(error):
+        advice = "lower batch_size, raise accumulate (parts of a batch), use precision bf16, --resident false"
+        return OutOfMemory(f"out of memory: {str(error).splitlines()[0][:200]}; {advice} or fewer --workers")
+    return error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of a GPU (torch.OutOfMemoryError) or of the machine."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

@@ -1,0 +1,222 @@
+"""Several processes train one run: as one would, on one record, and they end and go on together."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from core import journal
+from tests.core.test_resume import digest, only_run, points
+
+DIGITS = "experiments.digits_cnn"
+DOUBLED = "tests.programs.doubled"
+COMMON = ("--mlflow", "false", "--threads", "1")
+WORDS = (DIGITS, "--epochs", "4", *COMMON, "--model.dropout", "0.2", "--ema.decay", "0.9", "--checkpoint_every", "7",
+         "--augment", "RandomCrop,Mixup", "--augment.random_crop.padding", "1", "--batch_size", "60")  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(forge, *words, ranks=2, **env):
+    """The processes of one run, as torchrun would start them."""
+    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [
+        forge.start(
+            *words,
+            env={name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank, **env}.items()},
+        )
+        for rank in range(ranks)
+    ]
+
+
+def torchrun(home, *words):
+    """A real torchrun with its output in a file."""
+    path = home / f"torchrun-{time.monotonic_ns()}.txt"
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    with path.open("w") as output:
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=output, stderr=output, env=env), path
+
+
+def wait_for_step(home, step, run=only_run, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if list((home / "mlruns" / "runs").glob("*/journal.jsonl")):
+            told = journal.history(run(home).folder).get("step/loss", {0: 0})
+            if max(told) >= step:
+                return
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} never came")
+
+
+def children_of(pid) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def rank_of(pid) -> str:
+    with open(f"/proc/{pid}/environ", "rb") as stream:
+        return dict(line.split(b"=", 1) for line in stream.read().split(b"\0") if b"=" in line)[b"RANK"].decode()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forge, tmp_path_factory):
+    home = tmp_path_factory.mktemp("undisturbed")
+    for process in start(forge, *WORDS, LABBOOK_HOME=home):
+        assert process.wait() == 0, process.text
+    return only_run(home)
+
+
+def test_two_processes_compute_what_one_does(forge, home, tmp_path):
+    """In float64: losses, gradients, validation and test, with accumulation, mixup and clipping."""
+    status, text = forge.run(DOUBLED, *COMMON, "--log_every", "1", env={"LABBOOK_HOME": str(tmp_path)})
+    assert status == 0, text
+    one = points(only_run(tmp_path))
+    for process in start(forge, DOUBLED, *COMMON, "--log_every", "1"):
+        assert process.wait() == 0, process.text
+    two = points(only_run(home))
+    assert two.keys() == one.keys()
+    assert len(one["step/loss"]) == 42
+    for name in one:
+        assert two[name] == pytest.approx(one[name], rel=1e-9), name
+    assert two["val/accuracy"] == one["val/accuracy"]
+    assert two["test/accuracy"] == one["test/accuracy"]
+
+
+def test_the_first_process_writes_and_speaks_for_all(forge, home):
+    first, second = start(forge, DIGITS, "--smoke", *COMMON)
+    assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
+    assert "2 processes" in first.text
+    assert second.text == ""
+    run = only_run(home)
+    table = (run.folder / "artifacts" / "confusion_matrix.csv").read_text().splitlines()[1:]
+    counted = sum(int(number) for line in table for number in line.split(",")[1:])
+    assert counted == run.record["data"]["test"]
+    assert run.record["facts"]["hardware.processes"] == "2"
+
+
+def test_several_seeds_over_two_processes(forge, home):
+    first, second = start(forge, DIGITS, "--seeds", "2", "--smoke", *COMMON)
+    assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
+    assert "of 2 seeds" in first.text
+    assert len(list((home / "mlruns" / "runs").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batch_size", "50"), "batch_size: 50 does not divide into 2 even parts"),
+        (("--accumulate", "4", "--batch_size", "60"), "accumulate: 4 does not divide the 30 images of each process"),
+        (("--sync_batch_norm", "true", "--batch_size", "60"), "sync_batch_norm: torch has none for a cpu device"),
+    ],
+    ids=["share", "accumulate", "sync_batch_norm"],
+)
+def test_what_cannot_be_shared_is_refused_by_all_and_said_once(words, message, forge, home):
+    first, second = start(forge, DIGITS, *COMMON, *words)
+    assert (first.wait(), second.wait()) == (2, 2)
+    assert message in first.text
+    assert second.text == ""
+    assert not (home / "mlruns").exists()
+
+
+def test_a_mistake_of_one_process_alone_ends_all(forge, home, tmp_path):
+    """The second machine lacks the data."""
+    words = ("experiments.cifar_resnet", "--root", str(tmp_path / "data"), *COMMON)
+    _, second = start(forge, *words)
+    assert second.wait() == 2
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_named_by_all(forge, home):
+    processes = start(forge, DOUBLED, *COMMON, "--method", "PoisonedAt", "--epochs", "6")
+    assert [process.wait() for process in processes] == [1, 1]
+    assert re.search(r"not finite at step \d+ .*\(13\) have such a loss", processes[0].text), processes[0].text
+    assert only_run(home).status == "FAILED"
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["first", "second"])
+def test_one_process_killed_ends_both_and_the_run_resumes_to_the_same_bits(who, undisturbed, forge, home):
+    processes = start(forge, *WORDS)
+    wait_for_step(home, 30)
+    processes[who].kill(signal.SIGKILL)
+    began = time.monotonic()
+    assert processes[1 - who].wait() == 1, processes[1 - who].text
+    assert time.monotonic() - began < 15
+    run = only_run(home)
+    if who:
+        assert run.status == "KILLED"
+        assert f"go on with: python -m {DIGITS} resume {run.id}" in processes[0].text
+    for process in start(forge, DIGITS, "resume"):
+        assert process.wait() == 0, process.text
+    assert digest(run) == digest(undisturbed)
+    assert points(run) == points(undisturbed)
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["first", "second"])
+def test_a_signal_to_one_process_stops_both_at_the_same_step(who, undisturbed, forge, home):
+    processes = start(forge, *WORDS)
+    wait_for_step(home, 25)
+    processes[who].kill(signal.SIGTERM)
+    assert [process.wait() for process in processes] == [143, 143], processes[0].text + processes[1].text
+    run = only_run(home)
+    assert run.status == "KILLED"
+    for process in start(forge, DIGITS, "resume", run.id):
+        assert process.wait() == 0, process.text
+    assert digest(run) == digest(undisturbed)
+    assert points(run) == points(undisturbed)
+
+
+def test_another_number_of_processes_is_said_aloud(forge, home):
+    first, second = start(forge, *WORDS)
+    wait_for_step(home, 25)
+    first.kill(signal.SIGTERM)
+    assert (first.wait(), second.wait()) == (143, 143)
+    status, text = forge.run(DIGITS, "resume")
+    assert status == 0, text
+    assert "not bit-exact any more: processes: 2 then, 1 now" in text
+
+
+def test_torchrun_restarts_to_the_same_bits(undisturbed, home):
+    agent, output = torchrun(home, "--nproc-per-node", "2", "--max-restarts", "1", "-m", *WORDS)
+    wait_for_step(home, 30)
+    (victim,) = [pid for pid in children_of(agent.pid) if rank_of(pid) == "1"]
+    os.kill(victim, signal.SIGKILL)
+    assert agent.wait(120) == 0, output.read_text()
+    assert "goes on after step" in output.read_text()
+    run = only_run(home)
+    assert run.status == "FINISHED"
+    assert digest(run) == digest(undisturbed)
+    assert points(run) == points(undisturbed)
+
+
+def test_two_nodes_restart_to_the_same_bits(undisturbed, home):
+    """Two torchrun agents that meet by c10d, as on two machines; one's process is killed."""
+    meet = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "job")
+    one = ("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "1", *meet, "-m", *WORDS)
+    agents = [torchrun(home, *one) for _ in range(2)]
+    wait_for_step(home, 30)
+    os.kill(children_of(agents[1][0].pid)[0], signal.SIGKILL)
+    for agent, output in agents:
+        assert agent.wait(120) == 0, output.read_text()
+    run = only_run(home)
+    assert digest(run) == digest(undisturbed)
+    assert points(run) == points(undisturbed)
+
+
+def test_a_process_alone_asks_nobody(home):
+    from core import distributed
+
+    with distributed.joined() as ranks:
+        assert (ranks.rank, ranks.ranks) == (0, 1)
+        assert distributed.gathered("x") == ["x"]
+        assert distributed.from_first("x") == "x"
+        agreed = distributed.Agreement()
+        assert [agreed(None), agreed(15)] == [None, 15]
