@@ -109,6 +109,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
     plan = Plan(len(splits.train), experiment.batch_size, experiment.seed, rank=ranks.rank, ranks=ranks.ranks)
     if plan.share % experiment.accumulate:
         raise ValueError(f"accumulate: {experiment.accumulate} does not divide the {plan.share} images of each process")
+    mean, std = mean_and_std(splits.train)
     context = Context(
         classes=splits.classes,
         class_counts=splits.train.counts(classes),
@@ -120,10 +121,11 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         device=device,
         rank=ranks.rank,
         ranks=ranks.ranks,
+        mean=mean,
+        std=std,
     )
     dtype, precision = autocast_of(experiment.precision, device)
     state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
-    mean, std = mean_and_std(splits.train)
     setup = Setup(
         method=method,
         loss=loss,
@@ -159,7 +161,7 @@ def held_out(images: Images, device: torch.device, ranks: Ranks = ALONE) -> Batc
 def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:
     """(state, loss, method) with weights drawn from the seed. scaled: with fp16's gradient scaler."""
     torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
-    built: dict[str, Any] = {"model": experiment.model.build(context)}
+    built: dict[str, Any] = {"model": experiment.loss.network(experiment.model, context)}
     built |= {"loss": experiment.loss.build(context), "method": experiment.method.build(context)}
     modules = {name: part for name, part in built.items() if isinstance(part, nn.Module)}
     trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)

@@ -59,6 +59,11 @@ def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:
     return (fold(key(seed, "noise", rank), steps) & ((1 << 63) - 1)).tolist()
 
 
+def another(keys: Keys, purpose: str) -> Keys:
+    """Keys of the same samples for a second set of choices about them, independent of the first. Shape of `keys`."""
+    return mix(keys ^ _purpose(purpose))
+
+
 def uniform(keys: Keys, purpose: str) -> Keys:
     """float32 in [0, 1), 24 random bits each, so exact on every device. Shape of `keys`."""
     bits = (mix(keys ^ _purpose(purpose)) >> 40) & 0xFFFFFF

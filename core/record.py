@@ -87,8 +87,11 @@ class Run:
             epochs=1,
             batch_size=1,
             device=torch.device("cpu"),
+            mean=tuple(self.record["data"]["mean"]),
+            std=tuple(self.record["data"]["std"]),
         )
-        model = self.experiment.model.build(context)
+        experiment = self.experiment
+        model = experiment.loss.network(experiment.model, context)
         model.load_state_dict(load_file(weights))
         return model.eval()
 

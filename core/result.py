@@ -10,6 +10,7 @@ from core.evaluate import Evaluation, evaluate
 from core.experiment import Experiment
 from core.images import Splits
 from core.journal import Journal
+from core.metrics import by_class
 from core.ranks import Ranks
 from core.record import WEIGHTS, Run
 from core.stopping import best_epoch
@@ -40,6 +41,10 @@ def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assemb
     lines = [",".join(["true \\ predicted", *splits.classes])]
     lines += [",".join([name, *map(str, row)]) for name, row in zip(splits.classes, table.tolist(), strict=True)]
     keep_text(journal, "confusion_matrix.csv", "\n".join(lines) + "\n")
+    report = ["class,images,precision,recall,f1"]
+    for name, count, row in zip(splits.classes, table.sum(axis=1), by_class(result.confusion).tolist(), strict=True):
+        report.append(",".join([name, str(count), *(f"{value:.6f}" for value in row)]))
+    keep_text(journal, "per_class.csv", "\n".join(report) + "\n")
 
 
 def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, status: str) -> None:

@@ -10,12 +10,12 @@ from pydantic import Field
 from core.part import Part
 from core.schedules import History
 
-Metric = Literal["val/accuracy", "val/loss"]
+Metric = Literal["val/accuracy", "val/balanced_accuracy", "val/f1", "val/loss", "val/nll"]
 
 
 def sign(metric: str) -> int:
     """1 where larger is better, -1 where smaller is."""
-    return -1 if metric.endswith("loss") else 1
+    return -1 if metric.endswith(("loss", "nll")) else 1
 
 
 def best_epoch(history: History, metric: str) -> int:
