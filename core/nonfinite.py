@@ -44,7 +44,8 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
         ready, clock = setup.augment(setup.normalise(batch)), Clock(step, per_epoch, setup.epochs)
         if where := _replay(setup, state, ready, clock, seed):
             return NonFinite(step + 1, epoch, where)
-    return NonFinite(end, epoch, "it did not come again when the steps were replayed")
+    aside = getattr(state.optimizer, "aside", "")
+    return NonFinite(end, epoch, f"it did not come again when the steps were replayed{aside}")
 
 
 def _replay(setup: Setup, state: State, batch: Batch, clock: Clock, seed: int) -> str:

@@ -11,9 +11,12 @@ import torch
 from core import keys as K
 from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
-from core.batches import Fetch, Request
+from core.batches import Batches, Fetch, Request
+from core.evaluate import evaluate
+from core.history import ALWAYS
 from core.images import Images
 from core.schedules import Clock
+from core.spelling import did_you_mean
 from core.state import State
 from core.step import Setup
 
@@ -51,6 +54,19 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
         raise ValueError(f"model: logits are {list(logits.shape)} for {len(index)} images of {setup.classes} classes")
     if losses.shape != (len(index),):
         raise ValueError(f"loss: it gives {list(losses.shape)} for {len(index)} images; one value each is needed, [N]")
+
+
+def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
+    """Raises ValueError for a metric, by the field that names it, which evaluation does not give for these data."""
+    if set(named.values()) <= set(ALWAYS):
+        return
+    with setup.precision():
+        found = evaluate(state.evaluated, setup.loss, val, setup.normalise, setup.classes)
+    measured = [f"val/{name}" for name in found.metrics]
+    for field, metric in named.items():
+        if metric not in measured:
+            hint = did_you_mean(metric, measured) or f"; there are {', '.join(measured)}"
+            raise ValueError(f"{field}: {metric} is not measured for these data{hint}")
 
 
 def _probe(step: Albumentation, images: Images) -> None:
