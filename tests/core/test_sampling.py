@@ -182,6 +182,10 @@ def test_an_image_that_comes_again_is_augmented_anew():
     assert len(set(apart.tolist())) == 6
     assert np.array_equal(apart[[0, 1, 5]], keys[[0, 1, 5]])  # the first time with the key that it always has
     assert np.array_equal(K.told_apart(keys[:2], index[:2]), keys[:2])
+    images = images_of(30, 2)
+    plan = Plan(32, 8, 0, drawn=ClassBalanced().over(images, 2, 8))
+    for batches in (feed(plan, images, CPU), feed(plan, images, CPU, resident=False, workers=0)):
+        assert len({key for batch in batches.epoch(0) for key in batch.keys.tolist()}) == 32
 
 
 @pytest.mark.parametrize(
