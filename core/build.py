@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from core import distributed
 from core import keys as K
 from core.augment import augmented, normaliser, per_image
+from core.averaging import equal_average, moving_average
 from core.batches import Batches, Plan, feed
 from core.context import Context
 from core.experiment import Experiment
@@ -20,8 +22,8 @@ from core.launch import Launch
 from core.methods import Forward
 from core.part import Mistakes
 from core.ranks import Ranks
-from core.rehearsal import rehearse, small_step
-from core.state import State, moving_average
+from core.rehearsal import rehearse, rehearse_metrics, small_step
+from core.state import State, Stopwatch
 from core.step import Setup
 
 INTERVALS_PER_EPOCH = 20
@@ -106,7 +108,12 @@ def assemble(
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
-    plan = Plan(len(splits.train), experiment.batch_size, experiment.seed, rank=ranks.rank, ranks=ranks.ranks)
+    splits = studied(experiment, splits)
+    sampling = experiment.sampling
+    drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
+    plan = Plan(
+        len(splits.train), experiment.batch_size, experiment.seed, rank=ranks.rank, ranks=ranks.ranks, drawn=drawn
+    )
     if plan.share % experiment.accumulate:
         raise ValueError(f"accumulate: {experiment.accumulate} does not divide the {plan.share} images of each process")
     mean, std = mean_and_std(splits.train)
@@ -140,16 +147,35 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         device=device,
         accumulate=experiment.accumulate,
         clip_norm=experiment.clip_norm,
+        clip_value=experiment.clip_value,
+        minutes=experiment.minutes,
+        average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
         rank=ranks.rank,
     )
     train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
     few = min(8, plan.share // experiment.accumulate)
     rehearse(experiment.augment, setup, state, splits.train, few)
+    rehearse_metrics(watched(experiment), setup, state, held_out(splits.val.take(np.arange(1)), device, ranks))
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, device)
     state.shared = distributed.shared(state.forward, small_step(setup, train, few), device) or state.shared
     return Assembly(context, setup, state, train, held_out(splits.val, device, ranks), precision, mean, std)
+
+
+def studied(experiment: Experiment, splits: Splits) -> Splits:
+    """The splits, classes of train made rare and its labels wrong as declared. Validation and test are left alone."""
+    train, classes = splits.train, len(splits.classes)
+    train = experiment.long_tail(train, classes) if experiment.long_tail else train
+    train = experiment.label_noise(train, classes) if experiment.label_noise else train
+    return replace(splits, train=train)
+
+
+def watched(experiment: Experiment) -> dict[str, str]:
+    """Field -> the validation metric that it names."""
+    found = {name: getattr(part, "metric", None) for name, part in experiment.parts()}
+    named = {f"{name}.metric": metric for name, metric in found.items() if isinstance(metric, str)}
+    return {"select": experiment.select} | {field: m for field, m in named.items() if m.startswith("val/")}
 
 
 def held_out(images: Images, device: torch.device, ranks: Ranks = ALONE) -> Batches:
@@ -168,8 +194,10 @@ def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tup
     state = State(
         trained=trained,
         forward=Forward(trained, built["method"], built["loss"]),
-        optimizer=experiment.optimizer.build(trained),
+        optimizer=experiment.optimizer.build(trained, scaled),
         ema=moving_average(trained["model"], experiment.ema.decay) if experiment.ema else None,
+        swa=equal_average(trained["model"]) if experiment.swa else None,
+        stopwatch=Stopwatch() if experiment.minutes else None,
         scaler=torch.amp.GradScaler(context.device.type) if scaled else None,
         sums=torch.zeros(
             3, dtype=torch.float32 if context.device.type == "mps" else torch.float64, device=context.device

@@ -43,14 +43,24 @@ def key(seed: int, *values: int | str) -> np.ndarray:
     return result
 
 
-def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of an epoch: int64 [n]."""
-    return np.argsort(fold(key(seed, "order", epoch), np.arange(n, dtype=np.int64)), kind="stable")
+def permutation(seed: int, epoch: int, n: int, purpose: str = "order") -> np.ndarray:
+    """The order of an epoch, or another one by its purpose: int64 [n]."""
+    return np.argsort(fold(key(seed, purpose, epoch), np.arange(n, dtype=np.int64)), kind="stable")
 
 
 def sample_keys(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
     """The key of each sample in an epoch, int64 [N]; every random choice about it is `uniform(key, purpose)`."""
     return fold(key(seed, "sample", epoch), index.astype(np.int64))
+
+
+def told_apart(keys: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The keys of samples, int64 [N], those of one that comes again folded with how often it came before."""
+    by_sample = np.argsort(index, kind="stable")
+    place = np.arange(len(index))
+    begins = np.r_[True, np.diff(index[by_sample]) != 0]
+    before = np.empty_like(place)
+    before[by_sample] = place - np.maximum.accumulate(np.where(begins, place, 0))
+    return np.where(before > 0, fold(keys, before), keys)
 
 
 def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:

@@ -14,8 +14,11 @@ from core import keys as K
 from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
 from core.batches import Batches, Fetch, Request
+from core.evaluate import evaluate
+from core.history import ALWAYS
 from core.images import Images
 from core.schedules import Clock
+from core.spelling import did_you_mean
 from core.state import State
 from core.step import Setup
 
@@ -66,6 +69,19 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
         losses.mean().backward()
 
     return step
+
+
+def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
+    """Raises ValueError for a metric, by the field that names it, which evaluation does not give for these data."""
+    if set(named.values()) <= set(ALWAYS):
+        return
+    with setup.precision():
+        found = evaluate(state.evaluated, setup.loss, val, setup.normalise, setup.classes)
+    measured = [f"val/{name}" for name in found.metrics]
+    for field, metric in named.items():
+        if metric not in measured:
+            hint = did_you_mean(metric, measured) or f"; there are {', '.join(measured)}"
+            raise ValueError(f"{field}: {metric} is not measured for these data{hint}")
 
 
 def _probe(step: Albumentation, images: Images) -> None:

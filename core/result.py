@@ -8,12 +8,12 @@ from core import distributed, plots, provenance
 from core.build import Assembly, held_out
 from core.evaluate import Evaluation, evaluate
 from core.experiment import Experiment
+from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
 from core.metrics import by_class
 from core.ranks import Ranks
 from core.record import WEIGHTS, Run
-from core.stopping import best_epoch
 from core.writing import keep_text, write_summary
 
 

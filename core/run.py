@@ -15,6 +15,7 @@ from core.build import Assembly, assemble, check, device_of, smoked
 from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
 from core.failures import Unfinished, explained
+from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
 from core.launch import Launch
@@ -27,7 +28,6 @@ from core.record import RECORD, WEIGHTS, Run
 from core.restore import restore, take_over
 from core.result import close, judged, test
 from core.signals import Interrupted, Stop
-from core.stopping import best_epoch
 from core.tracking import Mirror
 from core.writing import Heading, keep_text, new_run, open_run, reopen_run, save_weights
 

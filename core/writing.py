@@ -87,7 +87,7 @@ def open_run(
         "classes": list(splits.classes),
         "class_counts": list(parts.context.class_counts),
         "image_shape": list(parts.context.image_shape),
-        "train": len(splits.train),
+        "train": parts.context.train_size,
         "val": len(splits.val),
         "test": len(splits.test),
         "mean": list(parts.mean),

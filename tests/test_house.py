@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_the_readmes_commands_are_accepted():
     for name, words in commands:
         module = importlib.import_module(f"experiments.{name}")
         if "--help" not in words and words.split()[:1] != ["resume"]:
-            parse(words.split(), module.EXPERIMENT, module.VARIANTS)
+            parse(shlex.split(words), module.EXPERIMENT, module.VARIANTS)
 
 
 def test_the_readmes_own_experiment_and_loss_work():

@@ -77,14 +77,26 @@ def undisturbed(forge, tmp_path_factory):
     return only_run(home)
 
 
-def test_two_processes_compute_what_one_does(forge, home, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--optimizer", "SAM", "--optimizer.base", "SGD", "--optimizer.base.lr", "0.05", "--swa.start", "0.5",
+         "--minutes", "60", "--sampling", "ClassWeighted", "--clip_value", "0.1", "--select", "val/top5"),
+    ],
+    ids=["plain", "toolbox"],
+)  # fmt: skip
+def test_two_processes_compute_what_one_does(words, forge, home, tmp_path):
     """In float64: losses, gradients, validation and test, with accumulation, mixup and clipping."""
-    status, text = forge.run(DOUBLED, *COMMON, "--log_every", "1", env={"LABBOOK_HOME": str(tmp_path)})
+    words = (DOUBLED, *COMMON, "--log_every", "1", *words)
+    status, text = forge.run(*words, env={"LABBOOK_HOME": str(tmp_path)})
     assert status == 0, text
     one = points(only_run(tmp_path))
-    for process in start(forge, DOUBLED, *COMMON, "--log_every", "1"):
+    for process in start(forge, *words):
         assert process.wait() == 0, process.text
     two = points(only_run(home))
+    one.pop("minutes", None)
+    two.pop("minutes", None)
     assert two.keys() == one.keys()
     assert len(one["step/loss"]) == 42
     for name in one:
@@ -105,9 +117,14 @@ def test_the_first_process_writes_and_speaks_for_all(forge, home):
     assert run.record["facts"]["hardware.processes"] == "2"
 
 
-def test_validation_is_of_the_weights_that_are_kept(undisturbed):
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_validation_is_of_the_weights_that_are_kept(average, undisturbed, forge, home):
     """BatchNorm's statistics differ between processes until the first one's are everybody's."""
     run = undisturbed
+    if average == "swa":
+        for process in start(forge, DIGITS, "--epochs", "2", "--batch_size", "60", "--swa.start", "0", *COMMON):
+            assert process.wait() == 0, process.text
+        run = only_run(home)
     kept = max(run.history["val/accuracy"], key=lambda epoch: (run.history["val/accuracy"][epoch], -epoch))
     val = run.experiment.data.load(None).val
     images, targets = val.pixels[val.rows], val.targets

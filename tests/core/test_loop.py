@@ -18,7 +18,7 @@ from core.loop import fit
 from core.methods import Method, Output
 from core.models import MLP, SmallCNN
 from core.nonfinite import NonFinite
-from core.optimizers import SGD, AdamW, Optimizer
+from core.optimizers import SGD, AdamW, Descent
 from core.schedules import Cosine
 from core.stopping import EarlyStopping
 
@@ -36,7 +36,7 @@ class Tiny(Dataset):
         return Splits("tiny", tuple("abcd"), train, val, val, "digest", "made up")
 
 
-class SlowSGD(Optimizer):
+class SlowSGD(Descent):
     """torch's unfused SGD: one whose step cannot be called off on the device."""
 
     def over(self, groups):

@@ -28,7 +28,6 @@ from core.metrics import (
     likelihood,
     score_table,
 )
-from core.stopping import best_epoch
 
 CPU = torch.device("cpu")
 
@@ -159,8 +158,3 @@ def test_several_labels_add_up_too_and_a_label_without_examples_is_left_out():
     others = [0, 1, 3, 4, 5]
     exact = S.average_precision_score(targets[:, others].numpy(), logits.sigmoid()[:, others].numpy(), average="macro")
     assert from_scores(added)["map"] == pytest.approx(exact, abs=2e-3)
-
-
-def test_the_new_metrics_choose_the_best_epoch_in_the_right_direction():
-    history = [{"val/f1": 0.1, "val/nll": 2.0}, {"val/f1": 0.3, "val/nll": 0.5}, {"val/f1": 0.2, "val/nll": 0.7}]
-    assert best_epoch(history, "val/f1") == best_epoch(history, "val/nll") == 1

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.context import Context
+from core.history import best_epoch
 from core.models import MLP, ResNet, SmallCNN
 from core.optimizers import SGD, Adam, AdamW
 from core.part import Mistakes
 from core.schedules import Clock, Constant, Cosine
-from core.stopping import EarlyStopping, best_epoch
+from core.stopping import EarlyStopping
 
 
 def context(shape=(8, 8, 3), classes=5):
