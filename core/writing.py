@@ -19,6 +19,7 @@ from core.experiment import Experiment
 from core.images import Splits
 from core.journal import Journal, read
 from core.launch import Launch
+from core.models import forward_flops
 from core.part import Mistakes
 from core.record import RECORD, SUMMARY, VERSION, Run
 
@@ -70,6 +71,7 @@ def open_run(
         "smoke": str(launch.smoke).lower(),
         "precision": parts.precision,
         "parameters": str(sum(p.numel() for p in parts.state.model.parameters())),
+        "flops": str(forward_flops(parts.state.model, parts.context.image_shape) or "unknown"),
         **{f"launch.{name}": str(value) for name, value in launch.flat().items()},
         **provenance.hardware(parts.setup.device),
     }
