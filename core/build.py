@@ -103,6 +103,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         epochs=experiment.epochs,
         batch_size=experiment.batch_size,
         device=device,
+        seed=experiment.seed,
     )
     dtype, precision = autocast_of(experiment.precision, device)
     state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
@@ -111,7 +112,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         method=method,
         loss=loss,
         normalise=normaliser(mean, std, device),
-        augment=partial(augmented, experiment.augment, classes),
+        augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
         schedule=experiment.schedule.build(context),
         stopping=experiment.stopping,
         classes=classes,

@@ -15,6 +15,7 @@ from core.optimizers import Optimizer
 from core.part import Part
 from core.schedules import Constant, Schedule
 from core.stopping import EarlyStopping, Metric
+from core.views import Views
 
 
 class Ema(Part):
@@ -43,6 +44,9 @@ class Experiment(Part):
         "auto", description="auto: bf16 on a GPU that has it, else fp16 on a GPU, else fp32"
     )
     select: Metric = Field("val/accuracy", description="metric by which the best epoch's weights are kept")
+    tta: Views = Field(
+        "none", description="views of each test image whose probabilities are averaged; validation sees the image alone"
+    )
     limit: int | None = Field(None, ge=1, description="at most this many images of each split, for quick studies")
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation, dropout")
 

@@ -26,6 +26,7 @@ from core.signals import Interrupted, Stop
 from core.stopping import best_epoch
 from core.terminal import tell
 from core.tracking import Mirror
+from core.views import averaged
 from core.writing import Heading, new_run, open_run, reopen_run, save_weights, write_summary
 
 
@@ -181,9 +182,9 @@ def _test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assem
 
     model = parts.state.evaluated
     model.load_state_dict(load_file(journal.artifact(WEIGHTS)))
-    batches = held_out(splits.test, parts.setup.device)
+    batches, views = held_out(splits.test, parts.setup.device), averaged(model, experiment.tta)
     with parts.setup.precision():
-        result = evaluate(model, parts.setup.loss, batches, parts.setup.normalise, parts.setup.classes)
+        result = evaluate(views, parts.setup.loss, batches, parts.setup.normalise, parts.setup.classes)
     best = best_epoch(parts.state.history, experiment.select)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
     table = result.confusion.numpy()

@@ -19,6 +19,7 @@ from core.experiment import Experiment
 from core.images import Splits
 from core.journal import Journal, read
 from core.launch import Launch
+from core.look import LOOK, contact_sheet
 from core.models import forward_flops
 from core.part import Mistakes
 from core.record import RECORD, SUMMARY, VERSION, Run
@@ -105,6 +106,8 @@ def open_run(
         "facts": tags,
     }
     keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
+    contact_sheet(journal.artifact(LOOK), experiment, splits, parts)
+    journal.keep(LOOK)
     keep_text(journal, "packages.txt", provenance.packages())
     diff, untracked = provenance.uncommitted()
     if diff:
