@@ -270,9 +270,7 @@ def test_what_does_not_fit_is_told_before_anything_is_recorded():
 def test_unknown_names_are_refused_with_the_nearest():
     from core.build import check
 
-    with pytest.raises(
-        Mistakes, match=r"model: .* model eficientnet_b0; did you mean efficientnet_b0"
-    ):
+    with pytest.raises(Mistakes, match=r"model: .* model eficientnet_b0; did you mean efficientnet_b0"):
         check(SHORT.but({"model": Torchvision(name="eficientnet_b0")}))
     with pytest.raises(ValueError, match="no classification model fcn_resnet50"):
         Torchvision(name="fcn_resnet50").check()
