@@ -443,14 +443,27 @@ def test_computed_again_they_are_the_same_for_torchvisions(name):
     check_recomputed(Torchvision(name=name), (32, 32, 3))
 
 
-def test_computing_again_keeps_less():
-    def kept(model):
-        network, held = built(model), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
-            network(images())
-        return sum(held)
+@pytest.mark.parametrize(
+    ("model", "share"), [(CifarResNet(depth=32), 0.35), (SmallCNN(widths=(16, 16)), 0.5)], ids=["blocks", "layers"]
+)
+def test_computing_again_keeps_less(model, share):
+    """What is kept for the backward pass, each storage once."""
 
-    assert kept(CifarResNet(depth=32, checkpointing=True)) < 0.35 * kept(CifarResNet(depth=32))
+    def kept(model):
+        network, held = built(model), {}
+        own = {p.data_ptr() for p in (*network.parameters(), *network.buffers())}
+
+        def hold(tensor):
+            held[tensor.data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            out = network(x := images())
+        assert out.requires_grad
+        inputs = [tensor for pointer, tensor in held.items() if pointer not in {x.data_ptr(), *own}]
+        return sum(tensor.numel() for tensor in inputs)
+
+    assert kept(model.but({"checkpointing": True})) < share * kept(model)
 
 
 def test_a_network_without_a_chain_cannot_be_computed_again():
