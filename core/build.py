@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Assembly:
-    """Everything built for one run. mean, std: per channel of the training images, scaled to 0..1."""
+    """Everything built for one run. images: those trained on.  mean, std: per channel of them, scaled to 0..1."""
 
     context: Context
     setup: Setup
@@ -41,6 +42,7 @@ class Assembly:
     train: Batches
     val: Batches
     precision: str
+    images: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -62,10 +64,11 @@ def check(experiment: Experiment) -> None:
 
 
 def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
-    """The same pipeline in seconds: three small batches, one epoch."""
+    """The same pipeline in seconds: three small batches, one epoch; more, where classes are then made rare."""
     parts = experiment.accumulate * ranks.ranks
     batch_size = parts * 2 * max(1, min(experiment.batch_size, 32) // (2 * parts))
-    return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size})
+    rarest = math.ceil(experiment.long_tail.factor) if experiment.long_tail else 1
+    return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size * rarest})
 
 
 def device_of(launch: Launch, ranks: Ranks = ALONE) -> torch.device:
@@ -130,6 +133,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         ranks=ranks.ranks,
         mean=mean,
         std=std,
+        seed=experiment.seed,
     )
     dtype, precision = autocast_of(experiment.precision, device)
     state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
@@ -137,7 +141,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         method=method,
         loss=loss,
         normalise=normaliser(mean, std, device),
-        augment=partial(augmented, experiment.augment, classes),
+        augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
         schedule=experiment.schedule.build(context),
         stopping=experiment.stopping,
         classes=classes,
@@ -160,7 +164,8 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, device)
     state.shared = distributed.shared(state.forward, small_step(setup, train, few), device) or state.shared
-    return Assembly(context, setup, state, train, held_out(splits.val, device, ranks), precision, mean, std)
+    val = held_out(splits.val, device, ranks)
+    return Assembly(context, setup, state, train, val, precision, splits.train, mean, std)
 
 
 def studied(experiment: Experiment, splits: Splits) -> Splits:

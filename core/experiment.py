@@ -18,6 +18,7 @@ from core.part import Part
 from core.sampling import LabelNoise, LongTail, Sampling
 from core.schedules import Constant, Schedule
 from core.stopping import EarlyStopping
+from core.views import Views
 
 
 class Experiment(Part):
@@ -51,6 +52,9 @@ class Experiment(Part):
         "auto", description="auto: bf16 on a GPU that has it, else fp16 on a GPU, else fp32"
     )
     select: Metric = Field("val/accuracy", description="metric by which the best epoch's weights are kept")
+    tta: Views = Field(
+        "none", description="views of each test image whose probabilities are averaged; validation sees the image alone"
+    )
     limit: int | None = Field(None, ge=1, description="at most this many images of each split, for quick studies")
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation, dropout")
 

@@ -17,6 +17,7 @@ from core.batches import Batches, Fetch, Request
 from core.evaluate import evaluate
 from core.history import ALWAYS
 from core.images import Images
+from core.part import Mistakes
 from core.schedules import Clock
 from core.spelling import did_you_mean
 from core.state import State
@@ -43,10 +44,18 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
         raise ValueError(f"augment: {_first_line(error)}") from None
     copies = dict(copy.deepcopy(state.trained).train().items())
     parts: dict[str, Any] = {"loss": setup.loss, "method": setup.method} | copies
+    outputs: list[object] = []
+    parts["model"].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with setup.precision(), torch.no_grad():
             losses, logits = parts["method"].step(parts["model"], parts["loss"], ready, Clock(0, 1, 1))
+    except Mistakes:
+        raise
     except Exception as error:
+        if any(isinstance(output, tuple) for output in outputs):
+            raise ValueError(
+                "model: it gives several outputs in training; use method Auxiliary, or auxiliary false"
+            ) from None
         if "more than 1 value per channel" in str(error):
             raise ValueError(
                 f"model: BatchNorm needs more than {len(index)} image at a time; raise batch_size or lower accumulate"

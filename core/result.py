@@ -14,16 +14,17 @@ from core.journal import Journal
 from core.metrics import by_class
 from core.ranks import Ranks
 from core.record import WEIGHTS, Run
+from core.views import averaged
 from core.writing import keep_text, write_summary
 
 
-def judged(parts: Assembly, splits: Splits) -> Evaluation:
+def judged(experiment: Experiment, splits: Splits, parts: Assembly) -> Evaluation:
     """The one reading of the test split, with the weights that the first process holds; every process takes part."""
     model, setup, context = parts.state.evaluated, parts.setup, parts.context
     distributed.align(model, everything=True)
     batches = held_out(splits.test, setup.device, Ranks(context.rank, context.ranks))
     with setup.precision():
-        return evaluate(model, setup.loss, batches, setup.normalise, setup.classes)
+        return evaluate(averaged(model, experiment.tta), setup.loss, batches, setup.normalise, setup.classes)
 
 
 def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assembly) -> None:
@@ -31,7 +32,7 @@ def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assemb
     from safetensors.torch import load_file
 
     parts.state.evaluated.load_state_dict(load_file(journal.artifact(WEIGHTS)))
-    result = judged(parts, splits)
+    result = judged(experiment, splits, parts)
     best = best_epoch(parts.state.history, experiment.select)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
     table = result.confusion.numpy()

@@ -64,7 +64,7 @@ def train(
             distributed.together(lambda: take_over(continued, splits, parts))
         run, journal = begin(heading, stage.ranks)
         if journal is None:
-            return _assist(run, splits, parts, stage)
+            return _assist(run, declared, splits, parts, stage)
         with locked(run.folder), _recorded(run, journal, declared, parts):
             open_run(journal, run, declared, launch, heading, splits, parts, continued)
             _work(run, journal, declared, launch, splits, parts, stage)
@@ -94,7 +94,7 @@ def resume(run: Run, mirror: Mirror | None = None) -> Run:
             raise Mistakes([f"{run.id}: the data have changed since it began ({splits.source})"])
         if not first:
             restore(run, None, splits, parts)
-            return _assist(run, splits, parts, stage)
+            return _assist(run, experiment, splits, parts, stage)
         journal = Journal(run.folder)
         with _recorded(run, journal, experiment, parts):
             reopen_run(journal, run)
@@ -172,7 +172,7 @@ def _work(
     keep_last(run.folder / CHECKPOINTS)
 
 
-def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
+def _assist(run: Run, experiment: Experiment, splits: Splits, parts: Assembly, stage: Stage) -> Run:
     """What every process but the first does: the same steps, and nothing on record."""
     agreed = distributed.Agreement()
     with distributed.peers(), stage.stop.at_step_end():
@@ -180,7 +180,7 @@ def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
             if number := agreed(stage.stop.number):
                 raise Interrupted(number, "stopped")
         agreed.settle()
-        judged(parts, splits)
+        judged(experiment, splits, parts)
     return run
 
 

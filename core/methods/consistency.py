@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from core import keys as K
-from core.augment import BatchStep, HorizontalFlip
+from core.augment import BatchStep, HorizontalFlip, augmented
 from core.batches import Batch
 from core.context import Context
 from core.losses import full
@@ -56,10 +56,8 @@ class Consistency(Method):
 
     def second(self, batch: Batch) -> torch.Tensor:
         """float [N, C, H, W]: another view of each image of an augmented batch."""
-        images, keys = batch.images, K.another(batch.keys, "second view")
-        for step in self.view:
-            images, _ = step(images, batch.targets, keys, 0)
-        return images
+        keys = K.another(batch.keys, "second view")
+        return augmented(self.view, 0, batch._replace(keys=keys)).images
 
     def risen(self, clock: Clock) -> float:
         """Share of the weight that is reached at this step, in (0, 1]."""

@@ -65,7 +65,7 @@ def test_training_itself_is_as_without():
 class Noisy(Model):
     """Dropout in front of BatchNorm: its statistics are of the noise too."""
 
-    def build(self, context):
+    def network(self, context):
         return nn.Sequential(nn.Dropout(0.5), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 4))
 
 

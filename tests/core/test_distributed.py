@@ -10,8 +10,10 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
-from core import journal
+from core import distributed, journal
+from core.models.wiring import drop_branches, keep_in_fp32
 from tests.core.test_resume import digest, only_run, points
 
 DIGITS = "experiments.digits_cnn"
@@ -82,7 +84,8 @@ def undisturbed(forge, tmp_path_factory):
     [
         (),
         ("--optimizer", "SAM", "--optimizer.base", "SGD", "--optimizer.base.lr", "0.05", "--swa.start", "0.5",
-         "--minutes", "60", "--sampling", "ClassWeighted", "--clip_value", "0.1", "--select", "val/top5"),
+         "--minutes", "60", "--sampling", "ClassWeighted", "--clip_value", "0.1", "--select", "val/top5",
+         "--tta", "flip"),
     ],
     ids=["plain", "toolbox"],
 )  # fmt: skip
@@ -264,3 +267,15 @@ def test_a_process_alone_asks_nobody(home):
         assert distributed.from_first("x") == "x"
         agreed = distributed.Agreement()
         assert [agreed(None), agreed(15)] == [None, 15]
+
+
+def test_norms_over_all_processes_keep_their_hooks():
+    """Stochastic depth and fp32 are hooks on norms, too."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    keep_in_fp32(network, ["1"])
+    drop_branches([network[1]], 0.5)
+    before = {name: value for name, value in vars(network[1]).items() if name.startswith("_forward_") and value}
+    assert before
+    network = distributed.converted(network, None)
+    assert type(network[1]) is nn.SyncBatchNorm
+    assert {name: value for name, value in vars(network[1]).items() if name in before} == before

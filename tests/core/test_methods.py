@@ -335,7 +335,7 @@ def test_a_distillation_without_a_teacher_is_refused_by_field():
 
 def test_every_field_says_what_it_means():
     ours = [kind for kind in choices(Method).values() if kind.__module__.startswith("core.methods.")]
-    assert {kind.__name__ for kind in ours} == {"Supervised", "Penalised", "Distill", "Consistency"}
+    assert {kind.__name__ for kind in ours} == {"Auxiliary", "Consistency", "Distill", "Penalised", "Supervised"}
     assert all(field.description for kind in ours for field in kind.model_fields.values())
 
 

@@ -207,6 +207,17 @@ def test_weights_that_do_not_fit_are_refused(changes, told):
         assemble(experiment, splits, Launch(), CPU)
 
 
+@pytest.mark.parametrize("factor", [1, 3.5, 100])
+def test_a_smoke_run_has_three_batches_left_of_a_long_tail(factor):
+    from core.build import assemble, smoked
+    from core.launch import Launch
+    from experiments.digits_cnn import EXPERIMENT
+
+    experiment = smoked(EXPERIMENT.but({"long_tail.factor": factor, "batch_size": 8}))
+    splits = experiment.data.load(None).limited(experiment.limit)
+    assert len(assemble(experiment, splits, Launch(), CPU).train.plan) >= 3
+
+
 @pytest.mark.parametrize("weights", [(), (0, 0), (1, -1)])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
