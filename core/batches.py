@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -52,6 +52,7 @@ class Plan:
 
     A shuffled plan (training) drops the last incomplete batch of an epoch. An ordered one (validation, test) keeps
     it and gives every sample to exactly one rank. `size` counts the images of a batch over all ranks.
+    drawn: (seed, epoch) -> positions int64 [count], repeated ones among them, in place of a permutation.
     """
 
     count: int
@@ -60,6 +61,7 @@ class Plan:
     shuffled: bool = True
     rank: int = 0
     ranks: int = 1
+    drawn: Callable[[int, int], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.shuffled and self.size > self.count:
@@ -78,7 +80,14 @@ class Plan:
 
     def order(self, epoch: int) -> np.ndarray:
         """Positions in the split in the order of this epoch, int64 [count]."""
+        if self.drawn is not None:
+            return self.drawn(self.seed, epoch)
         return K.permutation(self.seed, epoch, self.count) if self.shuffled else np.arange(self.count)
+
+    def keys(self, epoch: int, order: np.ndarray) -> np.ndarray:
+        """The key of each sample of an order, int64 [count]; that of a repeated one differs each time it comes."""
+        keys = K.sample_keys(self.seed, epoch, order)
+        return keys if self.drawn is None else K.told_apart(keys, order)
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """(first, last + 1) in the order, of this rank's share of each batch from step `start` on; none is empty.
@@ -121,7 +130,7 @@ class Resident:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = self.plan.order(epoch)
-        keys = torch.from_numpy(K.sample_keys(self.plan.seed, epoch, order)).to(self.rows.device)
+        keys = torch.from_numpy(self.plan.keys(epoch, order)).to(self.rows.device)
         index = torch.from_numpy(order).to(self.rows.device)
         rows, targets = self.rows[index], self.targets[index]
         for first, end in self.plan.spans(start):
@@ -218,7 +227,7 @@ class _Requests:
     def __iter__(self) -> Iterator[Request]:
         epoch, start = self.next
         order = self.plan.order(epoch)
-        keys = K.sample_keys(self.plan.seed, epoch, order)
+        keys = self.plan.keys(epoch, order)
         for first, end in self.plan.spans(start):
             yield Request(order[first:end], keys[first:end])
 

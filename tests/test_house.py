@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_the_readmes_commands_are_accepted():
         module = importlib.import_module(f"experiments.{name}")
         if "--help" not in words and words.split()[:1] != ["resume"]:
             # RUN stands for a run that only the reader has
-            parse(words.replace("--continue RUN", "").split(), module.EXPERIMENT, module.VARIANTS)
+            parse(shlex.split(words.replace("--continue RUN", "")), module.EXPERIMENT, module.VARIANTS)
 
 
 def test_the_readmes_own_experiment_and_loss_work():
