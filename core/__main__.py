@@ -63,9 +63,40 @@ def _launch(words: Sequence[str]) -> int:
     return main(words)
 
 
+def _look(words: Sequence[str]) -> int:
+    """Write what the network of an experiment would see, with any of its options, and --to PATH."""
+    import importlib
+    from pathlib import Path
+
+    from core.listing import entries
+    from core.look import look
+    from core.options import parse
+
+    known = [entry.name for entry in entries()]
+    if not words or words[0].startswith("-"):
+        raise Mistakes([f"look needs an experiment: {', '.join(known)}"])
+    name, rest = words[0], list(words[1:])
+    if name not in known:
+        raise Mistakes([f"look {name}: no such experiment{did_you_mean(name, known)}; there is {', '.join(known)}"])
+    path = Path(f"look_{name}.png")
+    if "--to" in rest:
+        place = rest.index("--to")
+        _, *given = rest[place : place + 2]
+        if not given or not Path(given[0]).absolute().parent.is_dir():
+            raise Mistakes(["--to: needs the path of a PNG in a folder that exists"])
+        path = Path(given[0])
+        del rest[place : place + 2]
+    importlib.import_module("data")
+    module = importlib.import_module(f"experiments.{name}")
+    options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}))
+    print(look(options.experiment, options.launch, path))
+    return 0
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "list": (_list, "every experiment: question, command, expected, best on record"),
     "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
+    "look": (_look, "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),
     "sync": (_sync, "send to MLflow what it lacks (of the runs named, or of all)"),
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -51,8 +51,9 @@ class Plan:
     """Which samples make up which batch.
 
     A shuffled plan (training) drops the last incomplete batch of an epoch. An ordered one (validation, test) keeps
-    it and gives every sample to exactly one rank. `size` counts the images of a batch over all ranks. `repeats`: how
-    often a shuffled epoch goes through the samples, each time in another order.
+    it and gives every sample to exactly one rank. `size` counts the images of a batch over all ranks.
+    drawn: (seed, epoch) -> positions int64 [count], repeated ones among them, in place of a permutation.
+    repeats: how often a shuffled epoch goes through the samples, each time in another order.
     """
 
     count: int
@@ -61,6 +62,7 @@ class Plan:
     shuffled: bool = True
     rank: int = 0
     ranks: int = 1
+    drawn: Callable[[int, int], np.ndarray] | None = None
     repeats: int = 1
 
     def __post_init__(self) -> None:
@@ -80,10 +82,17 @@ class Plan:
 
     def order(self, epoch: int) -> np.ndarray:
         """Positions in the split in the order of this epoch, int64 [repeats * count]."""
+        if self.drawn is not None:
+            return self.drawn(self.seed, epoch)
         if not self.shuffled:
             return np.arange(self.count)
         first = epoch * self.repeats
         return np.concatenate([K.permutation(self.seed, first + i, self.count) for i in range(self.repeats)])
+
+    def keys(self, epoch: int, order: np.ndarray) -> np.ndarray:
+        """The key of each sample of an order, int64 [count]; that of a repeated one differs each time it comes."""
+        keys = K.sample_keys(self.seed, epoch, order)
+        return keys if self.drawn is None else K.told_apart(keys, order)
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """(first, last + 1) in the order, of this rank's share of each batch from step `start` on; none is empty.
@@ -127,7 +136,7 @@ class Resident:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = self.plan.order(epoch)
-        keys = torch.from_numpy(K.sample_keys(self.plan.seed, epoch, order)).to(self.rows.device)
+        keys = torch.from_numpy(self.plan.keys(epoch, order)).to(self.rows.device)
         index = torch.from_numpy(order).to(self.rows.device)
         rows, targets = self.rows[index], self.targets[index]
         for first, end in self.plan.spans(start):
@@ -224,7 +233,7 @@ class _Requests:
     def __iter__(self) -> Iterator[Request]:
         epoch, start = self.next
         order = self.plan.order(epoch)
-        keys = K.sample_keys(self.plan.seed, epoch, order)
+        keys = self.plan.keys(epoch, order)
         for first, end in self.plan.spans(start):
             yield Request(order[first:end], keys[first:end])
 

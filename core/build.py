@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from core import distributed
 from core import keys as K
 from core.augment import augmented, normaliser, per_image
+from core.averaging import equal_average, moving_average
 from core.batches import Batches, Plan, feed
 from core.context import Context
 from core.experiment import Experiment
@@ -20,8 +23,8 @@ from core.launch import Launch
 from core.methods import Forward
 from core.part import Mistakes
 from core.ranks import Ranks
-from core.rehearsal import rehearse, small_step
-from core.state import State, moving_average
+from core.rehearsal import rehearse, rehearse_metrics, small_step
+from core.state import State, Stopwatch
 from core.step import Setup
 
 INTERVALS_PER_EPOCH = 20
@@ -32,7 +35,7 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Assembly:
-    """Everything built for one run. mean, std: per channel of the training images, scaled to 0..1."""
+    """Everything built for one run. images: those trained on.  mean, std: per channel of them, scaled to 0..1."""
 
     context: Context
     setup: Setup
@@ -40,6 +43,7 @@ class Assembly:
     train: Batches
     val: Batches
     precision: str
+    images: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -61,10 +65,11 @@ def check(experiment: Experiment) -> None:
 
 
 def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
-    """The same pipeline in seconds: three small batches, one epoch."""
+    """The same pipeline in seconds: three small batches, one epoch; more, where classes are then made rare."""
     parts = experiment.accumulate * ranks.ranks
     batch_size = parts * 2 * max(1, min(experiment.batch_size, 32) // (2 * parts))
-    return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size})
+    rarest = math.ceil(experiment.long_tail.factor) if experiment.long_tail else 1
+    return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size * rarest})
 
 
 def device_of(launch: Launch, ranks: Ranks = ALONE) -> torch.device:
@@ -107,10 +112,21 @@ def assemble(
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
-    repeats = OVERFIT_STEPS if launch.overfit else 1
-    plan = Plan(len(splits.train), experiment.batch_size, experiment.seed, True, ranks.rank, ranks.ranks, repeats)
+    splits = studied(experiment, splits)
+    sampling = experiment.sampling
+    drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
+    plan = Plan(
+        len(splits.train),
+        experiment.batch_size,
+        experiment.seed,
+        rank=ranks.rank,
+        ranks=ranks.ranks,
+        drawn=drawn,
+        repeats=OVERFIT_STEPS if launch.overfit else 1,
+    )
     if plan.share % experiment.accumulate:
         raise ValueError(f"accumulate: {experiment.accumulate} does not divide the {plan.share} images of each process")
+    mean, std = mean_and_std(splits.train)
     context = Context(
         classes=splits.classes,
         class_counts=splits.train.counts(classes),
@@ -122,15 +138,17 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         device=device,
         rank=ranks.rank,
         ranks=ranks.ranks,
+        mean=mean,
+        std=std,
+        seed=experiment.seed,
     )
     dtype, precision = autocast_of(experiment.precision, device)
     state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
-    mean, std = mean_and_std(splits.train)
     setup = Setup(
         method=method,
         loss=loss,
         normalise=normaliser(mean, std, device),
-        augment=partial(augmented, experiment.augment, classes),
+        augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
         schedule=experiment.schedule.build(context),
         stopping=experiment.stopping,
         classes=classes,
@@ -140,17 +158,41 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         device=device,
         accumulate=experiment.accumulate,
         clip_norm=experiment.clip_norm,
+        clip_value=experiment.clip_value,
+        minutes=experiment.minutes,
+        average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
         rank=ranks.rank,
     )
     train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
-    return Assembly(context, setup, state, train, held_out(splits.val, device, ranks), precision, mean, std)
+    val = held_out(splits.val, device, ranks)
+    return Assembly(context, setup, state, train, val, precision, splits.train, mean, std)
 
 
-def connect(experiment: Experiment, parts: Assembly) -> None:
-    """Have the processes average their gradients. All have to come here together. Raises Mistakes, in all of them."""
+def studied(experiment: Experiment, splits: Splits) -> Splits:
+    """The splits, classes of train made rare and its labels wrong as declared. Validation and test are left alone."""
+    train, classes = splits.train, len(splits.classes)
+    train = experiment.long_tail(train, classes) if experiment.long_tail else train
+    train = experiment.label_noise(train, classes) if experiment.label_noise else train
+    return replace(splits, train=train)
+
+
+def watched(experiment: Experiment) -> dict[str, str]:
+    """Field -> the validation metric that it names."""
+    found = {name: getattr(part, "metric", None) for name, part in experiment.parts()}
+    named = {f"{name}.metric": metric for name, metric in found.items() if isinstance(metric, str)}
+    return {"select": experiment.select} | {field: m for field, m in named.items() if m.startswith("val/")}
+
+
+def connect(experiment: Experiment, splits: Splits, parts: Assembly) -> None:
+    """What the processes have to do together, all being ready: see what validation gives, average gradients.
+
+    Raises Mistakes, in all of them.
+    """
     state, setup, plan = parts.state, parts.setup, parts.train.plan
+    ranks = Ranks(parts.context.rank, parts.context.ranks)
+    rehearse_metrics(watched(experiment), setup, state, held_out(splits.val.take(np.arange(1)), setup.device, ranks))
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
     few = small_step(setup, parts.train, _few(plan, experiment))
@@ -171,15 +213,17 @@ def held_out(images: Images, device: torch.device, ranks: Ranks = ALONE) -> Batc
 def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:
     """(state, loss, method) with weights drawn from the seed. scaled: with fp16's gradient scaler."""
     torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
-    built: dict[str, Any] = {"model": experiment.model.build(context)}
+    built: dict[str, Any] = {"model": experiment.loss.network(experiment.model, context)}
     built |= {"loss": experiment.loss.build(context), "method": experiment.method.build(context)}
     modules = {name: part for name, part in built.items() if isinstance(part, nn.Module)}
     trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
     state = State(
         trained=trained,
         forward=Forward(trained, built["method"], built["loss"]),
-        optimizer=experiment.optimizer.build(trained),
+        optimizer=experiment.optimizer.build(trained, scaled),
         ema=moving_average(trained["model"], experiment.ema.decay) if experiment.ema else None,
+        swa=equal_average(trained["model"]) if experiment.swa else None,
+        stopwatch=Stopwatch() if experiment.minutes else None,
         scaler=torch.amp.GradScaler(context.device.type) if scaled else None,
         sums=torch.zeros(
             3, dtype=torch.float32 if context.device.type == "mps" else torch.float64, device=context.device

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Context:
     """classes: names, in the order of the logits.  class_counts: training samples of each class.
-    image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks."""
+    image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks.
+    mean, std: per channel of the training images in 0..1, with which batches are normalised.  seed: of the run."""
 
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
@@ -24,3 +25,6 @@ class Context:
     device: torch.device
     rank: int = 0
     ranks: int = 1
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    seed: int = 0

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from core.part import Mistakes
@@ -41,6 +42,8 @@ def joined() -> Iterator[Ranks]:
     dist.init_process_group("gloo", store=_met(store, rank, ranks), rank=rank, world_size=ranks)
     try:
         yield here
+        with peers():
+            dist.barrier()  # torchrun's agents end with their processes, and one of them keeps what all need
     finally:
         _device_groups.clear()
         with contextlib.suppress(RuntimeError):
@@ -130,7 +133,17 @@ def sync_norms(module: nn.Module, device: torch.device) -> None:
     if device.type != "cuda":
         advice = "use a norm that needs none (--model.norm group), or GPUs"
         raise Mistakes([f"sync_batch_norm: torch has none for a {device.type} device; {advice}"])
-    nn.SyncBatchNorm.convert_sync_batchnorm(module, _group(device))
+    converted(module, _group(device))
+
+
+def converted(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
+    """The module with SyncBatchNorm in the place of BatchNorm, forward hooks (stochastic depth, fp32) kept."""
+    before = {name: norm for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)}
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+    for name, norm in before.items():
+        hooks = {field: value for field, value in vars(norm).items() if field.startswith("_forward_")}
+        vars(module.get_submodule(name)).update(hooks)
+    return module
 
 
 def last_of(forward: Callable[..., object], is_last: bool) -> AbstractContextManager[None]:

@@ -12,14 +12,14 @@ from core import distributed
 from core.batches import Batch, Batches
 from core.losses import full
 from core.methods import LossFunction
-from core.metrics import confusion, in_top
+from core.metrics import BINS, confusion, from_confusion, from_likelihood, in_top, likelihood
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
 
 
 class Evaluation(NamedTuple):
-    """metrics: loss, accuracy, top5 from six classes on, each in natural units (accuracies in 0..1).
-    confusion: int64 [C, C] on the host, rows true classes."""
+    """metrics: loss; accuracy, balanced_accuracy, precision, recall, f1, ece, and top5 from six classes on, in 0..1;
+    nll in nats.  confusion: int64 [C, C] on the host, rows true classes."""
 
     metrics: dict[str, float]
     confusion: torch.Tensor
@@ -36,18 +36,27 @@ def evaluate(
         module.eval()
     device = next(model.parameters()).device
     table = torch.zeros(classes, classes, dtype=torch.int64, device=device)
-    sums = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    sums = torch.zeros(3 + 3 * BINS, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     for batch in batches.epoch(0):
         images, targets = normalise(batch)[:2]
         logits = full(model(images))
         table += confusion(logits, targets)
         top5 = in_top(logits, targets, 5) if classes >= TOP5_FROM else torch.zeros((), device=logits.device)
-        sums += torch.stack([loss(logits, targets).sum(), top5])
+        sums[:2] += torch.stack([loss(logits, targets).sum(), top5])
+        sums[2:] += likelihood(logits, targets)
     for module, training in modes:
         module.train(training)
-    table, (loss_sum, top5_sum) = distributed.total(table).cpu(), distributed.total(sums).tolist()
-    count = int(table.sum())
-    if not count:
+    table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()
+    if not table.sum():
         raise ValueError("there is nothing to evaluate: the split is empty")
-    metrics = {"loss": loss_sum / count, "accuracy": int(table.trace()) / count}
-    return Evaluation(metrics | ({"top5": top5_sum / count} if classes >= TOP5_FROM else {}), table)
+    return Evaluation(summary(table, sums, classes), table)
+
+
+def summary(table: torch.Tensor, sums: torch.Tensor, classes: int) -> dict[str, float]:
+    """The metrics of a whole split.
+
+    table: confusion, int64 [C, C].  sums: of the loss, of top-5 hits, then those of `likelihood`.
+    """
+    count, (loss, top5) = int(table.sum()), sums[:2].tolist()
+    metrics = {"loss": loss / count} | from_confusion(table) | from_likelihood(sums[2:])
+    return metrics | ({"top5": top5 / count} if classes >= TOP5_FROM else {})

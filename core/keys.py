@@ -35,6 +35,19 @@ def fold(keys: Keys, values: Keys) -> Keys:
     return mix((keys ^ (values * _GOLDEN)) + _GOLDEN)
 
 
+def unfold(keys: Keys, values: Keys) -> Keys:
+    """The keys that were folded with `values`: fold(unfold(keys, values), values) == keys."""
+    return _before_fold(keys) ^ (values * _GOLDEN)
+
+
+def _before_fold(keys: Keys) -> Keys:
+    keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)  # a shift by more than half undoes itself
+    keys = keys * -7154897129451604005  # the inverses of mix's factors
+    keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
+    keys = keys * 5725274745694666757
+    return (keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)) - _GOLDEN
+
+
 def key(seed: int, *values: int | str) -> np.ndarray:
     """One key, int64 [1], of a seed and whatever tells this draw from others (epoch, purpose, rank)."""
     result = mix(np.array([_signed(seed)], dtype=np.int64))
@@ -43,14 +56,36 @@ def key(seed: int, *values: int | str) -> np.ndarray:
     return result
 
 
-def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of an epoch: int64 [n]."""
-    return np.argsort(fold(key(seed, "order", epoch), np.arange(n, dtype=np.int64)), kind="stable")
+def permutation(seed: int, epoch: int, n: int, purpose: str = "order") -> np.ndarray:
+    """The order of an epoch, or another one by its purpose: int64 [n]."""
+    return np.argsort(fold(key(seed, purpose, epoch), np.arange(n, dtype=np.int64)), kind="stable")
 
 
 def sample_keys(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
     """The key of each sample in an epoch, int64 [N]; every random choice about it is `uniform(key, purpose)`."""
     return fold(key(seed, "sample", epoch), index.astype(np.int64))
+
+
+def told_apart(keys: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The keys of samples, int64 [N], those of one that comes again folded with how often it came before."""
+    by_sample = np.argsort(index, kind="stable")
+    place = np.arange(len(index))
+    begins = np.r_[True, np.diff(index[by_sample]) != 0]
+    before = np.empty_like(place)
+    before[by_sample] = place - np.maximum.accumulate(np.where(begins, place, 0))
+    return np.where(before > 0, fold(keys, before), keys)
+
+
+def alternating(seed: int, purpose: str, keys: Keys, index: Keys) -> Keys:
+    """int64 0 or 1 for each sample: a coin of (seed, index) that is turned over from every epoch to the next.
+
+    keys: as `sample_keys` gave them for `index`, in any epoch.  Shape of `keys`.
+    """
+    # What is left of a sample's key without its index is the epoch's; before it was mixed, that was of (seed, "sample")
+    # xor epoch times an odd number: its lowest bit changes with every epoch.
+    parity = _before_fold(unfold(keys, index)) & 1
+    start = _signed(int(key(seed, purpose)[0]))
+    return ((mix(index ^ start) >> 40) & 1) ^ parity
 
 
 def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:
@@ -59,9 +94,14 @@ def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:
     return (fold(key(seed, "noise", rank), steps) & ((1 << 63) - 1)).tolist()
 
 
+def another(keys: Keys, purpose: str) -> Keys:
+    """Keys of the same samples for a second set of choices about them, independent of the first. Shape of `keys`."""
+    return mix(keys ^ _purpose(purpose))
+
+
 def uniform(keys: Keys, purpose: str) -> Keys:
     """float32 in [0, 1), 24 random bits each, so exact on every device. Shape of `keys`."""
-    bits = (mix(keys ^ _purpose(purpose)) >> 40) & 0xFFFFFF
+    bits = (another(keys, purpose) >> 40) & 0xFFFFFF
     if isinstance(bits, np.ndarray):
         return bits.astype(np.float32) * np.float32(2**-24)
     return bits.float() * 2**-24

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from core import distributed
 from core import keys as K
+from core.averaging import average_epoch
 from core.batches import Batches
 from core.evaluate import Evaluation, evaluate
 from core.nonfinite import diagnose
 from core.schedules import Clock
 from core.state import State
-from core.step import CalledOff, Setup, advance, reseed, set_learning_rates
+from core.step import CalledOff, Setup, advance, is_over, reseed, set_learning_rates
 
 SMALLEST_SCALE = 2**-10
 
@@ -33,7 +34,7 @@ class Event(NamedTuple):
 
 
 def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Event]:
-    """Train `state` from where it stands to the end: all epochs, or until early stopping says so.
+    """Train `state` from where it stands to the end: all epochs, or until early stopping or the time budget says so.
 
     Between two events the state is whole: it may be saved, and training may be left and taken up again from it.
     Raises NonFinite.
@@ -41,7 +42,9 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
     steps = len(train.plan)
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.trained.train()
-    while len(state.history) < setup.epochs and not (setup.stopping and setup.stopping(state.history)):
+    if state.stopwatch is not None:
+        state.stopwatch.start()
+    while not is_over(setup, state.history):
         epoch = len(state.history)
         start = state.step - epoch * steps
         seeds = K.step_seeds(setup.seed, setup.rank, state.step, steps - start)
@@ -74,7 +77,9 @@ def _read_interval(setup: Setup, state: State, train: Batches, steps: int) -> di
 
 
 def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate: float) -> Event:
-    """Validate and start the sums anew. rate: steps per second."""
+    """Average, validate and start the sums anew. rate: steps per second."""
+    if state.swa is not None:
+        average_epoch(setup, state, train)
     distributed.align(state.evaluated)
     with setup.precision():
         validation = evaluate(state.evaluated, setup.loss, val, setup.normalise, setup.classes)
@@ -83,6 +88,8 @@ def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate
     metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.share)}
     metrics |= {f"val/{name}": value for name, value in validation.metrics.items()}
     metrics |= {"lr": state.optimizer.param_groups[0]["lr"]}
+    if state.stopwatch is not None:
+        metrics |= {"minutes": distributed.from_first(state.stopwatch.seconds()) / 60}
     state.history.append(metrics)
     state.sums.zero_()
     state.seen = [0.0] * len(state.seen)

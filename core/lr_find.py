@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from core import distributed, paths
 from core.experiment import Experiment
+from core.history import History
 from core.launch import Launch
 from core.loop import fit
 from core.nonfinite import NonFinite
@@ -17,7 +18,7 @@ from core.overfit import declared
 from core.part import Mistakes
 from core.range_test import Curve, RangeTest, curve, has_diverged
 from core.run import Stage, prepare, staged
-from core.schedules import Clock, History
+from core.schedules import Clock
 from core.signals import Interrupted
 from core.terminal import tell
 
@@ -58,7 +59,7 @@ def lr_find(
         chosen = declared(experiment, launch, stage.ranks)
         _, parts = prepare(chosen, launch, stage.ranks)
         with distributed.peers():
-            seen = _tried(parts, test, chosen.optimizer.lr, stage)
+            seen = _tried(parts, test, parts.state.optimizer.param_groups[0]["initial_lr"], stage)
     return Found(seen, None if stage.ranks.rank else _written(seen, name))
 
 
@@ -66,7 +67,8 @@ def _tried(parts: Assembly, test: RangeTest, declared_rate: float, stage: Stage)
     """Iterate the loop until the rates are used up or the loss diverges, which every process sees at the same step."""
     epochs = -(-test.steps // parts.context.steps_per_epoch)
     growing = _Growing(test, declared_rate)
-    setup = replace(parts.setup, schedule=growing, stopping=None, epochs=epochs, log_every=1)  # type: ignore[arg-type]
+    free = {"stopping": None, "minutes": None, "average_from": None}
+    setup = replace(parts.setup, schedule=growing, epochs=epochs, log_every=1, **free)  # type: ignore[arg-type]
     rates: list[float] = []
     losses: list[float] = []
     agreed = distributed.Agreement()

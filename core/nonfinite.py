@@ -47,7 +47,8 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
             reseed(seed, setup.device)
             if where := next(filter(None, distributed.gathered(replay(setup, state, ready, clock))), ""):
                 return NonFinite(step + 1, epoch, where)
-    return NonFinite(end, epoch, "it did not come again when the steps were replayed")
+    aside = getattr(state.optimizer, "aside", "")
+    return NonFinite(end, epoch, f"it did not come again when the steps were replayed{aside}")
 
 
 def _losses(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:

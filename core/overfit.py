@@ -20,7 +20,8 @@ def declared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Experiment
 def overfitted(experiment: Experiment, images: int) -> Experiment:
     """The same set-up on one batch of so many images: they stand unchanged, and nothing stops it early. Its `limit`
     keeps it from counting among whole runs."""
-    return experiment.but({"augment": (), "stopping": None, "batch_size": images, "limit": images})
+    left_out = {"augment": (), "stopping": None, "sampling": None, "long_tail": None, "label_noise": None}
+    return experiment.but(left_out | {"batch_size": images, "limit": images})
 
 
 def reached(history: Sequence[Mapping[str, float]]) -> bool:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
+TILE, COLUMNS, GAP, LINE = 128, 4, 8, 16  # of a contact sheet, in pixels
 MOST_LABELS = 30  # classes beyond this are not written at the axes
 
 
@@ -52,6 +53,28 @@ def confusion_matrix(table: np.ndarray, classes: Sequence[str], path: Path, titl
                     text = str(table[row, column])
                     axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     figure.savefig(path)
+
+
+def contact_sheet(pixels: np.ndarray, titles: Sequence[str], path: Path) -> None:
+    """Images uint8 [N, H, W, C], four in a row, each with its title below. Pillow: it costs a tenth of matplotlib."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    n, height, width, channels = pixels.shape
+    shown = pixels[..., :3] if channels >= 3 else pixels[..., 0]
+    scale = TILE / max(height, width)
+    scale = max(1, int(scale)) if scale >= 1 else scale  # whole pixels, where an image is made larger
+    wide, tall = max(1, round(width * scale)), max(1, round(height * scale))
+    across, down, font = max(wide, TILE) + GAP, tall + LINE + GAP, ImageFont.load_default(size=11)
+    sheet = Image.new("RGB", (GAP + min(n, COLUMNS) * across, GAP + -(-n // COLUMNS) * down), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, (image, title) in enumerate(zip(shown, titles, strict=True)):
+        left, top = GAP + place % COLUMNS * across, GAP + place // COLUMNS * down
+        filter_ = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+        sheet.paste(Image.fromarray(image).resize((wide, tall), filter_).convert("RGB"), (left, top))
+        while title and pen.textlength(title, font=font) > across - GAP:
+            title = title.removesuffix("...")[:-1] + "..." if len(title) > 4 else ""
+        pen.text((left, top + tall + 1), title, fill="black", font=font)
+    sheet.save(path)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -67,12 +67,14 @@ class Run:
     def model(self) -> nn.Module:
         """The network with the best epoch's weights, on the CPU, in evaluation mode.
 
-        It takes normalised images (see `predict`). Raises Mistakes for a run that has kept no weights.
+        It takes normalised images (see `predict`). Raises Mistakes for a run that has kept no weights, or
+        weights of another architecture.
         """
         import torch
         from safetensors.torch import load_file
 
         from core.context import Context
+        from core.models import load_weights
 
         weights = self.folder / "artifacts" / WEIGHTS
         if not weights.exists():
@@ -87,9 +89,12 @@ class Run:
             epochs=1,
             batch_size=1,
             device=torch.device("cpu"),
+            mean=tuple(self.record["data"]["mean"]),
+            std=tuple(self.record["data"]["std"]),
         )
-        model = self.experiment.model.build(context)
-        model.load_state_dict(load_file(weights))
+        experiment = self.experiment
+        model = experiment.loss.network(experiment.model, context)
+        load_weights(model, load_file(weights), str(weights))
         return model.eval()
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -14,8 +14,12 @@ from core import keys as K
 from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
 from core.batches import Batches, Fetch, Request
+from core.evaluate import evaluate
+from core.history import ALWAYS
 from core.images import Images
+from core.part import Mistakes
 from core.schedules import Clock
+from core.spelling import did_you_mean
 from core.state import State
 from core.step import Setup
 
@@ -40,10 +44,18 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
         raise ValueError(f"augment: {_first_line(error)}") from None
     copies = dict(copy.deepcopy(state.trained).train().items())
     parts: dict[str, Any] = {"loss": setup.loss, "method": setup.method} | copies
+    outputs: list[object] = []
+    parts["model"].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with setup.precision(), torch.no_grad():
             losses, logits = parts["method"].step(parts["model"], parts["loss"], ready, Clock(0, 1, 1))
+    except Mistakes:
+        raise
     except Exception as error:
+        if any(isinstance(output, tuple) for output in outputs):
+            raise ValueError(
+                "model: it gives several outputs in training; use method Auxiliary, or auxiliary false"
+            ) from None
         if "more than 1 value per channel" in str(error):
             raise ValueError(
                 f"model: BatchNorm needs more than {len(index)} image at a time; raise batch_size or lower accumulate"
@@ -66,6 +78,19 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
         losses.mean().backward()
 
     return step
+
+
+def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
+    """Raises Mistakes for a metric, by the field that names it, which evaluation does not give for these data."""
+    if set(named.values()) <= set(ALWAYS):
+        return
+    with setup.precision():
+        found = evaluate(state.evaluated, setup.loss, val, setup.normalise, setup.classes)
+    measured = [f"val/{name}" for name in found.metrics]
+    for field, metric in named.items():
+        if metric not in measured:
+            hint = did_you_mean(metric, measured) or f"; there are {', '.join(measured)}"
+            raise Mistakes([f"{field}: {metric} is not measured for these data{hint}"])
 
 
 def _probe(step: Albumentation, images: Images) -> None:

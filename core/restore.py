@@ -9,6 +9,7 @@ from core.images import Splits
 from core.journal import Journal
 from core.part import Mistakes
 from core.record import Run, load
+from core.step import is_over
 from core.terminal import tell
 
 
@@ -56,7 +57,6 @@ def take_over(earlier: Run, splits: Splits, parts: Assembly) -> None:
     state.step = done * parts.context.steps_per_epoch
     if done >= setup.epochs:
         raise Mistakes([f"--continue {earlier.id}: it has trained {done} epochs; --epochs must be more than that"])
-    if setup.stopping and setup.stopping(state.history):
-        raise Mistakes(
-            [f"--continue {earlier.id}: its early stopping has said stop; use --stopping none, or more patience"]
-        )
+    if is_over(setup, state.history):
+        advice = "its early stopping or its time has said stop; use --stopping none, more patience or more --minutes"
+        raise Mistakes([f"--continue {earlier.id}: {advice}"])

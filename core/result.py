@@ -8,21 +8,23 @@ from core import distributed, plots, provenance
 from core.build import Assembly, held_out
 from core.evaluate import Evaluation, evaluate
 from core.experiment import Experiment
+from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
+from core.metrics import by_class
 from core.ranks import Ranks
 from core.record import WEIGHTS, Run
-from core.stopping import best_epoch
+from core.views import averaged
 from core.writing import keep_text, write_summary
 
 
-def judged(parts: Assembly, splits: Splits) -> Evaluation:
+def judged(experiment: Experiment, splits: Splits, parts: Assembly) -> Evaluation:
     """The one reading of the test split, with the weights that the first process holds; every process takes part."""
     model, setup, context = parts.state.evaluated, parts.setup, parts.context
     distributed.align(model, everything=True)
     batches = held_out(splits.test, setup.device, Ranks(context.rank, context.ranks))
     with setup.precision():
-        return evaluate(model, setup.loss, batches, setup.normalise, setup.classes)
+        return evaluate(averaged(model, experiment.tta), setup.loss, batches, setup.normalise, setup.classes)
 
 
 def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assembly) -> None:
@@ -30,7 +32,7 @@ def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assemb
     from safetensors.torch import load_file
 
     parts.state.evaluated.load_state_dict(load_file(journal.artifact(WEIGHTS)))
-    result = judged(parts, splits)
+    result = judged(experiment, splits, parts)
     best = best_epoch(parts.state.history, experiment.select)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
     table = result.confusion.numpy()
@@ -40,6 +42,10 @@ def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assemb
     lines = [",".join(["true \\ predicted", *splits.classes])]
     lines += [",".join([name, *map(str, row)]) for name, row in zip(splits.classes, table.tolist(), strict=True)]
     keep_text(journal, "confusion_matrix.csv", "\n".join(lines) + "\n")
+    report = ["class,images,precision,recall,f1"]
+    for name, count, row in zip(splits.classes, table.sum(axis=1), by_class(result.confusion).tolist(), strict=True):
+        report.append(",".join([name, str(count), *(f"{value:.6f}" for value in row)]))
+    keep_text(journal, "per_class.csv", "\n".join(report) + "\n")
 
 
 def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, status: str) -> None:

@@ -15,6 +15,7 @@ from core.build import Assembly, assemble, check, connect, device_of
 from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
 from core.failures import Unfinished, explained
+from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
 from core.launch import Launch
@@ -29,7 +30,6 @@ from core.restore import restore, take_over
 from core.result import close, judged, test
 from core.signals import Interrupted, Stop
 from core.state import State
-from core.stopping import best_epoch
 from core.tracking import Mirror
 from core.watching import watching
 from core.writing import Heading, keep_text, new_run, open_run, reopen_run, save_weights
@@ -67,7 +67,7 @@ def train(
             distributed.together(lambda: take_over(continued, splits, parts))
         run, journal = begin(heading, stage.ranks)
         if journal is None:
-            return _assist(run, splits, parts, stage)
+            return _assist(run, small, splits, parts, stage)
         with locked(run.folder), _recorded(run, journal, small, parts):
             open_run(journal, run, small, launch, heading, splits, parts, continued)
             _work(run, journal, small, launch, splits, parts, stage)
@@ -97,7 +97,7 @@ def resume(run: Run, mirror: Mirror | None = None) -> Run:
             raise Mistakes([f"{run.id}: the data have changed since it began ({splits.source})"])
         if not first:
             restore(run, None, splits, parts)
-            return _assist(run, splits, parts, stage)
+            return _assist(run, experiment, splits, parts, stage)
         journal = Journal(run.folder)
         with _recorded(run, journal, experiment, parts):
             reopen_run(journal, run)
@@ -175,7 +175,7 @@ def _work(
     keep_last(run.folder / CHECKPOINTS)
 
 
-def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
+def _assist(run: Run, experiment: Experiment, splits: Splits, parts: Assembly, stage: Stage) -> Run:
     """What every process but the first does: the same steps, and nothing on record."""
     agreed = distributed.Agreement()
     with distributed.peers(), stage.stop.at_step_end():
@@ -183,14 +183,14 @@ def _assist(run: Run, splits: Splits, parts: Assembly, stage: Stage) -> Run:
             if number := agreed(stage.stop.number):
                 raise Interrupted(number, "stopped")
         agreed.settle()
-        judged(parts, splits)
+        judged(experiment, splits, parts)
     return run
 
 
 def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
     """Everything that can be refused, in every process before any goes on. Raises Mistakes, DataError among them."""
     splits, parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
-    connect(experiment, parts)
+    connect(experiment, splits, parts)
     return splits, parts
 
 

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
+
+
+class Stopwatch:
+    """Seconds that a run has trained, kept over interruptions: from `start`, plus what a checkpoint says."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._began: float | None = None
+
+    def start(self) -> None:
+        """Count from now on, unless it counts already."""
+        self._began = self._began if self._began is not None else time.monotonic()
+
+    def seconds(self) -> float:
+        """Counted so far."""
+        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """{"seconds": so far}"""
+        return {"seconds": self.seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on from there; starts again with `start`."""
+        self._before, self._began = state_dict["seconds"], None
 
 
 @dataclass
@@ -22,6 +47,8 @@ class State:
     sums: over the steps of the epoch so far, [mean loss, right predictions, gradient norm], on the device; each the
     mean over all processes, so that their states are equal.
     seen: what `sums` was when the last interval was read.
+    ema: average of the weights at each step.  swa: at the end of each of the last epochs.
+    stopwatch: there where the time to train is limited.
     """
 
     trained: nn.ModuleDict
@@ -33,6 +60,8 @@ class State:
     step: int = 0
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     seen: list[float] = field(default_factory=lambda: [0.0] * 3)
+    swa: AveragedModel | None = None
+    stopwatch: Stopwatch | None = None
 
     def __post_init__(self) -> None:
         self.shared: Callable[..., Any] = self.forward.forward  # a module's call is dearer, and has hooks to run
@@ -61,11 +90,14 @@ class State:
 
     def _stateful(self) -> dict[str, Any]:
         parts = {"trained": self.trained, "optimizer": self.optimizer, "ema": self.ema, "scaler": self.scaler}
+        parts |= {"swa": self.swa, "stopwatch": self.stopwatch}
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is judged and kept: the average where there is one."""
+        """The network that is judged and kept: the average where there is one, once it averages anything."""
+        if self.swa is not None and self.swa.n_averaged > 0:
+            return self.swa.module
         return self.ema.module if self.ema is not None else self.model
 
 
@@ -77,8 +109,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_copied(item) for item in value)
     return value
-
-
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights; buffers are copied as they are."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import torch
 from torch.linalg import vector_norm
-from torch.nn.utils import clip_grads_with_norm_
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 
 from core import distributed
 from core.batches import Batch
+from core.history import History
 from core.methods import LossFunction, Method, Output
 from core.metrics import correct
 from core.schedules import Clock, Schedule
 from core.state import State
-from core.stopping import EarlyStopping
+from core.stopping import EarlyStopping, out_of_time
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,22 @@ class Setup:
     device: torch.device
     accumulate: int = 1
     clip_norm: float | None = None
+    clip_value: float | None = None
+    minutes: float | None = None
+    average_from: int | None = None
     autocast: torch.dtype | None = None
     rank: int = 0
 
     def precision(self) -> AbstractContextManager[object]:
         """The context that forward passes run in."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+def is_over(setup: Setup, history: History) -> bool:
+    """Whether training ends after the epochs of this history: all done, no more improvement, or no more time."""
+    if len(history) >= setup.epochs or (setup.stopping is not None and setup.stopping(history)):
+        return True
+    return setup.minutes is not None and out_of_time(history, setup.minutes)
 
 
 _NO, _YES = torch.zeros(()), torch.ones(())
@@ -61,8 +72,10 @@ def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batc
     """
     optimizer, scaler = state.optimizer, state.scaler
     fused = optimizer.param_groups[0].get("fused")
+    counted = False
 
     def closure() -> torch.Tensor:
+        nonlocal counted
         for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
             parameter.grad = None
         loss, right = gradients(setup, state, state.shared, batch, clock)
@@ -71,9 +84,15 @@ def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batc
         norm = gradient_norm(p.grad for p in trained if p.grad is not None)
         if setup.clip_norm:
             clip_grads_with_norm_(trained, setup.clip_norm, norm)
+        if setup.clip_value:
+            clip_grad_value_(trained, setup.clip_value)
         if scaler:  # it expects gradients to overflow now and then, and skips the step itself
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
-        state.sums += distributed.mean(torch.stack([loss, right, norm]))
+        found = distributed.mean(torch.stack([loss, right, norm]))
+        # what is reported is found at the weights themselves; of a later gradient, such as SAM's second, only whether
+        # it is finite: zero times a NaN or infinity is NaN
+        state.sums += found * 0.0 if counted else found
+        counted = True
         if fused:
             # A sum once not finite stays so: every step is called off on the device until the host looks.
             optimizer.found_inf = _not_finite(state.sums)  # type: ignore[attr-defined]

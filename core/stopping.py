@@ -1,31 +1,16 @@
-"""Early stopping and the choice of the best epoch: functions of the validation history. No counter to save."""
+"""When a run ends before its epochs do: functions of the validation history. No counter to save."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 from pydantic import Field
 
+from core.history import History, Metric, scores
 from core.part import Part
-from core.schedules import History
-
-Metric = Literal["val/accuracy", "val/loss"]
-
-
-def sign(metric: str) -> int:
-    """1 where larger is better, -1 where smaller is."""
-    return -1 if metric.endswith("loss") else 1
-
-
-def best_epoch(history: History, metric: str) -> int:
-    """Index of the best epoch so far, the first of equals; NaN is worst. History must not be empty."""
-    scores = [sign(metric) * entry[metric] for entry in history]
-    return max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
 
 
 class EarlyStopping(Part):
-    """Stop when `metric` has not improved by more than `min_delta` for `patience` epochs (Prechelt 1998)."""
+    """Stop when `metric` has not improved by more than `min_delta` for `patience` epochs (Prechelt 1998, UP_s with
+    strips of one epoch). Whether larger or smaller is better follows from the metric's name."""
 
     patience: int = Field(10, ge=1, description="epochs without improvement that are borne")
     min_delta: float = Field(0.0, ge=0, description="an improvement must exceed this, in units of the metric")
@@ -33,7 +18,18 @@ class EarlyStopping(Part):
 
     def __call__(self, history: History) -> bool:
         best, since = -float("inf"), 0
-        for entry in history:
-            score = sign(self.metric) * entry[self.metric]
+        for score in scores(history, self.metric):
             best, since = (score, 0) if score > best + self.min_delta else (best, since + 1)
         return since >= self.patience
+
+
+def out_of_time(history: History, minutes: float) -> bool:
+    """Whether one more epoch would go beyond the budget, at the mean pace of the epochs so far.
+
+    An entry's "minutes" is the time trained up to the end of that epoch, over all resumes. The first epoch is always
+    trained: without one there is nothing to keep.
+    """
+    if not history:
+        return False
+    spent = history[-1]["minutes"]
+    return spent + spent / len(history) > minutes

@@ -19,6 +19,8 @@ from core.experiment import Experiment
 from core.images import Splits
 from core.journal import Journal, read
 from core.launch import Launch
+from core.look import LOOK, contact_sheet
+from core.models import forward_flops
 from core.part import Mistakes
 from core.ranks import invocation
 from core.record import RECORD, SUMMARY, VERSION, WEIGHTS, Run
@@ -75,6 +77,7 @@ def open_run(
         "smoke": str(launch.smoke).lower(),
         "precision": parts.precision,
         "parameters": str(sum(p.numel() for p in parts.state.model.parameters())),
+        "flops": str(forward_flops(parts.state.model, parts.context.image_shape) or "unknown"),
         **{f"launch.{name}": str(value) for name, value in launch.flat().items()},
         **provenance.hardware(parts.setup.device),
         "hardware.processes": str(parts.context.ranks),
@@ -87,7 +90,7 @@ def open_run(
         "classes": list(splits.classes),
         "class_counts": list(parts.context.class_counts),
         "image_shape": list(parts.context.image_shape),
-        "train": len(splits.train),
+        "train": parts.context.train_size,
         "val": len(splits.val),
         "test": len(splits.test),
         "mean": list(parts.mean),
@@ -100,6 +103,8 @@ def open_run(
     )
     if continued:  # its best epoch may remain the best
         shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
+    contact_sheet(journal.artifact(LOOK), experiment, parts)
+    journal.keep(LOOK)
     keep_text(journal, "packages.txt", provenance.packages())
     diff, untracked = provenance.uncommitted()
     if diff:

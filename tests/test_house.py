@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_the_readmes_commands_are_accepted():
     assert len(commands) > 6
     for name, words in commands:
         module = importlib.import_module(f"experiments.{name}")
-        verb, rest = words.split()[:1], words.replace("--continue RUN", "").split()  # RUN: only the reader has it
+        verb, rest = words.split()[:1], shlex.split(words.replace("--continue RUN", ""))  # RUN: only the reader has it
         if verb and not verb[0].startswith("-"):
             assert verb[0] in VERBS
             rest = rest[1:]

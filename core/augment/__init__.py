@@ -2,19 +2,29 @@
 
 from core.augment.albumentation import Albumentation
 from core.augment.base import Augment, BatchStep, ImageStep, augmented, normaliser, per_image
-from core.augment.geometry import Cutout, HorizontalFlip, RandomCrop
+from core.augment.geometry import AlternatingFlip, Cutout, HorizontalFlip, RandomCrop, RandomErasing, Translate
 from core.augment.mixing import CutMix, Mixup
+from core.augment.sets import AutoAugment, CoarseDropout, ColorJitter, RandAugment, Rotation, TrivialAugment
 
 __all__ = [
     "Albumentation",
+    "AlternatingFlip",
     "Augment",
+    "AutoAugment",
     "BatchStep",
+    "CoarseDropout",
+    "ColorJitter",
     "CutMix",
     "Cutout",
     "HorizontalFlip",
     "ImageStep",
     "Mixup",
+    "RandAugment",
     "RandomCrop",
+    "RandomErasing",
+    "Rotation",
+    "Translate",
+    "TrivialAugment",
     "augmented",
     "normaliser",
     "per_image",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,17 @@ class Albumentation(ImageStep):
         if ignored := [str(warning.message) for warning in told if "not valid for transform" in str(warning.message)]:
             raise ValueError(f"{self.name}: {ignored[0]}")
         return transform
+
+
+def of_function(function: Callable[[np.ndarray, random.Random], np.ndarray]) -> Any:
+    """A transform of a function of (image uint8 [H, W, C], random), whose chance comes from the sample's key."""
+    import albumentations
+
+    class Own(albumentations.ImageOnlyTransform):
+        def apply(self, img: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+            return function(img, self.py_random)
+
+    return Own(p=1.0)
 
 
 class Pipeline:

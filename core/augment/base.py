@@ -38,6 +38,11 @@ class BatchStep(Augment):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """images: float [N, C, H, W], normalised, so that 0 is the mean colour.  keys: int64 [N]."""
 
+    def apply(self, batch: Batch, classes: int) -> Batch:
+        """The batch after this step. One that looks at more of it than the call does overrides this."""
+        images, targets = self(batch.images, batch.targets, batch.keys, classes)
+        return batch._replace(images=images, targets=targets)
+
 
 def normaliser(mean: Iterable[float], std: Iterable[float], device: torch.device) -> Callable[[Batch], Batch]:
     """Turns images uint8 [N, H, W, C] into float [N, C, H, W], channels last in memory, of mean 0 and deviation 1.
@@ -58,8 +63,7 @@ def augmented(steps: Iterable[Augment], classes: int, batch: Batch) -> Batch:
     """The batch after every BatchStep."""
     for step in steps:
         if isinstance(step, BatchStep):
-            images, targets = step(batch.images, batch.targets, batch.keys, classes)
-            batch = batch._replace(images=images, targets=targets)
+            batch = step.apply(batch, classes)
     return batch
 
 

@@ -1,13 +1,19 @@
-"""Crop, flip and cutout of a batch, from keys."""
+"""Crop, flip, translation, cutout and erasing of a batch, from keys."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from core import keys as K
 from core.augment.base import BatchStep
+from core.context import Context
+
+if TYPE_CHECKING:
+    from core.batches import Batch
 
 
 class RandomCrop(BatchStep):
@@ -19,19 +25,13 @@ class RandomCrop(BatchStep):
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        n, _, height, width = images.shape
+        height, width = images.shape[2:]
         if self.padding >= min(height, width):
             raise ValueError(f"padding {self.padding} must be less than the {height}x{width} image")
         places = 2 * self.padding + 1
         padded = F.pad(images, (self.padding,) * 4, mode="reflect" if self.reflect else "constant")
-        # A view of every window as [N, places, places, H, W, C]: picking one of each image copies whole rows.
-        strides = padded.stride()
-        windows = padded.as_strided(
-            (n, places, places, height, width, images.shape[1]),
-            (strides[0], strides[2], strides[3], strides[2], strides[3], strides[1]),
-        )
         down, right = K.integers(keys, "crop down", places), K.integers(keys, "crop right", places)
-        return windows[torch.arange(n, device=keys.device), down, right].permute(0, 3, 1, 2), targets
+        return cut(padded, down, right, height, width), targets
 
 
 class HorizontalFlip(BatchStep):
@@ -44,6 +44,48 @@ class HorizontalFlip(BatchStep):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         flipped = K.uniform(keys, "horizontal flip") < self.p
         return torch.where(flipped[:, None, None, None], images.flip(3), images), targets
+
+
+class AlternatingFlip(BatchStep):
+    """Mirror half of the images in the first epoch, the other half in the next, and so on (Jordan 2024, section 3.6).
+
+    Every pair of epochs so shows each image [C, H, W] from both sides. It looks at index and keys of the batch; which
+    half is first depends on the seed. What sampling repeats in an epoch is from its second time on mirrored at random.
+    """
+
+    _seed: int = PrivateAttr(0)
+
+    def build(self, context: Context) -> AlternatingFlip:
+        """It, knowing the seed."""
+        built = self.model_copy()
+        built._seed = context.seed
+        return built
+
+    def apply(self, batch: Batch, classes: int) -> Batch:
+        turns = K.alternating(self._seed, "alternating flip", batch.keys, batch.index)
+        return batch._replace(images=self(batch.images, batch.targets, turns, classes)[0])
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """keys: int64 [N], odd for what is to be mirrored."""
+        return torch.where((keys & 1).bool()[:, None, None, None], images.flip(3), images), targets
+
+
+class Translate(BatchStep):
+    """Move images [N, C, H, W] by whole pixels, up to a share of each side; the mean colour comes in."""
+
+    share: float = Field(0.125, gt=0, lt=1, description="largest move, as a share of height and width")
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = images.shape[2:]
+        most_down, most_right = int(self.share * height), int(self.share * width)
+        padded = F.pad(images, (most_right, most_right, most_down, most_down))
+        down = K.integers(keys, "translate down", 2 * most_down + 1)
+        right = K.integers(keys, "translate right", 2 * most_right + 1)
+        return cut(padded, 2 * most_down - down, 2 * most_right - right, height, width), targets
 
 
 class Cutout(BatchStep):
@@ -59,7 +101,62 @@ class Cutout(BatchStep):
             raise ValueError(f"a square of {self.size} pixels is larger than the {height}x{width} image")
         top = K.integers(keys, "cutout down", height) - self.size // 2
         left = K.integers(keys, "cutout right", width) - self.size // 2
-        return images.masked_fill(box(images, top, left, top + self.size, left + self.size), 0.0), targets
+        return torch.where(box(images, top, left, top + self.size, left + self.size), 0.0, images), targets
+
+
+class RandomErasing(BatchStep):
+    """Fill one rectangle of random area and aspect within each image [C, H, W] (Zhong et al. 2020, algorithm 1).
+
+    The aspect is drawn evenly by its logarithm, so that lying and standing are alike; a side longer than the image's
+    is cut to it, where the paper draws again.
+    """
+
+    p: float = Field(0.5, ge=0, le=1, description="share of images changed")
+    smallest: float = Field(0.02, gt=0, lt=1, description="smallest area, as a share of the image's")
+    largest: float = Field(0.4, gt=0, lt=1, description="largest area, as a share of the image's")
+    aspect: float = Field(0.3, gt=0, le=1, description="smallest aspect; the largest is 1 / aspect")
+    fill: Literal["mean", "noise"] = Field(
+        "mean", description="mean: the mean colour; noise: even noise, of deviation 1"
+    )
+
+    def check(self) -> None:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest {self.smallest} must not be above largest {self.largest}")
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = images.shape[2:]
+        area = self.smallest + (self.largest - self.smallest) * K.uniform(keys, "erasing area")
+        aspect = self.aspect ** (1 - 2 * K.uniform(keys, "erasing aspect"))
+        tall = (height * width * area * aspect).sqrt().round().long().clamp(1, height)
+        wide = (height * width * area / aspect).sqrt().round().long().clamp(1, width)
+        top = (K.uniform(keys, "erasing down") * (height - tall + 1)).long()
+        left = (K.uniform(keys, "erasing right") * (width - wide + 1)).long()
+        chosen = (K.uniform(keys, "erasing p") < self.p)[:, None, None, None]
+        erased = box(images, top, left, top + tall, left + wide) & chosen
+        if self.fill == "mean":
+            return torch.where(erased, 0.0, images), targets
+        return torch.where(erased, _noise(images, keys), images), targets
+
+
+def _noise(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Of each pixel on its own: even between -sqrt(3) and sqrt(3), so of mean 0 and deviation 1."""
+    places = torch.arange(images[0].numel(), device=images.device)
+    drawn = K.uniform(K.fold(keys[:, None], places), "erasing noise").view(images.permute(0, 2, 3, 1).shape)
+    return ((2 * drawn - 1) * 3**0.5).to(images.dtype).permute(0, 3, 1, 2)
+
+
+def cut(padded: torch.Tensor, down: torch.Tensor, right: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """[N, C, height, width], channels last in memory, from each image of `padded` at its own place (int64 [N] each)."""
+    n, channels, tall, wide = padded.shape
+    strides = padded.stride()
+    # A view of every window as [N, down, right, H, W, C]: picking one of each image copies whole rows.
+    windows = padded.as_strided(
+        (n, tall - height + 1, wide - width + 1, height, width, channels),
+        (strides[0], strides[2], strides[3], strides[2], strides[3], strides[1]),
+    )
+    return windows[torch.arange(n, device=padded.device), down, right].permute(0, 3, 1, 2)
 
 
 def box(

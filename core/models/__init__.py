@@ -1,7 +1,20 @@
 """Models: a declaration builds an nn.Module from images float [N, C, H, W] to logits [N, classes]."""
 
 from core.models.base import Model
-from core.models.resnet import ResNet
+from core.models.cost import forward_flops
+from core.models.resnet import CifarResNet, ResNet
 from core.models.simple import MLP, SmallCNN
+from core.models.weights import load_weights
+from core.models.zoo import Timm, Torchvision
 
-__all__ = ["MLP", "Model", "ResNet", "SmallCNN"]
+__all__ = [
+    "MLP",
+    "CifarResNet",
+    "Model",
+    "ResNet",
+    "SmallCNN",
+    "Timm",
+    "Torchvision",
+    "forward_flops",
+    "load_weights",
+]

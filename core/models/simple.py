@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
 
 from pydantic import Field
 from torch import nn
 
 from core.context import Context
 from core.models.base import Model
+from core.models.norms import NORM_MEANING, Norm, norm_layer
 
 
 class MLP(Model):
-    """Fully connected layers with ReLU between."""
+    """Fully connected layers with ReLU between: images [N, C, H, W] to logits [N, classes]."""
 
     hidden: tuple[int, ...] = Field((128,), description="width of each hidden layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a hidden unit")
@@ -23,7 +23,7 @@ class MLP(Model):
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden widths must be at least 1, not {self.hidden}")
 
-    def build(self, context: Context) -> nn.Module:
+    def network(self, context: Context) -> nn.Module:
         widths = [math.prod(context.image_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
@@ -35,14 +35,13 @@ class MLP(Model):
 class SmallCNN(Model):
     """Stages of two 3x3 convolutions with a norm and ReLU; max pooling between; mean over space; linear.
 
-    group: GroupNorm (Wu and He 2018), which sees one image at a time and so is the same over any number of processes.
+    Images [N, C, H, W] to logits [N, classes]. norm group sees one image at a time, and so is the same over any number
+    of processes.
     """
 
     widths: tuple[int, ...] = Field((32, 64), description="channels of each stage; the image halves between stages")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
-    norm: Literal["batch", "group"] = Field(
-        "batch", description="batch: BatchNorm; group: GroupNorm of 8 channels each"
-    )
+    norm: Norm = Field("batch", description=NORM_MEANING)
 
     def check(self) -> None:
         if not self.widths or any(width < 1 for width in self.widths):
@@ -50,7 +49,7 @@ class SmallCNN(Model):
         if self.norm == "group" and any(width % max(1, width // 8) for width in self.widths):
             raise ValueError(f"norm group needs widths that 8 divides, or below 8, not {self.widths}")
 
-    def build(self, context: Context) -> nn.Module:
+    def network(self, context: Context) -> nn.Module:
         height, width, channels = context.image_shape
         if min(height, width) >> (len(self.widths) - 1) < 1:
             raise ValueError(f"{len(self.widths)} stages halve a {height}x{width} image to nothing: use fewer widths")
@@ -68,5 +67,5 @@ class SmallCNN(Model):
         )
 
     def _convolution(self, before: int, after: int) -> list[nn.Module]:
-        norm = nn.BatchNorm2d(after) if self.norm == "batch" else nn.GroupNorm(max(1, after // 8), after)
-        return [nn.Conv2d(before, after, 3, padding=1, bias=False), norm, nn.ReLU(inplace=True)]
+        convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        return [convolution, norm_layer(self.norm)(after), nn.ReLU(inplace=True)]

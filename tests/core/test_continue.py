@@ -48,13 +48,22 @@ def test_the_best_epoch_may_be_one_of_the_finished_run(home):
     assert digest(longer) == digest(first)
 
 
+def test_time_that_was_spent_before_counts(home):
+    short = SHORT.but({"minutes": 60})
+    first = train(short, QUIET)
+    with pytest.raises(Mistakes, match="its time has said stop"):
+        train(short.but({"epochs": 3, "minutes": 1e-6}), QUIET, continued=first)
+    longer = train(short.but({"epochs": 3}), QUIET, continued=first)
+    assert longer.history["minutes"][3] > first.history["minutes"][2]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({}, "has trained 2 epochs; --epochs must be more"),
         ({"epochs": 3, "model": "MLP"}, "does not fit what is declared"),
         ({"epochs": 3, "ema.decay": 0.9}, "does not fit what is declared"),
-        ({"epochs": 3, "stopping.patience": 1, "stopping.min_delta": 10}, "early stopping has said stop"),
+        ({"epochs": 3, "stopping.patience": 1, "stopping.min_delta": 10}, "early stopping or its time has said stop"),
     ],
     ids=["no_more_epochs", "other_model", "other_average", "stopped"],
 )

@@ -57,7 +57,7 @@ def best_weights(run):
 class Shared(Model):
     """A layer used twice, a weight of two layers, a parameter owned beside layers, a frozen layer."""
 
-    def build(self, context):
+    def network(self, context):
         class Network(nn.Module):
             def __init__(self):
                 super().__init__()

@@ -10,8 +10,10 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
-from core import journal
+from core import distributed, journal
+from core.models.wiring import drop_branches, keep_in_fp32
 from tests.core.test_resume import digest, only_run, points
 
 DIGITS = "experiments.digits_cnn"
@@ -77,14 +79,27 @@ def undisturbed(forge, tmp_path_factory):
     return only_run(home)
 
 
-def test_two_processes_compute_what_one_does(forge, home, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--optimizer", "SAM", "--optimizer.base", "SGD", "--optimizer.base.lr", "0.05", "--swa.start", "0.5",
+         "--minutes", "60", "--sampling", "ClassWeighted", "--clip_value", "0.1", "--select", "val/top5",
+         "--tta", "flip"),
+    ],
+    ids=["plain", "toolbox"],
+)  # fmt: skip
+def test_two_processes_compute_what_one_does(words, forge, home, tmp_path):
     """In float64: losses, gradients, validation and test, with accumulation, mixup and clipping."""
-    status, text = forge.run(DOUBLED, *COMMON, "--log_every", "1", env={"LABBOOK_HOME": str(tmp_path)})
+    words = (DOUBLED, *COMMON, "--log_every", "1", *words)
+    status, text = forge.run(*words, env={"LABBOOK_HOME": str(tmp_path)})
     assert status == 0, text
     one = points(only_run(tmp_path))
-    for process in start(forge, DOUBLED, *COMMON, "--log_every", "1"):
+    for process in start(forge, *words):
         assert process.wait() == 0, process.text
     two = points(only_run(home))
+    one.pop("minutes", None)
+    two.pop("minutes", None)
     assert two.keys() == one.keys()
     assert len(one["step/loss"]) == 42
     for name in one:
@@ -105,9 +120,14 @@ def test_the_first_process_writes_and_speaks_for_all(forge, home):
     assert run.record["facts"]["hardware.processes"] == "2"
 
 
-def test_validation_is_of_the_weights_that_are_kept(undisturbed):
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_validation_is_of_the_weights_that_are_kept(average, undisturbed, forge, home):
     """BatchNorm's statistics differ between processes until the first one's are everybody's."""
     run = undisturbed
+    if average == "swa":
+        for process in start(forge, DIGITS, "--epochs", "2", "--batch_size", "60", "--swa.start", "0", *COMMON):
+            assert process.wait() == 0, process.text
+        run = only_run(home)
     kept = max(run.history["val/accuracy"], key=lambda epoch: (run.history["val/accuracy"][epoch], -epoch))
     val = run.experiment.data.load(None).val
     images, targets = val.pixels[val.rows], val.targets
@@ -256,3 +276,15 @@ def test_a_process_alone_asks_nobody(home):
         assert distributed.from_first("x") == "x"
         agreed = distributed.Agreement()
         assert [agreed(None), agreed(15)] == [None, 15]
+
+
+def test_norms_over_all_processes_keep_their_hooks():
+    """Stochastic depth and fp32 are hooks on norms, too."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    keep_in_fp32(network, ["1"])
+    drop_branches([network[1]], 0.5)
+    before = {name: value for name, value in vars(network[1]).items() if name.startswith("_forward_") and value}
+    assert before
+    network = distributed.converted(network, None)
+    assert type(network[1]) is nn.SyncBatchNorm
+    assert {name: value for name, value in vars(network[1]).items() if name in before} == before

@@ -18,7 +18,7 @@ from core.loop import fit
 from core.methods import Method, Output
 from core.models import MLP, SmallCNN
 from core.nonfinite import NonFinite
-from core.optimizers import SGD, AdamW, Optimizer
+from core.optimizers import SGD, AdamW, Descent
 from core.schedules import Cosine
 from core.stopping import EarlyStopping
 
@@ -36,7 +36,7 @@ class Tiny(Dataset):
         return Splits("tiny", tuple("abcd"), train, val, val, "digest", "made up")
 
 
-class SlowSGD(Optimizer):
+class SlowSGD(Descent):
     """torch's unfused SGD: one whose step cannot be called off on the device."""
 
     def over(self, groups):
@@ -104,7 +104,8 @@ def test_events_after_every_step_and_epoch():
     assert [event.step for event in steps if event.metrics] == [2, 4, 5, 7, 9, 10, 12, 14, 15]
     assert [event.epoch for event in epochs] == [0, 1, 2]
     assert set(epochs[0].metrics) == {
-        "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second",
+        "train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "val/precision",
+        "val/recall", "val/f1", "val/nll", "val/ece", "lr", "images_per_second",
     }  # fmt: skip
     assert set(steps[1].metrics) == {"step/loss", "step/lr", "step/grad_norm"}
 

@@ -67,7 +67,7 @@ def test_all_mistakes_are_listed_at_once_before_anything_starts(monkeypatch, cap
     status, error = run(words, monkeypatch, capsys)
     assert status == 2
     assert "6 mistakes" in error
-    for spelling in ("--optimizer.lr", "--device", "FocalLoss?", "greater than or equal to 1", "stray"):
+    for spelling in ("--optimizer.lr", "--device", "did you mean FocalLoss", "greater than or equal to 1", "stray"):
         assert spelling in error
     assert "Traceback" not in error
 

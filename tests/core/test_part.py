@@ -74,7 +74,7 @@ def test_every_mistake_is_told_at_once():
         "optimizer.lr: should be greater than 0 (got -1)",
         "epochs: should be a valid integer",
         "los: no such field; did you mean loss",
-        "no Loss named FocalLos; did you mean FocalLoss?",
+        "no Loss named FocalLos; did you mean FocalLoss",
         "augment.random_crp.padding: no such field; did you mean augment.random_crop.padding",
         "optimizer.momentun: no such field; did you mean optimizer.momentum",
         "CrossEntropy is no Schedule; there are",
@@ -117,7 +117,7 @@ def test_a_record_names_classes_and_never_imports_what_it_names(tmp_path, monkey
     (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
     monkeypatch.syspath_prepend(str(tmp_path))
     record = EXPERIMENT.record()
-    assert record["loss"]["class"] == "core.losses.CrossEntropy"
+    assert record["loss"]["class"] == "core.losses.entropy.CrossEntropy"
     with pytest.raises(Mistakes, match=r"no Loss named evil\.Loss"):
         type(EXPERIMENT).read(record | {"loss": {"class": "evil.Loss"}})
     assert not marker.exists()

@@ -20,7 +20,7 @@ SHORT = EXPERIMENT.but({"epochs": 1, "limit": 100})
 class Eleven(Model):
     """One output too many."""
 
-    def build(self, context):
+    def network(self, context):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 11))
 
 
@@ -77,7 +77,7 @@ def test_it_leaves_the_weights_and_statistics_as_they_were():
 class Tied(Model):
     """Two layers that share one weight."""
 
-    def build(self, context):
+    def network(self, context):
         first, second = nn.Linear(64, 64), nn.Linear(64, 64)
         second.weight = first.weight
         return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.Linear(64, 10))

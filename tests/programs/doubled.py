@@ -18,8 +18,8 @@ from data import Digits
 class DoubleCNN(SmallCNN):
     """SmallCNN in float64."""
 
-    def build(self, context):
-        return nn.Sequential(Doubled(), super().build(context)).double()
+    def network(self, context):
+        return nn.Sequential(Doubled(), super().network(context)).double()
 
 
 class Doubled(nn.Module):

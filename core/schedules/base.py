@@ -1,17 +1,14 @@
-"""Schedules: (clock, history) -> multiplier of every learning rate. A function of the step, testable on its own."""
+"""What every schedule shares: the clock, and warmup."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import Field
 
+from core.history import History
 from core.part import Part
-
-History = Sequence[Mapping[str, float]]  # one entry of metrics for each finished epoch
 
 
 class Clock(NamedTuple):
@@ -31,7 +28,8 @@ class Clock(NamedTuple):
 
 
 class Schedule(Part, ABC):
-    """Base of schedules. Warmup stands in front of any: linear from 1/n to 1 over its first n steps."""
+    """Base of schedules. Warmup stands in front of any: linear from 1/n to 1 over its first n steps (Goyal et al. 2017,
+    section 2.2). Steps and epochs of the schedule proper are counted from the end of warmup."""
 
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warmup before the schedule proper")
 
@@ -45,19 +43,3 @@ class Schedule(Part, ABC):
     @abstractmethod
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
         """The multiplier at `step` of `total`, both counted from the end of warmup."""
-
-
-class Constant(Schedule):
-    """1 throughout."""
-
-    def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        return 1.0
-
-
-class Cosine(Schedule):
-    """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017, equation 5, without restarts)."""
-
-    final: float = Field(0.0, ge=0, le=1, description="multiplier reached at the end")
-
-    def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * step / total)) / 2

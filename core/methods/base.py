@@ -1,4 +1,4 @@
-"""Methods: what one training step computes. The seam for what needs more than a loss."""
+"""Method, the base of methods, and Supervised, the default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Output(NamedTuple):
 
 
 class Method(Part, ABC):
-    """Base of methods. One with weights of its own (a teacher, a queue) builds an nn.Module with this same `step`."""
+    """Base of methods. One with weights or buffers that change (a queue, a moving average) builds an nn.Module with
+    this same `step`, which becomes part of the state; what stays as it is (a teacher) may build any object with it."""
 
     @abstractmethod
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:

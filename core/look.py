@@ -1,0 +1,58 @@
+"""What the network sees: the first images of the first batch, after every augmentation, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core import plots
+from core.augment import per_image
+from core.batches import Batch, Fetch, Request
+from core.build import ALONE, Assembly
+from core.experiment import Experiment
+from core.launch import Launch
+
+LOOK = "look.png"
+SHOWN = 16
+MOST_NAMED = 2  # classes named of a mixed target
+
+
+def contact_sheet(path: Path, experiment: Experiment, parts: Assembly) -> None:
+    """Write a PNG of the first training images of step 1, as the network gets them, with their classes."""
+    plan = parts.train.plan
+    order, shown = plan.order(0), min(SHOWN, plan.size)
+    request = Request(order[:shown], plan.keys(0, order)[:shown])
+    fetched = Fetch(parts.images, per_image(experiment.augment))[request]
+    batch = Batch(*(tensor.to(parts.setup.device) for tensor in fetched))
+    ready = parts.setup.augment(parts.setup.normalise(batch))
+    plots.contact_sheet(pixels(ready.images, parts.mean, parts.std), titles(ready.targets, parts.context.classes), path)
+
+
+def look(experiment: Experiment, launch: Launch, path: Path) -> Path:
+    """The contact sheet of a declaration that need not be trained. Raises Mistakes, as `train` does."""
+    from core.run import prepare
+
+    _, parts = prepare(experiment, launch, ALONE)
+    contact_sheet(path, experiment, parts)
+    return path
+
+
+def pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """uint8 [N, H, W, C] of normalised images float [N, C, H, W]; what is beyond black or white is cut off."""
+    channels_last = images.detach().float().cpu().permute(0, 2, 3, 1)
+    scaled = channels_last * torch.tensor(tuple(std)) + torch.tensor(tuple(mean))
+    return (scaled * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def titles(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
+    """The class of each of N targets, int64 [N]; of mixed ones, float [N, C], the largest with their shares."""
+    if not targets.is_floating_point():
+        return [classes[target] for target in targets.tolist()]
+    shares, places = targets.cpu().topk(min(MOST_NAMED, targets.shape[1]), dim=1)
+    return [
+        " + ".join(f"{classes[place]} {share:.2f}" for share, place in zip(*row, strict=True) if share >= 0.005)
+        for row in zip(shares.tolist(), places.tolist(), strict=True)
+    ]

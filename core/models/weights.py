@@ -1,0 +1,41 @@
+"""Weights into a network, or what keeps them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from core.part import Mistakes
+
+MOST_NAMED = 5
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load a state dict that must fit exactly. source: where it is from, for people.
+
+    Raises Mistakes, one line each for what is missing, unexpected and of another shape; the network is then unchanged.
+    """
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
+    shapes = [
+        f"{name} {_shape(weights[name])}, not {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    of = f"of {len(expected)} weights of {type(network).__name__}"
+    lines = [f"{source}: {len(names)} {what} ({of}): {_few(names)}" for what, names in found.items() if names]
+    if lines:
+        raise Mistakes(lines)
+    network.load_state_dict(weights)
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
