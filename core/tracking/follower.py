@@ -85,6 +85,7 @@ class Follower:
 
     def trouble(self, problem: str) -> None:
         """Note why this run is not getting on, where `labbook sync` finds it."""
+        problem = (problem.splitlines() or [""])[0][:200]  # a database adds its statement
         if self._lock.is_locked and problem != self.record.problem:
             with contextlib.suppress(OSError):
                 self._keep(replace(self.record, problem=problem))
