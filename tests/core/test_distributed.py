@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -41,13 +42,25 @@ def start(forge, *words, ranks=2, **env):
     ]
 
 
-def torchrun(home, *words):
-    """A real torchrun with its output in a file."""
-    path = home / f"torchrun-{time.monotonic_ns()}.txt"
-    command = [sys.executable, "-m", "torch.distributed.run", *words]
-    with path.open("w") as output:
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=output, stderr=output, env=env), path
+@pytest.fixture
+def torchrun(home):
+    """Starts a real torchrun with its output in a file; none outlives its test."""
+    running = []
+
+    def start(*words):
+        path = home / f"torchrun-{time.monotonic_ns()}.txt"
+        command = [sys.executable, "-m", "torch.distributed.run", *words]
+        with path.open("w") as output:
+            agent = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        running.append(agent)
+        return agent, path
+
+    yield start
+    for agent in running:
+        if agent.poll() is None:
+            for process in [*psutil.Process(agent.pid).children(recursive=True), agent]:
+                process.kill()
+            agent.wait()
 
 
 def wait_for_step(home, step, run=only_run, seconds=60):
@@ -224,8 +237,8 @@ def test_another_number_of_processes_is_said_aloud(forge, home):
     assert "not bit-exact any more: processes: 2 then, 1 now" in text
 
 
-def test_torchrun_restarts_to_the_same_bits(undisturbed, home):
-    agent, output = torchrun(home, "--nproc-per-node", "2", "--max-restarts", "1", "-m", *WORDS)
+def test_torchrun_restarts_to_the_same_bits(undisturbed, home, torchrun):
+    agent, output = torchrun("--nproc-per-node", "2", "--max-restarts", "1", "-m", *WORDS)
     wait_for_step(home, 30)
     (victim,) = [pid for pid in children_of(agent.pid) if rank_of(pid) == "1"]
     os.kill(victim, signal.SIGKILL)
@@ -253,11 +266,11 @@ def test_three_processes_resume_to_the_same_bits(forge, home, tmp_path):
     assert points(only_run(home)) == points(only_run(tmp_path))
 
 
-def test_two_nodes_restart_to_the_same_bits(undisturbed, home):
+def test_two_nodes_restart_to_the_same_bits(undisturbed, home, torchrun):
     """Two torchrun agents that meet by c10d, as on two machines; one's process is killed."""
     meet = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "job")
     one = ("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "1", *meet, "-m", *WORDS)
-    agents = [torchrun(home, *one) for _ in range(2)]
+    agents = [torchrun(*one) for _ in range(2)]
     wait_for_step(home, 30)
     os.kill(children_of(agents[1][0].pid)[0], signal.SIGKILL)
     for agent, output in agents:

@@ -365,7 +365,7 @@ def launch(words, monkeypatch, capsys):
         ("--nodess digits_cnn --epochs x", ["--nodess: no such option", "--epochs: should be a valid integer"]),
         ("--nodes digits_cnn", ["--nodes: should be a valid integer", "name an experiment: cifar_resnet"]),
         ("--nodes 2 digits_cnn", ["--nodes 2: local is one machine"]),
-        ("digits_cn", ["digits_cn: no such experiment; did you mean digits_cnn?"]),
+        ("digits_cn", ["digits_cn: no such experiment; did you mean digits_cnn"]),
         ("digits_cnn --optimizer.lrr 1", ["did you mean --optimizer.lr"]),
         ("digits_cnn trian", ["trian"]),
         ("digits_cnn trian --epochs 1", ["trian: no such verb; did you mean train?"]),

@@ -9,8 +9,11 @@ import pytest
 
 from core import state as state_module
 from core.history import Metric, best_epoch, sign
+from core.launch import Launch
 from core.loop import fit
 from core.part import Mistakes
+from core.ranks import Ranks
+from core.run import prepare
 from core.stopping import EarlyStopping, out_of_time
 from tests.core.test_loop import BASE, built, run
 
@@ -46,7 +49,7 @@ def test_an_epoch_that_is_not_a_number_is_no_improvement():
 )
 def test_a_metric_that_these_data_do_not_have_is_refused_before_training(changes, field):
     with pytest.raises(Mistakes, match=rf"{field}: val/top5 is not measured for these data; .*val/loss"):
-        built(changes)
+        prepare(BASE.but(changes), Launch(), Ranks())
 
 
 def test_a_metric_of_no_name_is_refused_by_its_field():
