@@ -10,6 +10,14 @@ import torch
 Closure = Callable[[], torch.Tensor]
 
 
+def computed(closure: Closure | None) -> torch.Tensor | None:
+    """The closure's loss, its gradients computed although a step runs without; None for none."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Composite(torch.optim.Optimizer):
     """Several optimizers of different parameters as one: a closure's gradient, then a step of each.
 
@@ -33,10 +41,7 @@ class Composite(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
         """The closure's loss. What the closure raises comes before any weight is touched."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed(closure)
         for part in self.inner:
             part.step()
         return loss

@@ -11,7 +11,7 @@ from torch import nn
 
 from core.optimizers.base import Descent, model_of, moving, with_initial_rates
 from core.optimizers.classic import AdamW
-from core.optimizers.composite import Closure, Composite
+from core.optimizers.composite import Closure, Composite, computed
 
 # of the quintic a x + b x^3 + c x^5 whose iterates take any singular value in (0, 1] to about 1 (Jordan et al. 2024)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -76,10 +76,7 @@ class Orthogonalised(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
         """The closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed(closure)
         flag = getattr(self, "found_inf", None)
         off = None if flag is None else flag.bool()
         for group in self.param_groups:

@@ -1,7 +1,6 @@
 """Averages of weights: against the formula, judged in the weights' place, whole over a resume."""
 
 import copy
-import io
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from core.batches import Resident
 from core.loop import fit
 from core.models import MLP, Model, SmallCNN
 from core.part import Mistakes
-from tests.core.test_loop import BASE, built, run
+from tests.core.test_loop import BASE, built, run, taken_up
 
 CNN = SmallCNN(widths=(4, 6))
 CHANGES = {"swa.start": 0.5, "epochs": 6, "model": CNN, "schedule": "Constant"}
@@ -74,15 +73,7 @@ def test_left_after_any_step_and_taken_up_elsewhere_it_ends_in_the_same_bits(lea
     changes = CHANGES | {"model": Noisy()}
     whole, first, second = built(changes), built(changes), built(changes)
     run(whole)
-    for event in fit(first.setup, first.state, first.train, first.val):
-        if event.step == leave:
-            break
-    file = io.BytesIO()
-    torch.save(first.state.snapshot(), file)
-    file.seek(0)
-    second.state.restore(torch.load(file, weights_only=True))
-    torch.manual_seed(leave)
-    run(second)
+    taken_up(first, second, leave)
     one, other = second.state.evaluated.state_dict(), whole.state.evaluated.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,19 @@ def built(changes=None, **launch):
 
 def run(parts):
     return list(fit(parts.setup, parts.state, parts.train, parts.val))
+
+
+def taken_up(first, second, leave):
+    """`first` trains until after step `leave`; `second` goes on to the end with its state, as a file gave it back."""
+    for event in fit(first.setup, first.state, first.train, first.val):
+        if event.step == leave:
+            break
+    file = io.BytesIO()
+    torch.save(first.state.snapshot(), file)
+    file.seek(0)
+    second.state.restore(torch.load(file, weights_only=True))
+    torch.manual_seed(leave)  # whatever the generators hold in the new process
+    run(second)
 
 
 def digest(state) -> str:

@@ -1,7 +1,6 @@
 """Optimizers: against torch's own or a paper's formula, whole over a resume, and never moved by what is not finite."""
 
 import copy
-import io
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from core.optimizers.depth import layers
 from core.optimizers.muon import orthogonalised
 from core.part import Mistakes
 from core.schedules import Cosine
-from tests.core.test_loop import BASE, built, digest, run
+from tests.core.test_loop import BASE, built, digest, run, taken_up
 
 CNN = SmallCNN(widths=(4, 6), dropout=0.2)
 SGD_PLAIN = SGD(lr=0.05, momentum=0.9, weight_decay=1e-2)
@@ -294,15 +293,7 @@ def test_saved_after_any_step_and_resumed_elsewhere_it_ends_in_the_same_bits(opt
     run(whole)
     for leave in (1, 4, 7):
         first, second = built(changes), built(changes | {"seed": 0})
-        for event in fit(first.setup, first.state, first.train, first.val):
-            if event.step == leave:
-                break
-        file = io.BytesIO()
-        torch.save(first.state.snapshot(), file)
-        file.seek(0)
-        second.state.restore(torch.load(file, weights_only=True))
-        torch.manual_seed(leave)
-        run(second)
+        taken_up(first, second, leave)
         assert digest(second.state) == digest(whole.state)
         assert _equal(second.state.optimizer.state_dict(), whole.state.optimizer.state_dict())
 

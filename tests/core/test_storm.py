@@ -90,6 +90,14 @@ def test_trainer_and_mirror_killed_then_synced_then_resumed(point: str, start: S
         assert set(before) <= set(history(run, name)), name  # what had arrived still stands, as it was
 
 
+def assert_arrives(start: Start, trainer, folder: Path) -> None:
+    """The run ends well, and after a sync the store has all of it."""
+    assert trainer.wait() == 0, trainer.text
+    synced = start("core", "sync", folder.name)
+    assert synced.wait() == 0, synced.text
+    assert_folder_mirrored(folder)
+
+
 def test_a_run_does_not_wait_for_a_locked_store(start: Start, home: Path) -> None:
     other = sqlite3.connect(home / "mlflow.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -100,10 +108,7 @@ def test_a_run_does_not_wait_for_a_locked_store(start: Start, home: Path) -> Non
     finally:
         other.execute("ROLLBACK")
         other.close()
-    assert trainer.wait() == 0, trainer.text
-    synced = start("core", "sync", folder.name)
-    assert synced.wait() == 0, synced.text
-    assert_folder_mirrored(folder)
+    assert_arrives(start, trainer, folder)
 
 
 @pytest.mark.parametrize("mode", ["down", "hang", "error"])
@@ -116,10 +121,7 @@ def test_a_run_does_not_wait_for_a_server_that_fails_from_start_to_end(
     folder = has_trained(home, trainer)
     assert standing(folder).waiting > 0
     gate.turn("up")
-    assert trainer.wait() == 0, trainer.text
-    synced = start("core", "sync", folder.name)
-    assert synced.wait() == 0, synced.text
-    assert_folder_mirrored(folder)
+    assert_arrives(start, trainer, folder)
 
 
 def test_a_run_does_not_wait_for_a_slow_server_that_fails_in_the_middle(
@@ -134,10 +136,7 @@ def test_a_run_does_not_wait_for_a_slow_server_that_fails_in_the_middle(
     gate.turn("slow")
     assert standing(folder).waiting > 0
     gate.turn("up")
-    assert trainer.wait() == 0, trainer.text
-    synced = start("core", "sync", folder.name)
-    assert synced.wait() == 0, synced.text
-    assert_folder_mirrored(folder)
+    assert_arrives(start, trainer, folder)
 
 
 def test_a_storm_over_a_database(home: Path) -> None:
