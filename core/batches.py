@@ -7,7 +7,6 @@ All give the same batches; `feed` picks one.
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,25 +14,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, _utils
+from torch.utils.data import DataLoader
 
 from core import keys as K
 from core.augment.base import ImageFunction
 from core.images import Images
-
-_LOST = re.compile(r"DataLoader (worker \(pid|timed out)")
-
-
-class WorkerLost(RuntimeError):
-    """A process that loads images died, or gave no sign of life for too long."""
-
-    def __init__(self, what: str):
-        super().__init__(f"{what}; if memory ran out, use fewer --workers; if reading is slow, raise --worker_timeout")
-
-
-def is_lost_worker(error: BaseException) -> bool:
-    """Whether this is what torch says then: when a batch is asked for or, on the signal of its death, at any moment."""
-    return isinstance(error, RuntimeError) and bool(_LOST.match(str(error)))
+from core.workers import Watched
 
 
 class Batch(NamedTuple):
@@ -174,14 +160,14 @@ class Host:
     plan: Plan
     fetch: Fetch
     device: torch.device
-    loader: DataLoader | None
     requests: _Requests
+    loader: Watched | None = None
 
     @classmethod
     def of(cls, plan: Plan, fetch: Fetch, device: torch.device, workers: int, timeout: int = 300) -> Host:
         requests = _Requests(plan)
         if not workers:
-            return cls(plan, fetch, device, None, requests)
+            return cls(plan, fetch, device, requests)
         loader: DataLoader = DataLoader(
             fetch,  # type: ignore[arg-type]
             batch_size=None,
@@ -194,28 +180,12 @@ class Host:
             generator=torch.Generator(),
             timeout=timeout,
         )
-        return cls(plan, fetch, device, loader, requests)
+        return cls(plan, fetch, device, requests, Watched(loader, timeout))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.requests.at(epoch, start)
-        step = start
-        try:
-            for batch in self.loader or map(self.fetch.__getitem__, self.requests):
-                step += 1
-                yield Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
-        except RuntimeError as error:
-            if self.loader is None or not is_lost_worker(error):
-                raise
-            _end(self.loader)
-            raise WorkerLost(f"epoch {epoch + 1}, batch {step + 1}: {str(error).splitlines()[0].strip()}") from None
-
-
-def _end(loader: DataLoader) -> None:
-    """A worker that is stopped takes no signal but this one, and a process does not exit before its workers have."""
-    iterator: Any = loader._iterator
-    _utils.signal_handling._remove_worker_pids(id(iterator))  # their death is no news any more
-    for worker in iterator._workers:
-        worker.kill()
+        for batch in self.loader.epoch(epoch, start) if self.loader else map(self.fetch.__getitem__, self.requests):
+            yield Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
 
 class _Requests:

@@ -93,11 +93,11 @@ def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int
 
 def _guarded(command: str, action: Callable[[], int]) -> int:
     """The exit status of what ends in other ways than well."""
-    from core.batches import WorkerLost
     from core.distributed import PeerLost, joined
     from core.failures import OutOfMemory, Unfinished
     from core.nonfinite import NonFinite
     from core.signals import Interrupted
+    from core.workers import WorkerLost
 
     here = ranks_here()
 

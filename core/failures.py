@@ -8,8 +8,8 @@ import signal
 
 import torch
 
-from core.batches import WorkerLost, is_lost_worker
 from core.distributed import PeerLost
+from core.workers import WorkerLost, is_lost_worker
 
 _FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|Cannot allocate memory")

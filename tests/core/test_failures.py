@@ -48,12 +48,20 @@ def loader_of(process, home) -> int:
     raise AssertionError(process.text)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "hung"])
-def test_a_lost_loader_worker_is_named_with_its_batch_and_the_run_resumes(number, undisturbed, forge, home):
+@pytest.mark.parametrize(
+    ("number", "ahead"),
+    [(signal.SIGKILL, 0.0), (signal.SIGSTOP, 0.0), (signal.SIGSTOP, 0.5)],
+    ids=["dead", "hung", "hung_with_a_batch_announced"],
+)
+def test_a_lost_loader_worker_is_named_with_its_batch_and_the_run_resumes(number, ahead, undisturbed, forge, home):
     # as a person starts it: at its end a Python process waits for its workers, and a stopped one takes no other signal
     cold = Cold()
     process = cold.start(*LOADED)
-    os.kill(loader_of(process, home), number)
+    loader = loader_of(process, home)
+    process.kill(signal.SIGSTOP)  # the loader works on meanwhile, until as much is announced as may be
+    time.sleep(ahead)
+    os.kill(loader, number)
+    process.kill(signal.SIGCONT)
     assert process.wait(60) == 1, process.text
     run = only_run(home)
     assert run.status == "KILLED", process.text
