@@ -8,23 +8,25 @@
 Expected: not yet measured in full (needs a GPU); two epochs are in README.md.
 """
 
-from core.augment import CutMix, HorizontalFlip, Mixup, RandomCrop
+from core.augment import CutMix, Mixup, RandAugment
+from core.averaging import Ema
 from core.experiment import Experiment
 from core.losses import CrossEntropy, FocalLoss
 from core.models import ResNet
-from core.optimizers import SGD
+from core.optimizers import SAM, SGD
 from core.schedules import Cosine
 from core.stopping import EarlyStopping
 from data import Cifar10
+from experiments.recipes import CROP_AND_FLIP
 
-CROP_AND_FLIP = (RandomCrop(padding=4), HorizontalFlip())
+SGD_NESTEROV = SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 EXPERIMENT = Experiment(
     data=Cifar10(),
     model=ResNet(depth=18, stem="cifar"),
     augment=CROP_AND_FLIP,
     loss=CrossEntropy(label_smoothing=0.1),
-    optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+    optimizer=SGD_NESTEROV,
     schedule=Cosine(warmup_epochs=3),
     stopping=EarlyStopping(patience=15),
     epochs=60,
@@ -34,4 +36,7 @@ VARIANTS = {
     "focal": {"loss": FocalLoss(gamma=2.0)},
     "mixup": {"augment": (*CROP_AND_FLIP, Mixup(alpha=0.2))},
     "cutmix": {"augment": (*CROP_AND_FLIP, CutMix(alpha=1.0))},
+    "randaugment": {"augment": (RandAugment(n=2, magnitude=9), *CROP_AND_FLIP)},
+    "ema": {"ema": Ema(decay=0.999)},
+    "sam": {"optimizer": SAM(base=SGD_NESTEROV, rho=0.05)},
 }

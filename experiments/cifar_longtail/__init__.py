@@ -1,0 +1,26 @@
+"""When classes are rare, what helps more: a loss that knows their counts, or sampling that evens them out?
+
+    python -m experiments.cifar_longtail --precision bf16 --seeds 3                      a margin by class (loss.py)
+    python -m experiments.cifar_longtail --precision bf16 --seeds 3 --variant plain      cross-entropy
+    python -m experiments.cifar_longtail --precision bf16 --seeds 3 --variant adjusted   logits shifted by the prior
+    python -m experiments.cifar_longtail --precision bf16 --seeds 3 --variant weighted   examples weighted by class
+    python -m experiments.cifar_longtail --precision bf16 --seeds 3 --variant balanced   batches with all classes alike
+
+The training images of class i of 10 are cut to 50^(-i/9) of them; validation and test stay balanced.
+
+Expected: not yet measured
+"""
+
+from core.losses import ClassBalanced, CrossEntropy, LogitAdjusted
+from core.sampling import ClassBalanced as BalancedBatches
+from core.sampling import LongTail
+from experiments.cifar_longtail.loss import MarginByClass
+from experiments.recipes import SMALL_CIFAR
+
+EXPERIMENT = SMALL_CIFAR.but({"long_tail": LongTail(factor=50), "loss": MarginByClass(margin=2.0), "epochs": 30})
+VARIANTS = {
+    "plain": {"loss": CrossEntropy()},
+    "adjusted": {"loss": LogitAdjusted(tau=1.0)},
+    "weighted": {"loss": ClassBalanced(beta=0.999)},
+    "balanced": {"loss": CrossEntropy(), "sampling": BalancedBatches()},
+}
