@@ -14,7 +14,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
@@ -120,7 +121,8 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 class Saver:
-    """Writes checkpoints beside the loop: a copy of the state is taken at once, a thread does the rest.
+    """Writes checkpoints beside the loop: a copy of the state is taken at once, a thread does the rest. When it is
+    left, nothing is being written.
 
     every: a number of steps ("500") or a time ("90s", "5m", "1h") between checkpoints.  seconds_taken: by which the
     loop was held up in all.
@@ -135,6 +137,13 @@ class Saver:
         self.written, self.seconds_taken = 0, 0.0
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._thread.join()
 
     def due(self, step: int) -> bool:
         """Whether it is time, `step` steps being done."""

@@ -17,9 +17,10 @@ from core.nonfinite import NonFinite
 from core.overfit import declared
 from core.part import Mistakes
 from core.range_test import Curve, RangeTest, curve, has_diverged
-from core.run import Stage, prepare, staged
+from core.run import prepare
 from core.schedules import Clock
 from core.signals import Interrupted
+from core.stage import Stage, staged
 from core.terminal import tell
 
 if TYPE_CHECKING:

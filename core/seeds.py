@@ -18,8 +18,9 @@ from core.nonfinite import NonFinite
 from core.overfit import declared
 from core.part import Mistakes
 from core.record import Run
-from core.run import begin, prepare, resume, runs_of, staged, taken_up, train
+from core.run import begin, prepare, resume, runs_of, taken_up, train
 from core.signals import Interrupted
+from core.stage import staged
 from core.terminal import tell
 from core.tracking import Mirror
 from core.writing import Heading, keep_record, open_journal, reopen_run, write_summary

@@ -14,7 +14,8 @@ from core.batches import Batch
 from core.experiment import Experiment
 from core.launch import Launch
 from core.overfit import declared
-from core.run import prepare, staged
+from core.run import prepare
+from core.stage import staged
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Watched:
     def _what(self, error: BaseException) -> str:
         if self.killed:
             return f"DataLoader timed out after {self.timeout} seconds"
-        return str(error).strip().splitlines()[0] if is_lost_worker(error) else "a DataLoader worker died"
+        return str(error).strip().splitlines()[0] if is_lost_worker(error) else "DataLoader worker died"
 
     def _end(self) -> None:
         self.due = math.inf

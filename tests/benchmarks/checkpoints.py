@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from core import run as running
+from core import work
 from core.augment import Albumentation
 from core.build import assemble
 from core.checkpoint import CHECKPOINTS, Saver, belongs, save
@@ -85,7 +86,7 @@ def first_step(rounds: int = 5) -> None:
     experiment = Experiment(
         data=Noise(), model=MLP(hidden=(64,)), augment=(flip,), optimizer=SGD(lr=0.01), batch_size=100, epochs=1
     )
-    steps, fitted = 500, running.fit
+    steps, fitted = 500, work.fit
 
     def until(step: int):
         def stepped(*arguments):
@@ -98,7 +99,7 @@ def first_step(rounds: int = 5) -> None:
 
     def interrupted(step: int) -> Run:
         """A run that stopped in its first step, with a checkpoint that says it stood at `step`."""
-        running.fit = until(1)
+        work.fit = until(1)
         try:
             running.train(experiment, QUIET, "bench")
         except Reached:
@@ -109,13 +110,13 @@ def first_step(rounds: int = 5) -> None:
         return run
 
     def fresh() -> float:
-        running.fit = until(1)
+        work.fit = until(1)
         return timed(lambda: running.train(experiment, QUIET, "bench"))
 
     def resumed(part: float):
         def measure() -> float:
             run = interrupted(int(part * steps))
-            running.fit = until(int(part * steps) + 1)
+            work.fit = until(int(part * steps) + 1)
             return timed(lambda: running.resume(run))
 
         return measure

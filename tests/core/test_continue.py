@@ -143,7 +143,7 @@ def test_the_same_command_begun_again_by_a_cluster_goes_on(forge, home):
 def test_a_continued_run_that_was_killed_at_once_resumes_from_what_it_continued(home, monkeypatch):
     first = train(SHORT, QUIET)
     whole = train(SHORT.but({"epochs": 3}), QUIET, continued=first)
-    from core import run as module
+    from core import work as module
 
     def crash(*_):
         raise KeyboardInterrupt

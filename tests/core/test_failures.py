@@ -151,7 +151,7 @@ def test_out_of_memory_says_what_to_lower(kind, home):
 
 def test_a_failed_run_can_be_resumed_by_name_after_its_bug_is_mended(home, monkeypatch):
     whole = train(SHORT, QUIET)
-    from core import run as module
+    from core import work as module
 
     original = module.save_weights
 

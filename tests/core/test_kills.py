@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from core import run as module
+from core import work as module
 from core import writing
 from core.augment import Albumentation, RandomCrop
 from core.journal import Journal

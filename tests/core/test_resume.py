@@ -95,7 +95,7 @@ def test_image_steps_and_bf16_resume_to_the_same_bits(home, tmp_path, monkeypatc
     experiment = EXPERIMENT.but({"augment": steps, "epochs": 2, "precision": "bf16", "model.dropout": 0.3})
     launch = Launch(mlflow=False, threads=1, checkpoint_every="5")
     whole = train(experiment, launch, "digits_cnn")
-    from core import run as module
+    from core import work as module
 
     original = module._record
 

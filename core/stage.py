@@ -1,0 +1,61 @@
+"""What surrounds a run in this process: its mirror, signals, threads, the processes that share the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from core import anomaly, distributed, provenance
+from core.launch import Launch
+from core.ranks import Ranks
+from core.signals import Stop
+from core.tracking import Mirror
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Entered before anything is built. stop: signals sent to this process."""
+
+    mirror: Mirror
+    stop: Stop
+    ranks: Ranks
+
+
+@contextmanager
+def staged(launch: Launch, mirror: Mirror | None) -> Iterator[Stage]:
+    """Everything around a run, ended with it. mirror: of an invocation with several runs; none: one of its own."""
+    with _mirrored(mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
+        yield Stage(following, stop, ranks)
+
+
+@contextmanager
+def _mirrored(mirror: Mirror | None) -> Iterator[Mirror]:
+    if mirror is not None:
+        yield mirror
+        return
+    own = Mirror()
+    try:
+        yield own
+    finally:
+        own.finish()
+
+
+@contextmanager
+def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
+    """Threads and determinism for the time of a run. Processes on one machine share its cores."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(launch.threads or max(1, provenance.cores() // ranks.local_ranks))
+    if launch.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not launch.deterministic
+    try:
+        with anomaly.anomaly_mode(launch.detect_anomaly):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

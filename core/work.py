@@ -1,0 +1,164 @@
+"""A run at work: the loop iterated; journal, best weights, checkpoints, progress and signals its consumers."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+
+import torch
+
+from core import anomaly, distributed
+from core.build import Assembly
+from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
+from core.experiment import Experiment
+from core.failures import Unfinished, explained
+from core.history import best_epoch
+from core.images import Splits
+from core.journal import Journal
+from core.launch import Launch
+from core.loop import Event, fit
+from core.progress import Forecast, progress
+from core.record import WEIGHTS, Run
+from core.result import close, judged, test
+from core.signals import Interrupted
+from core.stage import Stage
+from core.state import State
+from core.watching import watching
+from core.writing import keep_text, save_weights
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that has begun and not ended. journal: the first process's alone; the others do the same steps, and put
+    nothing on record."""
+
+    run: Run
+    journal: Journal | None
+    experiment: Experiment
+    launch: Launch
+    splits: Splits
+    parts: Assembly
+    stage: Stage
+
+    def to_the_end(self) -> None:
+        """From an open journal to the last figure."""
+        with closing(self.events()) as events:
+            for _ in events:
+                pass
+        if self.journal is None:
+            judged(self.experiment, self.splits, self.parts)
+            return
+        test(self.journal, self.experiment, self.splits, self.parts)
+        keep_last(self.run.folder / CHECKPOINTS)
+
+    def events(self) -> Generator[Event]:
+        """Train from where the state stands; each event comes when it is on record.
+
+        Whoever iterates may leave early, closing the generator: what was recorded stands. Raises Interrupted at the
+        end of the step during which a signal came, saved; NonFinite.
+        """
+        return self._assisting() if self.journal is None else self._recording(self.journal)
+
+    @contextmanager
+    def on_record(self) -> Iterator[None]:
+        """However the body ends, the journal tells. What the machine did to a run leaves it KILLED, to be resumed."""
+        if self.journal is None:
+            with distributed.peers():
+                yield
+            return
+        try:
+            with distributed.peers():
+                yield
+            self._close("FINISHED")
+        except BaseException as error:
+            better = explained(error, self.run.id, self.parts.state.step)
+            stopped = isinstance(better, KeyboardInterrupt | Unfinished)
+            with suppress(OSError):  # a full disk: what is raised below says so
+                if not isinstance(error, KeyboardInterrupt):
+                    self.journal.write("tags", values={"error": f"{type(better).__name__}: {better}"[:1000]})
+                    keep_text(self.journal, "error.txt", traceback.format_exc())
+            with suppress(OSError):
+                self._close("KILLED" if stopped else "FAILED")
+            if better is error:
+                raise
+            raise better from error
+
+    def _close(self, status: str) -> None:
+        assert self.journal is not None
+        close(self.journal, self.run, self.experiment, self.parts, status)
+
+    def _assisting(self) -> Generator[Event]:
+        agreed, stop = distributed.Agreement(), self.stage.stop
+        with stop.at_step_end():
+            for event in self._fitted():
+                if number := agreed(stop.number):
+                    raise Interrupted(number, "stopped")
+                yield event
+            agreed.settle()
+
+    def _recording(self, journal: Journal) -> Generator[Event]:
+        parts, stop, epochs = self.parts, self.stage.stop, self.experiment.epochs
+        if self.launch.mlflow:
+            self.stage.mirror.follow(self.run.folder)
+        steps, state = parts.context.steps_per_epoch, parts.state
+        forecast = Forecast(steps * epochs, overhead=parts.val.plan.count / parts.train.plan.count / 3)
+        agreed = distributed.Agreement()
+        saver = Saver(self.run.folder / CHECKPOINTS, self.launch.checkpoint_every, belongs(parts))
+        with (
+            progress(epochs, steps, self.experiment.batch_size, state.step) as shown,
+            stop.at_step_end(),
+            watching(journal, self.experiment, self.launch, parts, shown.say) as watch,
+            saver,
+        ):
+            shown.say(_opening(self.run, parts))
+            for event in self._fitted():
+                watch(event)
+                _record(journal, self.experiment, parts, event)
+                shown.show(event)
+                if not event.validation and (announcement := forecast.after_step()):
+                    shown.say(announcement)
+                number = agreed(stop.number)
+                if (number or saver.due(event.step)) and state.sound:
+                    _save(journal, saver, state)
+                if number:
+                    saver.wait()
+                    where = f"{self.run.id} stopped and saved at the end of step {event.step}"
+                    raise Interrupted(number, where, self.run.id)
+                yield event
+            agreed.settle()
+            _save(journal, saver, state)
+            saver.wait()
+            shown.say(saver.cost())
+        journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
+
+    def _fitted(self) -> Iterator[Event]:
+        parts = self.parts
+        return anomaly.explained(fit(parts.setup, parts.state, parts.train, parts.val), parts)
+
+
+def _save(journal: Journal, saver: Saver, state: State) -> None:
+    """The journal first: what a checkpoint has behind it is not done again, and so must not be lost."""
+    journal.sync()
+    saver.save(state)
+
+
+def _opening(run: Run, parts: Assembly) -> str:
+    device, threads = parts.setup.device, torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    where = f"{name} ({threads} threads)" if device.type == "cpu" else name
+    weights = sum(p.numel() for p in parts.state.model.parameters())
+    images = f"{parts.train.plan.count:,} + {parts.val.plan.count:,} images"
+    where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
+    return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
+
+
+def _record(journal: Journal, experiment: Experiment, parts: Assembly, event: Event) -> None:
+    if event.validation is None:
+        if event.metrics:
+            journal.metrics(event.step, event.metrics)
+        return
+    journal.metrics(event.epoch + 1, event.metrics)
+    if best_epoch(parts.state.history, experiment.select) == event.epoch:
+        save_weights(parts.state.evaluated, journal.artifact(WEIGHTS))
