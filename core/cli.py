@@ -20,16 +20,18 @@ from core.part import Mistakes, choices, dotted, message
 from core.range_test import RangeTest
 from core.ranks import invocation, is_restart, ranks_here
 from core.record import Run, load
+from core.search.options import Search
 from core.spelling import did_you_mean
 from core.terminal import mute, tell
 
 if TYPE_CHECKING:
     from core.seeds import Seeds
 
-PARTS = {"lr_find": RangeTest()}  # verbs with options of their own
+PARTS = {"search": Search(), "lr_find": RangeTest()}  # verbs with options of their own
 VERBS = {
     "train": "train it (also when no verb is given)",
     "resume": "go on with the latest interrupted run, or with the one named",
+    "search": "an Optuna study over SPACE; the same command goes on with one that was interrupted",
     "lr_find": "try growing learning rates on a copy, suggest one, plot; nothing is recorded as a run",
     "summary": "layers, output shapes, parameters, FLOPs; nothing is trained",
 }
@@ -75,7 +77,7 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
         if verb == "resume":
             return _guarded(command, lambda: _resume(module, rest))
         options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), PARTS.get(verb))
-        action = {"train": _train, "lr_find": _lr_find, "summary": _summary}[verb]
+        action = {"train": _train, "search": _search, "lr_find": _lr_find, "summary": _summary}[verb]
         return _guarded(command, lambda: action(module, options))
     except Mistakes as mistakes:
         return explain(command, mistakes, _advice(mistakes, command, module.EXPERIMENT))
@@ -142,6 +144,23 @@ def _train(module: ModuleType, options: Options) -> int:
     if options.seeds > 1:
         return _told(train_seeds(options.experiment, options.seeds, options.launch, heading))
     return _told(train(options.experiment, options.launch, heading, continued=options.continued))
+
+
+def _search(module: ModuleType, options: Options) -> int:
+    from core.search.running import report, search
+    from core.writing import Heading
+
+    _only_one(options, "search")
+    assert isinstance(options.verb, Search)
+    name = _name(module)
+    if not (space := getattr(module, "SPACE", None)):
+        advice = (
+            "declare one in experiments/" + name + "/__init__.py: SPACE = {'optimizer.lr': Float(0.01, 1, log=True)}"
+        )
+        raise Mistakes([f"{name} has no SPACE to search; {advice}, with from core.search import Float"])
+    heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
+    report(search(options.experiment, space, options.verb, options.launch, heading), f"python -m {module.__name__}")
+    return 0
 
 
 def _lr_find(module: ModuleType, options: Options) -> int:

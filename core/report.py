@@ -18,7 +18,7 @@ def report(run: Run) -> None:
     n = run.record["data"]["test"]
     accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
     tell(f"test accuracy {accuracy:.2%} (n = {n:,}), loss {loss:.4f}, with the weights of epoch {max(history)}")
-    _where(run)
+    where(run)
 
 
 def report_seeds(seeds: Seeds) -> None:
@@ -32,10 +32,11 @@ def report_seeds(seeds: Seeds) -> None:
         mean, std, half = mean_and_interval(values)
         spread = f"mean and 95 % interval of {len(values)} seeds; deviation {std:.2%}"
         tell(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
-    _where(seeds.parent)
+    where(seeds.parent)
 
 
-def _where(run: Run) -> None:
+def where(run: Run) -> None:
+    """The record of a run, and how to look at it."""
     tell(f"record: {run.folder}")
     if missing := standing(run.folder).why:
         tell(f"MLflow lacks some of it ({missing}); nothing is lost: labbook sync sends the rest")

@@ -18,7 +18,7 @@ from core.ranks import Ranks
 from core.record import RECORD, Run
 from core.restore import restore, take_over
 from core.stage import Stage, staged
-from core.tracking import Mirror
+from core.tracking import Follows
 from core.work import Work
 from core.writing import Heading, new_run, open_run, reopen_run
 
@@ -27,7 +27,7 @@ def train(
     experiment: Experiment,
     launch: Launch | None = None,
     heading: Heading | str = "notebook",
-    mirror: Mirror | None = None,
+    mirror: Follows | None = None,
     continued: Run | None = None,
 ) -> Run:
     """Train a declaration and return its run, on record from the first step.
@@ -72,7 +72,7 @@ def begin(heading: Heading, ranks: Ranks) -> tuple[Run, Journal | None]:
     return run, opened[1] if opened else None
 
 
-def resume(run: Run, mirror: Mirror | None = None) -> Run:
+def resume(run: Run, mirror: Follows | None = None) -> Run:
     """Go on with an interrupted run from its last checkpoint, or from the start where it has none.
 
     It ends in the same weights and metrics as if it had never stopped. Raises as `train` does; Mistakes for a run that

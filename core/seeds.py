@@ -22,7 +22,7 @@ from core.run import begin, prepare, resume, runs_of, taken_up, train
 from core.signals import Interrupted
 from core.stage import staged
 from core.terminal import tell
-from core.tracking import Mirror
+from core.tracking import Follows
 from core.writing import Heading, keep_record, open_journal, reopen_run, write_summary
 
 
@@ -40,7 +40,7 @@ def train_seeds(
     seeds: int,
     launch: Launch | None = None,
     heading: Heading | str = "notebook",
-    mirror: Mirror | None = None,
+    mirror: Follows | None = None,
 ) -> Seeds:
     """Train `seeds` runs, their seeds counting up from the declaration's. A failed one is kept in sight and the rest
     go on. Raises as `train` does for mistakes, signals and a machine that fails."""
@@ -61,7 +61,7 @@ def train_seeds(
             return _train_all(parent, journal, experiment, seeds, launch, heading, stage.mirror)
 
 
-def resume_seeds(parent: Run, mirror: Mirror | None = None) -> Seeds:
+def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
     """Go on with several seeds: those that have finished count, an interrupted one is resumed, the rest are trained.
     Raises as `resume` does."""
     experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
@@ -76,7 +76,7 @@ def resume_seeds(parent: Run, mirror: Mirror | None = None) -> Seeds:
 
 
 def _train_all(
-    parent: Run, journal: Journal, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Mirror
+    parent: Run, journal: Journal, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Follows
 ) -> Seeds:
     """Every seed that has not finished yet, and the summary of all."""
     below = [run for run in runs_of(heading.experiment) if run.record.get("parent") == parent.id]
@@ -112,7 +112,7 @@ def _train_all(
 
 
 def _one(
-    earlier: Run | None, experiment: Experiment, launch: Launch, heading: Heading, parent: Run, mirror: Mirror
+    earlier: Run | None, experiment: Experiment, launch: Launch, heading: Heading, parent: Run, mirror: Follows
 ) -> Run:
     """The run of one seed: done already, gone on with, or trained."""
     run, status = distributed.from_first((earlier, earlier.status if earlier else "FAILED"))
@@ -123,7 +123,9 @@ def _one(
     return train(experiment, launch, replace(heading, parent=parent.id), mirror)
 
 
-def _assist(parent: Run, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Mirror) -> Seeds:
+def _assist(
+    parent: Run, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Follows
+) -> Seeds:
     """What every process but the first does."""
     for seed in range(experiment.seed, experiment.seed + seeds):
         with suppress(NonFinite):  # every process meets it at the same step, and goes on to the next seed

@@ -13,27 +13,27 @@ from core import anomaly, distributed, provenance
 from core.launch import Launch
 from core.ranks import Ranks
 from core.signals import Stop
-from core.tracking import Mirror
+from core.tracking import Follows, Mirror
 
 
 @dataclass(frozen=True)
 class Stage:
     """Entered before anything is built. stop: signals sent to this process."""
 
-    mirror: Mirror
+    mirror: Follows
     stop: Stop
     ranks: Ranks
 
 
 @contextmanager
-def staged(launch: Launch, mirror: Mirror | None) -> Iterator[Stage]:
+def staged(launch: Launch, mirror: Follows | None) -> Iterator[Stage]:
     """Everything around a run, ended with it. mirror: of an invocation with several runs; none: one of its own."""
     with _mirrored(mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
         yield Stage(following, stop, ranks)
 
 
 @contextmanager
-def _mirrored(mirror: Mirror | None) -> Iterator[Mirror]:
+def _mirrored(mirror: Follows | None) -> Iterator[Follows]:
     if mirror is not None:
         yield mirror
         return

@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Heading:
     """What a run is called. experiment: the folder under experiments/.  parent: the id of the run it belongs to.
-    title: what sets it apart from the experiment's other runs, for people."""
+    title: what sets it apart from the experiment's other runs, for people.  trial: its number in a study."""
 
     experiment: str = "notebook"
     variant: str | None = None
     title: str = "base"
     description: str = ""
     parent: str | None = None
+    trial: int | None = None
 
 
 def new_run(experiment: str) -> tuple[Run, Journal]:
@@ -136,6 +137,7 @@ def open_journal(
     tags = {
         **({"invocation": started_by} if (started_by := invocation()) else {}),
         "variant": heading.variant or "",
+        **({"trial": str(heading.trial)} if heading.trial is not None else {}),
         "mlflow.source.name": provenance.command(),
         **provenance.code(),
         **provenance.versions(),
@@ -172,6 +174,7 @@ def keep_record(
         "experiment": heading.experiment,
         "variant": heading.variant,
         "parent": heading.parent,
+        "trial": heading.trial,
         "declaration": experiment.record(),
         "launch": launch.record(),
         "facts": facts,

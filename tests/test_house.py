@@ -14,6 +14,7 @@ from core.cli import PARTS, VERBS
 from core.experiment import Experiment
 from core.listing import entries
 from core.options import parse
+from core.search.space import check
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("core", "data", "experiments") for path in (ROOT / room).rglob("*.py"))
@@ -76,6 +77,16 @@ def test_what_is_public_is_explained(path):
             assert ast.get_docstring(node), f"{name_of(path)}: {node.name} has no docstring"
 
 
+def accept(module, words):
+    """A command that is told parses as the command line would, but for runs, which only the reader has."""
+    verb, rest = words.split()[:1], shlex.split(words)
+    if verb and not verb[0].startswith("-"):
+        assert verb[0] in VERBS
+        rest = rest[1:]
+    if "--help" not in words and "RUN" not in rest and verb != ["resume"]:
+        parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), PARTS.get("".join(verb)))
+
+
 @pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
 def test_docstrings_ask_a_question_and_their_commands_are_accepted(entry):
     module = importlib.import_module(f"experiments.{entry.name}")
@@ -85,9 +96,14 @@ def test_docstrings_ask_a_question_and_their_commands_are_accepted(entry):
     commands = re.findall(rf"^    python -m experiments\.{entry.name}(.*?)(?:  .*)?$", module.__doc__, re.MULTILINE)
     assert commands
     for words in commands:
-        if "RUN" in words.split():  # only the reader has it
-            continue
-        parse(words.split(), module.EXPERIMENT, getattr(module, "VARIANTS", {}))
+        accept(module, words)
+
+
+@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+def test_a_declared_space_fits_its_experiment(entry):
+    module = importlib.import_module(f"experiments.{entry.name}")
+    if space := getattr(module, "SPACE", None):
+        check(space, module.EXPERIMENT)
 
 
 @pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
@@ -140,13 +156,7 @@ def test_the_readmes_commands_are_accepted():
     commands = re.findall(r"python -m experiments\.(\w+) *([^#\n&]*)", blocks)
     assert len(commands) > 6
     for name, words in commands:
-        module = importlib.import_module(f"experiments.{name}")
-        verb, rest = words.split()[:1], shlex.split(words.replace("--continue RUN", ""))  # RUN: only the reader has it
-        if verb and not verb[0].startswith("-"):
-            assert verb[0] in VERBS
-            rest = rest[1:]
-        if "--help" not in words and verb != ["resume"]:
-            parse(rest, module.EXPERIMENT, module.VARIANTS, PARTS.get("".join(verb)))
+        accept(importlib.import_module(f"experiments.{name}"), words)
 
 
 def test_the_readmes_own_experiment_and_loss_work():

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from core import journal, paths
 from core.tracking import record
@@ -35,6 +35,12 @@ def tracking_uri() -> str:
 def default_uri() -> str:
     """The database in the home folder."""
     return f"sqlite:///{paths.home()}/mlflow.db"
+
+
+class Follows(Protocol):
+    """What a run is told to: a mirror, or what stands for one that another process has."""
+
+    def follow(self, folder: Path) -> None: ...
 
 
 class Mirror:

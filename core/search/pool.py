@@ -1,0 +1,101 @@
+"""The workers of a study, seen from the parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from core.search.trial import Task
+from core.search.worker import work
+
+_PATIENCE = 60.0  # s that workers told to stop are waited for: a step may take long
+
+
+@dataclass
+class Worker:
+    """place: its number, which decides on its GPU.  task: what it is at."""
+
+    place: int
+    process: SpawnProcess
+    connection: Connection
+    task: Task | None = None
+
+    def send(self, message: Any) -> None:
+        """Nothing happens when it is dead: that is told by `Pool.messages`."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+
+class Pool:
+    """So many living workers; one that has died is replaced."""
+
+    def __init__(self, count: int):
+        self.workers = [_started(place) for place in range(count)]
+
+    def idle(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.task is None]
+
+    def busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.task is not None]
+
+    def messages(self, seconds: float) -> Iterator[tuple[Worker, tuple[Any, ...]]]:
+        """What workers have said, after at most so many seconds; ("died", exit status) comes last of a worker."""
+        by_object: dict[Any, Worker] = {w.connection: w for w in self.workers}
+        ready = wait([*by_object, *(w.process.sentinel for w in self.workers)], seconds)
+        for worker in [by_object[found] for found in ready if found in by_object]:
+            try:
+                yield worker, worker.connection.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                status = worker.process.exitcode
+                self.workers[self.workers.index(worker)] = _started(worker.place)
+                yield worker, ("died", status)
+
+    def close(self) -> None:
+        """Tell all to stop: what is at work saves and ends. Whatever does not end is killed."""
+        for worker in self.workers:
+            if worker.task is None:
+                worker.connection.close()
+            elif worker.process.pid:
+                os.kill(worker.process.pid, signal.SIGTERM)
+        end = time.monotonic() + _PATIENCE
+        for worker in self.workers:
+            while worker.task is not None and worker.process.is_alive() and time.monotonic() < end:
+                _drain(worker)
+            worker.connection.close()
+            worker.process.join(max(0.1, min(10.0, end - time.monotonic())))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+def _drain(worker: Worker) -> None:
+    """Until it says that it has stopped; questions are answered so that it comes to the end of its step."""
+    try:
+        if not worker.connection.poll(0.5):
+            return
+        kind = worker.connection.recv()[0]
+    except (EOFError, OSError):
+        worker.task = None
+        return
+    if kind in ("epoch", "score"):
+        worker.send(True)
+    elif kind in ("ended", "stopped"):
+        worker.task = None
+
+
+def _started(place: int) -> Worker:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=work, args=(there,), name=f"trials {place}", daemon=False)
+    process.start()
+    there.close()
+    return Worker(place, process, here)

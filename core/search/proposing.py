@@ -1,0 +1,103 @@
+"""Samplers and pruners by name, and what asks them."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna import pruners, samplers
+
+from core.search.space import Choice, Dimension, Float, Space, dimensions
+
+GRID_POINTS = 5  # of a range without a step
+
+
+def sampler(name: str, seed: int | None) -> samplers.BaseSampler:
+    """One that remembers nothing itself: it may be made anew for each trial, with another seed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return {
+            "tpe": lambda: samplers.TPESampler(seed=seed, multivariate=True, group=True),
+            "random": lambda: samplers.RandomSampler(seed=seed),
+            "grid": lambda: samplers.RandomSampler(seed=seed),  # its points are queued when the study begins
+            "qmc": lambda: samplers.QMCSampler(
+                seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False
+            ),
+            "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
+            "cmaes": lambda: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+        }[name]()
+
+
+def pruner(name: str, epochs: int) -> pruners.BasePruner:
+    """It compares epoch with epoch. The first eighth of the epochs is never judged, for warmup tells little."""
+    warmup = max(1, epochs // 8)
+    median = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
+    return {
+        "median": lambda: median,
+        "percentile": lambda: pruners.PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=warmup),
+        "patient": lambda: pruners.PatientPruner(median, patience=max(1, epochs // 10)),
+        "hyperband": lambda: pruners.HyperbandPruner(min_resource=warmup, max_resource=epochs, reduction_factor=3),
+        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=warmup, reduction_factor=3),
+        "none": pruners.NopPruner,
+    }[name]()
+
+
+def suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
+    """What a trial proposes for a dimension; for a Choice, the label."""
+    if isinstance(dimension, Choice):
+        return trial.suggest_categorical(name, list(dimension.options))
+    if isinstance(dimension, Float):
+        return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+    return trial.suggest_int(name, dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+
+
+def limits(name: str, space: Space) -> str:
+    """What a sampler cannot do with this space, for people; empty where it can do all."""
+    kinds = dimensions(space).values()
+    choices = any(isinstance(dimension, Choice) for dimension in kinds)
+    nested = any(dimension.within for dimension in kinds if isinstance(dimension, Choice))
+    if choices and name in ("cmaes", "qmc"):
+        return f"{name} samples numbers only: choices, and what goes with them, are drawn at random"
+    return (
+        "gp samples what all trials share: sub-spaces of a choice are drawn at random"
+        if nested and name == "gp"
+        else ""
+    )
+
+
+def grid(space: Space) -> Iterator[dict[str, Any]]:
+    """Name -> number or label, of every combination; the last name varies fastest."""
+
+    def below(inner: Space, prefix: str, suffix: str) -> Iterator[dict[str, Any]]:
+        columns = [list(points(f"{prefix}{field}", suffix, dimension)) for field, dimension in inner.items()]
+        for row in itertools.product(*columns):
+            yield {name: value for part in row for name, value in part.items()}
+
+    def points(field: str, suffix: str, dimension: Dimension) -> Iterator[dict[str, Any]]:
+        name = f"{field}{suffix}"
+        if not isinstance(dimension, Choice):
+            yield from ({name: value} for value in _points(dimension))
+            return
+        for chosen in dimension.options:
+            deeper = [below(s, f"{field}.", f"{suffix} ({key})") for key, s in dimension.below(chosen)]
+            for row in itertools.product(*map(list, deeper)):
+                yield {name: chosen} | {n: value for part in row for n, value in part.items()}
+
+    return below(space, "", "")
+
+
+def _points(dimension: Dimension) -> list[float] | list[int]:
+    assert not isinstance(dimension, Choice)
+    low, high = dimension.low, dimension.high
+    whole = not isinstance(dimension, Float)
+    if dimension.step is not None and not dimension.log and (not whole or dimension.step != 1):
+        values = np.arange(low, high + 1e-9 * (high - low), dimension.step)
+    else:
+        values = (np.geomspace if dimension.log else np.linspace)(low, high, GRID_POINTS)
+    if whole:
+        return sorted({round(value) for value in values.tolist()})
+    return [min(max(value, low), high) for value in values.tolist()]

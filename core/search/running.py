@@ -1,0 +1,249 @@
+"""`search`: from a command line to a study on record."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import torch
+
+from core import paths, provenance
+from core.experiment import Experiment
+from core.journal import Journal
+from core.launch import Launch
+from core.lock import locked
+from core.overfit import declared as made_small
+from core.part import Mistakes
+from core.record import VERSION, Run
+from core.run import prepare
+from core.search import proposing, space
+from core.search.options import Search
+from core.search.pool import Pool
+from core.search.storage import Direction, open_storage, open_study
+from core.search.study import DECLARED, Failing, Study, goals_of, identity
+from core.search.table import shown
+from core.signals import Interrupted
+from core.stage import Stage, staged
+from core.terminal import tell
+from core.tracking import Mirror
+from core.writing import Heading, keep_record, keep_text, new_run, open_journal, reopen_run, write_summary
+
+BEST = "best.json"
+_RUN = "run"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study has found. parent: its run.  best: finished trials, best first; of several goals, the front."""
+
+    parent: Run
+    study: optuna.Study
+    best: tuple[optuna.trial.FrozenTrial, ...]
+
+
+def search(
+    experiment: Experiment,
+    within: space.Space,
+    options: Search | None = None,
+    launch: Launch | None = None,
+    heading: Heading | str = "notebook",
+) -> Found:
+    """Search a space around a declaration, or go on with a study of the same name.
+
+    Raises Mistakes before anything is recorded, Interrupted after a signal (the same call goes on), Failing.
+    """
+    options, launch = options or Search(), launch or Launch()
+    heading = Heading(heading) if isinstance(heading, str) else heading
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space.check(within, experiment)
+    goals = goals_of(options, experiment, within)
+    launch = _shared(launch, options)
+    with ExitStack() as held:
+        stage = held.enter_context(staged(launch, None))
+        experiment = made_small(experiment, launch, stage.ranks)
+        prepare(experiment, launch, stage.ranks)
+        name = options.study or "-".join(filter(None, [heading.experiment, heading.variant]))
+        folder = _folder(name)
+        held.enter_context(_alone(folder, name) if options.storage is None else nullcontext())
+        directions: list[Direction] = [
+            "maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names
+        ]
+        told = identity(within, experiment, goals)
+        study = open_study(open_storage(options.storage, folder), name, options.new, directions, told)
+        study.pruner = proposing.pruner(options.pruner if len(goals.names) == 1 else "none", experiment.epochs)
+        _queue(study, within, experiment, options)
+        with _parent(study, experiment, launch, options, heading, stage) as (run, journal):
+            assert isinstance(stage.mirror, Mirror)
+            pool = Pool(options.workers)
+            at_work = Study(
+                study, within, experiment, launch, options, goals, heading, run, stage.mirror, pool, shown(options)
+            )
+            try:
+                with at_work.shown, stage.stop.at_step_end():
+                    _say(at_work)
+                    at_work.iterate(stage.stop)
+            finally:
+                pool.close()
+                best = best_of(study)
+                _keep(journal, at_work, best)
+            if stage.stop.number:
+                raise Interrupted(stage.stop.number, f"{study.study_name} stopped; the same command goes on with it")
+    return Found(run, study, best)
+
+
+def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
+    """Finished trials, best first; of several goals, those that no other beats in all."""
+    done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+    if len(study.directions) > 1:
+        return tuple(study.best_trials)
+    downwards = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    return tuple(sorted(done, key=lambda t: -(t.value or 0.0) if downwards else (t.value or 0.0)))
+
+
+@contextmanager
+def _alone(folder: Any, name: str) -> Iterator[None]:
+    try:
+        with locked(folder):
+            yield
+    except Mistakes as mistakes:
+        if "another process" not in str(mistakes):
+            raise
+        raise Mistakes(
+            [f"study {name}: another search is at work on it; --study NAME begins one of another name"]
+        ) from None
+
+
+@contextmanager
+def _parent(
+    study: optuna.Study, experiment: Experiment, launch: Launch, options: Search, heading: Heading, stage: Stage
+) -> Iterator[tuple[Run, Journal]]:
+    """The study's own run: begun, or taken up again. However the body ends, its journal tells."""
+    known = study.user_attrs.get(_RUN)
+    if known and (paths.runs() / known).exists():
+        run = Run(paths.runs() / known)
+        journal = Journal(run.folder)
+        reopen_run(journal, run)
+    else:
+        run, journal = new_run(heading.experiment)
+        tags = {"study": study.study_name, "smoke": str(launch.smoke).lower(), **{
+            f"search.{name}": str(value) for name, value in options.flat().items() if value is not None
+        }}  # fmt: skip
+        title = f"study {study.study_name}"
+        facts = open_journal(journal, run, heading, title, experiment.flat(), tags)
+        keep_record(journal, run, experiment, launch, heading, facts, study=study.study_name)
+        study.set_user_attr(_RUN, run.id)
+    if launch.mlflow:
+        assert isinstance(stage.mirror, Mirror)
+        stage.mirror.follow(run.folder)
+    status = "FAILED"
+    try:
+        yield run, journal
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except Failing as error:
+        journal.write("tags", values={"error": str(error)[:1000]})
+        raise
+    finally:
+        write_summary(run, status)
+        journal.close(status)
+
+
+def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, options: Search) -> None:
+    """The first trial is the declaration itself, so that a study can only improve on it; a grid's points follow."""
+    if study.get_trials(deepcopy=False):
+        return
+    study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
+    if options.sampler == "grid":
+        for point in proposing.grid(within):
+            study.enqueue_trial(point)
+
+
+def _keep(journal: Journal, at_work: Study, best: tuple[optuna.trial.FrozenTrial, ...]) -> None:
+    """What can be said of a study so far: the best declaration, its value, how many trials ended how."""
+    told = at_work.told()
+    ended = {state.name.lower(): sum(t.state == state for t in told) for state in {t.state for t in told}}
+    journal.metrics(len(told), {f"study/{name}": float(count) for name, count in ended.items()})
+    if not best:
+        return
+    top, goals = best[0], at_work.goals
+    journal.metrics(
+        len(told), {f"study/best_{n.rsplit('/', 1)[-1]}": v for n, v in zip(goals.names, top.values, strict=True)}
+    )
+    run = at_work.runs.get(top.number)
+    declaration = run.record["declaration"] if run else None
+    if declaration:
+        content = {
+            "labbook": VERSION, "experiment": at_work.heading.experiment, "study": at_work.study.study_name,
+            "trial": top.number, "run": run and run.id, "scores": dict(zip(goals.names, top.values, strict=True)),
+            "declaration": declaration,
+        }  # fmt: skip
+        keep_text(journal, BEST, json.dumps(content, indent=2) + "\n")
+
+
+def _say(at_work: Study) -> None:
+    options, study = at_work.options, at_work.study
+    done = len(at_work.told())
+    told = f", {done} of them done" if done else ""
+    at_work.shown.say(
+        f"{study.study_name}: {options.trials} trials{told}, {options.workers} workers of {at_work.launch.threads} "
+        f"threads, {options.sampler} proposes, {options.pruner} prunes"
+    )
+    if len(at_work.goals.names) > 1 and options.pruner != "none":
+        at_work.shown.say("several goals: no trial is pruned")
+    if note := proposing.limits(options.sampler, at_work.space):
+        at_work.shown.say(note)
+    need = options.workers * provenance.peak_memory_mb()
+    room = _free_memory_mb()
+    if need > room:
+        at_work.shown.say(f"warning: {options.workers} workers may need {need:,.0f} MB, {room:,.0f} MB are free")
+
+
+def _shared(launch: Launch, options: Search) -> Launch:
+    """Where a trial runs: the CPU's threads divided among workers, one loader process of none on a CPU."""
+    threads = launch.threads or max(1, provenance.cores() // options.workers)
+    loaders = options.loader_workers
+    if loaders is None and torch.cuda.is_available():
+        loaders = max(1, min(8, provenance.cores() // options.workers - 1))
+    return launch.but({"threads": threads, "workers": loaders})
+
+
+def _folder(name: str) -> Any:
+    folder = paths.home() / "mlruns" / "studies" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        advice = "LABBOOK_HOME names another folder for mlruns/ and data/store"
+        raise Mistakes([f"studies cannot be written to {folder.parent}: {error.strerror}; {advice}"]) from None
+    return folder
+
+
+def _free_memory_mb() -> float:
+    import psutil
+
+    return psutil.virtual_memory().available / 2**20
+
+
+def report(found: Found, command: str) -> None:
+    """The end of a search, for people."""
+    from core.report import where
+    from core.search.trial import runs_by_trial
+
+    if not found.best:
+        tell("no trial has finished")
+    else:
+        top = found.best[0]
+        run = runs_by_trial(found.parent.record["experiment"], found.parent.id).get(top.number)
+        values = ", ".join(f"{value:.4f}" for value in top.values)
+        tell(f"best: trial {top.number}, {values}" + "".join(f"\n  {n} = {v}" for n, v in top.params.items()))
+        if run:
+            tell(f"train it: {command} --from {run.id}")
+    where(found.parent)

@@ -1,0 +1,230 @@
+"""SPACE: what a search may vary, ranges and choices at dotted names of a declaration.
+
+SPACE = {
+    "optimizer": Choice(
+        SGD(lr=0.1, momentum=0.9),
+        AdamW(lr=1e-3),
+        within={"SGD": {"lr": Float(0.01, 1, log=True)}, "AdamW": {"lr": Float(1e-4, 1e-2, log=True)}},
+    ),
+    "loss.label_smoothing": Float(0, 0.2),
+    "model.widths": Choice((16, 32), (32, 64)),
+}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.experiment import Experiment
+from core.part import Mistakes, Part, step_names
+from core.spelling import did_you_mean
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number from low to high, both included; log: evenly by magnitude; step: only low, low + step, ..."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def __str__(self) -> str:
+        return f"Float({self.low:g}, {self.high:g}{_detail(self)})"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a declared value lies in the range."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number from low to high, both included; log: evenly by magnitude; step: only low, low + step, ..."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+
+    def __str__(self) -> str:
+        return f"Int({self.low}, {self.high}{_detail(self)})"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a declared value lies in the range."""
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class Choice:
+    """One of several values: numbers, texts, None, parts, tuples of them. Each is told by its label.
+
+    within: label or class name of an option -> the space of its own fields, searched only where it is chosen.
+    """
+
+    def __init__(self, *options: Any, within: Mapping[str, Space] | None = None):
+        self.options = {label(option): option for option in options}
+        self.repeated = len(self.options) < len(options)
+        self.within = dict(within or {})
+
+    def __str__(self) -> str:
+        return f"Choice({'; '.join(self.options)})"
+
+    def below(self, chosen: str) -> Iterator[tuple[str, Space]]:
+        """(key, space) of each sub-space that goes with the option of this label."""
+        for key, space in self.within.items():
+            if key in (chosen, type(self.options[chosen]).__name__):
+                yield key, space
+
+
+Dimension = Float | Int | Choice
+Space = Mapping[str, Dimension]
+
+
+def changes(space: Space, ask: Callable[[str, Dimension], Any]) -> dict[str, Any]:
+    """Dotted name -> value, for `Experiment.but`. ask: (name, dimension) -> a number, or the label of an option.
+
+    A dimension of a sub-space is called `optimizer.lr (SGD)`, since AdamW's is another one.
+    """
+    return dict(_walk(space, "", "", ask))
+
+
+def dimensions(space: Space) -> dict[str, Dimension]:
+    """Name -> dimension, of sub-spaces too."""
+    found: dict[str, Dimension] = {}
+
+    def note(inner: Space, prefix: str, suffix: str) -> None:
+        for field, dimension in inner.items():
+            found[f"{prefix}{field}{suffix}"] = dimension
+            if isinstance(dimension, Choice):
+                for key, deeper in dimension.within.items():
+                    note(deeper, f"{prefix}{field}.", f"{suffix} ({key})")
+
+    note(space, "", "")
+    return found
+
+
+def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
+    """Name -> the number or label that the declaration itself has, where the space holds it."""
+    found: dict[str, Any] = {}
+
+    def visit(inner: Space, prefix: str, suffix: str) -> None:
+        for field, dimension in inner.items():
+            value = _value(experiment, prefix + field)
+            if isinstance(dimension, Choice):
+                same = [name for name, option in dimension.options.items() if option == value]
+                found.update(dict.fromkeys([f"{prefix}{field}{suffix}"], same[0]) if same else {})
+                name = (
+                    same[0] if same else next((n for n, o in dimension.options.items() if type(o) is type(value)), "")
+                )
+                for key, deeper in dimension.below(name) if name and isinstance(value, Part) else ():
+                    if not same:  # the same class with other fields: its option stands for it
+                        found[f"{prefix}{field}{suffix}"] = name
+                    visit(deeper, f"{prefix}{field}.", f"{suffix} ({key})")
+            elif dimension.holds(value):
+                found[f"{prefix}{field}{suffix}"] = value
+
+    visit(space, "", "")
+    return found
+
+
+def check(space: Space, experiment: Experiment) -> None:
+    """Raises Mistakes with everything that is wrong with a space."""
+    wrong: list[str] = []
+    for name, dimension in dimensions(space).items():
+        wrong += [f"SPACE {name}: {line}" for line in _faults(dimension)]
+    if not space:
+        wrong.append("SPACE: it is empty; name what to search, as in {'optimizer.lr': Float(0.01, 1, log=True)}")
+    if not wrong:
+        for some in _corners(space):
+            try:
+                experiment.but(some)
+            except Mistakes as mistakes:
+                wrong += [f"SPACE {line}" for line in mistakes.lines]
+    if wrong:
+        raise Mistakes(dict.fromkeys(wrong))
+
+
+def label(value: Any) -> str:
+    """A readable name of an option: 0.1, none, CrossEntropy(label_smoothing=0.1), random_crop + mixup."""
+    if isinstance(value, Part):
+        told = [f"{name}={label(item)}" for name, item in value if _differs(value, name, item)]
+        return type(value).__name__ + (f"({', '.join(told)})" if told else "")
+    if isinstance(value, tuple | list):
+        if value and all(isinstance(item, Part) for item in value):
+            plain = [label(item) for item in value]
+            return " + ".join(plain)
+        return ",".join(map(label, value)) or "none"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def text(space: Space) -> dict[str, str]:
+    """Name -> dimension in words: what two spaces are compared by."""
+    return {name: str(dimension) for name, dimension in dimensions(space).items()}
+
+
+def _walk(space: Space, prefix: str, suffix: str, ask: Callable[[str, Dimension], Any]) -> Iterator[tuple[str, Any]]:
+    for field, dimension in space.items():
+        answer = ask(f"{prefix}{field}{suffix}", dimension)
+        if not isinstance(dimension, Choice):
+            yield prefix + field, answer
+            continue
+        yield prefix + field, dimension.options[answer]
+        for key, deeper in dimension.below(answer):
+            yield from _walk(deeper, f"{prefix}{field}.", f"{suffix} ({key})", ask)
+
+
+def _corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Changes that between them try both ends of each range under each option, and each option."""
+    most = max([2, *(len(d.options) for d in dimensions(space).values() if isinstance(d, Choice))])
+    for turn in range(2 * most):
+
+        def ask(name: str, dimension: Dimension, turn: int = turn) -> Any:
+            if isinstance(dimension, Choice):
+                return list(dimension.options)[turn // 2 % len(dimension.options)]
+            return dimension.high if turn % 2 else dimension.low
+
+        yield changes(space, ask)
+
+
+def _faults(dimension: Dimension) -> Iterator[str]:
+    if isinstance(dimension, Choice):
+        if not dimension.options:
+            yield "no option"
+        if dimension.repeated:
+            yield f"two options are alike: {dimension}"
+        known = {*dimension.options, *(type(o).__name__ for o in dimension.options.values() if isinstance(o, Part))}
+        for key in dimension.within:
+            if key not in known:
+                yield f"within {key}: no such option{did_you_mean(key, known) or f'; there are {chr(44).join(known)}'}"
+        return
+    if not (math.isfinite(dimension.low) and math.isfinite(dimension.high)) or dimension.low >= dimension.high:
+        yield f"{dimension} is empty: low must be below high"
+    if dimension.log and dimension.low <= 0:
+        yield f"{dimension}: a range by magnitude must begin above 0"
+    if dimension.step is not None and dimension.step <= 0:
+        yield f"{dimension}: step must be above 0"
+    if dimension.log and dimension.step not in (None, 1):
+        yield f"{dimension}: log and step exclude each other"
+
+
+def _value(experiment: Experiment, name: str) -> Any:
+    """What stands at a dotted name of a declaration; None where nothing does."""
+    node: Any = experiment
+    for item in name.split("."):
+        if isinstance(node, tuple | list):
+            node = dict(zip(step_names(node), node, strict=True)).get(item)
+        else:
+            node = node.get(item) if isinstance(node, dict) else getattr(node, item, None)
+    return node
+
+
+def _differs(part: Part, name: str, value: Any) -> bool:
+    field = type(part).model_fields[name]
+    return field.is_required() or field.get_default(call_default_factory=True) != value
+
+
+def _detail(dimension: Float | Int) -> str:
+    step = "" if dimension.step in (None, 1) else f", step={dimension.step:g}"
+    return (", log" if dimension.log else "") + step

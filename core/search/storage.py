@@ -1,0 +1,111 @@
+"""Where a study is kept: a journal file of this machine, or a database that several machines share."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from core.part import Mistakes
+
+FILE = "study.log"
+HEARTBEAT, GRACE = 20, 90  # s between signs of life of a trial; s after which another machine takes it over
+IDENTITY = "identity"
+Direction = Literal["minimize", "maximize"]
+_DRIVERS = {"postgresql": "psycopg[binary]", "mysql": "pymysql"}
+
+
+def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
+    """Raises Mistakes where it cannot be reached or written."""
+    if url is None:
+        path = folder / FILE
+        _drop_torn_tail(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
+    try:
+        again = RetryHeartbeatStaleTrialCallback()
+        address = re.sub(r"^(postgresql)://", r"\1+psycopg://", url)
+        return RDBStorage(
+            address, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=again
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise Mistakes([f"--storage {_hidden(url)}: cannot be used: {reason}{_advice(url)}"]) from None
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage, name: str, new: bool, directions: list[Direction], identity: Mapping[str, str]
+) -> optuna.Study:
+    """The latest study of this name, or a fresh one. identity: what must be the same as when it began, in words.
+
+    Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises Mistakes with the difference.
+    """
+    known = [
+        other for other in optuna.get_all_study_names(storage) if re.fullmatch(rf"{re.escape(name)}(\.\d+)?", other)
+    ]
+    latest = max(known, key=_number, default=None)
+    if latest is None or new:
+        fresh = name if latest is None else f"{name}.{_number(latest) + 1}"
+        study = optuna.create_study(study_name=fresh, storage=storage, directions=directions, load_if_exists=True)
+        study.set_user_attr(IDENTITY, dict(identity))
+        return study
+    study = optuna.load_study(study_name=latest, storage=storage)
+    before = study.user_attrs.get(IDENTITY, {})
+    if lines := [f"{key}: {before.get(key, 'not there')} then, {identity.get(key, 'not there')} now"
+                 for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]:  # fmt: skip
+        raise Mistakes([f"the study {latest} began otherwise; --new begins a fresh one", *lines])
+    return study
+
+
+class _KernelLock(BaseJournalFileLock):
+    """Given back by the kernel when its holder dies: Optuna's own files would make the next writer wait for 30 s."""
+
+    def __init__(self, path: Path):
+        self.path = path.with_suffix(".lock")
+        self.held: int | None = None
+
+    def acquire(self) -> bool:
+        self.held = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self.held, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        if self.held is not None:
+            os.close(self.held)
+            self.held = None
+
+
+def _drop_torn_tail(path: Path) -> None:
+    """Cut a last line that a kill left half written: Optuna reads no file that has one."""
+    if not path.exists():
+        return
+    with path.open("rb+") as stream:
+        content = stream.read()
+        if content and not content.endswith(b"\n"):
+            stream.truncate(content.rfind(b"\n") + 1)
+
+
+def _number(name: str) -> int:
+    tail = name.rpartition(".")[2]
+    return int(tail) if "." in name and tail.isdecimal() else 1
+
+
+def _hidden(url: str) -> str:
+    """Without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def _advice(url: str) -> str:
+    kind = url.partition(":")[0].partition("+")[0]
+    driver: Any = _DRIVERS.get(kind)
+    if driver and importlib.util.find_spec(driver.partition("[")[0]) is None:
+        return f'; its driver is missing: pip install "{driver}"'
+    return "" if driver else "; it should begin with postgresql:// or mysql+pymysql://"

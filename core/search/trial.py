@@ -1,0 +1,162 @@
+"""One trial: a declaration trained as a run of its own, which may be told to stop at the end of an epoch."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from core.checkpoint import CHECKPOINTS, keep_last
+from core.experiment import Experiment
+from core.history import scores, sign
+from core.journal import read
+from core.launch import Launch
+from core.part import Mistakes
+from core.record import WEIGHTS, Run, import_experiment
+from core.run import opened, reopened, runs_of
+from core.search.options import COSTS
+from core.stage import staged
+from core.tracking import Follows
+from core.work import Work
+from core.writing import Heading
+
+PRUNED = "pruned"  # a tag
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What a study is after. names: metrics of validation, or costs.  epoch: best or last."""
+
+    names: tuple[str, ...]
+    epoch: str
+
+    def score(self, run: Run) -> list[float]:
+        """The value of each goal, as it was measured. Raises ValueError for one that is no number."""
+        history = run.history
+        values = [self._value(name, run, history) for name in self.names]
+        for name, value in zip(self.names, values, strict=True):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}")
+        return values
+
+    def _value(self, name: str, run: Run, history: dict[str, dict[int, float]]) -> float:
+        if name == "parameters":
+            return float(run.record["facts"]["parameters"])
+        if name == "seconds":
+            return sum(run.record["data"]["train"] / rate for rate in history["images_per_second"].values())
+        curve = [history[name][epoch] for epoch in sorted(history[name])]
+        ranked = scores([{name: value} for value in curve], name)
+        finite = [value for value in ranked if not math.isnan(value)]
+        return sign(name) * (ranked[-1] if self.epoch == "last" or not finite else max(finite))
+
+    @staticmethod
+    def larger_is_better(name: str) -> bool:
+        """Whether a goal is to be raised."""
+        return name not in COSTS and sign(name) > 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is asked to do. declaration, launch: their records.  run: one begun earlier for the same trial."""
+
+    number: int
+    declaration: dict[str, Any]
+    launch: dict[str, Any]
+    heading: Heading
+    goals: Goals
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. scores: of each goal, where it came to its end.  error: of one that failed."""
+
+    number: int
+    scores: list[float] | None = None
+    pruned: bool = False
+    error: str | None = None
+
+
+Verdict = Callable[[int, float], bool]  # (epochs done, the first goal now) -> go on
+Kept = Callable[[list[float]], bool]  # scores -> whether the weights are worth keeping
+
+
+def run_trial(task: Task, run: Run | None, mirror: Follows, verdict: Verdict, kept: Kept) -> Outcome:
+    """Train a trial, or go on with it. mirror: told of its run.  Raises what training raises."""
+    import_experiment(task.heading.experiment)
+    if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it heard
+        return _outcome(task, run)
+    launch = Launch.read(task.launch)
+    with staged(launch, mirror) as stage:
+        begun = reopened(run, stage) if run else opened(Experiment.read(task.declaration), launch, task.heading, stage)
+        with begun as work:
+            run = work.run
+            pruned = _iterate(work, task, verdict)
+            weights = run.folder / "artifacts" / WEIGHTS
+            whole = not pruned and kept(task.goals.score(run))
+            if not whole:
+                weights.unlink(missing_ok=True)
+        if whole:
+            keep_last(run.folder / CHECKPOINTS)
+        else:
+            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+    return _outcome(task, run)
+
+
+def runs_by_trial(experiment: str, study: str) -> dict[int, Run]:
+    """Trial number -> its run, of those on record below a study's run."""
+    found: dict[int, Run] = {}
+    for run in runs_of(experiment):  # the latest first
+        if run.record.get("parent") == study and run.record.get("trial") is not None:
+            found.setdefault(run.record["trial"], run)
+    return found
+
+
+def _iterate(work: Work, task: Task, verdict: Verdict) -> bool:
+    """Whether it was pruned."""
+    assert work.journal is not None
+    name = task.goals.names[0]
+    with closing(work.events()) as events:
+        for event in events:
+            if event.validation and not verdict(event.epoch + 1, _now(event.metrics, name)):
+                work.journal.write("tags", values={PRUNED: "true"})
+                return True
+    return False
+
+
+def _now(metrics: dict[str, float], name: str) -> float:
+    if name not in metrics and name not in COSTS:
+        known = [other for other in metrics if other.startswith("val/")]
+        raise Mistakes([f"goal: {name} is not measured for these data; there are {', '.join(known)}"])
+    return metrics.get(name, math.nan)
+
+
+def _outcome(task: Task, run: Run) -> Outcome:
+    tags = {
+        name: text
+        for _, event in read(run.folder)
+        if event["event"] == "tags"
+        for name, text in event["values"].items()
+    }
+    if run.status == "FAILED":
+        return Outcome(task.number, error=tags.get("error", "failed"))
+    if PRUNED in tags:
+        return Outcome(task.number, pruned=True)
+    return Outcome(task.number, task.goals.score(run))
+
+
+def summary(values: Sequence[float], goals: Goals) -> str:
+    """Scores in one line for people: 98.61 %, 65,834 parameters."""
+    return ", ".join(_told(name, value) for name, value in zip(goals.names, values, strict=True))
+
+
+def _told(name: str, value: float) -> str:
+    if name == "parameters":
+        return f"{value:,.0f} parameters"
+    if name == "seconds":
+        return f"{value:,.1f} s"
+    short = name.rsplit("/", 1)[-1]
+    return f"{short} {value:.4f}" if sign(name) < 0 else f"{short} {value:.2%}"

@@ -1,0 +1,90 @@
+"""The process that trains trials, one after another: what it is sent is a Task, what it sends back tells of it."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from core.part import Mistakes
+
+
+def work(connection: Connection) -> None:
+    """Until the other end is closed. Messages: ("run", number, id), ("epoch", number, epochs, value) answered by
+    whether to go on, ("score", number, scores) answered by whether to keep the weights, ("ended", Outcome),
+    ("stopped", number)."""
+    os.setsid()  # Ctrl-C in the terminal is for the parent, which then tells its workers
+    _end_with_parent()
+    from core.terminal import mute
+
+    mute()
+    from core.search.trial import Task
+
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        assert isinstance(task, Task)
+        message = _done(task, connection)
+        try:
+            connection.send(message)
+        except OSError:
+            return
+        gc.collect()
+
+
+def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
+    from core.failures import Unfinished
+    from core.record import load
+    from core.search.trial import Outcome, run_trial
+    from core.signals import Interrupted
+
+    def ask(*message: Any) -> bool:
+        try:
+            connection.send(message)
+            return bool(connection.recv())
+        except (EOFError, OSError):  # the parent is dead: whoever begins again goes on with this run
+            raise Interrupted(signal.SIGTERM, "the search has ended") from None
+
+    try:
+        return "ended", run_trial(
+            task,
+            load(task.run) if task.run else None,
+            _Announced(connection, task.number),
+            lambda epochs, value: ask("epoch", task.number, epochs, value),
+            lambda scores: ask("score", task.number, scores),
+        )
+    except (Interrupted, Unfinished) as stopped:
+        return "stopped", task.number, str(stopped)
+    except Mistakes as mistakes:
+        return "ended", Outcome(task.number, error="; ".join(mistakes.lines))
+    except Exception as error:
+        return "ended", Outcome(task.number, error=f"{type(error).__name__}: {error}")
+
+
+class _Announced:
+    """In the place of a mirror: the parent has one for all."""
+
+    def __init__(self, connection: Connection, number: int):
+        self.connection, self.number = connection, number
+
+    def follow(self, folder: Path) -> None:
+        self.connection.send(("run", self.number, str(folder)))
+
+
+def _end_with_parent() -> None:
+    """A worker that nobody listens to saves what it has and ends."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
