@@ -189,7 +189,7 @@ def _only_one(options: Options, verb: str) -> None:
 
 def _resume(module: ModuleType, words: Sequence[str]) -> int:
     from core.distributed import from_first, together
-    from core.run import interrupted
+    from core.run import in_study, interrupted
 
     if len(words) > 1 or (words and words[0].startswith("-")):
         raise Mistakes([f"resume takes a run, or nothing for the latest interrupted one, not {' '.join(words)}"])
@@ -199,6 +199,8 @@ def _resume(module: ModuleType, words: Sequence[str]) -> int:
 
     run = from_first(together(find))
     assert run is not None
+    if in_study(run):
+        raise Mistakes([f"{run.id} belongs to a study: the command that searched goes on with it"])
     return _go_on(run)
 
 

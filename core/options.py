@@ -10,12 +10,13 @@ from typing import Any, get_args
 from core.experiment import Experiment
 from core.launch import Launch
 from core.part import Mistakes, Part, names
-from core.record import Run, load
+from core.record import Run, load, read_declaration
 from core.spelling import did_you_mean
 
 OWN = {
     "variant": "a named change of the declaration",
     "seeds": "how many seeds to train, under one parent run",
+    "from": "a run, a study's run or its best.json: that declaration is what further options change",
     "continue": "a finished run to train for longer: its declaration and its state are where this one begins",
 }
 
@@ -47,7 +48,9 @@ def parse(
     own = {name: given.pop(name) for name in list(given) if name in OWN}
     continued, trouble = _finished(own)
     wrong += trouble
-    experiment = continued.experiment if continued else experiment
+    begun, trouble = _declared(own)
+    wrong += trouble
+    experiment = continued.experiment if continued else begun or experiment
     variant = own.get("variant")
     if "variant" in own and variant is None:
         wrong.append("--variant: needs a value")
@@ -67,8 +70,22 @@ def parse(
     if wrong:
         raise Mistakes(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"
+    start = f"from {own['from']}" if begun else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
     return Options(changed, launch, variant, seeds, title, continued, verb)  # type: ignore[arg-type]
+
+
+def _declared(own: Mapping[str, str | None]) -> tuple[Experiment | None, list[str]]:
+    """(the declaration to start from, what is wrong)."""
+    if "from" not in own:
+        return None, []
+    place = own["from"] or ""
+    try:
+        if "continue" in own:
+            raise Mistakes(["--continue brings a declaration of its own; leave out one of them"])
+        return read_declaration(place), []
+    except Mistakes as mistakes:
+        return None, [f"--from {place}".rstrip() + f": {line}" for line in mistakes.lines]
 
 
 def _finished(own: Mapping[str, str | None]) -> tuple[Run | None, list[str]]:

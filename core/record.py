@@ -23,6 +23,7 @@ VERSION = 1
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
+BEST = "best.json"  # of a study: the declaration of its best trial
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,19 @@ def load(run: str | Path) -> Run:
     if found:
         raise Mistakes([f"{run}: {len(found)} runs begin so; name one: {', '.join(found[:5])}"])
     raise Mistakes([f"{run}: no such run in {paths.runs()}{did_you_mean(str(run), known)}"])
+
+
+def read_declaration(place: str) -> Experiment:
+    """That of a run (of a study's run: the best), of a record, or of a study's best.json. Raises Mistakes."""
+    from core.experiment import Experiment
+
+    path = Path(place)
+    if not path.is_file():
+        artifacts = load(place).folder / "artifacts"
+        path = artifacts / BEST if (artifacts / BEST).exists() else artifacts / RECORD
+    record = read_record(path)
+    import_experiment(record["experiment"])
+    return Experiment.read(record["declaration"])
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -106,10 +106,17 @@ def interrupted(experiment: str) -> Run:
     """The latest run of this experiment that has not ended and that nobody is at work on; of several seeds, the parent
     that holds them. Raises Mistakes."""
     for run in runs_of(experiment):
+        if in_study(run):
+            continue
         if run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
             parent = Run(paths.runs() / above) if (above := run.record.get("parent")) else run
             return parent if parent.status not in ("FINISHED", "FAILED") and is_free(parent.folder) else run
     raise Mistakes([f"no interrupted run of {experiment} in {paths.runs()}"])
+
+
+def in_study(run: Run) -> bool:
+    """Whether it is a study's run or a trial's: those go on with the search that began them."""
+    return run.record.get("study") is not None or run.record.get("trial") is not None
 
 
 def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int = 1) -> Run | None:

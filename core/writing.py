@@ -214,7 +214,7 @@ def write_summary(run: Run, status: str) -> None:
     whole: trained on all of its data; a smoke run is not, and a parent of several seeds is no run of its own.
     """
     recorded = (run.folder / "artifacts" / RECORD).exists()
-    whole = recorded and "seeds" not in run.record and run.record["declaration"]["limit"] is None
+    whole = recorded and not {"seeds", "study"} & set(run.record) and run.record["declaration"]["limit"] is None
     temporary = run.folder / f"{SUMMARY}.part"
     with contextlib.suppress(OSError):  # on a full disk: the journal has it all
         temporary.write_text(json.dumps({"status": status, "metrics": run.metrics, "whole": whole}))

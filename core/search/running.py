@@ -19,7 +19,7 @@ from core.launch import Launch
 from core.lock import locked
 from core.overfit import declared as made_small
 from core.part import Mistakes
-from core.record import VERSION, Run
+from core.record import BEST, VERSION, Run
 from core.run import prepare
 from core.search import proposing, space
 from core.search.options import Search
@@ -33,7 +33,6 @@ from core.terminal import tell
 from core.tracking import Mirror
 from core.writing import Heading, keep_record, keep_text, new_run, open_journal, reopen_run, write_summary
 
-BEST = "best.json"
 _RUN = "run"
 
 
