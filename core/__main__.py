@@ -73,6 +73,10 @@ def _look(words: Sequence[str]) -> int:
     from core.options import parse
 
     known = [entry.name for entry in entries()]
+    if "--help" in words or "-h" in words:
+        print(f"usage: labbook {VERBS['look'][1]}\n\nNAME: {', '.join(known)}")
+        print("its options: python -m experiments.NAME --help")
+        return 0
     if not words or words[0].startswith("-"):
         raise Mistakes([f"look needs an experiment: {', '.join(known)}"])
     name, rest = words[0], list(words[1:])

@@ -67,7 +67,7 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest or verb == "help":
         from core.help import show
 
-        show(module, command, VERBS, PARTS)
+        show(module, _asked_about(module, verb, rest), command, VERBS, PARTS)
         sys.stdout.flush()
         return 0
     try:
@@ -81,6 +81,15 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
         return _guarded(command, lambda: action(module, options))
     except Mistakes as mistakes:
         return explain(command, mistakes, _advice(mistakes, command, module.EXPERIMENT))
+
+
+def _asked_about(module: ModuleType, verb: str, words: Sequence[str]) -> Experiment:
+    """The declaration that --help shows: with the parts that the other words name, where nothing is wrong with them."""
+    others = [word for word in words if word not in ("--help", "-h")]
+    try:
+        return parse(others, module.EXPERIMENT, getattr(module, "VARIANTS", {}), PARTS.get(verb)).experiment
+    except Mistakes:
+        return module.EXPERIMENT
 
 
 def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int:

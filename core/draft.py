@@ -31,11 +31,13 @@ class _Steps(dict[str, Any]):
     """An opened tuple of parts in a draft, by step name."""
 
 
-def _open(value: Any) -> dict[str, Any] | None:
-    """A draft of a part, of its class or its record; None for what has no fields."""
+def _open(value: Any, annotation: Any) -> dict[str, Any] | None:
+    """A draft of a part, of its class or its record; None for what has no fields. annotation: of the field it is in."""
     if isinstance(value, Part):
         return {"class": type(value)} | {name: getattr(value, name) for name in type(value).model_fields}
-    if isinstance(value, str | type):
+    if isinstance(value, str):  # a loss and a sampling may have one name: it is that of this field's kind
+        return {"class": next((known[value] for known in map(choices, _kinds(annotation)) if value in known), value)}
+    if isinstance(value, type):
         return {"class": value}
     return type(value)(value) if isinstance(value, dict) else None
 
@@ -45,16 +47,17 @@ def _put(node: dict[str, Any], path: list[str], value: Any) -> bool:
     head, rest = path[0], path[1:]
     if head == "class" or (isinstance(node, _Steps) and head not in node):
         return False
+    annotation = _annotation(node, head)
     if not rest:
-        node[head] = value
+        several = isinstance(value, str) and get_origin(annotation) is tuple and _kinds(annotation)
+        steps = _opened_steps(from_text(annotation, value), annotation) if several else None
+        node[head] = value if steps is None else steps
         return True
-    child = node.get(head)
-    if isinstance(child, str) and get_origin(annotation := _annotation(node, head)) is tuple:
-        child = from_text(annotation, child)
+    child = node.get(head, _default(node, head))
     if isinstance(child, tuple | list):
-        opened: dict[str, Any] | None = _opened_steps(child)
-    elif isinstance(child, Part | dict) or _holds_parts(_annotation(node, head)):
-        opened = {} if child is None else _open(child)
+        opened: dict[str, Any] | None = _opened_steps(child, annotation)
+    elif isinstance(child, Part | dict) or _kinds(annotation):
+        opened = {} if child is None else _open(child, annotation)
     else:
         return False
     if opened is None:
@@ -63,11 +66,11 @@ def _put(node: dict[str, Any], path: list[str], value: Any) -> bool:
     return _put(opened, rest, value)
 
 
-def _opened_steps(steps: Iterable[Any]) -> _Steps | None:
+def _opened_steps(steps: Iterable[Any], annotation: Any) -> _Steps | None:
     """Steps by name: parts, and class names and records that the same call puts in place. None for other tuples."""
-    drafts = [_open(step) for step in steps]
+    drafts = [_open(step, annotation) for step in steps]
     labels = [
-        step.label() if isinstance(step, Part) else snake(str((draft or {}).get("class")).rsplit(".", 1)[-1])
+        step.label() if isinstance(step, Part) else snake(_class_name((draft or {}).get("class")))
         for step, draft in zip(steps, drafts, strict=True)
     ]
     return None if None in drafts else _Steps(zip(numbered(labels), drafts, strict=True))
@@ -92,9 +95,21 @@ def _annotation(node: dict[str, Any], name: str) -> Any:
     return kind.model_fields[name].annotation if kind and name in kind.model_fields else Part
 
 
-def _holds_parts(annotation: Any) -> bool:
-    kinds = [annotation, *get_args(annotation)]
-    return any(isinstance(kind, type) and issubclass(kind, Part) for kind in kinds if not get_args(kind))
+def _default(node: dict[str, Any], name: str) -> Any:
+    """What a field of a draft is while nothing is set: the part or steps that its class declares, or None."""
+    kind = _class_of(node)
+    default = kind.model_fields[name].default if kind and name in kind.model_fields else None
+    return default if isinstance(default, Part) or is_steps(default) else None
+
+
+def _kinds(annotation: Any) -> list[type[Part]]:
+    """The kinds of part that a field of this type holds."""
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if not get_args(kind)]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)]
+
+
+def _class_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).rsplit(".", 1)[-1]
 
 
 def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Part) -> str:
@@ -105,8 +120,12 @@ def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Part) -> 
             item = list(node)[item]
         elif is_steps(node) and isinstance(item, int):
             item = step_names(node)[item]
+        if isinstance(item, int):  # of what was typed as one value, such as 0.9,0.999
+            break
         node = node.get(item) if isinstance(node, dict) else getattr(node, str(item), None)
         location.append(item)
+    if error["type"] == "class" and isinstance(error["loc"][-1], int):
+        location = location[:-1]  # a step of no known class goes by no name
     place = dotted(location)
     typed = next((name for name in changes if name == place or name.startswith(f"{place}.")), place)
     if error["type"] != "extra_forbidden":
@@ -117,8 +136,13 @@ def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Part) -> 
 
 
 def _fields_beside(location: list[Any], draft: Any) -> list[str]:
-    """Dotted names of the fields of the part that holds this location, also where the same call put it in place."""
+    """Dotted names of the fields of the part that holds this location, also where the same call put it in place, and
+    of the parts that are its defaults."""
     node = draft
     for item in location[:-1]:
         node = node.get(item) if isinstance(node, dict) else node
-    return [dotted([*location[:-1], field]) for field in getattr(_class_of(node), "model_fields", {})]
+    found: list[str] = []
+    for field, info in getattr(_class_of(node), "model_fields", {}).items():
+        below = names(info.default) if isinstance(info.default, Part) else []
+        found += [field, *(f"{field}.{name}" for name in below)]
+    return [dotted([*location[:-1], field]) for field in found]

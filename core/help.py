@@ -13,17 +13,21 @@ from core.part import Part, choices, is_steps, optional_part, step_names
 WIDTH = 34
 
 
-def show(module: ModuleType, command: str, verbs: Mapping[str, str], parts: Mapping[str, Part]) -> None:
-    """Print the help of one experiment. parts: of the verbs that have options of their own."""
+def show(
+    module: ModuleType, experiment: Part, command: str, verbs: Mapping[str, str], parts: Mapping[str, Part]
+) -> None:
+    """Print the help of one experiment. experiment: its declaration, perhaps with other parts.  parts: of the verbs
+    that have options of their own."""
     print((module.__doc__ or "").strip())
-    print(f"\nusage: {command} [verb] [--name value ...]\n\nverbs")
+    print(f"\nusage: {command} [verb] [--name value ...]")
+    print(f"       {command} --loss FocalLoss --help    the fields of another part\n\nverbs")
     for verb, meaning in verbs.items():
         _row(verb, meaning)
     print("\noptions")
     for name, meaning in OWN.items():
         _row(f"--{name}", meaning)
     print("\nthe declaration (recorded as params)")
-    fields(module.EXPERIMENT)
+    fields(experiment)
     print("\nwhere and how it runs (recorded as tags)")
     fields(Launch())
     for verb, part in parts.items():

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """folder: where plot and table lie; None in every process but the first."""
+    """folder: where plot and table lie; None in every process but the first.  field: what a suggestion is set as."""
 
     curve: Curve
     folder: Path | None
+    field: str = "optimizer.lr"
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,12 @@ def lr_find(
     with staged(launch, None) as stage:
         chosen = declared(experiment, launch, stage.ranks)
         _, parts = prepare(chosen, launch, stage.ranks)
+        field = f"optimizer.{chosen.optimizer.rate_name()}"
+        # where groups multiply every rate, no group's own is the declared one
+        rate = chosen.flat().get(field, parts.state.optimizer.param_groups[0]["initial_lr"])
         with distributed.peers():
-            seen = _tried(parts, test, parts.state.optimizer.param_groups[0]["initial_lr"], stage)
-    return Found(seen, None if stage.ranks.rank else _written(seen, name))
+            seen = _tried(parts, test, rate, stage)
+    return Found(seen, None if stage.ranks.rank else _written(seen, name), field)
 
 
 def _tried(parts: Assembly, test: RangeTest, declared_rate: float, stage: Stage) -> Curve:
@@ -128,14 +132,12 @@ def _plot(seen: Curve, path: Path) -> None:
     figure.savefig(path)
 
 
-def advice(seen: Curve) -> list[str]:
-    """What the curve suggests, by which rule, for people."""
+def advice(seen: Curve, field: str = "optimizer.lr") -> list[str]:
+    """What the curve suggests, by which rule, for people. field: the learning rate's."""
     steps = f"{len(seen.rates)} steps"
     lines = []
     if seen.steepest:
-        lines += [
-            f"suggestion: --optimizer.lr {seen.steepest:.2g} (where the smoothed loss falls fastest, over {steps})"
-        ]
+        lines += [f"suggestion: --{field} {seen.steepest:.2g} (where the smoothed loss falls fastest, over {steps})"]
     else:
         lines += [f"no suggestion: the loss did not fall in {steps}; see --min_lr, --max_lr, --steps, or the set-up"]
     if seen.diverging:
@@ -148,7 +150,7 @@ def advice(seen: Curve) -> list[str]:
 
 def report(found: Found) -> None:
     """Print what was found, and where the plot lies."""
-    for line in advice(found.curve):
+    for line in advice(found.curve, found.field):
         tell(line)
     if found.folder:
         tell(f"plot and table: {found.folder}")

@@ -24,9 +24,12 @@ class NonFinite(ArithmeticError):
 
     def __init__(self, step: int, epoch: int, where: str):
         self.step, self.epoch = step, epoch
+        advice = "Lower optimizer.lr, add schedule.warmup_epochs or clip_norm, or use precision fp32"
+        if step == 1:  # no rate has moved anything yet
+            advice = "Nothing had moved yet: look at the fields of loss, method and model, or use precision fp32"
         super().__init__(
             f"loss or gradient not finite at step {step} (epoch {epoch + 1}): {where}. The weights were kept from it. "
-            "Lower optimizer.lr, add schedule.warmup_epochs or clip_norm, or use precision fp32"
+            + advice
         )
 
 

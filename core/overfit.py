@@ -42,7 +42,8 @@ def verdict(experiment: Experiment, history: Sequence[Mapping[str, float]]) -> l
     if falling:
         lines.append("  the loss still falls: give it more --epochs")
     else:
-        lines.append("  the loss no longer falls: try another --optimizer.lr (lr_find suggests one) or schedule")
+        rate = f"--optimizer.{experiment.optimizer.rate_name()}"
+        lines.append(f"  the loss no longer falls: try another {rate} (lr_find suggests one) or schedule")
     if holding := _holding_back(experiment):
         lines.append(f"  these hold it back, set them to 0: {', '.join(holding)}")
     lines.append("  otherwise: does the loss fit the labels, are equal images labelled alike, is a layer dead?")

@@ -69,9 +69,10 @@ class Run:
         """The network with the best epoch's weights, on the CPU, in evaluation mode.
 
         It takes normalised images (see `predict`). Raises Mistakes for a run that has kept no weights, or
-        weights of another architecture.
+        weights that are damaged or of another architecture.
         """
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         from core.context import Context
@@ -95,7 +96,11 @@ class Run:
         )
         experiment = self.experiment
         model = experiment.loss.network(experiment.model, context)
-        load_weights(model, load_file(weights), str(weights))
+        try:
+            kept = load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise Mistakes([f"{weights}: damaged: {error}"]) from None
+        load_weights(model, kept, str(weights))
         return model.eval()
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from core.build import Assembly
 from core.checkpoint import CHECKPOINTS, belongs, latest
 from core.images import Splits
 from core.journal import Journal
+from core.models import load_weights
 from core.part import Mistakes
 from core.record import Run, load
 from core.step import is_over
@@ -46,11 +47,13 @@ def take_over(earlier: Run, splits: Splits, parts: Assembly) -> None:
         advice = "resume goes on with an unfinished run" if earlier.status != "FINISHED" else "its checkpoint is gone"
         raise Mistakes([f"--continue {earlier.id}: it is {earlier.status}; {advice}"])
     declared = [{name: value for name, value in g.items() if name != "params"} for g in state.optimizer.param_groups]
+    unfit = f"--continue {earlier.id}: its state does not fit what is declared now"
+    load_weights(state.trained, found.state["trained"], unfit)  # first, for it names the weights
     try:
         state.restore(found.state)
     except (KeyError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
-        raise Mistakes([f"--continue {earlier.id}: its state does not fit what is declared now: {reason}"]) from None
+        raise Mistakes([f"{unfit}: {reason}"]) from None
     for group, own in zip(state.optimizer.param_groups, declared, strict=True):
         group.update(own)
     done = len(state.history)

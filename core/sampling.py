@@ -94,8 +94,8 @@ class Weighted(Sampling):
     weights: tuple[float, ...] = Field(description="one for each class, in their order; relative, from 0 on")
 
     def check(self) -> None:
-        if any(weight < 0 for weight in self.weights) or not sum(self.weights):
-            raise ValueError(f"weights must not be negative, nor all 0: {self.weights}")
+        if any(weight < 0 for weight in self.weights) or not 0 < sum(self.weights) < float("inf"):
+            raise ValueError(f"weights must not be negative, nor add up to 0 or infinity: {self.weights}")
 
     def draw(self, members: list[np.ndarray], size: int, seed: int, epoch: int) -> np.ndarray:
         return _drawn(members, np.array(self.weights), seed, epoch)

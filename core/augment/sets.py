@@ -13,6 +13,7 @@ from core.augment.albumentation import Albumentation, of_function
 from core.augment.base import ImageStep
 from core.augment.operations import LEVELS, OPERATIONS, POLICY_LEVELS, SIGNED, operate, strength
 from core.augment.policies import POLICIES
+from core.context import Context
 
 FILL = Field(128, ge=0, le=255, description="grey level of what comes in from outside the image")
 
@@ -108,6 +109,13 @@ class CoarseDropout(ImageStep):
     size: int = Field(8, ge=1, description="side of a square in pixels")
     p: float = Field(1.0, ge=0, le=1, description="share of images changed")
     fill: int = FILL
+
+    def build(self, context: Context) -> CoarseDropout:
+        """Raises ValueError for squares that do not fit into the images."""
+        height, width = context.image_shape[:2]
+        if self.size > min(height, width):
+            raise ValueError(f"augment: a square of {self.size} pixels is larger than the {height}x{width} image")
+        return self
 
     def transform(self) -> object:
         side, holes = (self.size, self.size), (self.holes, self.holes)

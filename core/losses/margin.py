@@ -31,7 +31,7 @@ class ArcFace(Loss):
     share; gives [N].
     """
 
-    embedding: int = Field(64, ge=2, description="numbers that the model gives for an image")
+    embedding: int = Field(64, ge=2, le=65_536, description="numbers that the model gives for an image")
     scale: float = Field(64.0, gt=0, description="length of the logits (s in the paper)")
     margin: float = Field(0.5, ge=0, lt=math.pi / 2, description="added to the true class's angle, in radians")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
@@ -12,16 +13,15 @@ from core.context import Context
 from core.models.base import Model
 from core.models.norms import NORM_MEANING, Norm, norm_layer
 
+# beyond any memory; torch's own words for sizes that overflow would not be understood
+Width = Annotated[int, Field(ge=1, le=1 << 20)]
+
 
 class MLP(Model):
     """Fully connected layers with ReLU between: images [N, C, H, W] to logits [N, classes]."""
 
-    hidden: tuple[int, ...] = Field((128,), description="width of each hidden layer")
+    hidden: tuple[Width, ...] = Field((128,), description="width of each hidden layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a hidden unit")
-
-    def check(self) -> None:
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden widths must be at least 1, not {self.hidden}")
 
     def network(self, context: Context) -> nn.Module:
         widths = [math.prod(context.image_shape), *self.hidden]
@@ -39,13 +39,13 @@ class SmallCNN(Model):
     of processes.
     """
 
-    widths: tuple[int, ...] = Field((32, 64), description="channels of each stage; the image halves between stages")
+    widths: tuple[Width, ...] = Field((32, 64), description="channels of each stage; the image halves between stages")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
     norm: Norm = Field("batch", description=NORM_MEANING)
 
     def check(self) -> None:
-        if not self.widths or any(width < 1 for width in self.widths):
-            raise ValueError(f"widths must be one or more numbers of channels, not {self.widths}")
+        if not self.widths:
+            raise ValueError("widths must be one or more numbers of channels")
         if self.norm == "group" and any(width % max(1, width // 8) for width in self.widths):
             raise ValueError(f"norm group needs widths that 8 divides, or below 8, not {self.widths}")
 

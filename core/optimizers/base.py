@@ -32,6 +32,10 @@ class Optimizer(Part, ABC):
         or precision does not allow.
         """
 
+    def rate_name(self) -> str:
+        """Dotted name, below this part, of the learning rate that the schedule multiplies."""
+        return next((name for name in self.flat() if name.rsplit(".", 1)[-1] == "lr"), "lr")
+
 
 class Descent(Optimizer, ABC):
     """Base of optimizers with a learning rate, which differs between parameters as `layer_decay` and `groups` say.
@@ -74,6 +78,8 @@ class Descent(Optimizer, ABC):
                 raise ValueError(f"optimizer.groups: no parameter is named {pattern}{_hint(pattern, list(rates))}")
         for name in rates:
             rates[name] *= next((factor for pattern, factor in self.groups if fnmatchcase(name, pattern)), 1.0)
+        if not any(rates.values()):
+            raise ValueError("optimizer.groups: every rate would be 0; leave out what is to move")
         return rates
 
     def grouped(self, parameters: Named, multipliers: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def test_time_that_was_spent_before_counts(home):
     ("changes", "message"),
     [
         ({}, "has trained 2 epochs; --epochs must be more"),
-        ({"epochs": 3, "model": "MLP"}, "does not fit what is declared"),
+        ({"epochs": 3, "model": "MLP"}, r"does not fit what is declared now: 1 missing .* model\.3\.bias"),
         ({"epochs": 3, "ema.decay": 0.9}, "does not fit what is declared"),
         ({"epochs": 3, "stopping.patience": 1, "stopping.min_delta": 10}, "early stopping or its time has said stop"),
     ],

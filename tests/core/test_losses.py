@@ -367,6 +367,7 @@ def test_what_does_not_fit_the_classes_is_a_mistake(changes, message):
         ("ClassBalanced", "beta", 1.0),
         ("ClassBalanced", "loss", "Nothing"),
         ("ArcFace", "embedding", 1),
+        ("ArcFace", "embedding", 10**11),
         ("ArcFace", "scale", 0),
         ("ArcFace", "margin", 1.6),
     ],

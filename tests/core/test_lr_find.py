@@ -9,7 +9,7 @@ from core import cli, paths
 from core.launch import Launch
 from core.lr_find import advice, lr_find
 from core.methods import Method, Output
-from core.optimizers import SGD
+from core.optimizers import SAM, SGD
 from core.part import Mistakes
 from core.range_test import Curve, RangeTest, curve, has_diverged, smooth
 from tests.core.test_distributed import start
@@ -100,6 +100,22 @@ def test_nothing_but_plot_and_table_is_left(home):
     assert [float(row["lr"]) for row in rows] == pytest.approx(found.curve.rates, rel=1e-4)
     assert [float(row["loss"]) for row in rows] == pytest.approx(found.curve.losses, rel=1e-4)
     assert (found.folder / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_suggestion_is_set_as_it_is_typed_whatever_holds_the_rate():
+    test = RangeTest(min_lr=1e-4, max_lr=1e-2, steps=10)
+    inside = lr_find(BASE.but({"optimizer": SAM(base=SGD(lr=0.3))}), OFFLINE, test)
+    assert inside.field == "optimizer.base.lr"
+    falling = [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert "--optimizer.base.lr" in advice(Curve(falling[::-1], falling, falling), inside.field)[0]
+
+
+def test_rates_are_those_of_the_declared_field_where_groups_multiply_all():
+    test = RangeTest(min_lr=1e-4, max_lr=1e-2, steps=10)
+    plain = lr_find(BASE.but({"optimizer": SGD(lr=0.3)}), OFFLINE, test).curve
+    tenth = lr_find(BASE.but({"optimizer": SGD(lr=0.3, groups={"*": 0.1})}), OFFLINE, test).curve
+    assert tenth.rates == plain.rates
+    assert tenth.losses[-1] > plain.losses[-1], "each rate has moved the weights by a tenth"
 
 
 def test_an_empty_curve_suggests_nothing():

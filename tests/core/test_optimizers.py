@@ -249,6 +249,11 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest():
         SGD(groups={"xyz": 1}).build(network())
 
 
+def test_groups_that_leave_nothing_to_move_are_refused():
+    with pytest.raises(ValueError, match=r"optimizer\.groups: every rate would be 0"):
+        SGD(groups={"*": 0}).build(network())
+
+
 def test_groups_are_read_from_text_and_from_a_record():
     part = SGD.read({"groups": "fc.*=10, bn*=0.5"})
     assert part.groups == (("fc.*", 10.0), ("bn*", 0.5))

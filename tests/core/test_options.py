@@ -119,6 +119,23 @@ def test_help_names_every_field_and_choice(capsys):
         assert name in out
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--loss", "FocalLoss", "--help"], "--loss.gamma 2.0"),
+        (["--help", "--optimizer=SAM", "--optimizer.base=AdamW"], "--optimizer.base.betas 0.9,0.999"),
+        (["--variant", "cutmix", "-h"], "--augment.cut_mix.alpha 1.0"),
+        (["--loss", "FocalLos", "--help"], "--loss.label_smoothing 0.1"),
+    ],
+    ids=["part", "nested", "variant", "misspelt"],
+)
+def test_help_shows_the_fields_of_the_parts_that_are_named_beside_it(words, shown, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(PACKAGE, words)
+    assert left.value.code == 0
+    assert shown in capsys.readouterr().out
+
+
 def test_mistakes_in_the_declaration_itself_come_before_data():
     from core.build import check
 

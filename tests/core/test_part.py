@@ -9,6 +9,7 @@ from pydantic import Field
 
 from core.augment import Albumentation, CutMix, HorizontalFlip, RandomCrop
 from core.losses import CrossEntropy, FocalLoss
+from core.optimizers import SAM, SGD
 from core.part import Mistakes, Part, choices
 from core.spelling import snake
 from experiments.cifar_resnet import EXPERIMENT
@@ -84,6 +85,30 @@ def test_every_mistake_is_told_at_once():
 
 def test_fields_of_a_part_put_in_place_by_the_same_call_are_suggested():
     assert "did you mean loss.gamma" in mistakes({"loss": "FocalLoss", "loss.gama": 1})[0]
+
+
+def test_a_part_that_is_the_default_of_one_put_in_place_by_the_same_call_is_changed():
+    assert EXPERIMENT.but({"optimizer": "SAM", "optimizer.base.lr": 0.3}).optimizer == SAM(base=SGD(lr=0.3))
+    assert EXPERIMENT.but({"optimizer": SAM, "optimizer.base.momentum": 0.5}).optimizer.base == SGD(momentum=0.5)
+    view = EXPERIMENT.but({"method": "Consistency", "method.view.horizontal_flip.p": 0.3}).method.view
+    assert view == (HorizontalFlip(p=0.3),)
+    assert "did you mean" in (line := mistakes({"optimizer": "SAM", "optimizer.lr": 0.1})[0])
+    assert "optimizer.base.lr" in line
+
+
+def test_what_a_step_named_by_its_class_lacks_is_told_by_its_own_name():
+    assert mistakes({"augment": "HorizontalFlip,Albumentation"}) == ["augment.albumentation.name: missing"]
+    assert mistakes({"augment": "HorizontalFlip,RandomCropp"})[0].startswith("augment: there is no Augment named")
+
+
+def test_of_two_parts_of_one_name_the_one_that_the_field_takes_is_suggested():
+    assert "did you mean loss.beta" in mistakes({"loss": "ClassBalanced", "loss.betta": 0.9})[0]
+    assert "sampling.beta" not in mistakes({"sampling": "ClassBalanced", "sampling.betta": 0.9})[0]
+
+
+def test_a_mistake_among_several_numbers_is_told_of_their_field():
+    assert mistakes({"optimizer": "Adam", "optimizer.betas": "0.9,nan"})[0].startswith("optimizer.betas: should be")
+    assert mistakes({"optimizer.groups": "fc.*=nan"})[0].startswith("optimizer.groups: should be")
 
 
 def test_infinity_and_nan_are_refused():

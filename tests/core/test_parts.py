@@ -144,6 +144,10 @@ def test_more_stages_than_the_image_can_halve_are_refused():
         lambda: Cosine.read({"warmup_epochs": -1}),
         lambda: EarlyStopping.read({"patience": 0}),
         lambda: ResNet.read({"depth": 20}),
+        lambda: MLP.read({"hidden": [64, 0]}),
+        lambda: MLP.read({"hidden": [2**62]}),
+        lambda: SmallCNN.read({"widths": [8, -1]}),
+        lambda: SmallCNN.read({"widths": [2**62]}),
     ],
 )
 def test_fields_refuse_bad_values(make):

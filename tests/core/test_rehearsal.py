@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from core import paths
-from core.augment import Albumentation, Cutout, RandomCrop
+from core.augment import Albumentation, CoarseDropout, Cutout, RandomCrop
 from core.launch import Launch
 from core.losses import Loss
 from core.models import MLP, Model, ResNet
@@ -47,6 +47,7 @@ def image_step(name, **arguments):
     [
         ({"augment": (RandomCrop(padding=8, reflect=True),)}, "augment: padding 8 must be less than the 8x8 image"),
         ({"augment": (Cutout(size=100),)}, "larger than the 8x8 image"),
+        ({"augment": (CoarseDropout(size=9),)}, "augment: a square of 9 pixels is larger than the 8x8 image"),
         (image_step("CenterCrop", height=4, width=4, p=0.01), "image steps must keep size and type"),
         (image_step("ToFloat", max_value=255, p=0.5), "image steps must keep size and type"),
         (image_step("RandomCrop", height=40, width=40), r"augment\.random_crop: "),

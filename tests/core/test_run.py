@@ -1,6 +1,8 @@
 """One run from the declaration to the record: what stands on disk, and how each ending is told."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from core.launch import Launch
 from core.losses import Loss
 from core.nonfinite import NonFinite
 from core.part import Mistakes
-from core.record import RECORD, Run, load, read_record
+from core.record import RECORD, WEIGHTS, Run, load, read_record
 from core.run import train
 from core.seeds import train_seeds
 from core.writing import Heading
@@ -217,6 +219,13 @@ def test_records_of_other_versions_are_refused_with_the_reason(content, message,
     (tmp_path / RECORD).write_text(content)
     with pytest.raises(Mistakes, match=message):
         read_record(tmp_path / RECORD)
+
+
+def test_damaged_weights_are_told_of(run, tmp_path):
+    copied = Run(shutil.copytree(run.folder, tmp_path / "copied"))
+    os.truncate(copied.folder / "artifacts" / WEIGHTS, 100)
+    with pytest.raises(Mistakes, match=r"best\.safetensors: damaged"):
+        copied.model  # noqa: B018
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id_and_misspellings_are_told(run, monkeypatch):

@@ -218,7 +218,7 @@ def test_a_smoke_run_has_three_batches_left_of_a_long_tail(factor):
     assert len(assemble(experiment, splits, Launch(), CPU).train.plan) >= 3
 
 
-@pytest.mark.parametrize("weights", [(), (0, 0), (1, -1)])
+@pytest.mark.parametrize("weights", [(), (0, 0), (1, -1), (1e308, 1e308)])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
         Weighted(weights=weights).check()
