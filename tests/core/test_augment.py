@@ -78,6 +78,21 @@ def test_cutout_blanks_one_square_of_the_stated_size(batch):
         assert image.sum() == rows * columns
 
 
+@pytest.mark.parametrize("size", [4, 5, 9])
+def test_cutout_cuts_where_the_papers_code_does(size, batch):
+    """DeVries and Taylor 2017: a centre drawn evenly, half the side to either hand, cut off at the edges."""
+    images, targets, keys = batch
+    cut, _ = Cutout(size=size)(images, targets, keys, CLASSES)
+    down, right = K.integers(keys, "cutout down", 12), K.integers(keys, "cutout right", 10)
+    assert set(down.tolist()) == set(range(12))
+    assert set(right.tolist()) == set(range(10))
+    for image, whole, y, x in zip(cut, images, down.tolist(), right.tolist(), strict=True):
+        expected = whole.clone()
+        top, left = y - size // 2, x - size // 2
+        expected[:, max(top, 0) : top + size, max(left, 0) : left + size] = 0
+        assert torch.equal(image, expected)
+
+
 def test_mixup_is_linear_between_neighbours(batch):
     images, targets, keys = batch
     mixed, soft = Mixup(alpha=1.0)(images, targets, keys, CLASSES)
