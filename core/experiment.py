@@ -41,7 +41,9 @@ class Experiment(Part):
     )
     batch_size: int = Field(128, ge=1, description="images per optimizer step, over all ranks")
     accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, to save memory")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; none does not clip")
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of the gradient (Pascanu et al. 2013); none does not clip"
+    )
     clip_value: float | None = Field(
         None, gt=0, description="largest magnitude of an element of the gradient, after clip_norm; none does not clip"
     )

@@ -19,7 +19,7 @@ REAL_FALL, REAL_RISE = 0.02, 0.25
 
 
 class RangeTest(Part):
-    """What `lr_find` tries."""
+    """What `lr_find` tries (Smith 2017, section 3.3)."""
 
     min_lr: float = Field(1e-6, gt=0, description="rate of the first step, in the place of optimizer.lr")
     max_lr: float = Field(10.0, gt=0, validate_default=True, description="rate of the last step")

@@ -89,7 +89,8 @@ class ClassWeighted(Sampling):
 
 
 class Weighted(Sampling):
-    """Draws with replacement: a class with probability in proportion to its weight, then any of its images."""
+    """Draws with replacement: a class with probability in proportion to its weight, then any of its images; as torch's
+    WeightedRandomSampler, were each image to weigh its class's weight over the class's count."""
 
     weights: tuple[float, ...] = Field(description="one for each class, in their order; relative, from 0 on")
 
@@ -112,7 +113,8 @@ class Weighted(Sampling):
 class ClassBalanced(Sampling):
     """Batches with equally many images of each class, but for the rest of a division, which goes round the classes.
 
-    Images of a class come in a new permutation each time it has been gone through.
+    Images of a class come in a new permutation each time it has been gone through (class-aware sampling: Shen et al.
+    2016).
     """
 
     def draw(self, members: list[np.ndarray], size: int, seed: int, epoch: int) -> np.ndarray:

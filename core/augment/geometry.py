@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class RandomCrop(BatchStep):
-    """Pad with the mean colour (or by reflection) on each side, then cut the old size out at a random place."""
+    """Pad with the mean colour on each side, then cut the old size out at a random place (He et al. 2016, section 4.2);
+    or pad by reflection (Zagoruyko and Komodakis 2016, section 3)."""
 
     padding: int = Field(4, ge=1, description="pixels on each side")
     reflect: bool = Field(False, description="pad by reflection, not with the mean colour")
@@ -35,7 +36,7 @@ class RandomCrop(BatchStep):
 
 
 class HorizontalFlip(BatchStep):
-    """Mirror left and right with probability p."""
+    """Mirror left and right with probability p (Krizhevsky et al. 2012, section 4.1)."""
 
     p: float = Field(0.5, ge=0, le=1, description="share of images mirrored")
 
@@ -73,7 +74,8 @@ class AlternatingFlip(BatchStep):
 
 
 class Translate(BatchStep):
-    """Move images [N, C, H, W] by whole pixels, up to a share of each side; the mean colour comes in."""
+    """Move images [N, C, H, W] by whole pixels, up to a share of each side, as Simard et al. (2003, section 2) do; the
+    mean colour comes in."""
 
     share: float = Field(0.125, gt=0, lt=1, description="largest move, as a share of height and width")
 

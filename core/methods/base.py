@@ -33,7 +33,7 @@ class Method(Part, ABC):
 
 
 class Supervised(Method):
-    """The loss of the logits of each image."""
+    """The loss of the logits of each image, whose mean is the empirical risk (Vapnik 1991)."""
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         logits = model(batch.images)

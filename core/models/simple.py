@@ -18,7 +18,7 @@ Width = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class MLP(Model):
-    """Fully connected layers with ReLU between: images [N, C, H, W] to logits [N, classes]."""
+    """Fully connected layers (Rumelhart et al. 1986) with ReLU between: images [N, C, H, W] to logits [N, classes]."""
 
     hidden: tuple[Width, ...] = Field((128,), description="width of each hidden layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a hidden unit")
@@ -33,7 +33,8 @@ class MLP(Model):
 
 
 class SmallCNN(Model):
-    """Stages of two 3x3 convolutions with a norm and ReLU; max pooling between; mean over space; linear.
+    """Stages of two 3x3 convolutions with a norm and ReLU; max pooling between; mean over space; linear. After VGG
+    (Simonyan and Zisserman 2015, section 2.1).
 
     Images [N, C, H, W] to logits [N, classes]. norm group sees one image at a time, and so is the same over any number
     of processes.

@@ -12,7 +12,7 @@ from core.schedules.base import Clock, Schedule
 
 
 class Step(Schedule):
-    """`gamma` times as much after each `every` epochs."""
+    """`gamma` times as much after each `every` epochs; as torch's StepLR."""
 
     every: int = Field(30, ge=1, description="epochs between falls")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of each fall")
@@ -37,7 +37,7 @@ class MultiStep(Schedule):
 
 
 class Exponential(Schedule):
-    """`gamma` times as much after each epoch."""
+    """`gamma` times as much after each epoch; as torch's ExponentialLR."""
 
     gamma: float = Field(0.95, gt=0, le=1, description="factor of each epoch")
 

@@ -12,7 +12,7 @@ from core.schedules.base import Clock, Schedule
 
 
 class Constant(Schedule):
-    """1 throughout."""
+    """1 throughout; as torch's ConstantLR of factor 1."""
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
         return 1.0

@@ -1,15 +1,17 @@
-"""Images a second through Batches against torchvision transforms and albumentations in a plain DataLoader.
+"""Images a second through Batches against a plain DataLoader with torchvision's transforms or albumentations'.
 
     python -m tests.benchmarks.batches [ROUNDS]
 
-CIFAR-sized images (random pixels), random crop and flip, normalised, float32, batch 512, 2 cores.
-To reach: on the device at least 5x torchvision's; albumentations through Batches at least 1.5x of it in a DataLoader.
+CIFAR-sized images (random pixels), float32 and normalised, batch 512, 2 workers for whatever is done on the host.
+To reach: crop and flip on the device at least 5x torchvision's; albumentations through Batches at least 1.5x of it in a
+DataLoader; RandAugment through Batches at least as fast as torchvision's in a DataLoader.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
@@ -19,14 +21,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from core.augment import Albumentation, HorizontalFlip, RandomCrop, augmented, normaliser, per_image
-from core.batches import Plan, feed
+from core.augment import Albumentation, Augment, HorizontalFlip, RandAugment, RandomCrop, augmented, normaliser
+from core.augment import per_image as of_images
+from core.batches import Batch, Plan, feed
 from core.images import Images
-from tests.benchmarks.common import show
+from tests.benchmarks.common import in_turn, show
 
 COUNT, SIZE, WORKERS = 512 * 40, 512, 2
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 CPU = torch.device("cpu")
+KINDS = ("DataLoader", "Batches")
+LISTED = {
+    "PadIfNeeded": {"min_height": 40, "min_width": 40},
+    "RandomCrop": {"height": 32, "width": 32},
+    "HorizontalFlip": {},
+}
 
 
 class Items(Dataset):
@@ -42,59 +51,70 @@ class Items(Dataset):
         return self.transform(self.images.pixels[i]), int(self.images.targets[i])
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+def noise() -> Images:
+    """As many random pictures as the epochs are long."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
-    images = Images(pixels, np.arange(COUNT), random.integers(0, 10, COUNT))
-    plan, normalise = Plan(COUNT, SIZE), normaliser(MEAN, STD, CPU)
-    steps = (RandomCrop(padding=4), HorizontalFlip())
-    by_torchvision = transforms.Compose(
-        [
-            transforms.ToPILImage(),
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
+    return Images(pixels, np.arange(COUNT), random.integers(0, 10, COUNT))
+
+
+def through_loader(images: Images, *steps: Callable) -> Callable[[], Iterable]:
+    """Epochs of a plain DataLoader; steps: from uint8 [H, W, C] to a float tensor [C, H, W] in 0..1."""
+    transform = transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
+    loader: DataLoader = DataLoader(
+        Items(images, transform), SIZE, shuffle=True, num_workers=WORKERS, persistent_workers=True
     )
-    listed = {
-        "PadIfNeeded": {"min_height": 40, "min_width": 40},
-        "RandomCrop": {"height": 32, "width": 32},
-        "HorizontalFlip": {},
-    }
-    composed = albumentations.Compose([getattr(albumentations, name)(**given) for name, given in listed.items()])
-    by_albumentations = transforms.Compose(
-        [
-            lambda image: composed(image=image)["image"],
-            lambda image: torch.from_numpy(image).permute(2, 0, 1).float().div_(255),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-    image_steps = per_image(tuple(Albumentation(name=name, arguments=given) for name, given in listed.items()))
-    resident, loaded = feed(plan, images, CPU), feed(plan, images, CPU, image_steps, workers=WORKERS)
-    plain = [
-        DataLoader(Items(images, transform), SIZE, shuffle=True, num_workers=WORKERS, persistent_workers=True)
-        for transform in (by_torchvision, by_albumentations)
-    ]
-    epochs = iter(range(1000))
-    candidates: dict[str, Callable[[], Iterable]] = {
-        "torchvision, DataLoader": lambda: plain[0],
-        "Batches, crop and flip on the device": lambda: (
-            augmented(steps, 10, normalise(batch)) for batch in resident.epoch(next(epochs))
+    return lambda: loader
+
+
+def through_batches(images: Images, *steps: Augment, workers: int = WORKERS) -> Callable[[], Iterator[Batch]]:
+    """Epochs of labbook's Batches; without an image step they need no workers."""
+    batches = feed(Plan(COUNT, SIZE), images, CPU, of_images(steps), workers=workers)
+    normalise, epochs = normaliser(MEAN, STD, CPU), count()
+    return lambda: (augmented(steps, 10, normalise(batch)) for batch in batches.epoch(next(epochs)))
+
+
+def by_albumentations() -> tuple[Callable, Callable]:
+    """The steps of a DataLoader that composes them as their manual does."""
+    composed = albumentations.Compose([getattr(albumentations, name)(**given) for name, given in LISTED.items()])
+
+    def changed(image: np.ndarray) -> np.ndarray:
+        return composed(image=image)["image"]
+
+    def scaled(image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
+
+    return changed, scaled
+
+
+def rate(make: Callable[[], Iterable]) -> float:
+    """Images a second of one epoch."""
+    began = time.perf_counter()
+    seen = sum(len(batch[0]) for batch in make())
+    return seen / (time.perf_counter() - began)
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    images = noise()
+    picture, tensor = transforms.ToPILImage(), transforms.ToTensor()
+    crop, flip = transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()
+    listed = [Albumentation(name=name, arguments=given) for name, given in LISTED.items()]
+    pairs = {
+        "crop and flip": (
+            through_loader(images, picture, crop, flip, tensor),
+            through_batches(images, RandomCrop(padding=4), HorizontalFlip(), workers=0),
         ),
-        "albumentations, DataLoader": lambda: plain[1],
-        "albumentations, Batches": lambda: map(normalise, loaded.epoch(next(epochs))),
+        "albumentations": (through_loader(images, *by_albumentations()), through_batches(images, *listed)),
+        "RandAugment": (
+            through_loader(images, picture, transforms.RandAugment(2, 9), tensor),
+            through_batches(images, RandAugment(n=2, magnitude=9)),
+        ),
     }
-    figures: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_ in range(rounds + 1):
-        for name, make in candidates.items():
-            began = time.perf_counter()
-            seen = sum(len(batch[0]) for batch in make())
-            if round_:
-                figures[name].append(seen / (time.perf_counter() - began))
-    show("images a second", figures, "torchvision, DataLoader", "images/s")
-    show("images a second", dict(list(figures.items())[2:]), "albumentations, DataLoader", "images/s")
+    measured = {f"{name}, {kind}": make for name, pair in pairs.items() for kind, make in zip(KINDS, pair, strict=True)}
+    figures = in_turn({name: lambda make=make: rate(make) for name, make in measured.items()}, rounds)
+    for name in pairs:
+        show(f"images a second: {name}", {kind: figures[f"{name}, {kind}"] for kind in KINDS}, KINDS[0], "images/s")
 
 
 if __name__ == "__main__":

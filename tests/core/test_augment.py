@@ -78,6 +78,21 @@ def test_cutout_blanks_one_square_of_the_stated_size(batch):
         assert image.sum() == rows * columns
 
 
+@pytest.mark.parametrize("size", [4, 5, 9])
+def test_cutout_cuts_where_the_papers_code_does(size, batch):
+    """DeVries and Taylor 2017: a centre drawn evenly, half the side to either hand, cut off at the edges."""
+    images, targets, keys = batch
+    cut, _ = Cutout(size=size)(images, targets, keys, CLASSES)
+    down, right = K.integers(keys, "cutout down", 12), K.integers(keys, "cutout right", 10)
+    assert set(down.tolist()) == set(range(12))
+    assert set(right.tolist()) == set(range(10))
+    for image, whole, y, x in zip(cut, images, down.tolist(), right.tolist(), strict=True):
+        expected = whole.clone()
+        top, left = y - size // 2, x - size // 2
+        expected[:, max(top, 0) : top + size, max(left, 0) : left + size] = 0
+        assert torch.equal(image, expected)
+
+
 def test_mixup_is_linear_between_neighbours(batch):
     images, targets, keys = batch
     mixed, soft = Mixup(alpha=1.0)(images, targets, keys, CLASSES)
@@ -100,6 +115,37 @@ def test_cutmix_targets_are_the_areas_that_are_seen(batch):
         expected[targets[i]] += own.float().mean()
         expected[targets[partner[i]]] += 1 - own.float().mean()
         torch.testing.assert_close(soft[i], expected)
+
+
+def test_cutmix_cuts_out_1_minus_lam_of_the_image():
+    """Yun et al. 2019, equation 2: sides of sqrt(1 - lam). Boxes that reach over the edge lose what is outside."""
+    keys = torch.from_numpy(K.sample_keys(0, 0, np.arange(2000)))
+    number = torch.arange(2000.0)[:, None, None, None].expand(2000, 1, 40, 30)
+    targets = torch.zeros(2000, dtype=torch.int64)
+    pasted = CutMix()(number, targets, keys, CLASSES)[0][:, 0] != number[:, 0]
+    lam = K.uniform(keys, "cutmix")  # Beta(1, 1)
+    tall, wide = pasted.any(dim=2).sum(dim=1), pasted.any(dim=1).sum(dim=1)
+    whole_tall, whole_wide = ((1 - lam).sqrt() * 40).long(), ((1 - lam).sqrt() * 30).long()
+    drawn = pasted.flatten(1).any(dim=1)
+    assert (tall <= whole_tall).all()
+    assert (wide <= whole_wide).all()
+    inside = drawn & ~(pasted[:, 0].any(1) | pasted[:, -1].any(1) | pasted[:, :, 0].any(1) | pasted[:, :, -1].any(1))
+    assert inside.sum() > 100
+    assert torch.equal(tall[inside], whole_tall[inside])
+    assert torch.equal(wide[inside], whole_wide[inside])
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix])
+def test_p_is_the_share_of_images_mixed(kind):
+    generator = torch.Generator().manual_seed(0)
+    images, targets = torch.randn(2000, 1, 8, 8, generator=generator), torch.arange(2000) % CLASSES
+    keys = torch.from_numpy(K.sample_keys(0, 0, np.arange(2000)))
+    for p in (0.0, 0.25, 1.0):
+        mixed, soft = kind(alpha=1.0, p=p)(images, targets, keys, CLASSES)
+        changed = (mixed != images).flatten(1).any(dim=1)
+        # a box may lie outside, or be smaller than a pixel
+        assert p - 0.05 < changed.float().mean() < p + 0.03, p
+        assert torch.equal(soft[~changed], torch.nn.functional.one_hot(targets, CLASSES)[~changed].float())
 
 
 def test_mixing_twice_keeps_targets_a_distribution(batch):

@@ -164,6 +164,48 @@ def test_sets_are_the_same_from_loader_workers():
         assert torch.equal(one.images, other.images)
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (
+            ColorJitter(brightness=0.4, contrast=0.3, saturation=0.1, hue=0.05, p=0.9),
+            {
+                "brightness": (0.6, 1.4),
+                "contrast": (0.7, 1.3),
+                "saturation": (0.9, 1.1),
+                "hue": (-0.05, 0.05),
+                "p": 0.9,
+            },
+        ),
+        (Rotation(degrees=30, p=0.8, fill=7), {"limit": (-30, 30), "fill": 7, "p": 0.8}),
+        (
+            CoarseDropout(holes=2, size=5, p=0.7, fill=9),
+            {"num_holes_range": (2, 2), "hole_height_range": (5, 5), "hole_width_range": (5, 5), "fill": 9, "p": 0.7},
+        ),
+    ],
+    ids=["jitter", "rotation", "dropout"],
+)
+def test_ready_sets_are_albumentations_with_these_ranges(step, expected):
+    transform = step.transform()
+    assert type(transform).__module__.startswith("albumentations.")
+    for name, value in expected.items():
+        assert getattr(transform, name) == pytest.approx(value), name
+
+
+@pytest.mark.parametrize(
+    "step", [RandAugment(n=3, magnitude=20, fill=40), AutoAugment(policy="svhn", fill=40)], ids=str
+)
+def test_what_is_drawn_acts_in_its_order_as_torchvisions_operations_do(step):
+    filled = 0
+    for seed in range(30):
+        picture = Image.fromarray(COLOUR)
+        for name, value in step.draw(COLOUR.shape, random.Random(seed)):
+            filled += name.startswith(("translate", "shear", "rotate"))
+            picture = autoaugment._apply_op(picture, theirs(name), value, InterpolationMode.NEAREST, fill=[40] * 3)
+        assert np.array_equal(step.act(COLOUR, random.Random(seed)), np.asarray(picture)), seed
+    assert filled > 5
+
+
 def test_other_channels_are_told():
     with pytest.raises(ValueError, match="1 or 3 channels, not 4"):
         per_image((TrivialAugment(),))(np.zeros((8, 8, 4), dtype=np.uint8), 3)

@@ -222,6 +222,32 @@ def test_clipping_bounds_the_update():
     assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("field", "clip"),
+    [("clip_norm", nn.utils.clip_grad_norm_), ("clip_value", nn.utils.clip_grad_value_)],
+    ids=["norm", "value"],
+)
+def test_clipping_is_torchs_and_the_norm_before_it_is_reported(field, clip):
+    changes = {"augment": (), "model.dropout": 0.0, "schedule": "Constant", "epochs": 1, "optimizer.weight_decay": 0.0}
+    parts = built(changes | {field: 0.02}, log_every=1)
+    by_hand = copy.deepcopy(parts.state.model)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    norms, cut = [], 0
+    for batch in parts.train.epoch(0):
+        images, targets, *_ = parts.setup.normalise(batch)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(by_hand(images), targets).backward()
+        gradients = [p.grad.clone() for p in by_hand.parameters()]
+        norms.append(nn.utils.get_total_norm(gradients).item())
+        clip(by_hand.parameters(), 0.02)
+        cut += not torch.equal(gradients[0], next(by_hand.parameters()).grad)
+        optimizer.step()
+    reported = [event.metrics["step/grad_norm"] for event in run(parts) if "step/grad_norm" in event.metrics]
+    assert cut > 0
+    assert reported == pytest.approx(norms, rel=1e-4)
+    torch.testing.assert_close(list(by_hand.parameters()), list(parts.state.model.parameters()))
+
+
 def test_the_average_follows_its_formula_and_is_what_is_evaluated():
     parts = built({"ema.decay": 0.8, "epochs": 1})
     expected = None

@@ -164,6 +164,16 @@ def test_distilled_gradients_are_those_of_the_values(teacher):
     assert torch.autograd.gradcheck(lambda z: method.mixed(z.square().sum(dim=1), z, wanted), (logits,))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_distilled_values_and_gradients_stay_finite_in_half_precision_at_extreme_logits(dtype):
+    extreme = torch.tensor([[1e4, -1e4, 0], [1e4] * 3, [-1e4] * 3], dtype=dtype)
+    logits = extreme.clone().requires_grad_()
+    losses = Distill(teacher="any", temperature=0.5).mixed(torch.zeros(3), logits, extreme.flip(1))
+    losses.sum().backward()
+    assert torch.isfinite(losses).all()
+    assert torch.isfinite(logits.grad).all()
+
+
 @pytest.mark.parametrize("wrap", [lambda method: method, lambda method: Penalised(method=method, l1=1e-5)])
 def test_the_teacher_is_frozen_in_evaluation_mode_and_outside_state_and_optimizer(teacher, wrap):
     method = wrap(Distill(teacher=str(teacher.folder)))

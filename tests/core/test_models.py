@@ -82,7 +82,34 @@ def test_cifar_resnet_takes_any_image(shape, norm):
     assert any(isinstance(module, nn.GroupNorm) for module in network.modules()) is (norm == "group")
 
 
+# ---------------------------------------------------------------- small networks
+
+
+def test_small_networks_are_what_their_docstrings_say():
+    x = images((8, 8, 3))
+    mlp = built(MLP(hidden=(6, 5), dropout=0.3), (8, 8, 3)).eval()
+    first, second, last = [module for module in mlp if isinstance(module, nn.Linear)]
+    torch.testing.assert_close(mlp(x), last(F.relu(second(F.relu(first(x.flatten(1)))))))
+    assert [module.p for module in mlp if isinstance(module, nn.Dropout)] == [0.3, 0.3]
+    cnn = built(SmallCNN(widths=(4, 6), dropout=0.4), (8, 8, 3)).eval()
+    convolutions = [module for module in cnn if isinstance(module, nn.Conv2d)]
+    norms = [module for module in cnn if isinstance(module, nn.BatchNorm2d)]
+    h = x
+    for place, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True)):
+        h = F.max_pool2d(h, 2) if place == 2 else h
+        h = F.relu(norm(F.conv2d(h, convolution.weight, padding=1)))
+    torch.testing.assert_close(cnn(x), cnn[-1](h.mean(dim=(2, 3))))
+    assert [module.p for module in cnn if isinstance(module, nn.Dropout)] == [0.4]
+    assert size(built(SmallCNN(widths=(16, 32, 64)))) == 72_954
+
+
 # ---------------------------------------------------------------- ResNet
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(18, 11_173_962), (34, 21_282_122), (50, 23_520_842)])
+def test_resnets_with_a_cifar_stem_have_the_known_sizes(depth, parameters):
+    with torch.device("meta"):  # sizes need no memory
+        assert size(built(ResNet(depth=depth, stem="cifar"))) == parameters
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
@@ -205,6 +232,26 @@ def test_torchvision_by_name_is_torchvisions_with_the_same_weights(name):
     check_by_name(name, (64, 64, 3))
 
 
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("vgg11_bn", 32), ("mobilenet_v2", 32), ("efficientnet_b0", 32), ("efficientnet_v2_s", 32), ("inception_v3", 75),
+     ("convnext_tiny", 32), ("vit_b_16", 32)],
+)  # fmt: skip
+def test_families_by_name_have_torchvisions_layers(name, side):
+    """On the meta device, which computes shapes alone; what they compute is compared in the slow tests."""
+    part, given = Torchvision(name=name), {}
+    if name == "inception_v3":
+        given = {"aux_logits": False, "init_weights": False}
+    elif name.startswith("vit"):
+        given = {"image_size": side}
+    with torch.device("meta"):
+        ours, theirs = part._make((side, side, 3), 7), tv.get_model(name, weights=None, num_classes=7, **given)
+        assert ours(torch.zeros(2, 3, side, side)).shape == (2, 7)
+    assert str(ours) == str(theirs)
+    shapes = [{key: tensor.shape for key, tensor in network.state_dict().items()} for network in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_torchvision_name(name):
@@ -311,6 +358,18 @@ def test_auxiliary_heads_weigh_in_training_and_not_in_evaluation():
     torch.testing.assert_close(losses, expected)
     assert isinstance(network.eval()(x), torch.Tensor)
     assert isinstance(built(Torchvision(name="googlenet"))(x), torch.Tensor)
+
+
+def test_inceptions_auxiliary_head_is_one_of_its_own():
+    """Shapes alone, on the meta device; the sum of the losses is checked on GoogLeNet."""
+    with torch.device("meta"):
+        network = Torchvision(name="inception_v3", auxiliary=True)._make((299, 299, 3), 7)
+        outputs = network.train()(torch.zeros(2, 3, 299, 299))
+        assert [tuple(output.shape) for output in outputs] == [(2, 7), (2, 7)]
+        batch = type("Batch", (), {"images": torch.zeros(2, 3, 299, 299), "targets": torch.zeros(2, dtype=torch.int64)})
+        losses, logits = Auxiliary().step(network, CrossEntropy(), batch, None)
+        assert losses.shape == (2,)
+        assert logits.shape == network.eval()(batch.images).shape == (2, 7)
 
 
 def digits_at(side):

@@ -143,17 +143,52 @@ def test_muon_leaves_grouped_convolutions_and_lone_parameters_to_the_rest():
     assert [p for group in optimizer.inner[0].param_groups for p in group["params"]] == [model[2].weight]
 
 
+@pytest.mark.parametrize(
+    ("rest", "reference"),
+    [
+        (SGD(lr=0.1, weight_decay=0.01), lambda groups: torch.optim.SGD(groups, 0.1, 0.9)),
+        (AdamW(lr=0.01, weight_decay=0.1), lambda groups: torch.optim.AdamW(groups, 0.01)),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_beside_muon_the_rest_moves_as_torchs_do_at_its_own_rate(rest, reference):
+    ours, theirs = (nn.Sequential(*(nn.Linear(n, m) for n, m in ((3, 4), (4, 5), (5, 2)))) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    hidden = theirs[1].weight
+    others = [p for p in theirs.parameters() if p is not hidden]
+    decayed, spared = [p for p in others if p.ndim > 1], [p for p in others if p.ndim < 2]
+    muon = torch.optim.Muon([hidden], lr=0.05, weight_decay=0.2)
+    other = reference([{"params": decayed, "weight_decay": rest.weight_decay}, {"params": spared, "weight_decay": 0.0}])
+    gradients = [[torch.randn_like(p) for p in theirs.parameters()] for _ in range(5)]
+    part = Muon(lr=0.05, weight_decay=0.2, rest=rest)
+    torch_steps(part.build(ours), list(ours.parameters()), gradients)
+    for gradient in gradients:
+        for p, g in zip(theirs.parameters(), gradient, strict=True):
+            p.grad = g.clone()
+        muon.step(), other.step()
+    torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()))
+
+
 def test_muon_without_a_hidden_layer_is_refused():
     with pytest.raises(Mistakes, match=r"optimizer: Muon moves hidden layers"):
         built({"optimizer": Muon(), "model": MLP(hidden=(8,))})
 
 
-def test_sam_is_the_papers_formula():
+@pytest.mark.parametrize(
+    ("base", "reference"),
+    [
+        (SGD(lr=0.1, momentum=0.9), lambda p: torch.optim.SGD(p, 0.1, 0.9)),
+        (AdamW(lr=0.01, weight_decay=0.0), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.0)),
+        (RMSprop(lr=1e-3), lambda p: torch.optim.RMSprop(p, 1e-3)),
+    ],
+    ids=["sgd", "adamw", "rmsprop"],
+)
+def test_sam_is_the_papers_formula_over_any_of_them(base, reference):
     """Foret et al. 2021, equation 2 and algorithm 1, by hand; BatchNorm's statistics are those of the first pass."""
     model = SmallCNN(widths=(4,), dropout=0.0)
     ours, theirs = network(model), network(model)
-    one = SAM(base=SGD(lr=0.1, momentum=0.9), rho=0.3).build(ours)
-    other = torch.optim.SGD(theirs.parameters(), 0.1, 0.9)
+    one = SAM(base=base, rho=0.3).build(ours)
+    other = reference(theirs.parameters())
     for step in range(4):
         one.step(closure_of(ours, one, step))
         weights = [p.detach().clone() for p in theirs.parameters()]
@@ -388,7 +423,7 @@ def test_fp16_with_sam_is_refused_before_the_first_step():
 
 @every
 def test_it_learns(optimizer):
-    parts = built({"optimizer": optimizer, "model": SmallCNN(widths=(8, 8)), "epochs": 25, "augment": ()})
+    parts = built({"optimizer": optimizer, "model": SmallCNN(widths=(8, 8)), "epochs": 10, "augment": ()})
     losses = [event.metrics["train/loss"] for event in run(parts) if event.validation]
     assert losses[-1] < 0.75 * losses[0]
 

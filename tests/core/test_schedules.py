@@ -53,6 +53,23 @@ def assert_same(schedule, make, size, per_epoch):
     np.testing.assert_allclose(curve(schedule, steps, epochs), expected, rtol=1e-6, atol=1e-9)
 
 
+def test_constant():
+    assert_same(Constant(), lambda o: L.ConstantLR(o, factor=1.0), (4, 3), per_epoch=False)
+
+
+@given(st.integers(2, 12), st.integers(2, 15), st.data())
+def test_warmup_in_front_of_cosine(steps, epochs, data):
+    """torch's LinearLR from 1/n to 1 in n steps, then its cosine over what is left."""
+    n = data.draw(st.integers(2, steps * epochs - 1))
+
+    def make(o):
+        rising = L.LinearLR(o, start_factor=1 / n, total_iters=n - 1)
+        falling = L.CosineAnnealingLR(o, steps * epochs - n, eta_min=0.1)
+        return L.SequentialLR(o, [rising, falling], milestones=[n])
+
+    assert_same(Cosine(final=0.1, warmup_epochs=n / steps), make, (steps, epochs), per_epoch=False)
+
+
 @given(steps_and_epochs, share)
 def test_cosine(size, final):
     total = math.prod(size)
@@ -71,6 +88,12 @@ def test_cosine_with_restarts(size, first, growth, final):
 def test_polynomial(size, power):
     total = math.prod(size)
     assert_same(Polynomial(power=power), lambda o: L.PolynomialLR(o, total, power), size, per_epoch=False)
+
+
+def test_polynomial_ends_where_it_is_told_to():
+    """torch's ends at 0; the floor is that of Chen et al.'s own code: (1 - end) * (1 - t)^power + end."""
+    expected = [0.8 * (1 - step / 20) ** 2 + 0.2 for step in range(20)]
+    np.testing.assert_allclose(curve(Polynomial(power=2, final=0.2), 4, 5), expected)
 
 
 @given(steps_and_epochs, st.floats(0.01, 0.99), st.floats(1, 50), st.floats(1, 1e4), st.sampled_from(["cos", "linear"]))
