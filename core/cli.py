@@ -159,8 +159,9 @@ def _search(module: ModuleType, options: Options) -> int:
     from core.search.running import report, search
     from core.writing import Heading
 
-    _only_one(options, "search")
     assert isinstance(options.verb, Search)
+    if not options.verb.confirm:
+        _only_one(options, "search")
     name = _name(module)
     if not (space := getattr(module, "SPACE", None)):
         advice = (
@@ -168,7 +169,9 @@ def _search(module: ModuleType, options: Options) -> int:
         )
         raise Mistakes([f"{name} has no SPACE to search; {advice}, with from core.search import Float"])
     heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
-    report(search(options.experiment, space, options.verb, options.launch, heading), f"python -m {module.__name__}")
+    seeds = options.seeds if options.seeds > 1 else 3
+    found = search(options.experiment, space, options.verb, options.launch, heading, seeds)
+    report(found, f"python -m {module.__name__}")
     return 0
 
 

@@ -55,7 +55,8 @@ def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, s
         if history:
             best = best_epoch(history, experiment.select)
             journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
-            journal.keep(WEIGHTS)
+            if journal.artifact(WEIGHTS).exists():  # a search keeps those of its best trials alone
+                journal.keep(WEIGHTS)
             plots.learning_curves(history, best, journal.artifact("learning_curves.png"))
             journal.keep("learning_curves.png")
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})

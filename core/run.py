@@ -115,8 +115,10 @@ def interrupted(experiment: str) -> Run:
 
 
 def in_study(run: Run) -> bool:
-    """Whether it is a study's run or a trial's: those go on with the search that began them."""
-    return run.record.get("study") is not None or run.record.get("trial") is not None
+    """Whether it is a study's run or stands below one: those go on with the search that began them."""
+    above = run.record.get("parent")
+    folder = paths.runs() / above if above else run.folder
+    return (Run(folder) if folder.exists() else run).record.get("study") is not None
 
 
 def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int = 1) -> Run | None:

@@ -22,11 +22,14 @@ from core.part import Mistakes
 from core.record import BEST, VERSION, Run
 from core.run import prepare
 from core.search import proposing, space
+from core.search.confirm import Confirmed, confirm, words
 from core.search.options import Search
+from core.search.plots import keep_plots
 from core.search.pool import Pool
 from core.search.storage import Direction, open_storage, open_study
 from core.search.study import DECLARED, Failing, Study, goals_of, identity
 from core.search.table import shown
+from core.search.trial import Goals, runs_by_trial, summary
 from core.signals import Interrupted
 from core.stage import Stage, staged
 from core.terminal import tell
@@ -38,11 +41,15 @@ _RUN = "run"
 
 @dataclass(frozen=True)
 class Found:
-    """What a study has found. parent: its run.  best: finished trials, best first; of several goals, the front."""
+    """What a study has found. parent: its run.  best: finished trials, best first; of several goals, the front.
+    confirmed: best mean first; the first is recommended.  lines: of it, for people."""
 
     parent: Run
     study: optuna.Study
+    goals: Goals
     best: tuple[optuna.trial.FrozenTrial, ...]
+    confirmed: tuple[Confirmed, ...]
+    lines: tuple[str, ...]
 
 
 def search(
@@ -51,10 +58,12 @@ def search(
     options: Search | None = None,
     launch: Launch | None = None,
     heading: Heading | str = "notebook",
+    seeds: int = 3,
 ) -> Found:
     """Search a space around a declaration, or go on with a study of the same name.
 
-    Raises Mistakes before anything is recorded, Interrupted after a signal (the same call goes on), Failing.
+    seeds: fresh ones, on which options.confirm trials are retrained. Raises Mistakes before anything is recorded,
+    Interrupted after a signal (the same call goes on), Failing.
     """
     options, launch = options or Search(), launch or Launch()
     heading = Heading(heading) if isinstance(heading, str) else heading
@@ -82,17 +91,20 @@ def search(
             at_work = Study(
                 study, within, experiment, launch, options, goals, heading, run, stage.mirror, pool, shown(options)
             )
+            confirmed: list[Confirmed] = []
             try:
                 with at_work.shown, stage.stop.at_step_end():
                     _say(at_work)
                     at_work.iterate(stage.stop)
+                    best = best_of(study)
+                    if options.confirm and best and not stage.stop.number:
+                        confirmed = confirm(at_work, best[: options.confirm], seeds, stage.stop)
             finally:
                 pool.close()
-                best = best_of(study)
-                _keep(journal, at_work, best)
+                _keep(journal, at_work, confirmed)
             if stage.stop.number:
                 raise Interrupted(stage.stop.number, f"{study.study_name} stopped; the same command goes on with it")
-    return Found(run, study, best)
+    return Found(run, study, goals, best_of(study), tuple(confirmed), tuple(words(at_work, confirmed)))
 
 
 def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
@@ -164,26 +176,32 @@ def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, opt
             study.enqueue_trial(point)
 
 
-def _keep(journal: Journal, at_work: Study, best: tuple[optuna.trial.FrozenTrial, ...]) -> None:
+def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:
     """What can be said of a study so far: the best declaration, its value, how many trials ended how."""
-    told = at_work.told()
+    best, told = best_of(at_work.study), at_work.told()
     ended = {state.name.lower(): sum(t.state == state for t in told) for state in {t.state for t in told}}
     journal.metrics(len(told), {f"study/{name}": float(count) for name, count in ended.items()})
     if not best:
         return
-    top, goals = best[0], at_work.goals
-    journal.metrics(
-        len(told), {f"study/best_{n.rsplit('/', 1)[-1]}": v for n, v in zip(goals.names, top.values, strict=True)}
-    )
-    run = at_work.runs.get(top.number)
-    declaration = run.record["declaration"] if run else None
-    if declaration:
+    goals, study, length = at_work.goals, at_work.study, len(told)
+    for name, value in zip(goals.names, best[0].values, strict=True):
+        journal.metrics(length, {f"study/best_{name.rpartition('/')[2]}": value})
+    chosen = next((t for t in best if confirmed and t.number == confirmed[0].trial), best[0])
+    if run := at_work.runs.get(chosen.number):
         content = {
-            "labbook": VERSION, "experiment": at_work.heading.experiment, "study": at_work.study.study_name,
-            "trial": top.number, "run": run and run.id, "scores": dict(zip(goals.names, top.values, strict=True)),
-            "declaration": declaration,
-        }  # fmt: skip
+            "labbook": VERSION,
+            "experiment": at_work.heading.experiment,
+            "study": study.study_name,
+            "trial": chosen.number,
+            "run": run.id,
+            "scores": dict(zip(goals.names, chosen.values, strict=True)),
+            "declaration": run.record["declaration"],
+        }
         keep_text(journal, BEST, json.dumps(content, indent=2) + "\n")
+    if confirmed:
+        journal.metrics(length, {"study/confirmed": confirmed[0].mean})
+        keep_text(journal, "study/confirmed.txt", "\n".join(words(at_work, confirmed)) + "\n")
+    keep_plots(journal, study, goals)
 
 
 def _say(at_work: Study) -> None:
@@ -234,15 +252,17 @@ def _free_memory_mb() -> float:
 def report(found: Found, command: str) -> None:
     """The end of a search, for people."""
     from core.report import where
-    from core.search.trial import runs_by_trial
 
+    for line in found.lines:
+        tell(line)
     if not found.best:
         tell("no trial has finished")
     else:
-        top = found.best[0]
-        run = runs_by_trial(found.parent.record["experiment"], found.parent.id).get(top.number)
-        values = ", ".join(f"{value:.4f}" for value in top.values)
-        tell(f"best: trial {top.number}, {values}" + "".join(f"\n  {n} = {v}" for n, v in top.params.items()))
-        if run:
+        number = found.confirmed[0].trial if found.confirmed else found.best[0].number
+        top = next(trial for trial in found.best if trial.number == number)
+        tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
+        for name, value in top.params.items():
+            tell(f"  {name} = {space.label(value)}")
+        if run := runs_by_trial(found.parent.record["experiment"], found.parent.id).get(top.number):
             tell(f"train it: {command} --from {run.id}")
     where(found.parent)

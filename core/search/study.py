@@ -84,6 +84,13 @@ class Study:
         ended = self._in_state(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return [t for t in ended if t.state != TrialState.FAIL or ERROR in t.user_attrs]
 
+    def follow(self, folder: str) -> Run:
+        """The run in this folder, mirrored from now on."""
+        run = Run(Path(folder))
+        if self.launch.mlflow:
+            self.mirror.follow(run.folder)
+        return run
+
     def _next(self, worker: Worker) -> Task | None:
         if self.orphans:
             frozen = self.orphans.pop(0)
@@ -118,10 +125,10 @@ class Study:
         title = " ".join([f"trial {trial.number}", *(f"{name}={label(value)}" for name, value in chosen.items())])
         heading = replace(self.heading, title=title, parent=self.parent.id, trial=trial.number)
         run = self.runs.get(trial.number)
-        launch = self._placed(worker)
+        launch = self.placed(worker)
         return Task(trial.number, experiment.record(), launch.record(), heading, self.goals, run.id if run else None)
 
-    def _placed(self, worker: Worker) -> Launch:
+    def placed(self, worker: Worker) -> Launch:
         """Each worker its GPU; the CPU's threads are divided already."""
         import torch
 
@@ -133,9 +140,7 @@ class Study:
     def _hear(self, worker: Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
         if kind == "run":
-            self.runs[rest[0]] = run = Run(Path(rest[1]))
-            if self.launch.mlflow:
-                self.mirror.follow(run.folder)
+            self.runs[rest[0]] = self.follow(rest[1])
         elif kind == "epoch":
             worker.send(self._verdict(*rest))
         elif kind == "score":

@@ -60,7 +60,8 @@ class Goals:
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is asked to do. declaration, launch: their records.  run: one begun earlier for the same trial."""
+    """What a worker is asked to do. declaration, launch: their records.  run: one begun earlier for the same.
+    whole: train to the end and test, as `train` does, and do not ask whether to go on."""
 
     number: int
     declaration: dict[str, Any]
@@ -68,6 +69,7 @@ class Task:
     heading: Heading
     goals: Goals
     run: str | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,13 @@ def run_trial(task: Task, run: Run | None, mirror: Follows, verdict: Verdict, ke
         begun = reopened(run, stage) if run else opened(Experiment.read(task.declaration), launch, task.heading, stage)
         with begun as work:
             run = work.run
-            pruned = _iterate(work, task, verdict)
-            weights = run.folder / "artifacts" / WEIGHTS
-            whole = not pruned and kept(task.goals.score(run))
-            if not whole:
-                weights.unlink(missing_ok=True)
-        if whole:
-            keep_last(run.folder / CHECKPOINTS)
-        else:
+            if task.whole:
+                work.to_the_end()
+            elif good := not _iterate(work, task, verdict) and kept(task.goals.score(run)):
+                keep_last(run.folder / CHECKPOINTS)
+            else:
+                (run.folder / "artifacts" / WEIGHTS).unlink(missing_ok=True)
+        if not task.whole and not good:  # once it has ended: until then it may have to be resumed
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
     return _outcome(task, run)
 

@@ -1,0 +1,135 @@
+"""The winner is checked: the best trials are trained again on fresh seeds, and judged by the mean.
+
+The best of many scores is partly luck. What a fresh mean falls short of it is the optimism of the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from optuna.trial import FrozenTrial
+
+from core.experiment import Experiment
+from core.record import Run
+from core.run import runs_of
+from core.search.pool import Worker
+from core.search.study import DEATHS, Study
+from core.search.trial import Task
+from core.seeds import mean_and_interval
+from core.signals import Stop
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial's declaration on fresh seeds. searched: its score in the search.  values: of the goal, one a seed.
+    test: test accuracies of the same runs.  failed: what went wrong with others."""
+
+    trial: int
+    searched: float
+    values: tuple[float, ...]
+    test: tuple[float, ...]
+    failed: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        return mean_and_interval(list(self.values))[0]
+
+
+@dataclass
+class _Job:
+    trial: FrozenTrial
+    experiment: Experiment
+    run: Run | None = None
+    deaths: int = 0
+    score: float | None = None
+    error: str = ""
+
+
+def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop) -> list[Confirmed]:
+    """The trials retrained on so many fresh seeds, best mean first; empty after a signal. Those that an earlier call
+    has trained count."""
+    jobs = [
+        _Job(trial, at_work.runs[trial.number].experiment.but({"seed": at_work.experiment.seed + seed}))
+        for trial in best
+        for seed in range(1, seeds + 1)
+    ]
+    begun = [run for run in runs_of(at_work.heading.experiment) if run.record.get("parent") == at_work.parent.id]
+    for job in jobs:
+        declaration = job.experiment.record()
+        job.run = next((run for run in begun if run.record["declaration"] == declaration), None)
+    at_work.shown.say(f"confirming {len(best)} trials on {seeds} fresh seeds each")
+    _train(at_work, jobs, stop)
+    if stop.number:
+        return []
+    found = [_confirmed(at_work, trial, [job for job in jobs if job.trial is trial]) for trial in best]
+    raised = at_work.goals.larger_is_better(at_work.goals.names[0])
+    return sorted((c for c in found if c.values), key=lambda c: -c.mean if raised else c.mean)
+
+
+def words(at_work: Study, found: Sequence[Confirmed]) -> list[str]:
+    """The result for people; of test, only what the recommended one reaches."""
+    lines = []
+    for confirmed in found:
+        mean, _, half = mean_and_interval(list(confirmed.values))
+        optimism = (confirmed.searched - mean) * (1 if at_work.goals.larger_is_better(at_work.goals.names[0]) else -1)
+        spread = f" +- {half:.4f}" if len(confirmed.values) > 1 else ""
+        lines.append(
+            f"trial {confirmed.trial}: {mean:.4f}{spread} on {len(confirmed.values)} fresh seeds, "
+            f"{confirmed.searched:.4f} in the search: optimism {optimism:.4f}"
+        )
+        lines += [f"  {error}" for error in confirmed.failed]
+    if found:
+        mean, _, half = mean_and_interval(list(found[0].test))
+        spread = f" +- {half:.2%}" if len(found[0].test) > 1 else ""
+        lines.append(
+            f"recommended: trial {found[0].trial}, test accuracy {mean:.2%}{spread} (n = {len(found[0].test)})"
+        )
+    return lines
+
+
+def _train(at_work: Study, jobs: list[_Job], stop: Stop) -> None:
+    waiting = list(range(len(jobs)))
+    while not stop.number:
+        for worker in at_work.pool.idle():
+            if waiting:
+                _give(at_work, worker, waiting[0], jobs[waiting.pop(0)])
+        if not at_work.pool.busy():
+            return
+        for worker, (kind, *rest) in at_work.pool.messages(0.5):
+            if worker.task is None:
+                continue
+            number = worker.task.number
+            job = jobs[number]
+            if kind == "run":
+                job.run = at_work.follow(rest[1])
+                continue
+            worker.task = None
+            if kind == "ended":
+                job.error = rest[0].error or ""
+                job.score = rest[0].scores[0] if rest[0].scores else None
+                told = job.error or f"{job.score:.4f}"
+                at_work.shown.say(f"trial {job.trial.number}, seed {job.experiment.seed}: {told}")
+                continue
+            job.deaths += 1
+            job.error = f"seed {job.experiment.seed}: its worker died {job.deaths} times"
+            if job.deaths < DEATHS:
+                waiting.append(number)
+
+
+def _give(at_work: Study, worker: Worker, number: int, job: _Job) -> None:
+    title = f"confirm trial {job.trial.number}"
+    heading = replace(at_work.heading, title=title, parent=at_work.parent.id, trial=None)
+    launch = at_work.placed(worker)
+    run = job.run.id if job.run else None
+    worker.task = Task(number, job.experiment.record(), launch.record(), heading, at_work.goals, run, whole=True)
+    worker.send(worker.task)
+
+
+def _confirmed(at_work: Study, trial: FrozenTrial, jobs: list[_Job]) -> Confirmed:
+    done = [job for job in jobs if job.score is not None]
+    test = tuple(job.run.metrics["test/accuracy"] for job in done if job.run)
+    failed = tuple(job.error for job in jobs if job.score is None)
+    return Confirmed(
+        trial.number, trial.values[0], tuple(job.score for job in done if job.score is not None), test, failed
+    )

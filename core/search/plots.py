@@ -1,0 +1,71 @@
+"""A study in pictures: PNG files to look at, one HTML page to explore."""
+
+from __future__ import annotations
+
+import html
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+
+from core.journal import Journal
+from core.search.trial import Goals
+from core.terminal import tell
+
+PAGE = "study/study.html"
+_SINGLE = {
+    "history": "optimization_history",
+    "importances": "param_importances",
+    "parallel_coordinates": "parallel_coordinate",
+    "slices": "slice",
+    "intermediate_values": "intermediate_values",
+}
+
+
+def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
+    """Into the artifacts of the study's run. What cannot be drawn of so few trials is left out."""
+    done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+    if len(done) < 2:
+        return
+    wanted = _SINGLE if len(goals.names) == 1 else {"pareto_front": "pareto_front"}
+    arguments = {"target_name": goals.names[0]} if len(goals.names) == 1 else {"target_names": list(goals.names)}
+    sections: list[str] = []
+    for name, kind in wanted.items():
+        given = {} if kind == "intermediate_values" else arguments
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _picture(journal, f"study/{name}.png", kind, study, given)
+                figure = _drawing("optuna.visualization", kind)(study, **given)
+                sections.append(figure.to_html(full_html=False, include_plotlyjs=not sections))  # the script once
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            tell(f"no picture of {name.replace('_', ' ')}: {str(error).splitlines()[0] if str(error) else error!r}")
+    if sections:
+        title = html.escape(study.study_name)
+        page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body>'
+        path = journal.artifact(PAGE)
+        path.write_text(page + f"<h1>{title}</h1>" + "".join(sections) + "</body></html>\n")
+        journal.keep(PAGE)
+
+
+def _drawing(module: str, kind: str) -> Callable[..., Any]:
+    import importlib
+
+    return getattr(importlib.import_module(module), f"plot_{kind}")
+
+
+def _picture(journal: Journal, name: str, kind: str, study: optuna.Study, given: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    try:
+        _drawing("optuna.visualization.matplotlib", kind)(study, **given)
+        figure = plt.gcf()
+        figure.set_size_inches(10, 6)
+        figure.savefig(journal.artifact(name), dpi=100, bbox_inches="tight")
+    finally:
+        plt.close("all")
+    journal.keep(name)
