@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -38,6 +39,7 @@ def uncommitted() -> tuple[str, list[Path]]:
     return diff, [file for file in files if (ROOT / file).is_file() and _size(file) <= MOST_SOURCE_BYTES]
 
 
+@functools.cache
 def packages() -> str:
     """name==version of everything installed, one a line, sorted."""
     found = {f"{dist.metadata['Name']}=={dist.version}" for dist in metadata.distributions() if dist.metadata["Name"]}

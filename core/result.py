@@ -13,7 +13,7 @@ from core.images import Splits
 from core.journal import Journal
 from core.metrics import by_class
 from core.ranks import Ranks
-from core.record import WEIGHTS, Run
+from core.record import RECORD, WEIGHTS, Run
 from core.views import averaged
 from core.writing import keep_text, write_summary
 
@@ -57,8 +57,9 @@ def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, s
             journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
             if journal.artifact(WEIGHTS).exists():  # a search keeps those of its best trials alone
                 journal.keep(WEIGHTS)
-            plots.learning_curves(history, best, journal.artifact("learning_curves.png"))
-            journal.keep("learning_curves.png")
+            if (run.folder / "artifacts" / RECORD).exists() and run.record["trial"] is None:  # trials: as metrics alone
+                plots.learning_curves(history, best, journal.artifact("learning_curves.png"))
+                journal.keep("learning_curves.png")
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
     finally:
         try:

@@ -54,7 +54,8 @@ class Int:
 
     def holds(self, value: Any) -> bool:
         """Whether a declared value lies in the range."""
-        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and value == round(value)
+        return whole and self.low <= value <= self.high
 
 
 class Choice:
@@ -123,7 +124,7 @@ def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
                         found[f"{prefix}{field}{suffix}"] = name
                     visit(deeper, f"{prefix}{field}.", f"{suffix} ({key})")
             elif dimension.holds(value):
-                found[f"{prefix}{field}{suffix}"] = value
+                found[f"{prefix}{field}{suffix}"] = value if isinstance(dimension, Float) else int(value)
 
     visit(space, "", "")
     return found
@@ -199,7 +200,9 @@ def _faults(dimension: Dimension) -> Iterator[str]:
             if key not in known:
                 yield f"within {key}: no such option{did_you_mean(key, known) or f'; there are {chr(44).join(known)}'}"
         return
-    if not (math.isfinite(dimension.low) and math.isfinite(dimension.high)) or dimension.low >= dimension.high:
+    if not (math.isfinite(dimension.low) and math.isfinite(dimension.high)):
+        yield f"{dimension}: both ends must be finite"
+    elif dimension.low >= dimension.high:
         yield f"{dimension} is empty: low must be below high"
     if dimension.log and dimension.low <= 0:
         yield f"{dimension}: a range by magnitude must begin above 0"

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.checkpoint import CHECKPOINTS, keep_last
@@ -19,7 +20,6 @@ from core.record import WEIGHTS, Run, import_experiment
 from core.run import opened, reopened, runs_of
 from core.search.options import COSTS
 from core.stage import staged
-from core.tracking import Follows
 from core.work import Work
 from core.writing import Heading
 
@@ -82,20 +82,22 @@ class Outcome:
     error: str | None = None
 
 
+Announce = Callable[[Run], None]
 Verdict = Callable[[int, float], bool]  # (epochs done, the first goal now) -> go on
 Kept = Callable[[list[float]], bool]  # scores -> whether the weights are worth keeping
 
 
-def run_trial(task: Task, run: Run | None, mirror: Follows, verdict: Verdict, kept: Kept) -> Outcome:
-    """Train a trial, or go on with it. mirror: told of its run.  Raises what training raises."""
+def run_trial(task: Task, run: Run | None, announce: Announce, verdict: Verdict, kept: Kept) -> Outcome:
+    """Train a trial, or go on with it. announce: told of its run.  Raises what training raises."""
     import_experiment(task.heading.experiment)
     if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it heard
         return _outcome(task, run)
     launch = Launch.read(task.launch)
-    with staged(launch, mirror) as stage:
+    with staged(launch, _Elsewhere()) as stage:
         begun = reopened(run, stage) if run else opened(Experiment.read(task.declaration), launch, task.heading, stage)
         with begun as work:
             run = work.run
+            announce(run)
             if task.whole:
                 work.to_the_end()
             elif good := not _iterate(work, task, verdict) and kept(task.goals.score(run)):
@@ -105,6 +107,13 @@ def run_trial(task: Task, run: Run | None, mirror: Follows, verdict: Verdict, ke
         if not task.whole and not good:  # once it has ended: until then it may have to be resumed
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
     return _outcome(task, run)
+
+
+class _Elsewhere:
+    """In the place of a mirror: the parent has one for all."""
+
+    def follow(self, folder: Path) -> None:
+        pass
 
 
 def runs_by_trial(experiment: str, study: str) -> dict[int, Run]:

@@ -8,14 +8,13 @@ import os
 import signal
 import threading
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from core.part import Mistakes
 
 
 def work(connection: Connection) -> None:
-    """Until the other end is closed. Messages: ("run", number, id), ("epoch", number, epochs, value) answered by
+    """Until the other end is closed. Messages: ("run", number, folder), ("epoch", number, epochs, value) answered by
     whether to go on, ("score", number, scores) answered by whether to keep the weights, ("ended", Outcome),
     ("stopped", number)."""
     os.setsid()  # Ctrl-C in the terminal is for the parent, which then tells its workers
@@ -56,7 +55,7 @@ def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
         return "ended", run_trial(
             task,
             load(task.run) if task.run else None,
-            _Announced(connection, task.number),
+            lambda run: connection.send(("run", task.number, str(run.folder))),
             lambda epochs, value: ask("epoch", task.number, epochs, value),
             lambda scores: ask("score", task.number, scores),
         )
@@ -66,16 +65,6 @@ def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
         return "ended", Outcome(task.number, error="; ".join(mistakes.lines))
     except Exception as error:
         return "ended", Outcome(task.number, error=f"{type(error).__name__}: {error}")
-
-
-class _Announced:
-    """In the place of a mirror: the parent has one for all."""
-
-    def __init__(self, connection: Connection, number: int):
-        self.connection, self.number = connection, number
-
-    def follow(self, folder: Path) -> None:
-        self.connection.send(("run", self.number, str(folder)))
 
 
 def _end_with_parent() -> None:

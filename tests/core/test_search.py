@@ -1,0 +1,214 @@
+"""Studies as a user runs them: real workers, killed at bad moments, and what is on record at the end."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from core.launch import Launch
+from core.optimizers import SGD
+from core.part import Mistakes
+from core.record import load
+from core.search import Choice, Float
+from core.search.options import Search
+from core.search.running import search
+from core.search.storage import open_storage
+from core.search.trial import runs_by_trial
+from experiments.digits_cnn import EXPERIMENT
+from tests.core.test_resume import digest
+
+DIGITS = "experiments.digits_cnn"
+WORDS = (DIGITS, "search", "--goal", "val/accuracy", "--limit", "320", "--epochs", "3", "--threads", "1")
+TINY = EXPERIMENT.but({"limit": 320, "epochs": 2, "select": "val/accuracy"})
+SPACE = {"optimizer.lr": Float(0.01, 1.0, log=True), "model.widths": Choice((4,), (8,))}
+OFFLINE = Launch(mlflow=False, threads=1)
+
+
+def study_of(home, name="digits_cnn"):
+    folder = home / "mlruns" / "studies" / name
+    return optuna.load_study(study_name=name, storage=open_storage(None, folder))
+
+
+def parent_of(home):
+    records = (home / "mlruns" / "runs").glob("*/artifacts/record.json")
+    return next(load(p.parent.parent.name) for p in records if json.loads(p.read_text()).get("study"))
+
+
+def children(pid):
+    """Worker processes of a search: those that spawn made."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if "spawn_main" in command:
+            found.append(int(child))
+    return found
+
+
+def told(home):
+    """How many trials have ended."""
+    try:
+        states = [trial.state for trial in study_of(home).get_trials(deepcopy=False)]
+    except (KeyError, OSError):
+        return 0
+    return sum(state.is_finished() for state in states)
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, process.text
+        assert not process.ended, process.text
+        time.sleep(0.05)
+
+
+def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
+    from mlflow import MlflowClient
+
+    words = (*WORDS, "--trials", "6", "--workers", "2", "--pruner", "none", "--checkpoint-every", "2")
+    process = forge.start(*words)
+    wait_for(lambda: told(home) >= 1, process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    wait_for(lambda: told(home) >= 3, process)
+    assert "goes on in another" in process.text
+    orphans = children(process.pid)
+    process.kill()
+    end = time.monotonic() + 60
+    while any(
+        Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in orphans
+    ):
+        assert time.monotonic() < end, "workers outlived their parent"
+        time.sleep(0.1)
+
+    status, text = forge.run(*words)
+    assert status == 0, text
+    trials = study_of(home).get_trials(deepcopy=False)
+    assert [trial.state for trial in trials] == [optuna.trial.TrialState.COMPLETE] * 6, text
+    parent = parent_of(home)
+    runs = runs_by_trial("digits_cnn", parent.id)
+    assert sorted(runs) == list(range(6))
+    for trial in trials:
+        run = runs[trial.number]
+        assert run.status == "FINISHED"
+        assert trial.value == max(run.history["val/accuracy"].values())
+        assert len(run.history["val/accuracy"]) == 3
+        assert "test/accuracy" not in run.metrics
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "digits_cnn"]
+    found = client.search_runs([experiment.experiment_id])
+    mine = [r for r in found if r.data.tags.get("trial")]
+    assert sorted(int(r.data.tags["trial"]) for r in mine) == list(range(6))
+    assert {r.info.status for r in found} == {"FINISHED"}
+    (above,) = [r for r in found if r.data.tags.get("study")]
+    assert {r.data.tags["mlflow.parentRunId"] for r in mine} == {above.info.run_id}
+
+    again, text = forge.run(*words)  # all are told: nothing is trained
+    assert again == 0
+    assert len(study_of(home).get_trials()) == 6
+
+
+def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(forge, home):
+    words = (*WORDS, "--trials", "4", "--workers", "1", "--mlflow", "false")
+    process = forge.start(*words)
+    wait_for(lambda: told(home) >= 1, process)
+    process.kill(signal.SIGINT)
+    assert process.wait(120) == 130, process.text
+    assert "the same command goes on with it" in process.text
+    assert parent_of(home).status == "KILLED"
+    assert not any(run.status == "RUNNING" for run in runs_by_trial("digits_cnn", parent_of(home).id).values())
+    status, text = forge.run(*words)
+    assert status == 0, text
+    assert [t.state.is_finished() for t in study_of(home).get_trials()] == [True] * 4
+    assert parent_of(home).status == "FINISHED"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A study of seven trials, its best two confirmed, in this process."""
+    patch = pytest.MonkeyPatch()
+    home = tmp_path_factory.mktemp("study")
+    patch.setenv("LABBOOK_HOME", str(home))
+    result = search(TINY, SPACE, Search(trials=7, confirm=2), OFFLINE, "digits_cnn", seeds=2)
+    result.parent.record  # noqa: B018 - read while the home stands
+    yield home, result
+    patch.undo()
+
+
+def test_the_first_trial_is_the_declaration(found, monkeypatch):
+    home, result = found
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    run = runs_by_trial("digits_cnn", result.parent.id)[0]
+    assert run.experiment == TINY
+    assert result.study.trials[0].params == {"optimizer.lr": TINY.optimizer.lr}
+
+
+def test_the_winner_is_judged_on_fresh_seeds_and_its_declaration_kept(found, monkeypatch):
+    home, result = found
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    assert len(result.confirmed) == 2
+    assert {len(confirmed.values) for confirmed in result.confirmed} == {2}
+    assert result.confirmed[0].mean >= result.confirmed[1].mean
+    kept = json.loads((result.parent.folder / "artifacts" / "best.json").read_text())
+    assert kept["trial"] == result.confirmed[0].trial
+    runs = [load(p.name) for p in (home / "mlruns" / "runs").iterdir()]
+    fresh = [run for run in runs if run.record["parent"] and run.record["trial"] is None]
+    assert sorted(run.record["declaration"]["seed"] for run in fresh) == [1, 1, 2, 2]
+    assert all("test/accuracy" in run.metrics for run in fresh)
+    assert re.search(r"recommended: trial \d, test accuracy", "\n".join(result.lines))
+
+
+def test_pictures_and_weights_of_the_best_are_kept(found, monkeypatch):
+    home, result = found
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    artifacts = {p.name for p in (result.parent.folder / "artifacts" / "study").iterdir()}
+    names = {"history", "importances", "parallel_coordinates", "slices", "intermediate_values"}
+    assert {f"{name}.png" for name in names} | {"study.html", "confirmed.txt"} == artifacts
+    runs = runs_by_trial("digits_cnn", result.parent.id)
+    best = runs[result.best[0].number]
+    assert len(digest(best)) == 64
+    with_weights = [n for n, run in runs.items() if (run.folder / "artifacts" / "weights/best.safetensors").exists()]
+    assert len(with_weights) < 7
+
+
+def test_a_study_that_began_otherwise_is_refused_and_new_begins_beside_it(found, monkeypatch):
+    home, _ = found
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    other = SPACE | {"optimizer.lr": Float(0.01, 0.5, log=True)}
+    with pytest.raises(Mistakes, match=r"Float\(0.01, 1, log\) then, Float\(0.01, 0.5, log\) now") as caught:
+        search(TINY, other, Search(trials=7), OFFLINE, "digits_cnn")
+    assert "--new" in str(caught.value)
+    fresh = search(TINY, other, Search(trials=1, new=True), OFFLINE, "digits_cnn")
+    assert fresh.study.study_name == "digits_cnn.2"
+
+
+def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
+    from core.search.study import Failing
+
+    space = {"optimizer": Choice(SGD(lr=1e30), SGD(lr=1e29)), "model.widths": Choice((4,), (8,))}
+    with pytest.raises(Failing, match="5 trials in a row failed, the last one: NonFinite"):
+        search(TINY.but({"optimizer.lr": 1e30}), space, Search(trials=20, sampler="random"), OFFLINE, "digits_cnn")
+    parent = parent_of(home)
+    assert parent.status == "FAILED"
+    runs = runs_by_trial("digits_cnn", parent.id)
+    assert [run.status for run in runs.values()] == ["FAILED"] * 5
+    assert all("NonFinite" in trial.user_attrs["error"] for trial in study_of(home).trials)
+
+
+def test_a_command_line_is_told_everything_that_is_wrong(forge, home):
+    status, text = forge.run(DIGITS, "search", "--goal", "val/acuracy", "--trials", "2")
+    assert (status, "did you mean val/accuracy" in text) == (2, True)
+    status, text = forge.run("experiments.custom_method", "search")
+    assert (status, "has no SPACE to search" in text) == (2, True)
+    url = "postgresql://nobody:secret@127.0.0.1:9/none"
+    status, text = forge.run(DIGITS, "search", "--goal", "val/accuracy", "--storage", url)
+    assert status == 2
+    assert "cannot be used" in text
+    assert "secret" not in text
+    assert "Traceback" not in text
