@@ -50,7 +50,7 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
     """The trials retrained on so many fresh seeds, best mean first; empty after a signal. Those that an earlier call
     has trained count."""
     jobs = [
-        _Job(trial, at_work.runs[trial.number].experiment.but({"seed": at_work.experiment.seed + seed}))
+        _Job(trial, at_work.declaration(trial).but({"seed": at_work.experiment.seed + seed}))
         for trial in best
         for seed in range(1, seeds + 1)
     ]

@@ -16,27 +16,25 @@ from core import paths, provenance
 from core.experiment import Experiment
 from core.journal import Journal
 from core.launch import Launch
-from core.lock import locked
+from core.lock import is_free, locked
 from core.overfit import declared as made_small
 from core.part import Mistakes
 from core.record import BEST, VERSION, Run
-from core.run import prepare
+from core.run import prepare, runs_of
 from core.search import proposing, space
 from core.search.confirm import Confirmed, confirm, words
 from core.search.options import Search
 from core.search.plots import keep_plots
 from core.search.pool import Pool
-from core.search.storage import Direction, open_storage, open_study
+from core.search.storage import TOKEN, Direction, open_storage, open_study
 from core.search.study import DECLARED, Failing, Study, goals_of, identity
 from core.search.table import shown
-from core.search.trial import Goals, runs_by_trial, summary
+from core.search.trial import Goals, summary
 from core.signals import Interrupted
 from core.stage import Stage, staged
 from core.terminal import tell
 from core.tracking import Mirror
 from core.writing import Heading, keep_record, keep_text, new_run, open_journal, reopen_run, write_summary
-
-_RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,11 @@ def search(
             "maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names
         ]
         told = identity(within, experiment, goals)
-        study = open_study(open_storage(options.storage, folder), name, options.new, directions, told)
+        storage = open_storage(options.storage, folder)
+        study = open_study(
+            storage, name, options.new, directions, told, lambda study: _queue(study, within, experiment, options)
+        )
         study.pruner = proposing.pruner(options.pruner if len(goals.names) == 1 else "none", experiment.epochs)
-        _queue(study, within, experiment, options)
         with _parent(study, experiment, launch, options, heading, stage) as (run, journal):
             assert isinstance(stage.mirror, Mirror)
             pool = Pool(options.workers)
@@ -134,26 +134,26 @@ def _parent(
     study: optuna.Study, experiment: Experiment, launch: Launch, options: Search, heading: Heading, stage: Stage
 ) -> Iterator[tuple[Run, Journal]]:
     """The study's own run: begun, or taken up again. However the body ends, its journal tells."""
-    known = study.user_attrs.get(_RUN)
-    if known and (paths.runs() / known).exists():
-        run = Run(paths.runs() / known)
-        journal = Journal(run.folder)
+    token = study.user_attrs[TOKEN]
+    begun = (r for r in runs_of(heading.experiment) if (r.record.get("study") or {}).get("token") == token)
+    known = next((r for r in begun if is_free(r.folder)), None)  # another machine, or terminal, has one of its own
+    if known:
+        run, journal = known, Journal(known.folder)
         reopen_run(journal, run)
     else:
         run, journal = new_run(heading.experiment)
-        tags = {"study": study.study_name, "smoke": str(launch.smoke).lower(), **{
-            f"search.{name}": str(value) for name, value in options.flat().items() if value is not None
-        }}  # fmt: skip
-        title = f"study {study.study_name}"
-        facts = open_journal(journal, run, heading, title, experiment.flat(), tags)
-        keep_record(journal, run, experiment, launch, heading, facts, study=study.study_name)
-        study.set_user_attr(_RUN, run.id)
+        chosen = {f"search.{name}": str(value) for name, value in options.flat().items() if name != "storage"}
+        tags = {"study": study.study_name, "smoke": str(launch.smoke).lower(), **chosen}
+        facts = open_journal(journal, run, heading, f"study {study.study_name}", experiment.flat(), tags)
+        named = {"name": study.study_name, "token": token}
+        keep_record(journal, run, experiment, launch, heading, facts, study=named)
     if launch.mlflow:
         assert isinstance(stage.mirror, Mirror)
         stage.mirror.follow(run.folder)
     status = "FAILED"
     try:
-        yield run, journal
+        with locked(run.folder):
+            yield run, journal
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
@@ -168,8 +168,6 @@ def _parent(
 
 def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, options: Search) -> None:
     """The first trial is the declaration itself, so that a study can only improve on it; a grid's points follow."""
-    if study.get_trials(deepcopy=False):
-        return
     study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
     if options.sampler == "grid":
         for point in proposing.grid(within):
@@ -187,17 +185,17 @@ def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:
     for name, value in zip(goals.names, best[0].values, strict=True):
         journal.metrics(length, {f"study/best_{name.rpartition('/')[2]}": value})
     chosen = next((t for t in best if confirmed and t.number == confirmed[0].trial), best[0])
-    if run := at_work.runs.get(chosen.number):
-        content = {
-            "labbook": VERSION,
-            "experiment": at_work.heading.experiment,
-            "study": study.study_name,
-            "trial": chosen.number,
-            "run": run.id,
-            "scores": dict(zip(goals.names, chosen.values, strict=True)),
-            "declaration": run.record["declaration"],
-        }
-        keep_text(journal, BEST, json.dumps(content, indent=2) + "\n")
+    run = at_work.runs.get(chosen.number)
+    content = {
+        "labbook": VERSION,
+        "experiment": at_work.heading.experiment,
+        "study": study.study_name,
+        "trial": chosen.number,
+        "run": run.id if run else None,
+        "scores": dict(zip(goals.names, chosen.values, strict=True)),
+        "declaration": at_work.declaration(chosen).record(),
+    }
+    keep_text(journal, BEST, json.dumps(content, indent=2) + "\n")
     if confirmed:
         journal.metrics(length, {"study/confirmed": confirmed[0].mean})
         keep_text(journal, "study/confirmed.txt", "\n".join(words(at_work, confirmed)) + "\n")
@@ -263,6 +261,5 @@ def report(found: Found, command: str) -> None:
         tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
         for name, value in top.params.items():
             tell(f"  {name} = {space.label(value)}")
-        if run := runs_by_trial(found.parent.record["experiment"], found.parent.id).get(top.number):
-            tell(f"train it: {command} --from {run.id}")
+        tell(f"train it: {command} --from {found.parent.id}")
     where(found.parent)

@@ -6,7 +6,11 @@ import fcntl
 import importlib
 import os
 import re
-from collections.abc import Mapping
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +23,9 @@ from core.part import Mistakes
 
 FILE = "study.log"
 HEARTBEAT, GRACE = 20, 90  # s between signs of life of a trial; s after which another machine takes it over
-IDENTITY = "identity"
+IDENTITY, TOKEN = "identity", "token"  # token: tells it from another study of the same name
 Direction = Literal["minimize", "maximize"]
+_FIRST_USE = re.compile(r"already exists|duplicate key|UniqueViolation|Duplicate entry")
 _DRIVERS = {"postgresql": "psycopg[binary]", "mysql": "pymysql"}
 
 
@@ -30,34 +35,57 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
         path = folder / FILE
         _drop_torn_tail(path)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
-    try:
+    for attempt in range(5):
+        try:
+            return _database(url)
+        except Exception as error:
+            if _FIRST_USE.search(str(error)) and attempt < 4:  # two machines make the tables at once: one fails
+                time.sleep(0.5 * (attempt + 1))
+                continue
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise Mistakes([f"--storage {_hidden(url)}: cannot be used: {reason}{_advice(url)}"]) from None
+    raise AssertionError
+
+
+def _database(url: str) -> RDBStorage:
+    address = re.sub(r"^postgresql://", "postgresql+psycopg://", url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         again = RetryHeartbeatStaleTrialCallback()
-        address = re.sub(r"^(postgresql)://", r"\1+psycopg://", url)
         return RDBStorage(
             address, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=again
         )
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise Mistakes([f"--storage {_hidden(url)}: cannot be used: {reason}{_advice(url)}"]) from None
 
 
 def open_study(
-    storage: optuna.storages.BaseStorage, name: str, new: bool, directions: list[Direction], identity: Mapping[str, str]
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    new: bool,
+    directions: list[Direction],
+    identity: Mapping[str, str],
+    begin: Callable[[optuna.Study], None],
 ) -> optuna.Study:
     """The latest study of this name, or a fresh one. identity: what must be the same as when it began, in words.
+    begin: done once to a fresh one.
 
     Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises Mistakes with the difference.
     """
-    known = [
-        other for other in optuna.get_all_study_names(storage) if re.fullmatch(rf"{re.escape(name)}(\.\d+)?", other)
-    ]
-    latest = max(known, key=_number, default=None)
+    pattern = re.compile(rf"{re.escape(name)}(\.\d+)?")
+    latest = max(filter(pattern.fullmatch, optuna.get_all_study_names(storage)), key=_number, default=None)
     if latest is None or new:
-        fresh = name if latest is None else f"{name}.{_number(latest) + 1}"
-        study = optuna.create_study(study_name=fresh, storage=storage, directions=directions, load_if_exists=True)
-        study.set_user_attr(IDENTITY, dict(identity))
-        return study
+        latest = name if latest is None else f"{name}.{_number(latest) + 1}"
+        with suppress(optuna.exceptions.DuplicatedStudyError):  # another machine was quicker
+            study = optuna.create_study(study_name=latest, storage=storage, directions=directions)
+            study.set_user_attr(IDENTITY, dict(identity))
+            begin(study)
+            study.set_user_attr(TOKEN, secrets.token_hex(8))
+            return study
     study = optuna.load_study(study_name=latest, storage=storage)
+    end = time.monotonic() + 20
+    while TOKEN not in study.user_attrs:
+        if time.monotonic() > end:
+            raise Mistakes([f"the study {latest} was begun by a process that died at once; --new begins a fresh one"])
+        time.sleep(0.2)
     before = study.user_attrs.get(IDENTITY, {})
     if lines := [f"{key}: {before.get(key, 'not there')} then, {identity.get(key, 'not there')} now"
                  for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]:  # fmt: skip

@@ -84,6 +84,12 @@ class Study:
         ended = self._in_state(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return [t for t in ended if t.state != TrialState.FAIL or ERROR in t.user_attrs]
 
+    def declaration(self, trial: FrozenTrial) -> Experiment:
+        """What a trial has trained, wherever it did."""
+        if trial.user_attrs.get(DECLARED):
+            return self.experiment
+        return self.experiment.but(changes(self.space, lambda name, dimension: trial.params[name]))
+
     def follow(self, folder: str) -> Run:
         """The run in this folder, mirrored from now on."""
         run = Run(Path(folder))
