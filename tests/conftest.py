@@ -3,11 +3,13 @@
 import os
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("labbook", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("labbook")
 
+torch.set_num_threads(1)  # the tensors of tests are small: a second thread costs more than it does
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 

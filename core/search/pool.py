@@ -35,12 +35,14 @@ class Worker:
 
 
 class Pool:
-    """So many living workers; one that has died is replaced."""
+    """So many living workers, started when first asked for; one that has died is replaced."""
 
     def __init__(self, count: int):
-        self.workers = [_started(place) for place in range(count)]
+        self.count = count
+        self.workers: list[Worker] = []
 
     def idle(self) -> list[Worker]:
+        self.workers = self.workers or [_started(place) for place in range(self.count)]
         return [worker for worker in self.workers if worker.task is None]
 
     def busy(self) -> list[Worker]:

@@ -257,9 +257,10 @@ def report(found: Found, command: str) -> None:
         tell("no trial has finished")
     else:
         number = found.confirmed[0].trial if found.confirmed else found.best[0].number
-        top = next(trial for trial in found.best if trial.number == number)
-        tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
-        for name, value in top.params.items():
-            tell(f"  {name} = {space.label(value)}")
+        several = len(found.goals.names) > 1  # then each of the front is best in its own way
+        for top in found.best if several else [trial for trial in found.best if trial.number == number]:
+            tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
+            for name, value in top.params.items():
+                tell(f"  {name} = {space.label(value)}")
         tell(f"train it: {command} --from {found.parent.id}")
     where(found.parent)

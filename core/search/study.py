@@ -65,6 +65,8 @@ class Study:
         """Until all trials are told, the time is over, or a signal came. Raises Failing."""
         self.runs = runs_by_trial(self.heading.experiment, self.parent.id)
         self.orphans = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t)]
+        if not self.orphans and self._is_over():
+            return
         while not stop.number:
             for worker in self.pool.idle():
                 task = self._next(worker)

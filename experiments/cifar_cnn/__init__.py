@@ -7,7 +7,10 @@
 Expected: not yet measured
 """
 
+from core.losses import CrossEntropy, FocalLoss
+from core.optimizers import SGD, AdamW
 from core.schedules import Cosine, Plateau
+from core.search import Choice, Float
 from core.stopping import EarlyStopping
 from experiments.recipes import SMALL_CIFAR
 
@@ -19,3 +22,12 @@ EXPERIMENT = SMALL_CIFAR.but(
     }
 )
 VARIANTS = {"cosine": {"schedule": Cosine(warmup_epochs=1), "stopping": None, "epochs": 20}}
+SPACE = {
+    "optimizer": Choice(
+        SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        AdamW(lr=2e-3, weight_decay=0.05),
+        within={"SGD": {"lr": Float(0.02, 0.5, log=True)}, "AdamW": {"lr": Float(5e-4, 2e-2, log=True)}},
+    ),
+    "loss": Choice(CrossEntropy(), CrossEntropy(label_smoothing=0.1), FocalLoss(gamma=2.0)),
+    "model.dropout": Float(0.0, 0.3),
+}

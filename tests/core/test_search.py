@@ -114,6 +114,41 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
     assert len(study_of(home).get_trials()) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_forty_trials_are_told_once_however_often_workers_and_parents_die(forge, home):
+    """Ten workers and three parents are killed at random moments."""
+    import random
+
+    luck = random.Random(0)
+    words = (*WORDS, "--trials", "40", "--workers", "2", "--checkpoint-every", "2")
+    for _ in range(3):
+        process = forge.start(*words)
+        for _ in range(4):
+            time.sleep(luck.uniform(4, 12))
+            if not process.ended and (workers := children(process.pid)):
+                os.kill(luck.choice(workers), signal.SIGKILL)
+        process.kill()
+        process.wait(60)
+    status, text = forge.run(*words, timeout=900)
+    assert status == 0, text
+    trials = study_of(home).get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    assert len(ended) == len(trials) == 40, text
+    parent = parent_of(home)
+    runs = runs_by_trial("digits_cnn", parent.id)
+    assert sorted(runs) == list(range(40))
+    assert {run.status for run in runs.values()} == {"FINISHED"}
+    records = [json.loads(p.read_text()) for p in (home / "mlruns" / "runs").glob("*/artifacts/record.json")]
+    numbers = [record["trial"] for record in records if record["trial"] is not None]
+    assert sorted(numbers) == list(range(40)), "a trial was trained as two runs"
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "digits_cnn"]
+    assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"FINISHED"}
+
+
 def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(forge, home):
     words = (*WORDS, "--trials", "4", "--workers", "1", "--mlflow", "false")
     process = forge.start(*words)
