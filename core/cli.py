@@ -7,6 +7,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -105,7 +106,7 @@ def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int
 def _guarded(command: str, action: Callable[[], int]) -> int:
     """The exit status of what ends in other ways than well."""
     from core.distributed import PeerLost, joined
-    from core.failures import OutOfMemory, Unfinished
+    from core.failures import Failing, OutOfMemory, Unfinished
     from core.nonfinite import NonFinite
     from core.signals import Interrupted
     from core.workers import WorkerLost
@@ -127,7 +128,7 @@ def _guarded(command: str, action: Callable[[], int]) -> int:
         return 128 + interrupted.number
     except Unfinished as error:
         complain(f"stopped: {error}", f"{go_on} {error.run}")
-    except (NonFinite, OutOfMemory, PeerLost, WorkerLost) as error:
+    except (Failing, NonFinite, OutOfMemory, PeerLost, WorkerLost) as error:
         complain(f"failed: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -160,8 +161,9 @@ def _search(module: ModuleType, options: Options) -> int:
     from core.writing import Heading
 
     assert isinstance(options.verb, Search)
-    if not options.verb.confirm:
-        _only_one(options, "search")
+    if options.seeds > 1 and not options.verb.confirm:
+        raise Mistakes(["--seeds: they are those of --confirm K, which retrains the K best; a trial has one seed"])
+    _only_one(replace(options, seeds=1), "search")
     name = _name(module)
     if not (space := getattr(module, "SPACE", None)):
         advice = (

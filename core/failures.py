@@ -23,6 +23,10 @@ class Unfinished(RuntimeError):
         super().__init__(reason)
 
 
+class Failing(RuntimeError):
+    """Trial after trial of a search failed: the cause lies in what they share."""
+
+
 class OutOfMemory(RuntimeError):
     """The device, or the machine, has no memory left."""
 

@@ -14,6 +14,7 @@ import torch
 
 from core import paths, provenance
 from core.experiment import Experiment
+from core.failures import Failing
 from core.journal import Journal
 from core.launch import Launch
 from core.lock import is_free, locked
@@ -27,8 +28,8 @@ from core.search.options import Search
 from core.search.plots import keep_plots
 from core.search.pool import Pool
 from core.search.storage import TOKEN, Direction, open_storage, open_study
-from core.search.study import DECLARED, Failing, Study, goals_of, identity
-from core.search.table import shown
+from core.search.study import DECLARED, Study, goals_of, identity
+from core.search.table import shown, standing
 from core.search.trial import Goals, summary
 from core.signals import Interrupted
 from core.stage import Stage, staged
@@ -73,7 +74,9 @@ def search(
         stage = held.enter_context(staged(launch, None))
         experiment = made_small(experiment, launch, stage.ranks)
         prepare(experiment, launch, stage.ranks)
-        name = options.study or "-".join(filter(None, [heading.experiment, heading.variant]))
+        name = options.study or "-".join(
+            filter(None, [heading.experiment, heading.variant, "smoke" if launch.smoke else None])
+        )
         folder = _folder(name)
         held.enter_context(_alone(folder, name) if options.storage is None else nullcontext())
         directions: list[Direction] = [
@@ -96,6 +99,7 @@ def search(
                 with at_work.shown, stage.stop.at_step_end():
                     _say(at_work)
                     at_work.iterate(stage.stop)
+                    at_work.shown.say(standing(at_work))
                     best = best_of(study)
                     if options.confirm and best and not stage.stop.number:
                         confirmed = confirm(at_work, best[: options.confirm], seeds, stage.stop)

@@ -14,6 +14,7 @@ import psutil
 from optuna.trial import FrozenTrial, TrialState
 
 from core.experiment import Experiment
+from core.failures import Failing
 from core.history import Metric
 from core.keys import key
 from core.launch import Launch
@@ -32,10 +33,6 @@ from core.writing import Heading
 
 OWNER, ERROR, DECLARED = "owner", "error", "declaration"
 DEATHS, ROW = 3, 5  # deaths of a trial's worker after which it fails; failures in a row after which a study stops
-
-
-class Failing(RuntimeError):
-    """Trial after trial failed: the cause lies in what they share."""
 
 
 @dataclass

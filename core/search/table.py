@@ -91,9 +91,9 @@ def standing(study: Study) -> str:
     if failed:
         parts.append(f"{failed} failed")
     mine = [t for t in told if t.duration and t.datetime_complete and _since(t) < time.monotonic() - study.began]
-    if mine:
+    if mine and len(told) < study.options.trials:
         rate = (time.monotonic() - study.began) / len(mine)
-        parts.append(f"{duration(rate * max(0, study.options.trials - len(told)))} left")
+        parts.append(f"{duration(rate * (study.options.trials - len(told)))} left")
     return ", ".join(parts)
 
 

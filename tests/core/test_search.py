@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from core.failures import Failing
 from core.launch import Launch
 from core.optimizers import SGD
 from core.part import Mistakes
@@ -224,8 +225,6 @@ def test_a_study_that_began_otherwise_is_refused_and_new_begins_beside_it(found,
 
 
 def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
-    from core.search.study import Failing
-
     space = {"optimizer": Choice(SGD(lr=1e30), SGD(lr=1e29)), "model.widths": Choice((4,), (8,))}
     with pytest.raises(Failing, match="5 trials in a row failed, the last one: NonFinite"):
         search(TINY.but({"optimizer.lr": 1e30}), space, Search(trials=20, sampler="random"), OFFLINE, "digits_cnn")
