@@ -60,6 +60,7 @@ class Splits:
     """A data set, ready to train on. `test` is read once, at the end of a run; selection sees train and val only.
 
     digest: names the content of all images, labels and the decode policy.  source: where they came from, for people.
+    Raises DataError for labels that name no class.
     """
 
     name: str
@@ -69,6 +70,18 @@ class Splits:
     test: Images
     digest: str
     source: str
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for split in ("train", "val", "test"):
+            targets = getattr(self, split).targets
+            outside = np.flatnonzero((targets < 0) | (targets >= len(self.classes)))
+            if len(outside):
+                first = ", ".join(f"image {i} has {targets[i]}" for i in outside[:3].tolist())
+                told = f"{len(outside):,} of {len(targets):,} labels are outside 0 .. {len(self.classes) - 1}: {first}"
+                wrong.append(f"{self.name}, {split}: {told}; labels count from 0 and index `classes`")
+        if wrong:
+            raise DataError(wrong)
 
     def limited(self, n: int) -> Splits:
         """At most n samples of each split, its classes in proportion."""

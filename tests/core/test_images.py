@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.images import Images, Splits, mean_and_std, stratified
+from core.images import DataError, Images, Splits, mean_and_std, stratified
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.floats(0.05, 0.5), st.integers(0, 99))
@@ -44,7 +44,7 @@ def test_a_constant_channel_has_no_zero_deviation():
 @pytest.mark.parametrize("n", [1, 30, 1000])
 def test_a_limit_holds_for_each_split_and_keeps_the_rest_together(n):
     images = Images(np.zeros((100, 1, 1, 1), dtype=np.uint8), np.arange(100), np.arange(100) % 10)
-    splits = Splits("x", ("a",), images, images, images, "d", "s").limited(n)
+    splits = Splits("x", tuple("abcdefghij"), images, images, images, "d", "s").limited(n)
     for split in (splits.train, splits.val, splits.test):
         assert len(split) == min(n, 100)
         assert np.array_equal(split.targets, split.rows % 10)
@@ -57,3 +57,13 @@ def test_a_memory_map_travels_to_a_worker_by_name(tmp_path):
     packed = pickle.dumps(images)
     assert len(packed) < 10_000
     assert np.array_equal(pickle.loads(packed).pixels, pixels)
+
+
+@pytest.mark.parametrize("label", [-1, 2, 10])
+def test_a_label_that_names_no_class_is_refused_with_its_place(label):
+    def images(targets):
+        return Images(np.zeros((4, 2, 2, 3), np.uint8), np.arange(4), np.array(targets))
+
+    good = images([0, 1, 0, 1])
+    with pytest.raises(DataError, match=rf"mine, val: 1 of 4 labels are outside 0 \.\. 1: image 2 has {label};"):
+        Splits("mine", ("a", "b"), good, images([0, 1, label, 1]), good, "digest", "here")
