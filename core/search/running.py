@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -85,7 +86,12 @@ def search(
         told = identity(within, experiment, goals)
         storage = open_storage(options.storage, folder)
         study = open_study(
-            storage, name, options.new, directions, told, lambda study: _queue(study, within, experiment, options)
+            storage,
+            name,
+            options.new,
+            directions,
+            told,
+            lambda study: _queue(study, within, experiment, options, goals),
         )
         study.pruner = proposing.pruner(options.pruner if len(goals.names) == 1 else "none", experiment.epochs)
         with _parent(study, experiment, launch, options, heading, stage) as (run, journal):
@@ -170,8 +176,11 @@ def _parent(
         journal.close(status)
 
 
-def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, options: Search) -> None:
+def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, options: Search, goals: Goals) -> None:
     """The first trial is the declaration itself, so that a study can only improve on it; a grid's points follow."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(goals.names))
     study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
     if options.sampler == "grid":
         for point in proposing.grid(within):

@@ -59,18 +59,22 @@ class Int:
 
 
 class Choice:
-    """One of several values: numbers, texts, None, parts, tuples of them. Each is told by its label.
+    """One of several values: numbers, texts, None, parts, tuples of them. Each is told by its label, a part by its class
+    alone where that is enough.
 
     within: label or class name of an option -> the space of its own fields, searched only where it is chosen.
     """
 
     def __init__(self, *options: Any, within: Mapping[str, Space] | None = None):
-        self.options = {label(option): option for option in options}
+        self.words = [label(option) for option in options]
+        classes = {type(option).__name__: option for option in options if isinstance(option, Part)}
+        short = len(classes) == len(options)
+        self.options = classes if short else dict(zip(self.words, options, strict=True))
         self.repeated = len(self.options) < len(options)
         self.within = dict(within or {})
 
     def __str__(self) -> str:
-        return f"Choice({'; '.join(self.options)})"
+        return f"Choice({'; '.join(self.words)})"
 
     def below(self, chosen: str) -> Iterator[tuple[str, Space]]:
         """(key, space) of each sub-space that goes with the option of this label."""
