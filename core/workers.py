@@ -80,7 +80,8 @@ class Watched:
 
     def _kill(self) -> None:
         """By the one signal that a stopped process takes; a process does not exit before its workers have."""
-        for worker in self.loader._iterator._workers:  # type: ignore[union-attr]
+        iterator: Any = self.loader._iterator  # None until all of them have been started
+        for worker in iterator._workers if iterator else ():
             worker.kill()
 
 

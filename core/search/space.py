@@ -59,8 +59,8 @@ class Int:
 
 
 class Choice:
-    """One of several values: numbers, texts, None, parts, tuples of them. Each is told by its label, a part by its class
-    alone where that is enough.
+    """One of several values: numbers, texts, None, parts, tuples of them. Each is told by its label; parts by their
+    classes alone where that is enough.
 
     within: label or class name of an option -> the space of its own fields, searched only where it is chosen.
     """
