@@ -8,8 +8,8 @@
 
 The training images of class i of 10 are cut to 50^(-i/9) of them; validation and test stay balanced.
 
-Expected: 63.5 % +- 1.4 (test accuracy on CIFAR-10 (JPEG), n = 3), logit adjustment 72.1 % +- 1.0 (README.md); 4 min a seed
-on one core with bf16 instructions, torch 2.15.
+Expected: 63.5 % +- 1.4 (test accuracy on CIFAR-10 (JPEG), n = 3), logit adjustment 72.1 % +- 1.0 (README.md);
+4 min a seed on one core with bf16 instructions, torch 2.15.
 """
 
 from core.losses import ClassBalanced, CrossEntropy, LogitAdjusted
