@@ -21,7 +21,7 @@ def tree(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "tree.tar"
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
-        for split, count in (("train", 12), ("test", 4)):
+        for split, count in (("train", 20), ("test", 4)):
             for label in range(10):
                 for number in range(count):
                     picture = io.BytesIO()

@@ -363,7 +363,7 @@ def launch(words, monkeypatch, capsys):
     [
         ("--nodess 2 digits_cnn", ["--nodess: no such option; did you mean --nodes?"]),
         ("--nodess digits_cnn --epochs x", ["--nodess: no such option", "--epochs: should be a valid integer"]),
-        ("--nodes digits_cnn", ["--nodes: should be a valid integer", "name an experiment: cifar_resnet"]),
+        ("--nodes digits_cnn", ["--nodes: should be a valid integer", "name an experiment: cifar_cnn"]),
         ("--nodes 2 digits_cnn", ["--nodes 2: local is one machine"]),
         ("digits_cn", ["digits_cn: no such experiment; did you mean digits_cnn"]),
         ("digits_cnn --optimizer.lrr 1", ["did you mean --optimizer.lr"]),
