@@ -2,7 +2,7 @@
 
     python -m experiments.cifar_cnn --precision bf16                                the teacher; it prints its run's id
     python -m experiments.cifar_distill --precision bf16 --seeds 3                  the pupil, from labels alone
-    python -m experiments.cifar_distill --precision bf16 --seeds 3 --variant smoothing    from softened labels
+    python -m experiments.cifar_distill --precision bf16 --seeds 3 --variant large  a network of the teacher's size
     python -m experiments.cifar_distill --precision bf16 --seeds 3 --method Distill --method.teacher RUN
 
 Expected: not yet measured
@@ -12,4 +12,4 @@ from core.models import SmallCNN
 from experiments.recipes import SMALL_CIFAR
 
 EXPERIMENT = SMALL_CIFAR.but({"model": SmallCNN(widths=(8, 16, 32))})
-VARIANTS = {"smoothing": {"loss.label_smoothing": 0.1}}
+VARIANTS = {"large": {"model": SMALL_CIFAR.model}}
