@@ -39,7 +39,7 @@ class Journal:
     def __init__(self, folder: Path, file: str = FILE):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        _drop_torn_tail(folder / file)
+        drop_torn_tail(folder / file)
         self._file = os.open(folder / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, event: str, **fields: Any) -> None:
@@ -109,7 +109,7 @@ def status(folder: Path) -> str:
     return last
 
 
-def _drop_torn_tail(path: Path) -> None:
+def drop_torn_tail(path: Path) -> None:
     """Cut a last line that a kill left half written."""
     if not path.exists():
         return

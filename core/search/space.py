@@ -118,14 +118,14 @@ def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
         for field, dimension in inner.items():
             value = _value(experiment, prefix + field)
             if isinstance(dimension, Choice):
-                same = [name for name, option in dimension.options.items() if option == value]
-                found.update(dict.fromkeys([f"{prefix}{field}{suffix}"], same[0]) if same else {})
-                name = (
-                    same[0] if same else next((n for n, o in dimension.options.items() if type(o) is type(value)), "")
-                )
-                for key, deeper in dimension.below(name) if name and isinstance(value, Part) else ():
-                    if not same:  # the same class with other fields: its option stands for it
-                        found[f"{prefix}{field}{suffix}"] = name
+                name = next((n for n, option in dimension.options.items() if option == value), None)
+                exact = name is not None
+                if not exact and isinstance(value, Part):
+                    name = next((n for n, option in dimension.options.items() if type(option) is type(value)), None)
+                below = list(dimension.below(name)) if name is not None and isinstance(value, Part) else []
+                if exact or below:  # the same class with other fields: its option stands for it
+                    found[f"{prefix}{field}{suffix}"] = name
+                for key, deeper in below:
                     visit(deeper, f"{prefix}{field}.", f"{suffix} ({key})")
             elif dimension.holds(value):
                 found[f"{prefix}{field}{suffix}"] = value if isinstance(dimension, Float) else int(value)

@@ -19,6 +19,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 
+from core.journal import drop_torn_tail
 from core.part import Mistakes
 
 FILE = "study.log"
@@ -33,7 +34,7 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     """Raises Mistakes where it cannot be reached or written."""
     if url is None:
         path = folder / FILE
-        _drop_torn_tail(path)
+        drop_torn_tail(path)  # Optuna reads no file that ends so
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
     for attempt in range(5):
         try:
@@ -109,16 +110,6 @@ class _KernelLock(BaseJournalFileLock):
         if self.held is not None:
             os.close(self.held)
             self.held = None
-
-
-def _drop_torn_tail(path: Path) -> None:
-    """Cut a last line that a kill left half written: Optuna reads no file that has one."""
-    if not path.exists():
-        return
-    with path.open("rb+") as stream:
-        content = stream.read()
-        if content and not content.endswith(b"\n"):
-            stream.truncate(content.rfind(b"\n") + 1)
 
 
 def _number(name: str) -> int:
