@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -90,40 +91,40 @@ def words(at_work: Study, found: Sequence[Confirmed]) -> list[str]:
 
 def _train(at_work: Study, jobs: list[_Job], stop: Stop) -> None:
     waiting = list(range(len(jobs)))
-    while not stop.number:
-        for worker in at_work.pool.idle():
-            if waiting:
-                _give(at_work, worker, waiting[0], jobs[waiting.pop(0)])
-        if not at_work.pool.busy():
+
+    def next_task(worker: Worker) -> Task | None:
+        return _task(at_work, worker, number := waiting.pop(0), jobs[number]) if waiting else None
+
+    def hear(worker: Worker, message: tuple[Any, ...]) -> None:
+        kind, *rest = message
+        if worker.task is None:
             return
-        for worker, (kind, *rest) in at_work.pool.messages(0.5):
-            if worker.task is None:
-                continue
-            number = worker.task.number
-            job = jobs[number]
-            if kind == "run":
-                job.run = at_work.follow(rest[1])
-                continue
-            worker.task = None
-            if kind == "ended":
-                job.error = rest[0].error or ""
-                job.score = rest[0].scores[0] if rest[0].scores else None
-                told = job.error or f"{job.score:.4f}"
-                at_work.shown.say(f"trial {job.trial.number}, seed {job.experiment.seed}: {told}")
-                continue
-            job.deaths += 1
-            job.error = f"seed {job.experiment.seed}: its worker died {job.deaths} times"
-            if job.deaths < DEATHS:
-                waiting.append(number)
+        number = worker.task.number
+        job = jobs[number]
+        if kind == "run":
+            job.run = at_work.follow(rest[1])
+            return
+        worker.task = None
+        if kind == "ended":
+            job.error = rest[0].error or ""
+            job.score = rest[0].scores[0] if rest[0].scores else None
+            at_work.shown.say(
+                f"trial {job.trial.number}, seed {job.experiment.seed}: {job.error or f'{job.score:.4f}'}"
+            )
+            return
+        job.deaths += kind != "unbegun"
+        job.error = f"seed {job.experiment.seed}: its worker died {job.deaths} times"
+        if job.deaths < DEATHS:
+            waiting.append(number)
+
+    at_work.pool.iterate(stop, next_task, hear, lambda: bool(at_work.pool.busy()))
 
 
-def _give(at_work: Study, worker: Worker, number: int, job: _Job) -> None:
-    title = f"confirm trial {job.trial.number}"
-    heading = replace(at_work.heading, title=title, parent=at_work.parent.id, trial=None)
+def _task(at_work: Study, worker: Worker, number: int, job: _Job) -> Task:
+    heading = replace(at_work.heading, title=f"confirm trial {job.trial.number}", parent=at_work.parent.id, trial=None)
     launch = at_work.placed(worker)
     run = job.run.id if job.run else None
-    worker.task = Task(number, job.experiment.record(), launch.record(), heading, at_work.goals, run, whole=True)
-    worker.send(worker.task)
+    return Task(number, job.experiment.record(), launch.record(), heading, at_work.goals, run, whole=True)
 
 
 def _confirmed(at_work: Study, trial: FrozenTrial, jobs: list[_Job]) -> Confirmed:

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from core.journal import Journal
-from core.search.trial import Goals
+from core.search.goals import Goals
 from core.terminal import tell
 
 PAGE = "study/study.html"

@@ -6,27 +6,31 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from core.failures import Failing
 from core.search.trial import Task
 from core.search.worker import work
+from core.signals import Stop
 
+STILLBORN = 5
 _PATIENCE = 60.0  # s that workers told to stop are waited for: a step may take long
 
 
 @dataclass
 class Worker:
-    """place: its number, which decides on its GPU.  task: what it is at."""
+    """place: its number, which decides on its GPU.  task: what it is at.  begun: whether it ever has been at one."""
 
     place: int
     process: SpawnProcess
     connection: Connection
     task: Task | None = None
+    begun: bool = False
 
     def send(self, message: Any) -> None:
         """Nothing happens when it is dead: that is told by `Pool.messages`."""
@@ -40,6 +44,7 @@ class Pool:
     def __init__(self, count: int):
         self.count = count
         self.workers: list[Worker] = []
+        self.stillborn = 0  # how many in a row have died before they began
 
     def idle(self) -> list[Worker]:
         self.workers = self.workers or [_started(place) for place in range(self.count)]
@@ -48,18 +53,49 @@ class Pool:
     def busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.task is not None]
 
+    def iterate(
+        self,
+        stop: Stop,
+        next_task: Callable[[Worker], Task | None],
+        hear: Callable[[Worker, tuple[Any, ...]], None],
+        goes_on: Callable[[], bool],
+    ) -> None:
+        """Give whoever is idle the next task and hear what comes, until `goes_on` says no or a signal comes."""
+        while not stop.number:
+            for worker in self.idle():
+                worker.task = next_task(worker)
+                if worker.task is None:
+                    break
+                worker.send(worker.task)
+            if not goes_on():
+                return
+            for worker, message in self.messages(0.5):
+                hear(worker, message)
+
     def messages(self, seconds: float) -> Iterator[tuple[Worker, tuple[Any, ...]]]:
-        """What workers have said, after at most so many seconds; ("died", exit status) comes last of a worker."""
+        """What workers have said, after at most so many seconds; the last of one is ("died", exit status), or
+        ("unbegun", exit status) where it died of itself, before any task could be the cause. Raises Failing."""
         by_object: dict[Any, Worker] = {w.connection: w for w in self.workers}
         ready = wait([*by_object, *(w.process.sentinel for w in self.workers)], seconds)
         for worker in [by_object[found] for found in ready if found in by_object]:
             try:
-                yield worker, worker.connection.recv()
+                message = worker.connection.recv()
             except (EOFError, OSError):
-                worker.process.join()
-                status = worker.process.exitcode
-                self.workers[self.workers.index(worker)] = _started(worker.place)
-                yield worker, ("died", status)
+                yield worker, self._replaced(worker)
+                continue
+            if message[0] == "begun":
+                worker.begun, self.stillborn = True, 0
+            else:
+                yield worker, message
+
+    def _replaced(self, worker: Worker) -> tuple[str, int | None]:
+        worker.process.join()
+        status = worker.process.exitcode
+        self.stillborn += not worker.begun
+        if self.stillborn == STILLBORN:
+            raise Failing(f"{STILLBORN} workers in a row died before they began (exit {status})")
+        self.workers[self.workers.index(worker)] = _started(worker.place)
+        return ("died" if worker.begun else "unbegun"), status
 
     def close(self) -> None:
         """Tell all to stop: what is at work saves and ends. Whatever does not end is killed."""

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +25,15 @@ from core.record import BEST, VERSION, Run
 from core.run import prepare, runs_of
 from core.search import proposing, space
 from core.search.confirm import Confirmed, confirm, words
+from core.search.goals import Goals, goals_of, summary
 from core.search.options import Search
 from core.search.plots import keep_plots
 from core.search.pool import Pool
-from core.search.storage import TOKEN, Direction, open_storage, open_study
-from core.search.study import DECLARED, Study, goals_of, identity
+from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
+from core.search.study import DECLARED, Study, identity
 from core.search.table import shown, standing
-from core.search.trial import Goals, summary
-from core.signals import Interrupted
-from core.stage import Stage, staged
+from core.signals import Interrupted, Stop
+from core.stage import staged
 from core.terminal import tell
 from core.tracking import Mirror
 from core.writing import Heading, keep_record, keep_text, new_run, open_journal, reopen_run, write_summary
@@ -71,50 +71,40 @@ def search(
     space.check(within, experiment)
     goals = goals_of(options, experiment, within)
     launch = _shared(launch, options)
-    with ExitStack() as held:
-        stage = held.enter_context(staged(launch, None))
+    with staged(launch, None) as stage, warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")  # given here by `beat`
+        assert isinstance(stage.mirror, Mirror)
         experiment = made_small(experiment, launch, stage.ranks)
         prepare(experiment, launch, stage.ranks)
-        name = options.study or "-".join(
-            filter(None, [heading.experiment, heading.variant, "smoke" if launch.smoke else None])
-        )
-        folder = _folder(name)
-        held.enter_context(_alone(folder, name) if options.storage is None else nullcontext())
-        directions: list[Direction] = [
-            "maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names
-        ]
-        told = identity(within, experiment, goals)
-        storage = open_storage(options.storage, folder)
-        study = open_study(
-            storage,
-            name,
-            options.new,
-            directions,
-            told,
-            lambda study: _queue(study, within, experiment, options, goals),
-        )
-        study.pruner = proposing.pruner(options.pruner if len(goals.names) == 1 else "none", experiment.epochs)
-        with _parent(study, experiment, launch, options, heading, stage) as (run, journal):
-            assert isinstance(stage.mirror, Mirror)
-            pool = Pool(options.workers)
-            at_work = Study(
-                study, within, experiment, launch, options, goals, heading, run, stage.mirror, pool, shown(options)
-            )
-            confirmed: list[Confirmed] = []
-            try:
-                with at_work.shown, stage.stop.at_step_end():
-                    _say(at_work)
-                    at_work.iterate(stage.stop)
-                    at_work.shown.say(standing(at_work))
-                    best = best_of(study)
-                    if options.confirm and best and not stage.stop.number:
-                        confirmed = confirm(at_work, best[: options.confirm], seeds, stage.stop)
-            finally:
-                pool.close()
-                _keep(journal, at_work, confirmed)
-            if stage.stop.number:
-                raise Interrupted(stage.stop.number, f"{study.study_name} stopped; the same command goes on with it")
+        with (
+            _opened(experiment, within, options, goals, heading, launch.smoke) as study,
+            _parent(study, experiment, launch, options, heading, stage.mirror) as (run, journal),
+            needed(options.storage),
+        ):
+            pool, table = Pool(options.workers), shown(options)
+            at_work = Study(study, within, experiment, launch, options, goals, heading, run, stage.mirror, pool, table)
+            confirmed = _carried_out(at_work, journal, seeds, stage.stop)
     return Found(run, study, goals, best_of(study), tuple(confirmed), tuple(words(at_work, confirmed)))
+
+
+def _carried_out(at_work: Study, journal: Journal, seeds: int, stop: Stop) -> list[Confirmed]:
+    """All trials, then the best confirmed. However it ends, what was found so far is kept."""
+    confirmed: list[Confirmed] = []
+    try:
+        with at_work.shown, stop.at_step_end():
+            _say(at_work)
+            at_work.iterate(stop)
+            at_work.shown.say(standing(at_work))
+            best = best_of(at_work.study)
+            if at_work.options.confirm and best and not stop.number:
+                confirmed = confirm(at_work, best[: at_work.options.confirm], seeds, stop)
+    finally:
+        at_work.pool.close()
+        _keep(journal, at_work, confirmed)
+    if stop.number:
+        raise Interrupted(stop.number, f"{at_work.study.study_name} stopped; the same command goes on with it")
+    return confirmed
 
 
 def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
@@ -124,6 +114,28 @@ def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
         return tuple(study.best_trials)
     downwards = study.direction == optuna.study.StudyDirection.MAXIMIZE
     return tuple(sorted(done, key=lambda t: -(t.value or 0.0) if downwards else (t.value or 0.0)))
+
+
+@contextmanager
+def _opened(
+    experiment: Experiment, within: space.Space, options: Search, goals: Goals, heading: Heading, smoke: bool
+) -> Iterator[optuna.Study]:
+    """The study, begun or taken up again; one in a file is ours alone meanwhile."""
+    parts = (heading.experiment, heading.variant, "smoke" if smoke else None)
+    name = options.study or "-".join(part for part in parts if part)
+    folder = _folder(name)
+    directions: list[Direction] = ["maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names]
+    told = identity(within, experiment, goals)
+    with _alone(folder, name) if options.storage is None else nullcontext():
+        storage = open_storage(options.storage, folder)
+
+        def queue(study: optuna.Study) -> None:
+            _queue(study, within, experiment, options, goals)
+
+        study = open_study(storage, name, options.new, directions, told, queue)
+        name = options.pruner if len(goals.names) == 1 else "none"
+        study.pruner = proposing.pruner(name, experiment.epochs, options.trials)
+        yield study
 
 
 @contextmanager
@@ -141,7 +153,7 @@ def _alone(folder: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def _parent(
-    study: optuna.Study, experiment: Experiment, launch: Launch, options: Search, heading: Heading, stage: Stage
+    study: optuna.Study, experiment: Experiment, launch: Launch, options: Search, heading: Heading, mirror: Mirror
 ) -> Iterator[tuple[Run, Journal]]:
     """The study's own run: begun, or taken up again. However the body ends, its journal tells."""
     token = study.user_attrs[TOKEN]
@@ -158,8 +170,7 @@ def _parent(
         named = {"name": study.study_name, "token": token}
         keep_record(journal, run, experiment, launch, heading, facts, study=named)
     if launch.mlflow:
-        assert isinstance(stage.mirror, Mirror)
-        stage.mirror.follow(run.folder)
+        mirror.follow(run.folder)
     status = "FAILED"
     try:
         with locked(run.folder):
@@ -178,9 +189,7 @@ def _parent(
 
 def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, options: Search, goals: Goals) -> None:
     """The first trial is the declaration itself, so that a study can only improve on it; a grid's points follow."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(goals.names))
+    study.set_metric_names(list(goals.names))
     study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
     if options.sampler == "grid":
         for point in proposing.grid(within):
@@ -220,8 +229,8 @@ def _say(at_work: Study) -> None:
     done = len(at_work.told())
     told = f", {done} of them done" if done else ""
     at_work.shown.say(
-        f"{study.study_name}: {options.trials} trials{told}, {options.workers} workers of {at_work.launch.threads} "
-        f"threads, {options.sampler} proposes, {options.pruner} prunes"
+        f"{study.study_name}: {options.trials} trials{told}; workers: {options.workers}, threads each: "
+        f"{at_work.launch.threads}; {options.sampler} proposes, {options.pruner} prunes"
     )
     if len(at_work.goals.names) > 1 and options.pruner != "none":
         at_work.shown.say("several goals: no trial is pruned")
@@ -273,7 +282,7 @@ def report(found: Found, command: str) -> None:
         several = len(found.goals.names) > 1  # then each of the front is best in its own way
         for top in found.best if several else [trial for trial in found.best if trial.number == number]:
             tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
-            for name, value in top.params.items():
+            for name, value in sorted(top.params.items()):
                 tell(f"  {name} = {space.label(value)}")
         tell(f"train it: {command} --from {found.parent.id}")
     where(found.parent)

@@ -9,16 +9,18 @@ import re
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 
+from core.failures import Failing
 from core.journal import drop_torn_tail
 from core.part import Mistakes
 
@@ -27,7 +29,7 @@ HEARTBEAT, GRACE = 20, 90  # s between signs of life of a trial; s after which a
 IDENTITY, TOKEN = "identity", "token"  # token: tells it from another study of the same name
 Direction = Literal["minimize", "maximize"]
 _FIRST_USE = re.compile(r"already exists|duplicate key|UniqueViolation|Duplicate entry")
-_DRIVERS = {"postgresql": "psycopg[binary]", "mysql": "pymysql"}
+_DRIVERS = {"postgresql": ("psycopg", "psycopg[binary]"), "mysql": ("pymysql", "pymysql"), "grpc": ("grpc", "grpcio")}
 
 
 def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
@@ -43,18 +45,23 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
             if _FIRST_USE.search(str(error)) and attempt < 4:  # two machines make the tables at once: one fails
                 time.sleep(0.5 * (attempt + 1))
                 continue
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise Mistakes([f"--storage {_hidden(url)}: cannot be used: {reason}{_advice(url)}"]) from None
+            raise Mistakes([f"--storage {_hidden(url)}: cannot be used: {_reason(error)}{_advice(url)}"]) from None
     raise AssertionError
 
 
-def _database(url: str) -> RDBStorage:
-    address = re.sub(r"^postgresql://", "postgresql+psycopg://", url)
+def _database(url: str) -> optuna.storages.BaseStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        again = RetryHeartbeatStaleTrialCallback()
+        if proxy := re.fullmatch(r"grpc://([^:/]+):(\d+)/?", url):
+            storage = GrpcStorageProxy(host=proxy[1], port=int(proxy[2]))
+            storage.wait_server_ready(timeout=10)
+            return storage
         return RDBStorage(
-            address, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=again
+            re.sub(r"^postgresql://", "postgresql+psycopg://", url),
+            engine_kwargs={"pool_pre_ping": True},  # a server that was restarted between two calls goes unnoticed
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
         )
 
 
@@ -94,6 +101,37 @@ def open_study(
     return study
 
 
+def has_heartbeats(study: optuna.Study) -> bool:
+    """Whether machines can see of one another that they are alive: of a file nobody asks, a proxy does not tell."""
+    return isinstance(study._storage, BaseHeartbeat)
+
+
+def beat(study: optuna.Study, trials: Iterable[int]) -> None:
+    """A sign of life for the trials of these ids; what has given none for GRACE s is queued to be done again."""
+    if isinstance(study._storage, BaseHeartbeat):
+        for trial in trials:
+            study._storage.record_heartbeat(trial)
+        optuna.storages.fail_stale_trials(study)
+
+
+@contextmanager
+def needed(url: str | None) -> Iterator[None]:
+    """Within, a database that can no longer be reached raises Failing."""
+    try:
+        yield
+    except Exception as error:
+        if url is None or not _is_outage(error):
+            raise
+        cause = error.__cause__ or error
+        raise Failing(
+            f"--storage {_hidden(url)} was lost ({_reason(cause)}); the same command goes on with it"
+        ) from None
+
+
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, optuna.exceptions.StorageInternalError) or type(error).__module__.startswith("grpc")
+
+
 class _KernelLock(BaseJournalFileLock):
     """Given back by the kernel when its holder dies: Optuna's own files would make the next writer wait for 30 s."""
 
@@ -122,9 +160,12 @@ def _hidden(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
 def _advice(url: str) -> str:
-    kind = url.partition(":")[0].partition("+")[0]
-    driver: Any = _DRIVERS.get(kind)
-    if driver and importlib.util.find_spec(driver.partition("[")[0]) is None:
-        return f'; its driver is missing: pip install "{driver}"'
-    return "" if driver else "; it should begin with postgresql:// or mysql+pymysql://"
+    module, package = _DRIVERS.get(url.partition(":")[0].partition("+")[0], (None, None))
+    if module is None:
+        return "; it should begin with postgresql://, mysql+pymysql:// or grpc://"
+    return "" if importlib.util.find_spec(module) else f'; its driver is missing: pip install "{package}"'

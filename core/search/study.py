@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import optuna
 import psutil
@@ -15,24 +16,24 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.experiment import Experiment
 from core.failures import Failing
-from core.history import Metric
+from core.journal import Journal
 from core.keys import key
 from core.launch import Launch
-from core.part import Mistakes
+from core.lock import is_free
 from core.record import Run
 from core.search import proposing
-from core.search.options import COSTS, Search
+from core.search.goals import Goals
+from core.search.options import Search
 from core.search.pool import Pool, Worker
 from core.search.space import Space, changes, declared, dimensions, label, text
-from core.search.storage import HEARTBEAT
-from core.search.trial import Goals, Outcome, Task, runs_by_trial
+from core.search.storage import HEARTBEAT, beat, has_heartbeats
+from core.search.trial import Outcome, Task, runs_by_trial
 from core.signals import Stop
-from core.spelling import did_you_mean
 from core.tracking import Mirror
 from core.writing import Heading
 
 OWNER, ERROR, DECLARED = "owner", "error", "declaration"
-DEATHS, ROW = 3, 5  # deaths of a trial's worker after which it fails; failures in a row after which a study stops
+DEATHS, ROW = 3, 5  # of workers in one epoch, after which a trial fails; failures in a row, after which a study stops
 
 
 @dataclass
@@ -57,26 +58,22 @@ class Study:
     deaths: dict[int, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     beat: float = 0.0
+    waiting: bool = False
+    seen: set[int] = field(default_factory=set)
 
     def iterate(self, stop: Stop) -> None:
         """Until all trials are told, the time is over, or a signal came. Raises Failing."""
         self.runs = runs_by_trial(self.heading.experiment, self.parent.id)
         self.orphans = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t)]
-        if not self.orphans and self._is_over():
+        self._give_up_lost()
+        if not self.orphans and self._is_over() and not self._awaits_others():
             return
-        while not stop.number:
-            for worker in self.pool.idle():
-                task = self._next(worker)
-                if task is None:
-                    break
-                worker.task = task
-                worker.send(task)
-            if not self.pool.busy():
-                return
-            self.shown.show(self)
-            for worker, message in self.pool.messages(0.5):
-                self._hear(worker, message)
-            self._heartbeat()
+        self.pool.iterate(stop, self._next, self._hear, self._goes_on)
+
+    def _goes_on(self) -> bool:
+        self.shown.show(self)
+        self._heartbeat()
+        return bool(self.pool.busy()) or self._awaits_others() or not self._is_over()
 
     def told(self) -> list[FrozenTrial]:
         """Trials that count: finished, pruned, or failed by themselves."""
@@ -105,16 +102,22 @@ class Study:
         else:
             self.study.sampler = proposing.sampler(self.options.sampler, self._seed())
             trial = self.study.ask()
+            if self._is_surplus(trial):
+                self.study.tell(trial, state=TrialState.FAIL)
+                return None
         self.running[trial.number] = trial
+        beat(self.study, [trial._trial_id])
         return self._task(trial, worker)
 
+    def _is_late(self) -> bool:
+        return self.options.seconds is not None and time.monotonic() - self.began > self.options.seconds
+
     def _is_over(self) -> bool:
-        late = self.options.seconds is not None and time.monotonic() - self.began > self.options.seconds
         trials = self.study.get_trials(deepcopy=False)
         going = sum(t.state == TrialState.RUNNING for t in trials)
         waiting = any(t.state == TrialState.WAITING for t in trials)
         spent = self.options.sampler == "grid" and not waiting
-        return late or spent or len(self.told()) + going >= self.options.trials
+        return self._is_late() or spent or len(self.told()) + going >= self.options.trials
 
     def _task(self, trial: optuna.Trial, worker: Worker) -> Task:
         if trial.user_attrs.get(DECLARED):
@@ -127,6 +130,8 @@ class Study:
             experiment = self.experiment.but(chosen)
             chosen = trial.params
         trial.set_user_attr(OWNER, owner())
+        if (silent := self._now(trial).system_attrs.get("failed_trial")) is not None:
+            self.shown.say(f"trial {trial.number} is trial {silent} again, whose machine gave no sign of life")
         title = " ".join([f"trial {trial.number}", *(f"{name}={label(value)}" for name, value in chosen.items())])
         heading = replace(self.heading, title=title, parent=self.parent.id, trial=trial.number)
         run = self.runs.get(trial.number)
@@ -147,6 +152,8 @@ class Study:
         if kind == "run":
             self.runs[rest[0]] = self.follow(rest[1])
         elif kind == "epoch":
+            if self._is_taken(rest[0]) and worker.process.pid:
+                os.kill(worker.process.pid, signal.SIGTERM)
             worker.send(self._verdict(*rest))
         elif kind == "score":
             worker.send(self._is_kept(rest[1]))
@@ -155,16 +162,16 @@ class Study:
             self._tell(rest[0])
         elif worker.task is not None:  # stopped by the machine, or died: somebody else goes on with it
             task, worker.task = worker.task, None
-            self._bury(task, f"exit {rest[0]}" if kind == "died" else rest[1])
+            self._bury(task.number, kind, f"exit {rest[0]}" if kind != "stopped" else rest[1])
 
     def _verdict(self, number: int, epochs: int, value: float) -> bool:
         """Whether the trial goes on. The declaration itself is never pruned: it is what others are measured by."""
         trial = self.running[number]
-        if len(self.goals.names) > 1:
+        if len(self.goals.names) > 1 or self._is_taken(number):
             return True
-        frozen = self.study._storage.get_trial(trial._trial_id)
-        if epochs not in frozen.intermediate_values:  # a resumed one has told of it before
+        if epochs not in self._now(trial).intermediate_values:  # a resumed one has told of it before
             trial.report(value, epochs)
+            self.deaths.pop(number, None)
         return bool(trial.user_attrs.get(DECLARED)) or not trial.should_prune()
 
     def _is_kept(self, scores: list[float]) -> bool:
@@ -176,6 +183,9 @@ class Study:
         return better < self.options.keep
 
     def _tell(self, outcome: Outcome) -> None:
+        if self._is_taken(outcome.number):
+            self._let_go(outcome.number)
+            return
         trial = self.running.pop(outcome.number)
         if outcome.error is not None:
             trial.set_user_attr(ERROR, outcome.error[:1000])
@@ -189,24 +199,72 @@ class Study:
         if len(self.failures) == ROW:
             raise Failing(f"{ROW} trials in a row failed, the last one: {outcome.error}")
 
-    def _bury(self, task: Task, how: str) -> None:
-        number = task.number
-        self.deaths[number] = self.deaths.get(number, 0) + 1
-        if self.deaths[number] >= DEATHS:
-            self._tell(Outcome(number, error=f"its worker died {DEATHS} times ({how})"))
+    def _bury(self, number: int, kind: str, how: str) -> None:
+        if self._is_taken(number):
+            self._let_go(number)
+            return
+        self.deaths[number] = self.deaths.get(number, 0) + (kind != "unbegun")
+        if self.deaths[number] == DEATHS:
+            error = f"its worker died {DEATHS} times ({how})"
+            self._close(number, "FAILED", error)
+            self._tell(Outcome(number, error=error))
             return
         self.shown.say(f"trial {number}: its worker ended ({how}); it goes on in another")
-        trial = self.running.pop(number)
-        self.orphans.append(self.study._storage.get_trial(trial._trial_id))
+        self.orphans.append(self._now(self.running.pop(number)))
 
     def _heartbeat(self) -> None:
-        """Signs of life for other machines, and a look at theirs; a journal file has none."""
-        if self.options.storage is None or time.monotonic() - self.beat < HEARTBEAT / 2:
-            return
-        self.beat = time.monotonic()
-        for trial in self.running.values():
-            self.study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
-        optuna.storages.fail_stale_trials(self.study)
+        if time.monotonic() - self.beat > HEARTBEAT / 2:
+            self.beat = time.monotonic()
+            mine = [trial._trial_id for trial in self.running.values()]
+            beat(self.study, mine + [trial._trial_id for trial in self._nobodys()])
+
+    def _nobodys(self) -> list[FrozenTrial]:
+        """Trials whose machine died before it could say that they are its own: somebody has to count their silence."""
+        going = [t for t in self._in_state(TrialState.RUNNING) if OWNER not in t.user_attrs]
+        fresh = [t for t in going if t.number not in self.seen]
+        self.seen |= {t.number for t in fresh}
+        return fresh
+
+    def _awaits_others(self) -> bool:
+        """Whether other machines are at work: one that dies leaves its trials to be done again."""
+        going = [t for t in self._in_state(TrialState.RUNNING) if t.number not in self.running]
+        if not going or not has_heartbeats(self.study) or self._is_late():
+            return False
+        if not self.waiting:
+            self.waiting = True
+            self.shown.say(f"waiting for trials of other machines: {', '.join(str(t.number) for t in going)}")
+        return True
+
+    def _is_surplus(self, trial: optuna.Trial) -> bool:
+        """Two machines that ask at once may begin one trial too many: it is the later one's."""
+        counted = [*self.told(), *self._in_state(TrialState.RUNNING)]
+        return sum(other.number < trial.number for other in counted) >= self.options.trials
+
+    def _is_taken(self, number: int) -> bool:
+        """Whether another machine does it again, for this one gave no sign of life (it slept, or its network did)."""
+        return self._now(self.running[number]).state.is_finished()
+
+    def _let_go(self, number: int) -> None:
+        del self.running[number]
+        self.shown.say(f"trial {number} was taken over by another machine: what was trained here does not count")
+
+    def _give_up_lost(self) -> None:
+        """Runs that a dead parent has left, of trials that another machine has done since, end as KILLED."""
+        ended = {trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()}
+        for number in ended & set(self.runs):
+            self._close(number, "KILLED", "its machine gave no sign of life: another one has done this trial")
+
+    def _close(self, number: int, status: str, error: str) -> None:
+        """End a trial's run in the place of its worker, if it has one and nobody else has ended it."""
+        run = self.runs.get(number)
+        if run and run.status == "RUNNING" and is_free(run.folder):
+            journal = Journal(run.folder)
+            journal.write("tags", values={"error": error})
+            journal.close(status)
+            self.follow(str(run.folder))
+
+    def _now(self, trial: optuna.Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         """Whether whoever had it is dead: surely so where a file's lock is ours; else on this machine."""
@@ -233,20 +291,3 @@ def identity(space: Space, experiment: Experiment, goals: Goals) -> dict[str, st
     told = {f"SPACE {name}": words for name, words in text(space).items()}
     told |= {name: str(value) for name, value in experiment.flat().items()}
     return told | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch)"}
-
-
-def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
-    """Raises Mistakes for goals that nobody measures, or that cannot be compared."""
-    names = options.goal or (experiment.select,)
-    known = (*get_args(Metric), *COSTS)
-    wrong = [f"--goal {name}: no such goal{did_you_mean(name, known) or '; there are ' + ', '.join(known)}"
-             for name in names if name not in known]  # fmt: skip
-    if len(set(names)) < len(names):
-        wrong.append(f"--goal {','.join(names)}: a goal is named twice")
-    if "val/loss" in names and any(name.partition(".")[0] == "loss" for name in space):
-        wrong.append(
-            "--goal val/loss: SPACE varies the loss, whose values do not compare; take val/accuracy or val/nll"
-        )
-    if wrong:
-        raise Mistakes(wrong)
-    return Goals(tuple(names), options.epoch)

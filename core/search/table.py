@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 from optuna.trial import FrozenTrial, TrialState
 
 from core.progress import duration
+from core.search.goals import summary
 from core.search.options import Search
 from core.search.space import label
-from core.search.trial import summary
 from core.terminal import is_terminal, tell
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def line_of(study: Study, trial: FrozenTrial) -> str:
 
 
 def _told(params: dict[str, Any]) -> str:
-    return " ".join(f"{name}={label(value)}" for name, value in params.items())
+    return " ".join(f"{name}={label(value)}" for name, value in sorted(params.items()))
 
 
 def _since(trial: FrozenTrial) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,50 +12,18 @@ from typing import Any
 
 from core.checkpoint import CHECKPOINTS, keep_last
 from core.experiment import Experiment
-from core.history import scores, sign
 from core.journal import read
 from core.launch import Launch
 from core.part import Mistakes
 from core.record import WEIGHTS, Run, import_experiment
 from core.run import opened, reopened, runs_of
+from core.search.goals import Goals
 from core.search.options import COSTS
 from core.stage import staged
 from core.work import Work
 from core.writing import Heading
 
 PRUNED = "pruned"  # a tag
-
-
-@dataclass(frozen=True)
-class Goals:
-    """What a study is after. names: metrics of validation, or costs.  epoch: best or last."""
-
-    names: tuple[str, ...]
-    epoch: str
-
-    def score(self, run: Run) -> list[float]:
-        """The value of each goal, as it was measured. Raises ValueError for one that is no number."""
-        history = run.history
-        values = [self._value(name, run, history) for name in self.names]
-        for name, value in zip(self.names, values, strict=True):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}")
-        return values
-
-    def _value(self, name: str, run: Run, history: dict[str, dict[int, float]]) -> float:
-        if name == "parameters":
-            return float(run.record["facts"]["parameters"])
-        if name == "seconds":
-            return sum(run.record["data"]["train"] / rate for rate in history["images_per_second"].values())
-        curve = [history[name][epoch] for epoch in sorted(history[name])]
-        ranked = scores([{name: value} for value in curve], name)
-        finite = [value for value in ranked if not math.isnan(value)]
-        return sign(name) * (ranked[-1] if self.epoch == "last" or not finite else max(finite))
-
-    @staticmethod
-    def larger_is_better(name: str) -> bool:
-        """Whether a goal is to be raised."""
-        return name not in COSTS and sign(name) > 0
 
 
 @dataclass(frozen=True)
@@ -156,17 +124,3 @@ def _outcome(task: Task, run: Run) -> Outcome:
     if PRUNED in tags:
         return Outcome(task.number, pruned=True)
     return Outcome(task.number, task.goals.score(run))
-
-
-def summary(values: Sequence[float], goals: Goals) -> str:
-    """Scores in one line for people: 98.61 %, 65,834 parameters."""
-    return ", ".join(_told(name, value) for name, value in zip(goals.names, values, strict=True))
-
-
-def _told(name: str, value: float) -> str:
-    if name == "parameters":
-        return f"{value:,.0f} parameters"
-    if name == "seconds":
-        return f"{value:,.1f} s"
-    short = name.rsplit("/", 1)[-1]
-    return f"{short} {value:.4f}" if sign(name) < 0 else f"{short} {value:.2%}"

@@ -14,15 +14,15 @@ from core.part import Mistakes
 
 
 def work(connection: Connection) -> None:
-    """Until the other end is closed. Messages: ("run", number, folder), ("epoch", number, epochs, value) answered by
-    whether to go on, ("score", number, scores) answered by whether to keep the weights, ("ended", Outcome),
-    ("stopped", number)."""
+    """Until the other end is closed. Messages: ("begun",) when it has a task, ("run", number, folder), ("epoch",
+    number, epochs, value) answered by whether to go on, ("score", number, scores) answered by whether to keep the
+    weights, ("ended", Outcome), ("stopped", number)."""
     os.setsid()  # Ctrl-C in the terminal is for the parent, which then tells its workers
     _end_with_parent()
     from core.terminal import mute
 
     mute()
-    from core.search.trial import Task
+    from core.search.trial import Task  # takes seconds, for it imports all that trains
 
     while True:
         try:
@@ -30,6 +30,7 @@ def work(connection: Connection) -> None:
         except EOFError:
             return
         assert isinstance(task, Task)
+        connection.send(("begun",))
         message = _done(task, connection)
         try:
             connection.send(message)

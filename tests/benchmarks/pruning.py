@@ -77,7 +77,9 @@ def main() -> None:
         (p.reaches(r.best[-1]) or float("inf")) / r.epochs[-1]
         for p, r in zip(found["tpe, pruned"], found["random"], strict=True)
     ]
-    print(f"epochs to random's best, of random's: {statistics.mean(shares):.2f} ({', '.join(f'{s:.2f}' for s in shares)})")
+    print(
+        f"epochs to random's best, of random's: {statistics.mean(shares):.2f} ({', '.join(f'{s:.2f}' for s in shares)})"
+    )
 
 
 if __name__ == "__main__":

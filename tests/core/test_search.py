@@ -122,15 +122,21 @@ def test_forty_trials_are_told_once_however_often_workers_and_parents_die(forge,
     import random
 
     luck = random.Random(0)
-    words = (*WORDS, "--trials", "40", "--workers", "2", "--checkpoint-every", "2")
-    for _ in range(3):
+    words = (DIGITS, "search", "--goal", "val/accuracy", "--epochs", "12", "--threads", "1", "--trials", "40",
+             "--workers", "2", "--checkpoint-every", "5")  # fmt: skip
+    dead = 0
+    for kills in (4, 3, 3):
         process = forge.start(*words)
-        for _ in range(4):
-            time.sleep(luck.uniform(4, 12))
-            if not process.ended and (workers := children(process.pid)):
-                os.kill(luck.choice(workers), signal.SIGKILL)
+        for _ in range(kills):
+            time.sleep(luck.uniform(4, 16))
+            wait_for(lambda process=process: len(children(process.pid)) == 2, process)
+            os.kill(children(process.pid)[0], signal.SIGKILL)  # the older: one that dies thrice in a trial fails it
+            dead += 1
+        time.sleep(luck.uniform(1, 12))
+        assert not process.ended, process.text
         process.kill()
         process.wait(60)
+    assert dead == 10
     status, text = forge.run(*words, timeout=900)
     assert status == 0, text
     trials = study_of(home).get_trials(deepcopy=False)
