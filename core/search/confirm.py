@@ -92,8 +92,8 @@ def words(at_work: Study, found: Sequence[Confirmed]) -> list[str]:
 def _train(at_work: Study, jobs: list[_Job], stop: Stop) -> None:
     waiting = list(range(len(jobs)))
 
-    def next_task(worker: Worker) -> Task | None:
-        return _task(at_work, worker, number := waiting.pop(0), jobs[number]) if waiting else None
+    def next_task(place: int) -> Task | None:
+        return _task(at_work, place, number := waiting.pop(0), jobs[number]) if waiting else None
 
     def hear(worker: Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
@@ -120,9 +120,9 @@ def _train(at_work: Study, jobs: list[_Job], stop: Stop) -> None:
     at_work.pool.iterate(stop, next_task, hear, lambda: bool(at_work.pool.busy()))
 
 
-def _task(at_work: Study, worker: Worker, number: int, job: _Job) -> Task:
+def _task(at_work: Study, place: int, number: int, job: _Job) -> Task:
     heading = replace(at_work.heading, title=f"confirm trial {job.trial.number}", parent=at_work.parent.id, trial=None)
-    launch = at_work.placed(worker)
+    launch = at_work.placed(place)
     run = job.run.id if job.run else None
     return Task(number, job.experiment.record(), launch.record(), heading, at_work.goals, run, whole=True)
 

@@ -31,7 +31,10 @@ class Search(Part):
     timeout: str | None = Field(None, description="time (90s, 30m, 8h) after which no trial begins")
     confirm: int = Field(0, ge=0, description="retrain so many of the best trials on --seeds fresh seeds (3), and test")
     keep: int = Field(3, ge=0, description="weights are kept of trials among so many best when they end")
-    storage: str | None = Field(None, description="URL of a database that several machines share; none: a file here")
+    storage: str | None = Field(
+        None,
+        description="URL of a database that machines share (postgresql, mysql+pymysql, grpc); none: a file here",
+    )
     study: str | None = Field(None, description="name of the study; none: the experiment's, with the variant's")
     new: bool = Field(False, description="begin a fresh study beside the one of this name")
 

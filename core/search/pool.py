@@ -32,6 +32,10 @@ class Worker:
     task: Task | None = None
     begun: bool = False
 
+    def give(self, task: Task) -> None:
+        self.task = task
+        self.send(task)
+
     def send(self, message: Any) -> None:
         """Nothing happens when it is dead: that is told by `Pool.messages`."""
         with suppress(OSError):
@@ -39,73 +43,74 @@ class Worker:
 
 
 class Pool:
-    """So many living workers, started when first asked for; one that has died is replaced."""
+    """At most so many living workers, each started when there is a task for it; one that has died is replaced."""
 
     def __init__(self, count: int):
         self.count = count
-        self.workers: list[Worker] = []
+        self.workers: dict[int, Worker] = {}
         self.stillborn = 0  # how many in a row have died before they began
 
-    def idle(self) -> list[Worker]:
-        self.workers = self.workers or [_started(place) for place in range(self.count)]
-        return [worker for worker in self.workers if worker.task is None]
-
     def busy(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.task is not None]
+        return [worker for worker in self.workers.values() if worker.task is not None]
 
     def iterate(
         self,
         stop: Stop,
-        next_task: Callable[[Worker], Task | None],
+        next_task: Callable[[int], Task | None],
         hear: Callable[[Worker, tuple[Any, ...]], None],
         goes_on: Callable[[], bool],
     ) -> None:
-        """Give whoever is idle the next task and hear what comes, until `goes_on` says no or a signal comes."""
+        """Give each idle place the next task and hear what comes, until `goes_on` says no or a signal comes."""
         while not stop.number:
-            for worker in self.idle():
-                worker.task = next_task(worker)
-                if worker.task is None:
+            for place in self._idle():
+                task = next_task(place)
+                if task is None:
                     break
-                worker.send(worker.task)
+                if place not in self.workers:
+                    self.workers[place] = _started(place)
+                self.workers[place].give(task)
             if not goes_on():
                 return
             for worker, message in self.messages(0.5):
                 hear(worker, message)
 
+    def _idle(self) -> list[int]:
+        return [place for place in range(self.count) if place not in self.workers or self.workers[place].task is None]
+
     def messages(self, seconds: float) -> Iterator[tuple[Worker, tuple[Any, ...]]]:
         """What workers have said, after at most so many seconds; the last of one is ("died", exit status), or
         ("unbegun", exit status) where it died of itself, before any task could be the cause. Raises Failing."""
-        by_object: dict[Any, Worker] = {w.connection: w for w in self.workers}
-        ready = wait([*by_object, *(w.process.sentinel for w in self.workers)], seconds)
+        by_object: dict[Any, Worker] = {w.connection: w for w in self.workers.values()}
+        ready = wait([*by_object, *(w.process.sentinel for w in self.workers.values())], seconds)
         for worker in [by_object[found] for found in ready if found in by_object]:
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
-                yield worker, self._replaced(worker)
+                yield worker, self._removed(worker)
                 continue
             if message[0] == "begun":
                 worker.begun, self.stillborn = True, 0
             else:
                 yield worker, message
 
-    def _replaced(self, worker: Worker) -> tuple[str, int | None]:
+    def _removed(self, worker: Worker) -> tuple[str, int | None]:
         worker.process.join()
         status = worker.process.exitcode
         self.stillborn += not worker.begun
         if self.stillborn == STILLBORN:
             raise Failing(f"{STILLBORN} workers in a row died before they began (exit {status})")
-        self.workers[self.workers.index(worker)] = _started(worker.place)
+        del self.workers[worker.place]
         return ("died" if worker.begun else "unbegun"), status
 
     def close(self) -> None:
         """Tell all to stop: what is at work saves and ends. Whatever does not end is killed."""
-        for worker in self.workers:
+        for worker in self.workers.values():
             if worker.task is None:
                 worker.connection.close()
             elif worker.process.pid:
                 os.kill(worker.process.pid, signal.SIGTERM)
         end = time.monotonic() + _PATIENCE
-        for worker in self.workers:
+        for worker in self.workers.values():
             while worker.task is not None and worker.process.is_alive() and time.monotonic() < end:
                 _drain(worker)
             worker.connection.close()

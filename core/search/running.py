@@ -236,10 +236,10 @@ def _say(at_work: Study) -> None:
         at_work.shown.say("several goals: no trial is pruned")
     if note := proposing.limits(options.sampler, at_work.space):
         at_work.shown.say(note)
-    need = options.workers * provenance.peak_memory_mb()
-    room = _free_memory_mb()
+    workers = min(options.workers, options.trials)
+    need, room = workers * provenance.peak_memory_mb(), _free_memory_mb()
     if need > room:
-        at_work.shown.say(f"warning: {options.workers} workers may need {need:,.0f} MB, {room:,.0f} MB are free")
+        at_work.shown.say(f"warning: {workers} workers may need {need:,.0f} MB, {room:,.0f} MB are free")
 
 
 def _shared(launch: Launch, options: Search) -> Launch:

@@ -93,7 +93,7 @@ class Study:
             self.mirror.follow(run.folder)
         return run
 
-    def _next(self, worker: Worker) -> Task | None:
+    def _next(self, place: int) -> Task | None:
         if self.orphans:
             frozen = self.orphans.pop(0)
             trial = optuna.Trial(self.study, frozen._trial_id)
@@ -107,7 +107,7 @@ class Study:
                 return None
         self.running[trial.number] = trial
         beat(self.study, [trial._trial_id])
-        return self._task(trial, worker)
+        return self._task(trial, place)
 
     def _is_late(self) -> bool:
         return self.options.seconds is not None and time.monotonic() - self.began > self.options.seconds
@@ -119,7 +119,7 @@ class Study:
         spent = self.options.sampler == "grid" and not waiting
         return self._is_late() or spent or len(self.told()) + going >= self.options.trials
 
-    def _task(self, trial: optuna.Trial, worker: Worker) -> Task:
+    def _task(self, trial: optuna.Trial, place: int) -> Task:
         if trial.user_attrs.get(DECLARED):
             chosen = declared(self.space, self.experiment)
             for name, dimension in ((n, d) for n, d in dimensions(self.space).items() if n in chosen):
@@ -135,16 +135,16 @@ class Study:
         title = " ".join([f"trial {trial.number}", *(f"{name}={label(value)}" for name, value in chosen.items())])
         heading = replace(self.heading, title=title, parent=self.parent.id, trial=trial.number)
         run = self.runs.get(trial.number)
-        launch = self.placed(worker)
+        launch = self.placed(place)
         return Task(trial.number, experiment.record(), launch.record(), heading, self.goals, run.id if run else None)
 
-    def placed(self, worker: Worker) -> Launch:
+    def placed(self, place: int) -> Launch:
         """Each worker its GPU; the CPU's threads are divided already."""
         import torch
 
         if self.launch.device not in ("auto", "cuda") or not torch.cuda.is_available():
             return self.launch
-        device = worker.place // self.options.workers_per_gpu % torch.cuda.device_count()
+        device = place // self.options.workers_per_gpu % torch.cuda.device_count()
         return self.launch.but({"device": f"cuda:{device}"})
 
     def _hear(self, worker: Worker, message: tuple[Any, ...]) -> None:
