@@ -57,6 +57,12 @@ def _sync(words: Sequence[str]) -> int:
     return 0 if complete == len(standings) else 1
 
 
+def _compare(words: Sequence[str]) -> int:
+    from core.compare.command import main
+
+    return main(words)
+
+
 def _launch(words: Sequence[str]) -> int:
     from core.launcher import main
 
@@ -98,6 +104,7 @@ def _look(words: Sequence[str]) -> int:
 
 
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "compare": (_compare, "settings on record: seeds folded together, differences with intervals"),
     "list": (_list, "every experiment: question, command, expected, best on record"),
     "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
     "look": (_look, "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),

@@ -57,6 +57,12 @@ class Run:
         return {name: points[max(points)] for name, points in self.history.items()}
 
     @property
+    def seconds(self) -> float:
+        """Time in training, from its rates: what lay between two sittings does not count."""
+        rates = self.history.get("images_per_second", {}).values()
+        return sum(self.record["data"]["train"] / rate for rate in rates)
+
+    @property
     def experiment(self) -> Experiment:
         """The declaration. The experiment's own module is imported first, so that its parts are known."""
         from core.experiment import Experiment

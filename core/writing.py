@@ -214,8 +214,10 @@ def write_summary(run: Run, status: str) -> None:
     whole: trained on all of its data; a smoke run is not, and a parent of several seeds is no run of its own.
     """
     recorded = (run.folder / "artifacts" / RECORD).exists()
-    whole = recorded and not {"seeds", "study"} & set(run.record) and run.record["declaration"]["limit"] is None
+    own = recorded and not {"seeds", "study"} & set(run.record)
+    whole = own and run.record["declaration"]["limit"] is None
+    metrics = run.metrics | ({"seconds": run.seconds} if own else {})
     temporary = run.folder / f"{SUMMARY}.part"
     with contextlib.suppress(OSError):  # on a full disk: the journal has it all
-        temporary.write_text(json.dumps({"status": status, "metrics": run.metrics, "whole": whole}))
+        temporary.write_text(json.dumps({"status": status, "metrics": metrics, "whole": whole}))
         os.replace(temporary, run.folder / SUMMARY)

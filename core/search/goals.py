@@ -36,7 +36,7 @@ class Goals:
         if name == "parameters":
             return float(run.record["facts"]["parameters"])
         if name == "seconds":
-            return sum(run.record["data"]["train"] / rate for rate in history["images_per_second"].values())
+            return run.seconds
         curve = [history[name][epoch] for epoch in sorted(history[name])]
         ranked = scores([{name: value} for value in curve], name)
         finite = [value for value in ranked if not math.isnan(value)]

@@ -1,0 +1,1 @@
+"""Comparing runs on record: seeds folded together, differences with intervals, what is shown and what is not."""

@@ -1,0 +1,75 @@
+"""labbook compare NAME|RUN ...: what differs, by how much, and whether that is more than luck."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.compare.groups import Comparison, compare
+from core.compare.reading import rows
+from core.compare.telling import HEADINGS, as_csv, differs, markdown, sentences, table
+from core.part import Mistakes
+from core.terminal import tell
+
+USAGE = "compare NAME|RUN ... [--metric M] [--by FIELD] [--baseline SETTING] [--csv FILE] [--markdown FILE] [--anyway]"
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0. Raises Mistakes."""
+    parser = argparse.ArgumentParser(prog="labbook compare", description=__doc__, exit_on_error=False)
+    parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments (all their runs), or runs")
+    parser.add_argument("--metric", default="test/accuracy", help="test/accuracy unless told; any final metric")
+    parser.add_argument("--by", metavar="FIELD", help="settings are the values of this field, whatever else differs")
+    parser.add_argument("--baseline", metavar="SETTING", help="a setting or a run; the best unless told")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also as CSV, unrounded")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
+    parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
+    try:
+        given = parser.parse_args(list(words))
+    except argparse.ArgumentError as error:
+        raise Mistakes([f"compare: {error}"]) from None
+    found, left = rows(given.runs)
+    if not found:
+        raise Mistakes([f"{' '.join(given.runs)}: no finished run to compare", *left])
+    comparison = compare(found, given.metric, given.by, given.baseline, given.anyway)
+    show(comparison, left)
+    for path, text in ((given.csv, as_csv), (given.markdown, markdown)):
+        if path:
+            _write(path, text(comparison))
+    return 0
+
+
+def show(found: Comparison, left: Sequence[str] = ()) -> None:
+    """On the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=f"{found.metric}, mean and 95 % interval of n seeds", title_justify="left", box=SIMPLE_HEAD)
+    cells = table(found)
+    used = [i for i in range(len(HEADINGS) - 1) if any(row[i] for row in cells)]
+    for i in used:
+        grid.add_column(HEADINGS[i], overflow="fold", no_wrap=i > 0, justify="right" if i else "left")
+    for row in cells:
+        grid.add_row(*(row[i] for i in used))
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(grid, highlight=False)
+    for group in found.groups if len(found.differing) > 1 else ():
+        tell(f"{group.label}: {differs(found, group)}")
+    tell()
+    for line in [*sentences(found), *found.notes]:
+        tell(line)
+    for line in left[:5]:
+        tell(f"left out: {line}")
+    if len(left) > 5:
+        tell(f"left out: {len(left) - 5} more")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise Mistakes([f"{path}: {error.strerror}"]) from None
+    tell(f"written: {path}")

@@ -1,0 +1,192 @@
+"""labbook compare over runs on record: what is folded together, what is told, what is refused."""
+
+import csv
+import json
+
+import pytest
+
+from core.__main__ import main
+from core.compare.groups import compare
+from core.compare.reading import rows
+from core.compare.statistics import holm
+from core.compare.telling import as_csv, differs, markdown, sentences
+from core.journal import Journal
+from core.part import Mistakes
+from experiments.digits_cnn import EXPERIMENT, VARIANTS
+
+PLAIN = EXPERIMENT.but(VARIANTS["plain"])
+
+
+@pytest.fixture
+def lab(home):
+    """Writes runs on record as training leaves them."""
+
+    def write(experiment, accuracy, variant=None, status="FINISHED", data="d1", name="digits_cnn", **more):
+        folder = home / "mlruns" / "runs" / f"{name}-20260101-{write.count:06d}-abcd"
+        write.count += 1
+        journal = Journal(folder)
+        journal.write("params", values={key: str(value) for key, value in experiment.flat().items()})
+        journal.close(status)
+        record = {"labbook": 1, "run": folder.name, "experiment": name, "variant": variant, "parent": None,
+                  "declaration": experiment.record(), "data": {"digest": data}, "facts": {"parameters": "1000"},
+                  **more}  # fmt: skip
+        journal.artifact("record.json").write_text(json.dumps(record))
+        if status != "RUNNING":
+            metrics = {
+                "test/accuracy": accuracy,
+                "test/loss": 1 - accuracy,
+                "images_per_second": 100.0,
+                "seconds": 60.0,
+            }
+            summary = {"status": status, "metrics": metrics, "whole": experiment.limit is None}
+            (folder / "summary.json").write_text(json.dumps(summary))
+        return folder.name
+
+    write.count = 0
+    return write
+
+
+def seeds(lab, experiment, accuracies, **more):
+    return [lab(experiment.but({"seed": seed}), value, **more) for seed, value in enumerate(accuracies)]
+
+
+def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965, 0.961))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954, 0.951), variant="plain")
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert [(group.label, len(group.values)) for group in found.groups] == [("base", 4), ("plain", 4)]
+    assert {"augment", "augment.random_crop.padding", "loss.label_smoothing"} < set(found.differing)
+    assert "seed" not in found.differing
+    assert differs(found, found.groups[0]) == (
+        "augment=random_crop(random_crop.padding=1, random_crop.reflect=False), loss.label_smoothing=0.1"
+    )
+    (line,) = sentences(found)
+    assert line == "base beats plain by 1.00 points (95 % interval 0.87 to 1.13, 4 paired seeds)"
+
+
+def test_of_a_loss_the_smaller_is_better(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    found = compare(*rows(["digits_cnn"])[:1], "test/loss")
+    assert found.groups[0].label == "base"
+    assert next(sentences(found)).startswith("base beats plain by 0.01")
+
+
+def test_what_is_not_shown_says_how_many_seeds_would_show_it(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94, 0.97))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    (line,) = sentences(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
+    assert "plain against base: no difference shown (3 paired seeds); about" in line
+    assert "more seeds each would show 0.43 points" in line
+
+
+def test_a_single_seed_has_no_interval_and_a_failed_one_is_in_sight(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94, 0.97))
+    lab(PLAIN, 0.95, variant="plain")
+    failed = lab(PLAIN.but({"seed": 1}), 0.0, variant="plain", status="FAILED")
+    going = lab(PLAIN.but({"seed": 2}), 0.0, variant="plain", status="RUNNING")
+    found, left = rows(["digits_cnn"])
+    (line,) = sentences(compare(found, "test/accuracy"))
+    assert "plain with a single seed, so there is no interval" in line
+    assert left == [f"{failed}: FAILED", f"{going}: RUNNING (it goes still, or was interrupted)"]
+
+
+def test_many_comparisons_are_corrected(lab):
+    seeds(lab, EXPERIMENT, (0.960, 0.962, 0.961))
+    for number, lr in enumerate((0.2, 0.3, 0.4, 0.5)):
+        seeds(lab, EXPERIMENT.but({"optimizer.lr": lr}), (0.957 - 0.0001 * number, 0.9585, 0.956))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="base (optimizer.lr=0.1)")
+    assert len(found.against) == 4
+    assert [one.p for one in found.against] == holm([one.difference.p for one in found.against])
+    assert max(one.p for one in found.against) > max(one.difference.p for one in found.against)
+
+
+def test_by_a_field_pairs_runs_that_are_alike_in_all_else(lab):
+    for smoothing in (0.0, 0.1):
+        for epochs in (10, 20):
+            changed = EXPERIMENT.but({"loss.label_smoothing": smoothing, "epochs": epochs})
+            seeds(lab, changed, (0.9 + epochs / 1000 + smoothing / 10, 0.91 + epochs / 1000 + smoothing / 10))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy", by="loss.label_smoothing")
+    assert [group.label for group in found.groups] == ["loss.label_smoothing=0.1", "loss.label_smoothing=0.0"]
+    assert found.against[0].difference.n == 4
+    assert found.against[0].difference.mean == pytest.approx(-0.01)
+
+
+def test_a_seed_that_was_run_twice_counts_once(lab):
+    lab(EXPERIMENT, 0.9)
+    seeds(lab, EXPERIMENT, (0.96, 0.94))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert found.groups[0].summary[0] == pytest.approx(0.95)
+    assert "base: 1 runs repeat a seed; of each the latest counts" in found.notes
+
+
+def test_other_data_are_refused_unless_anyway(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94))
+    seeds(lab, PLAIN, (0.96, 0.94), variant="plain", data="d2")
+    found, _ = rows(["digits_cnn"])
+    with pytest.raises(Mistakes, match=r"2 different sets of data \(d1, d2\).*--anyway"):
+        compare(found, "test/accuracy")
+    assert "warning: these runs saw 2 different" in compare(found, "test/accuracy", anyway=True).notes[0]
+
+
+def test_smoke_runs_are_left_out_where_there_are_others(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94))
+    lab(EXPERIMENT.but({"limit": 64}), 0.2)
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert len(found.groups) == 1
+    assert found.notes == ("1 smoke runs and runs of limited data are left out",)
+
+
+def test_the_parent_of_seeds_stands_for_them(lab):
+    parent = lab(EXPERIMENT, 0.0, seeds=2)
+    seeds(lab, EXPERIMENT, (0.96, 0.94), parent=parent)
+    seeds(lab, PLAIN, (0.9, 0.91))
+    found, left = rows([parent])
+    assert sorted(row.metrics["test/accuracy"] for row in found) == [0.94, 0.96]
+    assert left == []
+
+
+def test_the_command_writes_csv_and_markdown_that_agree(lab, tmp_path, capsys, monkeypatch):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    words = ["compare", "digits_cnn", "--csv", str(tmp_path / "a.csv"), "--markdown", str(tmp_path / "a.md")]
+    monkeypatch.setattr("sys.argv", ["labbook", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert "base beats plain by 1.00 points" in capsys.readouterr().out
+    table = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["setting"] for row in table] == ["base", "plain"]
+    assert float(table[1]["difference"]) == pytest.approx(-0.01)
+    assert table[1]["loss.label_smoothing"] == "0.0"
+    assert "| base | 3 | 96.23" in (tmp_path / "a.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["digits_cn"], "did you mean digits_cnn"),
+        (["digits_cnn", "--metric", "test/acuracy"], "did you mean test/accuracy"),
+        (["digits_cnn", "--by", "optimizer.lrr"], "did you mean optimizer.lr"),
+        (["digits_cnn", "--baseline", "plan"], "did you mean plain"),
+        (["digits_cnn", "--csv", "/nowhere/a.csv"], "/nowhere/a.csv: No such file or directory"),
+        (["digits_cnn", "--nonsense"], "--nonsense"),
+        ([], "required"),
+    ],
+)
+def test_bad_input_is_one_message(lab, words, told, monkeypatch, capsys):
+    seeds(lab, EXPERIMENT, (0.96, 0.962))
+    seeds(lab, PLAIN, (0.95, 0.953), variant="plain")
+    monkeypatch.setattr("sys.argv", ["labbook", "compare", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.962))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert list(sentences(found)) == []
+    assert markdown(found).count("\n") == 4
+    assert len(as_csv(found).splitlines()) == 2
