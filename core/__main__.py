@@ -103,12 +103,19 @@ def _look(words: Sequence[str]) -> int:
     return 0
 
 
+def _ui(words: Sequence[str]) -> int:
+    from core.ui import main
+
+    return main(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "compare": (_compare, "settings on record: seeds folded together, differences with intervals"),
     "list": (_list, "every experiment: question, command, expected, best on record"),
     "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
     "look": (_look, "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),
     "sync": (_sync, "send to MLflow what it lacks (of the runs named, or of all)"),
+    "ui": (_ui, "MLflow's pages over the right store, on this machine, in the browser"),
 }
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from core.search import Choice, Float
 from core.search.options import Search
 from core.search.running import search
 from core.search.storage import open_storage
+from core.search.study import Study
 from core.search.trial import runs_by_trial
 from experiments.digits_cnn import EXPERIMENT
 from tests.core.test_resume import digest
@@ -252,3 +253,15 @@ def test_a_command_line_is_told_everything_that_is_wrong(forge, home):
     assert "cannot be used" in text
     assert "secret" not in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("sharing", "devices"), [(1, "0 1 0 1"), (2, "0 0 1 1")])
+def test_workers_are_spread_over_gpus(monkeypatch, sharing, devices):
+    """Only how they are counted: no machine of these tests has two."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    options = Search(workers=4, workers_per_gpu=sharing)
+    study = Study(None, {}, TINY, Launch(), options, None, None, None, None, None, None)
+    assert [study.placed(place).device for place in range(4)] == [f"cuda:{device}" for device in devices.split()]
+    elsewhere = Study(None, {}, TINY, Launch(device="cpu"), options, None, None, None, None, None, None)
+    assert elsewhere.placed(1).device == "cpu"

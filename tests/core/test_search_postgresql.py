@@ -109,6 +109,7 @@ def counted(server, name):
     return [t for t in server.study(name).get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
 
 
+@pytest.mark.slow
 def test_two_machines_share_one_study(server, forge, tmp_path):
     words = (*WORDS, "--epochs", "2", "--trials", "8", "--storage", server.url, "--study", "shared")
     homes = [tmp_path / "one", tmp_path / "two"]
