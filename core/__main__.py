@@ -23,6 +23,8 @@ def main() -> None:
         if words[0] not in VERBS:
             raise Mistakes([f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; there is {', '.join(VERBS)}"])
         sys.exit(VERBS[words[0]][0](words[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Mistakes as mistakes:
         for line in mistakes.lines:
             print(f"labbook: {line}", file=sys.stderr)
@@ -103,6 +105,12 @@ def _look(words: Sequence[str]) -> int:
     return 0
 
 
+def _rerun(words: Sequence[str]) -> int:
+    from core.rerun import main
+
+    return main(words)
+
+
 def _ui(words: Sequence[str]) -> int:
     from core.ui import main
 
@@ -114,6 +122,7 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "list": (_list, "every experiment: question, command, expected, best on record"),
     "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
     "look": (_look, "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),
+    "rerun": (_rerun, "rerun RUN: the same declaration once more, and whether the same comes out"),
     "sync": (_sync, "send to MLflow what it lacks (of the runs named, or of all)"),
     "ui": (_ui, "MLflow's pages over the right store, on this machine, in the browser"),
 }

@@ -76,10 +76,10 @@ def _run(package: str, command: str, arguments: Sequence[str]) -> int:
             hint = did_you_mean(verb, VERBS) or f"; there is {', '.join(VERBS)}"
             raise Mistakes([f"{verb}: no such verb{hint}"])
         if verb == "resume":
-            return _guarded(command, lambda: _resume(module, rest))
+            return guarded(command, lambda: _resume(module, rest))
         options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), PARTS.get(verb))
         action = {"train": _train, "search": _search, "lr_find": _lr_find, "summary": _summary}[verb]
-        return _guarded(command, lambda: action(module, options))
+        return guarded(command, lambda: action(module, options))
     except Mistakes as mistakes:
         return explain(command, mistakes, _advice(mistakes, command, module.EXPERIMENT))
 
@@ -103,7 +103,7 @@ def explain(command: str, mistakes: Mistakes, advice: Sequence[str] = ()) -> int
     return 2
 
 
-def _guarded(command: str, action: Callable[[], int]) -> int:
+def guarded(command: str, action: Callable[[], int]) -> int:
     """The exit status of what ends in other ways than well."""
     from core.distributed import PeerLost, joined
     from core.failures import Failing, OutOfMemory, Unfinished
