@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.compare.groups import Comparison, compare
+from core.compare.page import page
 from core.compare.reading import rows
 from core.compare.telling import HEADINGS, as_csv, differs, markdown, sentences, table
 from core.part import Mistakes
 from core.terminal import tell
-
-USAGE = "compare NAME|RUN ... [--metric M] [--by FIELD] [--baseline SETTING] [--csv FILE] [--markdown FILE] [--anyway]"
 
 
 def main(words: Sequence[str]) -> int:
@@ -24,6 +23,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--baseline", metavar="SETTING", help="a setting or a run; the best unless told")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also as CSV, unrounded")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also as a page with curves and confusion matrices")
     parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
     try:
         given = parser.parse_args(list(words))
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> int:
         raise Mistakes([f"{' '.join(given.runs)}: no finished run to compare", *left])
     comparison = compare(found, given.metric, given.by, given.baseline, given.anyway)
     show(comparison, left)
-    for path, text in ((given.csv, as_csv), (given.markdown, markdown)):
+    for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page)):
         if path:
             _write(path, text(comparison))
     return 0

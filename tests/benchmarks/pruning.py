@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.pruning [REPETITIONS] [TRIALS]
 
-Studies of the digits over the SPACE of digits_cnn, 16 epochs a trial, judged by the validation likelihood (val/nll:
-accuracy on 287 images has too few values). One worker, so that a figure comes out the same again. Cost is counted in
-epochs, not in seconds. To reach: 40 % of the epochs saved at a best value within one standard error of the unpruned
-study's; random search's best in half of its epochs.
+Studies of the digits over the SPACE of digits_cnn, 16 epochs a trial, trained on 359 images and judged by the accuracy
+on 1,079 others, so that there is something to find. One worker, so that a figure comes out the same again. Cost is
+counted in epochs, not in seconds. To reach: 40 % of the epochs saved at a best value within one standard error of the
+unpruned study's; random search's best in half of its epochs.
 """
 
 import statistics
@@ -21,8 +21,9 @@ from core.search.options import Search
 from core.search.running import search
 from experiments.digits_cnn import EXPERIMENT, SPACE
 
-GOAL = "val/nll"  # smaller is better
-TINY = EXPERIMENT.but({"epochs": 16, "stopping": None, "select": GOAL})
+TASK = EXPERIMENT.but(
+    {"data.val_fraction": 0.75, "epochs": 16, "stopping": None, "select": "val/accuracy", "batch_size": 32}
+)
 QUIET = Launch(mlflow=False, threads=1)
 STUDIES = {"random": ("random", "none"), "tpe": ("tpe", "none"), "tpe, pruned": ("tpe", "median")}
 
@@ -37,20 +38,20 @@ class Course:
 
     def reaches(self, value: float) -> int | None:
         """Epochs until it is as good as this."""
-        return next((e for e, b in zip(self.epochs, self.best, strict=True) if b <= value), None)
+        return next((e for e, b in zip(self.epochs, self.best, strict=True) if b >= value), None)
 
 
 def course(sampler: str, pruner: str, seed: int, trials: int) -> Course:
     """Of one study in a home of its own."""
     with tempfile.TemporaryDirectory(prefix="labbook-bench-") as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", home)
-        options = Search(trials=trials, sampler=sampler, pruner=pruner, goal=(GOAL,))
-        found = search(TINY.but({"seed": seed}), SPACE, options, QUIET, "digits_cnn")
+        options = Search(trials=trials, sampler=sampler, pruner=pruner)
+        found = search(TASK.but({"seed": seed}), SPACE, options, QUIET, "digits_cnn")
         done = sorted(found.study.get_trials(deepcopy=False), key=lambda trial: trial.datetime_complete)
-    spent, best, epochs, values = 0, float("inf"), [], []
+    spent, best, epochs, values = 0, 0.0, [], []
     for trial in done:
         spent += len(trial.intermediate_values)
-        best = min(best, trial.value) if trial.state == TrialState.COMPLETE else best
+        best = max(best, trial.value) if trial.state == TrialState.COMPLETE else best
         epochs.append(spent)
         values.append(best)
     return Course(tuple(epochs), tuple(values), sum(trial.state == TrialState.PRUNED for trial in done))
@@ -66,13 +67,13 @@ def main() -> None:
             one = course(sampler, pruner, seed, trials)
             found[name].append(one)
             reached = one.reaches(found["random"][seed].best[-1])
-            print(f"{seed:4}  {name:12} {one.best[-1]:8.5f} {one.epochs[-1]:7} {one.pruned:6}  {reached}", flush=True)
+            print(f"{seed:4}  {name:12} {one.best[-1]:8.2%} {one.epochs[-1]:7} {one.pruned:6}  {reached}", flush=True)
     saved = [1 - p.epochs[-1] / u.epochs[-1] for p, u in zip(found["tpe, pruned"], found["tpe"], strict=True)]
     print(f"\nepochs saved by pruning: {statistics.mean(saved):.0%} ({', '.join(f'{s:.0%}' for s in saved)})")
     for name, courses in found.items():
         last = [one.best[-1] for one in courses]
         error = statistics.stdev(last) / len(last) ** 0.5 if len(last) > 1 else float("nan")
-        print(f"best of {name}: {statistics.mean(last):.5f}, standard error {error:.5f}")
+        print(f"best of {name}: {statistics.mean(last):.2%}, standard error {error:.2%}")
     shares = [
         (p.reaches(r.best[-1]) or float("inf")) / r.epochs[-1]
         for p, r in zip(found["tpe, pruned"], found["random"], strict=True)

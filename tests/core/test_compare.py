@@ -2,11 +2,14 @@
 
 import csv
 import json
+import re
 
+import numpy as np
 import pytest
 
 from core.__main__ import main
 from core.compare.groups import compare
+from core.compare.page import band, page
 from core.compare.reading import rows
 from core.compare.statistics import holm
 from core.compare.telling import as_csv, differs, markdown, sentences
@@ -190,3 +193,27 @@ def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
     assert list(sentences(found)) == []
     assert markdown(found).count("\n") == 4
     assert len(as_csv(found).splitlines()) == 2
+
+
+def test_the_page_has_curves_with_bands_and_matrices_and_fetches_nothing(lab, home):
+    names = seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965)) + seeds(lab, PLAIN, (0.95, 0.953), variant="<plain>")
+    for number, name in enumerate(names):
+        journal = Journal(home / "mlruns" / "runs" / name)
+        for epoch in (1, 2, 3):
+            journal.metrics(epoch, {"val/accuracy": 0.5 + epoch / 10 + number / 100, "train/loss": 1 / epoch})
+        journal.artifact("confusion_matrix.csv").write_text("true,one,two\none,3,1\ntwo,0,4\n")
+    text = page(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
+    assert text.count("<svg") == 2
+    assert "&lt;plain&gt;" in text
+    assert "<plain>" not in text
+    assert "base beats &lt;plain&gt; by" in text
+    assert not re.search(r"(src|href)=.https?:", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+    assert "<script" not in text
+
+
+def test_a_band_is_the_interval_of_the_seeds_that_came_so_far():
+    epochs, (mean, low, high) = band([{1: 0.5, 2: 0.7}, {1: 0.7}])
+    assert epochs == [1, 2]
+    assert mean.tolist() == pytest.approx([0.6, 0.7])
+    assert high[0] - mean[0] == pytest.approx(12.706 * 0.1, rel=1e-3)  # t of one degree of freedom
+    assert np.isnan(low[1])

@@ -1,0 +1,138 @@
+"""A comparison as one self-contained HTML page: table, sentences, curves with bands over seeds, confusion matrices."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core import paths
+from core.compare.groups import Comparison, Group
+from core.compare.telling import HEADINGS, sentences, table
+from core.record import Run
+from core.seeds import mean_and_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CONFUSION = "confusion_matrix.csv"
+MOST = 12  # settings drawn, the best ones: more lines cannot be told apart
+MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
+h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #ddd; vertical-align: top }
+th, td { white-space: nowrap } th:first-child, td:first-child, th:last-child, td:last-child { text-align: left }
+td:last-child { white-space: normal; min-width: 18rem } svg { width: 100%; min-width: 42rem; height: auto }
+"""
+
+
+def page(found: Comparison) -> str:
+    """The whole page; it fetches nothing."""
+    runs = {id(group): [Run(paths.runs() / row.id) for row in group.rows] for group in found.groups[:MOST]}
+    shown = found.groups[:MOST]
+    title = html.escape(f"{found.metric} of {len(found.groups)} settings")
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADINGS)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in table(found)
+    )
+    said = "".join(f"<li>{html.escape(line)}</li>" for line in [*sentences(found), *found.notes])
+    parts = [
+        f"<h1>{title}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div><ul>{said}</ul>',
+        "<h2>Curves</h2><p>Mean over seeds; the band is its 95 % interval.</p>",
+        _curves(found, shown, [runs[id(group)] for group in shown]),
+    ]
+    if matrices := _matrices(shown, [runs[id(group)] for group in shown]):
+        parts += ["<h2>Confusion</h2><p>Share of each true class (rows), mean over seeds.</p>", matrices]
+    if len(found.groups) > MOST:
+        parts.append(f"<p>Drawn are the best {MOST} of {len(found.groups)} settings.</p>")
+    top = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    body = "".join(parts)
+    return f'<!doctype html><html lang="en"><head>{top}<style>{_STYLE}</style></head><body>{body}</body></html>\n'
+
+
+def band(curves: Sequence[dict[int, float]]) -> tuple[list[int], np.ndarray]:
+    """(epochs that any seed has reached, [3, epochs]: mean and both ends of its interval; NaN ends for one seed)."""
+    epochs = sorted({epoch for curve in curves for epoch in curve})
+    ends = []
+    for epoch in epochs:
+        mean, _, half = mean_and_interval([curve[epoch] for curve in curves if epoch in curve])
+        ends.append((mean, mean - half, mean + half))
+    return epochs, np.array(ends).T.reshape(3, len(epochs))
+
+
+def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
+    histories = [[run.history for run in members] for members in runs]
+    short = found.metric.rpartition("/")[2]
+    figure = _figure(12, 4)
+    for place, name in enumerate(dict.fromkeys((f"val/{short}", "train/loss"))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for group, members in zip(groups, histories, strict=True):
+            _draw(axes, group.label, [history[name] for history in members if name in history])
+        axes.set(xlabel="epoch", title=name)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def _draw(axes: Axes, label: str, curves: Sequence[dict[int, float]]) -> None:
+    if not curves:
+        return
+    epochs, (mean, low, high) = band(curves)
+    (line,) = axes.plot(epochs, mean, label=f"{label} (n = {len(curves)})", marker="o" if len(epochs) < 3 else "")
+    axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+
+
+def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
+    found = [(group.label, _shares(members)) for group, members in zip(groups, runs, strict=True)]
+    drawn = [(label, shares) for label, shares in found if shares]
+    if not drawn:
+        return ""
+    across = min(3, len(drawn))
+    down = -(-len(drawn) // across)
+    figure = _figure(4.6 * across, 4.2 * down)
+    for place, (label, (classes, share)) in enumerate(drawn):
+        axes = figure.add_subplot(down, across, place + 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(label, fontsize=9)
+        if len(classes) <= 20:
+            axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=7)
+            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+            for row, column in np.argwhere(share >= 0.005):
+                colour = "white" if share[row, column] > 0.5 else "black"
+                text = f"{100 * share[row, column]:.0f}"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=6)
+    return _svg(figure)
+
+
+def _shares(runs: Sequence[Run]) -> tuple[list[str], np.ndarray] | None:
+    """(classes, [C, C] mean share of each true class) of the runs that have kept their matrix."""
+    tables = []
+    classes: list[str] = []
+    for run in runs:
+        path = run.folder / "artifacts" / CONFUSION
+        if path.exists():
+            (_, *classes), *rows = csv.reader(path.open())
+            counts = np.array([row[1:] for row in rows], dtype=float)
+            tables.append(counts / counts.sum(axis=1, keepdims=True).clip(min=1))
+    return (classes, np.mean(tables, axis=0)) if tables and len(classes) <= MOST_CLASSES else None
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure) -> str:
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg")
+    text = stream.getvalue()
+    return f'<div class="wide">{text[text.index("<svg") :]}</div>'
