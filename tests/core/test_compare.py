@@ -190,3 +190,16 @@ def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
     assert list(sentences(found)) == []
     assert markdown(found).count("\n") == 4
     assert len(as_csv(found).splitlines()) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "garbage\n", "{}\n"])
+@pytest.mark.parametrize("file", ["journal.jsonl", "summary.json", "artifacts/record.json"])
+def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, damage):
+    good, bad = seeds(lab, EXPERIMENT, (0.96, 0.95))
+    (home / "mlruns" / "runs" / bad / file).write_text(damage)
+    found, left = rows(["digits_cnn"])
+    if file == "summary.json":  # the journal knows how it ended, not what it measured last
+        assert [(row.id, dict(row.metrics)) for row in found][1:] == [(bad, {})]
+    else:
+        assert [row.id for row in found] == [good]
+        assert bad in left[0]
