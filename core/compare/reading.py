@@ -72,7 +72,15 @@ def _below(run: Run, by_experiment: Mapping[str, list[Path]]) -> list[Path]:
     if not {"seeds", "study"} & set(run.record):
         return []
     folders = by_experiment[run.record["experiment"]]
-    return [folder for folder in folders if read_record(folder / "artifacts" / RECORD).get("parent") == run.id]
+    return [folder for folder in folders if _parent(folder) == run.id]
+
+
+def _parent(folder: Path) -> str | None:
+    """None where nothing can be read: another run's damage is no matter of this parent."""
+    try:
+        return read_record(folder / "artifacts" / RECORD).get("parent")
+    except Mistakes:
+        return None
 
 
 def _row(folder: Path) -> Row | str:
@@ -86,10 +94,19 @@ def _row(folder: Path) -> Row | str:
     try:
         summary = json.loads((folder / SUMMARY).read_text())
     except (OSError, ValueError):  # it goes still, or was killed
-        summary = {"status": Run(folder).status, "metrics": {}, "whole": False}
+        summary = None
+    if not isinstance(summary, dict) or "status" not in summary:
+        summary = {"status": _status(folder), "metrics": {}, "whole": False}
     if summary["status"] != "FINISHED":
         going = " (it goes still, or was interrupted)" if summary["status"] == "RUNNING" else ""
         return f"{folder.name}: {summary['status']}{going}"
+    try:
+        return _finished(folder, record, summary)
+    except (KeyError, TypeError, ValueError, StopIteration) as error:  # one damaged run must not hide all others
+        return f"{folder.name}: its record, {SUMMARY} or {journal.FILE} is damaged ({type(error).__name__}: {error})"
+
+
+def _finished(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
     fields = _declared(folder)
     return Row(
         folder.name,
@@ -103,6 +120,13 @@ def _row(folder: Path) -> Row | str:
         int(record["facts"]["parameters"]),
         summary["whole"],
     )
+
+
+def _status(folder: Path) -> str:
+    try:
+        return Run(folder).status
+    except (KeyError, TypeError, ValueError):
+        return f"its {journal.FILE} is damaged"
 
 
 def _declared(folder: Path) -> dict[str, str]:

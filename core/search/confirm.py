@@ -59,7 +59,7 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
     for job in jobs:
         declaration = job.experiment.record()
         job.run = next((run for run in begun if run.record["declaration"] == declaration), None)
-    at_work.shown.say(f"confirming {len(best)} trials on {seeds} fresh seeds each")
+    at_work.shown.say(f"confirming the best {len(best)} on {seeds} fresh seeds each")
     _train(at_work, jobs, stop)
     if stop.number:
         return []

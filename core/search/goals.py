@@ -57,8 +57,9 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
     if len(set(names)) < len(names):
         wrong.append(f"--goal {','.join(names)}: a goal is named twice")
     if "val/loss" in names and any(name.partition(".")[0] == "loss" for name in space):
+        told = "--goal" if options.goal else "the goal is the declared select,"
         wrong.append(
-            "--goal val/loss: SPACE varies the loss, whose values do not compare; take val/accuracy or val/nll"
+            f"{told} val/loss: SPACE varies the loss, whose values do not compare; take --goal val/accuracy or val/nll"
         )
     if wrong:
         raise Mistakes(wrong)

@@ -96,6 +96,8 @@ def _carried_out(at_work: Study, journal: Journal, seeds: int, stop: Stop) -> li
             _say(at_work)
             at_work.iterate(stop)
             at_work.shown.say(standing(at_work))
+            if at_work.is_spent() and len(at_work.told()) < at_work.options.trials:
+                at_work.shown.say("no point of a grid is left; they are queued when a study begins with --sampler grid")
             best = best_of(at_work.study)
             if at_work.options.confirm and best and not stop.number:
                 confirmed = confirm(at_work, best[: at_work.options.confirm], seeds, stop)

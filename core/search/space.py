@@ -136,6 +136,8 @@ def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
 
 def check(space: Space, experiment: Experiment) -> None:
     """Raises Mistakes with everything that is wrong with a space."""
+    if not isinstance(space, Mapping):
+        raise Mistakes([f"SPACE: should be a dictionary, name -> Float, Int or Choice (got a {type(space).__name__})"])
     wrong: list[str] = []
     for name, dimension in dimensions(space).items():
         wrong += [f"SPACE {name}: {line}" for line in _faults(dimension)]
@@ -203,6 +205,16 @@ def _faults(dimension: Dimension) -> Iterator[str]:
         for key in dimension.within:
             if key not in known:
                 yield f"within {key}: no such option{did_you_mean(key, known) or f'; there are {chr(44).join(known)}'}"
+        return
+    if not isinstance(dimension, Float | Int):
+        yield f"should be a Float, an Int or a Choice (got {dimension!r})"
+        return
+    ends = {"low": dimension.low, "high": dimension.high, "step": dimension.step}
+    kind, told = (int, "a whole number") if isinstance(dimension, Int) else (int | float, "a number")
+    if bad := [
+        name for name, end in ends.items() if not isinstance(end, kind) and not (name == "step" and end is None)
+    ]:
+        yield from (f"{name} should be {told} (got {ends[name]!r})" for name in bad)
         return
     if not (math.isfinite(dimension.low) and math.isfinite(dimension.high)):
         yield f"{dimension}: both ends must be finite"

@@ -37,7 +37,13 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     if url is None:
         path = folder / FILE
         drop_torn_tail(path)  # Optuna reads no file that ends so
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
+        try:
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
+        except (ValueError, KeyError) as error:  # Optuna reads the whole file at once
+            advice = "mend the line, restore the file, or take another name with --study"
+            raise Mistakes([f"{path}: damaged, it cannot be read ({_reason(error)}); {advice}"]) from None
+    if url.partition("?")[0].count("@") > 1:  # the driver would take a part of the password for the host, and tell it
+        raise Mistakes([f"--storage {_hidden(url)}: an @ in the password should be written %40"])
     for attempt in range(5):
         try:
             return _database(url)
@@ -157,7 +163,7 @@ def _number(name: str) -> int:
 
 def _hidden(url: str) -> str:
     """Without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def _reason(error: BaseException) -> str:

@@ -115,9 +115,14 @@ class Study:
     def _is_over(self) -> bool:
         trials = self.study.get_trials(deepcopy=False)
         going = sum(t.state == TrialState.RUNNING for t in trials)
-        waiting = any(t.state == TrialState.WAITING for t in trials)
-        spent = self.options.sampler == "grid" and not waiting
-        return self._is_late() or spent or len(self.told()) + going >= self.options.trials
+        return self._is_late() or self.is_spent() or len(self.told()) + going >= self.options.trials
+
+    def is_spent(self) -> bool:
+        """Whether a grid has no point left."""
+        return self.options.sampler == "grid" and not self._in_state(TrialState.WAITING)
+
+    def is_going(self) -> bool:  # or will
+        return bool(self.running) or not self._is_over()
 
     def _task(self, trial: optuna.Trial, place: int) -> Task:
         if trial.user_attrs.get(DECLARED):
@@ -172,7 +177,8 @@ class Study:
         if epochs not in self._now(trial).intermediate_values:  # a resumed one has told of it before
             trial.report(value, epochs)
             self.deaths.pop(number, None)
-        return bool(trial.user_attrs.get(DECLARED)) or not trial.should_prune()
+        spared = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.experiment.epochs  # nothing is left to save
+        return spared or not trial.should_prune()
 
     def _is_kept(self, scores: list[float]) -> bool:
         if len(self.goals.names) > 1:

@@ -80,7 +80,7 @@ def standing(study: Study) -> str:
     told = study.told()
     pruned = [t for t in told if t.state == TrialState.PRUNED]
     failed = sum(t.state == TrialState.FAIL for t in told)
-    parts = [f"{study.study.study_name}: {len(told)} of {study.options.trials} trials"]
+    parts = [f"{study.study.study_name}: {len(told)} of {max(len(told), study.options.trials)} trials"]
     if len(study.goals.names) == 1 and (done := [t for t in told if t.state == TrialState.COMPLETE]):
         best = study.study.best_trial
         parts.append(f"best {summary(best.values, study.goals)} (trial {best.number}, {len(done)} finished)")
@@ -91,7 +91,7 @@ def standing(study: Study) -> str:
     if failed:
         parts.append(f"{failed} failed")
     mine = [t for t in told if t.duration and t.datetime_complete and _since(t) < time.monotonic() - study.began]
-    if mine and len(told) < study.options.trials:
+    if mine and len(told) < study.options.trials and study.is_going():
         rate = (time.monotonic() - study.began) / len(mine)
         parts.append(f"{duration(rate * (study.options.trials - len(told)))} left")
     return ", ".join(parts)

@@ -195,6 +195,7 @@ def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
     assert len(as_csv(found).splitlines()) == 2
 
 
+<<<<<<< HEAD
 def test_the_page_has_curves_with_bands_and_matrices_and_fetches_nothing(lab, home):
     names = seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965)) + seeds(lab, PLAIN, (0.95, 0.953), variant="<plain>")
     for number, name in enumerate(names):
@@ -217,3 +218,16 @@ def test_a_band_is_the_interval_of_the_seeds_that_came_so_far():
     assert mean.tolist() == pytest.approx([0.6, 0.7])
     assert high[0] - mean[0] == pytest.approx(12.706 * 0.1, rel=1e-3)  # t of one degree of freedom
     assert np.isnan(low[1])
+=======
+@pytest.mark.parametrize("damage", ["", "garbage\n", "{}\n"])
+@pytest.mark.parametrize("file", ["journal.jsonl", "summary.json", "artifacts/record.json"])
+def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, damage):
+    good, bad = seeds(lab, EXPERIMENT, (0.96, 0.95))
+    (home / "mlruns" / "runs" / bad / file).write_text(damage)
+    found, left = rows(["digits_cnn"])
+    if file == "summary.json":  # the journal knows how it ended, not what it measured last
+        assert [(row.id, dict(row.metrics)) for row in found][1:] == [(bad, {})]
+    else:
+        assert [row.id for row in found] == [good]
+        assert bad in left[0]
+>>>>>>> hostile5

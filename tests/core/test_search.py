@@ -16,11 +16,13 @@ from core.optimizers import SGD
 from core.part import Mistakes
 from core.record import load
 from core.search import Choice, Float
+from core.search.goals import Goals, goals_of
 from core.search.options import Search
 from core.search.running import search
 from core.search.storage import open_storage
 from core.search.study import Study
 from core.search.trial import runs_by_trial
+from core.writing import Heading
 from experiments.digits_cnn import EXPERIMENT
 from tests.core.test_resume import digest
 
@@ -265,3 +267,34 @@ def test_workers_are_spread_over_gpus(monkeypatch, sharing, devices):
     assert [study.placed(place).device for place in range(4)] == [f"cuda:{device}" for device in devices.split()]
     elsewhere = Study(None, {}, TINY, Launch(device="cpu"), options, None, None, None, None, None, None)
     assert elsewhere.placed(1).device == "cpu"
+
+
+def test_a_damaged_study_file_is_told_in_a_line(tmp_path):
+    (tmp_path / "study.log").write_text('garbage\n{"op_code": 0}\n')
+    with pytest.raises(Mistakes, match=r"study\.log: damaged, it cannot be read .*--study"):
+        open_storage(None, tmp_path)
+
+
+def test_a_password_with_an_at_sign_is_refused_and_not_told(tmp_path):
+    with pytest.raises(Mistakes, match="%40") as caught:
+        open_storage("postgresql://user:se@cret@nohost/studies", tmp_path)
+    assert "cret" not in str(caught.value)
+
+
+def test_no_trial_is_pruned_after_its_last_epoch_and_a_grid_at_its_end_waits_for_nothing():
+    plain = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.0))
+    goals, options = Goals(("val/accuracy",), "best"), Search(sampler="grid")
+    given = (OFFLINE, options, goals, Heading("digits_cnn"), None, None, None, None)
+    study = Study(plain, SPACE, TINY, *given)  # what it asks of others is not asked here
+    trial = plain.ask()
+    study.running[trial.number] = trial
+    assert [study._verdict(trial.number, epochs, 0.1) for epochs in (1, TINY.epochs)] == [False, True]
+    assert study.is_going()
+    study.running.clear()
+    assert study.is_spent()
+    assert not study.is_going()
+
+
+def test_a_goal_that_nobody_gave_is_told_as_the_declared_one():
+    with pytest.raises(Mistakes, match="the goal is the declared select, val/loss: SPACE varies the loss"):
+        goals_of(Search(), EXPERIMENT, {"loss.label_smoothing": Float(0.0, 0.2)})

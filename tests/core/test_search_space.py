@@ -130,3 +130,15 @@ def test_a_grid_of_a_range_begins_and_ends_with_it(low, high, log):
 def test_two_spaces_are_compared_in_words():
     assert text(NESTED)["optimizer.lr (SGD)"] == "Float(0.01, 1, log)"
     assert text(NESTED)["optimizer"] == "Choice(SGD; AdamW)"
+
+
+def test_a_space_of_the_wrong_make_is_told_in_words():
+    with pytest.raises(Mistakes, match=r"SPACE: should be a dictionary.*got a list"):
+        check([("optimizer.lr", Float(0.1, 1))], EXPERIMENT)
+    with pytest.raises(Mistakes) as caught:
+        check({"optimizer.lr": (0.1, 1), "clip_norm": Float("0.1", 1), "batch_size": Int(8.5, 64)}, EXPERIMENT)
+    assert caught.value.lines == [
+        "SPACE optimizer.lr: should be a Float, an Int or a Choice (got (0.1, 1))",
+        "SPACE clip_norm: low should be a number (got '0.1')",
+        "SPACE batch_size: low should be a whole number (got 8.5)",
+    ]
