@@ -145,14 +145,14 @@ def _train(module: ModuleType, options: Options) -> int:
 
     name = _name(module)
     again = is_restart() or met_before()
-    earlier = begun(options.experiment, name, invocation(), options.seeds) if again else None
+    earlier = begun(options.experiment, name, invocation(), options.seeds or 1) if again else None
     earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
     if earlier:
         tell(f"{earlier.id}, begun by an earlier start of this job, {'has finished' if finished else 'goes on'}")
         return 0 if finished else _go_on(earlier)
     heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
-    if options.seeds > 1:
-        return _told(train_seeds(options.experiment, options.seeds, options.launch, heading))
+    if (options.seeds or 1) > 1:
+        return _told(train_seeds(options.experiment, options.seeds or 1, options.launch, heading))
     return _told(train(options.experiment, options.launch, heading, continued=options.continued))
 
 
@@ -161,9 +161,9 @@ def _search(module: ModuleType, options: Options) -> int:
     from core.writing import Heading
 
     assert isinstance(options.verb, Search)
-    if options.seeds > 1 and not options.verb.confirm:
+    if options.seeds and not options.verb.confirm:
         raise Mistakes(["--seeds: they are those of --confirm K, which retrains the K best; a trial has one seed"])
-    _only_one(replace(options, seeds=1), "search")
+    _only_one(replace(options, seeds=None), "search")
     name = _name(module)
     if not (space := getattr(module, "SPACE", None)):
         advice = (
@@ -171,8 +171,7 @@ def _search(module: ModuleType, options: Options) -> int:
         )
         raise Mistakes([f"{name} has no SPACE to search; {advice}, with from core.search import Float"])
     heading = Heading(name, options.variant, options.title, (module.__doc__ or "").strip())
-    seeds = options.seeds if options.seeds > 1 else 3
-    found = search(options.experiment, space, options.verb, options.launch, heading, seeds)
+    found = search(options.experiment, space, options.verb, options.launch, heading, options.seeds or 3)
     report(found, f"python -m {module.__name__}")
     return 0
 
@@ -196,7 +195,7 @@ def _summary(module: ModuleType, options: Options) -> int:
 
 def _only_one(options: Options, verb: str) -> None:
     """Raises Mistakes for what makes sense in training alone."""
-    given = {"--seeds": options.seeds > 1, "--continue": options.continued is not None}
+    given = {"--seeds": (options.seeds or 1) > 1, "--continue": options.continued is not None}
     if wrong := [f"{name}: {verb} looks at one fresh set-up; leave it out" for name, there in given.items() if there]:
         raise Mistakes(wrong)
 

@@ -28,7 +28,7 @@ class Options:
     experiment: Experiment
     launch: Launch
     variant: str | None = None
-    seeds: int = 1
+    seeds: int | None = None  # none: not told
     title: str = "base"
     continued: Run | None = None
     verb: Part | None = None
@@ -65,7 +65,7 @@ def parse(
             del given[name]
     changed, mistakes = _change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
     launch, more = _change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
-    seeds, more_trouble = _whole_number("seeds", own.get("seeds", "1"))
+    seeds, more_trouble = _whole_number("seeds", own["seeds"]) if "seeds" in own else (None, [])
     wrong += [*mistakes, *more, *more_trouble]
     if wrong:
         raise Mistakes(wrong)

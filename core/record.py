@@ -23,6 +23,7 @@ VERSION = 1
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
+PRUNED = "pruned"  # a tag, of a trial that was not trained to its end
 BEST = "best.json"  # of a study: the declaration of its best trial
 
 
@@ -55,6 +56,12 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Metric name -> last value."""
         return {name: points[max(points)] for name, points in self.history.items()}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The last text of each."""
+        events = (event for _, event in journal.read(self.folder) if event["event"] == "tags")
+        return {name: text for event in events for name, text in event["values"].items()}
 
     @property
     def seconds(self) -> float:

@@ -38,6 +38,9 @@ def report_seeds(seeds: Seeds) -> None:
 def where(run: Run) -> None:
     """The record of a run, and how to look at it."""
     tell(f"record: {run.folder}")
+    if not run.record["launch"]["mlflow"]:
+        tell("not in MLflow, as told; labbook sync sends it there")
+        return
     if missing := standing(run.folder).why:
         tell(f"MLflow lacks some of it ({missing}); nothing is lost: labbook sync sends the rest")
     uri, page = tracking_uri(), run_url(run.folder) or ""

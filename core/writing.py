@@ -23,7 +23,7 @@ from core.look import LOOK, contact_sheet
 from core.models import forward_flops
 from core.part import Mistakes
 from core.ranks import invocation
-from core.record import RECORD, SUMMARY, VERSION, WEIGHTS, Run
+from core.record import PRUNED, RECORD, SUMMARY, VERSION, WEIGHTS, Run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -211,11 +211,11 @@ def write_summary(run: Run, status: str) -> None:
     """summary.json: what listings show, so that they need not read a whole journal. To be written before the journal
     tells of the end, after which nobody would make up for it.
 
-    whole: trained on all of its data; a smoke run is not, and a parent of several seeds is no run of its own.
+    whole: trained on all of its data, to its end: no smoke run, no pruned trial, no parent of several seeds.
     """
     recorded = (run.folder / "artifacts" / RECORD).exists()
     own = recorded and not {"seeds", "study"} & set(run.record)
-    whole = own and run.record["declaration"]["limit"] is None
+    whole = own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags
     metrics = run.metrics | ({"seconds": run.seconds} if own else {})
     temporary = run.folder / f"{SUMMARY}.part"
     with contextlib.suppress(OSError):  # on a full disk: the journal has it all

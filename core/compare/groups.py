@@ -92,13 +92,16 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
     measured = [row for row in rows if metric in row.metrics]
     if not measured:
         known = sorted({name for row in rows for name in row.metrics})
+        instead = metric.replace("test/", "val/", 1)
+        if metric != instead and instead in known:
+            raise Mistakes([f"no finished run has {metric}: trials of a search do not test; take --metric {instead}"])
         hint = did_you_mean(metric, known) or (f"; there is {', '.join(known)}" if known else "")
         raise Mistakes([f"no finished run has {metric}{hint}"])
     if without := len(rows) - len(measured):
-        notes.append(f"{without} runs have no {metric} and are left out")
+        notes.append(f"left out, without {metric}: {without}")
     whole = [row for row in measured if row.whole] or measured
     if small := len(measured) - len(whole):
-        notes.append(f"{small} smoke runs and runs of limited data are left out")
+        notes.append(f"left out, of limited data or pruned: {small}")
     digests = {row.data for row in whole}
     if len(digests) > 1:
         told = f"these runs saw {len(digests)} different sets of data ({', '.join(sorted(d[:12] for d in digests))})"
@@ -124,7 +127,7 @@ def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) 
             rest = sorted(f"{n}={v}" for n, v in row.fields.items() if by and not f"{n}.".startswith(f"{by}."))
             values[(str(row.seed), *rest)] = row.metrics[metric]
         if repeated := len(members) - len(values):
-            notes.append(f"{labels[key]}: {repeated} runs repeat a seed; of each the latest counts")
+            notes.append(f"{labels[key]}: seeds run again: {repeated}; the latest counts")
         groups.append(Group(labels[key], dict(key), tuple(members), values))
     return groups
 

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from core.experiment import Experiment
 from core.record import Run
 from core.run import runs_of
+from core.search.goals import amount
 from core.search.pool import Worker
 from core.search.study import DEATHS, Study
 from core.search.trial import Task
@@ -70,14 +71,14 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
 
 def words(at_work: Study, found: Sequence[Confirmed]) -> list[str]:
     """The result for people; of test, only what the recommended one reaches."""
-    lines = []
+    lines, goal = [], at_work.goals.names[0]
     for confirmed in found:
         mean, _, half = mean_and_interval(list(confirmed.values))
-        optimism = (confirmed.searched - mean) * (1 if at_work.goals.larger_is_better(at_work.goals.names[0]) else -1)
-        spread = f" +- {half:.4f}" if len(confirmed.values) > 1 else ""
+        optimism = (confirmed.searched - mean) * (1 if at_work.goals.larger_is_better(goal) else -1)
+        spread = f" +- {amount(goal, half)}" if len(confirmed.values) > 1 else ""
         lines.append(
-            f"trial {confirmed.trial}: {mean:.4f}{spread} on {len(confirmed.values)} fresh seeds, "
-            f"{confirmed.searched:.4f} in the search: optimism {optimism:.4f}"
+            f"trial {confirmed.trial}: {amount(goal, mean)}{spread} on {len(confirmed.values)} fresh seeds, "
+            f"{amount(goal, confirmed.searched)} in the search: optimism {amount(goal, optimism)}"
         )
         lines += [f"  {error}" for error in confirmed.failed]
     if found:
@@ -108,9 +109,8 @@ def _train(at_work: Study, jobs: list[_Job], stop: Stop) -> None:
         if kind == "ended":
             job.error = rest[0].error or ""
             job.score = rest[0].scores[0] if rest[0].scores else None
-            at_work.shown.say(
-                f"trial {job.trial.number}, seed {job.experiment.seed}: {job.error or f'{job.score:.4f}'}"
-            )
+            told = job.error or amount(at_work.goals.names[0], job.score or 0.0)
+            at_work.shown.say(f"trial {job.trial.number}, seed {job.experiment.seed}: {told}")
             return
         job.deaths += kind != "unbegun"
         job.error = f"seed {job.experiment.seed}: its worker died {job.deaths} times"

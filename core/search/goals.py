@@ -15,6 +15,8 @@ from core.search.options import COSTS, Search
 from core.search.space import Space
 from core.spelling import did_you_mean
 
+DEFAULT = "val/accuracy"
+
 
 @dataclass(frozen=True)
 class Goals:
@@ -49,17 +51,18 @@ class Goals:
 
 
 def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
-    """Raises Mistakes for goals that nobody measures, or that cannot be compared."""
-    names = options.goal or (experiment.select,)
+    """What was asked for, else the declared `select`, else, where the losses of trials do not compare, the accuracy.
+    Raises Mistakes for goals that nobody measures, or that cannot be compared."""
+    varies_loss = any(name.partition(".")[0] == "loss" for name in space)
+    names = options.goal or (DEFAULT if varies_loss and experiment.select == "val/loss" else experiment.select,)
     known = (*get_args(Metric), *COSTS)
     wrong = [f"--goal {name}: no such goal{did_you_mean(name, known) or '; there are ' + ', '.join(known)}"
              for name in names if name not in known]  # fmt: skip
     if len(set(names)) < len(names):
         wrong.append(f"--goal {','.join(names)}: a goal is named twice")
-    if "val/loss" in names and any(name.partition(".")[0] == "loss" for name in space):
-        told = "--goal" if options.goal else "the goal is the declared select,"
+    if "val/loss" in names and varies_loss:
         wrong.append(
-            f"{told} val/loss: SPACE varies the loss, whose values do not compare; take --goal val/accuracy or val/nll"
+            "--goal val/loss: SPACE varies the loss, whose values do not compare; take val/accuracy or val/nll"
         )
     if wrong:
         raise Mistakes(wrong)
@@ -68,10 +71,11 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
 
 def summary(values: Sequence[float], goals: Goals) -> str:
     """Scores in one line for people: 98.61 %, 65,834 parameters."""
-    return ", ".join(_told(name, value) for name, value in zip(goals.names, values, strict=True))
+    return ", ".join(amount(name, value, True) for name, value in zip(goals.names, values, strict=True))
 
 
-def _told(name: str, value: float) -> str:
+def amount(name: str, value: float, named: bool = False) -> str:
+    """One score for people: 98.61%, or accuracy 98.61%."""
     if name == "parameters":
         return f"{value:,.0f} parameters"
     if name == "seconds":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -195,7 +195,12 @@ def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, opt
     study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
     if options.sampler == "grid":
         for point in proposing.grid(within):
-            study.enqueue_trial(point)
+            if experiment.but(_changes(within, point)) != experiment:
+                study.enqueue_trial(point)
+
+
+def _changes(within: space.Space, point: Mapping[str, Any]) -> dict[str, Any]:
+    return space.changes(within, lambda name, dimension: point[name])
 
 
 def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:
@@ -231,8 +236,9 @@ def _say(at_work: Study) -> None:
     done = len(at_work.told())
     told = f", {done} of them done" if done else ""
     at_work.shown.say(
-        f"{study.study_name}: {options.trials} trials{told}; workers: {options.workers}, threads each: "
-        f"{at_work.launch.threads}; {options.sampler} proposes, {options.pruner} prunes"
+        f"{study.study_name}: {options.trials} trials{told}, for {', '.join(at_work.goals.names)}; "
+        f"{options.sampler} proposes, {options.pruner} prunes; "
+        f"workers: {options.workers}, threads each: {at_work.launch.threads}"
     )
     if len(at_work.goals.names) > 1 and options.pruner != "none":
         at_work.shown.say("several goals: no trial is pruned")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import json
 import os
 import re
 import secrets
@@ -37,11 +38,8 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     if url is None:
         path = folder / FILE
         drop_torn_tail(path)  # Optuna reads no file that ends so
-        try:
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
-        except (ValueError, KeyError) as error:  # Optuna reads the whole file at once
-            advice = "mend the line, restore the file, or take another name with --study"
-            raise Mistakes([f"{path}: damaged, it cannot be read ({_reason(error)}); {advice}"]) from None
+        _check(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
     if url.partition("?")[0].count("@") > 1:  # the driver would take a part of the password for the host, and tell it
         raise Mistakes([f"--storage {_hidden(url)}: an @ in the password should be written %40"])
     for attempt in range(5):
@@ -53,6 +51,17 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
                 continue
             raise Mistakes([f"--storage {_hidden(url)}: cannot be used: {_reason(error)}{_advice(url)}"]) from None
     raise AssertionError
+
+
+def _check(path: Path) -> None:
+    """Raises Mistakes for a line that Optuna would stumble over, sooner or later."""
+    with suppress(FileNotFoundError), path.open() as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                json.loads(line)["op_code"]
+            except (ValueError, TypeError, KeyError):
+                advice = "mend it, restore the file, or take another name with --study"
+                raise Mistakes([f"{path}, line {number}: damaged; {advice}"]) from None
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:
@@ -103,7 +112,7 @@ def open_study(
     before = study.user_attrs.get(IDENTITY, {})
     if lines := [f"{key}: {before.get(key, 'not there')} then, {identity.get(key, 'not there')} now"
                  for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]:  # fmt: skip
-        raise Mistakes([f"the study {latest} began otherwise; --new begins a fresh one", *lines])
+        raise Mistakes(["\n    ".join([f"the study {latest} began otherwise; --new begins a fresh one", *lines])])
     return study
 
 

@@ -12,18 +12,15 @@ from typing import Any
 
 from core.checkpoint import CHECKPOINTS, keep_last
 from core.experiment import Experiment
-from core.journal import read
 from core.launch import Launch
 from core.part import Mistakes
-from core.record import WEIGHTS, Run, import_experiment
+from core.record import PRUNED, WEIGHTS, Run, import_experiment
 from core.run import opened, reopened, runs_of
 from core.search.goals import Goals
 from core.search.options import COSTS
 from core.stage import staged
 from core.work import Work
 from core.writing import Heading
-
-PRUNED = "pruned"  # a tag
 
 
 @dataclass(frozen=True)
@@ -113,12 +110,7 @@ def _now(metrics: dict[str, float], name: str) -> float:
 
 
 def _outcome(task: Task, run: Run) -> Outcome:
-    tags = {
-        name: text
-        for _, event in read(run.folder)
-        if event["event"] == "tags"
-        for name, text in event["values"].items()
-    }
+    tags = run.tags
     if run.status == "FAILED":
         return Outcome(task.number, error=tags.get("error", "failed"))
     if PRUNED in tags:

@@ -3,6 +3,7 @@
     python -m experiments.cifar_cnn --precision bf16 --seeds 3                       falls when validation stalls
     python -m experiments.cifar_cnn --precision bf16 --seeds 3 --variant cosine      planned: a cosine over 20 epochs
     python -m experiments.cifar_cnn --root PATH                                      without a download
+    python -m experiments.cifar_cnn search --variant cosine --trials 16 --workers 2 --confirm 2 --precision bf16
 
 Expected: 81.1 % +- 2.1 (test accuracy on CIFAR-10 (JPEG), n = 3), cosine 81.5 % +- 0.7 (README.md); 10 to 18 min a
 seed on one core with bf16 instructions, torch 2.15.

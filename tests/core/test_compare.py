@@ -120,7 +120,7 @@ def test_a_seed_that_was_run_twice_counts_once(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94))
     found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
     assert found.groups[0].summary[0] == pytest.approx(0.95)
-    assert "base: 1 runs repeat a seed; of each the latest counts" in found.notes
+    assert "base: seeds run again: 1; the latest counts" in found.notes
 
 
 def test_other_data_are_refused_unless_anyway(lab):
@@ -137,7 +137,7 @@ def test_smoke_runs_are_left_out_where_there_are_others(lab):
     lab(EXPERIMENT.but({"limit": 64}), 0.2)
     found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
     assert len(found.groups) == 1
-    assert found.notes == ("1 smoke runs and runs of limited data are left out",)
+    assert found.notes == ("left out, of limited data or pruned: 1",)
 
 
 def test_the_parent_of_seeds_stands_for_them(lab):
@@ -195,7 +195,6 @@ def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
     assert len(as_csv(found).splitlines()) == 2
 
 
-<<<<<<< HEAD
 def test_the_page_has_curves_with_bands_and_matrices_and_fetches_nothing(lab, home):
     names = seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965)) + seeds(lab, PLAIN, (0.95, 0.953), variant="<plain>")
     for number, name in enumerate(names):
@@ -218,7 +217,8 @@ def test_a_band_is_the_interval_of_the_seeds_that_came_so_far():
     assert mean.tolist() == pytest.approx([0.6, 0.7])
     assert high[0] - mean[0] == pytest.approx(12.706 * 0.1, rel=1e-3)  # t of one degree of freedom
     assert np.isnan(low[1])
-=======
+
+
 @pytest.mark.parametrize("damage", ["", "garbage\n", "{}\n"])
 @pytest.mark.parametrize("file", ["journal.jsonl", "summary.json", "artifacts/record.json"])
 def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, damage):
@@ -230,4 +230,3 @@ def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, dama
     else:
         assert [row.id for row in found] == [good]
         assert bad in left[0]
->>>>>>> hostile5

@@ -271,7 +271,7 @@ def test_workers_are_spread_over_gpus(monkeypatch, sharing, devices):
 
 def test_a_damaged_study_file_is_told_in_a_line(tmp_path):
     (tmp_path / "study.log").write_text('garbage\n{"op_code": 0}\n')
-    with pytest.raises(Mistakes, match=r"study\.log: damaged, it cannot be read .*--study"):
+    with pytest.raises(Mistakes, match=r"study\.log, line 1: damaged; .*--study"):
         open_storage(None, tmp_path)
 
 
@@ -295,6 +295,17 @@ def test_no_trial_is_pruned_after_its_last_epoch_and_a_grid_at_its_end_waits_for
     assert not study.is_going()
 
 
-def test_a_goal_that_nobody_gave_is_told_as_the_declared_one():
-    with pytest.raises(Mistakes, match="the goal is the declared select, val/loss: SPACE varies the loss"):
-        goals_of(Search(), EXPERIMENT, {"loss.label_smoothing": Float(0.0, 0.2)})
+def test_without_a_goal_it_is_the_declared_one_where_its_values_compare():
+    varying = {"loss.label_smoothing": Float(0.0, 0.2)}
+    assert EXPERIMENT.select == "val/loss"
+    assert goals_of(Search(), EXPERIMENT, {"optimizer.lr": Float(0.1, 0.2)}).names == ("val/loss",)
+    assert goals_of(Search(), EXPERIMENT, varying).names == ("val/accuracy",)
+    with pytest.raises(Mistakes, match="--goal val/loss: SPACE varies the loss"):
+        goals_of(Search(goal=("val/loss",)), EXPERIMENT, varying)
+
+
+def test_a_grid_trains_the_declaration_once(home):
+    space = {"model.widths": Choice((4,), (32, 64)), "schedule.warmup_epochs": Choice(0.0, 1.0)}
+    options = Search(trials=1, sampler="grid", study="grid")
+    found = search(TINY.but({"limit": 64, "epochs": 1}), space, options, OFFLINE, "digits_cnn")
+    assert len(found.study.get_trials()) == 4  # that of the declaration is one of the four points
