@@ -67,7 +67,7 @@ class Run:
     def seconds(self) -> float:
         """Time in training, from its rates: what lay between two sittings does not count."""
         rates = self.history.get("images_per_second", {}).values()
-        return sum(self.record["data"]["train"] / rate for rate in rates)
+        return sum(self.record["data"]["train"] / rate for rate in rates if rate)  # 0: resumed at an epoch's end
 
     @property
     def experiment(self) -> Experiment:

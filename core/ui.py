@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ from core.tracking import run_url, tracking_uri
 from core.tracking.record import public
 
 HERE = ("127.0.0.1", "localhost", "::1")
-PATIENCE = 120.0  # s that the server may take to come up
+PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to come up, and to go
 
 
 def main(words: Sequence[str]) -> int:
@@ -61,9 +62,16 @@ def main(words: Sequence[str]) -> int:
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """It has workers of its own, and waits for ever for browsers that keep a connection."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)  # it has workers of its own
-            server.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                os.killpg(server.pid, number)
+                server.wait(GRACE)
 
 
 def _refuse(host: str, port: int | None, uri: str) -> None:

@@ -8,6 +8,8 @@ counted in epochs, not in seconds. To reach: 40 % of the epochs saved at a best 
 unpruned study's; random search's best in half of its epochs.
 """
 
+from __future__ import annotations
+
 import statistics
 import sys
 import tempfile
@@ -30,11 +32,15 @@ STUDIES = {"random": ("random", "none"), "tpe": ("tpe", "none"), "tpe, pruned": 
 
 @dataclass(frozen=True)
 class Course:
-    """A study as it went: after so many epochs in all, this was the best value. pruned: how many trials were."""
+    """A study as it went: after so many epochs in all, this was the best value, and so many were pruned."""
 
     epochs: tuple[int, ...]
     best: tuple[float, ...]
-    pruned: int
+    pruned: tuple[int, ...]
+
+    def first(self, trials: int) -> Course:
+        """The course of so many trials."""
+        return Course(self.epochs[:trials], self.best[:trials], self.pruned[:trials])
 
     def reaches(self, value: float) -> int | None:
         """Epochs until it is as good as this."""
@@ -48,39 +54,43 @@ def course(sampler: str, pruner: str, seed: int, trials: int) -> Course:
         options = Search(trials=trials, sampler=sampler, pruner=pruner)
         found = search(TASK.but({"seed": seed}), SPACE, options, QUIET, "digits_cnn")
         done = sorted(found.study.get_trials(deepcopy=False), key=lambda trial: trial.datetime_complete)
-    spent, best, epochs, values = 0, 0.0, [], []
+    spent, best, ended, epochs, values, pruned = 0, 0.0, 0, [], [], []
     for trial in done:
         spent += len(trial.intermediate_values)
         best = max(best, trial.value) if trial.state == TrialState.COMPLETE else best
+        ended += trial.state == TrialState.PRUNED
         epochs.append(spent)
         values.append(best)
-    return Course(tuple(epochs), tuple(values), sum(trial.state == TrialState.PRUNED for trial in done))
+        pruned.append(ended)
+    return Course(tuple(epochs), tuple(values), tuple(pruned))
+
+
+def line(seed: int, name: str, one: Course, goal: float) -> str:
+    return f"{seed:4}  {name:12} {one.best[-1]:8.2%} {one.epochs[-1]:7} {one.pruned[-1]:6}  {one.reaches(goal)}"
 
 
 def main() -> None:
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     trials = int(sys.argv[2]) if len(sys.argv) > 2 else 60
     found: dict[str, list[Course]] = {name: [] for name in STUDIES}
+    shares: list[float] = []
     print(f"{'seed':>4}  {'study':12} {'best':>8} {'epochs':>7} {'pruned':>6}  epochs to random's best")
     for seed in range(repetitions):
         for name, (sampler, pruner) in STUDIES.items():
-            one = course(sampler, pruner, seed, trials)
-            found[name].append(one)
-            reached = one.reaches(found["random"][seed].best[-1])
-            print(f"{seed:4}  {name:12} {one.best[-1]:8.2%} {one.epochs[-1]:7} {one.pruned:6}  {reached}", flush=True)
+            longer = course(sampler, pruner, seed, trials if pruner == "none" else 2 * trials)
+            found[name].append(longer.first(trials))
+            goal, whole = found["random"][seed].best[-1], found["random"][seed].epochs[-1]
+            print(line(seed, name, found[name][-1], goal), flush=True)
+        print(line(seed, "twice as many", longer, goal), flush=True)  # the last one is pruned: it has epochs to spare
+        shares.append((longer.reaches(goal) or float("inf")) / whole)
     saved = [1 - p.epochs[-1] / u.epochs[-1] for p, u in zip(found["tpe, pruned"], found["tpe"], strict=True)]
     print(f"\nepochs saved by pruning: {statistics.mean(saved):.0%} ({', '.join(f'{s:.0%}' for s in saved)})")
     for name, courses in found.items():
         last = [one.best[-1] for one in courses]
         error = statistics.stdev(last) / len(last) ** 0.5 if len(last) > 1 else float("nan")
         print(f"best of {name}: {statistics.mean(last):.2%}, standard error {error:.2%}")
-    shares = [
-        (p.reaches(r.best[-1]) or float("inf")) / r.epochs[-1]
-        for p, r in zip(found["tpe, pruned"], found["random"], strict=True)
-    ]
-    print(
-        f"epochs to random's best, of random's: {statistics.mean(shares):.2f} ({', '.join(f'{s:.2f}' for s in shares)})"
-    )
+    told = ", ".join(f"{share:.2f}" for share in shares)
+    print(f"epochs of pruned TPE to random's best, of random's: {statistics.mean(shares):.2f} ({told})")
 
 
 if __name__ == "__main__":

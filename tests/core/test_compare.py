@@ -15,6 +15,7 @@ from core.compare.statistics import holm
 from core.compare.telling import as_csv, differs, markdown, sentences
 from core.journal import Journal
 from core.part import Mistakes
+from core.record import Run
 from experiments.digits_cnn import EXPERIMENT, VARIANTS
 
 PLAIN = EXPERIMENT.but(VARIANTS["plain"])
@@ -230,3 +231,12 @@ def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, dama
     else:
         assert [row.id for row in found] == [good]
         assert bad in left[0]
+
+
+def test_the_time_of_a_run_is_that_of_its_rates_also_where_it_was_resumed_at_an_epochs_end(home):
+    run = Run(home / "mlruns" / "runs" / "digits_cnn-x")
+    journal = Journal(run.folder)
+    for epoch, rate in enumerate((100.0, 0.0, 50.0), 1):
+        journal.metrics(epoch, {"images_per_second": rate})
+    journal.artifact("record.json").write_text('{"labbook": 1, "data": {"train": 200}}')
+    assert run.seconds == 6.0
