@@ -42,6 +42,10 @@ class Course:
         """The course of so many trials."""
         return Course(self.epochs[:trials], self.best[:trials], self.pruned[:trials])
 
+    def after(self, epochs: int) -> float:
+        """The best value after so many epochs."""
+        return next((b for e, b in zip(self.epochs[::-1], self.best[::-1], strict=True) if e <= epochs), 0.0)
+
     def reaches(self, value: float) -> int | None:
         """Epochs until it is as good as this."""
         return next((e for e, b in zip(self.epochs, self.best, strict=True) if b >= value), None)
@@ -65,6 +69,14 @@ def course(sampler: str, pruner: str, seed: int, trials: int) -> Course:
     return Course(tuple(epochs), tuple(values), tuple(pruned))
 
 
+def within(pruned: list[Course], unpruned: list[Course]) -> int | None:
+    """Epochs after which the pruned studies' mean best is within one standard error of the unpruned ones'."""
+    last = [one.best[-1] for one in unpruned]
+    enough = statistics.mean(last) - statistics.stdev(last) / len(last) ** 0.5
+    spent = sorted({epochs for one in pruned for epochs in one.epochs})
+    return next((e for e in spent if statistics.mean(one.after(e) for one in pruned) >= enough), None)
+
+
 def line(seed: int, name: str, one: Course, goal: float) -> str:
     return f"{seed:4}  {name:12} {one.best[-1]:8.2%} {one.epochs[-1]:7} {one.pruned[-1]:6}  {one.reaches(goal)}"
 
@@ -73,6 +85,7 @@ def main() -> None:
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     trials = int(sys.argv[2]) if len(sys.argv) > 2 else 60
     found: dict[str, list[Course]] = {name: [] for name in STUDIES}
+    gone_on: list[Course] = []
     shares: list[float] = []
     print(f"{'seed':>4}  {'study':12} {'best':>8} {'epochs':>7} {'pruned':>6}  epochs to random's best")
     for seed in range(repetitions):
@@ -82,6 +95,7 @@ def main() -> None:
             goal, whole = found["random"][seed].best[-1], found["random"][seed].epochs[-1]
             print(line(seed, name, found[name][-1], goal), flush=True)
         print(line(seed, "twice as many", longer, goal), flush=True)  # the last one is pruned: it has epochs to spare
+        gone_on.append(longer)
         shares.append((longer.reaches(goal) or float("inf")) / whole)
     saved = [1 - p.epochs[-1] / u.epochs[-1] for p, u in zip(found["tpe, pruned"], found["tpe"], strict=True)]
     print(f"\nepochs saved by pruning: {statistics.mean(saved):.0%} ({', '.join(f'{s:.0%}' for s in saved)})")
@@ -89,6 +103,9 @@ def main() -> None:
         last = [one.best[-1] for one in courses]
         error = statistics.stdev(last) / len(last) ** 0.5 if len(last) > 1 else float("nan")
         print(f"best of {name}: {statistics.mean(last):.2%}, standard error {error:.2%}")
+    if repetitions > 1:
+        whole = statistics.mean(one.epochs[-1] for one in found["tpe"])
+        print(f"within one standard error of tpe's: after {within(gone_on, found['tpe'])} of {whole:.0f} epochs")
     told = ", ".join(f"{share:.2f}" for share in shares)
     print(f"epochs of pruned TPE to random's best, of random's: {statistics.mean(shares):.2f} ({told})")
 
