@@ -50,7 +50,8 @@ def main(words: Sequence[str]) -> int:
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home(), start_new_session=True,
             env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )  # fmt: skip
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: what a shell starts in the background ignores it
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         address = f"http://{given.host}:{port}"
         _wait(server, f"{address}/health", log)
@@ -61,7 +62,8 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         _end(server)
 
 
