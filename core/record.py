@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -178,6 +179,11 @@ def read_record(path: Path) -> dict[str, Any]:
         advice = "use the labbook that wrote it" if newer else "this labbook reads none so old"
         raise Mistakes([f"{path}: record of version {version}, this labbook writes version {VERSION}: {advice}"])
     return record
+
+
+def holds_others(record: Mapping[str, Any]) -> bool:
+    """Whether it is of a parent (of several seeds, of a study's trials), which is no run of its own."""
+    return "seeds" in record or "study" in record
 
 
 def import_experiment(name: str) -> None:

@@ -6,7 +6,6 @@ one. A rerun is a run on record like any other.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import os
@@ -26,6 +25,7 @@ from core.launch import Launch
 from core.part import Mistakes
 from core.record import WEIGHTS, Run, load
 from core.terminal import tell
+from core.words import Words
 
 ROUNDING = 1e-3  # relative; of shares, absolute
 COMPARED = ("train/", "val/", "test/", "lr")  # the rest is time and memory
@@ -51,14 +51,11 @@ class Verdict:
 
 def main(words: Sequence[str]) -> int:
     """Exit status 0 where the same came out, but for rounding; 1 where not. Raises Mistakes."""
-    parser = argparse.ArgumentParser(prog="labbook rerun", description=__doc__, exit_on_error=False)
+    parser = Words("rerun", __doc__)
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--root", type=Path, help="where the data are now, if not where they were")
     parser.add_argument("--worktree", action="store_true", help="with the recorded code, in a temporary git worktree")
-    try:
-        given = parser.parse_args(list(words))
-    except argparse.ArgumentError as error:
-        raise Mistakes([f"rerun: {error}"]) from None
+    given = parser.parse_args(list(words))
     run = load(given.run)
     return guarded(f"python -m experiments.{run.record['experiment']}", lambda: _rerun(run, given.root, given.worktree))
 

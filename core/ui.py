@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -21,6 +20,7 @@ from core.part import Mistakes
 from core.terminal import tell
 from core.tracking import run_url, tracking_uri
 from core.tracking.record import public
+from core.words import Words
 
 HERE = ("127.0.0.1", "localhost", "::1")
 PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to come up, and to go
@@ -28,14 +28,11 @@ PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to come up, and to go
 
 def main(words: Sequence[str]) -> int:
     """Serve until Ctrl-C; exit status 0. Raises Mistakes."""
-    parser = argparse.ArgumentParser(prog="labbook ui", description=__doc__, exit_on_error=False)
+    parser = Words("ui", __doc__)
     parser.add_argument("--port", type=int, help="a free one unless told")
     parser.add_argument("--host", default=HERE[0], help="other than this machine's own: refused, for nobody signs in")
     parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
-    try:
-        given = parser.parse_args(list(words))
-    except argparse.ArgumentError as error:
-        raise Mistakes([f"ui: {error}"]) from None
+    given = parser.parse_args(list(words))
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
         _show(f"{public(uri)}/{_page()}", given.no_browser)

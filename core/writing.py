@@ -23,7 +23,7 @@ from core.look import LOOK, contact_sheet
 from core.models import forward_flops
 from core.part import Mistakes
 from core.ranks import invocation
-from core.record import PRUNED, RECORD, SUMMARY, VERSION, WEIGHTS, Run
+from core.record import PRUNED, RECORD, SUMMARY, VERSION, WEIGHTS, Run, holds_others
 
 if TYPE_CHECKING:
     from torch import nn
@@ -214,7 +214,7 @@ def write_summary(run: Run, status: str) -> None:
     whole: trained on all of its data, to its end: no smoke run, no pruned trial, no parent of several seeds.
     """
     recorded = (run.folder / "artifacts" / RECORD).exists()
-    own = recorded and not {"seeds", "study"} & set(run.record)
+    own = recorded and not holds_others(run.record)
     whole = own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags
     metrics = run.metrics | ({"seconds": run.seconds} if own else {})
     temporary = run.folder / f"{SUMMARY}.part"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from core.compare.reading import rows
 from core.compare.telling import HEADINGS, as_csv, differs, markdown, sentences, table
 from core.part import Mistakes
 from core.terminal import tell
+from core.words import Words
 
 
 def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises Mistakes."""
-    parser = argparse.ArgumentParser(prog="labbook compare", description=__doc__, exit_on_error=False)
+    parser = Words("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments (all their runs), or runs")
     parser.add_argument("--metric", default="test/accuracy", help="test/accuracy unless told; any final metric")
     parser.add_argument("--by", metavar="FIELD", help="settings are the values of this field, whatever else differs")
@@ -25,10 +25,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also as a page with curves and confusion matrices")
     parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
-    try:
-        given = parser.parse_args(list(words))
-    except argparse.ArgumentError as error:
-        raise Mistakes([f"compare: {error}"]) from None
+    given = parser.parse_args(list(words))
     found, left = rows(given.runs)
     if not found:
         raise Mistakes([f"{' '.join(given.runs)}: no finished run to compare", *left])

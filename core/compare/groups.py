@@ -63,6 +63,10 @@ class Comparison:
     differing: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def judged(self, group: Group) -> Against | None:
+        """This group set against the baseline; None for the baseline itself."""
+        return next((one for one in self.against if one.group is group), None)
+
 
 def compare(
     rows: Sequence[Row], metric: str, by: str | None = None, baseline: str | None = None, anyway: bool = False

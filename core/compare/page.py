@@ -35,8 +35,8 @@ td:last-child { white-space: normal; min-width: 18rem } svg { width: 100%; min-w
 
 def page(found: Comparison) -> str:
     """The whole page; it fetches nothing."""
-    runs = {id(group): [Run(paths.runs() / row.id) for row in group.rows] for group in found.groups[:MOST]}
     shown = found.groups[:MOST]
+    runs = [[Run(paths.runs() / row.id) for row in group.rows] for group in shown]
     title = html.escape(f"{found.metric} of {len(found.groups)} settings")
     head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADINGS)
     rows = "".join(
@@ -47,9 +47,9 @@ def page(found: Comparison) -> str:
         f"<h1>{title}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div><ul>{said}</ul>',
         "<h2>Curves</h2><p>Mean over seeds; the band is its 95 % interval.</p>",
-        _curves(found, shown, [runs[id(group)] for group in shown]),
+        _curves(found, shown, runs),
     ]
-    if matrices := _matrices(shown, [runs[id(group)] for group in shown]):
+    if matrices := _matrices(shown, runs):
         parts += ["<h2>Confusion</h2><p>Share of each true class (rows), mean over seeds.</p>", matrices]
     if len(found.groups) > MOST:
         parts.append(f"<p>Drawn are the best {MOST} of {len(found.groups)} settings.</p>")

@@ -10,7 +10,7 @@ from typing import Any
 
 from core import journal, paths
 from core.part import Mistakes
-from core.record import RECORD, SUMMARY, Run, load, read_record
+from core.record import RECORD, SUMMARY, Run, holds_others, load, read_record
 from core.spelling import did_you_mean
 
 SEED = "seed"
@@ -24,7 +24,6 @@ class Row:
     experiment: str
     variant: str | None
     seed: int
-    status: str
     fields: Mapping[str, str]
     metrics: Mapping[str, float]
     data: str
@@ -69,7 +68,7 @@ def _run(word: str, known: Mapping[str, Any]) -> Run:
 
 def _below(run: Run, by_experiment: Mapping[str, list[Path]]) -> list[Path]:
     """The runs under a parent's; none for a run of its own."""
-    if not {"seeds", "study"} & set(run.record):
+    if not holds_others(run.record):
         return []
     folders = by_experiment[run.record["experiment"]]
     return [folder for folder in folders if _parent(folder) == run.id]
@@ -89,7 +88,7 @@ def _row(folder: Path) -> Row | str:
         record = read_record(folder / "artifacts" / RECORD)
     except Mistakes as mistakes:
         return f"{folder.name}: {mistakes}"
-    if {"seeds", "study"} & set(record):
+    if holds_others(record):
         return ""
     try:
         summary = json.loads((folder / SUMMARY).read_text())
@@ -113,7 +112,6 @@ def _finished(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any
         record["experiment"],
         record["variant"],
         int(fields.pop(SEED)),
-        summary["status"],
         fields,
         summary["metrics"],
         record["data"]["digest"],

@@ -29,7 +29,7 @@ def _sentence(found: Comparison, one: Against) -> str:
         return f"{name} against {base}: {' and '.join(alone)} with a single seed, so there is no interval"
     better, worse = (name, base) if difference.mean * sign(found.metric) > 0 else (base, name)
     low, high = sorted((difference.low, difference.high), key=abs)
-    size = amount(found.metric, abs(difference.mean))
+    size = _amount(found.metric, abs(difference.mean))
     seeds = f"{difference.n} {'paired seeds' if difference.paired else 'seeds or more, unpaired'}"
     if one.shown:
         interval = f"{_number(found.metric, abs(low))} to {_number(found.metric, abs(high))}"
@@ -42,7 +42,7 @@ def _sentence(found: Comparison, one: Against) -> str:
     return f"{told}; about {one.more} more seeds each would show {size}"
 
 
-def amount(metric: str, value: float) -> str:
+def _amount(metric: str, value: float) -> str:
     """0.0041 of an accuracy -> 0.41 points."""
     return f"{_number(metric, value)} points" if _is_share(metric) else _number(metric, value)
 
@@ -57,8 +57,7 @@ def _is_share(metric: str) -> bool:
 
 def table(found: Comparison) -> list[list[str]]:
     """Rows of text under HEADINGS, best first."""
-    against = {id(one.group): one for one in found.against}
-    return [_row(found, group, against.get(id(group))) for group in found.groups]
+    return [_row(found, group, found.judged(group)) for group in found.groups]
 
 
 def _row(found: Comparison, group: Group, one: Against | None) -> list[str]:
@@ -111,13 +110,12 @@ def markdown(found: Comparison) -> str:
 
 def as_csv(found: Comparison) -> str:
     """One line for each setting, numbers unrounded, every field that differs in a column of its own."""
-    against = {id(one.group): one for one in found.against}
     stream = io.StringIO()
     out = csv.writer(stream, lineterminator="\n")
     numbers = ("mean", "deviation", "half_interval", "difference", "low", "high", "p", "parameters")
     out.writerow(["setting", "n", *numbers, *found.differing])
     for group in found.groups:
-        one = against.get(id(group))
+        one = found.judged(group)
         judged = one.difference if one else None
         versus = [judged.mean, judged.low, judged.high, one.p] if one and judged else [""] * 4
         fields = [group.fields.get(name, "") for name in found.differing]

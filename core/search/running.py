@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -195,12 +195,8 @@ def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, opt
     study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
     if options.sampler == "grid":
         for point in proposing.grid(within):
-            if experiment.but(_changes(within, point)) != experiment:
+            if experiment.but(space.changes_of(within, point)) != experiment:
                 study.enqueue_trial(point)
-
-
-def _changes(within: space.Space, point: Mapping[str, Any]) -> dict[str, Any]:
-    return space.changes(within, lambda name, dimension: point[name])
 
 
 def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:

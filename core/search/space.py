@@ -134,6 +134,11 @@ def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
     return found
 
 
+def changes_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes that a trial's parameters (name -> number or label) stand for."""
+    return changes(space, lambda name, dimension: params[name])
+
+
 def check(space: Space, experiment: Experiment) -> None:
     """Raises Mistakes with everything that is wrong with a space."""
     if not isinstance(space, Mapping):

@@ -25,7 +25,7 @@ from core.search import proposing
 from core.search.goals import Goals
 from core.search.options import Search
 from core.search.pool import Pool, Worker
-from core.search.space import Space, changes, declared, dimensions, label, text
+from core.search.space import Space, changes, changes_of, declared, dimensions, label, text
 from core.search.storage import HEARTBEAT, beat, has_heartbeats
 from core.search.trial import Outcome, Task, runs_by_trial
 from core.signals import Stop
@@ -57,7 +57,7 @@ class Study:
     runs: dict[int, Run] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    beat: float = 0.0
+    last_beat: float = 0.0
     waiting: bool = False
     seen: set[int] = field(default_factory=set)
 
@@ -84,7 +84,7 @@ class Study:
         """What a trial has trained, wherever it did."""
         if trial.user_attrs.get(DECLARED):
             return self.experiment
-        return self.experiment.but(changes(self.space, lambda name, dimension: trial.params[name]))
+        return self.experiment.but(changes_of(self.space, trial.params))
 
     def follow(self, folder: str) -> Run:
         """The run in this folder, mirrored from now on."""
@@ -121,7 +121,8 @@ class Study:
         """Whether a grid has no point left."""
         return self.options.sampler == "grid" and not self._in_state(TrialState.WAITING)
 
-    def is_going(self) -> bool:  # or will
+    def is_going(self) -> bool:
+        """Whether trials run or are still to begin."""
         return bool(self.running) or not self._is_over()
 
     def _task(self, trial: optuna.Trial, place: int) -> Task:
@@ -219,8 +220,8 @@ class Study:
         self.orphans.append(self._now(self.running.pop(number)))
 
     def _heartbeat(self) -> None:
-        if time.monotonic() - self.beat > HEARTBEAT / 2:
-            self.beat = time.monotonic()
+        if time.monotonic() - self.last_beat > HEARTBEAT / 2:
+            self.last_beat = time.monotonic()
             mine = [trial._trial_id for trial in self.running.values()]
             beat(self.study, mine + [trial._trial_id for trial in self._nobodys()])
 
