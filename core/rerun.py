@@ -78,13 +78,13 @@ def _rerun(run: Run, root: Path | None, worktree: bool) -> int:
 
 def standing(run: Run, launch: Launch) -> list[Check]:
     """What is the same now as when the run began."""
-    facts = run.record["facts"]
-    splits = run.experiment.data.load(launch.root)
-    splits = splits.limited(run.experiment.limit) if run.experiment.limit else splits
-    digests = [f"digest {run.record['data']['digest'][:12]} then, {splits.digest[:12]} now"]
     from core.build import device_of
     from core.ranks import Ranks
+    from core.run import load_splits
 
+    facts = run.record["facts"]
+    splits = load_splits(run.experiment, launch)
+    digests = [f"digest {run.record['data']['digest'][:12]} then, {splits.digest[:12]} now"]
     now = provenance.hardware(device_of(launch, Ranks())) | {"hardware.threads": str(launch.threads)}
     machine = [
         f"{name.removeprefix('hardware.')} {facts.get(name, 'none')} then, {now.get(name, 'none')} now"

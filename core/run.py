@@ -159,6 +159,11 @@ def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Spl
     """In the order of its cost, and without a word to another process."""
     check(experiment)
     device = device_of(launch, ranks)
-    splits = experiment.data.load(launch.root)
-    splits = splits.limited(experiment.limit) if experiment.limit else splits
+    splits = load_splits(experiment, launch)
     return splits, assemble(experiment, splits, launch, device, ranks)
+
+
+def load_splits(experiment: Experiment, launch: Launch) -> Splits:
+    """The images that a declaration trains on. Raises DataError."""
+    splits = experiment.data.load(launch.root)
+    return splits.limited(experiment.limit) if experiment.limit else splits
