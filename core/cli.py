@@ -226,7 +226,7 @@ def _go_on(run: Run) -> int:
 
 
 def _told(result: Run | Seeds) -> int:
-    from core.report import report, report_seeds
+    from core.outcome import report, report_seeds
 
     if ranks_here().rank:
         return 0

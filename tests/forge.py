@@ -179,7 +179,7 @@ def main() -> None:
     import torch  # noqa: F401
     import torchvision  # noqa: F401
 
-    import core.report  # noqa: F401
+    import core.outcome  # noqa: F401
     import data  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import html
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core import paths
+from core import html, paths
 from core.compare.groups import Comparison, Group
 from core.compare.telling import HEADINGS, sentences, table
 from core.record import Run
@@ -23,29 +21,17 @@ if TYPE_CHECKING:
 CONFUSION = "confusion_matrix.csv"
 MOST = 12  # settings drawn, the best ones: more lines cannot be told apart
 MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #ddd; vertical-align: top }
-th, td { white-space: nowrap } th:first-child, td:first-child, th:last-child, td:last-child { text-align: left }
-td:last-child { white-space: normal; min-width: 18rem } svg { width: 100%; min-width: 42rem; height: auto }
-"""
 
 
 def page(found: Comparison) -> str:
     """The whole page; it fetches nothing."""
     shown = found.groups[:MOST]
     runs = [[Run(paths.runs() / row.id) for row in group.rows] for group in shown]
-    title = html.escape(f"{found.metric} of {len(found.groups)} settings")
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADINGS)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in table(found)
-    )
-    said = "".join(f"<li>{html.escape(line)}</li>" for line in [*sentences(found), *found.notes])
+    title = f"{found.metric} of {len(found.groups)} settings"
     parts = [
-        f"<h1>{title}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div><ul>{said}</ul>',
+        f"<h1>{html.text(title)}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
+        html.table(HEADINGS, table(found)),
+        html.items([*sentences(found), *found.notes]),
         "<h2>Curves</h2><p>Mean over seeds; the band is its 95 % interval.</p>",
         _curves(found, shown, runs),
     ]
@@ -53,9 +39,7 @@ def page(found: Comparison) -> str:
         parts += ["<h2>Confusion</h2><p>Share of each true class (rows), mean over seeds.</p>", matrices]
     if len(found.groups) > MOST:
         parts.append(f"<p>Drawn are the best {MOST} of {len(found.groups)} settings.</p>")
-    top = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    body = "".join(parts)
-    return f'<!doctype html><html lang="en"><head>{top}<style>{_STYLE}</style></head><body>{body}</body></html>\n'
+    return html.document(title, parts)
 
 
 def band(curves: Sequence[dict[int, float]]) -> tuple[list[int], np.ndarray]:
@@ -79,7 +63,7 @@ def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[
         axes.set(xlabel="epoch", title=name)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    return _svg(figure)
+    return html.svg(figure)
 
 
 def _draw(axes: Axes, label: str, curves: Sequence[dict[int, float]]) -> None:
@@ -109,7 +93,7 @@ def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 text = f"{100 * share[row, column]:.0f}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=6)
-    return _svg(figure)
+    return html.svg(figure)
 
 
 def _shares(runs: Sequence[Run]) -> tuple[list[str], np.ndarray] | None:
@@ -129,10 +113,3 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: Figure) -> str:
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg")
-    text = stream.getvalue()
-    return f'<div class="wide">{text[text.index("<svg") :]}</div>'

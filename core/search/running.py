@@ -275,7 +275,7 @@ def _free_memory_mb() -> float:
 
 def report(found: Found, command: str) -> None:
     """The end of a search, for people."""
-    from core.report import where
+    from core.outcome import where
 
     for line in found.lines:
         tell(line)
