@@ -24,11 +24,13 @@ class Images:
 
     pixels: uint8 [M, H, W, C], often a memory map shared by several splits.
     rows: int64 [N], the rows of `pixels` that belong here.  targets: int64 [N], the class of each.
+    areas: int64 [M], height x width of the files that the pixels were made of; None where all have one size.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
     targets: np.ndarray
+    areas: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,8 +39,8 @@ class Images:
         # a spawned loader worker opens the memory map again: pickled, it would be copied whole
         file = getattr(self.pixels, "filename", None)
         if file:
-            return _reopened, (file, self.rows, self.targets)
-        return Images, (self.pixels, self.rows, self.targets)
+            return _reopened, (file, self.rows, self.targets, self.areas)
+        return Images, (self.pixels, self.rows, self.targets, self.areas)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -131,8 +133,8 @@ def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], 
     return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1.0) / 255).tolist())
 
 
-def _reopened(file: str, rows: np.ndarray, targets: np.ndarray) -> Images:
-    return Images(np.load(file, mmap_mode="r"), rows, targets)
+def _reopened(file: str, *others: Any) -> Images:
+    return Images(np.load(file, mmap_mode="r"), *others)
 
 
 def _first(images: Images, n: int) -> Images:

@@ -69,9 +69,11 @@ class Journal:
         """Until what was written is on the disk itself."""
         os.fsync(self._file)
 
-    def close(self, status: str) -> None:
-        """The last event of a run; fsynced, for it is what tells a finished run from an interrupted one."""
-        self.write("status", value=status)
+    def close(self, status: str | None) -> None:
+        """The last event of a run; fsynced, for it is what tells a finished run from an interrupted one. None: the run
+        had ended before, and something was added to it."""
+        if status:
+            self.write("status", value=status)
         os.fsync(self._file)
         os.close(self._file)
 

@@ -6,10 +6,12 @@ the sums, so that no logits are kept.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 BINS = 15  # of confidence; as in Guo et al. 2017, table 1
 THRESHOLDS = 1000  # of several labels' scores
+Z = 1.959963984540054  # of a standard normal, 2.5 % lie above it
 
 
 def confusion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -113,3 +115,14 @@ def from_scores(table: torch.Tensor) -> dict[str, float]:
     f1 = 2 * right / (claimed + positives).clamp(min=1)
     known = positives > 0
     return {"map": float(average[known].mean()), "f1": float(f1[known | (claimed > 0)].mean())}
+
+
+def wilson(right: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), the 95 % score interval of the share right / count; 0 and 1 where nothing was counted (Wilson 1927;
+    Brown et al. 2001, equation 4)."""
+    n = np.maximum(count, 1)
+    share = right / n
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    none = np.asarray(count) == 0
+    return np.where(none, 0.0, np.maximum(centre - half, 0.0)), np.where(none, 1.0, np.minimum(centre + half, 1.0))

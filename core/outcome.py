@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from core import paths
-from core.record import Run
+from core.record import REPORT, Run
 from core.seeds import Seeds, mean_and_interval
 from core.terminal import tell
 from core.tracking import default_uri, run_url, standing, tracking_uri
@@ -18,6 +18,8 @@ def report(run: Run) -> None:
     n = run.record["data"]["test"]
     accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
     tell(f"test accuracy {accuracy:.2%} (n = {n:,}), loss {loss:.4f}, with the weights of epoch {max(history)}")
+    if (page := run.folder / "artifacts" / REPORT).exists():
+        tell(f"report: {page}")
     where(run)
 
 

@@ -24,6 +24,8 @@ VERSION = 1
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
+CONFUSION = "confusion_matrix.csv"
+REPORT = "report.html"
 PRUNED = "pruned"  # a tag, of a trial that was not trained to its end
 BEST = "best.json"  # of a study: the declaration of its best trial
 
@@ -63,6 +65,37 @@ class Run:
         """The last text of each."""
         events = (event for _, event in journal.read(self.folder) if event["event"] == "tags")
         return {name: text for event in events for name, text in event["values"].items()}
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Dotted name -> declared value, as it was recorded."""
+        return next(event["values"] for _, event in journal.read(self.folder) if event["event"] == "params")
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The journal's first event "run": experiment, name, description, parent."""
+        return next(event for _, event in journal.read(self.folder) if event["event"] == "run")
+
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """The metrics of each finished epoch, as `core.history` takes them."""
+        history = {name: points for name, points in self.history.items() if name.startswith(("train/", "val/", "lr"))}
+        done = sorted(history.get("train/loss", ()))
+        return [{name: points[epoch] for name, points in history.items() if epoch in points} for epoch in done]
+
+    @property
+    def confusion(self) -> tuple[list[str], np.ndarray] | None:
+        """(classes, int64 [C, C]: rows true classes) of the test split; None for a run that was not tested."""
+        import csv
+
+        import numpy as np
+
+        path = self.folder / "artifacts" / CONFUSION
+        if not path.exists():
+            return None
+        with path.open(newline="") as stream:
+            (_, *classes), *rows = csv.reader(stream)
+        return classes, np.array([row[1:] for row in rows], dtype=np.int64)
 
     @property
     def seconds(self) -> float:

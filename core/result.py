@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from core import distributed, plots, provenance
@@ -11,11 +12,11 @@ from core.experiment import Experiment
 from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
-from core.metrics import by_class
+from core.metrics import by_class, wilson
 from core.ranks import Ranks
-from core.record import RECORD, WEIGHTS, Run
+from core.record import CONFUSION, RECORD, WEIGHTS, Run
 from core.views import averaged
-from core.writing import keep_text, write_summary
+from core.writing import keep_rows, write_summary
 
 
 def judged(experiment: Experiment, splits: Splits, parts: Assembly) -> Evaluation:
@@ -35,17 +36,27 @@ def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assemb
     result = judged(experiment, splits, parts)
     best = best_epoch(parts.state.history, experiment.select)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
-    table = result.confusion.numpy()
+    table, classes = result.confusion.numpy(), splits.classes
     title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
-    plots.confusion_matrix(table, splits.classes, journal.artifact("confusion_matrix.png"), title)
-    journal.keep("confusion_matrix.png")
-    lines = [",".join(["true \\ predicted", *splits.classes])]
-    lines += [",".join([name, *map(str, row)]) for name, row in zip(splits.classes, table.tolist(), strict=True)]
-    keep_text(journal, "confusion_matrix.csv", "\n".join(lines) + "\n")
-    report = ["class,images,precision,recall,f1"]
-    for name, count, row in zip(splits.classes, table.sum(axis=1), by_class(result.confusion).tolist(), strict=True):
-        report.append(",".join([name, str(count), *(f"{value:.6f}" for value in row)]))
-    keep_text(journal, "per_class.csv", "\n".join(report) + "\n")
+    plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
+    journal.keep(plots.MATRIX)
+    rows = zip(classes, table.tolist(), strict=True)
+    keep_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
+    counts = table.sum(axis=1)
+    figures = np.column_stack([by_class(result.confusion).numpy(), *wilson(table.diagonal(), counts)]).tolist()
+    keep_rows(
+        journal,
+        "per_class.csv",
+        ["class", "images", "precision", "recall", "f1", "recall_low", "recall_high"],
+        ([name, n, *(f"{x:.6f}" for x in row)] for name, n, row in zip(classes, counts, figures, strict=True)),
+    )
+
+
+def curves(journal: Journal, experiment: Experiment, parts: Assembly) -> None:
+    """The learning curves of the epochs done."""
+    history = parts.state.history
+    plots.learning_curves(history, best_epoch(history, experiment.select), journal.artifact(plots.CURVES))
+    journal.keep(plots.CURVES)
 
 
 def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, status: str) -> None:
@@ -57,9 +68,9 @@ def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, s
             journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
             if journal.artifact(WEIGHTS).exists():  # a search keeps those of its best trials alone
                 journal.keep(WEIGHTS)
-            if (run.folder / "artifacts" / RECORD).exists() and run.record["trial"] is None:  # trials: as metrics alone
-                plots.learning_curves(history, best, journal.artifact("learning_curves.png"))
-                journal.keep("learning_curves.png")
+            # a finished run has drawn its own; trials are seen as metrics alone
+            if status != "FINISHED" and (run.folder / "artifacts" / RECORD).exists() and run.record["trial"] is None:
+                curves(journal, experiment, parts)
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
     finally:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from core import anomaly, distributed
-from core.build import Assembly
+from core.build import Assembly, studied
 from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
 from core.failures import Unfinished, explained
@@ -21,12 +21,15 @@ from core.launch import Launch
 from core.loop import Event, fit
 from core.progress import Forecast, progress
 from core.record import WEIGHTS, Run
-from core.result import close, judged, test
+from core.result import close, curves, judged, peak_memory_mb, test
 from core.signals import Interrupted
 from core.stage import Stage
 from core.state import State
+from core.terminal import tell
 from core.watching import watching
 from core.writing import keep_text, save_weights
+
+REPORT_SECONDS, REPORT_SHARE = 20.0, 0.05  # what a report may take, of the time in training; whichever is more
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Work:
             judged(self.experiment, self.splits, self.parts)
             return
         test(self.journal, self.experiment, self.splits, self.parts)
+        curves(self.journal, self.experiment, self.parts)
+        self._report(self.journal)
         keep_last(self.run.folder / CHECKPOINTS)
 
     def events(self) -> Generator[Event]:
@@ -88,6 +93,24 @@ class Work:
     def _close(self, status: str) -> None:
         assert self.journal is not None
         close(self.journal, self.run, self.experiment, self.parts, status)
+
+    def _report(self, journal: Journal) -> None:
+        """The page that looks into the run. It is made of what is on record: failing, it takes nothing with it."""
+        from core.report.answers import Network
+        from core.report.making import make
+
+        parts, setup = self.parts, self.parts.setup
+        views = self.experiment.tta
+        network = Network(parts.state.evaluated, setup.normalise, setup.device, setup.autocast, views)
+        journal.metrics(len(parts.state.history), {"peak_memory_mb": peak_memory_mb(setup.device)})
+        try:
+            make(journal, self.run, network, studied(self.experiment, self.splits), self._report_seconds())
+        except Exception as error:
+            journal.write("tags", values={"report": f"failed: {type(error).__name__}: {error}"[:1000]})
+            tell(f"no report ({type(error).__name__}: {error}); labbook report {self.run.id} tries again")
+
+    def _report_seconds(self) -> float:
+        return max(REPORT_SECONDS, REPORT_SHARE * self.run.seconds)
 
     def _assisting(self) -> Generator[Event]:
         agreed, stop = distributed.Agreement(), self.stage.stop

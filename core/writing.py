@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import platform
@@ -10,6 +12,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,6 +193,15 @@ def keep_text(journal: Journal, name: str, text: str) -> None:
     temporary.write_text(text)
     os.replace(temporary, path)
     journal.keep(name)
+
+
+def keep_rows(journal: Journal, name: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """An artifact of comma-separated values."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(head)
+    table.writerows(rows)
+    keep_text(journal, name, stream.getvalue())
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Index:
-    """What the pixels show. For each image: name, label (position in classes), split, row of pixels.
+    """What the pixels show. For each image: name, label (position in classes), split, row of pixels, and how many
+    pixels its file has (areas is empty where all have the same).
 
     digest: sha256 of names, contents and policy.  source: what this was built from, for people.
     """
@@ -42,6 +43,7 @@ class Index:
     labels: list[int]
     splits: list[str]
     rows: list[int]
+    areas: list[int] = field(default_factory=list)
     format: int = FORMAT
 
 
@@ -56,8 +58,12 @@ class Cached:
     def images(self, split: str) -> Images:
         """The images of one split, in the order of their names."""
         chosen = np.array([name == split for name in self.index.splits], dtype=bool)
-        rows = np.array(self.index.rows, dtype=np.int64)[chosen]
-        return Images(self.pixels, rows, np.array(self.index.labels, dtype=np.int64)[chosen])
+        rows = np.array(self.index.rows, dtype=np.int64)
+        areas = None
+        if self.index.areas:
+            areas = np.zeros(len(self.pixels), dtype=np.int64)
+            areas[rows] = self.index.areas
+        return Images(self.pixels, rows[chosen], np.array(self.index.labels, dtype=np.int64)[chosen], areas)
 
 
 class _Damaged(Exception):
@@ -171,7 +177,8 @@ def _open(folder: Path) -> tuple[Index, np.ndarray]:
         index = Index(**record)
         if index.format != FORMAT or index.digest != folder.name:
             raise ValueError("index.json is of something else")
-        if len({len(index.names), len(index.labels), len(index.splits), len(index.rows)}) != 1:
+        areas = index.areas or index.rows
+        if len({len(index.names), len(index.labels), len(index.splits), len(index.rows), len(areas)}) != 1:
             raise ValueError("index.json has columns of different lengths")
         if (folder / "pixels.npy").stat().st_size != size:
             raise ValueError("pixels.npy has another size than it was written with")

@@ -34,15 +34,21 @@ def decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
 
     Raises Unreadable, naming the file, for whatever is wrong with it.
     """
+    return decode_with_area(content, name, size)[0]
+
+
+def decode_with_area(content: bytes, name: str, size: int | None = None) -> tuple[np.ndarray, int]:
+    """As `decode`, and how many pixels the file itself has."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
+            area = image.width * image.height
+            if area > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
             if size is not None and image.format == "JPEG":
                 image.draft(None, (4 * size, 4 * size))  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
-            return np.array(_rgb(image, size))
+            return np.array(_rgb(image, size)), area
     except Exception as error:  # broken files make Pillow raise nearly anything: SyntaxError, struct.error, ...
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None

@@ -15,7 +15,7 @@ import numpy as np
 
 from core.images import DataError
 from data import archive, cache, tree
-from data.decode import POLICY, Unreadable, decode
+from data.decode import POLICY, Unreadable, decode_with_area
 from data.layout import Layout
 from data.terminal import bar, first, printable, say
 
@@ -41,9 +41,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of a batch. hashes: (row, sha256 of the content) of what was decoded.  unreadable: a line for each other."""
+    """Of a batch. hashes: (row, sha256 of the content) of what was decoded.  areas: of the same, pixels of the file.
+    unreadable: a line for each other."""
 
     hashes: list[tuple[int, str]]
+    areas: list[int]
     unreadable: list[str]
 
 
@@ -51,6 +53,7 @@ def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cac
     """Decode a tree to folder/pixels.npy. Raises one DataError that lists every unreadable image."""
     count, shape = len(found.names), (recipe.size, recipe.size, 3)
     hashes: dict[int, str] = {}
+    areas: dict[int, int] = {}
     unreadable: list[str] = []
     shown = bar(f"decoding {count:,} images of {found.path.name}", count, "images")
     with cache.pixel_file(folder, (count, *shape)) as put, shown as advance:
@@ -60,6 +63,7 @@ def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cac
 
         for outcome in _in_threads(job, _batches(tree.contents(found))):
             hashes.update(outcome.hashes)
+            areas.update(zip((row for row, _ in outcome.hashes), outcome.areas, strict=True))
             unreadable += outcome.unreadable
             advance(len(outcome.hashes) + len(outcome.unreadable))
     unreadable.sort()
@@ -67,17 +71,17 @@ def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cac
         raise DataError(_report(found, unreadable))
     for line in first(unreadable):
         say(f"left out, unreadable: {line}")
-    return _index(found, layout, recipe, hashes, len(unreadable))
+    return _index(found, layout, recipe, hashes, areas, len(unreadable))
 
 
 def _decode_batch(
     batch: Any, names: tuple[str, ...], recipe: Recipe, put: Callable[[int, np.ndarray], None]
 ) -> _Outcome:
-    outcome = _Outcome([], [])
+    outcome = _Outcome([], [], [])
     for row, content in batch:
         try:
             raw = content.read_bytes() if isinstance(content, Path) else content
-            pixels = decode(raw, names[row], None if recipe.exact else recipe.size)
+            pixels, area = decode_with_area(raw, names[row], None if recipe.exact else recipe.size)
         except Unreadable as error:
             outcome.unreadable.extend(error.lines)
         except OSError as error:
@@ -87,6 +91,7 @@ def _decode_batch(
                 raise _other_size(names[row], pixels, recipe)
             put(row, pixels)
             outcome.hashes.append((row, hashlib.sha256(raw).hexdigest()))
+            outcome.areas.append(area)
     return outcome
 
 
@@ -119,7 +124,9 @@ def _in_threads(job: Callable[[Any], _Outcome], batches: Iterable[Any]) -> Itera
             pool.shutdown(cancel_futures=True)
 
 
-def _index(found: tree.Tree, layout: Layout, recipe: Recipe, hashes: dict[int, str], skipped: int) -> cache.Index:
+def _index(
+    found: tree.Tree, layout: Layout, recipe: Recipe, hashes: dict[int, str], areas: dict[int, int], skipped: int
+) -> cache.Index:
     rows = sorted(hashes)
     digest = hashlib.sha256(recipe.policy.encode())
     for row in rows:
@@ -135,6 +142,7 @@ def _index(found: tree.Tree, layout: Layout, recipe: Recipe, hashes: dict[int, s
         labels=[layout.labels[row] for row in rows],
         splits=[layout.splits[row] for row in rows],
         rows=rows,
+        areas=[areas[row] for row in rows] if len(set(areas.values())) > 1 else [],
     )
 
 

@@ -89,7 +89,7 @@ def test_no_validation_split_can_be_drawn_with_the_seed_of_test():
 def test_a_second_start_decodes_nothing(tmp_path, monkeypatch):
     source = tree(tmp_path / "source")
     first = ImageFolder(size=16).load(source)
-    monkeypatch.setattr(ingest, "decode", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr(ingest, "decode_with_area", lambda *arguments: pytest.fail("decoded again"))
     assert ImageFolder(size=16).load(source).digest == first.digest
 
 

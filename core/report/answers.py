@@ -1,0 +1,95 @@
+"""What a network says of each image of a split, while there is time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from core import keys
+from core.batches import Batch
+from core.images import Images
+from core.losses import full
+from core.views import Views, averaged
+
+CHUNK = {"cpu": 64, "cuda": 512, "mps": 256}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network as it is judged.
+
+    model: normalised images -> logits, in evaluation mode.  normalise: see core/augment.  autocast: the type of its
+    forward passes, None for full precision.  views: of test-time augmentation.
+    """
+
+    model: nn.Module
+    normalise: Callable[[Batch], Batch]
+    device: torch.device
+    autocast: torch.dtype | None = None
+    views: Views = "none"
+
+    def images(self, pixels: np.ndarray) -> torch.Tensor:
+        """uint8 [N, H, W, C] -> float [N, C, H, W] on the device, normalised."""
+        nothing = torch.empty(0)
+        return self.normalise(Batch(torch.from_numpy(pixels).to(self.device), nothing, nothing, nothing)).images
+
+    def logits(self, pixels: np.ndarray) -> torch.Tensor:
+        """float32 [N, C] on the host, of images uint8 [N, H, W, C]; with views, logarithms of mean probabilities."""
+        with torch.inference_mode(), self.precision():
+            return full(averaged(self.model, self.views)(self.images(pixels))).float().cpu()
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The context of its forward passes."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of some images of a split. places: int64 [n], their positions in it.  logits: float32 [n, C].  targets: int64
+    [n].  total: how many images the split has."""
+
+    places: np.ndarray
+    logits: torch.Tensor
+    targets: torch.Tensor
+    total: int
+
+    @property
+    def predictions(self) -> torch.Tensor:
+        """int64 [n]"""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool [n]"""
+        return (self.predictions == self.targets).numpy()
+
+    @property
+    def confidence(self) -> torch.Tensor:
+        """float32 [n], the largest probability."""
+        return self.logits.softmax(dim=1).amax(dim=1)
+
+
+def ask(network: Network, images: Images, until: float) -> Answers:
+    """Answers on the images, in an order drawn by lot, as many as can be had until then (time.monotonic); one chunk
+    at least, so that those had are a fair sample of all."""
+    order = keys.permutation(0, 0, len(images))
+    network.model.eval()
+    chunk, found = CHUNK.get(network.device.type, 64), []
+    for start in range(0, len(order), chunk):
+        if start and time.monotonic() > until:
+            break
+        found.append(network.logits(pixels(images, order[start : start + chunk])))
+    logits = torch.cat(found)
+    places = order[: len(logits)]
+    return Answers(places, logits, torch.from_numpy(images.targets[places]), len(images))
+
+
+def pixels(images: Images, places: np.ndarray) -> np.ndarray:
+    """uint8 [n, H, W, C] of the images at these positions, in memory."""
+    return np.ascontiguousarray(images.pixels[images.rows[places]])

@@ -1,0 +1,49 @@
+"""What a run took: time, memory, arithmetic, energy."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from core import journal
+from core.record import Run
+from core.tracking.record import SYSTEM
+
+_GAP = 60.0  # s without a sample: nobody knows what was drawn meanwhile
+_WATTS = ("system/gpu_", "_power_usage_watts")
+
+
+def cost(run: Run) -> dict[str, str]:
+    """Name -> text; what is not known is left out."""
+    facts, history, metrics = run.record["facts"], run.history, run.metrics
+    rates = list(history.get("images_per_second", {}).values())
+    told = {
+        "time in training": _time(run.seconds),
+        "images a second": f"{median(rates):,.0f} (median of {len(rates)} epochs)" if rates else "",
+        "peak memory": f"{metrics['peak_memory_mb']:,.0f} MB" if "peak_memory_mb" in metrics else "",
+        "parameters": f"{int(facts['parameters']):,}",
+        "forward pass of one image": f"{int(facts['flops']):,} FLOPs" if facts.get("flops", "").isdigit() else "",
+        "energy of the GPUs": f"{joules / 3600:,.1f} Wh" if (joules := energy(run)) else "",
+        "device": facts.get("hardware.gpu") or f"{facts['hardware.cpu']}, {facts['hardware.threads']} threads",
+        "precision": facts.get("precision", ""),
+    }
+    return {name: text for name, text in told.items() if text}
+
+
+def energy(run: Run) -> float:
+    """Joules that the GPUs drew, from the power that their driver tells every few seconds; 0 where it does not."""
+    total = 0.0
+    last: dict[str, tuple[int, float]] = {}
+    for _, event in journal.read(run.folder, SYSTEM):
+        for name, watts in event.get("values", {}).items() if event["event"] == "metrics" else ():
+            if name.startswith(_WATTS[0]) and name.endswith(_WATTS[1]):
+                before, power = last.get(name, (event["time"], watts))
+                seconds = (event["time"] - before) / 1000
+                total += seconds * (power + watts) / 2 if seconds <= _GAP else 0.0
+                last[name] = event["time"], watts
+    return total
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,64 @@
+"""Where a network is worst: each class among the dark, the bright, the flat, the contrasted, the small, the large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.images import Images
+from core.metrics import wilson
+
+FEWEST = 8  # images of a slice that is told of
+THIRDS = {
+    "brightness": ("dark", "of medium brightness", "bright"),
+    "contrast": ("low in contrast", "of medium contrast", "high in contrast"),
+    "size": ("small", "of medium size", "large"),
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some images of one class. name: for people.  low, high: 95 % interval of its accuracy (Wilson)."""
+
+    name: str
+    count: int
+    right: int
+    low: float
+    high: float
+
+
+def worst_slices(
+    targets: np.ndarray, right: np.ndarray, traits: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 10
+) -> list[Slice]:
+    """The slices below the whole, worst first: by the upper end of their interval, so that few images are no alarm.
+
+    targets: int64 [n].  right: bool [n].  traits: of THIRDS, float [n] each; its thirds are those of all images.
+    """
+    found = []
+    for trait, values in traits.items():
+        third = np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values, side="left")
+        for label, name in enumerate(classes):
+            for place, called in enumerate(THIRDS[trait]):
+                members = right[(targets == label) & (third == place)]
+                if len(members) >= FEWEST and members.mean() < right.mean():
+                    hits = int(members.sum())
+                    low, high = wilson(np.array(hits), np.array(len(members)))
+                    found.append(Slice(f"{name}, {called}", len(members), hits, float(low), float(high)))
+    return sorted(found, key=lambda one: (one.high, one.right / one.count))[:most]
+
+
+def traits(images: Images, places: np.ndarray, chunk: int = 1024) -> dict[str, np.ndarray]:
+    """Name -> float64 [n] for the images at these positions. brightness: mean of all pixels, 0..255.  contrast: their
+    standard deviation.  size: pixels of the file that an image came from. What is the same in all
+    is left out."""
+    brightness, contrast = np.empty(len(places)), np.empty(len(places))
+    for start in range(0, len(places), chunk):
+        some = places[start : start + chunk]
+        flat = images.pixels[images.rows[some]].reshape(len(some), -1)
+        brightness[start : start + chunk], contrast[start : start + chunk] = flat.mean(axis=1), flat.std(axis=1)
+    found = {"brightness": brightness, "contrast": contrast}
+    if images.areas is not None:
+        found["size"] = images.areas[images.rows[places]].astype(float)
+    return {name: values for name, values in found.items() if len(values) and np.ptp(values) > 0}
