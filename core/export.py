@@ -41,7 +41,12 @@ def exported(run: Run) -> torch.export.ExportedProgram:
     weights or with damaged ones, and for a network that torch.export cannot take.
     """
     data, experiment = run.record["data"], run.experiment
-    network = Served(averaged(run.model, experiment.tta), data["mean"], data["std"]).eval()
+    try:
+        network = Served(averaged(run.model, experiment.tta), data["mean"], data["std"]).eval()
+    except Mistakes:
+        raise
+    except ValueError as error:  # a network that cannot be built here: timm is not installed
+        raise Mistakes([f"{run.id}: {error}"]) from None
     images = torch.zeros(2, *data["image_shape"], dtype=torch.uint8)  # 2: a size of 1 would become a constant
     any_number = torch.export.Dim("batch", min=1)
     refused = f"{run.id}: torch.export cannot export {type(experiment.model).__name__}"

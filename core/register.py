@@ -160,11 +160,12 @@ def _told(run: Run, done: Registered) -> Iterator[str]:
 @contextmanager
 def _settings() -> Iterator[None]:
     """MLflow without pickle, progress bars, chatter and patience, while the body lasts."""
-    before = {name: os.environ.get(name) for name in (*BRIEF, *NO_PICKLE)}
+    before = {name: os.environ.get(name) for name in (*BRIEF, *NO_PICKLE, "MLFLOW_TRACKING_URI")}
     logger = logging.getLogger("mlflow")
     level = logger.level
     try:
         os.environ.update({name: before[name] or value for name, value in BRIEF.items()} | NO_PICKLE)
+        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()  # a database looks models:/<id> up in the process's default
         logger.setLevel(logging.WARNING)
         yield
     finally:

@@ -34,6 +34,7 @@ from core.tracking.client import RUN_TAG
 if TYPE_CHECKING:
     import torch
 
+_LONGEST = 300  # characters of what MLflow says
 CODE = Path(__file__).with_name("served.py")
 
 
@@ -76,9 +77,8 @@ class Registry:
             logged = self._log(folder, tags, undo)
             if self._create(name):
                 undo.callback(_quietly, self.client.delete_registered_model, name)
-            # by its location: models:/<id> would be looked up in whatever store this process has as its default
             version = self.client.create_model_version(
-                name, logged.artifact_location, self.mirrored.run_id, dict(tags), model_id=logged.model_id
+                name, f"models:/{logged.model_id}", self.mirrored.run_id, dict(tags), model_id=logged.model_id
             )
             undo.callback(_quietly, self.client.delete_model_version, name, version.version)
             self.client.set_registered_model_alias(name, alias, version.version)
@@ -119,16 +119,17 @@ def opened(folder: Path) -> Registry:
     again = f"`labbook sync {folder.name}` sends it"
     if mirrored is None or not mirrored.run_id:
         raise Mistakes([f"{folder.name} is not in MLflow at {record.public(uri)}; {again}"])
-    with answering():
+    try:
         client = store.connect(uri)
+    except Exception as error:  # a database raises what its driver does
+        raise Mistakes([f"MLflow at {record.public(uri)} does not answer: {_first_line(error)}"]) from None
+    with answering():
         try:
             store.check_run(client, mirrored.run_id)
         except store.Deleted as reason:
             raise Mistakes([f"{folder.name}: {reason}"]) from None
         except store.Missing:
-            raise Mistakes(
-                [f"{folder.name}: MLflow at {record.public(uri)} does not know it any more; {again}"]
-            ) from None
+            raise Mistakes([f"{folder.name} is no longer in MLflow at {record.public(uri)}; {again}"]) from None
     return Registry(client, mirrored)
 
 
@@ -181,7 +182,9 @@ def answering() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """Without the password that the store's URI may hold."""
+    line = (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST]
+    return line.replace(tracking_uri(), record.public(tracking_uri()))
 
 
 def _quietly(call: Callable[..., Any], *given: Any) -> None:
