@@ -151,7 +151,7 @@ def _told(run: Run, done: Registered) -> Iterator[str]:
     what = f"version {done.version} of {done.name}: {run.id}, weights of epoch {_epoch(run)}{tested}"
     yield f"registered: {what}" if done.new else f"registered already: {what}"
     if limit is not None:
-        yield f"it was trained on {limit} images only"
+        yield f"it saw at most {limit} images of each split"
     moved = "" if done.before in (None, done.version) else f"; until now it stood for version {done.before}"
     yield f"alias: {done.alias} stands for version {done.version}{moved}"
     yield f"serve: {done.command}"
