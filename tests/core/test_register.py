@@ -351,6 +351,8 @@ def test_a_parent_is_refused_and_those_below_it_named(run, twin, kind):
 
 
 def test_what_mlflow_lacks_is_for_sync(twin):
+    record.save(twin.folder, replace(record.load(twin.folder), journal=0))
+    assert "is not whole in MLflow" in refused(twin)
     (twin.folder / record.FILE).unlink()
     assert f"`labbook sync {twin.id}` sends it" in refused(twin)
 
