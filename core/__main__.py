@@ -111,6 +111,12 @@ def _report(words: Sequence[str]) -> int:
     return main(words)
 
 
+def _register(words: Sequence[str]) -> int:
+    from core.register import main
+
+    return main(words)
+
+
 def _rerun(words: Sequence[str]) -> int:
     from core.rerun import main
 
@@ -129,6 +135,7 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
     "look": (_look, "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),
     "report": (_report, "report RUN: a page that looks into a finished run, made anew"),
+    "register": (_register, "register RUN NAME [--alias ALIAS]: its model into MLflow's registry, ready to be served"),
     "rerun": (_rerun, "rerun RUN: the same declaration once more, and whether the same comes out"),
     "sync": (_sync, "send to MLflow what it lacks (of the runs named, or of all)"),
     "ui": (_ui, "MLflow's pages over the right store, on this machine, in the browser"),

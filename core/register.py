@@ -1,0 +1,177 @@
+"""labbook register RUN NAME: the best epoch's model of a run into MLflow's registry, ready to be served.
+
+It is exported whole, from uint8 images to probabilities by class name: whoever serves it needs torch, numpy and mlflow,
+and nothing of labbook. Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.lock import is_free
+from core.part import Mistakes
+from core.record import WEIGHTS, Run, holds_others, load
+from core.terminal import tell
+from core.tracking import standing, tracking_uri
+from core.tracking.record import public
+from core.words import Words
+
+MOST_NAMED = 5
+NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+# an MLflow that is down is told of at once, and not after seven attempts
+BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """new: whether this call made the version.  before: the version that the alias stood for; None for none."""
+
+    name: str
+    alias: str
+    version: int
+    new: bool
+    before: int | None
+
+    @property
+    def uri(self) -> str:
+        """What MLflow calls it."""
+        return f"models:/{self.name}@{self.alias}"
+
+    @property
+    def command(self) -> str:
+        """Serves it on this machine."""
+        uri = tracking_uri()
+        # one with a password stands in the environment already, and is not to be seen on a screen
+        where = {"MLFLOW_TRACKING_URI": uri} if public(uri) == uri else {}
+        settings = [f"{name}={shlex.quote(value)}" for name, value in (where | NO_PICKLE | NO_TELEMETRY).items()]
+        serve = ["mlflow", "models", "serve", "-m", shlex.quote(self.uri), "--env-manager", "local", "--port", "5001"]
+        return " ".join(settings + serve)
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0. Raises Mistakes."""
+    parser = Words("register", __doc__)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("name", metavar="NAME", help="of the model; where there is one, it gets another version")
+    parser.add_argument("--alias", default="champion", help="what stands for this version from now on (champion)")
+    given = parser.parse_args(list(words))
+    run = load(given.run)
+    done = register(run, given.name, given.alias)
+    for line in _told(run, done):
+        tell(line)
+    return 0
+
+
+def register(run: Run, name: str, alias: str = "champion") -> Registered:
+    """Register a finished run's model, once under each name, and let the alias stand for it.
+
+    Raises Mistakes for a run that has none to offer or that MLflow lacks, for names that MLflow refuses, where MLflow
+    does not answer, and for a network that torch.export cannot take. Nothing is registered then.
+    """
+    _refuse(run)
+    os.environ.update(NO_TELEMETRY)  # for good, and before the import: a thread that outlasts us would send it
+    from core.tracking import registry
+
+    with _settings():
+        registry.check_names(name, alias)
+        found = registry.opened(run.folder)
+        before = found.pointed(name, alias)
+        version = found.version_of(run.id, name)
+        if version is not None:
+            found.point(name, alias, version)
+            return Registered(name, alias, version, False, before)
+        from core.export import exported
+
+        data = run.record["data"]
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "model"
+            registry.save(folder, exported(run), data["classes"], data["image_shape"])
+            version = found.add(folder, name, alias, _tags(run), _epoch(run))
+        return Registered(name, alias, version, True, before)
+
+
+def _refuse(run: Run) -> None:
+    """Raises Mistakes for a run that has no model to offer, or that MLflow does not have whole."""
+    if holds_others(run.record):
+        raise Mistakes([f"{run.id} holds other runs and has no model of its own; {_below(run)}"])
+    resume = f"`python -m experiments.{run.record['experiment']} resume {run.id}` goes on with it"
+    if run.status == "RUNNING" and not is_free(run.folder):
+        raise Mistakes([f"{run.id} is still going on: register it once it has finished"])
+    if run.status != "FINISHED":
+        raise Mistakes([f"{run.id} is {'interrupted' if run.status == 'RUNNING' else run.status}; {resume}"])
+    if not (run.folder / "artifacts" / WEIGHTS).exists():
+        advice = f"`python -m experiments.{run.record['experiment']} --from {run.id}` trains its declaration anew"
+        raise Mistakes([f"{run.id} has kept no weights (most trials of a search keep none); {advice}"])
+    stands = standing(run.folder)
+    if not stands.complete:
+        where = f"MLflow at {public(tracking_uri())}"
+        raise Mistakes([f"{run.id} is not whole in {where} ({stands.why}); `labbook sync {run.id}` sends it"])
+
+
+def _below(parent: Run) -> str:
+    """What to do instead of naming a parent."""
+    from core.run import runs_of
+
+    experiment = parent.record["experiment"]
+    runs = [run for run in runs_of(experiment) if run.record.get("parent") == parent.id and run.status == "FINISHED"]
+    found = sorted(run.id for run in runs if (run.folder / "artifacts" / WEIGHTS).exists())
+    if not found:
+        return f"none below it has kept weights: `python -m experiments.{experiment} --from {parent.id}` trains one"
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return f"name one below it: {', '.join(found[:MOST_NAMED])}{more}"
+
+
+def _tags(run: Run) -> dict[str, str]:
+    """What leads from a version back to its run."""
+    commit, accuracy = run.record["facts"].get("git.commit"), run.metrics.get("test/accuracy")
+    return {
+        "labbook.run": run.id,
+        "data": run.record["data"]["name"],
+        "data.digest": run.record["data"]["digest"],
+        **({"test/accuracy": f"{accuracy:.6g}"} if accuracy is not None else {}),
+        **({"git.commit": commit} if commit else {}),
+    }
+
+
+def _epoch(run: Run) -> int:
+    return int(run.tags["best_epoch"])
+
+
+def _told(run: Run, done: Registered) -> Iterator[str]:
+    accuracy, limit = run.metrics.get("test/accuracy"), run.record["declaration"].get("limit")
+    tested = f", test accuracy {accuracy:.2%}" if accuracy is not None else ", not tested"
+    what = f"version {done.version} of {done.name}: {run.id}, weights of epoch {_epoch(run)}{tested}"
+    yield f"registered: {what}" if done.new else f"registered already: {what}"
+    if limit is not None:
+        yield f"it saw at most {limit} images of each split"
+    moved = "" if done.before in (None, done.version) else f"; until now it stood for version {done.before}"
+    yield f"alias: {done.alias} stands for version {done.version}{moved}"
+    yield f"serve: {done.command}"
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """MLflow without pickle, progress bars, chatter and patience, while the body lasts."""
+    before = {name: os.environ.get(name) for name in (*BRIEF, *NO_PICKLE, "MLFLOW_TRACKING_URI")}
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    try:
+        os.environ.update({name: before[name] or value for name, value in BRIEF.items()} | NO_PICKLE)
+        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()  # a database looks models:/<id> up in the process's default
+        logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,193 @@
+"""A run's model into MLflow's registry, beside the run that mirrors it: the whole of it, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import Map
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
+    _validate_model_name,
+)
+
+from core.part import Mistakes
+from core.tracking import client as store
+from core.tracking import record, tracking_uri
+from core.tracking.client import RUN_TAG
+
+if TYPE_CHECKING:
+    import torch
+
+_LONGEST = 300  # characters of what MLflow says
+CODE = Path(__file__).with_name("served.py")
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The registry of the store that runs are sent to. mirrored: where in it the run is."""
+
+    client: MlflowClient
+    mirrored: record.Record
+
+    def version_of(self, run: str, name: str) -> int | None:
+        """The latest version of NAME that holds this labbook run's model."""
+        with answering():
+            found = self.client.search_model_versions(f"tags.`{RUN_TAG}` = '{run}'")
+        return max((int(each.version) for each in found if each.name == name), default=None)
+
+    def pointed(self, name: str, alias: str) -> int | None:
+        """The version that the alias stands for now; None too where there is no model of this name."""
+        with answering():
+            try:
+                aliases = self.client.get_registered_model(name).aliases
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return None
+        return int(aliases[alias]) if alias in aliases else None
+
+    def point(self, name: str, alias: str, version: int) -> None:
+        """From now on the alias stands for this version."""
+        with answering():
+            self.client.set_registered_model_alias(name, alias, str(version))
+
+    def add(self, folder: Path, name: str, alias: str, tags: Mapping[str, str], step: int) -> int:
+        """The number of a new version, of the model saved in `folder`, with its alias.
+
+        step: of the run's epochs, the one whose weights these are. Raises Mistakes; whatever was made until then is
+        taken away again.
+        """
+        with answering(), contextlib.ExitStack() as undo:
+            logged = self._log(folder, tags, undo)
+            if self._create(name):
+                undo.callback(_quietly, self.client.delete_registered_model, name)
+            version = self.client.create_model_version(
+                name, f"models:/{logged.model_id}", self.mirrored.run_id, dict(tags), model_id=logged.model_id
+            )
+            undo.callback(_quietly, self.client.delete_model_version, name, version.version)
+            self.client.set_registered_model_alias(name, alias, version.version)
+            # what mlflow.register_model notes, for the pages of the UI
+            noted = json.dumps([{"name": name, "version": version.version}])
+            self.client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: noted})
+            self.client.log_outputs(self.mirrored.run_id, [LoggedModelOutput(logged.model_id, step)])
+            undo.pop_all()
+            return int(version.version)
+
+    def _log(self, folder: Path, tags: Mapping[str, str], undo: contextlib.ExitStack) -> LoggedModel:
+        """What lies in `folder`, uploaded whole."""
+        run = self.client.get_run(self.mirrored.run_id)
+        logged = self.client.create_logged_model(
+            run.info.experiment_id, "classifier", run.info.run_id, dict(tags), run.data.params, "classifier"
+        )
+        undo.callback(_quietly, self.client.delete_logged_model, logged.model_id)
+        saved = Model.load(str(folder))
+        saved.run_id, saved.model_id, saved.artifact_path = run.info.run_id, logged.model_id, logged.artifact_location
+        saved.save(str(folder / "MLmodel"))
+        self.client.log_model_artifacts(logged.model_id, str(folder))
+        return self.client.finalize_logged_model(logged.model_id, "READY")
+
+    def _create(self, name: str) -> bool:
+        """Whether there was no model of this name."""
+        try:
+            self.client.create_registered_model(name)
+            return True
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return False
+
+
+def opened(folder: Path) -> Registry:
+    """The registry of the store that holds the run in `folder`. Raises Mistakes: no answer, or no such run there."""
+    mirrored, uri = record.load(folder), tracking_uri()
+    again = f"`labbook sync {folder.name}` sends it"
+    if mirrored is None or not mirrored.run_id:
+        raise Mistakes([f"{folder.name} is not in MLflow at {record.public(uri)}; {again}"])
+    try:
+        client = store.connect(uri)
+    except Exception as error:  # a database raises what its driver does
+        raise Mistakes([f"MLflow at {record.public(uri)} does not answer: {_first_line(error)}"]) from None
+    with answering():
+        try:
+            store.check_run(client, mirrored.run_id)
+        except store.Deleted as reason:
+            raise Mistakes([f"{folder.name}: {reason}"]) from None
+        except store.Missing:
+            raise Mistakes([f"{folder.name} is no longer in MLflow at {record.public(uri)}; {again}"]) from None
+    return Registry(client, mirrored)
+
+
+def check_names(name: str, alias: str) -> None:
+    """Raises Mistakes for names that MLflow refuses, or would not find again."""
+    checks = (
+        ("NAME", name, _validate_model_name),
+        ("--alias", alias, _validate_model_alias_name),
+        ("--alias", alias, _validate_model_alias_name_reserved),
+    )
+    for what, given, check in checks:
+        try:
+            check(given)
+        except MlflowException as error:
+            raise Mistakes([f"{what} {given!r}: {_first_line(error)}"]) from None
+    if urlsplit(f"models:/{name}").path != f"/{name}":
+        raise Mistakes([f"NAME {name!r}: MLflow would not find models:/{name}; use letters, digits, -, _ and ."])
+
+
+def save(folder: Path, program: torch.export.ExportedProgram, classes: Sequence[str], shape: Sequence[int]) -> None:
+    """MLflow's format in `folder`, which must not be there yet. shape: of an image, [H, W, C].
+
+    The network as .pt2, the classes as JSON, served.py and text: nothing that unpickles.
+    """
+    import torch
+
+    parts = {"network": folder.with_name("network.pt2"), "classes": folder.with_name("classes.json")}
+    torch.export.save(program, parts["network"])
+    parts["classes"].write_text(json.dumps(list(classes)))
+    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))])
+    answers = Schema([ColSpec(DataType.string, "class"), ColSpec(Map(DataType.double), "probabilities")])
+    packages = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", "numpy", "torch")}
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=str(CODE),
+        artifacts={name: str(path) for name, path in parts.items()},
+        signature=ModelSignature(images, answers),
+        input_example=np.zeros((1, *shape), np.uint8),
+        pip_requirements=[f"{name}=={version}" for name, version in packages.items()],
+    )
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """Whatever MLflow fails with, as Mistakes of one line."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise Mistakes([f"MLflow at {record.public(tracking_uri())}: {_first_line(error)}"]) from None
+
+
+def _first_line(error: Exception) -> str:
+    """Without the password that the store's URI may hold."""
+    line = (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST]
+    return line.replace(tracking_uri(), record.public(tracking_uri()))
+
+
+def _quietly(call: Callable[..., Any], *given: Any) -> None:
+    """What failed first is what the user must hear of."""
+    with contextlib.suppress(Exception):
+        call(*given)
