@@ -10,7 +10,7 @@ from typing import Any
 
 from core import journal, paths
 from core.part import Mistakes
-from core.record import RECORD, SUMMARY, Run, holds_others, load, read_record
+from core.record import IMPORTED, RECORD, SUMMARY, Run, holds_others, load, read_record
 from core.spelling import did_you_mean
 
 SEED = "seed"
@@ -18,17 +18,20 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Row:
-    """A run. fields: dotted name -> declared value, as text; without the seed.  data: digest of its images."""
+    """A run. fields: dotted name -> declared value, as text; without the seed.  seed: pairs it with runs of other
+    settings.  data: digest of its images; None where an imported run does not say.  replaces: the run that it is a
+    newer import of."""
 
     id: str
     experiment: str
     variant: str | None
-    seed: int
+    seed: str
     fields: Mapping[str, str]
     metrics: Mapping[str, float]
-    data: str
-    parameters: int
+    data: str | None
+    parameters: int | None
     whole: bool
+    replaces: str | None = None
 
 
 def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -55,7 +58,9 @@ def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
             left.append(row)
         else:
             found.append(row)
-    return found, [line for line in left if line]
+    newer = {row.replaces: row.id for row in found if row.replaces}
+    left += [f"{row.id}: imported again as {newer[row.id]}" for row in found if row.id in newer]
+    return [row for row in found if row.id not in newer], [line for line in left if line]
 
 
 def _run(word: str, known: Mapping[str, Any]) -> Run:
@@ -107,16 +112,34 @@ def _row(folder: Path) -> Row | str:
 
 def _finished(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
     fields = _declared(folder)
+    if IMPORTED in record:
+        return _imported(folder, record, summary, fields)
     return Row(
         folder.name,
         record["experiment"],
         record["variant"],
-        int(fields.pop(SEED)),
+        str(int(fields.pop(SEED))),
         fields,
         summary["metrics"],
         record["data"]["digest"],
         int(record["facts"]["parameters"]),
         summary["whole"],
+    )
+
+
+def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any], fields: dict[str, str]) -> Row:
+    """Its seed means nothing to labbook's own runs; one without a seed is paired with none."""
+    return Row(
+        folder.name,
+        record["experiment"],
+        record["variant"] or IMPORTED,
+        f"{IMPORTED} {fields.pop(SEED, folder.name)}",
+        fields,
+        summary["metrics"],
+        record["data"]["digest"],
+        None,
+        summary["whole"],
+        record[IMPORTED]["replaces"],
     )
 
 
