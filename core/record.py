@@ -26,6 +26,7 @@ WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
 PRUNED = "pruned"  # a tag, of a trial that was not trained to its end
 IMPORTED = "imported"  # in a record: where an old run was taken from that labbook did not train
+REPLACED = "imported.replaced_by"  # a tag, of an imported run whose source was imported again
 BEST = "best.json"  # of a study: the declaration of its best trial
 
 

@@ -110,7 +110,7 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
     if (unknown := sum(row.data is None for row in whole)) and len(whole) > 1:
         told = f"nobody said which data {unknown} imported {'run' if unknown == 1 else 'runs'} saw"
         if not anyway:
-            advice = "labbook import with --data NAME says it; --anyway compares them all the same"
+            advice = "import them again with --data NAME, or --anyway compares them all the same"
             raise Mistakes([f"{told}: their numbers may not compare; {advice}"])
         notes.append(f"warning: {told}")
     digests = {row.data for row in whole if row.data is not None}

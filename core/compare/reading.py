@@ -10,7 +10,7 @@ from typing import Any
 
 from core import journal, paths
 from core.part import Mistakes
-from core.record import IMPORTED, RECORD, SUMMARY, Run, holds_others, load, read_record
+from core.record import IMPORTED, RECORD, REPLACED, SUMMARY, Run, holds_others, load, read_record
 from core.spelling import did_you_mean
 
 SEED = "seed"
@@ -19,8 +19,7 @@ SEED = "seed"
 @dataclass(frozen=True)
 class Row:
     """A run. fields: dotted name -> declared value, as text; without the seed.  seed: pairs it with runs of other
-    settings.  data: digest of its images; None where an imported run does not say.  replaces: the run that it is a
-    newer import of."""
+    settings.  data: digest of its images; None where an imported run does not say."""
 
     id: str
     experiment: str
@@ -31,7 +30,6 @@ class Row:
     data: str | None
     parameters: int | None
     whole: bool
-    replaces: str | None = None
 
 
 def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -58,9 +56,7 @@ def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
             left.append(row)
         else:
             found.append(row)
-    newer = {row.replaces: row.id for row in found if row.replaces}
-    left += [f"{row.id}: imported again as {newer[row.id]}" for row in found if row.id in newer]
-    return [row for row in found if row.id not in newer], [line for line in left if line]
+    return found, [line for line in left if line]
 
 
 def _run(word: str, known: Mapping[str, Any]) -> Run:
@@ -104,6 +100,9 @@ def _row(folder: Path) -> Row | str:
     if summary["status"] != "FINISHED":
         going = " (it goes still, or was interrupted)" if summary["status"] == "RUNNING" else ""
         return f"{folder.name}: {summary['status']}{going}"
+    newer = Run(folder).tags.get(REPLACED) if IMPORTED in record else None
+    if newer and (paths.runs() / newer).exists():
+        return f"{folder.name}: imported again as {newer}"
     try:
         return _finished(folder, record, summary)
     except (KeyError, TypeError, ValueError, StopIteration) as error:  # one damaged run must not hide all others
@@ -139,7 +138,6 @@ def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any
         record["data"]["digest"],
         None,
         summary["whole"],
-        record[IMPORTED]["replaces"],
     )
 
 

@@ -45,10 +45,12 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--data", metavar="RUN|NAME", help="the images are those of this run, or those called so")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     given = parser.parse_args(list(words))
+    if given.experiment is not None and given.experiment != (fit := _folder_name(given.experiment)):
+        raise Mistakes([f"--experiment {given.experiment}: cannot name a folder; {fit} can"])
     asked = Asked(_renames(given.rename), frozenset(given.percent), given.experiment, _data(given.data))
     olds, left = gather(given.paths, asked)
     _show(olds)
-    runs = [run for run in _each(olds, given.dry_run) if run]
+    runs = list(_each(olds, given.dry_run))
     for line in left:
         tell(f"left out: {line}")
     if runs:
@@ -124,10 +126,14 @@ def _data(word: str | None) -> str | None:
 
 
 def _experiment(place: Path) -> str:
-    """After the folder, by a name that a run's folder can have."""
+    """After the folder."""
     place = place.resolve()
-    name = re.sub(r"[^\w.-]+", "_", (place.parent if place.is_file() else place).name).lstrip(".-")
-    return name or "imported"
+    return _folder_name((place.parent if place.is_file() else place).name)
+
+
+def _folder_name(name: str) -> str:
+    """What a run's folder can begin with."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "imported"
 
 
 def _show(olds: Sequence[Old]) -> None:
@@ -149,8 +155,8 @@ def _show(olds: Sequence[Old]) -> None:
     console.print(grid, highlight=False, markup=False)
 
 
-def _each(olds: Sequence[Old], dry: bool) -> Iterator[Run | None]:
-    """Put each on record, unless it is there; the runs that MLflow now lacks something of."""
+def _each(olds: Sequence[Old], dry: bool) -> Iterator[tuple[Run, Run | None]]:
+    """Put each on record, unless it is there; the new runs, and what each replaces."""
     known = on_record()
     for old in olds:
         before, unchanged = earlier(old, known)
@@ -165,21 +171,21 @@ def _each(olds: Sequence[Old], dry: bool) -> Iterator[Run | None]:
             run = write(old, before)
             known = [record for record in known if before is None or record["run"] != before.id] + [run.record]
             tell(f"imported {what} as {run.id}{again}")
-            yield run
-            yield before
+            yield run, before
         for note in old.log.notes:
             tell(f"  {note}")
 
 
-def _send(runs: Sequence[Run]) -> None:
+def _send(imported: Sequence[tuple[Run, Run | None]]) -> None:
     """To MLflow, and how to go on."""
     from core.tracking import sync
 
-    for standing in sync(run.folder for run in runs):
+    runs = [run for run, _ in imported]
+    for standing in sync(run.folder for run in [*runs, *(before for _, before in imported if before)]):
         for refused in standing.refused:
             tell(f"{standing.run}: MLflow refused {refused}")
         if not standing.complete:
             tell(f"{standing.run}: not in MLflow yet ({standing.why}); nothing is lost: labbook sync sends the rest")
-    name = runs[0].record["experiment"]
+    names = " ".join(dict.fromkeys(run.record["experiment"] for run in runs))
     metrics = [name for name in ("test/accuracy", "val/accuracy", "val/loss") if name in runs[0].metrics]
-    tell(f"compare: labbook compare {name}" + (f" --metric {metrics[0]}" if metrics else " --metric ..."))
+    tell(f"compare: labbook compare {names} --metric {metrics[0] if metrics else '...'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from core.part import Mistakes
 
 KIND = "TensorBoard"
 FILES = "*tfevents*"
-BESIDE = "hparams.yaml"  # Lightning's
 _FRAME = 16  # bytes around each event: its length and two checksums
 _EPOCH = "epoch"  # Lightning logs it beside every metric
 
@@ -24,6 +24,11 @@ def available() -> None:
         importlib.import_module("tensorboard.backend.event_processing.event_file_loader")
     except ImportError:
         raise Mistakes(['TensorBoard\'s events need its package: pip install -e ".[import]"']) from None
+
+
+def beside(path: Path) -> Path:
+    """The settings of a run, where Lightning would leave them."""
+    return (path if path.is_dir() else path.parent) / "hparams.yaml"
 
 
 def files(folder: Path) -> list[Path]:
@@ -43,12 +48,10 @@ def read(path: Path, parts: Sequence[tuple[str, Path]]) -> Log:
         notes += note
     if not points:
         raise Mistakes([f"{path}: no scalar in its event files", *notes])
-    epochs = {point.step: int(point.value) for point in points if point.name == _EPOCH and point.value >= 0}
+    epochs = {point.step: int(point.value) for point in points if point.name == _EPOCH and 0 <= point.value < math.inf}
     others = [point for point in points if point.name != _EPOCH] or points
     found, more = placed(Point(p.name, p.step, p.value, epochs.get(p.step), p.time) for p in others)
-    return Log(
-        KIND, settings((path if path.is_dir() else path.parent) / BESIDE) | params, tuple(found), (*notes, *more)
-    )
+    return Log(KIND, settings(beside(path)) | params, tuple(found), (*notes, *more))
 
 
 def tags(file: Path) -> set[str]:

@@ -29,7 +29,7 @@ class Source:
     @property
     def digest(self) -> str:
         """Of its files' content, those of its settings too: a log that has grown has another one."""
-        beside = table.beside(self.path) if self.kind == table.KIND else self.path / events.BESIDE
+        beside = (table if self.kind == table.KIND else events).beside(self.path)
         total = hashlib.sha256()
         for file in [*(file for _, file in self.parts), *([beside] if beside.is_file() else [])]:
             with file.open("rb") as stream:

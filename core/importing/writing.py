@@ -16,14 +16,13 @@ from typing import Any
 from core import paths, provenance
 from core.importing.finding import Source
 from core.importing.log import Log
-from core.importing.naming import Name
+from core.importing.naming import Name, valid
 from core.journal import Journal
 from core.part import Mistakes
-from core.record import IMPORTED, RECORD, SUMMARY, VERSION, Run, read_record
+from core.record import IMPORTED, RECORD, REPLACED, SUMMARY, VERSION, Run, read_record
 from core.writing import keep_text, run_id
 
 SEEDS = ("seed", "random_seed", "manual_seed", "seed_everything")
-REPLACED = "imported.replaced_by"  # a tag
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Old:
     @property
     def params(self) -> dict[str, str]:
         """With its seed under labbook's name; a run without a setting is told apart by its own name."""
-        found = dict(self.log.params)
+        found = {valid(name): text for name, text in self.log.params.items()}
         seed = next((found.pop(name) for name in SEEDS if name in found), None)
         return (found or {"run": self.source.name}) | ({"seed": seed} if seed is not None else {})
 
