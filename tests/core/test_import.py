@@ -1,6 +1,7 @@
 """labbook import: logs as other programs write them, taken into the record, and what is refused in plain words."""
 
 import csv
+import errno
 import json
 import math
 import posixpath
@@ -138,14 +139,15 @@ def test_lightnings_sparse_rows_become_epochs_from_one_and_its_hparams_params(tm
     folder = tmp_path / "lightning_logs" / "version_3"
     write(
         folder / "metrics.csv",
-        "epoch,lr-SGD,step,test_acc,train_loss_epoch,train_loss_step,val_acc\n"
-        "0,,9,,,1.0,\n0,,19,,,0.9,\n0,,19,,,,0.5\n0,0.1,19,,0.95,,\n1,,29,,,0.8,\n1,,39,,,0.7,\n1,,39,,,,0.6\n"
+        "epoch,lr-SGD,step,test_acc,train_loss_epoch,train_loss_step,val_acc,grad\n"
+        "0,,9,,,1.0,,3\n0,,19,,,0.9,,4\n0,,19,,,,0.5\n0,0.1,19,,0.95,,\n1,,29,,,0.8,\n1,,39,,,0.7,\n1,,39,,,,0.6\n"
         "1,0.1,39,,0.75,,\n2,,40,0.58,,,\n",
     )
     write(folder / "hparams.yaml", "model: !!python/object:a.B\n  depth: 18\nlr: 0.1\nseed_everything: 7\n")
     assert labbook("import", tmp_path / "lightning_logs")[0] == 0
     (run,) = runs(home)
     assert run.history == {
+        "grad": {9: 3.0, 19: 4.0},
         "step/loss": {9: 1.0, 19: 0.9, 29: 0.8, 39: 0.7},
         "train/loss": {1: 0.95, 2: 0.75},
         "val/accuracy": {1: 0.5, 2: 0.6},
@@ -218,7 +220,11 @@ def test_data_that_nobody_named_are_not_claimed_to_be_the_same(tmp_path, home, l
     summary = {"status": "FINISHED", "metrics": {"test/accuracy": 0.9}, "whole": True}
     (journal.folder / "summary.json").write_text(json.dumps(summary))
     journal.close("FINISHED")
+    for name in "ab":
+        write(tmp_path / "old" / f"{name}.yaml", f"seed: 0\nname: {name}\n")
     labbook("import", tmp_path / "old", "--data", journal.folder.name)
+    seeds = {row.experiment: row.seed for row in rows(["old", "own"])[0]}
+    assert seeds["old"] != seeds["own"]  # seed 0 of another program is no pair of labbook's
     status, printed = labbook("compare", "old", "own")
     assert status == 0, printed
     assert "own/base" in printed
@@ -247,6 +253,7 @@ def test_whatever_needs_a_declaration_says_that_there_is_none(tmp_path, home, la
         ("epoch,a,a\n1,2,3\n", "several columns named a"),
         ("epoch,val_acc\n1,93.1\n", "--percent 'val_acc'"),
         ("epoch,a\n1.5,2\n", "no number in it"),
+        ("epoch,a\n1,1_000\n", "no number in it"),
     ],
 )
 def test_a_log_that_is_none_is_refused_in_one_line(tmp_path, home, labbook, text, told):
@@ -278,6 +285,17 @@ def test_mistakes_name_the_word(tmp_path, home, labbook, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
     write(tmp_path / "board" / "events.out.tfevents.1", "")
     assert 'pip install -e ".[import]"' in labbook("import", tmp_path / "board")[1]
+
+
+def test_a_full_disk_leaves_no_half_run(tmp_path, home, labbook, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("core.importing.writing.keep_text", full)
+    status, printed = labbook("import", write(tmp_path / "a.csv", "epoch,val_acc\n1,0.5\n"))
+    assert status == 2
+    assert "No space left on device" in printed
+    assert not list((home / "mlruns").rglob("journal.jsonl"))
 
 
 CELL = st.one_of(st.none(), st.floats(width=64), st.integers(-(10**6), 10**6))
