@@ -254,6 +254,7 @@ def test_whatever_needs_a_declaration_says_that_there_is_none(tmp_path, home, la
         ("epoch,val_acc\n1,93.1\n", "--percent 'val_acc'"),
         ("epoch,a\n1.5,2\n", "no number in it"),
         ("epoch,a\n1,1_000\n", "no number in it"),
+        ("epoch,a\n1," + "9" * 200_000, "not a CSV in UTF-8: field larger than field limit"),
     ],
 )
 def test_a_log_that_is_none_is_refused_in_one_line(tmp_path, home, labbook, text, told):
