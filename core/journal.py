@@ -43,6 +43,7 @@ class Journal:
         self._file = os.open(folder / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, event: str, **fields: Any) -> None:
+        """fields: those of the event; `time` among them where it is not now."""
         line = _to_json({"event": event, "time": time.time_ns() // 1_000_000, **fields})
         whole = line.encode() + b"\n"
         written = os.write(self._file, whole)
@@ -69,11 +70,11 @@ class Journal:
         """Until what was written is on the disk itself."""
         os.fsync(self._file)
 
-    def close(self, status: str | None) -> None:
+    def close(self, status: str | None, **fields: Any) -> None:
         """The last event of a run; fsynced, for it is what tells a finished run from an interrupted one. None: the run
         had ended before, and something was added to it."""
         if status:
-            self.write("status", value=status)
+            self.write("status", value=status, **fields)
         os.fsync(self._file)
         os.close(self._file)
 

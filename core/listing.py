@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core import paths
-from core.record import SUMMARY
+from core.record import IMPORTED, SUMMARY
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ def entries() -> Iterator[Entry]:
 
 
 def best_on_record(name: str) -> tuple[float, str] | None:
-    """(best test accuracy of a finished run, its id); smoke runs and those of a limited set apart."""
+    """(best test accuracy of a finished run, its id); smoke runs, those of a limited set and imported ones apart."""
     found = []
     for path in paths.runs().glob(f"{name}-*/{SUMMARY}"):
         try:
             summary = json.loads(path.read_text())
         except (OSError, ValueError):  # the journal still has it; a listing is no place to fail
             continue
-        if summary["status"] == "FINISHED" and summary["whole"] and "test/accuracy" in summary["metrics"]:
+        own = summary["status"] == "FINISHED" and summary["whole"] and not summary.get(IMPORTED)
+        if own and "test/accuracy" in summary["metrics"]:
             found.append((summary["metrics"]["test/accuracy"], path.parent.name))
     return max(found, default=None)
 

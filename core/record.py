@@ -27,6 +27,8 @@ SUMMARY = "summary.json"
 CONFUSION = "confusion_matrix.csv"
 REPORT = "report.html"
 PRUNED = "pruned"  # a tag, of a trial that was not trained to its end
+IMPORTED = "imported"  # in a record: where an old run was taken from that labbook did not train
+REPLACED = "imported.replaced_by"  # a tag, of an imported run whose source was imported again
 BEST = "best.json"  # of a study: the declaration of its best trial
 
 
@@ -105,11 +107,9 @@ class Run:
 
     @property
     def experiment(self) -> Experiment:
-        """The declaration. The experiment's own module is imported first, so that its parts are known."""
-        from core.experiment import Experiment
-
-        import_experiment(self.record["experiment"])
-        return Experiment.read(self.record["declaration"])
+        """The declaration. The experiment's own module is imported first, so that its parts are known. Raises Mistakes
+        for an imported run, which has none."""
+        return declared(self.record)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -125,6 +125,7 @@ class Run:
         from core.context import Context
         from core.models import load_weights
 
+        experiment = self.experiment
         weights = self.folder / "artifacts" / WEIGHTS
         if not weights.exists():
             raise Mistakes([f"{self.id} has kept no weights ({weights} is missing)"])
@@ -141,7 +142,6 @@ class Run:
             mean=tuple(self.record["data"]["mean"]),
             std=tuple(self.record["data"]["std"]),
         )
-        experiment = self.experiment
         model = experiment.loss.network(experiment.model, context)
         try:
             kept = load_file(weights)
@@ -187,13 +187,19 @@ def load(run: str | Path) -> Run:
 
 def read_declaration(place: str) -> Experiment:
     """That of a run (of a study's run: the best), of a record, or of a study's best.json. Raises Mistakes."""
-    from core.experiment import Experiment
-
     path = Path(place)
     if not path.is_file():
         artifacts = load(place).folder / "artifacts"
         path = artifacts / BEST if (artifacts / BEST).exists() else artifacts / RECORD
-    record = read_record(path)
+    return declared(read_record(path))
+
+
+def declared(record: Mapping[str, Any]) -> Experiment:
+    """The declaration in a record. Raises Mistakes where there is none that reads."""
+    from core.experiment import Experiment
+
+    if IMPORTED in record:
+        raise Mistakes([f"{record['run']} was imported: it has no declaration, only what its old log says"])
     import_experiment(record["experiment"])
     return Experiment.read(record["declaration"])
 

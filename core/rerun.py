@@ -23,7 +23,7 @@ from core import paths, provenance
 from core.cli import guarded
 from core.launch import Launch
 from core.part import Mistakes
-from core.record import WEIGHTS, Run, load
+from core.record import WEIGHTS, Run, declared, load
 from core.terminal import tell
 from core.words import Words
 
@@ -169,6 +169,7 @@ def _packages(run: Run) -> Iterator[str]:
 def _launch(run: Run, root: Path | None) -> Launch:
     """As it ran, with the same number of threads: they decide on the order of sums. Raises Mistakes."""
     record = run.record
+    declared(record)  # an imported run has none
     if "data" not in record:
         raise Mistakes([f"{run.id} holds other runs: rerun one of them"])
     if record.get("continued"):

@@ -78,6 +78,7 @@ def resume(run: Run, mirror: Follows | None = None) -> Run:
     It ends in the same weights and metrics as if it had never stopped. Raises as `train` does; Mistakes for a run that
     has finished, that another process is at work on, or whose data have changed.
     """
+    _ = run.experiment  # an imported run is refused before its launch is read: it has none
     with staged(Launch.read(run.record["launch"]), mirror) as stage, reopened(run, stage) as work:
         work.to_the_end()
     return run

@@ -47,14 +47,16 @@ class Heading:
     trial: int | None = None
 
 
-def new_run(experiment: str) -> tuple[Run, Journal]:
-    """A run of its own and its open journal. Raises Mistakes where nothing can be written.
-
-    Its id, <experiment>-<date>-<time>-<random>, sorts by start within an experiment.
-    """
+def run_id(experiment: str) -> str:
+    """<experiment>-<date>-<time>-<random>, which sorts by start within an experiment. Raises Mistakes."""
     if not re.fullmatch(r"\w[\w.-]*", experiment):
         raise Mistakes([f"heading: {experiment!r} cannot name a folder; use letters, digits, - and _"])
-    run = Run(paths.runs() / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    return f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def new_run(experiment: str) -> tuple[Run, Journal]:
+    """A run of its own and its open journal. Raises Mistakes where nothing can be written."""
+    run = Run(paths.runs() / run_id(experiment))
     try:
         return run, Journal(run.folder)
     except OSError as error:

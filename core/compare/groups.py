@@ -98,7 +98,8 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
         known = sorted({name for row in rows for name in row.metrics})
         instead = metric.replace("test/", "val/", 1)
         if metric != instead and instead in known:
-            raise Mistakes([f"no finished run has {metric}: trials of a search do not test; take --metric {instead}"])
+            why = "trials of a search do not test, an imported run has what its log has"
+            raise Mistakes([f"no finished run has {metric}: {why}; take --metric {instead}"])
         hint = did_you_mean(metric, known) or (f"; there is {', '.join(known)}" if known else "")
         raise Mistakes([f"no finished run has {metric}{hint}"])
     if without := len(rows) - len(measured):
@@ -106,7 +107,13 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
     whole = [row for row in measured if row.whole] or measured
     if small := len(measured) - len(whole):
         notes.append(f"left out, of limited data or pruned: {small}")
-    digests = {row.data for row in whole}
+    if (unknown := sum(row.data is None for row in whole)) and len(whole) > 1:
+        told = f"nobody said which data {unknown} imported {'run' if unknown == 1 else 'runs'} saw"
+        if not anyway:
+            advice = "import them again with --data NAME, or --anyway compares them all the same"
+            raise Mistakes([f"{told}: their numbers may not compare; {advice}"])
+        notes.append(f"warning: {told}")
+    digests = {row.data for row in whole if row.data is not None}
     if len(digests) > 1:
         told = f"these runs saw {len(digests)} different sets of data ({', '.join(sorted(d[:12] for d in digests))})"
         if not anyway:
@@ -129,7 +136,7 @@ def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) 
         values: dict[tuple[str, ...], float] = {}
         for row in sorted(members, key=lambda row: row.id):  # the latest of a repeated one counts
             rest = sorted(f"{n}={v}" for n, v in row.fields.items() if by and not f"{n}.".startswith(f"{by}."))
-            values[(str(row.seed), *rest)] = row.metrics[metric]
+            values[(row.seed, *rest)] = row.metrics[metric]
         if repeated := len(members) - len(values):
             notes.append(f"{labels[key]}: seeds run again: {repeated}; the latest counts")
         groups.append(Group(labels[key], dict(key), tuple(members), values))

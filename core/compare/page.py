@@ -62,7 +62,8 @@ def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[
             _draw(axes, group.label, [history[name] for history in members if name in history])
         axes.set(xlabel="epoch", title=name)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.lines:  # an imported run need not have logged either
+            axes.legend(fontsize=8)
     return html.svg(figure)
 
 

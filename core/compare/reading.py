@@ -10,7 +10,7 @@ from typing import Any
 
 from core import journal, paths
 from core.part import Mistakes
-from core.record import RECORD, SUMMARY, Run, holds_others, load, read_record
+from core.record import IMPORTED, RECORD, REPLACED, SUMMARY, Run, holds_others, load, read_record
 from core.spelling import did_you_mean
 
 SEED = "seed"
@@ -18,16 +18,17 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Row:
-    """A run. fields: dotted name -> declared value, as text; without the seed.  data: digest of its images."""
+    """A run. fields: dotted name -> declared value, as text; without the seed.  seed: pairs it with runs of other
+    settings.  data: digest of its images; None where an imported run does not say."""
 
     id: str
     experiment: str
     variant: str | None
-    seed: int
+    seed: str
     fields: Mapping[str, str]
     metrics: Mapping[str, float]
-    data: str
-    parameters: int
+    data: str | None
+    parameters: int | None
     whole: bool
 
 
@@ -99,6 +100,9 @@ def _row(folder: Path) -> Row | str:
     if summary["status"] != "FINISHED":
         going = " (it goes still, or was interrupted)" if summary["status"] == "RUNNING" else ""
         return f"{folder.name}: {summary['status']}{going}"
+    newer = Run(folder).tags.get(REPLACED) if IMPORTED in record else None
+    if newer and (paths.runs() / newer).exists():
+        return f"{folder.name}: imported again as {newer}"
     try:
         return _finished(folder, record, summary)
     except (KeyError, TypeError, ValueError, StopIteration) as error:  # one damaged run must not hide all others
@@ -107,15 +111,32 @@ def _row(folder: Path) -> Row | str:
 
 def _finished(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
     fields = _declared(folder)
+    if IMPORTED in record:
+        return _imported(folder, record, summary, fields)
     return Row(
         folder.name,
         record["experiment"],
         record["variant"],
-        int(fields.pop(SEED)),
+        str(int(fields.pop(SEED))),
         fields,
         summary["metrics"],
         record["data"]["digest"],
         int(record["facts"]["parameters"]),
+        summary["whole"],
+    )
+
+
+def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any], fields: dict[str, str]) -> Row:
+    """Its seed means nothing to labbook's own runs; one without a seed is paired with none."""
+    return Row(
+        folder.name,
+        record["experiment"],
+        record["variant"] or IMPORTED,
+        f"{IMPORTED} {fields.pop(SEED, folder.name)}",
+        fields,
+        summary["metrics"],
+        record["data"]["digest"],
+        None,
         summary["whole"],
     )
 

@@ -79,7 +79,7 @@ def _row(found: Comparison, group: Group, one: Against | None) -> list[str]:
         f"{one.p:.2g}" if one and judged else "",
         _known(group.average("seconds"), duration),
         _known(group.average("images_per_second"), lambda rate: f"{rate:,.0f}"),
-        f"{group.rows[0].parameters:,}",
+        "" if (parameters := group.rows[0].parameters) is None else f"{parameters:,}",
         differs(found, group),
     ]
 

@@ -9,7 +9,7 @@ from core.journal import Journal
 from core.launch import Launch
 from core.lock import locked
 from core.part import Mistakes
-from core.record import CONFUSION, REPORT, Run, holds_others, load
+from core.record import CONFUSION, REPORT, Run, declared, holds_others, load
 from core.terminal import tell
 from core.words import Words
 
@@ -63,6 +63,7 @@ def report(run: Run, launch: Launch) -> Path:
 
 
 def _refuse(run: Run) -> None:
+    declared(run.record)
     if holds_others(run.record):
         raise Mistakes([f"{run.id} holds other runs: labbook compare {run.id} sets them side by side"])
     if run.status != "FINISHED":
