@@ -40,6 +40,7 @@ def main(words: Sequence[str]) -> int:
     _refuse(given.host, given.port, uri)
     port = given.port or _free_port(given.host)
     log = paths.runs().parent / "ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", given.host,

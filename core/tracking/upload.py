@@ -21,7 +21,8 @@ from core.tracking.record import Record, entries
 
 _MOST_METRICS, _MOST_TEXTS = 1000, 100  # in one call; MLflow's limits, as are the lengths
 _MOST_BYTES = 900_000
-_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
+_PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
+_DIGEST_LENGTH = 8  # as MLflow's own: its table of runs shows all of it. The record has it whole
 _CUT = " ... (cut; whole in journal.jsonl)"
 
 
