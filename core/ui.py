@@ -46,7 +46,8 @@ def main(words: Sequence[str]) -> int:
             [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", given.host,
              "--port", str(port), "--workers", "1"],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home(), start_new_session=True,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            # no jobs: eight processes that serve generative AI alone
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )  # fmt: skip
     # SIGINT too: what a shell starts in the background ignores it
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -111,7 +111,9 @@ def test_curves_by_epoch(tab, lab):
     expect(tab.get_by_role("link", name="Model registry")).to_be_visible()  # not the menus of generative AI
     tab.get_by_placeholder("Search metric charts").fill("^(train/loss|val/accuracy)$")
     for metric in ("train/loss", "val/accuracy"):
-        plot = tab.get_by_test_id("experiment-view-compare-runs-card").filter(has_text=metric).locator(".js-plotly-plot")
+        plot = (
+            tab.get_by_test_id("experiment-view-compare-runs-card").filter(has_text=metric).locator(".js-plotly-plot")
+        )
         plot.locator('path.js-line[d*="L"]').nth(len(RATES) - 1).wait_for(state="attached")
         drawn = plot.evaluate("plot => plot.data.map(curve => [curve.name, [...curve.x], [...curve.y]])")
         curves = {name: dict(zip(steps, values, strict=True)) for name, steps, values in drawn}
@@ -127,7 +129,10 @@ def test_what_differs_stands_out_when_runs_are_compared(tab, lab):
     axes = dict(plot.evaluate("plot => plot.data[0].dimensions.map(axis => [axis.label, [...axis.values]])"))
     assert axes == {
         "optimizer.lr": [digits_cnn.EXPERIMENT.optimizer.lr, *sorted(lab.runs, reverse=True)],
-        "test/accuracy": [lab.seeds.metrics["test/accuracy"], *(lab.runs[lr].metrics["test/accuracy"] for lr in sorted(lab.runs, reverse=True))],
+        "test/accuracy": [
+            lab.seeds.metrics["test/accuracy"],
+            *(lab.runs[lr].metrics["test/accuracy"] for lr in sorted(lab.runs, reverse=True)),
+        ],
     }
     switch = tab.get_by_role("switch", name="Parameters - Show diff only")
     expect(tab.get_by_role("row", name="batch_size")).to_be_visible()
@@ -140,7 +145,9 @@ def test_a_run_tells_what_it_is_and_its_files_open(tab):
     tab.get_by_role("link", name=names()[0]).click()
     expect(tab.get_by_role("heading", name=names()[0])).to_be_visible()
     expect(tab.get_by_text("How far does a small CNN get", exact=False).first).to_be_visible()
-    expect(tab.locator("pre", has_text="python -m experiments.digits_cnn")).to_be_visible()  # as code: notes are Markdown
+    expect(
+        tab.locator("pre", has_text="python -m experiments.digits_cnn")
+    ).to_be_visible()  # as code: notes are Markdown
     for tag in ("variant: base", "git.branch", "best_epoch"):
         expect(tab.get_by_text(tag).first).to_be_visible()
     tab.get_by_role("tab", name="Artifacts").click()
