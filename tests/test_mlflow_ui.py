@@ -17,7 +17,7 @@ from core.launch import Launch
 from core.record import Run
 from core.run import train
 from core.seeds import train_seeds
-from core.tracking import sync, tracking_uri
+from core.tracking import run_url, sync, tracking_uri
 from core.tracking.client import connect
 from core.writing import Heading, keep_text
 from experiments import digits_cnn
@@ -92,8 +92,6 @@ def browser():
 @pytest.fixture
 def tab(lab, browser):
     """On the curves of the experiment: the address that training and `labbook ui` print."""
-    from core.tracking import run_url
-
     page = browser.new_page()
     page.goto(lab.page + run_url(lab.runs[RATES[0]].folder))
     yield page
@@ -127,12 +125,10 @@ def test_what_differs_stands_out_when_runs_are_compared(tab, lab):
     expect(tab.get_by_role("heading", name="Comparing 4 Runs")).to_be_visible()
     plot = tab.locator(".js-plotly-plot").first
     axes = dict(plot.evaluate("plot => plot.data[0].dimensions.map(axis => [axis.label, [...axis.values]])"))
+    latest_first = [lab.seeds, *reversed(lab.runs.values())]
     assert axes == {
-        "optimizer.lr": [digits_cnn.EXPERIMENT.optimizer.lr, *sorted(lab.runs, reverse=True)],
-        "test/accuracy": [
-            lab.seeds.metrics["test/accuracy"],
-            *(lab.runs[lr].metrics["test/accuracy"] for lr in sorted(lab.runs, reverse=True)),
-        ],
+        "optimizer.lr": [digits_cnn.EXPERIMENT.optimizer.lr, *reversed(RATES)],
+        "test/accuracy": [run.metrics["test/accuracy"] for run in latest_first],
     }
     switch = tab.get_by_role("switch", name="Parameters - Show diff only")
     expect(tab.get_by_role("row", name="batch_size")).to_be_visible()

@@ -111,7 +111,8 @@ def test_an_outage_does_not_tell_the_password(home, monkeypatch, capfd):
     log.close("FINISHED")
     assert stub_server.mirror_now(log, patience=0.5) == 1
     found = record.load(log.folder)
-    assert found is not None and "127.0.0.1:9" in found.problem
+    assert found is not None
+    assert "127.0.0.1:9" in found.problem
     assert SECRET not in "".join(capfd.readouterr())
     assert not told_in(home)
 
