@@ -119,6 +119,13 @@ def test_curves_by_epoch(tab, lab):
             assert curves[name] == pytest.approx(run.history[metric])
 
 
+def test_runs_are_grouped_by_variant(tab):
+    tab.get_by_role("button", name="Group by").click()
+    tab.get_by_role("menuitemradio", name="variant").or_(tab.get_by_role("menuitemcheckbox", name="variant")).click()
+    for variant in ("base", "plain"):
+        expect(tab.get_by_role("gridcell", name=f"Group: {variant}")).to_be_visible()
+
+
 def test_what_differs_stands_out_when_runs_are_compared(tab, lab):
     tab.get_by_label("Select all runs").first.click()
     tab.get_by_role("button", name="Compare", exact=True).click()
