@@ -82,17 +82,16 @@ def browser():
         pytest.skip("NOT TESTED: no Chromium is installed (apt-get install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 1600, "height": 1000})
-        context.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
-        yield context
+        yield browser
         browser.close()
 
 
 @pytest.fixture
 def tab(lab, browser):
     """On the curves of the experiment: the address that training and `labbook ui` print."""
-    page = browser.new_page()
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})  # with no memory of the last one's settings
+    page.set_default_timeout(PATIENCE)
     page.goto(lab.page + run_url(lab.runs[RATES[0]].folder))
     yield page
     page.close()
