@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.paths import ROOT
+from core.tracking.record import public
 
 if TYPE_CHECKING:
     import torch
@@ -78,11 +79,11 @@ def cores() -> int:
 
 
 def command() -> str:
-    """The command line as a user would type it again."""
+    """The command line as a user would type it again, but for the user and password of a URI."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
-    return " ".join([program, *sys.argv[1:]])
+    return public(" ".join([program, *sys.argv[1:]]))
 
 
 def peak_memory_mb() -> float:
