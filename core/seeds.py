@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from core import distributed
+from core.bands import mean_and_interval as mean_and_interval
 from core.experiment import Experiment
 from core.failures import Unfinished
 from core.journal import Journal
@@ -143,14 +141,3 @@ def summarise(runs: list[Run]) -> dict[str, float]:
         if len(finals) > 1:
             result |= {f"{name}_std": std, f"{name}_ci95": half}
     return result
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
-    """(mean, standard deviation, half width of the 95 % interval by Student's t); the last two NaN for one value."""
-    n = len(values)
-    if n < 2:
-        return values[0], math.nan, math.nan
-    from scipy.stats import t
-
-    std = float(np.std(values, ddof=1))
-    return float(np.mean(values)), std, float(t.ppf(0.975, n - 1) * std / math.sqrt(n))

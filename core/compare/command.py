@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.compare.groups import Comparison, compare
+from core.compare.groups import Comparison, compare, why
 from core.compare.page import page
-from core.compare.reading import rows
-from core.compare.telling import HEADINGS, as_csv, differs, markdown, sentences, table
+from core.compare.reading import FINISHED, rows
+from core.compare.telling import HEADINGS, as_csv, markdown, sentences, table
 from core.part import Mistakes
 from core.terminal import tell
 from core.words import Words
+
+MOST_LEFT = 20  # damaged runs that are named
 
 
 def main(words: Sequence[str]) -> int:
@@ -27,7 +29,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
     given = parser.parse_args(list(words))
     found, left = rows(given.runs)
-    if not found:
+    if not any(row.status == FINISHED for row in found):
+        left = [*(f"{row.id}: {why(row)}" for row in found), *left]
         raise Mistakes([f"{' '.join(given.runs)}: no finished run to compare", *left])
     comparison = compare(found, given.metric, given.by, given.baseline, given.anyway)
     show(comparison, left)
@@ -53,15 +56,16 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=160)
     console.print(grid, highlight=False)
-    for group in found.groups if len(found.differing) > 1 else ():
-        tell(f"{group.label}: {differs(found, group)}")
+    for label, *_, apart in cells if len(found.differing) > 1 else ():
+        if apart:
+            tell(f"{label}: {apart}")
     tell()
     for line in [*sentences(found), *found.notes]:
         tell(line)
-    for line in left[:5]:
+    for line in left[:MOST_LEFT]:
         tell(f"left out: {line}")
-    if len(left) > 5:
-        tell(f"left out: {len(left) - 5} more")
+    if len(left) > MOST_LEFT:
+        tell(f"left out: {len(left) - MOST_LEFT} more")
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from core.__main__ import main
+from core.bands import band
 from core.compare.groups import compare
-from core.compare.page import band, page
+from core.compare.page import page
 from core.compare.reading import rows
 from core.compare.statistics import holm
-from core.compare.telling import as_csv, differs, markdown, sentences
+from core.compare.telling import as_csv, differs, markdown, sentences, table
 from core.journal import Journal
 from core.part import Mistakes
 from core.record import Run
@@ -25,11 +26,13 @@ PLAIN = EXPERIMENT.but(VARIANTS["plain"])
 def lab(home):
     """Writes runs on record as training leaves them."""
 
-    def write(experiment, accuracy, variant=None, status="FINISHED", data="d1", name="digits_cnn", **more):
+    def write(experiment, accuracy, variant=None, status="FINISHED", data="d1", name="digits_cnn", error="", **more):
         folder = home / "mlruns" / "runs" / f"{name}-20260101-{write.count:06d}-abcd"
         write.count += 1
         journal = Journal(folder)
         journal.write("params", values={key: str(value) for key, value in experiment.flat().items()})
+        if error:
+            journal.write("tags", values={"error": error})
         journal.close(status)
         record = {"labbook": 1, "run": folder.name, "experiment": name, "variant": variant, "parent": None,
                   "declaration": experiment.record(), "data": {"digest": data}, "facts": {"parameters": "1000"},
@@ -87,12 +90,35 @@ def test_what_is_not_shown_says_how_many_seeds_would_show_it(lab):
 def test_a_single_seed_has_no_interval_and_a_failed_one_is_in_sight(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94, 0.97))
     lab(PLAIN, 0.95, variant="plain")
-    failed = lab(PLAIN.but({"seed": 1}), 0.0, variant="plain", status="FAILED")
-    going = lab(PLAIN.but({"seed": 2}), 0.0, variant="plain", status="RUNNING")
+    lab(PLAIN.but({"seed": 1}), 0.0, variant="plain", status="FAILED", error="NonFinite: step 7")
+    lab(PLAIN.but({"seed": 2}), 0.0, variant="plain", status="RUNNING")
+    lab(EXPERIMENT.but({"seed": 1}), 0.0, status="FAILED")
+    lab(EXPERIMENT.but({"epochs": 99}), 0.0, status="FAILED", error="OutOfMemory: of memory")
     found, left = rows(["digits_cnn"])
-    (line,) = sentences(compare(found, "test/accuracy"))
+    comparison = compare(found, "test/accuracy")
+    (line,) = sentences(comparison)
     assert "plain with a single seed, so there is no interval" in line
-    assert left == [f"{failed}: FAILED", f"{going}: RUNNING (it goes still, or was interrupted)"]
+    assert comparison.notes == (
+        "base (epochs=30): 1 of 3 seeds failed at first and finished when run again (seed 1: FAILED)",
+        "plain: 1 of 3 seeds failed (seed 1: NonFinite: step 7)",
+        "plain: 1 of 3 seeds not finished (seed 2: goes still, or was interrupted)",
+        "base (epochs=99): 1 of 1 seeds failed (seed 0: OutOfMemory: of memory)",
+    )
+    assert [row[1] for row in table(comparison)] == ["3", "1 of 3"]
+    assert left == []
+
+
+def test_a_label_says_what_sets_a_setting_apart_once_and_no_more(lab):
+    changes = ({}, {"epochs": 20}, {"optimizer": "AdamW"}, {"optimizer": "AdamW", "optimizer.lr": 0.5})
+    for change in changes:
+        lab(EXPERIMENT.but(change), 0.9)
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert sorted(group.label for group in found.groups) == [
+        "base (epochs=20, optimizer=SGD)",
+        "base (optimizer=AdamW(lr=0.001))",
+        "base (optimizer=AdamW(lr=0.5))",
+        "base (optimizer=SGD)",
+    ]
 
 
 def test_many_comparisons_are_corrected(lab):
@@ -159,10 +185,10 @@ def test_the_command_writes_csv_and_markdown_that_agree(lab, tmp_path, capsys, m
         main()
     assert end.value.code == 0
     assert "base beats plain by 1.00 points" in capsys.readouterr().out
-    table = list(csv.DictReader((tmp_path / "a.csv").open()))
-    assert [row["setting"] for row in table] == ["base", "plain"]
-    assert float(table[1]["difference"]) == pytest.approx(-0.01)
-    assert table[1]["loss.label_smoothing"] == "0.0"
+    written = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["setting"] for row in written] == ["base", "plain"]
+    assert float(written[1]["difference"]) == pytest.approx(-0.01)
+    assert written[1]["loss.label_smoothing"] == "0.0"
     assert "| base | 3 | 96.23" in (tmp_path / "a.md").read_text()
 
 
