@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from core.compare.forest import KINDS, save
 from core.compare.groups import Comparison, compare, why
 from core.compare.page import page
 from core.compare.reading import FINISHED, rows
@@ -26,8 +28,11 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also as CSV, unrounded")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also as a page with curves and confusion matrices")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also as a picture, .svg or .png")
     parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
     given = parser.parse_args(list(words))
+    if given.picture and given.picture.suffix not in KINDS:
+        raise Mistakes([f"--picture {given.picture}: should end in {' or '.join(KINDS)}"])
     found, left = rows(given.runs)
     if not any(row.status == FINISHED for row in found):
         left = [*(f"{row.id}: {why(row)}" for row in found), *left]
@@ -36,7 +41,9 @@ def main(words: Sequence[str]) -> int:
     show(comparison, left)
     for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page)):
         if path:
-            _write(path, text(comparison))
+            _write(path, partial(path.write_text, text(comparison)))
+    if given.picture:
+        _write(given.picture, partial(save, comparison, given.picture))
     return 0
 
 
@@ -68,9 +75,9 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
         tell(f"left out: {len(left) - MOST_LEFT} more")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, write: Callable[[], object]) -> None:
     try:
-        path.write_text(text)
+        write()
     except OSError as error:
         raise Mistakes([f"{path}: {error.strerror}"]) from None
     tell(f"written: {path}")

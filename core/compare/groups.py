@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from core.bands import mean_and_interval
-from core.compare.labels import Setting, settings
+from core.compare.labels import Setting, apart, settings
 from core.compare.reading import FINISHED, Row
 from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
 from core.history import sign
@@ -71,6 +71,12 @@ class Comparison:
     def judged(self, group: Group) -> Against | None:
         """This group set against the baseline; None for the baseline itself."""
         return self._by_label.get(group.label)
+
+    @cached_property
+    def apart(self) -> dict[str, str]:
+        """Label -> what sets the setting apart from most of the others."""
+        told = apart([group.fields for group in self.groups])
+        return {group.label: text for group, text in zip(self.groups, told, strict=True)}
 
     @cached_property
     def _by_label(self) -> dict[str, Against]:

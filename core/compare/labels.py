@@ -23,13 +23,14 @@ def settings(folded: Mapping[Setting, Sequence[Row]], by: str | None) -> dict[Se
         same.setdefault(name, []).append(key)
     labels = {}
     for name, keys in same.items():
-        for key, apart in zip(keys, _apart([dict(key) for key in keys]), strict=True):
-            labels[key] = f"{name} ({apart})" if apart else name
+        for key, told in zip(keys, apart([dict(key) for key in keys]), strict=True):
+            labels[key] = f"{name} ({told})" if told else name
     return labels
 
 
-def _apart(declared: Sequence[Mapping[str, str]]) -> list[str]:
-    """Of each what tells it from the rest. A field of a part counts among those alone that have the same part."""
+def apart(declared: Sequence[Mapping[str, str]]) -> list[str]:
+    """Of each what tells it from the rest: loss=PolyLoss(epsilon=1.0), epochs=20. What more than half have in common
+    is not told; a field of a part counts among those alone that have the same part."""
     every = {name for fields in declared for name in fields}
     names = sorted(name for name in every if len({fields.get(name) for fields in declared}) > 1)
     above = {name: [other for other in names if name.startswith(f"{other}.")] for name in names}
@@ -41,7 +42,7 @@ def _apart(declared: Sequence[Mapping[str, str]]) -> list[str]:
             peers = _peers(name, own, above)
             counts.update((peers, (*peers, "=", own[name])))
     return [
-        nested([n for n in names if 2 * counts[(*(p := _peers(n, own, above)), "=", own[n])] <= counts[p]], own)
+        _nested([n for n in names if 2 * counts[(*(p := _peers(n, own, above)), "=", own[n])] <= counts[p]], own)
         for own in values
     ]
 
@@ -50,7 +51,7 @@ def _peers(name: str, own: Mapping[str, str], above: Mapping[str, Sequence[str]]
     return (name, *(own[other] for other in above[name]))
 
 
-def nested(names: Sequence[str], fields: Mapping[str, str]) -> str:
+def _nested(names: Sequence[str], fields: Mapping[str, str]) -> str:
     """loss=PolyLoss(epsilon=1.0), epochs=20: the fields of a part within it."""
     tops = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     told = []

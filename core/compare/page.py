@@ -10,6 +10,7 @@ import numpy as np
 
 from core import html, paths
 from core.bands import draw
+from core.compare.forest import forest
 from core.compare.groups import Comparison, Group
 from core.compare.telling import HEADINGS, sentences, table
 from core.record import Run
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CONFUSION = "confusion_matrix.csv"
 MOST = 12  # settings drawn, the best ones: more lines cannot be told apart
+_STYLE = ".forest { max-width: 50rem } td:first-child { white-space: normal; min-width: 12rem }"  # long labels fold
 MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
 
 
@@ -29,6 +31,7 @@ def page(found: Comparison) -> str:
     title = f"{found.metric} of {len(found.groups)} settings"
     parts = [
         f"<h1>{html.text(title)}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
+        f'<div class="forest">{html.svg(forest(found))}</div>',
         html.table(HEADINGS, table(found)),
         html.items([*sentences(found), *found.notes]),
         "<h2>Curves</h2><p>Mean over seeds; the band is its 95 % interval.</p>",
@@ -38,7 +41,7 @@ def page(found: Comparison) -> str:
         parts += ["<h2>Confusion</h2><p>Share of each true class (rows), mean over seeds.</p>", matrices]
     if len(found.groups) > MOST:
         parts.append(f"<p>Drawn are the best {MOST} of {len(found.groups)} settings.</p>")
-    return html.document(title, parts)
+    return html.document(title, parts, _STYLE)
 
 
 def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:

@@ -8,11 +8,9 @@ import math
 from collections.abc import Callable, Iterator
 
 from core.compare.groups import Against, Comparison, Group
-from core.compare.labels import nested
 from core.compare.statistics import MOST
 from core.history import sign
 from core.progress import duration
-from core.spelling import snake
 
 HEADINGS = ("setting", "n", "mean", "best", "difference", "p", "time", "images/s", "parameters", "differs in")
 
@@ -68,14 +66,14 @@ def _row(found: Comparison, group: Group, one: Against | None) -> list[str]:
     values = [value * sign(found.metric) for value in group.values.values()]
     spread = "" if math.isnan(half) else f" +- {number(found.metric, half)}"
     unit = " %" if is_share(found.metric) else ""
-    judged, apart = one.difference if one else None, differs(found, group)
+    judged, apart = one.difference if one else None, found.apart[group.label]
     versus = "baseline" if one is None else "one seed"
     if judged:
         low, high = (number(found.metric, end) for end in (judged.low, judged.high))
         versus = f"{'+' if judged.mean > 0 else ''}{number(found.metric, judged.mean)} [{low}, {high}]"
     return [
         group.label,
-        f"{len(group.values)} of {len(group.values) + len(group.failed)}" if group.failed else str(len(group.values)),
+        told_n(group),
         f"{number(found.metric, mean)}{spread}{unit}",
         f"{number(found.metric, max(values) * sign(found.metric))}",
         versus,
@@ -83,14 +81,14 @@ def _row(found: Comparison, group: Group, one: Against | None) -> list[str]:
         _known(group.average("seconds"), duration),
         _known(group.average("images_per_second"), lambda rate: f"{rate:,.0f}"),
         f"{group.rows[0].parameters:,}",
-        "" if group.label.endswith(f"({apart})") else apart,
+        "" if apart in group.label else apart,
     ]
 
 
-def differs(found: Comparison, group: Group) -> str:
-    """What sets it apart from others: loss=PolyLoss(epsilon=1.0), epochs=20."""
-    names = [n for n in found.differing if n in group.fields and snake(group.fields[n]) != n.rpartition(".")[2]]
-    return nested(names, group.fields)
+def told_n(group: Group) -> str:
+    """5, or 4 of 5 where one failed."""
+    n = len(group.values)
+    return f"{n} of {n + len(group.failed)}" if group.failed else str(n)
 
 
 def _known(value: float, told: Callable[[float], str]) -> str:

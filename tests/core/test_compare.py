@@ -3,17 +3,21 @@
 import csv
 import json
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.__main__ import main
 from core.bands import band
+from core.compare import forest
+from core.compare.command import main as command
 from core.compare.groups import compare
 from core.compare.page import page
 from core.compare.reading import rows
 from core.compare.statistics import holm
-from core.compare.telling import as_csv, differs, markdown, sentences, table
+from core.compare.telling import as_csv, markdown, sentences, table
 from core.journal import Journal
 from core.part import Mistakes
 from core.record import Run
@@ -64,9 +68,10 @@ def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
     assert [(group.label, len(group.values)) for group in found.groups] == [("base", 4), ("plain", 4)]
     assert {"augment", "augment.random_crop.padding", "loss.label_smoothing"} < set(found.differing)
     assert "seed" not in found.differing
-    assert differs(found, found.groups[0]) == (
-        "augment=random_crop(random_crop.padding=1, random_crop.reflect=False), loss.label_smoothing=0.1"
-    )
+    assert found.apart == {
+        "base": "augment=random_crop, loss.label_smoothing=0.1",
+        "plain": "augment=(), loss.label_smoothing=0.0",
+    }
     (line,) = sentences(found)
     assert line == "base beats plain by 1.00 points (95 % interval 0.87 to 1.13, 4 paired seeds)"
 
@@ -192,9 +197,32 @@ def test_the_command_writes_csv_and_markdown_that_agree(lab, tmp_path, capsys, m
     assert "| base | 3 | 96.23" in (tmp_path / "a.md").read_text()
 
 
+def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_the_same_numbers(lab, tmp_path):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    lab(PLAIN.but({"seed": 3}), 0.0, variant="plain", status="FAILED")
+    words = ["digits_cnn", "--by", "augment", "--baseline", "augment=()"]
+    drawn = [tmp_path / name for name in ("a.svg", "b.svg", "a.png")]
+    for path in drawn:
+        assert command([*words, "--picture", str(path)]) == 0
+    shown = "".join(ElementTree.parse(drawn[0]).getroot().itertext())
+    for told in ("augment=()", "(n\u00a0=\u00a03\u00a0of\u00a04)", "baseline", "95.23", "test/accuracy, %", "points"):
+        assert told in shown, told
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+    assert drawn[0].stat().st_size < 50_000
+    assert forest.told(drawn[0]) == forest.told(drawn[2])
+    assert "95.23" in forest.told(drawn[0])
+    with Image.open(drawn[2]) as image:
+        assert 700 < image.width < 1000
+        colours = {colour for _, colour in image.convert("RGB").getcolors(100_000)}
+    assert (0, 114, 178) in colours  # a difference that is shown
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["digits_cnn", "--picture", "a.jpg"], "--picture a.jpg: should end in .svg or .png"),
+        (["digits_cnn", "--picture", "/nowhere/a.svg"], "/nowhere/a.svg: No such file or directory"),
         (["digits_cn"], "did you mean digits_cnn"),
         (["digits_cnn", "--metric", "test/acuracy"], "did you mean test/accuracy"),
         (["digits_cnn", "--by", "optimizer.lrr"], "did you mean optimizer.lr"),
@@ -230,7 +258,7 @@ def test_the_page_has_curves_with_bands_and_matrices_and_fetches_nothing(lab, ho
             journal.metrics(epoch, {"val/accuracy": 0.5 + epoch / 10 + number / 100, "train/loss": 1 / epoch})
         journal.artifact("confusion_matrix.csv").write_text("true,one,two\none,3,1\ntwo,0,4\n")
     text = page(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3
     assert "&lt;plain&gt;" in text
     assert "<plain>" not in text
     assert "base beats &lt;plain&gt; by" in text
