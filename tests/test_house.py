@@ -12,6 +12,8 @@ import pytest
 
 from core.cli import PARTS, VERBS
 from core.experiment import Experiment
+from core.figures.command import pages
+from core.figures.markers import FIGURE, markers
 from core.listing import entries
 from core.options import parse
 from core.search.space import check
@@ -126,6 +128,21 @@ def test_the_readme_names_files_and_options_that_exist():
         assert (ROOT / link).exists(), link
     known = {entry.name for entry in EXPERIMENTS} | {"my_idea"}
     assert set(re.findall(r"python -m experiments\.(\w+)", README)) <= known
+
+
+@pytest.mark.parametrize("path", pages(), ids=name_of)
+def test_markers_of_figures_name_what_exists(path):
+    """An experiment, a variant, options and a metric; raises where one does not."""
+    for marker in markers(path):
+        assert not marker.picture or (path.parent / marker.text).is_file(), f"{marker.place}: {marker.text}"
+
+
+def test_accuracies_of_seeds_in_the_readmes_table_come_from_the_record():
+    rows = [line for line in README.splitlines() if line.startswith("| [")]
+    by_hand = {"cifar_distill": 1}  # its teacher is a run, which has another id elsewhere
+    for row in rows:
+        name = re.match(r"\| \[(\w+)\]", row)[1]
+        assert len(re.findall(r"\+- \d", FIGURE.sub("", row))) == by_hand.get(name, 0), row
 
 
 def test_dependencies_stand_once():
