@@ -162,7 +162,9 @@ def test_nothing_large_and_no_data_are_tracked():
 
 
 def test_the_package_core_alone_imports_no_torch():
-    code = "import sys, core, core.tracking, core.compare.command; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    code = (
+        "import sys, core, core.tracking, core.compare.command; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["False", "False"]
 

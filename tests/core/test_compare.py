@@ -171,8 +171,21 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
     for path in drawn:
         assert command([*words, "--picture", str(path)]) == 0
     shown = "".join(ElementTree.parse(drawn[0]).getroot().itertext())
-    for told in ("augment=()", "(n\u00a0=\u00a03\u00a0of\u00a04)", "baseline", "95.23", "test/accuracy, %", "points"):
+    for told in (
+        "augment=()",
+        "(n\u00a0=\u00a03\u00a0of\u00a04)",
+        "baseline",
+        "95.23",
+        "+1.00",
+        "test/accuracy, %",
+        "points",
+    ):
         assert told in shown, told
+    (difference,) = compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain").against
+    _, right = forest.forest(compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain")).axes
+    lines = [[float(x) for x in line.get_xdata()] for line in right.lines]
+    assert [0, 0] in lines
+    assert [100 * difference.difference.low, 100 * difference.difference.high] in lines
     assert drawn[0].read_bytes() == drawn[1].read_bytes()
     assert drawn[0].stat().st_size < 50_000
     assert forest.told(drawn[0]) == forest.told(drawn[2])
@@ -250,6 +263,19 @@ def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, dama
     else:
         assert [row.id for row in found] == [good]
         assert bad in left[0]
+
+
+def test_a_record_of_another_version_is_refused_with_the_reason_and_the_rest_compared(lab, home, capsys):
+    old, new, _ = seeds(lab, EXPERIMENT, (0.9, 0.91, 0.92))
+    for run, version in ((old, 0), (new, 9)):
+        (home / "mlruns" / "runs" / run / "artifacts" / "record.json").write_text(f'{{"labbook": {version}}}')
+    assert command(["digits_cnn"]) == 0
+    out = capsys.readouterr().out
+    assert "92.00 %" in out
+    assert re.search(
+        f"left out: {old}: .*version 0, this labbook writes version 1: this labbook reads none so old", out
+    )
+    assert re.search(f"left out: {new}: .*version 9, .*: use the labbook that wrote it", out)
 
 
 def test_the_time_of_a_run_is_that_of_its_rates_also_where_it_was_resumed_at_an_epochs_end(home):

@@ -67,11 +67,13 @@ def test_check_tells_and_writes_nothing(lab, page, capsys):
     assert "page.md:1: digits_cnn base test/accuracy: 12.3 % -> 96.0 %" in capsys.readouterr().out
 
 
-def test_only_whole_runs_of_todays_declaration_and_seeds_count_and_what_lacks_is_named(lab, page, capsys):
+def test_only_whole_runs_of_todays_declaration_and_seeds_count_and_what_lacks_is_named(lab, page, home, capsys):
     seeds(lab, EXPERIMENT, (0.96, 0.97))
     lab(EXPERIMENT.but({"seed": 2}), 0.0, status="FAILED", error="NonFinite: step 7")
     lab(EXPERIMENT.but({"seed": 3}), 0.0, status="RUNNING")
     lab(EXPERIMENT.but({"seed": 4, "limit": 64}), 0.1)
+    pruned = home / "mlruns" / "runs" / lab(EXPERIMENT.but({"seed": 4}), 0.2) / "summary.json"
+    pruned.write_text(pruned.read_text().replace('"whole": true', '"whole": false'))
     lab(EXPERIMENT.but({"seed": 5}), 0.99)
     seeds(lab, LR, (0.5, 0.5, 0.5))
     text = f"x {figure('digits_cnn seeds=5', '99.28 % +- 0.31')} y {figure('digits_cnn seeds=2', '1.0')}\n"
