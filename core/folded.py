@@ -39,7 +39,8 @@ def fold(
     curves[last] = curves.get(last, {}) | summarise(runs) | counts  # of all seeds, also those that stopped earlier
     for epoch, values in sorted(curves.items()):
         journal.metrics(epoch, values)
-    errors = {f"failed_seed_{seed}": error[:1000] for seed, error in failed.items()}
+    mended = {name: "" for name in Run(journal.folder).tags if name.startswith("failed_seed_")}
+    errors = mended | {f"failed_seed_{seed}": error[:1000] for seed, error in failed.items()}
     journal.write("tags", values={"failed_seeds": ", ".join(map(str, failed)), **errors})
     came = {seed: run.history for seed, run in stopped.items()}
     draw_seeds(title, [run.history for run in runs], came, failed, journal.artifact(PICTURE))

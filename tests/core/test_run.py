@@ -221,6 +221,7 @@ def test_failed_seeds_are_kept_in_sight_and_the_rest_go_on(home):
     Moody.unlucky = False
     mended = resume_seeds(parent)
     assert (parent.status, mended.failed, parent.tags["failed_seeds"]) == ("FINISHED", {}, "")
+    assert parent.tags["failed_seed_1"] == ""
     for name in ("val/accuracy", "test/accuracy", "train/loss"):
         assert parent.metrics[name] == pytest.approx(np.mean([run.metrics[name] for run in mended.runs]))
 
