@@ -123,9 +123,9 @@ def _seeds(axes: Axes, found: Comparison, group: Group, y: float) -> None:
     mean, _, half = group.summary
     colour = _colour(found, found.judged(group))
     values = _scaled(found, sorted(group.values.values()))
-    stacked = [y + 0.11 + 0.05 * min(values[:i].count(value), 2) for i, value in enumerate(values)]
+    stacked = [y + 0.08 + 0.05 * min(values[:i].count(value), 2) for i, value in enumerate(values)]
     axes.plot(values, stacked, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
-    _interval(axes, found, (mean, mean - half, mean + half), y, colour, number(found.metric, mean))
+    _interval(axes, found, (mean, mean - half, mean + half), y - 0.02, colour, number(found.metric, mean))
 
 
 def _difference(axes: Axes, found: Comparison, one: Against | None, y: float) -> None:
