@@ -71,6 +71,12 @@ def _import(words: Sequence[str]) -> int:
     return main(words)
 
 
+def _figures(words: Sequence[str]) -> int:
+    from core.figures.command import main
+
+    return main(words)
+
+
 def _launch(words: Sequence[str]) -> int:
     from core.launcher import main
 
@@ -138,6 +144,7 @@ def _ui(words: Sequence[str]) -> int:
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "compare": (_compare, "settings on record: seeds folded together, differences with intervals"),
     "import": (_import, "import PATH ...: old runs, of TensorBoard or CSV logs, taken into the record"),
+    "figures": (_figures, "the READMEs' numbers and pictures anew from the record, or which run is missing"),
     "list": (_list, "every experiment: question, command, expected, best on record"),
     "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
     "look": (_look, "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),
