@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from core.record import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CONFUSION = "confusion_matrix.csv"
 MOST = 12  # settings drawn, the best ones: more lines cannot be told apart
 _STYLE = ".forest { max-width: 50rem } td:first-child { white-space: normal; min-width: 12rem }"  # long labels fold
 MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
@@ -83,14 +81,9 @@ def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
 
 def _shares(runs: Sequence[Run]) -> tuple[list[str], np.ndarray] | None:
     """(classes, [C, C] mean share of each true class) of the runs that have kept their matrix."""
-    tables = []
-    classes: list[str] = []
-    for run in runs:
-        path = run.folder / "artifacts" / CONFUSION
-        if path.exists():
-            (_, *classes), *rows = csv.reader(path.open())
-            counts = np.array([row[1:] for row in rows], dtype=float)
-            tables.append(counts / counts.sum(axis=1, keepdims=True).clip(min=1))
+    found = [matrix for run in runs if (matrix := run.confusion)]
+    tables = [counts / counts.sum(axis=1, keepdims=True).clip(min=1) for _, counts in found]
+    classes = found[-1][0] if found else []
     return (classes, np.mean(tables, axis=0)) if tables and len(classes) <= MOST_CLASSES else None
 
 
