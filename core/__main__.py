@@ -10,6 +10,7 @@ from core.spelling import did_you_mean
 
 # verb -> the module whose `main(words)` does it and gives the exit status, imported only then; what it is for
 VERBS = {
+    "cache": ("data.caches", "what has been decoded into data/store; cache --prune DAYS makes room"),
     "compare": ("core.compare.command", "settings on record: seeds folded together, differences with intervals"),
     "figures": (
         "core.figures.command",

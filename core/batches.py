@@ -115,6 +115,7 @@ class Resident:
 
     @classmethod
     def of(cls, plan: Plan, images: Images, device: torch.device) -> Resident:
+        assert isinstance(images.pixels, np.ndarray)
         pixels, rows = _tensor(images.pixels), torch.from_numpy(images.rows)
         if device.type != "cpu":
             pixels, rows = pixels[rows].to(device), torch.arange(len(rows), device=device)

@@ -21,6 +21,10 @@ class DataError(Mistakes):
     """The data are missing, broken or not what the declaration says. Each line says what to do."""
 
 
+class ImageLost(RuntimeError):
+    """A file that was there when the run began cannot be read any more. One line that names it."""
+
+
 Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
 
 

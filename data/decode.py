@@ -63,14 +63,10 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
             area = image.width * image.height
             if area > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-            box = None
-            if choose is not None:
-                box = _share(choose, image)
-                if image.format == "JPEG":  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
-                    image.draft(None, tuple(math.ceil(size / share) for share in box[2:]))
-            elif size is not None and image.format == "JPEG":
-                image.draft(None, (4 * size, 4 * size))
-            return np.array(_rgb(image, size, box)), area
+            share = _share(choose, image) if choose else None
+            if size is not None and image.format == "JPEG":  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
+                image.draft(None, _enough(image, size, share) if share else (4 * size, 4 * size))
+            return np.array(_rgb(image, size, share)), area
     except Exception as error:  # broken files make Pillow raise nearly anything: SyntaxError, struct.error, ...
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None
@@ -78,10 +74,20 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
 
 def _share(choose: Choose, image: Image.Image) -> Share:
     """The box of the upright image in shares of its sides: what is decoded may be smaller."""
-    turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-    height, width = (image.width, image.height) if turned else (image.height, image.width)
+    height, width = (image.width, image.height) if _is_turned(image) else (image.height, image.width)
     top, left, tall, wide = choose(height, width)
     return left / width, top / height, (left + wide) / width, (top + tall) / height
+
+
+def _enough(image: Image.Image, size: int, share: Share) -> tuple[int, int]:
+    """(width, height) as the file lies, of which the box has size x size pixels or more."""
+    left, top, right, bottom = share
+    width, height = math.ceil(size / (right - left)), math.ceil(size / (bottom - top))
+    return (height, width) if _is_turned(image) else (width, height)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
 
 
 def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Image.Image:
