@@ -19,8 +19,8 @@ DAY = 24 * 3600
 
 @dataclass(frozen=True)
 class Entry:
-    """A cache. sources: what it was built from, for people.  notes: the files that lead to it.  size: bytes.  used: when
-    it was last asked for, in seconds since 1970."""
+    """A cache. sources: what it was built from, for people.  notes: the files that lead to it.  size: bytes.
+    used: when it was last asked for, in seconds since 1970."""
 
     folder: Path
     sources: tuple[str, ...]
@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
         remove(entry)
         tell(f"removed: {_told(entry)}")
     tell(
-        f"{len(old)} of {len(found)} caches removed, {_size(sum(entry.size for entry in old))}; what is missed is built anew"
+        f"{len(old)} of {len(found)} caches removed, {_size(sum(entry.size for entry in old))}; built anew when missed"
     )
     return 0
 
