@@ -389,3 +389,11 @@ def test_a_run_outlives_its_display(where, home):
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert only_run(home).status == "FINISHED"
+
+
+def test_peak_memory_is_the_runs_own_not_its_parents(home):
+    code = "from core.provenance import peak_memory_mb; print(peak_memory_mb())"
+    ballast = np.ones(400 * 2**20, np.uint8)  # what getrusage would tell the child as its own
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ballast.sum() > 0
+    assert float(done.stdout) < 300
