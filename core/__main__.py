@@ -59,6 +59,13 @@ def _sync(words: Sequence[str]) -> int:
     return 0 if complete == len(standings) else 1
 
 
+def _check(words: Sequence[str]) -> int:
+    import importlib
+
+    status: int = importlib.import_module("data.check.command").main(words)
+    return status
+
+
 def _compare(words: Sequence[str]) -> int:
     from core.compare.command import main
 
@@ -136,6 +143,7 @@ def _ui(words: Sequence[str]) -> int:
 
 
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "check": (_check, "check PATH [--run RUN]: what is wrong with images of your own, before a run takes them"),
     "compare": (_compare, "settings on record: seeds folded together, differences with intervals"),
     "import": (_import, "import PATH ...: old runs, of TensorBoard or CSV logs, taken into the record"),
     "list": (_list, "every experiment: question, command, expected, best on record"),

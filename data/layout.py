@@ -46,6 +46,15 @@ def arrange(tree: Tree) -> Layout:
     return Layout(classes, splits, tuple(labels[name] for name in found))
 
 
+def places(tree: Tree) -> list[tuple[str, str]]:
+    """(split, class) of each image of any tree, one that `arrange` refuses too: "" for what it has none of."""
+    ready = _is_split(tree)
+    paths = [name.split("/") for name in tree.names]
+    splits = [SPLITS.get(path[0], path[0] if len(path) > 1 else "") if ready else WHOLE for path in paths]
+    classes = [path[ready] if len(path) > ready + 1 else "" for path in paths]
+    return list(zip(splits, classes, strict=True))
+
+
 def _is_split(tree: Tree) -> bool:
     """Whether the outermost folders are splits. A class may be called train, too: other folders stand beside it."""
     outer = {name.partition("/")[0] for name in tree.names}
