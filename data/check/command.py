@@ -65,10 +65,7 @@ def inspect(path: Path) -> Inspection:
     found = tree.scan(path, refuse)
     places = tuple(layout.places(found))
     seen = survey(found, refuse)
-    try:
-        layout.arrange(found)
-    except DataError as error:
-        refuse(error)
+    refused.update(dict.fromkeys(layout.faults(found)))
     alike = near(seen, [split for split, _ in places])
     return Inspection(found, places, tuple(refused), seen, tuple(same(seen)), alike, counted(places, seen))
 

@@ -101,19 +101,19 @@ def _same(found: Inspection) -> Iterator[Finding]:
     """Images of one content: between splits, between classes, and within one class of one split."""
     leaks, doubled, repeated = [], [], []
     for rows in found.same:
-        splits, classes = ({found.places[row][part] for row in rows} for part in (0, 1))
+        splits, classes = ({found.places[row][part] for row in rows} - {""} for part in (0, 1))
         line = " = ".join(found.name(row) for row in rows)
         if len(splits) > 1 or splits == {WHOLE}:
             leaks.append(line)
         if len(classes) > 1:
             doubled.append(line)
-        if len(splits) == len(classes) == 1 and splits != {WHOLE}:
+        if len(splits) <= 1 and len(classes) <= 1 and splits != {WHOLE}:
             repeated.append(line)
     if doubled:
         said = f"{number(len(doubled), 'image')} under two classes or more; keep the right one of each"
         yield Finding("wrong", said, tuple(doubled))
     if leaks:
-        why = "in train and in what it is tested on"
+        why = "in more than one split"
         if any(split == WHOLE for split, _ in found.places):
             why = "twice, and the test split is drawn by lot: one copy may be trained on and the other tested"
         yield Finding("wrong", f"{number(len(leaks), 'image')} {why}; keep one of each", tuple(leaks))
@@ -127,11 +127,13 @@ def _near(found: Inspection) -> Iterator[Finding]:
     if near.across:
         said = f"{number(len(near.across), 'pair')} of near-duplicates across splits; look at them, keep one of each"
         yield Finding("wrong", said, tuple(_pair(found, pair) for pair in near.across))
-    torn = [pair for pair in near.within if found.places[pair.one][1] != found.places[pair.other][1]]
+    torn, rest = [], []
+    for pair in near.within:
+        labels = {found.places[row][1] for row in (pair.one, pair.other)}
+        (torn if len(labels) > 1 else rest).append(pair)
     if torn:
         said = f"{number(len(torn), 'pair')} of near-duplicates under two classes; look at them: is one label wrong?"
         yield Finding("warning", said, tuple(_pair(found, pair) for pair in torn))
-    rest = [pair for pair in near.within if pair not in torn]
     if rest:
         lot = any(split == WHOLE for split, _ in found.places)
         where = "in one class; one may be drawn for test, the other for train" if lot else "in one class of one split"
@@ -188,15 +190,15 @@ def _names(found: Inspection) -> Iterator[Finding]:
                 f"{what} whose names differ only in case, or in how accents are written; "
                 "Windows and macOS keep one of them: rename"
             )
-            yield Finding("warning", said, tuple(" and ".join(map(printable, group)) for group in alike))
+            yield Finding("warning", said, tuple(_told_apart(group) for group in alike))
     odd: dict[str, Callable[[str], bool]] = {
-        "are no text in UTF-8 (kept, but not every tool takes them)": lambda name: not _is_text(name),
-        "have letters beyond ASCII": lambda name: _is_text(name) and not name.isascii(),
-        "have spaces": lambda name: " " in name,
+        "not in UTF-8, which not every tool takes": lambda name: not _is_text(name),
+        "with letters beyond ASCII": lambda name: _is_text(name) and not name.isascii(),
+        "with spaces": lambda name: " " in name,
     }
     for which, is_so in odd.items():
         if those := [printable(name) for name in names if is_so(name)]:
-            yield Finding("note", f"{number(len(those), 'name')} of images {which}", tuple(those))
+            yield Finding("note", f"{number(len(those), 'image name')} {which}", tuple(those))
     crowds = Counter(name.rpartition("/")[0] for name in names)
     if crowded := [f"{printable(folder)}: {count:,}" for folder, count in crowds.items() if count > CROWDED]:
         said = f"folders with more than {CROWDED:,} images, slow to list on a network's disk; a tar or zip is faster"
@@ -209,6 +211,12 @@ def _clashing(names: Sequence[str]) -> list[list[str]]:
         folder, _, last = name.rpartition("/")
         groups[folder, unicodedata.normalize("NFC", last).casefold()].append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _told_apart(group: Sequence[str]) -> str:
+    """Names that would look the same are spelt out."""
+    looks = {unicodedata.normalize("NFC", name) for name in group}
+    return " and ".join(printable(name) if len(looks) == len(group) else ascii(name) for name in group)
 
 
 def _is_text(name: str) -> bool:
@@ -234,15 +242,15 @@ def _others(found: Inspection) -> Iterator[Finding]:
     plain = [name for name in found.tree.others if not archive.hidden(name)]
     unread = [name for name in plain if PurePosixPath(name).suffix.lower() in UNREAD]
     left = [name for name in plain if name not in set(unread)]
-    told: tuple[tuple[Grade, list[str], str], ...] = (
-        ("warning", unread, "of formats that labbook does not read are left out; convert them to JPEG or PNG"),
-        ("note", hidden, "hidden, left out"),
-        ("note", left, "that are no images, left out"),
+    told: tuple[tuple[Grade, list[str], str, str], ...] = (
+        ("warning", unread, "file", "of a format that labbook does not read, left out; convert to JPEG or PNG"),
+        ("note", hidden, "hidden file", "left out"),
+        ("note", left, "other file", "left out"),
     )
-    for grade, names, said in told:
+    for grade, names, what, said in told:
         if names:
             lines = tuple(map(printable, names))
-            yield Finding(grade, f"{number(len(names), 'file')} {said}", lines)
+            yield Finding(grade, f"{number(len(names), what)} {said}", lines)
 
 
 LOOKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (

@@ -23,11 +23,11 @@ THUMB = 32  # pixels a side: what the perceptual hash looks at
 ORIENTATION = 0x0112  # of EXIF
 # What is done with an image that is more than a plain RGB picture; see data.decode.POLICY.
 TREATED = {
-    "16 bits": "its high byte is taken",
-    "CMYK": "converted by Pillow, without a colour profile",
+    "of 16 bits a channel": "its high byte is taken",
+    "in CMYK": "converted by Pillow, without a colour profile",
     "of several frames or pages": "the first is taken",
     "turned by EXIF": "turned upright",
-    "transparent": "laid over black",
+    "with transparency": "laid over black",
     "with a colour profile": "the profile is ignored",
 }
 # The beginnings of files that are often taken for images, or that labbook does not read.
@@ -109,18 +109,25 @@ def _examined(content: archive.Content, name: str, thumb: np.ndarray) -> Seen | 
 
 def _treated(image: Image.Image) -> Iterator[str]:
     if image.mode.startswith("I") or any(_deep(tile[3]) for tile in getattr(image, "tile", ())):
-        yield "16 bits"
+        yield "of 16 bits a channel"
     if image.mode == "CMYK":
-        yield "CMYK"
-    if getattr(image, "is_animated", False):
+        yield "in CMYK"
+    if _several(image):
         yield "of several frames or pages"
     # asked for it, a PNG that has no EXIF would be decoded to its end
     if (image.format != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION, 1) != 1:
         yield "turned by EXIF"
     if image.has_transparency_data:
-        yield "transparent"
+        yield "with transparency"
     if "icc_profile" in image.info:
         yield "with a colour profile"
+
+
+def _several(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows a sound first image may be anything
+        return False
 
 
 def _deep(packing: Any) -> bool:
