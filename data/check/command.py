@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--run", metavar="RUN", help="a run on record: which labels its network doubts")
     parser.add_argument("--device", default="auto", help="of --run: cpu, cuda, cuda:1, mps; auto takes the best")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="a PNG of images by class, pairs and doubted labels")
-    parser.add_argument("--all", action="store_true", help="every name of every list, not the first ten")
+    parser.add_argument("--all", action="store_true", help="every name, also of warnings and notes")
     given = parser.parse_args(list(words))
     run = _judge(given.run) if given.run else None
     if given.sheet:

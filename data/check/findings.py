@@ -36,15 +36,11 @@ NATIVE = {
 
 @dataclass(frozen=True)
 class Finding:
-    """said: one line, and what to do.  names: of all the files it is about, with what is to be said of each.
-
-    whole: whether all of them are told in any case.
-    """
+    """said: one line, and what to do.  names: of all the files it is about, with what is to be said of each."""
 
     grade: Grade
     said: str
     names: tuple[str, ...] = ()
-    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,14 +83,14 @@ def number(n: int, what: str, many: str = "") -> str:
 
 def _refused(found: Inspection) -> Iterator[Finding]:
     if found.refused:
-        yield Finding("wrong", "ImageFolder would refuse this as it lies:", found.refused, whole=True)
+        yield Finding("wrong", "ImageFolder would refuse this as it lies:", found.refused)
 
 
 def _unreadable(found: Inspection) -> Iterator[Finding]:
     names = [f"{found.name(row)}: {printable(why)}" for row, why in found.survey.unreadable.items()]
     if names:
         said = f"{number(len(names), 'image')} of {len(found.tree.names):,} cannot be read; repair or remove them"
-        yield Finding("wrong", said, tuple(names), whole=True)
+        yield Finding("wrong", said, tuple(names))
 
 
 def _same(found: Inspection) -> Iterator[Finding]:
@@ -127,7 +123,8 @@ def _near(found: Inspection) -> Iterator[Finding]:
     if near.across:
         said = f"{number(len(near.across), 'pair')} of near-duplicates across splits; look at them, keep one of each"
         yield Finding("wrong", said, tuple(_pair(found, pair) for pair in near.across))
-    torn, rest = [], []
+    torn: list[Pair] = []
+    rest: list[Pair] = []
     for pair in near.within:
         labels = {found.places[row][1] for row in (pair.one, pair.other)}
         (torn if len(labels) > 1 else rest).append(pair)
@@ -164,9 +161,9 @@ def _balance(found: Inspection) -> Iterator[Finding]:
             single.append(printable(where))
     if few:
         said = "classes of which too few images can be read to be split; add images"
-        yield Finding("wrong", said, tuple(few), whole=True)
+        yield Finding("wrong", said, tuple(few))
     if single:
-        yield Finding("warning", "classes with one image, which shows nothing of the class", tuple(single), whole=True)
+        yield Finding("warning", "classes with one image, which shows nothing of the class", tuple(single))
     for split in sorted(splits):
         sizes = {name: count for (at, name), count in found.counts.items() if at == split and name}
         if len(sizes) > 1:

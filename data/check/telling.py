@@ -12,7 +12,7 @@ from data.decode import POLICY
 from data.layout import WHOLE
 from data.terminal import first, printable
 
-FEW = 10  # names told of each finding, unless all are asked for
+FEW = 10  # names told of what is not wrong, unless all are asked for
 ROWS = 40  # classes in the table of counts
 ORDER = {"train": 0, "val": 1, "test": 2}
 
@@ -22,13 +22,14 @@ def show(found: Inspection, every: Sequence[Finding], whole: bool) -> None:
     _counts(found, whole)
     for line in (*_sizes(found), *_kinds(found)):
         tell(line)
+    short = False
     for finding in every:
         tell(f"\n{finding.grade}: {finding.said}")
-        shown = list(finding.names) if whole or finding.whole else first(list(finding.names), FEW)
-        for name in shown:
+        cut = not whole and finding.grade != "wrong" and len(finding.names) > FEW
+        for name in first(list(finding.names), FEW) if cut else finding.names:
             tell(f"    {name}")
-    cut = any(len(finding.names) > FEW and not finding.whole for finding in every) and not whole
-    tell(f"\n{verdict(every)}" + ("; --all tells every name" if cut else ""))
+        short |= cut
+    tell(f"\n{verdict(every)}{'; --all tells every name' if short else ''}")
 
 
 def verdict(every: Sequence[Finding]) -> str:
@@ -64,6 +65,8 @@ def _counts(found: Inspection, whole: bool) -> None:
     classes = sorted({name for _, name in found.places})
     named = number(len([name for name in classes if name]), "class", "classes")
     tell(printable(f"{found.tree.path}: {number(len(found.tree.names), 'image')}, {named}"))
+    if not classes:
+        return
     grid = Table(box=SIMPLE_HEAD)
     grid.add_column("images that can be read", overflow="fold")
     for split in splits:
