@@ -67,8 +67,7 @@ def test_sound_images_are_counted_and_left_as_they_are(form, tmp_path, home, cap
     assert status == 0
     assert said.endswith("\nnothing is wrong\n")
     assert f"{path}: 20 images, 2 classes" in said
-    assert re.search(r"class|cat +5 +5\n +dog +5 +5", said)
-    assert re.search(r"all +10 +10\n", said)
+    assert re.search(r"train +test *\n.*\n +cat +5 +5 *\n +dog +5 +5 *\n(.*\n)? +all +10 +10 *\n", said)
     assert "sizes: all 32 x 32 pixels\nformats: PNG 20\nmodes: RGB 20\n" in said
     assert "train: imbalance ratio 1.0\n" in said
     assert contents_of(tmp_path) == before
@@ -122,7 +121,7 @@ def unlucky(folder):
         ],
         "warning": [
             "train/cat/02.png = train/cat/again.png",
-            "imbalance ratio 12.0 (cat 12, owl 1)",
+            "imbalance ratio 13.0 (cat 13, owl 1)",
             "train/cat/A.png and train/cat/a.png",
             "train/cat/tree.heic",
         ],
@@ -167,7 +166,7 @@ def test_an_unlucky_folder_is_told_of_in_one_message(form, tmp_path, capsys):
     for grade, lines in expected.items():
         for line in lines:
             assert line in told[grade], f"{grade}: {line}\n{said}"
-    assert said.endswith("6 things are wrong; 5 warnings\n")
+    assert said.endswith("6 things are wrong; 4 warnings\n")
 
 
 def test_links_that_lead_out_are_all_told_and_the_rest_is_read(tmp_path, capsys):
@@ -215,7 +214,7 @@ DOUBTFUL = {
     ),
     "uneven": lambda folder: [put(folder, f"train/dog/x{seed}.png", noise(300 + seed)) for seed in range(40)],
     "one_image": lambda folder: [path.unlink() for path in (folder / "test/cat").glob("0[1-9].png")],
-    "case": lambda folder: put(folder, "train/cat/X.png", noise(1)) or put(folder, "train/cat/x.png", noise(2)),
+    "case": lambda folder: put(folder, "train/cat/X.png", noise(901)) or put(folder, "train/cat/x.png", noise(902)),
 }
 
 
@@ -236,13 +235,13 @@ def test_classes_too_small_are_those_that_training_refuses(splits, count, tmp_pa
     for path in sorted((source / splits[0] / "cat").iterdir())[count:]:
         path.unlink()
     told = [finding for finding in findings(inspect(source)) if finding.grade == "wrong"]
-    try:
-        ImageFolder(size=16).load(source)
-    except DataError as error:
-        assert "would have no image of cat" in str(error)
+    if count < {1: 3, 2: 2, 3: 1}[len(splits)]:
+        with pytest.raises(DataError, match="would have no image of cat"):
+            ImageFolder(size=16).load(source)
         (finding,) = told
         assert "too few images" in finding.said
     else:
+        ImageFolder(size=16).load(source)
         assert not told
 
 
@@ -399,10 +398,9 @@ def trained(tmp_path_factory):
 
 def test_a_run_doubts_the_labels_that_were_planted(trained, tmp_path, capsys):
     images = Digits().load(None).test
-    planted = {3: "0", 10: "1", 100: "2", 200: "3"}
+    planted = {3, 10, 100, 200}
     for at, (row, target) in enumerate(zip(images.rows[:300], images.targets[:300].tolist(), strict=True)):
-        label = planted.get(at, str(target))
-        assert at not in planted or label != str(target)
+        label = (target + 1) % 10 if at in planted else target
         put(tmp_path, f"digits/train/{label}/{at:03}.png", images.pixels[row][..., 0])
         put(tmp_path, f"digits/test/{label}/{at:03}.png", 255 - images.pixels[row][..., 0])
     put(tmp_path, "digits/train/x/a.png", noise(0))
