@@ -20,10 +20,11 @@ from core.words import Words
 from data import layout, tree
 from data.check import sheet
 from data.check.findings import Inspection, counted, findings, graded
-from data.check.labels import Opinion, opinion
+from data.check.labels import opinion
 from data.check.pairs import near, same
 from data.check.survey import survey
 from data.check.telling import doubts, show
+from data.terminal import say
 
 
 def main(words: Sequence[str]) -> int:
@@ -35,22 +36,18 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="a PNG of images by class, pairs and doubted labels")
     parser.add_argument("--all", action="store_true", help="every name, also of warnings and notes")
     given = parser.parse_args(list(words))
-    run = _judge(given.run) if given.run else None
     if given.sheet:
         _refuse_place(given.sheet, given.path)
+    run = _judge(given.run) if given.run else None
     found = inspect(given.path)
-    said: Opinion | None = None
-    if run:
-        said = opinion(found.tree, found.places, found.survey, run, given.device)
-    every = findings(found)
-    if said:
-        every = graded([*every, *doubts(said, found.tree.names)])
+    said = opinion(found.tree, found.places, found.survey, run, given.device) if run else None
+    every = graded([*findings(found), *(doubts(said, found.tree.names) if said else ())])
     show(found, every, given.all)
     if given.sheet:
         try:
             sheet.write(found, said, given.sheet)
-        except (OSError, ValueError) as error:
-            raise Mistakes([f"--sheet {given.sheet}: {getattr(error, 'strerror', None) or error}"]) from None
+        except OSError as error:
+            raise Mistakes([f"--sheet {given.sheet}: {error.strerror or error}"]) from None
         tell(f"written: {given.sheet}")
     return int(any(finding.grade == "wrong" for finding in every))
 
@@ -66,6 +63,7 @@ def inspect(path: Path) -> Inspection:
     places = tuple(layout.places(found))
     seen = survey(found, refuse)
     refused.update(dict.fromkeys(layout.faults(found)))
+    say("looking for near-duplicates")
     alike = near(seen, [split for split, _ in places])
     return Inspection(found, places, tuple(refused), seen, tuple(same(seen)), alike, counted(places, seen))
 

@@ -21,7 +21,7 @@ Tile = tuple[int | None, str]  # row of the image, None for an empty place; titl
 
 
 def write(found: Inspection, opinion: Opinion | None, path: Path) -> None:
-    """Draw it as a PNG. Raises OSError, and ValueError for a suffix that names no format of pictures."""
+    """Draw it as a PNG. Raises OSError, and DataError where the images have changed since."""
     tiles = [*_of_classes(found), *_of_pairs(found), *_suspected(opinion), *_unreadable(found)]
     wanted = {row for row, _ in tiles if row is not None}
     pictures = {}

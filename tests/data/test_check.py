@@ -305,6 +305,15 @@ def test_what_the_policy_does_is_known_of_each_image(case, treated, tmp_path):
     assert [one.treated for one in found.seen.values()] == [treated]
 
 
+def test_a_second_frame_that_is_broken_does_no_harm(tmp_path):
+    whole = GOLDEN["animated_first_frame"][0]
+    put(tmp_path, "cat/a.gif", whole[:60])
+    with pytest.raises(IndexError):
+        assert Image.open(tmp_path / "cat/a.gif").is_animated
+    found = survey(trees.scan(tmp_path), pytest.fail)
+    assert [one.treated for one in found.seen.values()] == [()]
+
+
 def test_damaged_files_are_those_that_decoding_refuses(tmp_path):
     expected = set()
     with warnings.catch_warnings():
