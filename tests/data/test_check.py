@@ -307,9 +307,7 @@ def test_what_the_policy_does_is_known_of_each_image(case, treated, tmp_path):
 
 def test_a_second_frame_that_is_broken_does_no_harm(tmp_path):
     whole = GOLDEN["animated_first_frame"][0]
-    put(tmp_path, "cat/a.gif", whole[:60])
-    with pytest.raises(IndexError):
-        assert Image.open(tmp_path / "cat/a.gif").is_animated
+    put(tmp_path, "cat/a.gif", whole[:60])  # within the second frame
     found = survey(trees.scan(tmp_path), pytest.fail)
     assert [one.treated for one in found.seen.values()] == [()]
 
