@@ -11,6 +11,7 @@ from core.spelling import did_you_mean
 # verb -> the module whose `main(words)` does it and gives the exit status, imported only then; what it is for
 VERBS = {
     "cache": ("data.caches", "what has been decoded into data/store; cache --prune DAYS makes room"),
+    "check": ("data.check.command", "check PATH: what is wrong with images of one's own, before a run takes them"),
     "compare": ("core.compare.command", "settings on record: seeds folded together, differences with intervals"),
     "figures": (
         "core.figures.command",

@@ -39,6 +39,7 @@ class Member:
 
 Content = bytes | Path | None
 Wanted = Callable[[Member], bool]
+Refuse = Callable[[DataError], None]
 
 
 def nothing(member: Member) -> bool:
@@ -46,14 +47,20 @@ def nothing(member: Member) -> bool:
     return False
 
 
-def members(path: Path, wanted: Wanted = nothing) -> Iterator[tuple[Member, Content]]:
+def at_once(error: DataError) -> None:
+    """Refuses a folder for the first thing in it that cannot be taken."""
+    raise error
+
+
+def members(path: Path, wanted: Wanted = nothing, refuse: Refuse = at_once) -> Iterator[tuple[Member, Content]]:
     """(member, content) of all files and folders, in stored order; a folder's in the order of names.
 
     content: the bytes of a wanted member of an archive; the path of a wanted file in a folder; else None.
+    refuse: told what in a folder cannot be taken; where it returns, the rest follows, and that file has no content.
     Raises DataError for what is missing, unsafe, too large or damaged.
     """
     if path.is_dir():
-        return _folder(path, wanted)
+        return _folder(path, wanted, refuse)
     kind = _kind(path)
     return _guarded(path, _zip(path, wanted) if kind == "zip" else _tar(path, kind, wanted))
 
@@ -77,18 +84,25 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _folder(root: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
+def _folder(root: Path, wanted: Wanted, refuse: Refuse) -> Iterator[tuple[Member, Content]]:
     real = root.resolve()
-    for at, folders, files in os.walk(root, onerror=_refuse_unlisted):
+    for at, folders, files in os.walk(root, onerror=lambda error: refuse(_unlisted(error))):
         folders.sort()
         below = Path(at)
         for name in folders:
             if (below / name).is_symlink() and not hidden(name):
-                raise DataError([f"{printable(str(below / name))} is a link to a folder; put the folder itself there"])
+                link = printable(str(below / name))
+                refuse(DataError([f"{link} is a link to a folder; put the folder itself there"]))
+                continue
             yield Member((below / name).relative_to(root).as_posix(), 0, 0, folder=True), None
         folders[:] = [name for name in folders if not hidden(name)]
         for name in sorted(files):
-            yield _file(below / name, root, real, wanted)
+            try:
+                found: tuple[Member, Content] = _file(below / name, root, real, wanted)
+            except DataError as error:
+                refuse(error)
+                found = Member((below / name).relative_to(root).as_posix(), 0), None
+            yield found
 
 
 def _file(path: Path, root: Path, real: Path, wanted: Wanted) -> tuple[Member, Content]:
@@ -109,8 +123,8 @@ def _file(path: Path, root: Path, real: Path, wanted: Wanted) -> tuple[Member, C
     return member, path
 
 
-def _refuse_unlisted(error: OSError) -> None:
-    raise DataError([f"{error.filename}: {error.strerror}; make the folder readable"])
+def _unlisted(error: OSError) -> DataError:
+    return DataError([f"{error.filename}: {error.strerror}; make the folder readable"])
 
 
 def _zip(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from data.layout import Layout
 from data.terminal import bar, first, printable, say
 
 _BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: bounds the memory, and the overhead
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cac
         def job(batch: list[tuple[int, archive.Content]]) -> _Outcome:
             return _decode_batch(batch, found.names, recipe, put)
 
-        for outcome in _in_threads(job, _batches(tree.contents(found))):
+        for outcome in in_threads(job, batches(tree.contents(found))):
             hashes.update(outcome.hashes)
             areas.update(zip((row for row, _ in outcome.hashes), outcome.areas, strict=True))
             unreadable += outcome.unreadable
@@ -105,7 +106,8 @@ def _decode_batch(
     return outcome
 
 
-def _batches(items: Iterable[tuple[int, archive.Content]]) -> Iterator[list[tuple[int, archive.Content]]]:
+def batches(items: Iterable[tuple[int, archive.Content]]) -> Iterator[list[tuple[int, archive.Content]]]:
+    """What `in_threads` gives to a thread at a time."""
     batch: list[tuple[int, archive.Content]] = []
     size = 0
     for row, content in items:
@@ -118,10 +120,10 @@ def _batches(items: Iterable[tuple[int, archive.Content]]) -> Iterator[list[tupl
         yield batch
 
 
-def _in_threads(job: Callable[[Any], _Outcome], batches: Iterable[Any]) -> Iterator[_Outcome]:
+def in_threads(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
     """job of each batch, in order; reading goes on while Pillow decodes, two batches a thread ahead at most."""
     workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    waiting: deque[Future[_Outcome]] = deque()
+    waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for batch in batches:

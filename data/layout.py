@@ -27,23 +27,41 @@ class Layout:
 
 def arrange(tree: Tree) -> Layout:
     """The layout of a tree. A class is the first folder below the split. Raises DataError."""
+    wrong, structural = _faults(tree)
+    if wrong:
+        raise DataError([*first(wrong), *([EXPECTED] if structural else [])])
+    found = places(tree)
+    classes = tuple(sorted({name for _, name in found}))
+    labels = {name: label for label, name in enumerate(classes)}
+    return Layout(classes, tuple(split for split, _ in found), tuple(labels[name] for _, name in found))
+
+
+def faults(tree: Tree) -> list[str]:
+    """All that `arrange` refuses, none left out; empty for a tree that it takes."""
+    wrong, structural = _faults(tree)
+    return [*wrong, *([EXPECTED] if structural else [])]
+
+
+def _faults(tree: Tree) -> tuple[list[str], bool]:
+    """Lines, and whether the layout itself is another than EXPECTED."""
     if not tree.names:
         left = f" ({len(tree.others):,} other files)" if tree.others else ""
-        raise DataError([f"{tree.path} holds no images{left}", EXPECTED])
+        return [f"{tree.path} holds no images{left}"], True
     ready = _is_split(tree)
-    depth = 1 if ready else 0
     paths = [name.split("/") for name in tree.names]
-    wrong = list(_misplaced(tree, paths, depth)) + (list(_wrong_splits(tree, paths)) if ready else [])
-    if wrong:
-        raise DataError([*wrong, EXPECTED])
-    splits = tuple(SPLITS[path[0]] if ready else WHOLE for path in paths)
-    found = [path[depth] for path in paths]
-    classes = tuple(sorted(set(found)))
-    wrong = list(_wrong_classes(tree, depth, classes, set(zip(splits, found, strict=True))))
-    if wrong:
-        raise DataError(first(wrong))
-    labels = {name: label for label, name in enumerate(classes)}
-    return Layout(classes, splits, tuple(labels[name] for name in found))
+    structural = list(_misplaced(tree, paths, int(ready))) + (list(_wrong_splits(tree, paths)) if ready else [])
+    placed = {(split, name) for split, name in places(tree) if name and split in {*SPLITS.values(), WHOLE}}
+    classes = tuple(sorted({name for _, name in placed}))
+    return [*structural, *_wrong_classes(tree, int(ready), classes, placed)], bool(structural)
+
+
+def places(tree: Tree) -> list[tuple[str, str]]:
+    """(split, class) of each image of any tree, one that `arrange` refuses too: "" for what it has none of."""
+    ready = _is_split(tree)
+    paths = [name.split("/") for name in tree.names]
+    splits = [SPLITS.get(path[0], path[0] if len(path) > 1 else "") if ready else WHOLE for path in paths]
+    classes = [path[ready] if len(path) > ready + 1 else "" for path in paths]
+    return list(zip(splits, classes, strict=True))
 
 
 def _is_split(tree: Tree) -> bool:
@@ -55,7 +73,7 @@ def _is_split(tree: Tree) -> bool:
 def _misplaced(tree: Tree, paths: list[list[str]], depth: int) -> Iterator[str]:
     lost = [printable("/".join(path)) for path in paths if len(path) < depth + 2]
     if lost:
-        yield f"{tree.path}: {len(lost):,} images lie in no class folder, the first is {lost[0]}"
+        yield f"{tree.path}: {len(lost):,} images lie in no class folder: {', '.join(first(lost, 20))}"
 
 
 def _wrong_splits(tree: Tree, paths: list[list[str]]) -> Iterator[str]:
@@ -76,7 +94,7 @@ def _advice(split: str, vals: list[str]) -> str:
 
 
 def _wrong_classes(tree: Tree, depth: int, classes: tuple[str, ...], found: set[tuple[str, str]]) -> Iterator[str]:
-    if len(classes) < 2:
+    if len(classes) == 1:
         yield f"{tree.path}: {printable(classes[0])} is the only class; classification takes two"
     declared = sorted(tuple(name.split("/")) for name in tree.folders if name.count("/") == depth)
     for path in [path for path in declared if not depth or path[0] in SPLITS]:

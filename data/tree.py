@@ -31,12 +31,13 @@ class Tree:
     others: tuple[str, ...]
 
 
-def scan(path: Path) -> Tree:
-    """List the images below a folder or in an archive, without reading them. Raises DataError."""
+def scan(path: Path, refuse: archive.Refuse = archive.at_once) -> Tree:
+    """List the images below a folder or in an archive, without reading them. refuse: see archive.members. Raises
+    DataError."""
     names: list[str] = []
     folders: set[str] = set()
     others: list[str] = []
-    for member, _ in archive.members(path):
+    for member, _ in archive.members(path, refuse=refuse):
         if archive.hidden(member.name):
             others += [] if member.folder else [member.name]
         elif member.folder:
@@ -53,11 +54,12 @@ def scan(path: Path) -> Tree:
     return Tree(path, top, tuple(name.removeprefix(top) for name in names), below - {""}, tuple(others))
 
 
-def contents(tree: Tree) -> Iterator[tuple[int, archive.Content]]:
-    """(position in tree.names, content) of every image, in stored order. Raises DataError where one has gone."""
+def contents(tree: Tree, refuse: archive.Refuse = archive.at_once) -> Iterator[tuple[int, archive.Content]]:
+    """(position in tree.names, content) of every image, in stored order; None for one that was refused and let pass,
+    see archive.members. Raises DataError where one has gone."""
     position = {tree.top + name: row for row, name in enumerate(tree.names)}
-    for member, content in archive.members(tree.path, is_image):
-        if content is not None:
+    for member, content in archive.members(tree.path, is_image, refuse):
+        if is_image(member):
             if member.name not in position:
                 raise _changed(tree.path)
             yield position.pop(member.name), content

@@ -1,0 +1,255 @@
+"""What is wrong with the images of a tree, what is doubtful, and what is worth knowing."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal
+
+from data import archive
+from data.check.pairs import Near, Pair
+from data.check.survey import TREATED, Survey
+from data.layout import WHOLE
+from data.terminal import printable
+from data.tree import Tree
+
+Grade = Literal["wrong", "warning", "note"]
+GRADES: tuple[Grade, ...] = ("wrong", "warning", "note")
+IMBALANCED = 10.0  # times the images of the smallest class that the largest one has
+CROWDED = 50_000  # files in one folder
+# Suffixes of pictures that labbook does not read, and that would be missed without a word.
+UNREAD = frozenset(
+    ".heic .heif .avif .jxl .jp2 .svg .psd .raw .dng .cr2 .nef .arw .eps .ico .tga .exr .hdr .dcm".split()
+)
+NATIVE = {
+    "JPEG": ".jpg .jpeg .jfif",
+    "PNG": ".png",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "WEBP": ".webp",
+    "TIFF": ".tif .tiff",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """said: one line, and what to do.  names: of all the files it is about, with what is to be said of each."""
+
+    grade: Grade
+    said: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was seen of a tree. places: (split, class) of each image, "" for none.  refused: lines of what ImageFolder
+    would refuse before it reads an image.  same: rows of one content."""
+
+    tree: Tree
+    places: tuple[tuple[str, str], ...]
+    refused: tuple[str, ...]
+    survey: Survey
+    same: tuple[tuple[int, ...], ...]
+    near: Near
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def name(self, row: int) -> str:
+        """Of an image, as it can be printed."""
+        return printable(self.tree.names[row])
+
+
+def counted(places: Sequence[tuple[str, str]], survey: Survey) -> Counter[tuple[str, str]]:
+    """(split, class) -> how many images can be read."""
+    return Counter(places[row] for row in survey.seen)
+
+
+def findings(found: Inspection) -> list[Finding]:
+    """All of them, what is wrong first."""
+    return graded(finding for look in LOOKS for finding in look(found))
+
+
+def graded(every: Iterable[Finding]) -> list[Finding]:
+    """What is wrong first, what is worth knowing last."""
+    return sorted(every, key=lambda finding: GRADES.index(finding.grade))
+
+
+def number(n: int, what: str, many: str = "") -> str:
+    """1 image, 2 images."""
+    return f"{n:,} {what if n == 1 else many or what + 's'}"
+
+
+def _refused(found: Inspection) -> Iterator[Finding]:
+    if found.refused:
+        yield Finding("wrong", "ImageFolder would refuse this as it lies:", found.refused)
+
+
+def _unreadable(found: Inspection) -> Iterator[Finding]:
+    names = [f"{found.name(row)}: {printable(why)}" for row, why in found.survey.unreadable.items()]
+    if names:
+        said = f"{number(len(names), 'image')} of {len(found.tree.names):,} cannot be read; repair or remove them"
+        yield Finding("wrong", said, tuple(names))
+
+
+def _same(found: Inspection) -> Iterator[Finding]:
+    """Images of one content: between splits, between classes, and within one class of one split."""
+    leaks, doubled, repeated = [], [], []
+    for rows in found.same:
+        splits, classes = ({found.places[row][part] for row in rows} - {""} for part in (0, 1))
+        line = " = ".join(found.name(row) for row in rows)
+        if len(splits) > 1 or splits == {WHOLE}:
+            leaks.append(line)
+        if len(classes) > 1:
+            doubled.append(line)
+        if len(splits) <= 1 and len(classes) <= 1 and splits != {WHOLE}:
+            repeated.append(line)
+    if doubled:
+        said = f"{number(len(doubled), 'image')} under two classes or more; keep the right one of each"
+        yield Finding("wrong", said, tuple(doubled))
+    if leaks:
+        why = "in more than one split"
+        if any(split == WHOLE for split, _ in found.places):
+            why = "twice, and the test split is drawn by lot: one copy may be trained on and the other tested"
+        yield Finding("wrong", f"{number(len(leaks), 'image')} {why}; keep one of each", tuple(leaks))
+    if repeated:
+        said = f"{number(len(repeated), 'image')} more than once in one class; each copy counts as an image"
+        yield Finding("warning", said, tuple(repeated))
+
+
+def _near(found: Inspection) -> Iterator[Finding]:
+    near = found.near
+    if near.across:
+        said = f"{number(len(near.across), 'pair')} of near-duplicates across splits; look at them, keep one of each"
+        yield Finding("wrong", said, tuple(_pair(found, pair) for pair in near.across))
+    torn: list[Pair] = []
+    rest: list[Pair] = []
+    for pair in near.within:
+        labels = {found.places[row][1] for row in (pair.one, pair.other)}
+        (torn if len(labels) > 1 else rest).append(pair)
+    if torn:
+        said = f"{number(len(torn), 'pair')} of near-duplicates under two classes; look at them: is one label wrong?"
+        yield Finding("warning", said, tuple(_pair(found, pair) for pair in torn))
+    if rest:
+        lot = any(split == WHOLE for split, _ in found.places)
+        where = "in one class; one may be drawn for test, the other for train" if lot else "in one class of one split"
+        said = f"{number(len(rest), 'pair')} of near-duplicates {where}"
+        yield Finding("warning", said, tuple(_pair(found, pair) for pair in rest))
+    if near.looked < near.total:
+        said = f"near-duplicates were looked up for {near.looked:,} of {near.total:,} images: there was no more time"
+        yield Finding("warning", said)
+
+
+def _pair(found: Inspection, pair: Pair) -> str:
+    return f"{found.name(pair.one)} ~ {found.name(pair.other)} ({pair.alike:.3f})"
+
+
+def _balance(found: Inspection) -> Iterator[Finding]:
+    """What ImageFolder cannot split, single images, and how uneven the classes of each split are."""
+    splits = {split for split, _ in found.counts}
+    few, single = [], []
+    for split, name in sorted(set(found.places)):
+        if not name:
+            continue
+        count = found.counts[split, name]
+        needed = 3 if split == WHOLE else 2 if split == "train" and "val" not in splits else 1
+        where = name if split == WHOLE else f"{split}/{name}"
+        if count < needed:
+            few.append(f"{printable(where)}: {number(count, 'image')}, at least {needed} are needed")
+        elif count == 1:
+            single.append(printable(where))
+    if few:
+        said = "classes of which too few images can be read to be split; add images"
+        yield Finding("wrong", said, tuple(few))
+    if single:
+        yield Finding("warning", "classes with one image, which shows nothing of the class", tuple(single))
+    for split in sorted(splits):
+        sizes = {name: count for (at, name), count in found.counts.items() if at == split and name}
+        if len(sizes) > 1:
+            most, least = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
+            ratio, of = sizes[most] / sizes[least], "" if split == WHOLE else f"{split}: "
+            ends = f"{printable(most)} {sizes[most]:,}, {printable(least)} {sizes[least]:,}"
+            if ratio >= IMBALANCED:
+                advice = "see --sampling and the losses for rare classes"
+                yield Finding("warning", f"{of}imbalance ratio {ratio:.1f} ({ends}); {advice}")
+            else:
+                yield Finding("note", f"{of}imbalance ratio {ratio:.1f}{f' ({ends})' if ratio > 1 else ''}")
+
+
+def _names(found: Inspection) -> Iterator[Finding]:
+    names = found.tree.names
+    folders = sorted(found.tree.folders)
+    for what, among in (("folders", folders), ("images", names)):
+        alike = _clashing(among)
+        if alike:
+            said = (
+                f"{what} whose names differ only in case, or in how accents are written; "
+                "Windows and macOS keep one of them: rename"
+            )
+            yield Finding("warning", said, tuple(_told_apart(group) for group in alike))
+    odd: dict[str, Callable[[str], bool]] = {
+        "not in UTF-8, which not every tool takes": lambda name: not _is_text(name),
+        "with letters beyond ASCII": lambda name: _is_text(name) and not name.isascii(),
+        "with spaces": lambda name: " " in name,
+    }
+    for which, is_so in odd.items():
+        if those := [printable(name) for name in names if is_so(name)]:
+            yield Finding("note", f"{number(len(those), 'image name')} {which}", tuple(those))
+    crowds = Counter(name.rpartition("/")[0] for name in names)
+    if crowded := [f"{printable(folder)}: {count:,}" for folder, count in crowds.items() if count > CROWDED]:
+        said = f"folders with more than {CROWDED:,} images, slow to list on a network's disk; a tar or zip is faster"
+        yield Finding("warning", said, tuple(crowded))
+
+
+def _clashing(names: Sequence[str]) -> list[list[str]]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        groups[folder, unicodedata.normalize("NFC", last).casefold()].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _told_apart(group: Sequence[str]) -> str:
+    """Names that would look the same are spelt out."""
+    looks = {unicodedata.normalize("NFC", name) for name in group}
+    return " and ".join(printable(name) if len(looks) == len(group) else ascii(name) for name in group)
+
+
+def _is_text(name: str) -> bool:
+    return not any("\udc80" <= sign <= "\udcff" for sign in name)
+
+
+def _treated(found: Inspection) -> Iterator[Finding]:
+    for kind, what in TREATED.items():
+        names = [found.name(row) for row, one in found.survey.seen.items() if kind in one.treated]
+        if names:
+            yield Finding("note", f"{number(len(names), 'image')} {kind}: {what}", tuple(names))
+    other = [
+        f"{found.name(row)}: {one.form}"
+        for row, one in found.survey.seen.items()
+        if one.form in NATIVE and PurePosixPath(found.tree.names[row]).suffix.lower() not in NATIVE[one.form].split()
+    ]
+    if other:
+        yield Finding("note", f"{number(len(other), 'image')} of another format than the name says", tuple(other))
+
+
+def _others(found: Inspection) -> Iterator[Finding]:
+    hidden = [name for name in found.tree.others if archive.hidden(name)]
+    plain = [name for name in found.tree.others if not archive.hidden(name)]
+    unread = [name for name in plain if PurePosixPath(name).suffix.lower() in UNREAD]
+    left = [name for name in plain if name not in set(unread)]
+    told: tuple[tuple[Grade, list[str], str, str], ...] = (
+        ("warning", unread, "file", "of a format that labbook does not read, left out; convert to JPEG or PNG"),
+        ("note", hidden, "hidden file", "left out"),
+        ("note", left, "other file", "left out"),
+    )
+    for grade, names, what, said in told:
+        if names:
+            lines = tuple(map(printable, names))
+            yield Finding(grade, f"{number(len(names), what)} {said}", lines)
+
+
+LOOKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (
+    _refused, _unreadable, _same, _near, _balance, _names, _treated, _others,
+)  # fmt: skip

@@ -1,0 +1,117 @@
+"""Labels that the network of a recorded run doubts, by confident learning (Northcutt et al. 2021, section 3.1).
+
+An image is suspected where the network says another class, and says it with at least the confidence that it has, on
+average, for the images which carry that class's label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.part import Mistakes
+from core.record import Run
+from data import archive, ingest, tree
+from data.check.survey import Survey
+from data.decode import decode
+from data.terminal import bar, printable
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image whose label is doubted. row: of the tree.  said: the class that the network says.  confidence: of it."""
+
+    row: int
+    label: str
+    said: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """Of a run's network. suspects: the most confident first.  judged: how many images it was asked about.
+    strange: classes of the tree that the run does not know."""
+
+    run: str
+    suspects: tuple[Suspect, ...]
+    judged: int
+    strange: tuple[str, ...]
+
+
+def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey, run: Run, device: str) -> Opinion:
+    """What the run's network says of the images that can be read. device: as of --device. Raises Mistakes."""
+    classes: list[str] = run.record["data"]["classes"]
+    known = {name: at for at, name in enumerate(classes)}
+    labels = {row: known[places[row][1]] for row in survey.seen if places[row][1] in known}
+    strange = tuple(sorted({name for _, name in places if name and name not in known}))
+    if not labels:
+        shown = ", ".join(map(printable, classes[:10]))
+        raise Mistakes([f"--run {run.id}: it knows none of these classes; its own are {shown}"])
+    network, side, channels = _network(run, device)
+    rows: list[int] = []
+    told: list[np.ndarray] = []
+    shown_bar = bar(f"asking {run.id} about {len(labels):,} images", len(labels), "images")
+    with shown_bar as advance:
+
+        def job(batch: list[tuple[int, archive.Content]]) -> tuple[list[int], np.ndarray]:
+            pixels = [_pixels(content, found.names[row], side, channels) for row, content in batch]
+            return [row for row, _ in batch], np.stack(pixels)
+
+        wanted = (item for item in tree.contents(found, lambda error: None) if item[0] in labels)
+        for some, pixels in ingest.in_threads(job, ingest.batches(wanted)):
+            rows += some
+            probabilities = network.logits(pixels).double().softmax(dim=1).numpy()
+            mine = probabilities[np.arange(len(some)), [labels[row] for row in some]]
+            told.append(np.stack([probabilities.argmax(axis=1), probabilities.max(axis=1), mine], axis=1))
+            advance(len(some))
+    answers = np.concatenate(told)
+    given = np.array([labels[row] for row in rows])
+    usual = usual_confidence(given, answers[:, 2], len(classes))
+    said = answers[:, 0].astype(np.int64)
+    doubted = np.flatnonzero((said != given) & (answers[:, 1] >= usual[said]))
+    doubted = doubted[np.argsort(-answers[doubted, 1], kind="stable")]
+    suspects = [Suspect(rows[at], classes[given[at]], classes[said[at]], float(answers[at, 1])) for at in doubted]
+    return Opinion(run.id, tuple(suspects), len(rows), strange)
+
+
+def usual_confidence(labels: np.ndarray, confidence: np.ndarray, classes: int) -> np.ndarray:
+    """float [C]: for each class, the mean confidence float [N] in their labels int64 [N] of the images that carry it;
+    beyond 1 for a class that none carries, so that no image is suspected to be of it."""
+    counts = np.bincount(labels, minlength=classes)
+    sums = np.bincount(labels, weights=confidence, minlength=classes)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), 2.0)
+
+
+def _network(run: Run, device: str) -> tuple[Any, int, int]:
+    """(Network, pixels a side, channels). Raises Mistakes."""
+    import torch
+
+    from core.augment import normaliser
+    from core.build import autocast_of, device_of
+    from core.launch import Launch
+    from core.record import declared
+    from core.report.answers import Network
+
+    experiment = declared(run.record)
+    data = run.record["data"]
+    height, width, channels = data["image_shape"]
+    if height != width:
+        raise Mistakes([f"--run {run.id}: it takes images of {width} x {height}; only square ones are cut out here"])
+    where = device_of(Launch(device=device))
+    autocast, _ = autocast_of(experiment.precision, where)
+    model = run.model.to(where).to(memory_format=torch.channels_last)
+    return (
+        Network(model, normaliser(data["mean"], data["std"], where), where, autocast, experiment.tta),
+        height,
+        channels,
+    )
+
+
+def _pixels(content: archive.Content, name: str, side: int, channels: int) -> np.ndarray:
+    raw = content.read_bytes() if isinstance(content, Path) else content
+    pixels = decode(raw or b"", name, side)
+    return pixels if channels == 3 else np.rint(pixels.mean(axis=2, keepdims=True)).astype(np.uint8)
