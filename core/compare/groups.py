@@ -10,7 +10,7 @@ import numpy as np
 
 from core.bands import mean_and_interval
 from core.compare.labels import Setting, apart, settings
-from core.compare.reading import FINISHED, Row
+from core.compare.reading import FINISHED, Row, with_younger_fields
 from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
 from core.history import sign
 from core.part import Mistakes
@@ -90,7 +90,7 @@ def compare(
 
     by: a field whose values alone make the settings.  anyway: also where data differ. Raises Mistakes.
     """
-    chosen_rows, notes = _comparable(rows, metric, anyway)
+    chosen_rows, notes = _comparable(with_younger_fields(rows), metric, anyway)
     groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -sign(metric) * group.summary[0])
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]

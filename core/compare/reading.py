@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -28,7 +29,7 @@ class Row:
     experiment: str
     variant: str | None
     seed: str
-    fields: Mapping[str, str]
+    fields: dict[str, str]
     metrics: Mapping[str, float]
     data: str | None
     parameters: int | None
@@ -73,6 +74,32 @@ def _read(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
         else:
             found.append(row)
     return found, [line for line in left if line]
+
+
+def with_younger_fields(rows: Sequence[Row]) -> list[Row]:
+    """The same, a field that is younger than a run filled in: by the value of all runs that have it, where that is one
+    and their part is the same. Else it would set apart what nobody changed. Imported runs declare nothing."""
+    own = [row for row in rows if row.parameters is not None]
+    counts = Counter(name for row in own for name in row.fields)
+    younger: dict[str, tuple[str | None, str]] = {}
+    for name in (name for name, count in counts.items() if count < len(own)):
+        found = {(row.fields.get(_above(name)), row.fields[name]) for row in own if name in row.fields}
+        if len(found) == 1:
+            younger[name] = found.pop()
+    return [_filled_in(row, younger) if younger and row.parameters is not None else row for row in rows]
+
+
+def _filled_in(row: Row, younger: Mapping[str, tuple[str | None, str]]) -> Row:
+    lacking = {
+        name: value
+        for name, (part, value) in younger.items()
+        if name not in row.fields and row.fields.get(_above(name)) == part
+    }
+    return replace(row, fields=row.fields | lacking) if lacking else row
+
+
+def _above(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _run(word: str, known: Mapping[str, Any]) -> Run:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from core.compare.groups import Comparison, compare, why
 from core.compare.reading import FINISHED, SEED, Row
 from core.compare.telling import is_share
+from core.experiment import Experiment
 from core.figures.markers import EACH, MEAN, Marker, Setting
 from core.part import Mistakes
 
@@ -38,7 +39,8 @@ def _counted(setting: Setting, metric: str, rows: Sequence[Row]) -> tuple[list[R
     """(the run of each seed, the latest where there are several; what is lacking)."""
     wanted = {name: str(value) for name, value in setting.declaration.flat().items() if name != SEED}
     seeds = [str(seed) for seed in setting.seeds]  # in order
-    same = [row for row in rows if row.seed in seeds and row.fields == wanted]
+    unsaid = _defaults(setting.declaration)
+    same = [row for row in rows if row.seed in seeds and _is_declared(row, wanted, unsaid)]
     good = [row for row in same if row.status == FINISHED and row.whole and metric in row.metrics]
     found = {row.seed: row for row in sorted(good, key=lambda row: row.id)}
     if len(found) == len(seeds):
@@ -49,6 +51,22 @@ def _counted(setting: Setting, metric: str, rows: Sequence[Row]) -> tuple[list[R
     told = f"{setting.title}: {len(found)} of {len(seeds)} seeds on record"
     told += f" ({'; '.join(notes)})" if notes else ""
     return [], f"{told}; {setting.command}"
+
+
+def _is_declared(row: Row, wanted: dict[str, str], unsaid: Set[str]) -> bool:
+    """Whether it is of this declaration. A field that is younger than the run is as it was by default."""
+    lacking = wanted.keys() - row.fields.keys()
+    return lacking <= unsaid and row.fields.items() <= wanted.items()
+
+
+def _defaults(declaration: Experiment) -> set[str]:
+    """Dotted names of what is declared as it is by default."""
+    return {
+        f"{place}.{name}".removeprefix(".")
+        for place, part in (("", declaration), *declaration.parts())
+        for name, field in type(part).model_fields.items()
+        if getattr(part, name) == field.get_default(call_default_factory=True)
+    }
 
 
 def _declared_otherwise(setting: Setting, wanted: dict[str, str], rows: Sequence[Row]) -> list[str]:

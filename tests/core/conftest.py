@@ -9,13 +9,25 @@ from core.journal import Journal
 
 @pytest.fixture
 def lab(home):
-    """Writes runs on record as training leaves them."""
+    """Writes runs on record as training leaves them. lacking: fields that were not there yet."""
 
-    def write(experiment, accuracy, variant=None, status="FINISHED", data="d1", name="digits_cnn", error="", **more):
+    def write(
+        experiment,
+        accuracy,
+        variant=None,
+        status="FINISHED",
+        data="d1",
+        name="digits_cnn",
+        error="",
+        lacking=(),
+        **more,
+    ):
         folder = home / "mlruns" / "runs" / f"{name}-20260101-{write.count:06d}-abcd"
         write.count += 1
         journal = Journal(folder)
-        journal.write("params", values={key: str(value) for key, value in experiment.flat().items()})
+        journal.write(
+            "params", values={key: str(value) for key, value in experiment.flat().items() if key not in lacking}
+        )
         if error:
             journal.write("tags", values={"error": error})
         journal.close(status)

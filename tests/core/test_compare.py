@@ -283,3 +283,19 @@ def test_the_time_of_a_run_is_that_of_its_rates_also_where_it_was_resumed_at_an_
         journal.metrics(epoch, {"images_per_second": rate})
     journal.artifact("record.json").write_text('{"labbook": 1, "data": {"train": 200}}')
     assert run.seconds == 6.0
+
+
+def test_a_field_younger_than_some_runs_sets_nothing_apart_that_nobody_changed(lab):
+    older = seeds(lab, EXPERIMENT, (0.9, 0.91), lacking=("tta", "loss.label_smoothing"))
+    seeds(lab, EXPERIMENT, (0.9, 0.91, 0.92))
+    focal = EXPERIMENT.but({"loss": "FocalLoss"})
+    seeds(lab, focal, (0.8, 0.81))
+    found = compare(rows(["digits_cnn"])[0], "test/accuracy")
+    assert [(group.label, len(group.rows)) for group in found.groups] == [
+        ("base", 5),
+        (f"base (loss={focal.loss})", 2),
+    ] or [len(group.rows) for group in found.groups] == [5, 2]
+    assert {row.id for row in found.groups[0].rows} >= set(older)
+    seeds(lab, EXPERIMENT.but({"tta": "flip"}), (0.95, 0.96))
+    found = compare(rows(["digits_cnn"])[0], "test/accuracy")
+    assert sorted(len(group.rows) for group in found.groups) == [2, 2, 2, 3]  # what the older ones had, nobody knows

@@ -87,6 +87,16 @@ def test_only_whole_runs_of_todays_declaration_and_seeds_count_and_what_lacks_is
     ) in capsys.readouterr().out
 
 
+def test_a_field_younger_than_a_run_counts_as_it_is_by_default(lab, page, capsys):
+    older = ("tta", "optimizer.nesterov")  # one by default none, one that is not declared as it is by default
+    seeds(lab, EXPERIMENT, (0.96, 0.98), lacking=older[:1])
+    assert main([str(page(f"x {figure('digits_cnn seeds=2', '1.0')}\n"))]) == 0
+    lab(LR, 0.5, lacking=older)
+    capsys.readouterr()
+    assert main([str(page(f"x {figure('digits_cnn optimizer.lr=0.3', '1.0')}\n"))]) == 1
+    assert "0 of 1 seeds on record (3 runs are of another declaration" in capsys.readouterr().out
+
+
 def test_without_any_run_the_command_is_told(page, capsys):
     path = page(f"x {figure('digits_cnn variant=mlp optimizer.lr=0.2 seeds=5', '1.0 %')}\n")
     assert main([str(path)]) == 1
