@@ -60,6 +60,11 @@ def check(experiment: Experiment) -> None:
         per_image(experiment.augment)
     except ValueError as error:
         wrong.append(str(error))
+    if not any(line.startswith("model: ") for line in wrong):  # what it is called, its weights may be
+        try:
+            experiment.model.origin()
+        except Mistakes as mistakes:
+            wrong += mistakes.lines
     if wrong:
         raise Mistakes(wrong)
 

@@ -44,6 +44,9 @@ class Torchvision(Model):
         if self.auxiliary and self.name not in AUXILIARY:
             raise ValueError(f"{self.name} has no auxiliary heads; there is {', '.join(AUXILIARY)}")
 
+    def published(self) -> str | None:
+        return self.name
+
     def network(self, context: Context) -> nn.Module:
         """Raises ValueError for images that it cannot take, with the smallest that it can."""
         self.check()
