@@ -18,9 +18,10 @@ from core.averaging import equal_average, moving_average
 from core.batches import Batches, Plan, feed
 from core.context import Context
 from core.experiment import Experiment
-from core.images import Images, Splits, mean_and_std
+from core.images import Images, Splits
 from core.launch import Launch
 from core.methods import Forward
+from core.normalise import statistics
 from core.part import Mistakes
 from core.ranks import Ranks
 from core.rehearsal import rehearse, rehearse_metrics, small_step
@@ -35,7 +36,8 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Assembly:
-    """Everything built for one run. images: those trained on.  mean, std: per channel of them, scaled to 0..1."""
+    """Everything built for one run. images: those trained on.  mean, std: per channel, of pixels in 0..1,
+    with which they are normalised; empty: each image by its own."""
 
     context: Context
     setup: Setup
@@ -131,7 +133,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
     )
     if plan.share % experiment.accumulate:
         raise ValueError(f"accumulate: {experiment.accumulate} does not divide the {plan.share} images of each process")
-    mean, std = mean_and_std(splits.train)
+    mean, std = statistics(experiment.normalise, splits.train)
     context = Context(
         classes=splits.classes,
         class_counts=splits.train.counts(classes),

@@ -13,6 +13,7 @@ from core.images import Dataset
 from core.losses import CrossEntropy, Loss
 from core.methods import Method, Supervised
 from core.models import Model
+from core.normalise import NORMALISE_MEANING, Normalise
 from core.optimizers import Optimizer
 from core.part import Part
 from core.sampling import LabelNoise, LongTail, Sampling
@@ -29,6 +30,7 @@ class Experiment(Part):
     long_tail: LongTail | None = Field(None, description="make classes of the training set rare, for studies")
     label_noise: LabelNoise | None = Field(None, description="make training labels wrong, for studies")
     sampling: Sampling | None = Field(None, description="how often each image comes; none: each once an epoch")
+    normalise: Normalise = Field("data", description=NORMALISE_MEANING)
     augment: tuple[Augment, ...] = Field((), description="steps applied to training images, in this order")
     loss: Loss = Field(CrossEntropy(), description="per-example loss; its mean is minimised")
     method: Method = Field(Supervised(), description="what a training step computes")
