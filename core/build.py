@@ -170,7 +170,10 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
         rank=ranks.rank,
+        frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
     )
+    if setup.frozen:
+        setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained
     train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
     val = held_out(splits.val, device, ranks)

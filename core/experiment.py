@@ -8,6 +8,7 @@ from pydantic import Field
 
 from core.augment import Augment
 from core.averaging import Ema, Swa
+from core.freeze import Freeze
 from core.history import Metric
 from core.images import Dataset
 from core.losses import CrossEntropy, Loss
@@ -27,6 +28,7 @@ class Experiment(Part):
 
     data: Dataset = Field(description="images and their splits")
     model: Model = Field(description="the network")
+    freeze: Freeze | None = Field(None, description="layers that stand still; none: all are trained")
     long_tail: LongTail | None = Field(None, description="make classes of the training set rare, for studies")
     label_noise: LabelNoise | None = Field(None, description="make training labels wrong, for studies")
     sampling: Sampling | None = Field(None, description="how often each image comes; none: each once an epoch")
