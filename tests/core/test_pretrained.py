@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from core.build import check
 from core.context import Context
+from core.export import exported
 from core.images import Dataset, Images, Splits
 from core.launch import Launch
 from core.models import MLP, ResNet, SmallCNN, Torchvision
@@ -221,3 +222,32 @@ def test_a_vision_transformers_positions_are_interpolated(tmp_path, capsys):
     network = Torchvision(name="vit_b_32", weights=path).build(context("ab", shape=(96, 96, 3)))
     assert network.encoder.pos_embedding.shape[1] == 10
     assert "1 adapted (encoder.pos_embedding: 5 to 10 positions)" in capsys.readouterr().out
+
+
+def test_small_images_are_enlarged_for_a_network_that_takes_none_so_small(home):
+    declared = SHORT.but({"model": Torchvision(name="mobilenet_v3_small", resize=64)})
+    network = declared.model.build(context(shape=(6, 6, 3)))
+    seen = []
+    network.features[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    network.eval()(torch.zeros(2, 3, 6, 6))
+    assert seen == [(2, 3, 64, 64)]
+    run = train(declared, QUIET)
+    pixels = np.zeros((3, 6, 6, 3), np.uint8)
+    served = exported(run).module()(torch.from_numpy(pixels))
+    torch.testing.assert_close(served, torch.from_numpy(run.predict(pixels)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ten_images_of_two_classes_are_enough_for_folder_finetune(forge, tmp_path):
+    from PIL import Image
+
+    for number in range(10):
+        path = tmp_path / "images" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 60), (25 * number, 0, 200 * (number % 2))).save(path)
+    words = ("--root", str(tmp_path / "images"), "--model.weights", "none", "--data.size", "32", "--mlflow", "false")
+    status, text = forge.run("experiments.folder_finetune", "--variant", "few", "--epochs", "2", *words)
+    assert status == 0, text
+    assert "features of 6 + 2 images" in text
+    status, text = forge.run("experiments.folder_finetune", *words)
+    assert (status, "batch_size: 32 is more than the 6 training images" in text) == (2, True)
