@@ -97,7 +97,8 @@ def test_left_and_taken_up_around_the_thaw_it_ends_in_the_same_bits(changes, lea
     assert not changed(judged, second.state.evaluated.state_dict())
 
 
-@pytest.mark.parametrize("step", [pytest.param(9, marks=pytest.mark.slow), 20])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [9, 20])
 def test_a_kill_before_and_after_the_thaw_changes_nothing(step, forge, tmp_path):
     declared = ("--epochs", "3", "--limit", "200", "--freeze.up_to", "7", "--freeze.until", "2", "--ema.decay", "0.9")
     declared += ("--batch_size", "16", "--optimizer", "AdamW", "--optimizer.lr", "0.002")

@@ -139,7 +139,7 @@ def entry(monkeypatch, content, expected=None):
     return name
 
 
-@pytest.mark.parametrize("place", ["store", "hub"])
+@pytest.mark.parametrize("place", ["store", pytest.param("hub", marks=pytest.mark.slow)])
 def test_torchvisions_file_is_found_and_its_hash_checked(place, home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     network = Torchvision(name="resnet18").build(context(range(1000)))
@@ -224,14 +224,17 @@ def test_a_vision_transformers_positions_are_interpolated(tmp_path, capsys):
     assert "1 adapted (encoder.pos_embedding: 5 to 10 positions)" in capsys.readouterr().out
 
 
-def test_small_images_are_enlarged_for_a_network_that_takes_none_so_small(home):
-    declared = SHORT.but({"model": Torchvision(name="mobilenet_v3_small", resize=64)})
-    network = declared.model.build(context(shape=(6, 6, 3)))
+def test_small_images_are_enlarged_for_a_network_that_takes_none_so_small():
+    network = Torchvision(name="mobilenet_v3_small", resize=64).build(context(shape=(6, 6, 3)))
     seen = []
     network.features[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     network.eval()(torch.zeros(2, 3, 6, 6))
     assert seen == [(2, 3, 64, 64)]
-    run = train(declared, QUIET)
+
+
+@pytest.mark.slow
+def test_a_network_that_sees_enlarged_images_is_served_so_too(home):
+    run = train(SHORT.but({"model": Torchvision(name="mobilenet_v3_small", resize=64)}), QUIET)
     pixels = np.zeros((3, 6, 6, 3), np.uint8)
     served = exported(run).module()(torch.from_numpy(pixels))
     torch.testing.assert_close(served, torch.from_numpy(run.predict(pixels)), rtol=1e-4, atol=1e-5)
