@@ -13,6 +13,7 @@ from core.models import SmallCNN, Torchvision
 from core.models.adapting import head_of
 from core.optimizers import SAM, SGD, AdamW, Muon
 from core.part import Mistakes
+from core.run import train
 from tests.core import kills
 from tests.core.kills import Moment, Setup
 from tests.core.test_loop import BASE, CPU, Tiny, taken_up
@@ -147,3 +148,10 @@ def test_among_several_processes_gradients_are_dropped_instead(monkeypatch):
     assert among.state.model[0].weight.requires_grad
     assert not changed(expected, last)
     assert changed(first[0], last)
+
+
+@pytest.mark.slow
+def test_diagnosis_looks_at_the_layers_that_move(home):
+    run = train(CNN.but({"freeze": Freeze(up_to="3", until=1)}), Launch(mlflow=False, threads=1, diagnose=True))
+    assert set(run.history["layer/16/update_ratio"]) == {1, 2, 3}
+    assert set(run.history["layer/0/update_ratio"]) == set(run.history["layer/0/grad_norm"]) == {2, 3}
