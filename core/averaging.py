@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from pydantic import Field
@@ -50,7 +51,7 @@ def average_epoch(setup: Setup, state: State, train: Batches) -> None:
 
     BatchNorm's mean and variance are the plain means over the batches of the same epoch, augmented as in training.
     Each of several processes sees its share of them; the first one's statistics are then everyone's, as they are in
-    training (see `_end_of_epoch`).
+    training (see `_end_of_epoch`). Norms that stand still keep their statistics.
     """
     epoch = len(state.history)
     if state.swa is None or setup.average_from is None or epoch < setup.average_from:
@@ -59,5 +60,7 @@ def average_epoch(setup: Setup, state: State, train: Batches) -> None:
     # the noise of this pass (dropout) is a function of the step too, wherever training was taken up
     reseed(K.step_seeds(setup.seed, setup.rank, state.step, 1)[0], setup.device)
     images = (setup.augment(setup.normalise(batch)).images for batch in train.epoch(epoch))
-    with torch.no_grad(), setup.precision():
-        update_bn(images, state.swa.module)
+    averaged = state.swa.module
+    standing = setup.frozen.held(averaged, epoch) if setup.frozen else nullcontext()
+    with torch.no_grad(), setup.precision(), standing:
+        update_bn(images, averaged)

@@ -18,9 +18,10 @@ from core.averaging import equal_average, moving_average
 from core.batches import Batches, Plan, feed
 from core.context import Context
 from core.experiment import Experiment
-from core.images import Images, Splits, mean_and_std
+from core.images import Images, Splits
 from core.launch import Launch
 from core.methods import Forward
+from core.normalise import statistics
 from core.part import Mistakes
 from core.ranks import Ranks
 from core.rehearsal import rehearse, rehearse_metrics, small_step
@@ -35,7 +36,8 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Assembly:
-    """Everything built for one run. images: those trained on.  mean, std: per channel of them, scaled to 0..1."""
+    """Everything built for one run. images: those trained on.  mean, std: per channel, of pixels in 0..1,
+    with which they are normalised; empty: each image by its own."""
 
     context: Context
     setup: Setup
@@ -60,6 +62,11 @@ def check(experiment: Experiment) -> None:
         per_image(experiment.augment)
     except ValueError as error:
         wrong.append(str(error))
+    if not any(line.startswith("model: ") for line in wrong):  # what it is called, its weights may be
+        try:
+            experiment.model.origin()
+        except Mistakes as mistakes:
+            wrong += mistakes.lines
     if wrong:
         raise Mistakes(wrong)
 
@@ -126,7 +133,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
     )
     if plan.share % experiment.accumulate:
         raise ValueError(f"accumulate: {experiment.accumulate} does not divide the {plan.share} images of each process")
-    mean, std = mean_and_std(splits.train)
+    mean, std = statistics(experiment.normalise, splits.train)
     context = Context(
         classes=splits.classes,
         class_counts=splits.train.counts(classes),
@@ -163,7 +170,10 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
         rank=ranks.rank,
+        frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
     )
+    if setup.frozen:
+        setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained
     train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
     val = held_out(splits.val, device, ranks)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Context:
     """classes: names, in the order of the logits.  class_counts: training samples of each class.
     image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks.
-    mean, std: per channel of the training images in 0..1, with which batches are normalised.  seed: of the run."""
+    mean, std: per channel, of pixels in 0..1, with which batches are normalised; empty: each image by its own.
+    seed: of the run."""
 
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]

@@ -115,6 +115,7 @@ class _Diagnosis:
 
     def _copy_before_last_step(self, step: int) -> None:
         if (step + 1) % self.parts.context.steps_per_epoch == 0:
+            self.layers = layers(self.parts.state.model)  # those of this epoch: a frozen one may have been let go
             self.before = copied(self.layers)
 
     def _look(self) -> dict[str, float]:

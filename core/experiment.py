@@ -8,11 +8,13 @@ from pydantic import Field
 
 from core.augment import Augment
 from core.averaging import Ema, Swa
+from core.freeze import Freeze
 from core.history import Metric
 from core.images import Dataset
 from core.losses import CrossEntropy, Loss
 from core.methods import Method, Supervised
 from core.models import Model
+from core.normalise import NORMALISE_MEANING, Normalise
 from core.optimizers import Optimizer
 from core.part import Part
 from core.sampling import LabelNoise, LongTail, Sampling
@@ -26,9 +28,11 @@ class Experiment(Part):
 
     data: Dataset = Field(description="images and their splits")
     model: Model = Field(description="the network")
+    freeze: Freeze | None = Field(None, description="layers that stand still; none: all are trained")
     long_tail: LongTail | None = Field(None, description="make classes of the training set rare, for studies")
     label_noise: LabelNoise | None = Field(None, description="make training labels wrong, for studies")
     sampling: Sampling | None = Field(None, description="how often each image comes; none: each once an epoch")
+    normalise: Normalise = Field("data", description=NORMALISE_MEANING)
     augment: tuple[Augment, ...] = Field((), description="steps applied to training images, in this order")
     loss: Loss = Field(CrossEntropy(), description="per-example loss; its mean is minimised")
     method: Method = Field(Supervised(), description="what a training step computes")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from core import keys
 from core.part import Mistakes, Part
+from core.spelling import did_you_mean
 
 DECODED = 2048  # images that tell the mean and deviation of all
 
@@ -110,6 +112,24 @@ class Splits:
         if wrong:
             raise DataError(wrong)
 
+    def keeping(self, names: Sequence[str]) -> Splits:
+        """The images of these classes alone, in the data set's order; another data set, by its name and digest.
+
+        Raises DataError for names that are no class, and for fewer than two.
+        """
+        if unknown := [name for name in names if name not in self.classes]:
+            there = f"; there are {', '.join(self.classes[:12])}" + ", ..." * (len(self.classes) > 12)
+            told = (f"{name}{did_you_mean(name, self.classes) or there}" for name in unknown)
+            raise DataError([f"data.only: {self.name} has no class {each}" for each in told])
+        kept = [label for label, name in enumerate(self.classes) if name in names]
+        if len(kept) < 2:
+            raise DataError([f"data.only: {', '.join(names)} is one class; classification takes two"])
+        classes = tuple(self.classes[label] for label in kept)
+        digest = hashlib.sha256("\n".join((self.digest, *classes)).encode()).hexdigest()
+        train, val, test = (_relabelled(images, kept) for images in (self.train, self.val, self.test))
+        name = f"{self.name}, {len(kept)} classes"
+        return Splits(name, classes, train, val, test, digest, self.source)
+
     def limited(self, n: int) -> Splits:
         """At most n samples of each split, its classes in proportion."""
         return replace(self, train=_first(self.train, n), val=_first(self.val, n), test=_first(self.test, n))
@@ -164,6 +184,12 @@ def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], 
 
 def _reopened(file: str, *others: Any) -> Images:
     return Images(np.load(file, mmap_mode="r"), *others)
+
+
+def _relabelled(images: Images, kept: Sequence[int]) -> Images:
+    """Those of the classes `kept`, which become 0, 1, ... in this order."""
+    chosen = images.take(np.isin(images.targets, kept))
+    return replace(chosen, targets=np.searchsorted(np.array(kept), chosen.targets))
 
 
 def _first(images: Images, n: int) -> Images:

@@ -23,6 +23,9 @@ class Launch(Part):
         300, ge=1, description="seconds without a batch after which such a process counts as dead"
     )
     resident: bool | None = Field(None, description="keep the images on the device; none: if they fit a quarter of it")
+    cache_features: bool = Field(
+        True, description="compute once what goes into the head, where freeze leaves that alone to train, unaugmented"
+    )
     log_every: int | None = Field(None, ge=1, description="steps between step/ metrics; none: 20 times an epoch")
     checkpoint_every: str = Field("1m", description="steps (500) or time (90s, 5m) between checkpoints")
     deterministic: bool = Field(False, description="the same bits on a GPU too, at some speed")

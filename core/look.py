@@ -73,9 +73,11 @@ def look(experiment: Experiment, launch: Launch, path: Path) -> Path:
 
 
 def pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 [N, H, W, C] of normalised images float [N, C, H, W]; what is beyond black or white is cut off."""
+    """uint8 [N, H, W, C] of normalised images float [N, C, H, W]; what is beyond black or white is cut off.
+
+    Images normalised each by itself have lost what they were: they are shown at middle brightness and contrast."""
     channels_last = images.detach().float().cpu().permute(0, 2, 3, 1)
-    scaled = channels_last * torch.tensor(tuple(std)) + torch.tensor(tuple(mean))
+    scaled = channels_last * torch.tensor(tuple(std) or (0.25,)) + torch.tensor(tuple(mean) or (0.5,))
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 

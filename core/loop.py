@@ -46,6 +46,7 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
         state.stopwatch.start()
     while not is_over(setup, state.history):
         epoch = len(state.history)
+        standing = setup.frozen.hold(state.model, epoch) if setup.frozen else []
         start = state.step - epoch * steps
         seeds = K.step_seeds(setup.seed, setup.rank, state.step, steps - start)
         began = time.perf_counter()
@@ -54,7 +55,7 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
             clock = Clock(state.step, steps, setup.epochs)
             set_learning_rates(state.optimizer, setup.schedule(clock, state.history))
             try:
-                advance(setup, state, trained, setup.augment(setup.normalise(batch)), clock)
+                advance(setup, state, trained, setup.augment(setup.normalise(batch)), clock, standing)
             except CalledOff:
                 raise diagnose(setup, state, train, state.step, state.step + 1) from None
             state.step += 1

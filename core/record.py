@@ -142,7 +142,8 @@ class Run:
             mean=tuple(self.record["data"]["mean"]),
             std=tuple(self.record["data"]["std"]),
         )
-        model = experiment.loss.network(experiment.model, context)
+        # where its first weights came from does not matter any more
+        model = experiment.loss.network(experiment.model.model_copy(update={"weights": None}), context)
         try:
             kept = load_file(weights)
         except (OSError, SafetensorError) as error:

@@ -34,7 +34,7 @@ DIFF, UNTRACKED = "code/uncommitted.diff", "code/untracked"
 
 @dataclass(frozen=True)
 class Check:
-    """what: code, packages, data or machine.  differences: none where it is the same."""
+    """what: code, packages, weights, data or machine.  differences: none where it is the same."""
 
     what: str
     differences: tuple[str, ...]
@@ -94,6 +94,7 @@ def standing(run: Run, launch: Launch) -> list[Check]:
     return [
         Check("code", tuple(_code(run))),
         Check("packages", tuple(_packages(run))),
+        Check("weights", tuple(_weights(run))),
         Check("data", tuple(digests if splits.digest != run.record["data"]["digest"] else ())),
         Check("machine", tuple(machine)),
     ]
@@ -152,6 +153,13 @@ def _code(run: Run) -> Iterator[str]:
         old, new = artifacts / UNTRACKED / file, paths.ROOT / file
         if not (old.exists() and new.exists() and old.read_bytes() == new.read_bytes()):
             yield f"{file}, untracked, is not the same"
+
+
+def _weights(run: Run) -> Iterator[str]:
+    """What the network began with, where that was not drawn."""
+    then, now = run.record.get("weights"), run.experiment.model.origin()
+    if then and now and then["sha256"] != now.sha256:
+        yield f"sha256 {then['sha256'][:12]} then, {now.sha256[:12]} now"
 
 
 def _packages(run: Run) -> Iterator[str]:

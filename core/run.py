@@ -94,6 +94,7 @@ def reopened(run: Run, stage: Stage) -> Iterator[Work]:
         splits, parts = prepare(experiment, launch, stage.ranks)
         if splits.digest != run.record["data"]["digest"]:
             raise Mistakes([f"{run.id}: the data have changed since it began ({splits.source})"])
+        refuse_other_weights(run)
         journal = Journal(run.folder) if first else None
         work = Work(run, journal, experiment, launch, splits, parts, stage)
         with work.on_record():
@@ -101,6 +102,13 @@ def reopened(run: Run, stage: Stage) -> Iterator[Work]:
                 reopen_run(journal, run)
             restore(run, journal, splits, parts)
             yield work
+
+
+def refuse_other_weights(run: Run) -> None:
+    """Raises Mistakes where the pretrained weights that a run began with are no longer what they were."""
+    recorded, now = run.record.get("weights"), run.experiment.model.origin()
+    if recorded and now and now.sha256 != recorded["sha256"]:
+        raise Mistakes([f"{run.id}: the weights in {now.path} have changed since it began; put back the old file"])
 
 
 def interrupted(experiment: str) -> Run:

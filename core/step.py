@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 
 from core import distributed
 from core.batches import Batch
+from core.freeze import Frozen
 from core.history import History
 from core.methods import LossFunction, Method, Output
 from core.metrics import correct
@@ -44,6 +45,7 @@ class Setup:
     average_from: int | None = None
     autocast: torch.dtype | None = None
     rank: int = 0
+    frozen: Frozen | None = None
 
     def precision(self) -> AbstractContextManager[object]:
         """The context that forward passes run in."""
@@ -64,8 +66,15 @@ class CalledOff(Exception):
     """A step was not taken because its loss or gradient is not finite; weights and momentum are as before."""
 
 
-def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batch, clock: Clock) -> None:
-    """One optimizer step on a batch, augmented and normalised.
+def advance(
+    setup: Setup,
+    state: State,
+    trained: list[torch.Tensor],
+    batch: Batch,
+    clock: Clock,
+    standing: Sequence[torch.Tensor] = (),
+) -> None:
+    """One optimizer step on a batch, augmented and normalised. standing: those of `trained` that stand still.
 
     Where the optimizer is fused there is no synchronisation with the device: a step that is not finite is called off
     there, and every later one too, until the host reads `state.sums`. Elsewhere it raises CalledOff.
@@ -79,6 +88,8 @@ def advance(setup: Setup, state: State, trained: list[torch.Tensor], batch: Batc
         for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
             parameter.grad = None
         loss, right = gradients(setup, state, state.shared, batch, clock)
+        for parameter in standing:  # what has no gradient no optimizer moves
+            parameter.grad = None
         if scaler:
             scaler.unscale_(optimizer)
         norm = gradient_norm(p.grad for p in trained if p.grad is not None)

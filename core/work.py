@@ -14,6 +14,7 @@ from core.build import Assembly, studied
 from core.checkpoint import CHECKPOINTS, Saver, belongs, keep_last
 from core.experiment import Experiment
 from core.failures import Unfinished, explained
+from core.features import fed
 from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
@@ -157,8 +158,8 @@ class Work:
         journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
 
     def _fitted(self) -> Iterator[Event]:
-        parts = self.parts
-        return anomaly.explained(fit(parts.setup, parts.state, parts.train, parts.val), parts)
+        given = fed(self.experiment, self.launch, self.parts)
+        return anomaly.explained(fit(given.setup, self.parts.state, given.train, given.val), self.parts)
 
 
 def _save(journal: Journal, saver: Saver, state: State) -> None:

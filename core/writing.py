@@ -118,7 +118,9 @@ def open_run(
     for file in untracked:
         shutil.copyfile(paths.ROOT / file, journal.artifact(f"code/untracked/{file}"))
         journal.keep(f"code/untracked/{file}")
-    keep_record(journal, run, experiment, launch, heading, tags, data=data, continued=continued and continued.id)
+    origin = experiment.model.origin()
+    more = {"data": data, "continued": continued and continued.id, "weights": origin and origin.record()}
+    keep_record(journal, run, experiment, launch, heading, tags, **more)
 
 
 def reopen_run(journal: Journal, run: Run) -> None:

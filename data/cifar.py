@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import Field
 
 from core.images import DataError, Dataset, Splits
 from core.paths import store
@@ -58,22 +61,36 @@ HUNDRED = Official(
 )
 
 
-class Cifar10(Dataset):
+class Cifar(Dataset, ABC):
+    """Base of the two."""
+
+    only: tuple[str, ...] = Field((), description="classes to keep, e.g. cat,dog: a data set of its own; none: all")
+
+    @abstractmethod
+    def official(self) -> Official:
+        """Which of the two."""
+
+    def load(self, root: Path | None) -> Splits:
+        splits = _load(self, self.official(), root)
+        return splits.keeping(self.only) if self.only else splits
+
+
+class Cifar10(Cifar):
     """50,000 + 10,000 colour photographs, 32 x 32, ten classes; downloaded (170 MB) unless --root names them.
 
     --root: the official archive, a folder that holds it, its unpacked batches, or the images as files in
     train/<class>/ and test/<class>/: a folder, a tar or a zip.
     """
 
-    def load(self, root: Path | None) -> Splits:
-        return _load(self, TEN, root)
+    def official(self) -> Official:
+        return TEN
 
 
-class Cifar100(Dataset):
+class Cifar100(Cifar):
     """50,000 + 10,000 colour photographs, 32 x 32, a hundred classes (the fine labels); --root as for Cifar10."""
 
-    def load(self, root: Path | None) -> Splits:
-        return _load(self, HUNDRED, root)
+    def official(self) -> Official:
+        return HUNDRED
 
 
 def _load(dataset: Dataset, official: Official, root: Path | None) -> Splits:

@@ -39,7 +39,11 @@ def test_smoke(name, forge, tree, home):
 
     declared = importlib.import_module(f"experiments.{name}").EXPERIMENT
     root = [] if declared.data.embedded else ["--root", str(tree)]
-    status, text = forge.run(f"experiments.{name}", "--smoke", *root)
+    # no weights to fetch, and photographs as small as the tree's
+    drawn = ["--model.weights", "none"] if declared.model.weights else []
+    small = ["--data.size", "32"] if "size" in type(declared.data).model_fields else []
+    small += ["--model.resize", "32"] if getattr(declared.model, "resize", None) else []
+    status, text = forge.run(f"experiments.{name}", "--smoke", *root, *drawn, *small)
     assert status == 0, text
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     (experiment,) = [e for e in client.search_experiments() if e.name == name]

@@ -76,16 +76,29 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def normaliser(mean: Iterable[float], std: Iterable[float], device: torch.device) -> Callable[[Batch], Batch]:
     """Turns images uint8 [N, H, W, C] into float [N, C, H, W], channels last in memory, of mean 0 and deviation 1.
 
-    mean, std: per channel, of pixels scaled to 0..1.
+    mean, std: per channel, of pixels scaled to 0..1. Both empty: each image by its own, over all of its pixels and
+    channels, as tf.image.per_image_standardization does.
     """
-    shift = 255 * torch.tensor(tuple(mean), device=device)
-    scale = 1 / (255 * torch.tensor(tuple(std), device=device))
+    mean, std = tuple(mean), tuple(std)
+    if not mean:
+        return _standardised
+    shift = 255 * torch.tensor(mean, device=device)
+    scale = 1 / (255 * torch.tensor(std, device=device))
 
     def normalise(batch: Batch) -> Batch:
         images = batch.images.float().sub_(shift).mul_(scale)
         return batch._replace(images=images.permute(0, 3, 1, 2))
 
     return normalise
+
+
+def _standardised(batch: Batch) -> Batch:
+    pixels = batch.images.float()
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    # as there, the deviation of an image of one colour is no less than that of a single pixel that is 1 off
+    least = pixels[0].numel() ** -0.5
+    std = pixels.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp(min=least)
+    return batch._replace(images=((pixels - mean) / std).permute(0, 3, 1, 2))
 
 
 def augmented(steps: Iterable[Augment], classes: int, batch: Batch) -> Batch:

@@ -106,6 +106,10 @@ def _renormalisation(data: Any, context: Context) -> tuple[torch.Tensor, torch.T
     """What images normalised here are multiplied by, and then what is added, to be what the teacher was trained on."""
     if (tuple(data["mean"]), tuple(data["std"])) == (context.mean, context.std):
         return None
+    if not data["mean"] or not context.mean:
+        raise ValueError(
+            "method.teacher: one of the two sees each image normalised by itself; use one normalise for both"
+        )
     known = (data["mean"], data["std"], context.mean, context.std)
     mean, std, own_mean, own_std = (torch.tensor(v, device=context.device)[:, None, None] for v in known)
     return own_std / std, (own_mean - mean) / std

@@ -9,9 +9,12 @@ from pydantic import Field
 from torch import nn
 
 from core.context import Context
+from core.models.adapting import adapt
 from core.models.initial import initialise
+from core.models.pretrained import Origin, find, read
 from core.models.wiring import keep_in_fp32, recompute
 from core.part import Part
+from core.terminal import tell
 
 
 class Model(Part, ABC):
@@ -20,6 +23,11 @@ class Model(Part, ABC):
     None of it renames a weight: a network loads into the same network with other choices here.
     """
 
+    weights: str | None = Field(
+        None,
+        description="pretrained: torchvision's by name (IMAGENET1K_V1), a finished run, or a file (.safetensors, or a "
+        "state dict of torch.save); none: drawn",
+    )
     init: Literal["default", "kaiming", "xavier", "orthogonal"] = Field(
         "default", description="first weights; default: as the architecture has them"
     )
@@ -33,15 +41,33 @@ class Model(Part, ABC):
     def build(self, context: Context) -> nn.Module:
         """The network, from images float [N, C, H, W] to logits [N, classes], freshly initialised.
 
-        Raises ValueError for images that it cannot take and for names in fp32 that it lacks.
+        With `weights`, its head is drawn all the same where the classes are others. Raises ValueError for images that
+        it cannot take, for weights that do not fit and for names in fp32 that it lacks.
         """
         network = self.network(context)
         if self.init != "default":
             initialise(network, self.init)
+        if origin := self.origin():
+            self._load(network, origin, context)
         if self.checkpointing and not recompute(network):
             raise ValueError(f"model.checkpointing: {self.label()} has no chain of blocks that could be computed again")
         keep_in_fp32(network, self.fp32)
         return network
+
+    def origin(self) -> Origin | None:
+        """Where the declared weights are from; None for drawn ones. Raises Mistakes where there are none such."""
+        return find(self.weights, self.published()) if self.weights else None
+
+    def published(self) -> str | None:
+        """The name by which torchvision offers weights for this network; None where it does not."""
+        return None
+
+    def _load(self, network: nn.Module, origin: Origin, context: Context) -> None:
+        same = origin.classes is None or origin.classes == context.classes
+        told = f"weights of {origin.name} ({origin.path.name}, sha256 {origin.sha256[:12]})"
+        came = adapt(network, read(origin.path), len(context.classes), same, f"model.weights: {told}")
+        if not context.rank:
+            tell(f"{told}: {came.told()}")
 
     @abstractmethod
     def network(self, context: Context) -> nn.Module:

@@ -29,6 +29,9 @@ class ResNet(Model):
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
     stochastic_depth: float = Field(0.0, ge=0, lt=1, description=DEPTH_MEANING)
 
+    def published(self) -> str | None:
+        return f"resnet{self.depth}" if self.norm == "batch" else None
+
     def network(self, context: Context) -> nn.Module:
         # torchvision takes 1.3 s to import: only who builds a ResNet pays for it
         from torchvision.models import resnet

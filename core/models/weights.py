@@ -27,7 +27,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source
     ]
     found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     of = f"of {len(expected)} weights of {type(network).__name__}"
-    lines = [f"{source}: {len(names)} {what} ({of}): {_few(names)}" for what, names in found.items() if names]
+    lines = [f"{source}: {len(names)} {what} ({of}): {few(names)}" for what, names in found.items() if names]
     if lines:
         raise Mistakes(lines)
     network.load_state_dict(weights)
@@ -37,5 +37,6 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
     return ", ".join(names[:MOST_NAMED]) + (f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")

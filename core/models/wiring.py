@@ -133,6 +133,18 @@ def _drop_input(p: float, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -
     return (F.dropout(inputs[0], p, module.training), *inputs[1:])
 
 
+def resize_input(network: nn.Module, side: int) -> None:
+    """Images [N, C, H, W] come to it as [N, C, side, side], bilinear, antialiased where that makes them smaller."""
+    network.register_forward_pre_hook(partial(_resize_input, side))
+
+
+def _resize_input(side: int, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    images = inputs[0]
+    if images.ndim != 4:  # features, computed already
+        return inputs
+    return (F.interpolate(images, (side, side), mode="bilinear", antialias=True), *inputs[1:])
+
+
 def drop_branches(branches: Sequence[nn.Module], deepest: float) -> None:
     """Stochastic depth (Huang et al. 2016): drop the output of the l-th of L branches with l / L * deepest.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from core.context import Context
 from core.models.base import Model
 from core.models.fitting import fitted, last_linear
 from core.models.resnet import branch_ends
-from core.models.wiring import drop_branches, dropout_before
+from core.models.wiring import drop_branches, dropout_before, resize_input
 from core.spelling import did_you_mean
 
 AUXILIARY = ("googlenet", "inception_v3")
@@ -27,6 +28,9 @@ class Torchvision(Model):
     name: str = Field(description="as torchvision.models spells it, e.g. efficientnet_b0")
     dropout: float | None = Field(
         None, ge=0, lt=1, description="none: the network's own; where it has none, before the last layer"
+    )
+    resize: int | None = Field(
+        None, ge=8, le=1024, description="the network sees images resized to this side, bilinear; none: as they come"
     )
     stochastic_depth: float | None = Field(
         None, ge=0, lt=1, description="of the deepest residual branch (Huang et al. 2016); none: the network's own"
@@ -44,12 +48,19 @@ class Torchvision(Model):
         if self.auxiliary and self.name not in AUXILIARY:
             raise ValueError(f"{self.name} has no auxiliary heads; there is {', '.join(AUXILIARY)}")
 
+    def published(self) -> str | None:
+        return self.name
+
     def network(self, context: Context) -> nn.Module:
         """Raises ValueError for images that it cannot take, with the smallest that it can."""
         self.check()
-        network = fitted(self.name, self._make, context)
+        side = self.resize
+        shape = context.image_shape if side is None else (side, side, context.image_shape[2])
+        network = fitted(self.name, self._make, replace(context, image_shape=shape))
         if self.stochastic_depth is not None:
             self._drop_depth(network, self.stochastic_depth)
+        if side is not None:
+            resize_input(network, side)
         return network
 
     def _make(self, shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -198,7 +198,10 @@ def _data(run: Run) -> Iterator[str]:
             ("source", data["source"]),
             ("images", f"{data['train']:,} train, {data['val']:,} val, {data['test']:,} test"),
             ("size", f"{width} x {height} pixels, {channels} channels"),
-            ("mean, deviation", " | ".join(_numbers(data[name]) for name in ("mean", "std"))),
+            (
+                "mean, deviation",
+                " | ".join(_numbers(data[name]) for name in ("mean", "std") if data[name]) or "of each image",
+            ),
             ("digest", data["digest"]),
         ],
     )

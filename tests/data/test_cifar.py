@@ -57,6 +57,30 @@ def test_rows_are_the_stored_planes(tmp_path):
     assert np.array_equal(splits.test.rows, np.arange(100, 120))
 
 
+def test_some_classes_alone_are_a_data_set_of_their_own(tmp_path):
+    root = official_archive(cifar.TEN, tmp_path)
+    whole, some = Cifar10().load(root), Cifar10(only=("class07", "class02", "class03")).load(root)
+    assert some.classes == ("class02", "class03", "class07")
+    assert some.name == "CIFAR-10, 3 classes"
+    for split in ("train", "val", "test"):
+        ours, theirs = getattr(some, split), getattr(whole, split)
+        assert ours.rows.tolist() == theirs.rows[np.isin(theirs.targets, (2, 3, 7))].tolist()
+        assert [(2, 3, 7)[target] for target in ours.targets] == theirs.targets[
+            np.isin(theirs.rows, ours.rows)
+        ].tolist()
+    rest = Cifar10(only=tuple(name for name in whole.classes if name not in some.classes)).load(root)
+    assert len({whole.digest, some.digest, rest.digest}) == 3
+    assert len(rest.train) + len(some.train) == len(whole.train)
+
+
+def test_classes_to_keep_that_are_none_are_refused_with_the_nearest(tmp_path):
+    root = official_archive(cifar.TEN, tmp_path)
+    told = complaint(root, Cifar10(only=("clas03", "dog")))
+    assert "data.only: CIFAR-10 has no class clas03; did you mean class03" in told
+    assert "no class dog; there are class00, class01" in told
+    assert "one class; classification takes two" in complaint(root, Cifar10(only=("class03",)))
+
+
 class Evil:
     def __init__(self, marker):
         self.marker = marker

@@ -1,0 +1,40 @@
+"""Which architecture makes most of CIFAR-10 under one recipe?
+
+    python -m experiments.cifar_zoo --root PATH                    MobileNet v3, the smallest
+    python -m experiments.cifar_zoo --variant resnet18             with a CIFAR stem; the others are held to it
+    python -m experiments.cifar_zoo --variant vit --seeds 3
+
+Networks made for ImageNet divide the side by 32, or cut it into patches of 16. They see the images enlarged to 128
+pixels, so that their last maps are 4 x 4, as those of ResNet-18 with its CIFAR stem are of 32.
+
+Expected: accuracies not yet measured; parameters, FLOPs and speed are in README.md.
+"""
+
+from core.experiment import Experiment
+from core.losses import CrossEntropy
+from core.models import ResNet, Torchvision
+from core.optimizers import AdamW
+from core.schedules import Cosine
+from data import Cifar10
+from experiments.recipes import CROP_AND_FLIP
+
+ENLARGED = 128
+
+EXPERIMENT = Experiment(
+    data=Cifar10(),
+    model=Torchvision(name="mobilenet_v3_small", resize=ENLARGED),
+    augment=CROP_AND_FLIP,
+    loss=CrossEntropy(label_smoothing=0.1),
+    optimizer=AdamW(lr=1e-3, weight_decay=0.05),
+    schedule=Cosine(warmup_epochs=3),
+    clip_norm=1.0,
+    epochs=60,
+    batch_size=128,
+)
+VARIANTS = {
+    "resnet18": {"model": ResNet(depth=18, stem="cifar")},
+    "vgg": {"model": Torchvision(name="vgg11_bn", resize=ENLARGED)},
+    "efficientnet": {"model": Torchvision(name="efficientnet_b0", resize=ENLARGED)},
+    "inception": {"model": Torchvision(name="inception_v3", resize=ENLARGED)},
+    "vit": {"model": Torchvision(name="vit_b_16", resize=ENLARGED)},
+}

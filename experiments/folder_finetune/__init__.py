@@ -1,0 +1,42 @@
+"""How far does a pretrained network get on images of your own, head first, then all of it?
+
+    python -m experiments.folder_finetune --root PATH                    <class>/*.jpg, or train/ and test/ of such
+    python -m experiments.folder_finetune --root PATH --variant probe    the head alone: seconds, on a laptop too
+    python -m experiments.folder_finetune --root PATH --variant few      a handful of images per class
+    python -m experiments.folder_finetune --root PATH --model.name efficientnet_b0
+    python -m experiments.folder_finetune --root PATH --model.weights none --freeze none    drawn weights, no download
+
+The head is trained for two epochs, then everything, deeper layers at lower rates (optimizer.layer_decay).
+
+Expected: not yet measured
+"""
+
+from core.augment import HorizontalFlip, RandomCrop
+from core.experiment import Experiment
+from core.freeze import Freeze
+from core.losses import CrossEntropy
+from core.models import Torchvision
+from core.optimizers import AdamW
+from core.schedules import Cosine
+from data import ImageFolder
+
+EXPERIMENT = Experiment(
+    data=ImageFolder(size=224),
+    model=Torchvision(name="resnet18", weights="IMAGENET1K_V1"),
+    freeze=Freeze(until=2),
+    normalise="imagenet",
+    augment=(RandomCrop(padding=28), HorizontalFlip()),
+    loss=CrossEntropy(label_smoothing=0.1),
+    optimizer=AdamW(lr=1e-3, weight_decay=0.05, layer_decay=0.7),
+    schedule=Cosine(warmup_epochs=1),
+    select="val/loss",
+    epochs=12,
+    batch_size=32,
+)
+PROBE = {"freeze.until": None, "augment": ()}
+VARIANTS = {
+    "probe": PROBE,
+    "few": PROBE | {"batch_size": 4, "epochs": 30},
+    "whole": {"freeze": None},
+    "one_rate": {"optimizer.layer_decay": 1.0, "optimizer.lr": 1e-4},
+}
