@@ -75,9 +75,9 @@ def test_a_run_keeps_one_that_shows_the_first_batch(changes, monkeypatch):
             shown.append((pixels, titles))
         path.touch()
 
-    def step(setup, state, trained, batch, clock):
+    def step(setup, state, trained, batch, clock, *more):
         stepped.append(batch)
-        advance(setup, state, trained, batch, clock)
+        advance(setup, state, trained, batch, clock, *more)
 
     monkeypatch.setattr(plots, "contact_sheet", keep)
     monkeypatch.setattr(loop, "advance", step)
