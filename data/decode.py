@@ -26,7 +26,7 @@ SUFFIXES = frozenset(
 
 
 class Unreadable(DataError):
-    """One image that cannot be decoded."""
+    """An image that cannot be decoded, or several."""
 
 
 def decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
