@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core import distributed
+from core import distributed, several
 from core import keys as K
 from core.augment import augmented, normaliser, per_image
 from core.averaging import equal_average, moving_average
@@ -112,6 +112,8 @@ def assemble(
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
+    if splits.several:
+        several.refuse(experiment)
     splits = studied(experiment, splits)
     sampling = experiment.sampling
     drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
@@ -163,6 +165,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
         rank=ranks.rank,
+        several=splits.several,
     )
     train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))

@@ -48,8 +48,9 @@ def arrange(tree: Tree) -> Layout:
 
 
 def lacking(source: Path, splits: Splits) -> list[str]:
-    """A line for each split that lacks a class."""
+    """A line for each split that lacks a class; of several labels at a time, only train must have them all."""
     classes, each = splits.classes, {"train": splits.train, "val": splits.val, "test": splits.test}
+    each = {"train": splits.train} if splits.several else each
     return [
         f"{source}: {split} would have no image of {', '.join(absent)}; add images, or change the fractions"
         for split, images in each.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import posixpath
 import re
@@ -17,7 +16,7 @@ from core.images import DataError
 from core.spelling import did_you_mean
 from data import archive, disk
 from data.layout import WHOLE
-from data.terminal import first, printable
+from data.terminal import printable
 from data.tree import SPLITS
 
 SUFFIXES = (".csv", ".parquet")
@@ -26,22 +25,21 @@ EXPECTED = (
     "split (train, val, test) and group; paths are relative to the table's folder"
 )
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
-_WHOLE_NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
 class Columns:
     """Names of the columns. split, group: None where there is none to be used.
 
-    separator: between the labels of an image; None where each has one.
+    several: an image may have any number of labels, as a list or as text with the separator between them.
     """
 
     path: str
     label: str
     split: str | None
     group: str | None
-    separator: str | None = None
+    several: bool = False
+    separator: str = "|"
 
     def named(self) -> dict[str, str]:
         """Role -> name, of those to be used."""
@@ -106,23 +104,6 @@ def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row],
     return rows, wrong + list(_straddling(rows)) + list(_wrong_splits(rows))
 
 
-def class_names(labels: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
-    """(classes in their order, what is wrong with them).
-
-    Labels that are whole numbers, as numbers or as text, are class names in the order of their values; all others in
-    the order of the alphabet. A number with a fraction is the name of no class.
-    """
-    names = sorted(set(labels))
-    if names and all(_WHOLE_NUMBER.fullmatch(name) for name in names):
-        names.sort(key=lambda name: (int(name), name))
-        twice = [f"{a} and {b}" for a, b in itertools.pairwise(names) if int(a) == int(b)]
-        return tuple(names), [f"labels {pair} are one number; write it in one way" for pair in twice]
-    if names and all(_NUMBER.fullmatch(name) for name in names):
-        broken = ", ".join(first([name for name in names if not _WHOLE_NUMBER.fullmatch(name)], 5))
-        return tuple(names), [f"labels are numbers, and {broken} not whole: write whole numbers, or names of classes"]
-    return tuple(names), []
-
-
 def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
     """Role -> cells. Raises DataError."""
     with disk.told(table):
@@ -135,7 +116,10 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
         raise DataError([*(f"{table}: {line}" for line in wrong), EXPECTED])
     if not content.num_rows:
         raise DataError([f"{table} has no rows", EXPECTED])
-    return {role: content.column(name).to_pylist() for role, name in named.items()}
+    cells = {role: content.column(name).to_pylist() for role, name in named.items()}
+    if columns.several and table.suffix.lower() == ".csv":  # which knows no empty list
+        cells["label"] = [[] if cell is None else cell for cell in cells["label"]]
+    return cells
 
 
 def _present(columns: Columns, known: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -224,9 +208,17 @@ def _text(role: str, cell: Any) -> str:
 
 
 def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:
-    if isinstance(cell, list):
-        raise _Wrong("a list of labels, where each image has one")
-    return (_text("label", cell),)
+    if not columns.several:
+        name = _text("label", "|".join(map(str, cell)) if isinstance(cell, list) else cell)
+        if isinstance(cell, list) or columns.separator in name:
+            advice = "for several, declare --data.several true; or another --data.separator"
+            raise _Wrong(f"{printable(name)} is more than one label; {advice}")
+        return (name,)
+    cells = cell.split(columns.separator) if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
+    names = tuple(sorted(_text("label", one) for one in cells))
+    if len(set(names)) < len(names):
+        raise _Wrong(f"{printable(', '.join(names))}: a label comes twice")
+    return names
 
 
 def _split(cell: Any) -> str:

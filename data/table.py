@@ -13,7 +13,7 @@ from pydantic import Field
 
 from core.images import DataError, Dataset, Images, Splits, stratified
 from core.stratify import held_out
-from data import cache, ingest, layout, rows
+from data import cache, ingest, labels, layout, rows
 from data.decode import Unreadable
 from data.folder import TEST_SEED
 from data.tree import Tree
@@ -23,10 +23,13 @@ class ImageTable(Dataset):
     """A .csv or .parquet file of paths and labels, given with --root: the file, or the folder that holds just one.
 
     Paths are relative to the table's folder. A label is a name or a whole number; whole numbers are class names, in
-    the order of their values. Splits are those of the table, or drawn: test_fraction and val_fraction of each class.
-    A group (a patient, a camera) is never divided between splits.
+    the order of their values. With several, an image has any number of labels: cat|dog, or a list in a Parquet file; an
+    empty cell of a CSV file is none. Splits are those of the table, or drawn: test_fraction and val_fraction of each
+    class. A group (a patient, a camera) is never divided between splits.
     """
 
+    several: bool = Field(False, description="an image may have any number of labels, none too")
+    separator: str = Field("|", min_length=1, description="stands between the labels of one image")
     size: int = Field(224, ge=8, le=4096, description="pixels; the largest centred square is resized to size x size")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test; no column of splits needed")
     path_column: str = Field("path", description="column of paths, relative to the table's folder")
@@ -40,11 +43,13 @@ class ImageTable(Dataset):
             raise DataError(["ImageTable needs your table: name it with --root PATH", rows.EXPECTED])
         table = rows.find(root)
         columns = rows.Columns(self.path_column, self.label_column, self.split_column, self.group_column)
+        columns = replace(columns, several=self.several, separator=self.separator)
         found, wrong = rows.read(table, columns, self.allow_outside)
-        classes, wrong_names = rows.class_names(label for row in found for label in row.labels)
+        classes, wrong_names = labels.class_names(name for row in found for name in row.labels)
         wrong += wrong_names
-        if found and not wrong and len(classes) < 2:
-            wrong.append(f"{classes[0]} is the only class; classification takes two")
+        if found and not wrong and len(classes) < (1 if self.several else 2):
+            only = f"{classes[0]} is the only class; classification takes two" if classes else "no image has a label"
+            wrong.append(only)
         cached = _pixels(table, found, ingest.Recipe(self.size, listed=None), wrong)
         splits = self._splits(table, found, classes, cached)
         if lacking := layout.lacking(table, splits):
@@ -52,9 +57,7 @@ class ImageTable(Dataset):
         return splits
 
     def _splits(self, table: Path, found: list[rows.Row], classes: tuple[str, ...], cached: cache.Cached) -> Splits:
-        place = {name: label for label, name in enumerate(classes)}
-        targets = np.array([place[row.labels[0]] for row in found], dtype=np.int64)
-        images = replace(cached.images(layout.WHOLE), targets=targets)
+        images = replace(cached.images(layout.WHOLE), targets=self._targets(found, classes))
         splits = np.array([row.split for row in found], dtype=object)
         groups = _numbered([row.group for row in found])
         if layout.WHOLE in splits:
@@ -63,7 +66,18 @@ class ImageTable(Dataset):
         if "val" not in splits:
             splits[_held(images, groups, splits == "train", self.val_fraction, self.split_seed)] = "val"
         train, val, test = (images.take(splits == split) for split in ("train", "val", "test"))
-        return Splits(table.stem, classes, train, val, test, _digest(cached.index.digest, found), cached.source)
+        digest = _digest(f"{cached.index.digest} {self.several}", found)
+        return Splits(table.stem, classes, train, val, test, digest, cached.source, self.several)
+
+    def _targets(self, found: list[rows.Row], classes: tuple[str, ...]) -> np.ndarray:
+        """int64 [N]; of several labels, float32 [N, C]."""
+        place = {name: label for label, name in enumerate(classes)}
+        if not self.several:
+            return np.array([place[row.labels[0]] for row in found], dtype=np.int64)
+        targets = np.zeros((len(found), len(classes)), dtype=np.float32)
+        for row, target in zip(found, targets, strict=True):
+            target[[place[name] for name in row.labels]] = 1
+        return targets
 
 
 def _held(images: Images, groups: np.ndarray | None, among: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -73,7 +87,8 @@ def _held(images: Images, groups: np.ndarray | None, among: np.ndarray, fraction
     if groups is None:
         held[among] = stratified(targets, fraction, seed)
     else:
-        held[among] = held_out(targets[:, None] == np.unique(targets), groups[among], fraction, seed)
+        has = targets > 0 if targets.ndim == 2 else targets[:, None] == np.unique(targets)
+        held[among] = held_out(has, groups[among], fraction, seed)
     return held
 
 
