@@ -189,6 +189,13 @@ def test_paths_that_lead_out_are_refused_unless_allowed(path, tmp_path):
         assert loaded(made, allow_outside=True).source == "table.csv: 21 images"
 
 
+def test_one_image_under_two_names_is_told(tmp_path):
+    path = table(tmp_path)
+    os.symlink(tmp_path / "images/00.png", tmp_path / "images/link.png")
+    path.write_text(path.read_text() + "images/link.png,dog\n")
+    assert "row 21: images/link.png is the image of row 1, too; remove one" in complaint(path)
+
+
 @pytest.mark.parametrize("path", ["http://a.b/x.png", "s3://a/x.png", "\\\\server\\x.png", "//server/x", "file:///x"])
 def test_what_is_on_another_machine_is_never_read(path, tmp_path):
     made = written(tmp_path / "table.csv", ("path", "label"), [[path, "a"]])
