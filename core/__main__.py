@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
 
-from core import journal, paths
 from core.part import Mistakes
 from core.spelling import did_you_mean
+
+# verb -> the module whose `main(words)` does it and gives the exit status, imported only then; what it is for
+VERBS = {
+    "cache": ("data.caches", "what has been decoded into data/store; cache --prune DAYS makes room"),
+    "compare": ("core.compare.command", "settings on record: seeds folded together, differences with intervals"),
+    "figures": (
+        "core.figures.command",
+        "the READMEs' numbers and pictures anew from the record, or what is missing",
+    ),
+    "import": (
+        "core.importing.command",
+        "import PATH ...: old runs, of TensorBoard or CSV logs, into the record",
+    ),
+    "launch": ("core.launcher", "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
+    "list": ("core.listing", "every experiment: question, command, expected, best on record"),
+    "look": ("core.look", "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),
+    "register": ("core.register", "register RUN NAME [--alias ALIAS]: its model into MLflow's registry, to be served"),
+    "report": ("core.report.command", "report RUN: a page that looks into a finished run, made anew"),
+    "rerun": ("core.rerun", "rerun RUN: the same declaration once more, and whether the same comes out"),
+    "sync": ("core.syncing", "send to MLflow what it lacks (of the runs named, or of all)"),
+    "ui": ("core.ui", "MLflow's pages over the right store, on this machine, in the browser"),
+}
 
 
 def main() -> None:
@@ -22,7 +43,8 @@ def main() -> None:
             sys.exit(0 if words else 2)
         if words[0] not in VERBS:
             raise Mistakes([f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; there is {', '.join(VERBS)}"])
-        sys.exit(VERBS[words[0]][0](words[1:]))
+        module, _ = VERBS[words[0]]
+        sys.exit(importlib.import_module(module).main(words[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
     except Mistakes as mistakes:
@@ -30,123 +52,6 @@ def main() -> None:
             print(f"labbook: {line}", file=sys.stderr)
         sys.exit(2)
 
-
-def _list(words: Sequence[str]) -> int:
-    from core.listing import show
-
-    if words:
-        raise Mistakes([f"list takes no {words[0]}"])
-    show()
-    return 0
-
-
-def _sync(words: Sequence[str]) -> int:
-    """Send to MLflow what it lacks, of all runs or of those named."""
-    from core.record import load
-    from core.tracking import sync, tracking_uri
-    from core.tracking.record import public
-
-    every = sorted(path.parent for path in paths.runs().glob(f"*/{journal.FILE}"))
-    folders = [load(word).folder for word in words] or every
-    standings = sync(folders)
-    for standing in standings:
-        for refused in standing.refused:
-            print(f"{standing.run}: MLflow refused {refused}")
-        if not standing.complete:
-            print(f"{standing.run}: {standing.waiting} entries wait: {standing.why}")
-    complete = sum(standing.complete for standing in standings)
-    print(f"{complete} of {len(standings)} runs are complete in {public(tracking_uri())}")
-    return 0 if complete == len(standings) else 1
-
-
-def _compare(words: Sequence[str]) -> int:
-    from core.compare.command import main
-
-    return main(words)
-
-
-def _import(words: Sequence[str]) -> int:
-    from core.importing.command import main
-
-    return main(words)
-
-
-def _launch(words: Sequence[str]) -> int:
-    from core.launcher import main
-
-    return main(words)
-
-
-def _look(words: Sequence[str]) -> int:
-    """Write what the network of an experiment would see, with any of its options, and --to PATH."""
-    import importlib
-    from pathlib import Path
-
-    from core.listing import entries
-    from core.look import look
-    from core.options import parse
-
-    known = [entry.name for entry in entries()]
-    if "--help" in words or "-h" in words:
-        print(f"usage: labbook {VERBS['look'][1]}\n\nNAME: {', '.join(known)}")
-        print("its options: python -m experiments.NAME --help")
-        return 0
-    if not words or words[0].startswith("-"):
-        raise Mistakes([f"look needs an experiment: {', '.join(known)}"])
-    name, rest = words[0], list(words[1:])
-    if name not in known:
-        raise Mistakes([f"look {name}: no such experiment{did_you_mean(name, known)}; there is {', '.join(known)}"])
-    path = Path(f"look_{name}.png")
-    if "--to" in rest:
-        place = rest.index("--to")
-        _, *given = rest[place : place + 2]
-        if not given or not Path(given[0]).absolute().parent.is_dir():
-            raise Mistakes(["--to: needs the path of a PNG in a folder that exists"])
-        path = Path(given[0])
-        del rest[place : place + 2]
-    importlib.import_module("data")
-    module = importlib.import_module(f"experiments.{name}")
-    options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}))
-    print(look(options.experiment, options.launch, path))
-    return 0
-
-
-def _report(words: Sequence[str]) -> int:
-    from core.report.command import main
-
-    return main(words)
-
-
-def _register(words: Sequence[str]) -> int:
-    from core.register import main
-
-    return main(words)
-
-
-def _rerun(words: Sequence[str]) -> int:
-    from core.rerun import main
-
-    return main(words)
-
-
-def _ui(words: Sequence[str]) -> int:
-    from core.ui import main
-
-    return main(words)
-
-
-VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "compare": (_compare, "settings on record: seeds folded together, differences with intervals"),
-    "import": (_import, "import PATH ...: old runs, of TensorBoard or CSV logs, taken into the record"),
-    "list": (_list, "every experiment: question, command, expected, best on record"),
-    "launch": (_launch, "an experiment as a job of Slurm or of this machine; it goes on after a preemption"),
-    "look": (_look, "look NAME [--option value ...] [--to PATH]: what the network sees, as a PNG"),
-    "report": (_report, "report RUN: a page that looks into a finished run, made anew"),
-    "register": (_register, "register RUN NAME [--alias ALIAS]: its model into MLflow's registry, ready to be served"),
-    "rerun": (_rerun, "rerun RUN: the same declaration once more, and whether the same comes out"),
-    "sync": (_sync, "send to MLflow what it lacks (of the runs named, or of all)"),
-    "ui": (_ui, "MLflow's pages over the right store, on this machine, in the browser"),
-}
 
 if __name__ == "__main__":
     main()

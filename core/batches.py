@@ -115,6 +115,7 @@ class Resident:
 
     @classmethod
     def of(cls, plan: Plan, images: Images, device: torch.device) -> Resident:
+        assert isinstance(images.pixels, np.ndarray)
         pixels, rows = _tensor(images.pixels), torch.from_numpy(images.rows)
         if device.type != "cpu":
             pixels, rows = pixels[rows].to(device), torch.arange(len(rows), device=device)
@@ -145,10 +146,12 @@ class Fetch:
     per_image: ImageFunction | None = None
 
     def __getitem__(self, request: Request) -> Batch:
-        pixels = np.ascontiguousarray(self.images.pixels[self.images.rows[request.index]])
+        stored, rows = self.images.pixels, self.images.rows[request.index]
         if self.per_image:
-            for i, key in enumerate(request.keys.tolist()):
-                pixels[i] = self.per_image(pixels[i], key)
+            asked = zip(rows.tolist(), request.keys.tolist(), strict=True)
+            pixels = np.stack([self.per_image.read(stored, row, key) for row, key in asked])
+        else:
+            pixels = np.ascontiguousarray(stored[rows])
         arrays = (pixels, self.images.targets[request.index], request.keys, request.index)
         return Batch(*map(torch.from_numpy, arrays))
 
@@ -219,10 +222,11 @@ def feed(
 ) -> Batches:
     """The batches of a plan by the fastest way that serves. workers, resident, timeout: as in Launch, there
     worker_timeout."""
-    if per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
+    decoded = isinstance(images.pixels, np.ndarray)
+    if decoded and per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
         return Resident.of(plan, images, device)
     if workers is None:
-        workers = 0 if device.type == "cpu" else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+        workers = 0 if device.type == "cpu" and decoded else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
     return Host.of(plan, Fetch(images, per_image), device, workers, timeout)
 
 

@@ -9,6 +9,7 @@ import signal
 import torch
 
 from core.distributed import PeerLost
+from core.images import ImageLost
 from core.workers import WorkerLost, is_lost_worker
 
 _FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -40,6 +41,8 @@ def explained(error: BaseException, run: str, step: int) -> BaseException:
         error = WorkerLost(f"step {step + 1}: {str(error).splitlines()[0].strip()}")
     if isinstance(error, OSError) and error.errno in _FAILING_DISK:
         return Unfinished(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", run)
+    if isinstance(error, ImageLost):  # of a loading process it comes with that process's traceback in front
+        return Unfinished(str(error).rpartition("ImageLost: ")[2].strip(), run)
     if isinstance(error, PeerLost | WorkerLost):
         return Unfinished(str(error), run)
     if is_out_of_memory(error):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -14,22 +15,46 @@ from core import keys
 from core.part import Mistakes, Part
 from core.stratify import held_out
 
+DECODED = 2048  # images that tell the mean and deviation of all
+
 
 class DataError(Mistakes):
     """The data are missing, broken or not what the declaration says. Each line says what to do."""
 
 
+class ImageLost(RuntimeError):
+    """A file that was there when the run began cannot be read any more. One line that names it."""
+
+
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
+
+
+class Pixels(Protocol):
+    """uint8 [M, H, W, C] that are decoded when they are asked for. Part by part like an array: `pixels[rows]`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray: ...
+
+    def crop(self, row: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+        """uint8 [H, W, C]: the box that `choose(height, width)` of the whole image names, resized."""
+        ...
+
+
 @dataclass(frozen=True)
 class Images:
-    """Some rows of a store of decoded images.
+    """Some rows of a store of images.
 
-    pixels: uint8 [M, H, W, C], often a memory map shared by several splits.
+    pixels: uint8 [M, H, W, C], often a memory map shared by several splits; or what decodes them when asked.
     rows: int64 [N], the rows of `pixels` that belong here.  targets: int64 [N], the class of each; or float32 [N, C] of
     0 and 1, several labels at a time.
     areas: int64 [M], height x width of the files that the pixels were made of; None where all have one size.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Pixels
     rows: np.ndarray
     targets: np.ndarray
     areas: np.ndarray | None = None
@@ -141,14 +166,18 @@ def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation of pixels scaled to 0..1. From exact integer sums: no rounding order."""
+    """Per-channel mean and standard deviation of pixels scaled to 0..1. From exact integer sums: no rounding order.
+    Of images that are decoded when asked for, DECODED drawn by lot have to do."""
+    if not isinstance(images.pixels, np.ndarray):
+        images, chunk = _first(images, DECODED), 64
     channels = images.shape[2]
     total, squares = np.zeros(channels, dtype=np.int64), np.zeros(channels, dtype=np.int64)
     for start in range(0, len(images), chunk):
         pixels = images.pixels[np.sort(images.rows[start : start + chunk])].reshape(-1, channels)
         total += pixels.sum(axis=0, dtype=np.int64)
         squares += np.square(pixels, dtype=np.uint16).sum(axis=0, dtype=np.int64)
-    count = len(images) * images.pixels.shape[1] * images.pixels.shape[2]
+    height, width, _ = images.shape
+    count = len(images) * height * width
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1.0) / 255).tolist())

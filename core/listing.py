@@ -6,10 +6,11 @@ import importlib
 import json
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from core import paths
+from core.part import Mistakes
 from core.record import IMPORTED, SUMMARY
 
 
@@ -52,6 +53,14 @@ def best_on_record(name: str) -> tuple[float, str] | None:
         if own and "test/accuracy" in summary["metrics"]:
             found.append((summary["metrics"]["test/accuracy"], path.parent.name))
     return max(found, default=None)
+
+
+def main(words: Sequence[str]) -> int:
+    """labbook list. Raises Mistakes."""
+    if words:
+        raise Mistakes([f"list takes no {words[0]}"])
+    show()
+    return 0
 
 
 def show() -> None:

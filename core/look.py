@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,41 @@ from core.batches import Batch, Fetch, Request
 from core.build import ALONE, Assembly
 from core.experiment import Experiment
 from core.launch import Launch
+from core.listing import entries
+from core.options import parse
+from core.part import Mistakes
+from core.spelling import did_you_mean
 
 LOOK = "look.png"
 SHOWN = 16
 MOST_NAMED = 2  # classes named of a mixed target
+
+
+def main(words: Sequence[str]) -> int:
+    """labbook look NAME, with any of the experiment's options, and --to PATH. Raises Mistakes."""
+    known = [entry.name for entry in entries()]
+    if "--help" in words or "-h" in words:
+        print("usage: labbook look NAME [--option value ...] [--to PATH]\n")
+        print(f"NAME: {', '.join(known)}\nits options: python -m experiments.NAME --help")
+        return 0
+    if not words or words[0].startswith("-"):
+        raise Mistakes([f"look needs an experiment: {', '.join(known)}"])
+    name, rest = words[0], list(words[1:])
+    if name not in known:
+        raise Mistakes([f"look {name}: no such experiment{did_you_mean(name, known)}; there is {', '.join(known)}"])
+    path = Path(f"look_{name}.png")
+    if "--to" in rest:
+        place = rest.index("--to")
+        _, *given = rest[place : place + 2]
+        if not given or not Path(given[0]).absolute().parent.is_dir():
+            raise Mistakes(["--to: needs the path of a PNG in a folder that exists"])
+        path = Path(given[0])
+        del rest[place : place + 2]
+    importlib.import_module("data")
+    module = importlib.import_module(f"experiments.{name}")
+    options = parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}))
+    print(look(options.experiment, options.launch, path))
+    return 0
 
 
 def contact_sheet(path: Path, experiment: Experiment, parts: Assembly) -> None:

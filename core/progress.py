@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from core.loop import Event
 from core.terminal import is_terminal, tell
+
+if TYPE_CHECKING:
+    from core.loop import Event
 
 SLOW_SECONDS = 300  # a run longer than this is announced
 MEASURED_STEPS = 3

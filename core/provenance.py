@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.paths import ROOT
+from core.tracking.record import public
 
 if TYPE_CHECKING:
     import torch
@@ -78,17 +81,20 @@ def cores() -> int:
 
 
 def command() -> str:
-    """The command line as a user would type it again."""
+    """The command line as a user would type it again, but for the user and password of a URI."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
-    return " ".join([program, *sys.argv[1:]])
+    return public(" ".join([program, *sys.argv[1:]]))
 
 
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     import resource
 
+    with contextlib.suppress(OSError):  # where there is none, not Linux: getrusage, which may be told the parent's
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

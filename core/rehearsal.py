@@ -100,7 +100,7 @@ def _probe(step: Albumentation, images: Images) -> None:
         probe = per_image((certain,))
         assert probe is not None
         for position, key in enumerate(K.sample_keys(0, 0, np.arange(PROBED)).tolist()):
-            probe(images.pixels[images.rows[position % len(images)]].copy(), key)
+            probe(images.pixels[int(images.rows[position % len(images)])].copy(), key)
     except Exception as error:
         raise ValueError(f"augment.{step.label()}: {_first_line(error)}") from None
 

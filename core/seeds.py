@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from core import distributed
+from core.bands import mean_and_interval as mean_and_interval
 from core.experiment import Experiment
 from core.failures import Unfinished
+from core.folded import fold
 from core.journal import Journal
 from core.launch import Launch
 from core.lock import locked
@@ -79,8 +78,7 @@ def _train_all(
     parent: Run, journal: Journal, experiment: Experiment, seeds: int, launch: Launch, heading: Heading, mirror: Follows
 ) -> Seeds:
     """Every seed that has not finished yet, and the summary of all."""
-    below = [run for run in runs_of(heading.experiment) if run.record.get("parent") == parent.id]
-    earlier = {run.record["declaration"]["seed"]: run for run in below}
+    earlier = _below(parent)
     runs: list[Run] = []
     failed: dict[int, str] = {}
     status = "FAILED"
@@ -102,13 +100,21 @@ def _train_all(
         stopped.run = parent.id  # what has to be resumed is all of the seeds
         raise
     finally:
-        for seed, error_text in failed.items():
-            journal.write("tags", values={f"failed_seed_{seed}": error_text[:1000]})
-        if status != "KILLED":
-            journal.metrics(len(runs), summarise(runs))
-        write_summary(parent, status)
-        journal.close(status)
+        try:
+            if status != "KILLED":
+                below = _below(parent)
+                came = {seed: below[seed] for seed in failed if seed in below}
+                fold(journal, f"{heading.experiment} {heading.title}", seeds, runs, failed, came)
+        finally:
+            write_summary(parent, status)
+            journal.close(status)
     return Seeds(parent, tuple(runs), failed)
+
+
+def _below(parent: Run) -> dict[int, Run]:
+    """Seed -> its latest run."""
+    found = [run for run in runs_of(parent.record["experiment"]) if run.record.get("parent") == parent.id]
+    return {run.record["declaration"]["seed"]: run for run in reversed(found)}
 
 
 def _one(
@@ -131,26 +137,3 @@ def _assist(
         with suppress(NonFinite):  # every process meets it at the same step, and goes on to the next seed
             _one(None, experiment.but({"seed": seed}), launch, heading, parent, mirror)
     return Seeds(parent, (), {})
-
-
-def summarise(runs: list[Run]) -> dict[str, float]:
-    """For each final val/ and test/ metric: its mean, under its own name, and name_std and name_ci95."""
-    result: dict[str, float] = {}
-    finals = [run.metrics for run in runs]
-    for name in sorted({name for metrics in finals for name in metrics if name.startswith(("val/", "test/"))}):
-        mean, std, half = mean_and_interval([metrics[name] for metrics in finals if name in metrics])
-        result |= {name: mean}
-        if len(finals) > 1:
-            result |= {f"{name}_std": std, f"{name}_ci95": half}
-    return result
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
-    """(mean, standard deviation, half width of the 95 % interval by Student's t); the last two NaN for one value."""
-    n = len(values)
-    if n < 2:
-        return values[0], math.nan, math.nan
-    from scipy.stats import t
-
-    std = float(np.std(values, ddof=1))
-    return float(np.mean(values)), std, float(t.ppf(0.975, n - 1) * std / math.sqrt(n))

@@ -40,12 +40,14 @@ def main(words: Sequence[str]) -> int:
     _refuse(given.host, given.port, uri)
     port = given.port or _free_port(given.host)
     log = paths.runs().parent / "ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", given.host,
              "--port", str(port), "--workers", "1"],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home(), start_new_session=True,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            # no jobs: eight processes that serve generative AI alone
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )  # fmt: skip
     # SIGINT too: what a shell starts in the background ignores it
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}

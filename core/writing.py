@@ -140,12 +140,14 @@ def open_journal(
 
     name: for people; need not be unique.
     """
+    code = provenance.code()
     tags = {
         **({"invocation": started_by} if (started_by := invocation()) else {}),
-        "variant": heading.variant or "",
+        "variant": heading.variant or "base",
         **({"trial": str(heading.trial)} if heading.trial is not None else {}),
         "mlflow.source.name": provenance.command(),
-        **provenance.code(),
+        **code,
+        **({"mlflow.source.git.commit": code["git.commit"]} if code else {}),  # MLflow's pages link it to the source
         **provenance.versions(),
         **tags,
     }

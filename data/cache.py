@@ -7,6 +7,7 @@ store()/cache/tmp-<key>/                            one being built, under the l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.images import Images
+from core.images import Images, Pixels
 from core.paths import store
 from data import disk
 from data.terminal import say
@@ -32,7 +33,8 @@ class Index:
     """What the pixels show. For each image: name, label (position in classes), split, row of pixels, and how many
     pixels its file has (areas is empty where all have the same).
 
-    digest: sha256 of names, contents and policy.  source: what this was built from, for people.
+    digest: sha256 of names, contents and policy.  source: what this was built from, for people.  top: as in
+    Cached.
     """
 
     digest: str
@@ -44,26 +46,32 @@ class Index:
     splits: list[str]
     rows: list[int]
     areas: list[int] = field(default_factory=list)
+    top: str = ""
     format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Cached:
-    """source: what was asked for; the index names what the cache was built from, another form of the same images."""
+    """source: what was asked for; the index names what the cache was built from, another form of the same images.
+    pixels: None where none were kept, and the files are to be decoded as they come.  top: the folder around all names
+    in what was asked for, "" or "name/"."""
 
     index: Index
-    pixels: np.ndarray
+    pixels: np.ndarray | None
     source: str
+    top: str = ""
 
-    def images(self, split: str) -> Images:
-        """The images of one split, in the order of their names."""
+    def images(self, split: str, files: Pixels | None = None) -> Images:
+        """The images of one split, in the order of their names. files: the rows of those that were not kept."""
+        pixels = self.pixels if files is None else files
+        assert pixels is not None
         chosen = np.array([name == split for name in self.index.splits], dtype=bool)
         rows = np.array(self.index.rows, dtype=np.int64)
         areas = None
         if self.index.areas:
-            areas = np.zeros(len(self.pixels), dtype=np.int64)
+            areas = np.zeros(len(pixels), dtype=np.int64)
             areas[rows] = self.index.areas
-        return Images(self.pixels, rows[chosen], np.array(self.index.labels, dtype=np.int64)[chosen], areas)
+        return Images(pixels, rows[chosen], np.array(self.index.labels, dtype=np.int64)[chosen], areas)
 
 
 class _Damaged(Exception):
@@ -73,7 +81,7 @@ class _Damaged(Exception):
 def fetch(source: str, build: Callable[[Path], Index]) -> Cached:
     """The cache of a source, built if need be. source: changes whenever the source or the way to read it does.
 
-    build(folder): writes pixels.npy there. Its errors leave nothing behind. Raises DataError.
+    build(folder): writes pixels.npy there, if any are to be kept. Its errors leave nothing behind. Raises DataError.
     """
     root = store() / "cache"
     key = hashlib.sha256(source.encode()).hexdigest()[:32]
@@ -129,15 +137,15 @@ def _built(root: Path, key: str, build: Callable[[Path], Index]) -> Cached:
     part.mkdir()
     try:
         index = build(part)
-        size = (part / "pixels.npy").stat().st_size
+        size = (part / "pixels.npy").stat().st_size if (part / "pixels.npy").exists() else None
         with disk.writing(part, 0, "the index of the cache"):
             (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size}))
         with disk.locked(root / "place.lock", "waiting: another process is finishing a cache"):
             _place(root, part, index.digest)
-            _note(root, key, {"digest": index.digest, "source": index.source})
+            _note(root, key, {"digest": index.digest, "source": index.source, "top": index.top})
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Cached(*_open(root / index.digest), index.source)
+    return Cached(*_open(root / index.digest), index.source, index.top)
 
 
 def _place(root: Path, part: Path, digest: str) -> None:
@@ -161,15 +169,19 @@ def _note(root: Path, key: str, note: dict[str, str]) -> None:
 def _look_up(root: Path, key: str) -> Cached | None:
     try:
         note = json.loads((root / "sources" / f"{key}.json").read_text())
-        folder, source = root / note["digest"], note["source"]
+        folder, source, top = root / note["digest"], note["source"], note.get("top", "")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
         raise _Damaged(f"the note {root / 'sources' / key}.json is damaged") from None
-    return Cached(*_open(folder), source) if folder.exists() else None
+    if not folder.exists():
+        return None
+    with contextlib.suppress(OSError):  # when it was last asked for: `labbook cache` tells
+        os.utime(root / "sources" / f"{key}.json")
+    return Cached(*_open(folder), source, top)
 
 
-def _open(folder: Path) -> tuple[Index, np.ndarray]:
+def _open(folder: Path) -> tuple[Index, np.ndarray | None]:
     """Raises _Damaged."""
     try:
         record = json.loads((folder / "index.json").read_text())
@@ -180,6 +192,8 @@ def _open(folder: Path) -> tuple[Index, np.ndarray]:
         areas = index.areas or index.rows
         if len({len(index.names), len(index.labels), len(index.splits), len(index.rows), len(areas)}) != 1:
             raise ValueError("index.json has columns of different lengths")
+        if size is None:
+            return index, None
         if (folder / "pixels.npy").stat().st_size != size:
             raise ValueError("pixels.npy has another size than it was written with")
         return index, np.load(folder / "pixels.npy", mmap_mode="r")

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,22 @@ _BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: boun
 class Recipe:
     """How files become rows of H = W = size.
 
-    exact: None, or the name of a data set whose files have that size already; others are refused.
-    listed: how many unreadable images are told of by name; None: all.
+    exact: None, or the name of a data set whose files have that size already; others are refused.  keep: the decoded
+    pixels; else every file is decoded once to see that it can be, and again whenever it comes.  listed: how many
+    unreadable images are told of by name; None: all.
     """
 
     size: int
     exact: str | None = None
     skip_unreadable: bool = False
+    keep: bool = True
     listed: int | None = 50
 
     @property
     def policy(self) -> str:
         how = "as stored" if self.exact else "the largest centred square, bilinear, antialiased"
-        return f"{POLICY}; {self.size} x {self.size}, {how}"
+        when = "" if self.keep else "; whenever it comes"
+        return f"{POLICY}; {self.size} x {self.size}, {how}{when}"
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,10 @@ def build(
     hashes: dict[int, str] = {}
     areas: dict[int, int] = {}
     unreadable: list[str] = []
-    shown = bar(f"decoding {count:,} images of {found.path.name}", count, "images")
-    with cache.pixel_file(folder, (count, *shape)) as put, shown as advance:
+    doing = "decoding" if recipe.keep else "looking through"
+    shown = bar(f"{doing} {count:,} images of {found.path.name}", count, "images")
+    kept = cache.pixel_file(folder, (count, *shape)) if recipe.keep else nullcontext(_forget)
+    with kept as put, shown as advance:
 
         def job(batch: list[tuple[int, archive.Content]]) -> _Outcome:
             return _decode_batch(batch, found.names, recipe, put)
@@ -83,6 +89,10 @@ def build(
     for line in first(unreadable):
         say(f"left out, unreadable: {line}")
     return _index(found, layout, recipe, hashes, areas, len(unreadable))
+
+
+def _forget(row: int, pixels: np.ndarray) -> None:
+    """What keeps nothing."""
 
 
 def _decode_batch(
@@ -153,6 +163,7 @@ def _index(
         labels=[layout.labels[row] for row in rows],
         splits=[layout.splits[row] for row in rows],
         rows=rows,
+        top=found.top,
         areas=[areas[row] for row in rows] if len(set(areas.values())) > 1 else [],
     )
 

@@ -12,6 +12,8 @@ import pytest
 
 from core.cli import PARTS, VERBS
 from core.experiment import Experiment
+from core.figures.command import pages
+from core.figures.markers import FIGURE, markers
 from core.listing import entries
 from core.options import parse
 from core.search.space import check
@@ -128,6 +130,21 @@ def test_the_readme_names_files_and_options_that_exist():
     assert set(re.findall(r"python -m experiments\.(\w+)", README)) <= known
 
 
+@pytest.mark.parametrize("path", pages(), ids=name_of)
+def test_markers_of_figures_name_what_exists(path):
+    """An experiment, a variant, options and a metric; raises where one does not."""
+    for marker in markers(path):
+        assert not marker.picture or (path.parent / marker.text).is_file(), f"{marker.place}: {marker.text}"
+
+
+def test_accuracies_of_seeds_in_the_readmes_table_come_from_the_record():
+    rows = [line for line in README.splitlines() if line.startswith("| [")]
+    by_hand = {"cifar_distill": 1}  # its teacher is a run, which has another id elsewhere
+    for row in rows:
+        name = re.match(r"\| \[(\w+)\]", row)[1]
+        assert len(re.findall(r"\+- \d", FIGURE.sub("", row))) == by_hand.get(name, 0), row
+
+
 def test_dependencies_stand_once():
     text = (ROOT / "environment.yml").read_text()
     assert "-e .[dev]" in text
@@ -145,7 +162,9 @@ def test_nothing_large_and_no_data_are_tracked():
 
 
 def test_the_package_core_alone_imports_no_torch():
-    code = "import sys, core, core.tracking; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    code = (
+        "import sys, core, core.tracking, core.compare.command; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["False", "False"]
 

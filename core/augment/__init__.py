@@ -1,7 +1,8 @@
 """Augmentation: per-image steps (albumentations, in the loader), then per-batch steps (torch, on the device)."""
 
 from core.augment.albumentation import Albumentation
-from core.augment.base import Augment, BatchStep, ImageStep, augmented, normaliser, per_image
+from core.augment.base import Augment, BatchStep, Crop, ImageStep, augmented, normaliser, per_image
+from core.augment.cropping import RandomResizedCrop
 from core.augment.geometry import AlternatingFlip, Cutout, HorizontalFlip, RandomCrop, RandomErasing, Translate
 from core.augment.mixing import CutMix, Mixup
 from core.augment.sets import AutoAugment, CoarseDropout, ColorJitter, RandAugment, Rotation, TrivialAugment
@@ -14,6 +15,7 @@ __all__ = [
     "BatchStep",
     "CoarseDropout",
     "ColorJitter",
+    "Crop",
     "CutMix",
     "Cutout",
     "HorizontalFlip",
@@ -22,6 +24,7 @@ __all__ = [
     "RandAugment",
     "RandomCrop",
     "RandomErasing",
+    "RandomResizedCrop",
     "Rotation",
     "Translate",
     "TrivialAugment",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from core.images import Box, Pixels
 from core.part import Part
 
 if TYPE_CHECKING:
     from core.batches import Batch
 
-ImageFunction = Callable[[np.ndarray, int], np.ndarray]
+Steps = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Augment(Part, ABC):
@@ -27,6 +30,23 @@ class ImageStep(Augment):
     @abstractmethod
     def transform(self) -> object:
         """An albumentations transform for uint8 images [H, W, C] that keeps their size."""
+
+
+class Crop(Augment):
+    """A step that cuts its part out of an image as it is stored, so that no more of it need be decoded; the first."""
+
+    @abstractmethod
+    def box(self, key: int, height: int, width: int) -> Box:
+        """The part of an image of this size that the sample with this key gets."""
+
+    def of(self, pixels: np.ndarray | Pixels, row: int, key: int) -> np.ndarray:
+        """uint8 [H, W, C], of the size that all have."""
+        if not isinstance(pixels, np.ndarray):
+            return pixels.crop(row, partial(self.box, key))
+        image = pixels[row]
+        height, width = image.shape[:2]
+        top, left, tall, wide = self.box(key, height, width)
+        return resized(image[top : top + tall, left : left + wide], height, width)
 
 
 class BatchStep(Augment):
@@ -42,6 +62,15 @@ class BatchStep(Augment):
         """The batch after this step. One that looks at more of it than the call does overrides this."""
         images, targets = self(batch.images, batch.targets, batch.keys, classes)
         return batch._replace(images=images, targets=targets)
+
+
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [height, width, C] of an image uint8 [h, w, C]; bilinear, antialiased."""
+    from PIL import Image
+
+    planes = [image] if image.shape[2] == 3 else [image[..., channel] for channel in range(image.shape[2])]
+    made = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
+    return np.array(made[0]) if image.shape[2] == 3 else np.stack([np.array(plane) for plane in made], axis=2)
 
 
 def normaliser(mean: Iterable[float], std: Iterable[float], device: torch.device) -> Callable[[Batch], Batch]:
@@ -67,17 +96,39 @@ def augmented(steps: Iterable[Augment], classes: int, batch: Batch) -> Batch:
     return batch
 
 
-def per_image(steps: tuple[Augment, ...]) -> ImageFunction | None:
-    """(image uint8 [H, W, C], key) -> image, of every ImageStep together; None where there is none.
+@dataclass(frozen=True)
+class ImageFunction:
+    """Every ImageStep together: (image uint8 [H, W, C], key) -> image. crop: what cuts from the image as it is stored,
+    before all else."""
 
-    Raises ValueError where an ImageStep stands behind a BatchStep: the loader comes before the device.
+    crop: Crop | None
+    others: Steps | None
+
+    def __call__(self, image: np.ndarray, key: int) -> np.ndarray:
+        return self.read(image[None], 0, key)
+
+    def read(self, pixels: np.ndarray | Pixels, row: int, key: int) -> np.ndarray:
+        """One image out of many, uint8 [M, H, W, C]; of one that is decoded only now, what is cut out alone."""
+        image = self.crop.of(pixels, row, key) if self.crop else np.array(pixels[row])
+        return self.others(image, key) if self.others else image
+
+
+def per_image(steps: tuple[Augment, ...]) -> ImageFunction | None:
+    """None where there is no ImageStep.
+
+    Raises ValueError where an ImageStep stands behind a BatchStep: the loader comes before the device; and where a Crop
+    stands behind anything: it cuts from the image as it is stored.
     """
-    image_steps = tuple(step for step in steps if isinstance(step, ImageStep))
+    image_steps = tuple(step for step in steps if isinstance(step, ImageStep | Crop))
     for step, expected in zip(steps, image_steps, strict=False):
         if step is not expected:
             raise ValueError(f"augment: {expected.label()} works on single images and must stand before {step.label()}")
+    crops = [step for step in image_steps if isinstance(step, Crop)]
+    if crops and (len(crops) > 1 or image_steps[0] is not crops[0]):
+        raise ValueError(f"augment: {crops[-1].label()} cuts from the image as it is stored: it must come first")
     if not image_steps:
         return None
     from core.augment.albumentation import Pipeline
 
-    return Pipeline(image_steps)
+    others = tuple(step for step in image_steps if isinstance(step, ImageStep))
+    return ImageFunction(crops[0] if crops else None, Pipeline(others) if others else None)

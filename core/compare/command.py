@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from core.compare.groups import Comparison, compare
+from core.compare.forest import KINDS, save
+from core.compare.groups import Comparison, compare, why
 from core.compare.page import page
-from core.compare.reading import rows
-from core.compare.telling import HEADINGS, as_csv, differs, markdown, sentences, table
+from core.compare.reading import FINISHED, rows
+from core.compare.telling import HEADINGS, as_csv, markdown, sentences, table
 from core.part import Mistakes
 from core.terminal import tell
 from core.words import Words
+
+MOST_LEFT = 20  # damaged runs that are named
 
 
 def main(words: Sequence[str]) -> int:
@@ -24,16 +28,22 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also as CSV, unrounded")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also as a page with curves and confusion matrices")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also as a picture, .svg or .png")
     parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
     given = parser.parse_args(list(words))
+    if given.picture and given.picture.suffix not in KINDS:
+        raise Mistakes([f"--picture {given.picture}: should end in {' or '.join(KINDS)}"])
     found, left = rows(given.runs)
-    if not found:
+    if not any(row.status == FINISHED for row in found):
+        left = [*(f"{row.id}: {why(row)}" for row in found), *left]
         raise Mistakes([f"{' '.join(given.runs)}: no finished run to compare", *left])
     comparison = compare(found, given.metric, given.by, given.baseline, given.anyway)
     show(comparison, left)
     for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page)):
         if path:
-            _write(path, text(comparison))
+            _write(path, partial(path.write_text, text(comparison)))
+    if given.picture:
+        _write(given.picture, partial(save, comparison, given.picture))
     return 0
 
 
@@ -53,20 +63,21 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=160)
     console.print(grid, highlight=False)
-    for group in found.groups if len(found.differing) > 1 else ():
-        tell(f"{group.label}: {differs(found, group)}")
+    for label, *_, apart in cells if len(found.differing) > 1 else ():
+        if apart:
+            tell(f"{label}: {apart}")
     tell()
     for line in [*sentences(found), *found.notes]:
         tell(line)
-    for line in left[:5]:
+    for line in left[:MOST_LEFT]:
         tell(f"left out: {line}")
-    if len(left) > 5:
-        tell(f"left out: {len(left) - 5} more")
+    if len(left) > MOST_LEFT:
+        tell(f"left out: {len(left) - MOST_LEFT} more")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, write: Callable[[], object]) -> None:
     try:
-        path.write_text(text)
+        write()
     except OSError as error:
         raise Mistakes([f"{path}: {error.strerror}"]) from None
     tell(f"written: {path}")

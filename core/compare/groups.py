@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from core.compare.reading import Row
+from core.bands import mean_and_interval
+from core.compare.labels import Setting, apart, settings
+from core.compare.reading import FINISHED, Row
 from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
 from core.history import sign
 from core.part import Mistakes
-from core.seeds import mean_and_interval
 from core.spelling import did_you_mean
+
+MOST_NAMED, MOST_LETTERS = 5, 120  # of failed seeds, and of the words about each
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one setting. fields: declared alike in all of its runs.  values: what tells its runs apart (the seed;
-    with `by`, all other fields too) -> the metric."""
+    """Runs of one setting. fields: declared alike in all of its runs.  rows: those that count.  values: what tells its
+    runs apart (the seed; with `by`, all other fields too) -> the metric.  failed: of the seeds that have no value."""
 
     label: str
     fields: Mapping[str, str]
     rows: tuple[Row, ...]
     values: Mapping[tuple[str, ...], float]
+    failed: tuple[Row, ...] = ()
 
     @property
     def summary(self) -> tuple[float, float, float]:
@@ -65,7 +70,17 @@ class Comparison:
 
     def judged(self, group: Group) -> Against | None:
         """This group set against the baseline; None for the baseline itself."""
-        return next((one for one in self.against if one.group is group), None)
+        return self._by_label.get(group.label)
+
+    @cached_property
+    def apart(self) -> dict[str, str]:
+        """Label -> what sets the setting apart from most of the others."""
+        told = apart([group.fields for group in self.groups])
+        return {group.label: text for group, text in zip(self.groups, told, strict=True)}
+
+    @cached_property
+    def _by_label(self) -> dict[str, Against]:
+        return {one.group.label: one for one in self.against}
 
 
 def compare(
@@ -75,8 +90,8 @@ def compare(
 
     by: a field whose values alone make the settings.  anyway: also where data differ. Raises Mistakes.
     """
-    rows, notes = _comparable(rows, metric, anyway)
-    groups = sorted(_groups(rows, metric, by, notes), key=lambda group: -sign(metric) * group.summary[0])
+    chosen_rows, notes = _comparable(rows, metric, anyway)
+    groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -sign(metric) * group.summary[0])
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]
     found = [difference(group.values, chosen.values) for group in others]
@@ -92,17 +107,19 @@ def compare(
 
 
 def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Row], list[str]]:
+    """(finished runs that compare, and with them those that did not finish; notes)."""
     notes = []
-    measured = [row for row in rows if metric in row.metrics]
+    finished = [row for row in rows if row.status == FINISHED]
+    measured = [row for row in finished if metric in row.metrics]
     if not measured:
-        known = sorted({name for row in rows for name in row.metrics})
+        known = sorted({name for row in finished for name in row.metrics})
         instead = metric.replace("test/", "val/", 1)
         if metric != instead and instead in known:
             why = "trials of a search do not test, an imported run has what its log has"
             raise Mistakes([f"no finished run has {metric}: {why}; take --metric {instead}"])
         hint = did_you_mean(metric, known) or (f"; there is {', '.join(known)}" if known else "")
         raise Mistakes([f"no finished run has {metric}{hint}"])
-    if without := len(rows) - len(measured):
+    if without := len(finished) - len(measured):
         notes.append(f"left out, without {metric}: {without}")
     whole = [row for row in measured if row.whole] or measured
     if small := len(measured) - len(whole):
@@ -119,52 +136,66 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
         if not anyway:
             raise Mistakes([f"{told}: their numbers do not compare; --anyway compares them all the same"])
         notes.append(f"warning: {told}")
-    return whole, notes
+    limits = {row.fields.get("limit") for row in whole}
+    stopped = [row for row in rows if row.status != FINISHED and row.fields.get("limit") in limits]
+    return [*whole, *stopped], notes
 
 
 def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) -> list[Group]:
     if by is not None and not any(by in row.fields for row in rows):
         names = {name for row in rows for name in row.fields}
         raise Mistakes([f"--by {by}: no such field{did_you_mean(by, names)}"])
-    folded: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    folded: dict[Setting, list[Row]] = {}
     for row in rows:
         own = {by: row.fields.get(by, "not there")} if by else row.fields
         folded.setdefault(tuple(sorted(own.items())), []).append(row)
-    labels = _labels(folded, by)
+    labels = settings(folded, by)
     groups = []
     for key, members in folded.items():
         values: dict[tuple[str, ...], float] = {}
+        stopped: dict[tuple[str, ...], Row] = {}
+        finished = [row for row in members if row.status == FINISHED]
         for row in sorted(members, key=lambda row: row.id):  # the latest of a repeated one counts
             rest = sorted(f"{n}={v}" for n, v in row.fields.items() if by and not f"{n}.".startswith(f"{by}."))
-            values[(row.seed, *rest)] = row.metrics[metric]
-        if repeated := len(members) - len(values):
+            one = (row.seed, *rest)
+            if row.status == FINISHED:
+                values[one] = row.metrics[metric]
+            else:
+                stopped[one] = row
+        if repeated := len(finished) - len(values):
             notes.append(f"{labels[key]}: seeds run again: {repeated}; the latest counts")
-        groups.append(Group(labels[key], dict(key), tuple(members), values))
+        notes += _stopped(labels[key], values, stopped, "runs" if by else "seeds")
+        failed = tuple(row for one, row in stopped.items() if one not in values)
+        if values:
+            groups.append(Group(labels[key], dict(key), tuple(finished), values, failed))
     return groups
 
 
-def _labels(folded: Mapping[tuple[tuple[str, str], ...], list[Row]], by: str | None) -> dict[object, str]:
-    """What people call each: its variant, with the experiment's name where there are several, and the fields that set
-    it apart from others of the same name."""
-    if by:
-        return {key: f"{by}={dict(key)[by]}" for key in folded}
-    several = len({row.experiment for members in folded.values() for row in members}) > 1
-    names: dict[object, str] = {}
-    for key, members in folded.items():
-        called = sorted({(row.experiment, row.variant or "base") for row in members})
-        names[key] = " = ".join(f"{experiment}/{variant}" if several else variant for experiment, variant in called)
-    for name in set(names.values()):
-        same = [key for key in folded if names[key] == name]
-        fields = {n for key in same for n in dict(key) if len({dict(k).get(n) for k in same}) > 1}
-        for key in same if len(same) > 1 else []:
-            own = ", ".join(f"{n}={v}" for n, v in key if n in fields and not _implied(n, fields))
-            names[key] = f"{name} ({own})"
-    return names
+def _stopped(label: str, values: Collection[object], stopped: Mapping[tuple[str, ...], Row], what: str) -> list[str]:
+    """Sentences about runs that did not finish: a mean over survivors is to be read as one."""
+    lost = {one: row for one, row in stopped.items() if one not in values}
+    told, total = [], len(values) + len(lost)
+    for said, chosen in (
+        ("failed", [row for row in lost.values() if row.status == "FAILED"]),
+        ("not finished", [row for row in lost.values() if row.status != "FAILED"]),
+    ):
+        if chosen:
+            each = "; ".join(f"seed {row.seed}: {why(row)}" for row in chosen[:MOST_NAMED])
+            more = f"; {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
+            told.append(f"{label}: {len(chosen)} of {total} {what} {said} ({each}{more})")
+    again = [row for one, row in stopped.items() if one in values and row.status == "FAILED"]
+    if again:
+        each = "; ".join(f"seed {row.seed}: {why(row)}" for row in again[:MOST_NAMED])
+        told.append(f"{label}: {len(again)} of {total} {what} failed at first and finished when run again ({each})")
+    return told
 
 
-def _implied(name: str, fields: set[str]) -> bool:
-    """Whether a part above it differs as well, which says enough."""
-    return any(name.startswith(f"{other}.") for other in fields)
+def why(row: Row) -> str:
+    """What became of a run that did not finish, in a few words."""
+    if row.status != "FAILED":
+        return "goes still, or was interrupted"
+    first = row.error.partition("\n")[0] or "FAILED"
+    return first if len(first) <= MOST_LETTERS else f"{first[: MOST_LETTERS - 3]}..."
 
 
 def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core import html, paths
+from core.bands import draw
+from core.compare.forest import forest
 from core.compare.groups import Comparison, Group
 from core.compare.telling import HEADINGS, sentences, table
 from core.record import Run
-from core.seeds import mean_and_interval
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CONFUSION = "confusion_matrix.csv"
 MOST = 12  # settings drawn, the best ones: more lines cannot be told apart
+_STYLE = ".forest { max-width: 50rem } td:first-child { white-space: normal; min-width: 12rem }"  # long labels fold
 MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
 
 
@@ -30,6 +29,7 @@ def page(found: Comparison) -> str:
     title = f"{found.metric} of {len(found.groups)} settings"
     parts = [
         f"<h1>{html.text(title)}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
+        f'<div class="forest">{html.svg(forest(found))}</div>',
         html.table(HEADINGS, table(found)),
         html.items([*sentences(found), *found.notes]),
         "<h2>Curves</h2><p>Mean over seeds; the band is its 95 % interval.</p>",
@@ -39,17 +39,7 @@ def page(found: Comparison) -> str:
         parts += ["<h2>Confusion</h2><p>Share of each true class (rows), mean over seeds.</p>", matrices]
     if len(found.groups) > MOST:
         parts.append(f"<p>Drawn are the best {MOST} of {len(found.groups)} settings.</p>")
-    return html.document(title, parts)
-
-
-def band(curves: Sequence[dict[int, float]]) -> tuple[list[int], np.ndarray]:
-    """(epochs that any seed has reached, [3, epochs]: mean and both ends of its interval; NaN ends for one seed)."""
-    epochs = sorted({epoch for curve in curves for epoch in curve})
-    ends = []
-    for epoch in epochs:
-        mean, _, half = mean_and_interval([curve[epoch] for curve in curves if epoch in curve])
-        ends.append((mean, mean - half, mean + half))
-    return epochs, np.array(ends).T.reshape(3, len(epochs))
+    return html.document(title, parts, _STYLE)
 
 
 def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
@@ -59,20 +49,12 @@ def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[
     for place, name in enumerate(dict.fromkeys((f"val/{short}", "train/loss"))):
         axes = figure.add_subplot(1, 2, place + 1)
         for group, members in zip(groups, histories, strict=True):
-            _draw(axes, group.label, [history[name] for history in members if name in history])
+            draw(axes, group.label, [history[name] for history in members if name in history])
         axes.set(xlabel="epoch", title=name)
         axes.grid(alpha=0.3)
         if axes.lines:  # an imported run need not have logged either
             axes.legend(fontsize=8)
     return html.svg(figure)
-
-
-def _draw(axes: Axes, label: str, curves: Sequence[dict[int, float]]) -> None:
-    if not curves:
-        return
-    epochs, (mean, low, high) = band(curves)
-    (line,) = axes.plot(epochs, mean, label=f"{label} (n = {len(curves)})", marker="o" if len(epochs) < 3 else "")
-    axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
 
 
 def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
@@ -99,14 +81,9 @@ def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
 
 def _shares(runs: Sequence[Run]) -> tuple[list[str], np.ndarray] | None:
     """(classes, [C, C] mean share of each true class) of the runs that have kept their matrix."""
-    tables = []
-    classes: list[str] = []
-    for run in runs:
-        path = run.folder / "artifacts" / CONFUSION
-        if path.exists():
-            (_, *classes), *rows = csv.reader(path.open())
-            counts = np.array([row[1:] for row in rows], dtype=float)
-            tables.append(counts / counts.sum(axis=1, keepdims=True).clip(min=1))
+    found = [matrix for run in runs if (matrix := run.confusion)]
+    tables = [counts / counts.sum(axis=1, keepdims=True).clip(min=1) for _, counts in found]
+    classes = found[-1][0] if found else []
     return (classes, np.mean(tables, axis=0)) if tables and len(classes) <= MOST_CLASSES else None
 
 

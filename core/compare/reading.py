@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from core import journal, paths
@@ -14,12 +15,14 @@ from core.record import IMPORTED, RECORD, REPLACED, SUMMARY, Run, holds_others, 
 from core.spelling import did_you_mean
 
 SEED = "seed"
+FINISHED = "FINISHED"
 
 
 @dataclass(frozen=True)
 class Row:
     """A run. fields: dotted name -> declared value, as text; without the seed.  seed: pairs it with runs of other
-    settings.  data: digest of its images; None where an imported run does not say."""
+    settings.  data: digest of its images; None where an imported run does not say.  status: FINISHED, or what became
+    of it.  error: of one that failed."""
 
     id: str
     experiment: str
@@ -30,10 +33,13 @@ class Row:
     data: str | None
     parameters: int | None
     whole: bool
+    status: str = FINISHED
+    error: str = ""
 
 
 def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Runs of the experiments and those named (all of the seeds of a parent), and a line for each that was left out.
+    """Runs of the experiments and those named (all of the seeds of a parent), however they ended, and a line for each
+    that cannot be read.
 
     Raises Mistakes for a word that is neither an experiment with runs on record nor a run, with the nearest ones.
     """
@@ -49,8 +55,18 @@ def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
         run = _run(word, by_experiment)
         below = _below(run, by_experiment)
         chosen |= {folder.name: folder for folder in below or [run.folder]}
+    return _read(chosen.values())
+
+
+def rows_of(experiment: str) -> tuple[list[Row], list[str]]:
+    """All runs of one experiment, as `rows` has them; none where none is on record."""
+    folders = (path.parent.parent for path in sorted(paths.runs().glob(f"{experiment}-*/artifacts/{RECORD}")))
+    return _read(folder for folder in folders if folder.name.rsplit("-", 3)[0] == experiment)
+
+
+def _read(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
     found, left = [], []
-    for folder in chosen.values():
+    for folder in folders:
         row = _row(folder)
         if isinstance(row, str):
             left.append(row)
@@ -92,25 +108,28 @@ def _row(folder: Path) -> Row | str:
     if holds_others(record):
         return ""
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError):  # it goes still, or was killed
-        summary = None
-    if not isinstance(summary, dict) or "status" not in summary:
-        summary = {"status": _status(folder), "metrics": {}, "whole": False}
-    if summary["status"] != "FINISHED":
-        going = " (it goes still, or was interrupted)" if summary["status"] == "RUNNING" else ""
-        return f"{folder.name}: {summary['status']}{going}"
-    newer = Run(folder).tags.get(REPLACED) if IMPORTED in record else None
-    if newer and (paths.runs() / newer).exists():
-        return f"{folder.name}: imported again as {newer}"
-    try:
-        return _finished(folder, record, summary)
+        newer = Run(folder).tags.get(REPLACED) if IMPORTED in record else None
+        if newer and (paths.runs() / newer).exists():
+            return f"{folder.name}: imported again as {newer}"
+        return _filled(folder, record, _summary(folder))
     except (KeyError, TypeError, ValueError, StopIteration) as error:  # one damaged run must not hide all others
         return f"{folder.name}: its record, {SUMMARY} or {journal.FILE} is damaged ({type(error).__name__}: {error})"
 
 
-def _finished(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
-    fields = _declared(folder)
+def _summary(folder: Path) -> Mapping[str, Any]:
+    """As written; of a run that goes still, or was killed, what its journal tells. Raises ValueError, KeyError or
+    TypeError for a damaged journal."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
+        summary = None
+    if isinstance(summary, dict) and "status" in summary:
+        return summary
+    return {"status": Run(folder).status, "metrics": {}, "whole": False}
+
+
+def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
+    fields, status = _declared(folder), summary["status"]
     if IMPORTED in record:
         return _imported(folder, record, summary, fields)
     return Row(
@@ -123,6 +142,8 @@ def _finished(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any
         record["data"]["digest"],
         int(record["facts"]["parameters"]),
         summary["whole"],
+        status,
+        "" if status == FINISHED else Run(folder).tags.get("error", ""),
     )
 
 
@@ -141,13 +162,8 @@ def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any
     )
 
 
-def _status(folder: Path) -> str:
-    try:
-        return Run(folder).status
-    except (KeyError, TypeError, ValueError):
-        return f"its {journal.FILE} is damaged"
-
-
 def _declared(folder: Path) -> dict[str, str]:
-    """Dotted name -> text, as it was recorded, whatever has become of the classes since."""
-    return next(dict(event["values"]) for _, event in journal.read(folder) if event["event"] == "params")
+    """Dotted name -> text, as it was recorded, whatever has become of the classes since. Of thousands of runs, most
+    say the same: equal texts are kept once."""
+    values = next(event["values"] for _, event in journal.read(folder) if event["event"] == "params")
+    return {intern(name): intern(text) for name, text in values.items()}

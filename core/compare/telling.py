@@ -11,7 +11,6 @@ from core.compare.groups import Against, Comparison, Group
 from core.compare.statistics import MOST
 from core.history import sign
 from core.progress import duration
-from core.spelling import snake
 
 HEADINGS = ("setting", "n", "mean", "best", "difference", "p", "time", "images/s", "parameters", "differs in")
 
@@ -32,7 +31,7 @@ def _sentence(found: Comparison, one: Against) -> str:
     size = _amount(found.metric, abs(difference.mean))
     seeds = f"{difference.n} {'paired seeds' if difference.paired else 'seeds or more, unpaired'}"
     if one.shown:
-        interval = f"{_number(found.metric, abs(low))} to {_number(found.metric, abs(high))}"
+        interval = f"{number(found.metric, abs(low))} to {number(found.metric, abs(high))}"
         corrected = f", p = {one.p:.2g} after correction" if len(found.against) > 1 else ""
         return f"{better} beats {worse} by {size} (95 % interval {interval}, {seeds}{corrected})"
     corrected = f" after correction for {len(found.against)} comparisons" if low * high > 0 else ""
@@ -44,14 +43,16 @@ def _sentence(found: Comparison, one: Against) -> str:
 
 def _amount(metric: str, value: float) -> str:
     """0.0041 of an accuracy -> 0.41 points."""
-    return f"{_number(metric, value)} points" if _is_share(metric) else _number(metric, value)
+    return f"{number(metric, value)} points" if is_share(metric) else number(metric, value)
 
 
-def _number(metric: str, value: float) -> str:
-    return f"{100 * value:.2f}" if _is_share(metric) else f"{value:.4f}"
+def number(metric: str, value: float) -> str:
+    """As the table tells it: a share in per cent."""
+    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4f}"
 
 
-def _is_share(metric: str) -> bool:
+def is_share(metric: str) -> bool:
+    """Whether it is told in per cent: an accuracy, not a loss."""
     return metric.partition("/")[0] in ("train", "val", "test") and sign(metric) > 0
 
 
@@ -63,36 +64,31 @@ def table(found: Comparison) -> list[list[str]]:
 def _row(found: Comparison, group: Group, one: Against | None) -> list[str]:
     mean, _, half = group.summary
     values = [value * sign(found.metric) for value in group.values.values()]
-    spread = "" if math.isnan(half) else f" +- {_number(found.metric, half)}"
-    unit = " %" if _is_share(found.metric) else ""
-    judged = one.difference if one else None
+    spread = "" if math.isnan(half) else f" +- {number(found.metric, half)}"
+    unit = " %" if is_share(found.metric) else ""
+    judged, apart = one.difference if one else None, found.apart[group.label]
     versus = "baseline" if one is None else "one seed"
     if judged:
-        low, high = (_number(found.metric, end) for end in (judged.low, judged.high))
-        versus = f"{'+' if judged.mean > 0 else ''}{_number(found.metric, judged.mean)} [{low}, {high}]"
+        low, high = (number(found.metric, end) for end in (judged.low, judged.high))
+        versus = f"{'+' if judged.mean > 0 else ''}{number(found.metric, judged.mean)} [{low}, {high}]"
     return [
         group.label,
-        str(len(group.values)),
-        f"{_number(found.metric, mean)}{spread}{unit}",
-        f"{_number(found.metric, max(values) * sign(found.metric))}",
+        told_n(group),
+        f"{number(found.metric, mean)}{spread}{unit}",
+        f"{number(found.metric, max(values) * sign(found.metric))}",
         versus,
         f"{one.p:.2g}" if one and judged else "",
         _known(group.average("seconds"), duration),
         _known(group.average("images_per_second"), lambda rate: f"{rate:,.0f}"),
         "" if (parameters := group.rows[0].parameters) is None else f"{parameters:,}",
-        differs(found, group),
+        "" if apart in group.label else apart,
     ]
 
 
-def differs(found: Comparison, group: Group) -> str:
-    """What sets it apart from others: loss=PolyLoss(epsilon=1.0), epochs=20."""
-    names = [n for n in found.differing if n in group.fields and snake(group.fields[n]) != n.rpartition(".")[2]]
-    tops = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
-    told = []
-    for top in tops:
-        below = [f"{n.removeprefix(f'{top}.')}={group.fields[n]}" for n in names if n.startswith(f"{top}.")]
-        told.append(f"{top}={group.fields[top]}" + (f"({', '.join(below)})" if below else ""))
-    return ", ".join(told)
+def told_n(group: Group) -> str:
+    """5, or 4 of 5 where one failed."""
+    n = len(group.values)
+    return f"{n} of {n + len(group.failed)}" if group.failed else str(n)
 
 
 def _known(value: float, told: Callable[[float], str]) -> str:

@@ -25,6 +25,7 @@ figcaption { font-size: .85rem; line-height: 1.35 } .alarm { background: #fdecea
 .fine { background: #eef7ee; border-left: 4px solid #2e7d32 } .alarm, .fine { padding: .5rem 1rem }
 .figures { display: flex; flex-wrap: wrap; gap: .6rem 2rem; padding: 0; list-style: none }
 .figures b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums } .figures li { min-width: 8rem }
+.curves img { min-width: 44rem }
 details { margin: .5rem 0 } summary { cursor: pointer } .narrow { max-width: 34rem } pre { white-space: pre-wrap }
 """
 
@@ -45,7 +46,7 @@ def page(run: Run, found: Findings) -> str:
             ),
             _folded("The declaration", html.table(("field", "value"), run.params.items())),
             "<h2>How it went</h2>",
-            _picture(run, CURVES, "loss, accuracy and learning rate over epochs"),
+            _picture(run, CURVES, "loss, accuracy and learning rate over epochs", "wide curves"),
             "<h2>What it gets wrong</h2>",
             *_confusion(run),
             "<h2>Its most confident mistakes</h2>",

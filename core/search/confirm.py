@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from core.bands import mean_and_interval
 from core.experiment import Experiment
 from core.record import Run
 from core.run import runs_of
@@ -18,7 +19,6 @@ from core.search.goals import amount
 from core.search.pool import Worker
 from core.search.study import DEATHS, Study
 from core.search.trial import Task
-from core.seeds import mean_and_interval
 from core.signals import Stop
 
 

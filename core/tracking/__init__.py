@@ -143,7 +143,10 @@ def held(folder: Path) -> bool:
 def run_url(folder: Path) -> str | None:
     """The fragment of the UI's address that shows the run's experiment as curves; None while it is not mirrored."""
     found = record.load(folder)
-    return f"#/experiments/{found.experiment_id}/runs?compareRunsMode=CHART" if found and found.run_id else None
+    if not found or not found.run_id:
+        return None
+    # the workflow: a browser that is new to MLflow shows the menus of generative AI
+    return f"#/experiments/{found.experiment_id}/runs?compareRunsMode=CHART&workflowType=machine_learning"
 
 
 def _launch(parent: int, patience: float) -> subprocess.Popen[bytes] | None:

@@ -53,7 +53,7 @@ class Pace:
     def failed(self, error: Exception, about: str) -> str:
         self.pause = min(_BACKOFF_MOST, self.pause * 2 or _BACKOFF_FIRST)
         self.until = time.monotonic() + self.pause
-        complaint = f"{type(error).__name__}: {str(error)[:500]}"
+        complaint = public(f"{type(error).__name__}: {str(error)[:500]}")  # MLflow quotes the URI
         if complaint != self.complaint:  # an outage of days is one line
             say(f"{about}: {complaint}; will try again")
         self.complaint = complaint

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from core import journal
 
@@ -66,10 +66,9 @@ def save(folder: Path, record: Record) -> None:
     os.replace(temporary, folder / FILE)
 
 
-def public(uri: str) -> str:
-    """The tracking URI without user and password: what may be written to a file."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+def public(text: str) -> str:
+    """A URI, or a text that quotes some, without user and password: what may be written to a file."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -17,11 +17,12 @@ from mlflow.exceptions import MlflowException
 from core import journal
 from core.failpoints import failpoint
 from core.tracking.client import check_run, permanent
-from core.tracking.record import Record, entries
+from core.tracking.record import Record, entries, public
 
 _MOST_METRICS, _MOST_TEXTS = 1000, 100  # in one call; MLflow's limits, as are the lengths
 _MOST_BYTES = 900_000
-_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
+_PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
+_DIGEST_LENGTH = 8  # as MLflow's own: its table of runs shows all of it. The record has it whole
 _CUT = " ... (cut; whole in journal.jsonl)"
 
 
@@ -180,7 +181,7 @@ def _refusal(call: Callable[[], Any]) -> str | None:
     except Exception as error:
         if not permanent(error):
             raise
-        return str(error).partition("\n")[0][:300]
+        return public(str(error)).partition("\n")[0][:300]
     return None
 
 

@@ -1,13 +1,13 @@
 """What comparing costs, against one search of MLflow's client over the same runs.
 
-    python -m tests.benchmarks.compare [RUNS [ROUNDS]]
+    python -m tests.benchmarks.compare [RUNS [ROUNDS [SETTINGS]]]
 
-Runs of 50 settings, each with the 50 or so params of a declaration and 12 metrics, on record and in an SQLite store. To
-reach: 1,000 runs in at most twice the time of MlflowClient.search_runs; 10,000 in proportion.
+Runs of 50 settings (or SETTINGS), each with the 50 or so params of a declaration and 12 metrics, on record and in an
+SQLite store. To reach: 1,000 runs in at most twice the time of MlflowClient.search_runs; 10,000 in proportion.
 """
 
 import json
-import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +28,7 @@ METRICS = [
 ]
 
 
-def write(home: Path, runs: int) -> None:
+def write(home: Path, runs: int, settings: int) -> None:
     """On record and in MLflow."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
@@ -36,7 +36,7 @@ def write(home: Path, runs: int) -> None:
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     experiment_id = client.create_experiment("digits_cnn", artifact_location=f"file://{home}/artifacts")
     for number in range(runs):
-        changed = EXPERIMENT.but({"optimizer.lr": 0.001 * (1 + number % SETTINGS), "seed": number // SETTINGS})
+        changed = EXPERIMENT.but({"optimizer.lr": 0.001 * (1 + number % settings), "seed": number // settings})
         params = {name: str(value) for name, value in changed.flat().items()}
         metrics = dict.fromkeys(METRICS, number * 7919 % 1000 / 1000)
         folder = home / "mlruns" / "runs" / f"digits_cnn-20260101-{number:06d}-abcd"
@@ -56,6 +56,23 @@ def write(home: Path, runs: int) -> None:
         )
 
 
+COMPARE = 'found = compare(rows(["digits_cnn"])[0], "test/accuracy"); table(found); list(sentences(found))'
+
+
+def peak_memory_mb(action: str) -> float:
+    """Of a process of its own, so that MLflow's is not in it; by /proc, for getrusage counts what stood before exec."""
+    code = f"""
+import scipy.stats
+from core.compare.groups import compare
+from core.compare.reading import rows
+from core.compare.telling import sentences, table
+{action}
+print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout) / 1024
+
+
 def timed(action) -> float:
     began = time.perf_counter()
     action()
@@ -65,12 +82,13 @@ def timed(action) -> float:
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    settings = int(sys.argv[3]) if len(sys.argv) > 3 else SETTINGS
     from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory(prefix="labbook-bench-") as folder, pytest.MonkeyPatch.context() as patch:
         home = Path(folder)
         patch.setenv("LABBOOK_HOME", folder)
-        write(home, runs)
+        write(home, runs, settings)
         client = MlflowClient(f"sqlite:///{home}/mlflow.db")
         (experiment,) = [e for e in client.search_experiments() if e.name == "digits_cnn"]
 
@@ -84,12 +102,13 @@ def main() -> None:
 
         def compared() -> None:
             found = compare(rows(["digits_cnn"])[0], "test/accuracy")
-            assert len(table(found)) == SETTINGS
-            assert len(list(sentences(found))) == SETTINGS - 1
+            assert len(table(found)) == settings
+            assert len(list(sentences(found))) == settings - 1
 
         figures = in_turn({"search_runs": lambda: timed(searched), "compare": lambda: timed(compared)}, rounds)
+        peaks = [peak_memory_mb(action) for action in ("", COMPARE)]
+    print(f"\npeak memory of the process that compares: {peaks[1]:,.0f} MB, {peaks[0]:,.0f} MB of it for imports")
     show(f"{runs:,} runs", figures, "search_runs", "ms", 1000)
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
 if __name__ == "__main__":

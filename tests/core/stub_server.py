@@ -57,10 +57,11 @@ def home(cold: Path, empty_store: Path) -> Path:
 
 
 class Server:
-    """A real MLflow server on 127.0.0.1, its database in `folder`."""
+    """A real MLflow server on 127.0.0.1, its artifacts in `folder`, and its database unless `database` is a URI."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, database: str | None = None):
         self.folder = folder
+        self.database = database or f"sqlite:///{folder}/mlflow.db"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -69,7 +70,7 @@ class Server:
     def start(self) -> None:
         """Until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--workers", "1", "--backend-store-uri", self.database]
         command += ["--artifacts-destination", f"{self.folder}/artifacts"]
         environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "log").open("ab") as log:

@@ -1,57 +1,29 @@
 """labbook compare over runs on record: what is folded together, what is told, what is refused."""
 
 import csv
-import json
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.__main__ import main
+from core.bands import band
+from core.compare import forest
+from core.compare.command import main as command
 from core.compare.groups import compare
-from core.compare.page import band, page
+from core.compare.page import page
 from core.compare.reading import rows
 from core.compare.statistics import holm
-from core.compare.telling import as_csv, differs, markdown, sentences
+from core.compare.telling import as_csv, markdown, sentences, table
 from core.journal import Journal
 from core.part import Mistakes
 from core.record import Run
 from experiments.digits_cnn import EXPERIMENT, VARIANTS
+from tests.core.conftest import seeds
 
 PLAIN = EXPERIMENT.but(VARIANTS["plain"])
-
-
-@pytest.fixture
-def lab(home):
-    """Writes runs on record as training leaves them."""
-
-    def write(experiment, accuracy, variant=None, status="FINISHED", data="d1", name="digits_cnn", **more):
-        folder = home / "mlruns" / "runs" / f"{name}-20260101-{write.count:06d}-abcd"
-        write.count += 1
-        journal = Journal(folder)
-        journal.write("params", values={key: str(value) for key, value in experiment.flat().items()})
-        journal.close(status)
-        record = {"labbook": 1, "run": folder.name, "experiment": name, "variant": variant, "parent": None,
-                  "declaration": experiment.record(), "data": {"digest": data}, "facts": {"parameters": "1000"},
-                  **more}  # fmt: skip
-        journal.artifact("record.json").write_text(json.dumps(record))
-        if status != "RUNNING":
-            metrics = {
-                "test/accuracy": accuracy,
-                "test/loss": 1 - accuracy,
-                "images_per_second": 100.0,
-                "seconds": 60.0,
-            }
-            summary = {"status": status, "metrics": metrics, "whole": experiment.limit is None}
-            (folder / "summary.json").write_text(json.dumps(summary))
-        return folder.name
-
-    write.count = 0
-    return write
-
-
-def seeds(lab, experiment, accuracies, **more):
-    return [lab(experiment.but({"seed": seed}), value, **more) for seed, value in enumerate(accuracies)]
 
 
 def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
@@ -61,9 +33,10 @@ def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
     assert [(group.label, len(group.values)) for group in found.groups] == [("base", 4), ("plain", 4)]
     assert {"augment", "augment.random_crop.padding", "loss.label_smoothing"} < set(found.differing)
     assert "seed" not in found.differing
-    assert differs(found, found.groups[0]) == (
-        "augment=random_crop(random_crop.padding=1, random_crop.reflect=False), loss.label_smoothing=0.1"
-    )
+    assert found.apart == {
+        "base": "augment=random_crop, loss.label_smoothing=0.1",
+        "plain": "augment=(), loss.label_smoothing=0.0",
+    }
     (line,) = sentences(found)
     assert line == "base beats plain by 1.00 points (95 % interval 0.87 to 1.13, 4 paired seeds)"
 
@@ -87,12 +60,35 @@ def test_what_is_not_shown_says_how_many_seeds_would_show_it(lab):
 def test_a_single_seed_has_no_interval_and_a_failed_one_is_in_sight(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94, 0.97))
     lab(PLAIN, 0.95, variant="plain")
-    failed = lab(PLAIN.but({"seed": 1}), 0.0, variant="plain", status="FAILED")
-    going = lab(PLAIN.but({"seed": 2}), 0.0, variant="plain", status="RUNNING")
+    lab(PLAIN.but({"seed": 1}), 0.0, variant="plain", status="FAILED", error="NonFinite: step 7")
+    lab(PLAIN.but({"seed": 2}), 0.0, variant="plain", status="RUNNING")
+    lab(EXPERIMENT.but({"seed": 1}), 0.0, status="FAILED")
+    lab(EXPERIMENT.but({"epochs": 99}), 0.0, status="FAILED", error="OutOfMemory: of memory")
     found, left = rows(["digits_cnn"])
-    (line,) = sentences(compare(found, "test/accuracy"))
+    comparison = compare(found, "test/accuracy")
+    (line,) = sentences(comparison)
     assert "plain with a single seed, so there is no interval" in line
-    assert left == [f"{failed}: FAILED", f"{going}: RUNNING (it goes still, or was interrupted)"]
+    assert comparison.notes == (
+        "base (epochs=30): 1 of 3 seeds failed at first and finished when run again (seed 1: FAILED)",
+        "plain: 1 of 3 seeds failed (seed 1: NonFinite: step 7)",
+        "plain: 1 of 3 seeds not finished (seed 2: goes still, or was interrupted)",
+        "base (epochs=99): 1 of 1 seeds failed (seed 0: OutOfMemory: of memory)",
+    )
+    assert [row[1] for row in table(comparison)] == ["3", "1 of 3"]
+    assert left == []
+
+
+def test_a_label_says_what_sets_a_setting_apart_once_and_no_more(lab):
+    changes = ({}, {"epochs": 20}, {"optimizer": "AdamW"}, {"optimizer": "AdamW", "optimizer.lr": 0.5})
+    for change in changes:
+        lab(EXPERIMENT.but(change), 0.9)
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert sorted(group.label for group in found.groups) == [
+        "base (epochs=20, optimizer=SGD)",
+        "base (optimizer=AdamW(lr=0.001))",
+        "base (optimizer=AdamW(lr=0.5))",
+        "base (optimizer=SGD)",
+    ]
 
 
 def test_many_comparisons_are_corrected(lab):
@@ -159,16 +155,52 @@ def test_the_command_writes_csv_and_markdown_that_agree(lab, tmp_path, capsys, m
         main()
     assert end.value.code == 0
     assert "base beats plain by 1.00 points" in capsys.readouterr().out
-    table = list(csv.DictReader((tmp_path / "a.csv").open()))
-    assert [row["setting"] for row in table] == ["base", "plain"]
-    assert float(table[1]["difference"]) == pytest.approx(-0.01)
-    assert table[1]["loss.label_smoothing"] == "0.0"
+    written = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["setting"] for row in written] == ["base", "plain"]
+    assert float(written[1]["difference"]) == pytest.approx(-0.01)
+    assert written[1]["loss.label_smoothing"] == "0.0"
     assert "| base | 3 | 96.23" in (tmp_path / "a.md").read_text()
+
+
+def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_the_same_numbers(lab, tmp_path):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    lab(PLAIN.but({"seed": 3}), 0.0, variant="plain", status="FAILED")
+    words = ["digits_cnn", "--by", "augment", "--baseline", "augment=()"]
+    drawn = [tmp_path / name for name in ("a.svg", "b.svg", "a.png")]
+    for path in drawn:
+        assert command([*words, "--picture", str(path)]) == 0
+    shown = "".join(ElementTree.parse(drawn[0]).getroot().itertext())
+    for told in (
+        "augment=()",
+        "(n\u00a0=\u00a03\u00a0of\u00a04)",
+        "baseline",
+        "95.23",
+        "+1.00",
+        "test/accuracy, %",
+        "points",
+    ):
+        assert told in shown, told
+    (difference,) = compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain").against
+    _, right = forest.forest(compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain")).axes
+    lines = [[float(x) for x in line.get_xdata()] for line in right.lines]
+    assert [0, 0] in lines
+    assert [100 * difference.difference.low, 100 * difference.difference.high] in lines
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+    assert drawn[0].stat().st_size < 50_000
+    assert forest.told(drawn[0]) == forest.told(drawn[2])
+    assert "95.23" in forest.told(drawn[0])
+    with Image.open(drawn[2]) as image:
+        assert 700 < image.width < 1000
+        colours = {colour for _, colour in image.convert("RGB").getcolors(100_000)}
+    assert (0, 114, 178) in colours  # a difference that is shown
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["digits_cnn", "--picture", "a.jpg"], "--picture a.jpg: should end in .svg or .png"),
+        (["digits_cnn", "--picture", "/nowhere/a.svg"], "/nowhere/a.svg: No such file or directory"),
         (["digits_cn"], "did you mean digits_cnn"),
         (["digits_cnn", "--metric", "test/acuracy"], "did you mean test/accuracy"),
         (["digits_cnn", "--by", "optimizer.lrr"], "did you mean optimizer.lr"),
@@ -204,7 +236,7 @@ def test_the_page_has_curves_with_bands_and_matrices_and_fetches_nothing(lab, ho
             journal.metrics(epoch, {"val/accuracy": 0.5 + epoch / 10 + number / 100, "train/loss": 1 / epoch})
         journal.artifact("confusion_matrix.csv").write_text("true,one,two\none,3,1\ntwo,0,4\n")
     text = page(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3
     assert "&lt;plain&gt;" in text
     assert "<plain>" not in text
     assert "base beats &lt;plain&gt; by" in text
@@ -231,6 +263,17 @@ def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, dama
     else:
         assert [row.id for row in found] == [good]
         assert bad in left[0]
+
+
+def test_a_record_of_another_version_is_refused_with_the_reason_and_the_rest_compared(lab, home, capsys):
+    old, new, _ = seeds(lab, EXPERIMENT, (0.9, 0.91, 0.92))
+    for run, version in ((old, 0), (new, 9)):
+        (home / "mlruns" / "runs" / run / "artifacts" / "record.json").write_text(f'{{"labbook": {version}}}')
+    assert command(["digits_cnn"]) == 0
+    out = capsys.readouterr().out
+    assert "92.00 %" in out
+    assert re.search(f"left out: {old}: .*version 0, .*: this labbook reads none so old", out)
+    assert re.search(f"left out: {new}: .*version 9, .*: use the labbook that wrote it", out)
 
 
 def test_the_time_of_a_run_is_that_of_its_rates_also_where_it_was_resumed_at_an_epochs_end(home):

@@ -71,7 +71,8 @@ def test_a_run_keeps_one_that_shows_the_first_batch(changes, monkeypatch):
     shown, stepped, advance = [], [], loop.advance
 
     def keep(pixels, titles, path):
-        shown.append((pixels, titles))
+        if path.name == LOOK:  # a report has sheets of its own
+            shown.append((pixels, titles))
         path.touch()
 
     def step(setup, state, trained, batch, clock):

@@ -360,6 +360,6 @@ def test_whole_runs_with_each_method_are_recorded_and_loaded(teacher, home):
         assert run.status == "FINISHED"
         assert load(run.id).experiment == BASE.but(changes | {"epochs": 1})
         table = (run.folder / "artifacts/per_class.csv").read_text().splitlines()
-        assert table[0] == "class,images,precision,recall,f1"
+        assert table[0] == "class,images,precision,recall,f1,recall_low,recall_high"
         recalls = [float(line.split(",")[3]) for line in table[1:]]
         assert np.mean(recalls) == pytest.approx(run.metrics["test/recall"], abs=1e-5)

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import signal
 import time
 from dataclasses import replace
 
@@ -34,7 +35,8 @@ from core.report.cost import cost, energy
 from core.report.duplicates import near_duplicates
 from core.report.maps import activation_maps
 from core.report.slices import traits, worst_slices
-from core.run import train
+from core.run import interrupted, resume, train
+from core.signals import Interrupted
 from core.writing import Heading
 from data import Digits
 from experiments.digits_cnn import EXPERIMENT
@@ -104,6 +106,21 @@ def test_a_report_that_fails_takes_nothing_with_it(home, monkeypatch, capsys):
     assert run.status == "FINISHED"
     assert (run.folder / "artifacts" / "report.html").exists()
     assert {name: value for name, value in run.metrics.items() if not name.startswith("report/")} == before
+
+
+def test_a_run_stopped_in_its_report_is_resumed_and_reported_on(home, monkeypatch):
+    def stopped(*arguments):
+        raise Interrupted(signal.SIGTERM, "stopped")
+
+    monkeypatch.setattr(making, "look_into", stopped)
+    with pytest.raises(Interrupted):
+        train(SHORT.but({"limit": 64}), QUIET, "digits_cnn")
+    monkeypatch.undo()
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    run = interrupted("digits_cnn")
+    assert run.status == "KILLED"
+    assert resume(run).status == "FINISHED"
+    assert (run.folder / "artifacts" / "report.html").exists()
 
 
 def test_what_it_may_take_grows_with_the_training(trained, monkeypatch):

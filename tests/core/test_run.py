@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 from core import journal, paths
+from core.folded import draw_seeds
 from core.images import DataError
 from core.launch import Launch
 from core.losses import Loss
@@ -20,7 +23,7 @@ from core.nonfinite import NonFinite
 from core.part import Mistakes
 from core.record import RECORD, WEIGHTS, Run, load, read_record
 from core.run import train
-from core.seeds import train_seeds
+from core.seeds import resume_seeds, train_seeds
 from core.writing import Heading
 from data import Digits
 from experiments.cifar_resnet import EXPERIMENT as CIFAR
@@ -172,7 +175,7 @@ def test_missing_data_are_a_data_error(home):
 
 
 def test_several_seeds_stand_under_one_parent_with_mean_and_interval(home):
-    seeds = train_seeds(SHORT.but({"epochs": 1, "seed": 5}), 3, OFFLINE, "digits_cnn")
+    seeds = train_seeds(SHORT.but({"epochs": 2, "seed": 5}), 3, OFFLINE, "digits_cnn")
     values = [run.metrics["test/accuracy"] for run in seeds.runs]
     assert [run.experiment.seed for run in seeds.runs] == [5, 6, 7]
     assert all(run.record["parent"] == seeds.parent.id for run in seeds.runs)
@@ -182,12 +185,24 @@ def test_several_seeds_stand_under_one_parent_with_mean_and_interval(home):
     half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom
     assert metrics["test/accuracy_ci95"] == pytest.approx(half, rel=1e-5)
     assert seeds.parent.status == "FINISHED"
+    history = seeds.parent.history
+    for name in ("train/loss", "val/accuracy"):
+        for epoch in (1, 2):
+            at = [run.history[name][epoch] for run in seeds.runs]
+            half = 4.302653 * np.std(at, ddof=1) / np.sqrt(3)
+            assert history[name][epoch] == pytest.approx(np.mean(at))
+            assert history[f"{name}_low"][epoch] == pytest.approx(np.mean(at) - half, rel=1e-5)
+            assert history[f"{name}_high"][epoch] == pytest.approx(np.mean(at) + half, rel=1e-5)
+    assert (metrics["seeds_finished"], metrics["seeds_failed"]) == (3, 0)
+    assert (seeds.parent.folder / "artifacts" / "seeds.png").stat().st_size > 10_000
 
 
 def test_failed_seeds_are_kept_in_sight_and_the_rest_go_on(home):
     class Moody(Loss):
+        unlucky: ClassVar = True
+
         def build(self, context):
-            if torch.initial_seed() == _model_seed(1):
+            if Moody.unlucky and torch.initial_seed() == _model_seed(1):
                 raise RuntimeError("seed 1 is unlucky")
             return self
 
@@ -195,9 +210,37 @@ def test_failed_seeds_are_kept_in_sight_and_the_rest_go_on(home):
             return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     seeds = train_seeds(SHORT.but({"epochs": 1, "loss": Moody()}), 3, OFFLINE)
+    parent = seeds.parent
     assert len(seeds.runs) == 2
     assert seeds.failed == {1: "RuntimeError: seed 1 is unlucky"}
-    assert seeds.parent.status == "FAILED"
+    assert parent.status == "FAILED"
+    assert parent.tags["failed_seeds"] == "1"
+    assert parent.tags["failed_seed_1"] == "RuntimeError: seed 1 is unlucky"
+    assert parent.metrics["seeds_failed"] == 1
+    assert parent.metrics["test/accuracy"] == pytest.approx(np.mean([r.metrics["test/accuracy"] for r in seeds.runs]))
+    Moody.unlucky = False
+    mended = resume_seeds(parent)
+    assert (parent.status, mended.failed, parent.tags["failed_seeds"]) == ("FINISHED", {}, "")
+    assert parent.tags["failed_seed_1"] == ""
+    for name in ("val/accuracy", "test/accuracy", "train/loss"):
+        assert parent.metrics[name] == pytest.approx(np.mean([run.metrics[name] for run in mended.runs]))
+
+
+def test_the_picture_of_several_seeds_names_those_that_failed(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: drawn.append(figure))
+    history = {"val/loss": {1: 0.5, 2: 0.4}, "train/loss": {1: 0.6, 2: 0.3}}
+    other = {"val/loss": {1: 0.7}, "train/loss": {1: 0.8}}
+    draw_seeds("digits_cnn base", [history, other], {3: {"val/loss": {1: 9.0}}}, {3: "NonFinite: step 7"}, tmp_path)
+    (figure,) = drawn
+    said = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert "digits_cnn base: 2 of 3 seeds" in said
+    assert "seed 3 failed: NonFinite: step 7" in said
+    assert "val/loss, failed seed 3" in said
+    bands = figure.axes[0].collections
+    assert [len(band.get_paths()) for band in bands] == [1, 1]
+    low, high = bands[1].get_paths()[0].get_extents().intervaly
+    assert (low, high) == pytest.approx((0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1), rel=1e-3)
 
 
 def _model_seed(seed):
@@ -346,3 +389,11 @@ def test_a_run_outlives_its_display(where, home):
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert only_run(home).status == "FINISHED"
+
+
+def test_peak_memory_is_the_runs_own_not_its_parents(home):
+    code = "from core.provenance import peak_memory_mb; print(peak_memory_mb())"
+    ballast = np.ones(400 * 2**20, np.uint8)  # what getrusage would tell the child as its own
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ballast.sum() > 0
+    assert float(done.stdout) < 300

@@ -1,17 +1,11 @@
-"""A study that several machines share through a real PostgreSQL server, which this test starts and stops.
+"""A study that several machines share through a real PostgreSQL server (tests/postgresql.py).
 
 Machines have nothing in common but the database: here, two homes, and owners renamed so that they look remote.
 """
 
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import tempfile
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 import pytest
@@ -20,34 +14,19 @@ import sqlalchemy
 from core.search.storage import GRACE, open_storage
 from core.search.study import OWNER
 from core.search.trial import runs_by_trial
+from tests import postgresql
 from tests.core.test_search import children, parent_of, wait_for
 
 WORDS = ("experiments.digits_cnn", "search", "--goal", "val/accuracy", "--limit", "320", "--threads", "1",
          "--mlflow", "false", "--pruner", "none")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Server:
-    """PostgreSQL in a folder of its own."""
-
-    programs: Path
-    folder: Path
-    port: int
+class Studies(postgresql.Server):
+    """A server that holds studies."""
 
     @property
     def url(self) -> str:
         return f"postgresql://labbook@127.0.0.1:{self.port}/studies"
-
-    def call(self, program, *words):
-        user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
-        subprocess.run([self.programs / program, *words], user=user, check=True, capture_output=True, cwd=self.folder)
-
-    def start(self):
-        settings = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off"
-        self.call("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", settings, "start")
-
-    def stop(self):
-        self.call("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
 
     def study(self, name) -> optuna.Study:
         return optuna.load_study(study_name=name, storage=open_storage(self.url, self.folder))
@@ -84,24 +63,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server():
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        pytest.skip("NOT TESTED: PostgreSQL is not installed (apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="labbook-pg-"))
-    if os.getuid() == 0:
-        shutil.chown(folder, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Server(found[-1], folder, port)
-    server.call("initdb", "-D", folder / "data", "-U", "labbook", "--auth", "trust", "--no-sync")
-    server.start()
-    try:
-        server.call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "labbook", "studies")
+    with postgresql.served("studies", kind=Studies) as server:
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
 
 
 def counted(server, name):

@@ -1,0 +1,189 @@
+"""What says, in Markdown, where a number or a picture comes from. A reader of the page does not see it.
+
+    <!-- figure test/accuracy: cifar_cnn variant=cosine seeds=3 -->81.51 % +- 0.71<!-- /figure -->
+    ![two settings](comparison.svg)<!-- picture test/accuracy: cifar_cnn seeds=3 baseline=cosine -->
+
+After the colon stand an experiment and its options, as after `python -m experiments.`, but without the two dashes:
+GitHub shows a comment that holds two (GitHub Flavored Markdown, 6.10). The text says how it is told: its decimals,
+whether per cent and an interval stand there, `(n = 3)`, or the value of each seed, with commas. A picture shows the
+declaration and each of its variants.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import get_args
+
+from core import paths
+from core.compare.forest import KINDS
+from core.experiment import Experiment
+from core.history import Metric
+from core.options import parse
+from core.part import Mistakes
+from core.spelling import did_you_mean
+
+FIGURE = re.compile(r"<!-- figure (?P<metric>[^\s:]+): (?P<words>[^<>]+?) -->(?P<text>[^<]*)<!-- /figure -->")
+PICTURE = re.compile(r"!\[[^\]]*\]\((?P<text>[^)\s]+)\)<!-- picture (?P<metric>[^\s:]+): (?P<words>[^<>]+?) -->")
+ANY = re.compile(r"<!--\s*/?\s*(figure|picture)\b")
+SHAPES = {
+    "figure": "<!-- figure METRIC: EXPERIMENT option=value ... -->TEXT<!-- /figure -->",
+    "picture": "![TEXT](FILE.svg)<!-- picture METRIC: EXPERIMENT option=value ... -->",
+}
+MEAN = re.compile(r"-?\d+(?:\.(?P<decimals>\d+))?(?P<unit> %)?(?P<half> \+- \d+(?:\.\d+)?)?(?P<n> \(n = \d+\))?")
+EACH = re.compile(r"-?\d+(?:\.(?P<decimals>\d+))?(?:, -?\d+(?:\.\d+)?)+")
+_MEASURED = [name.removeprefix("val/") for name in get_args(Metric)]
+METRICS = (*(f"{split}/{name}" for split in ("test", "val") for name in _MEASURED), "train/loss", "train/accuracy")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A declaration as the experiment's code has it today. command: what trains it.  seeds: those that count."""
+
+    experiment: str
+    variant: str | None
+    declaration: Experiment
+    seeds: range
+    command: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.experiment} {self.variant or 'base'}"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """place: file and line.  span: of the text in the line, or of the path of a picture.  settings: one, of a figure;
+    those that a picture compares."""
+
+    place: str
+    line: int
+    span: tuple[int, int]
+    text: str
+    metric: str
+    settings: tuple[Setting, ...]
+    picture: bool = False
+    baseline: str | None = None
+
+
+def markers(path: Path) -> list[Marker]:
+    """Those of a Markdown file, code blocks apart. Raises Mistakes with all that is wrong, file and line named."""
+    found: list[Marker] = []
+    wrong: list[str] = []
+    for number, line in _lines(path):
+        place = f"{_short(path)}:{number + 1}"
+        for kind, shape in (("figure", FIGURE), ("picture", PICTURE)):
+            for match in shape.finditer(line):
+                try:
+                    found.append(_marker(place, number, kind, match, path.parent))
+                except Mistakes as mistakes:
+                    wrong += [f"{place}: {told}" for told in mistakes.lines]
+        for left in ANY.finditer(PICTURE.sub("", FIGURE.sub("", line))):
+            wrong.append(f"{place}: a {left[1]} should read, on one line: {SHAPES[left[1]]}")
+        if ANY.match(line.lstrip()):
+            wrong.append(f"{place}: it begins a line, and GitHub would show that line raw; put a word before it")
+    if wrong:
+        raise Mistakes(wrong)
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 0, line) outside of code blocks."""
+    fenced = False
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistakes([f"{path}: {error.strerror if isinstance(error, OSError) else 'not text'}"]) from None
+    for number, line in enumerate(text.splitlines()):
+        fenced ^= line.lstrip().startswith("```")
+        if not fenced:
+            yield number, line
+
+
+def _short(path: Path) -> Path:
+    full = path.absolute()
+    return full.relative_to(paths.ROOT) if full.is_relative_to(paths.ROOT) else path
+
+
+def _marker(place: str, line: int, kind: str, match: re.Match[str], folder: Path) -> Marker:
+    metric, text, (name, *words) = match["metric"], match["text"], match["words"].split()
+    wrong = []
+    if metric not in METRICS:
+        wrong.append(f"{metric}: no such metric{did_you_mean(metric, METRICS)}")
+    if "--" in match["words"]:
+        raise Mistakes([*wrong, f"{match['words']}: GitHub shows a comment that holds --; write option=value"])
+    picture = kind == "picture"
+    baseline = [word.removeprefix("baseline=") for word in words if picture and word.startswith("baseline=")]
+    try:
+        settings = _settings(name, [word for word in words if not (picture and word.startswith("baseline="))], picture)
+        known = [setting.variant or "base" for setting in settings]
+        wrong += [f"baseline={one}: no such variant{did_you_mean(one, known)}" for one in baseline if one not in known]
+    except Mistakes as mistakes:
+        settings = ()
+        wrong += mistakes.lines
+    if picture and Path(text).suffix not in KINDS:
+        wrong.append(f"{text}: a picture ends in {' or '.join(KINDS)}")
+    if picture and not (folder / text).parent.is_dir():
+        wrong.append(f"{text}: no such folder")
+    if not picture and settings:
+        wrong += _unfit(text, len(settings[0].seeds))
+    if wrong:
+        raise Mistakes(wrong)
+    return Marker(place, line, match.span("text"), text, metric, settings, picture, *baseline)
+
+
+def _unfit(text: str, seeds: int) -> Iterator[str]:
+    """What is wrong with the text of a figure."""
+    mean = MEAN.fullmatch(text)
+    if not mean and not EACH.fullmatch(text):
+        yield f"{text!r}: a figure reads like 72.06 % +- 0.97, 72.1, or 80.61, 82.09, 80.70; write its shape with zeros"
+    elif mean and mean["half"] and seeds == 1:
+        yield f"{text!r}: one seed has no interval; say seeds=N"
+
+
+def _settings(name: str, words: list[str], all_variants: bool) -> tuple[Setting, ...]:
+    """That of the words; of a picture, also with each variant. Raises Mistakes."""
+    known = sorted(path.parent.name for path in (paths.ROOT / "experiments").glob("*/__init__.py"))
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; there is {', '.join(known)}"
+        raise Mistakes([f"{name}: no such experiment{hint}"])
+    if bare := [word for word in words if "=" not in word]:
+        raise Mistakes([f"{word}: should read option=value" for word in bare])
+    importlib.import_module("data")
+    module = importlib.import_module(f"experiments.{name}")
+    if not all_variants:
+        return (_setting(name, module, words),)
+    if any(word.startswith("variant=") for word in words):
+        raise Mistakes(["variant: a picture shows them all; leave it out"])
+    variants = [[], *([f"variant={variant}"] for variant in getattr(module, "VARIANTS", {}))]
+    return tuple(_setting(name, module, [*variant, *words]) for variant in variants)
+
+
+def _setting(name: str, module: ModuleType, words: list[str]) -> Setting:
+    """Raises Mistakes for options that the experiment does not take."""
+    try:
+        options = parse([f"--{word}" for word in words], module.EXPERIMENT, getattr(module, "VARIANTS", {}))
+    except Mistakes as mistakes:
+        raise Mistakes(line.replace("--", "") for line in mistakes.lines) from None
+    first = options.experiment.seed
+    command = " ".join(f"--{word.replace('=', ' ', 1)}" for word in words)
+    return Setting(
+        name,
+        options.variant,
+        options.experiment,
+        range(first, first + (options.seeds or 1)),
+        f"python -m experiments.{name} {command}".rstrip(),
+    )
+
+
+def replaced(text: str, changes: list[tuple[Marker, str]]) -> str:
+    """The whole of a file with other texts at some of its markers."""
+    lines = text.splitlines(keepends=True)
+    for marker, new in sorted(changes, key=lambda change: change[0].span, reverse=True):
+        start, end = marker.span
+        lines[marker.line] = lines[marker.line][:start] + new + lines[marker.line][end:]
+    return "".join(lines)

@@ -1,0 +1,89 @@
+"""labbook cache: what has been decoded into data/store, and room made there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.paths import store
+from core.terminal import tell
+from core.words import Words
+from data import disk
+
+DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cache. sources: what it was built from, for people.  notes: the files that lead to it.  size: bytes.
+    used: when it was last asked for, in seconds since 1970."""
+
+    folder: Path
+    sources: tuple[str, ...]
+    notes: tuple[Path, ...]
+    size: int
+    used: float
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0. Raises Mistakes."""
+    parser = Words("cache", __doc__)
+    parser.add_argument("--prune", type=float, metavar="DAYS", help="remove what was not asked for in so many days")
+    given = parser.parse_args(list(words))
+    found = sorted(entries(), key=lambda entry: -entry.used)
+    if given.prune is None:
+        for entry in found:
+            tell(f"{_told(entry)}  {entry.folder}")
+        tell(f"{len(found)} caches, {_size(sum(entry.size for entry in found))}; labbook cache --prune DAYS makes room")
+        return 0
+    old = [entry for entry in found if time.time() - entry.used >= given.prune * DAY]
+    for entry in old:
+        remove(entry)
+        tell(f"removed: {_told(entry)}")
+    tell(
+        f"{len(old)} of {len(found)} caches removed, {_size(sum(entry.size for entry in old))}; built anew when missed"
+    )
+    return 0
+
+
+def entries() -> Iterator[Entry]:
+    """All caches, in no order. A cache that no source leads to, a killed process's, is as old as its folder."""
+    root = store() / "cache"
+    leading: dict[str, list[tuple[Path, str]]] = {}
+    for path in (root / "sources").glob("*.json"):
+        try:
+            note = json.loads(path.read_text())
+            leading.setdefault(note["digest"], []).append((path, str(note["source"])))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # damaged: whoever asks for it builds it again
+    for folder in root.glob("*"):
+        if (folder / "index.json").exists():
+            notes = leading.get(folder.name, [])
+            files = [file.stat() for file in folder.iterdir()]
+            used = max([path.stat().st_mtime for path, _ in notes], default=folder.stat().st_mtime)
+            sources = tuple(dict.fromkeys(source for _, source in notes))
+            yield Entry(folder, sources, tuple(path for path, _ in notes), sum(file.st_size for file in files), used)
+
+
+def remove(entry: Entry) -> None:
+    """A run that has it open goes on with it; what is asked for again is built anew. Raises DataError."""
+    with (
+        disk.locked(entry.folder.parent / "place.lock", "waiting: another process is finishing a cache"),
+        disk.told(entry.folder),
+    ):
+        for note in entry.notes:
+            note.unlink(missing_ok=True)
+        shutil.rmtree(entry.folder)
+
+
+def _told(entry: Entry) -> str:
+    days = (time.time() - entry.used) / DAY
+    return f"{_size(entry.size):>9}  used {days:.0f} days ago  {'; '.join(entry.sources) or 'left by a killed process'}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"

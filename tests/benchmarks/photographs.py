@@ -1,0 +1,145 @@
+"""JPEG files against torchvision's ImageFolder, and what a hundred times as many files cost in memory.
+
+    python -m tests.benchmarks.photographs [ROUNDS]
+
+Photographs: 400 JPEG files of 500 x 400 pixels (smooth noise, quality 88), random resized crop to 224, flip, normalised
+float32, batch 32, 2 workers for both. Small images: 20,000 files of 32 x 32, decoded once (labbook keeps them) against
+an epoch of torchvision's ImageFolder with 2 workers; and the time to the splits of a second start in a fresh process
+beyond its imports. Memory: peak of a fresh process that loads a folder of 100,000 files (hard links), against 1,000.
+To reach: photographs at least 1.3x torchvision's images/s; small images decoded at least as fast; a second start in
+under 2 s; under 200 MB more.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from core.augment import HorizontalFlip, RandomResizedCrop, augmented, normaliser, per_image
+from core.batches import Plan, feed
+from data import ImageFolder
+from tests.benchmarks.common import in_turn, show
+
+PHOTOGRAPHS, SMALL, MANY, FEW = 400, 20_000, 100_000, 1_000
+BATCH, WORKERS, SIDE = 32, 2, 224
+MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+CPU = torch.device("cpu")
+LOADED = """
+import re, sys, time
+from pathlib import Path
+from data import ImageFolder
+import numpy, torch
+began = time.perf_counter()
+splits = ImageFolder(size=32).load(Path(sys.argv[1]))
+peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]  # getrusage's may be the parent's
+print(time.perf_counter() - began, int(peak) / 1024)
+"""
+
+
+def photographs(folder: Path, number: int, height: int, width: int) -> Path:
+    """A folder of two classes of JPEG files."""
+    random = np.random.default_rng(0)
+    for at in range(number):
+        path = folder / f"class{at % 2}" / f"{at:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(random.integers(0, 256, (max(2, height // 10), max(2, width // 10), 3), np.uint8))
+        grain = random.normal(0, 8, (height, width, 3))
+        pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) + grain
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=88)
+    return folder
+
+
+def theirs(folder: Path, *steps: Callable) -> Callable[[], Iterable]:
+    """Epochs of torchvision's ImageFolder in a DataLoader."""
+    transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    found = datasets.ImageFolder(str(folder), transform)
+    loader: DataLoader = DataLoader(found, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    return lambda: loader
+
+
+def ours(folder: Path) -> Callable[[], Iterable]:
+    """Epochs of all images of the folder, decoded as they come."""
+    splits = ImageFolder(size=SIDE, cached=False, val_fraction=0.01, test_fraction=0.01).load(folder)
+    steps, images = (RandomResizedCrop(), HorizontalFlip()), splits.train
+    batches = feed(Plan(len(images), BATCH), images, CPU, per_image(steps), workers=WORKERS)
+    normalise, epochs = normaliser(MEAN, STD, CPU), count()
+    return lambda: (augmented(steps, 2, normalise(batch)) for batch in batches.epoch(next(epochs)))
+
+
+def seconds(epoch: Callable[[], Iterable]) -> Callable[[], float]:
+    """Seconds an image of one epoch."""
+
+    def measure() -> float:
+        began, images = time.perf_counter(), 0
+        for batch in epoch():
+            images += len(batch[0])
+        return (time.perf_counter() - began) / images
+
+    return measure
+
+
+def decoding(folder: Path) -> float:
+    """Seconds an image of a first start, in a store of its own."""
+    with tempfile.TemporaryDirectory() as home:
+        before, os.environ["LABBOOK_HOME"] = os.environ["LABBOOK_HOME"], home
+        began = time.perf_counter()
+        ImageFolder(size=32).load(folder)
+        os.environ["LABBOOK_HOME"] = before
+        return (time.perf_counter() - began) / SMALL
+
+
+def loaded(folder: Path) -> tuple[float, float]:
+    """(seconds to the splits beyond imports, peak memory in MB) of a fresh process."""
+    done = subprocess.run([sys.executable, "-c", LOADED, str(folder)], stdout=subprocess.PIPE, text=True, check=True)
+    took, peak = map(float, done.stdout.split())
+    return took, peak
+
+
+def linked(folder: Path, source: Path, number: int) -> Path:
+    """A folder of so many names of a few files."""
+    files = sorted(source.glob("*/*.jpg"))[:FEW]
+    for at in range(number):
+        path = folder / f"class{at % 2}" / f"{at:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(files[at % len(files)], path)
+    return folder
+
+
+def main(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        os.environ["LABBOOK_HOME"] = str(root / "home")
+        large, small = (
+            photographs(root / "large", PHOTOGRAPHS, 400, 500),
+            photographs(root / "small", SMALL, 32, 32),
+        )
+        crop = (transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip())
+        figures = in_turn({"torchvision": seconds(theirs(large, *crop)), "labbook": seconds(ours(large))}, rounds)
+        show("photographs, random resized crop", figures, "torchvision", "us/image", 1e6)
+        figures = in_turn({"torchvision": seconds(theirs(small)), "labbook": lambda: decoding(small)}, rounds)
+        show("small images, first start", figures, "torchvision", "us/image", 1e6)
+        ImageFolder(size=32).load(small)
+        print(f"\nsecond start, {SMALL:,} small images: {loaded(small)[0]:.2f} s beyond imports")
+        peaks = {}
+        for number in (FEW, MANY):
+            folder = linked(root / f"linked{number}", small, number)
+            first, second = loaded(folder), loaded(folder)
+            peaks[number] = max(first[1], second[1])
+            print(
+                f"{number:,} files: first start {first[0]:.1f} s, second {second[0]:.2f} s, peak {peaks[number]:.0f} MB"
+            )
+        print(f"{peaks[MANY] - peaks[FEW]:.0f} MB more for {MANY:,} files than for {FEW:,}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
