@@ -24,7 +24,7 @@ from core.workers import Watched
 
 class Batch(NamedTuple):
     """images: uint8 [N, H, W, C] from the loader, float [N, C, H, W] once normalised.  targets: int64 [N], or float
-    [N, C] once mixed.  keys: int64 [N].  index: int64 [N], positions in the split."""
+    [N, C] once mixed or of several labels.  keys: int64 [N].  index: int64 [N], positions in the split."""
 
     images: torch.Tensor
     targets: torch.Tensor

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core import distributed
+from core import distributed, several
 from core import keys as K
 from core.augment import augmented, normaliser, per_image
 from core.averaging import equal_average, moving_average
@@ -119,6 +119,8 @@ def assemble(
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
+    if splits.several:
+        several.refuse(experiment)
     splits = studied(experiment, splits)
     sampling = experiment.sampling
     drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
@@ -171,6 +173,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         autocast=dtype,
         rank=ranks.rank,
         frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
+        several=splits.several,
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained

@@ -20,8 +20,10 @@ Metric = Literal[
     "val/f1",
     "val/nll",
     "val/ece",
+    "val/map",
 ]
-ALWAYS = tuple(name for name in get_args(Metric) if name != "val/top5")  # measured whatever the data
+# measured whatever the data, where each image has one class
+ALWAYS = tuple(name for name in get_args(Metric) if name not in ("val/top5", "val/map"))
 _SMALLER_IS_BETTER = ("loss", "nll", "ece")
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from core import keys
 from core.part import Mistakes, Part
 from core.spelling import did_you_mean
+from core.stratify import held_out
 
 DECODED = 2048  # images that tell the mean and deviation of all
 
@@ -50,7 +51,8 @@ class Images:
     """Some rows of a store of images.
 
     pixels: uint8 [M, H, W, C], often a memory map shared by several splits; or what decodes them when asked.
-    rows: int64 [N], the rows of `pixels` that belong here.  targets: int64 [N], the class of each.
+    rows: int64 [N], the rows of `pixels` that belong here.  targets: int64 [N], the class of each; or float32 [N, C] of
+    0 and 1, several labels at a time.
     areas: int64 [M], height x width of the files that the pixels were made of; None where all have one size.
     """
 
@@ -81,6 +83,8 @@ class Images:
 
     def counts(self, classes: int) -> tuple[int, ...]:
         """How many samples each class has."""
+        if self.targets.ndim == 2:
+            return tuple(self.targets.sum(axis=0, dtype=np.int64).tolist())
         return tuple(np.bincount(self.targets, minlength=classes).tolist())
 
 
@@ -89,7 +93,8 @@ class Splits:
     """A data set, ready to train on. `test` is read once, at the end of a run; selection sees train and val only.
 
     digest: names the content of all images, labels and the decode policy.  source: where they came from, for people.
-    Raises DataError for labels that name no class.
+    several: an image may have any number of labels, none too; `classes` are these labels. Raises DataError for targets
+    that name no class, or are not of this kind.
     """
 
     name: str
@@ -99,11 +104,15 @@ class Splits:
     test: Images
     digest: str
     source: str
+    several: bool = False
 
     def __post_init__(self) -> None:
         wrong = []
         for split in ("train", "val", "test"):
             targets = getattr(self, split).targets
+            if self.several or targets.ndim != 1:
+                wrong += self._wrong_labels(split, targets)
+                continue
             outside = np.flatnonzero((targets < 0) | (targets >= len(self.classes)))
             if len(outside):
                 first = ", ".join(f"image {i} has {targets[i]}" for i in outside[:3].tolist())
@@ -130,6 +139,15 @@ class Splits:
         name = f"{self.name}, {len(kept)} classes"
         return Splits(name, classes, train, val, test, digest, self.source)
 
+    def _wrong_labels(self, split: str, targets: np.ndarray) -> list[str]:
+        shape = (len(targets), len(self.classes))
+        if not self.several:
+            return [f"{self.name}, {split}: targets of several labels at a time; declare several=True"]
+        if targets.shape != shape or targets.dtype != np.float32 or not np.isin(targets, (0, 1)).all():
+            told = f"{targets.dtype} {list(targets.shape)}, not float32 {list(shape)} of 0 and 1"
+            return [f"{self.name}, {split}: targets are {told}"]
+        return []
+
     def limited(self, n: int) -> Splits:
         """At most n samples of each split, its classes in proportion."""
         return replace(self, train=_first(self.train, n), val=_first(self.val, n), test=_first(self.test, n))
@@ -154,7 +172,10 @@ class Dataset(Part, ABC):
 
 
 def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool [N], True for about `fraction` of each class (int64 targets [N]), at least one of a class of two or more."""
+    """bool [N], True for about `fraction` of each class (int64 targets [N]), at least one of a class of two or more; of
+    each label of several at a time (float [N, C]), the rarest first."""
+    if targets.ndim == 2:
+        return held_out(targets > 0, None, fraction, seed)
     order = keys.sample_keys(seed, 0, np.arange(len(targets)))
     held = np.zeros(len(targets), dtype=bool)
     for label in np.unique(targets):

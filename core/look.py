@@ -60,7 +60,8 @@ def contact_sheet(path: Path, experiment: Experiment, parts: Assembly) -> None:
     fetched = Fetch(parts.images, per_image(experiment.augment))[request]
     batch = Batch(*(tensor.to(parts.setup.device) for tensor in fetched))
     ready = parts.setup.augment(parts.setup.normalise(batch))
-    plots.contact_sheet(pixels(ready.images, parts.mean, parts.std), titles(ready.targets, parts.context.classes), path)
+    said = label_titles if parts.setup.several else titles
+    plots.contact_sheet(pixels(ready.images, parts.mean, parts.std), said(ready.targets, parts.context.classes), path)
 
 
 def look(experiment: Experiment, launch: Launch, path: Path) -> Path:
@@ -90,3 +91,8 @@ def titles(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
         " + ".join(f"{classes[place]} {share:.2f}" for share, place in zip(*row, strict=True) if share >= 0.005)
         for row in zip(shares.tolist(), places.tolist(), strict=True)
     ]
+
+
+def label_titles(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
+    """The labels of each of N targets, float [N, C] of 0 and 1."""
+    return [" + ".join(name for name, has in zip(classes, row, strict=True) if has) or "-" for row in targets.tolist()]

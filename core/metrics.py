@@ -26,6 +26,14 @@ def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (logits.argmax(dim=1) == hard).sum(dtype=torch.float32)
 
 
+def matched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How many of N images have all of their labels right and no others, as float32: exact match, at a score of 0.5.
+
+    logits float [N, C], targets float [N, C] of 0 and 1.
+    """
+    return ((logits >= 0) == (targets > 0.5)).all(dim=1).sum(dtype=torch.float32)
+
+
 def in_top(logits: torch.Tensor, targets: torch.Tensor, k: int) -> torch.Tensor:
     """How many of N targets are among the k largest logits."""
     return (logits.topk(k, dim=1).indices == targets[:, None]).sum()
@@ -99,8 +107,9 @@ def score_table(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.bincount(place.flatten(), minlength=size).view(2, classes, THRESHOLDS)
 
 
-def from_scores(table: torch.Tensor) -> dict[str, float]:
-    """map, mean average precision over the labels that the split has, and f1, macro, at a score of 0.5; in 0..1.
+def by_label(table: torch.Tensor) -> torch.Tensor:
+    """float64 [C, 4]: average precision of each label, and its precision, recall and F1 at a score of 0.5; 0 where
+    there is nothing to divide by.
 
     table: of `score_table`, added up, on the host. Average precision is the sum over thresholds of precision times
     the recall gained there (Everingham et al. 2010, section 4.2, without interpolation), scores rounded down to
@@ -112,9 +121,19 @@ def from_scores(table: torch.Tensor) -> dict[str, float]:
     average = (gained * having / (having + without).clamp(min=1)).sum(dim=1) / positives.clamp(min=1)
     half = THRESHOLDS - THRESHOLDS // 2 - 1  # the place of 0.5, counted from the highest
     right, claimed = having[:, half], (having + without)[:, half]
-    f1 = 2 * right / (claimed + positives).clamp(min=1)
-    known = positives > 0
-    return {"map": float(average[known].mean()), "f1": float(f1[known | (claimed > 0)].mean())}
+    parts = [right / claimed.clamp(min=1), right / positives.clamp(min=1)]
+    return torch.stack([average, *parts, 2 * right / (claimed + positives).clamp(min=1)], dim=1)
+
+
+def from_scores(table: torch.Tensor) -> dict[str, float]:
+    """map, mean average precision over the labels that the split has, and f1, macro, at a score of 0.5; in 0..1. Labels
+    that the split lacks and that are never claimed are left out of f1, too.
+
+    table: of `score_table`, added up, on the host.
+    """
+    each, known = by_label(table), table[1].sum(dim=1) > 0
+    claimed = table[:, :, THRESHOLDS // 2 :].sum(dim=(0, 2)) > 0
+    return {"map": float(each[known, 0].mean()), "f1": float(each[known | claimed, 3].mean())}
 
 
 def wilson(right: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,8 @@ def report(run: Run) -> None:
     metrics, history = run.metrics, run.history["test/accuracy"]
     n = run.record["data"]["test"]
     accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
-    tell(f"test accuracy {accuracy:.2%} (n = {n:,}), loss {loss:.4f}, with the weights of epoch {max(history)}")
+    labels = f", mean average precision {metrics['test/map']:.2%}" if "test/map" in metrics else ""
+    tell(f"test accuracy {accuracy:.2%} (n = {n:,}){labels}, loss {loss:.4f}, with the weights of epoch {max(history)}")
     if (page := run.folder / "artifacts" / REPORT).exists():
         tell(f"report: {page}")
     where(run)

@@ -96,9 +96,10 @@ class Bar:
 
 def summary(metrics: dict[str, float]) -> str:
     """The numbers of an epoch in one line."""
+    average = f" map {metrics['val/map']:.2%}" if "val/map" in metrics else ""
     return (
         f"train loss {metrics['train/loss']:.4f} accuracy {metrics['train/accuracy']:.2%}  "
-        f"val loss {metrics['val/loss']:.4f} accuracy {metrics['val/accuracy']:.2%}  "
+        f"val loss {metrics['val/loss']:.4f} accuracy {metrics['val/accuracy']:.2%}{average}  "
         f"lr {metrics['lr']:.2g}  {metrics['images_per_second']:,.0f} images/s"
     )
 

@@ -100,6 +100,11 @@ class Run:
         return classes, np.array([row[1:] for row in rows], dtype=np.int64)
 
     @property
+    def several(self) -> bool:
+        """Whether the images that it was trained on have several labels at a time."""
+        return bool(self.record["data"].get("several"))  # records were written before there was such a thing
+
+    @property
     def seconds(self) -> float:
         """Time in training, from its rates: what lay between two sittings does not count."""
         rates = self.history.get("images_per_second", {}).values()
@@ -152,7 +157,8 @@ class Run:
         return model.eval()
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities float [N, C] of images uint8 [N, H, W, channels]; classes stand in record["data"]."""
+        """Probabilities float [N, C] of images uint8 [N, H, W, channels]; classes stand in record["data"]. Of several
+        labels at a time, each label's own."""
         import numpy as np
         import torch
 
@@ -167,7 +173,8 @@ class Run:
         batch = Batch(torch.from_numpy(images), nothing, nothing, nothing)
         with torch.inference_mode():
             normalised = normaliser(data["mean"], data["std"], torch.device("cpu"))(batch).images
-            return self.model(normalised).softmax(dim=1).numpy()
+            logits = self.model(normalised)
+        return (logits.sigmoid() if self.several else logits.softmax(dim=1)).numpy()
 
 
 def load(run: str | Path) -> Run:

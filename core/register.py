@@ -102,6 +102,9 @@ def _refuse(run: Run) -> None:
     """Raises Mistakes for a run that has no model to offer, or that MLflow does not have whole."""
     if holds_others(run.record):
         raise Mistakes([f"{run.id} holds other runs and has no model of its own; {_below(run)}"])
+    if run.several:
+        advice = "a served model answers with one class; run.predict gives each label's probability"
+        raise Mistakes([f"{run.id}: its images have several labels at a time, and {advice}"])
     resume = f"`python -m experiments.{run.record['experiment']} resume {run.id}` goes on with it"
     if run.status == "RUNNING" and not is_free(run.folder):
         raise Mistakes([f"{run.id} is still going on: register it once it has finished"])

@@ -82,10 +82,10 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
 
 def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
     """Raises Mistakes for a metric, by the field that names it, which evaluation does not give for these data."""
-    if set(named.values()) <= set(ALWAYS):
+    if not setup.several and set(named.values()) <= set(ALWAYS):
         return
     with setup.precision():
-        found = evaluate(state.evaluated, setup.loss, val, setup.normalise, setup.classes)
+        found = evaluate(state.evaluated, setup.loss, val, setup.normalise, setup.classes, setup.several)
     measured = [f"val/{name}" for name in found.metrics]
     for field, metric in named.items():
         if metric not in measured:

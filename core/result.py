@@ -12,7 +12,7 @@ from core.experiment import Experiment
 from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
-from core.metrics import by_class, wilson
+from core.metrics import by_class, by_label, wilson
 from core.ranks import Ranks
 from core.record import CONFUSION, RECORD, WEIGHTS, Run
 from core.views import averaged
@@ -25,7 +25,8 @@ def judged(experiment: Experiment, splits: Splits, parts: Assembly) -> Evaluatio
     distributed.align(model, everything=True)
     batches = held_out(splits.test, setup.device, Ranks(context.rank, context.ranks))
     with setup.precision():
-        return evaluate(averaged(model, experiment.tta), setup.loss, batches, setup.normalise, setup.classes)
+        network = averaged(model, experiment.tta, setup.several)
+        return evaluate(network, setup.loss, batches, setup.normalise, setup.classes, setup.several)
 
 
 def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assembly) -> None:
@@ -36,19 +37,36 @@ def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assemb
     result = judged(experiment, splits, parts)
     best = best_epoch(parts.state.history, experiment.select)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
-    table, classes = result.confusion.numpy(), splits.classes
+    keep = _keep_labels if splits.several else _keep_classes
+    keep(journal, result, splits)
+
+
+def _keep_classes(journal: Journal, result: Evaluation, splits: Splits) -> None:
+    table, classes = result.table.numpy(), splits.classes
     title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
     plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
     journal.keep(plots.MATRIX)
     rows = zip(classes, table.tolist(), strict=True)
     keep_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
     counts = table.sum(axis=1)
-    figures = np.column_stack([by_class(result.confusion).numpy(), *wilson(table.diagonal(), counts)]).tolist()
+    figures = np.column_stack([by_class(result.table).numpy(), *wilson(table.diagonal(), counts)])
+    _keep_each(journal, splits, counts, figures, ["precision", "recall", "f1", "recall_low", "recall_high"])
+
+
+def _keep_labels(journal: Journal, result: Evaluation, splits: Splits) -> None:
+    counts = result.table[1].sum(dim=1).numpy()
+    figures = by_label(result.table).numpy()
+    _keep_each(journal, splits, counts, figures, ["average_precision", "precision", "recall", "f1"])
+
+
+def _keep_each(journal: Journal, splits: Splits, counts: np.ndarray, figures: np.ndarray, names: list[str]) -> None:
+    """A row for each class. counts: int64 [C], images that have it.  figures: float [C, names]."""
+    each = zip(splits.classes, counts.tolist(), figures.tolist(), strict=True)
     keep_rows(
         journal,
         "per_class.csv",
-        ["class", "images", "precision", "recall", "f1", "recall_low", "recall_high"],
-        ([name, n, *(f"{x:.6f}" for x in row)] for name, n, row in zip(classes, counts, figures, strict=True)),
+        ["class", "images", *names],
+        ([name, n, *(f"{x:.6f}" for x in row)] for name, n, row in each),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -23,6 +24,8 @@ class LongTail(Part):
     """A long-tailed version of the training set (Cui et al. 2019, section 5.1): class i of C, with n_i images, keeps
     n_i * mu^i of them, at least one, where mu = factor^(-1 / (C - 1)). Validation and test stay as they are.
     """
+
+    several: ClassVar[bool] = False
 
     factor: float = Field(100.0, ge=1, description="size of the first class over that of the last, were they equal")
     seed: int = Field(0, ge=0, lt=2**63, description="chooses the images; independent of the run's seed")
@@ -45,6 +48,8 @@ class LabelNoise(Part):
     all equally likely (Patrini et al. 2017, section 5.1). Labels wrong at one fraction are so at any larger one.
     """
 
+    several: ClassVar[bool] = False
+
     fraction: float = Field(0.2, ge=0, le=1, description="share of training labels that are made wrong")
     seed: int = Field(0, ge=0, lt=2**63, description="chooses labels and classes; independent of the run's seed")
 
@@ -60,6 +65,8 @@ class LabelNoise(Part):
 
 class Sampling(Part, ABC):
     """Base of ways to draw an epoch of as many images as the training set has."""
+
+    several: ClassVar[bool] = False
 
     def over(self, images: Images, classes: int, size: int) -> Order:
         """(seed, epoch) -> positions int64 [N] of these images in the order of that epoch. size: of a batch.

@@ -17,7 +17,7 @@ from core.batches import Batch
 from core.freeze import Frozen
 from core.history import History
 from core.methods import LossFunction, Method, Output
-from core.metrics import correct
+from core.metrics import correct, matched
 from core.schedules import Clock, Schedule
 from core.state import State
 from core.stopping import EarlyStopping, out_of_time
@@ -46,6 +46,7 @@ class Setup:
     autocast: torch.dtype | None = None
     rank: int = 0
     frozen: Frozen | None = None
+    several: bool = False
 
     def precision(self) -> AbstractContextManager[object]:
         """The context that forward passes run in."""
@@ -142,6 +143,7 @@ def gradients(
     """
     parts = [batch] if setup.accumulate == 1 else _split(batch, setup.accumulate)
     means, rights = [], []
+    count = matched if setup.several else correct
     for part in parts:
         with distributed.last_of(forward, part is parts[-1]):
             with setup.precision():
@@ -150,7 +152,7 @@ def gradients(
             weights = _equal(len(losses), len(parts), losses.dtype, losses.device)
             losses.backward(state.scaler.scale(weights) if state.scaler else weights)
         means.append(losses.detach() @ weights)
-        rights.append(correct(logits.detach(), part.targets))
+        rights.append(count(logits.detach(), part.targets))
     return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())
 
 

@@ -15,8 +15,9 @@ from core.losses import full
 Views = Literal["none", "flip", "flip_shift"]
 
 
-def averaged(model: nn.Module, views: Views) -> nn.Module:
-    """A network that gives the logarithm of the mean of `model`'s probabilities over the views; `model` for none.
+def averaged(model: nn.Module, views: Views, several: bool = False) -> nn.Module:
+    """A network that gives the logarithm of the mean of `model`'s probabilities over the views; `model` for none. Of
+    several labels at a time, the logits of the mean of each label's own probability.
 
     Probabilities, not logits, as Krizhevsky et al. (2012, section 4.1) do: a view that is sure of one class does not
     outweigh the others. flip: the image and its mirror. flip_shift: these, and both moved by one pixel up and left and
@@ -25,19 +26,22 @@ def averaged(model: nn.Module, views: Views) -> nn.Module:
     To a loss that goes by no softmax (BinaryCrossEntropy, ArcFace) log-probabilities are no logits: of its figures
     test/loss alone then cannot be held against val/loss.
     """
-    return model if views == "none" else _Averaged(model, shifts=(-1, 0, 1) if views == "flip_shift" else (0,))
+    shifts = (-1, 0, 1) if views == "flip_shift" else (0,)
+    return model if views == "none" else _Averaged(model, shifts, several)
 
 
 class _Averaged(nn.Module):
-    def __init__(self, model: nn.Module, shifts: tuple[int, ...]):
+    def __init__(self, model: nn.Module, shifts: tuple[int, ...], several: bool):
         super().__init__()
-        self.model, self.shifts = model, shifts
+        self.model, self.shifts, self.several = model, shifts, several
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images: float [N, C, H, W] -> log-probabilities [N, classes], as good as logits."""
+        """images: float [N, C, H, W] -> log-probabilities [N, classes], as good as logits; or logits of several."""
         # one view at a time: in memory it costs what evaluation costs anyway
-        views = [full(self.model(view)).log_softmax(dim=1) for view in self._views(images)]
-        return torch.stack(views).logsumexp(dim=0) - math.log(len(views))
+        views = torch.stack([full(self.model(view)) for view in self._views(images)])
+        if self.several:
+            return F.logsigmoid(views).logsumexp(dim=0) - F.logsigmoid(-views).logsumexp(dim=0)
+        return views.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views))
 
     def _views(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
         height, width = images.shape[2:]

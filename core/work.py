@@ -30,6 +30,7 @@ from core.terminal import tell
 from core.watching import watching
 from core.writing import keep_text, save_weights
 
+NO_REPORT = "no report: its page is of one class for each image, and these have several labels; see per_class.csv"
 REPORT_SECONDS, REPORT_SHARE = 20.0, 0.05  # what a report may take, of the time in training; whichever is more
 
 
@@ -97,6 +98,9 @@ class Work:
 
     def _report(self, journal: Journal) -> None:
         """The page that looks into the run. It is made of what is on record: failing, it takes nothing with it."""
+        if self.splits.several:
+            tell(NO_REPORT)
+            return
         from core.report.answers import Network
         from core.report.making import make
 

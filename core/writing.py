@@ -94,6 +94,7 @@ def open_run(
         "digest": splits.digest,
         "source": splits.source,
         "classes": list(splits.classes),
+        "several": splits.several,
         "class_counts": list(parts.context.class_counts),
         "image_shape": list(parts.context.image_shape),
         "train": parts.context.train_size,

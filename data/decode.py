@@ -33,7 +33,7 @@ Share = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Unreadable(DataError):
-    """One image that cannot be decoded."""
+    """An image that cannot be decoded, or several."""
 
 
 def decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:

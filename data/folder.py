@@ -56,12 +56,7 @@ class ImageFolder(Dataset):
         classes = tuple(cached.index.classes)
         name = root.resolve().name.partition(".")[0] or "images"
         splits = Splits(name, classes, train, val, test, cached.index.digest, cached.source)
-        wrong = [
-            f"{root}: {split} would have no image of {', '.join(lacking)}; add images, or change the fractions"
-            for split, images in (("train", train), ("val", val), ("test", test))
-            if (lacking := [c for c, n in zip(classes, images.counts(len(classes)), strict=True) if not n])
-        ]
-        if wrong:
+        if wrong := layout.lacking(root, splits):
             raise DataError(wrong)
         return splits
 

@@ -29,13 +29,15 @@ class Recipe:
     """How files become rows of H = W = size.
 
     exact: None, or the name of a data set whose files have that size already; others are refused.  keep: the decoded
-    pixels; else every file is decoded once to see that it can be, and again whenever it comes.
+    pixels; else every file is decoded once to see that it can be, and again whenever it comes.  listed: how many
+    unreadable images are told of by name; None: all.
     """
 
     size: int
     exact: str | None = None
     skip_unreadable: bool = False
     keep: bool = True
+    listed: int | None = 50
 
     @property
     def policy(self) -> str:
@@ -54,8 +56,17 @@ class _Outcome:
     unreadable: list[str]
 
 
-def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cache.Index:
-    """Decode a tree to folder/pixels.npy. Raises one DataError that lists every unreadable image."""
+def build(
+    found: tree.Tree,
+    layout: Layout,
+    recipe: Recipe,
+    folder: Path,
+    contents: Iterable[tuple[int, archive.Content]] | None = None,
+) -> cache.Index:
+    """Decode a tree to folder/pixels.npy. contents: (position in found.names, content) of each, if not the tree's own.
+
+    Raises one Unreadable that lists every unreadable image.
+    """
     count, shape = len(found.names), (recipe.size, recipe.size, 3)
     hashes: dict[int, str] = {}
     areas: dict[int, int] = {}
@@ -68,14 +79,14 @@ def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cac
         def job(batch: list[tuple[int, archive.Content]]) -> _Outcome:
             return _decode_batch(batch, found.names, recipe, put)
 
-        for outcome in in_threads(job, batches(tree.contents(found))):
+        for outcome in in_threads(job, batches(contents or tree.contents(found))):
             hashes.update(outcome.hashes)
             areas.update(zip((row for row, _ in outcome.hashes), outcome.areas, strict=True))
             unreadable += outcome.unreadable
             advance(len(outcome.hashes) + len(outcome.unreadable))
     unreadable.sort()
     if unreadable and not (recipe.skip_unreadable and hashes):
-        raise DataError(_report(found, unreadable))
+        raise Unreadable(_report(found, unreadable, recipe.listed))
     for line in first(unreadable):
         say(f"left out, unreadable: {line}")
     return _index(found, layout, recipe, hashes, areas, len(unreadable))
@@ -159,9 +170,9 @@ def _index(
     )
 
 
-def _report(found: tree.Tree, unreadable: list[str]) -> list[str]:
+def _report(found: tree.Tree, unreadable: list[str], listed: int | None) -> list[str]:
     head = f"{found.path}: {len(unreadable):,} of {len(found.names):,} images cannot be read"
-    return [head, *first(unreadable), "repair or remove these files"]
+    return [head, *first(unreadable, listed or len(unreadable)), "repair or remove these files"]
 
 
 def _other_size(name: str, pixels: np.ndarray, recipe: Recipe) -> DataError:

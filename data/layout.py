@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from core.images import DataError
+from core.images import DataError, Splits
 from data.terminal import first, printable
 from data.tree import SPLITS, Tree
 
@@ -62,6 +63,17 @@ def places(tree: Tree) -> list[tuple[str, str]]:
     splits = [SPLITS.get(path[0], path[0] if len(path) > 1 else "") if ready else WHOLE for path in paths]
     classes = [path[ready] if len(path) > ready + 1 else "" for path in paths]
     return list(zip(splits, classes, strict=True))
+
+
+def lacking(source: Path, splits: Splits) -> list[str]:
+    """A line for each split that lacks a class; of several labels at a time, only train must have them all."""
+    classes, each = splits.classes, {"train": splits.train, "val": splits.val, "test": splits.test}
+    each = {"train": splits.train} if splits.several else each
+    return [
+        f"{source}: {split} would have no image of {', '.join(absent)}; add images, or change the fractions"
+        for split, images in each.items()
+        if (absent := [c for c, n in zip(classes, images.counts(len(classes)), strict=True) if not n])
+    ]
 
 
 def _is_split(tree: Tree) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from core.augment.geometry import box
 
 class Mixup(BatchStep):
     """lam x + (1 - lam) neighbour, for images and targets, lam ~ Beta(alpha, alpha) per image (Zhang et al. 2018)."""
+
+    several: ClassVar[bool] = False  # a share of a label is no label
 
     alpha: float = Field(0.2, gt=0, description="larger mixes more evenly")
     p: float = Field(1.0, ge=0, le=1, description="share of images mixed")
@@ -31,6 +34,8 @@ class Mixup(BatchStep):
 
 class CutMix(BatchStep):
     """A box of the neighbour pasted in, targets by area; the box holds 1 - lam of the image (Yun et al. 2019)."""
+
+    several: ClassVar[bool] = False
 
     alpha: float = Field(1.0, gt=0, description="of Beta(alpha, alpha), from which lam is drawn per image")
     p: float = Field(1.0, ge=0, le=1, description="share of images mixed")

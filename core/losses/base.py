@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ class Loss(Part, ABC):
 
     What evaluation, prediction and the moving average need beside the network belongs into the network: see `network`.
     """
+
+    several: ClassVar[bool] = False  # takes targets float [N, C] of 0 and 1, several labels at a time
+    instead: ClassVar[str] = "use BinaryCrossEntropy"
 
     @abstractmethod
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ class BinaryCrossEntropy(Loss):
     cross-entropy does, whatever C: that is the default. The mean divides value and gradient by C, as in the paper's
     own code: its learning rates go with `over_classes = "mean"`.
     """
+
+    several: ClassVar[bool] = True
 
     over_classes: Literal["sum", "mean"] = Field("sum", description="how the classes' terms make one value")
     threshold: float | None = Field(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -17,6 +19,8 @@ class Auxiliary(Method):
 
     For networks that give (logits, auxiliary logits, ...) in training, each [N, C], as Torchvision with auxiliary does.
     """
+
+    several: ClassVar[bool] = True
 
     weight: float = Field(
         0.4, ge=0, description="of each auxiliary loss; GoogLeNet's paper has 0.3, Inception v3 is trained with 0.4"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -27,6 +27,9 @@ class Method(Part, ABC):
     """Base of methods. One with weights or buffers that change (a queue, a moving average) builds an nn.Module with
     this same `step`, which becomes part of the state; what stays as it is (a teacher) may build any object with it."""
 
+    several: ClassVar[bool] = False  # takes targets float [N, C] of 0 and 1, several labels at a time
+    instead: ClassVar[str] = "use Supervised"
+
     @abstractmethod
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         """Forward pass of a batch whose images are augmented, normalised and on the device."""
@@ -34,6 +37,8 @@ class Method(Part, ABC):
 
 class Supervised(Method):
     """The loss of the logits of each image, whose mean is the empirical risk (Vapnik 1991)."""
+
+    several: ClassVar[bool] = True
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         logits = model(batch.images)

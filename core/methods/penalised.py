@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +20,8 @@ class Penalised(Method):
     1996. l2 is what SGD calls weight_decay: its gradient is l2 w (Krogh and Hertz 1991, equation 3); under Adam it is
     not AdamW's.
     """
+
+    several: ClassVar[bool] = True  # where the method within does
 
     method: Method = Field(Supervised(), description="whose losses are penalised")
     l1: float = Field(0.0, ge=0, description="pulls every weight to 0 with the same force: many become small")

@@ -68,5 +68,7 @@ def _refuse(run: Run) -> None:
         raise Mistakes([f"{run.id} holds other runs: labbook compare {run.id} sets them side by side"])
     if run.status != "FINISHED":
         raise Mistakes([f"{run.id} is {run.status}: a report is of a finished run"])
+    if run.several:
+        raise Mistakes([f"{run.id}: a report is of one class for each image, and these have several labels"])
     if not (run.folder / "artifacts" / CONFUSION).exists():
         raise Mistakes([f"{run.id} was not tested, as no trial of a search is: train it with --from {run.id}"])

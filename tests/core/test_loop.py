@@ -144,7 +144,7 @@ def test_validation_counts_every_sample_once_and_equals_a_loop_by_hand():
     expected = nn.functional.cross_entropy(logits, batch.targets).item()
     assert last.metrics["val/loss"] == pytest.approx(expected, rel=1e-5)
     assert last.metrics["val/accuracy"] == (logits.argmax(1) == batch.targets).float().mean().item()
-    assert last.validation.confusion.sum() == 8
+    assert last.validation.table.sum() == 8
 
 
 def test_a_step_equals_plain_torch():

@@ -90,8 +90,8 @@ def test_sums_over_parts_add_up_to_the_metrics_of_the_whole(sizes, seed):
     def sums(logits, targets):
         return torch.cat([torch.tensor([float(len(targets)), 0.0]), likelihood(logits, targets)]).double()
 
-    whole = summary(confusion(logits, targets), sums(logits, targets), 4)
-    added = summary(sum(confusion(*part) for part in parts), sum(sums(*part) for part in parts), 4)
+    whole = summary(confusion(logits, targets), sums(logits, targets))
+    added = summary(sum(confusion(*part) for part in parts), sum(sums(*part) for part in parts))
     assert added == pytest.approx(whole, rel=1e-5, abs=1e-6)
     assert whole["loss"] == 1
 
@@ -129,7 +129,7 @@ def test_evaluate_reports_them_all_over_several_batches():
     assert result.metrics["top5"] == pytest.approx(S.top_k_accuracy_score(targets, logits, k=5))
     expected = multiclass_calibration_error(logits.softmax(dim=1), targets, 7, n_bins=15)
     assert result.metrics["ece"] == pytest.approx(expected.item(), abs=1e-6)
-    assert (result.confusion.numpy() == S.confusion_matrix(targets, predicted)).all()
+    assert (result.table.numpy() == S.confusion_matrix(targets, predicted)).all()
 
 
 def several(n=500, labels=6, seed=0):

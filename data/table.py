@@ -1,0 +1,136 @@
+"""ImageTable: images of your own, listed with their labels in a CSV or Parquet file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from core.images import DataError, Dataset, Images, Splits, stratified
+from core.stratify import held_out
+from data import cache, ingest, labels, layout, rows
+from data.decode import Unreadable
+from data.folder import TEST_SEED
+from data.tree import Tree
+
+
+class ImageTable(Dataset):
+    """A .csv or .parquet file of paths and labels, given with --root: the file, or the folder that holds just one.
+
+    Paths are relative to the table's folder. A label is a name or a whole number; whole numbers are class names, in
+    the order of their values. With several, an image has any number of labels: cat|dog, or a list in a Parquet file; an
+    empty cell of a CSV file is none. Splits are those of the table, or drawn: test_fraction and val_fraction of each
+    class. A group (a patient, a camera) is never divided between splits.
+    """
+
+    several: bool = Field(False, description="an image may have any number of labels, none too")
+    separator: str = Field("|", min_length=1, description="stands between the labels of one image")
+    size: int = Field(224, ge=8, le=4096, description="pixels; the largest centred square is resized to size x size")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test; no column of splits needed")
+    path_column: str = Field("path", description="column of paths, relative to the table's folder")
+    label_column: str = Field("label", description="column of labels")
+    split_column: str | None = Field("split", description="column of train, val, test; none, or absent: drawn")
+    group_column: str | None = Field("group", description="column of groups that stay together; may be absent")
+    allow_outside: bool = Field(False, description="take paths, too, that lead out of the table's folder")
+
+    def load(self, root: Path | None) -> Splits:
+        if root is None:
+            raise DataError(["ImageTable needs your table: name it with --root PATH", rows.EXPECTED])
+        table = rows.find(root)
+        columns = rows.Columns(self.path_column, self.label_column, self.split_column, self.group_column)
+        columns = replace(columns, several=self.several, separator=self.separator)
+        found, wrong = rows.read(table, columns, self.allow_outside)
+        classes, wrong_names = labels.class_names(name for row in found for name in row.labels)
+        wrong += wrong_names
+        if found and not wrong and len(classes) < (1 if self.several else 2):
+            only = f"{classes[0]} is the only class; classification takes two" if classes else "no image has a label"
+            wrong.append(only)
+        cached = _pixels(table, found, ingest.Recipe(self.size, listed=None), wrong)
+        splits = self._splits(table, found, classes, cached)
+        if lacking := layout.lacking(table, splits):
+            raise DataError(lacking)
+        return splits
+
+    def _splits(self, table: Path, found: list[rows.Row], classes: tuple[str, ...], cached: cache.Cached) -> Splits:
+        images = replace(cached.images(layout.WHOLE), targets=self._targets(found, classes))
+        splits = np.array([row.split for row in found], dtype=object)
+        groups = _numbered([row.group for row in found])
+        if layout.WHOLE in splits:
+            splits[_held(images, groups, np.ones(len(images), dtype=bool), self.test_fraction, TEST_SEED)] = "test"
+            splits[splits == layout.WHOLE] = "train"
+        if "val" not in splits:
+            splits[_held(images, groups, splits == "train", self.val_fraction, self.split_seed)] = "val"
+        train, val, test = (images.take(splits == split) for split in ("train", "val", "test"))
+        digest = _digest(f"{cached.index.digest} {self.several}", found)
+        return Splits(table.stem, classes, train, val, test, digest, cached.source, self.several)
+
+    def _targets(self, found: list[rows.Row], classes: tuple[str, ...]) -> np.ndarray:
+        """int64 [N]; of several labels, float32 [N, C]."""
+        place = {name: label for label, name in enumerate(classes)}
+        if not self.several:
+            return np.array([place[row.labels[0]] for row in found], dtype=np.int64)
+        targets = np.zeros((len(found), len(classes)), dtype=np.float32)
+        for row, target in zip(found, targets, strict=True):
+            target[[place[name] for name in row.labels]] = 1
+        return targets
+
+
+def _held(images: Images, groups: np.ndarray | None, among: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """bool [N], those held out of the images among which it is drawn (bool [N])."""
+    targets = images.targets[among]
+    held = np.zeros(len(images), dtype=bool)
+    if groups is None:
+        held[among] = stratified(targets, fraction, seed)
+    else:
+        has = targets > 0 if targets.ndim == 2 else targets[:, None] == np.unique(targets)
+        held[among] = held_out(has, groups[among], fraction, seed)
+    return held
+
+
+def _numbered(groups: Sequence[str | None]) -> np.ndarray | None:
+    """int64 [N], groups in the order of their names; None where there are none."""
+    if None in groups:
+        return None
+    return np.unique(np.array(groups), return_inverse=True)[1]
+
+
+def _pixels(table: Path, found: list[rows.Row], recipe: ingest.Recipe, wrong: list[str]) -> cache.Cached:
+    """All images decoded, in the order of the rows, labels aside: those are the table's, and may change without the
+    images being read again. Raises one DataError with what was wrong before and every image that is unreadable."""
+    tree = Tree(table, "", tuple(row.name for row in found), frozenset(), ())
+    blank = layout.Layout(("",), (layout.WHOLE,) * len(found), (0,) * len(found))
+
+    def build(folder: Path) -> cache.Index:
+        index = ingest.build(tree, blank, recipe, folder, ((i, row.file) for i, row in enumerate(found)))
+        # not to be taken for a cache of the same files in class folders, which knows their labels
+        return replace(index, digest=hashlib.sha256(f"table {index.digest}".encode()).hexdigest())
+
+    files = ([row.name, str(row.file), row.status.st_size, row.status.st_mtime_ns] for row in found)
+    try:
+        cached = cache.fetch(f"table {recipe.policy} {_sha256(files)}", build) if found else None
+    except Unreadable as error:
+        raise DataError([*_headed(table, wrong), *error.lines]) from None
+    if wrong or cached is None:
+        raise DataError(_headed(table, wrong))
+    return cached
+
+
+def _headed(table: Path, wrong: list[str]) -> list[str]:
+    return [f"{table}: {len(wrong):,} mistakes; rows count from 1, below the header", *wrong] if wrong else []
+
+
+def _digest(pixels: str, found: list[rows.Row]) -> str:
+    """Names what the images show, their labels, and the splits and groups of the table."""
+    return _sha256([pixels, *([row.name, row.labels, row.split, row.group] for row in found)])
+
+
+def _sha256(facts: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(json.dumps(fact).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,314 @@
+"""Tables of images and labels: what is read, how splits are drawn, and what is refused."""
+
+import csv
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from core.images import DataError
+from core.stratify import held_out
+from data import ImageFolder, ImageTable, ingest
+from data.decode import decode
+from tests.data.samples import encoded, noise, tree
+
+
+def images(folder, count):
+    """Names of so many PNG files below images/."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    names = [f"images/{number:02}.png" for number in range(count)]
+    for seed, name in enumerate(names):
+        (folder / name).write_bytes(encoded(noise(seed, 16, 16)))
+    return names
+
+
+def written(path, header, rows):
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+def table(folder, count=20, header=("path", "label"), labels=("cat", "dog"), **columns):
+    names = images(folder, count)
+    rows = [[name, labels[i % len(labels)]] for i, name in enumerate(names)]
+    for column in columns.values():
+        for row, value in zip(rows, column, strict=True):
+            row.append(value)
+    return written(folder / "table.csv", [*header, *columns], rows)
+
+
+def loaded(root, **fields):
+    return ImageTable(size=16, **fields).load(root)
+
+
+def complaint(root, **fields):
+    with pytest.raises(DataError) as caught:
+        loaded(root, **fields)
+    return "\n".join(caught.value.lines)
+
+
+def everything(splits):
+    parts = [(split, getattr(splits, split)) for split in ("train", "val", "test")]
+    return [(row, target, split) for split, part in parts for row, target in zip(part.rows, part.targets, strict=True)]
+
+
+def test_pixels_and_labels_belong_together_and_splits_are_drawn_by_class(tmp_path):
+    path = table(tmp_path, 40)
+    splits = loaded(path)
+    known = {decode((tmp_path / f"images/{i:02}.png").read_bytes(), "", 16).tobytes(): i % 2 for i in range(40)}
+    for part in (splits.train, splits.val, splits.test):
+        for row, target in zip(part.rows, part.targets, strict=True):
+            assert known[part.pixels[row].tobytes()] == target
+    assert splits.classes == ("cat", "dog")
+    assert [part.counts(2) for part in (splits.train, splits.val, splits.test)] == [(14, 14), (2, 2), (4, 4)]
+    assert (splits.name, splits.source) == ("table", "table.csv: 40 images")
+
+
+def test_a_parquet_file_a_folder_and_rows_in_another_order_are_the_same_data(tmp_path):
+    path = table(tmp_path)
+    before = loaded(path)
+    assert loaded(tmp_path).digest == before.digest
+    header, *rows = csv.reader(path.open())
+    written(path, header, rows[::-1])
+    assert loaded(path).digest == before.digest
+    path.unlink()
+    parquet.write_table(pa.table({"path": [r[0] for r in rows], "label": [r[1] for r in rows]}), tmp_path / "a.parquet")
+    after = loaded(tmp_path)
+    assert after.digest == before.digest
+    assert everything(after) == everything(before)
+
+
+def test_another_label_or_split_or_size_or_content_is_another_digest_and_labels_decode_nothing(tmp_path, monkeypatch):
+    path = table(tmp_path, split=["train"] * 12 + ["test"] * 8)
+    digests = [loaded(path).digest, ImageTable(size=24).load(path).digest]
+    with monkeypatch.context() as patched:
+        patched.setattr(ingest, "decode_with_area", lambda *arguments: pytest.fail("decoded again"))
+        text = path.read_text()
+        path.write_text(text.replace("00.png,cat,train", "00.png,dog,train"))
+        digests.append(loaded(path).digest)
+        path.write_text(text.replace("00.png,cat,train", "00.png,cat,test"))
+        digests.append(loaded(path).digest)
+    (tmp_path / "images/03.png").write_bytes(encoded(noise(99, 16, 17)))
+    digests.append(loaded(path).digest)
+    assert len(set(digests)) == 5
+
+
+def test_a_table_and_a_folder_of_the_same_files_keep_their_own_labels(tmp_path):
+    source = tree(tmp_path / "source", each=5)
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.png"))
+    written(source / "table.csv", ("path", "label"), [(name, "ab"[i % 2]) for i, name in enumerate(names)])
+    assert loaded(source).classes == ("a", "b")
+    assert ImageFolder(size=16).load(source).classes == ("cat", "dog")
+
+
+def test_ready_splits_are_used_as_they_are(tmp_path):
+    named = ["train"] * 10 + ["validation"] * 4 + ["test"] * 6
+    splits = loaded(table(tmp_path, split=named))
+    assert (splits.train.rows.tolist(), splits.val.rows.tolist()) == (list(range(10)), list(range(10, 14)))
+    drawn = loaded(tmp_path, split_column=None)
+    assert len(drawn.test) == 4
+
+
+def test_groups_are_never_divided(tmp_path):
+    groups = [f"patient {i // 4}" for i in range(80)]
+    splits = loaded(table(tmp_path, 80, group=groups), val_fraction=0.2)
+    where = {}
+    for row, _, split in everything(splits):
+        where.setdefault(groups[row], set()).add(split)
+    assert all(len(found) == 1 for found in where.values())
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (52, 12, 16)
+    with_test = loaded(table(tmp_path, 80, group=groups, split=["train"] * 60 + ["test"] * 20), val_fraction=0.2)
+    assert not {groups[row] for row in with_test.train.rows} & {groups[row] for row in with_test.val.rows}
+
+
+def test_whole_numbers_are_classes_in_the_order_of_their_values(tmp_path):
+    assert loaded(table(tmp_path, labels=("10", "9"))).classes == ("9", "10")
+    parquet.write_table(pa.table({"path": images(tmp_path, 20), "label": [10, 9] * 10}), tmp_path / "a.parquet")
+    assert loaded(tmp_path / "a.parquet").classes == ("9", "10")
+    assert loaded(table(tmp_path, labels=("NA", "None"))).classes == ("NA", "None")
+    assert "01 and 1 are one number" in complaint(table(tmp_path, labels=("1", "01", "2", "3")))
+    assert "1.0, 2.0 not whole" in complaint(table(tmp_path, labels=("1.0", "2.0")))
+
+
+def test_columns_may_have_other_names(tmp_path):
+    path = table(tmp_path, header=("file", "kind"))
+    assert loaded(path, path_column="file", label_column="kind").classes == ("cat", "dog")
+
+
+def test_everything_wrong_with_a_table_is_told_at_once(tmp_path):
+    names = images(tmp_path, 12)
+    for name in names[10:]:
+        (tmp_path / name).write_bytes(b"no image")
+    rows = [[name, "cat" if i % 2 else "dog", "ab"[i % 2]] for i, name in enumerate(names)]
+    rows[3][1], rows[4][2] = "", ""
+    rows += [["images/70.png", "cat", "a"], ["images/71.png", "cat", "a"], ["./images/05.png", "cat", "a"]]
+    rows += [["", "cat", "a"], ["images", "dog", "a"], ["images/\0.png", "dog", "a"]]
+    said = complaint(written(tmp_path / "t.csv", ("path", "label", "group"), rows)).splitlines()
+    assert said == [
+        f"{tmp_path / 't.csv'}: 8 mistakes; rows count from 1, below the header",
+        "row 4: no label",
+        "row 5: no group",
+        "row 13: images/70.png does not exist",
+        "row 14: images/71.png does not exist",
+        "row 15: images/05.png is the image of row 6, too; remove one",
+        "row 16: no path",
+        "row 17: images is no regular file",
+        "row 18: 'images/\\x00.png' does not exist",
+        f"{tmp_path / 't.csv'}: 2 of 12 images cannot be read",
+        "images/10.png: cannot identify image file",
+        "images/11.png: cannot identify image file",
+        "repair or remove these files",
+    ]
+
+
+def test_every_missing_and_every_unreadable_image_is_listed(tmp_path):
+    path = table(tmp_path, 90)
+    for name in list((tmp_path / "images").iterdir())[:70]:
+        name.write_bytes(b"no image")
+    assert complaint(path).count("cannot identify") == 70
+    for name in (tmp_path / "images").iterdir():
+        name.unlink()
+    assert complaint(path).count("does not exist") == 90
+
+
+@pytest.mark.parametrize("path", ["/etc/x.png", "../x.png", "images/../../x.png", "..\\x.png", "C:\\x.png", "link.png"])
+def test_paths_that_lead_out_are_refused_unless_allowed(path, tmp_path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "x.png").write_bytes(encoded(noise(90, 16, 16)))
+    os.symlink(tmp_path / "x.png", inside / "link.png")
+    names = images(inside, 20)
+    rows = [[name, "ab"[i % 2]] for i, name in enumerate(names)]
+    made = written(inside / "table.csv", ("path", "label"), [*rows, [path, "a"]])
+    assert "leads out of" in complaint(made)
+    if path in ("../x.png", "link.png"):
+        assert loaded(made, allow_outside=True).source == "table.csv: 21 images"
+        written(made, ("path", "label"), [*rows, [str(tmp_path / "x.png"), "a"]])
+        assert loaded(made, allow_outside=True).source == "table.csv: 21 images"
+
+
+def test_one_image_under_two_names_is_told(tmp_path):
+    path = table(tmp_path)
+    os.symlink(tmp_path / "images/00.png", tmp_path / "images/link.png")
+    path.write_text(path.read_text() + "images/link.png,dog\n")
+    assert "row 21: images/link.png is the image of row 1, too; remove one" in complaint(path)
+
+
+@pytest.mark.parametrize("path", ["http://a.b/x.png", "s3://a/x.png", "\\\\server\\x.png", "//server/x", "file:///x"])
+def test_what_is_on_another_machine_is_never_read(path, tmp_path):
+    made = written(tmp_path / "table.csv", ("path", "label"), [[path, "a"]])
+    assert "is not on this machine" in complaint(made)
+    assert "is not on this machine" in complaint(made, allow_outside=True)
+
+
+REFUSED = {
+    "other_name": (("file", "label"), [("images/00.png", "a")], "no column path; there are file, label"),
+    "spelling": (("path", "lable"), [("images/00.png", "a")], "no column label; did you mean lable?"),
+    "split_spelt": (("path", "label", "Splits"), [("images/00.png", "a", "test")], "did you mean Splits?"),
+    "twice": (("path", "label", "label"), [("images/00.png", "a", "b")], "2 columns label"),
+    "no_rows": (("path", "label"), [], "has no rows"),
+    "one_class": (("path", "label"), [("images/00.png", "a"), ("images/01.png", "a")], "a is the only class"),
+    "ragged": (("path", "label"), [("images/00.png", "a", "b")], "no CSV with commas"),
+    "split_name": (("path", "label", "split"), [("images/00.png", "a", "fold 1")], "split fold 1; there are train"),
+    "no_split": (("path", "label", "split"), [("images/00.png", "a", "")], "no split"),
+    "no_test": (("path", "label", "split"), [("images/00.png", "a", "train")], "no row is of split test"),
+    "few": (("path", "label"), [("images/00.png", "a"), ("images/01.png", "b")], "val would have no image of a, b"),
+    "lacking": (
+        ("path", "label", "split"),
+        [(f"images/0{i}.png", "ab"[i % 2], "train") for i in range(6)] + [("images/07.png", "a", "test")],
+        "test would have no image of b",
+    ),
+    "groups": (
+        ("path", "label", "split", "group"),
+        [("images/00.png", "a", "train", "x"), ("images/01.png", "b", "test", "x"), ("images/02.png", "b", "test", 3)],
+        "group x is in test and train",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_tables_that_are_refused(case, tmp_path):
+    header, rows, expected = REFUSED[case]
+    images(tmp_path, 8)
+    assert expected in complaint(written(tmp_path / "table.csv", header, rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"", "is empty"), (b"path,label\n\xff,a\n", "not UTF-8"), (b"PAR1 broken", "no Parquet file")],
+)
+def test_files_that_are_no_tables_are_refused(content, expected, tmp_path):
+    path = tmp_path / ("t.parquet" if b"PAR1" in content else "t.csv")
+    path.write_bytes(content)
+    assert expected in complaint(path)
+
+
+def test_a_folder_without_a_table_or_with_two_is_refused(tmp_path):
+    assert "--root PATH" in complaint(None)
+    assert "nowhere" in complaint(tmp_path / "nowhere")
+    assert "holds no table" in complaint(tmp_path)
+    table(tmp_path)
+    (tmp_path / "other.csv").write_text("path,label\n")
+    assert "2 tables (other.csv, table.csv); name one" in complaint(tmp_path)
+
+
+def test_whole_groups_are_held_out_in_the_proportion_of_every_label():
+    random = np.random.default_rng(0)
+    has = random.random((3000, 6)) < np.array([0.5, 0.3, 0.1, 0.03, 0.01, 0.002])
+    groups = np.repeat(np.arange(1000), 3)
+    for given in (None, groups):
+        held = held_out(has, given, 0.2, seed=1)
+        assert np.allclose(has[held].sum(axis=0), 0.2 * has.sum(axis=0), atol=2.1)
+        assert abs(held.mean() - 0.2) < 0.01
+        assert not np.array_equal(held, held_out(has, given, 0.2, seed=2))
+    assert all(len(set(held[groups == group])) == 1 for group in range(1000))
+    rare = np.zeros((100, 2), dtype=bool)
+    rare[:2, 0], rare[2:, 1] = True, True
+    assert rare[held_out(rare, None, 0.1, seed=0)].any(axis=0).all()
+
+
+def labels_of(splits):
+    parts = (splits.train, splits.val, splits.test)
+    return {
+        row: [name for name, has in zip(splits.classes, target, strict=True) if has]
+        for part in parts
+        for row, target in zip(part.rows.tolist(), part.targets, strict=True)
+    }
+
+
+def test_several_labels_are_read_from_text_and_from_lists(tmp_path):
+    cells = ["cat|dog", "dog", "", "dog | cat"] * 5
+    names = images(tmp_path, 20)
+    path = written(tmp_path / "table.csv", ("path", "label"), zip(names, cells, strict=True))
+    text = loaded(path, several=True)
+    lists = [["dog", "cat"], ["dog"], [], ["cat", "dog"]] * 5
+    parquet.write_table(pa.table({"path": names, "label": lists}), tmp_path / "a.parquet")
+    listed = loaded(tmp_path / "a.parquet", several=True)
+    expected = {row: sorted(lists[row]) for row in range(20)}
+    assert labels_of(text) == labels_of(listed) == expected
+    assert text.several
+    assert text.digest == listed.digest
+    groups = [f"g{i // 2}" for i in range(20)]
+    written(path, ("path", "label", "group"), zip(names, cells, groups, strict=True))
+    grouped = loaded(path, several=True, val_fraction=0.3)
+    assert labels_of(grouped) == expected
+    rows = [{groups[row] for row in part.rows} for part in (grouped.train, grouped.val, grouped.test)]
+    assert not rows[0] & rows[1] | rows[0] & rows[2] | rows[1] & rows[2]
+
+
+def test_several_labels_are_declared_and_never_guessed(tmp_path):
+    rows = [(name, "cat|dog" if i else "cat|cat") for i, name in enumerate(images(tmp_path, 4))]
+    path = written(tmp_path / "table.csv", ("path", "label"), rows)
+    assert "row 2: cat|dog is more than one label; for several, declare --data.several true" in complaint(path)
+    assert "row 1: cat, cat: a label comes twice" in complaint(path, several=True)
+    assert loaded(table(tmp_path, labels=("a|b", "c")), separator=";").classes == ("a|b", "c")
+    parquet.write_table(pa.table({"path": images(tmp_path, 2), "label": [["a", "b"], None]}), tmp_path / "a.parquet")
+    assert "row 1: a|b is more than one label" in complaint(tmp_path / "a.parquet")
+    assert "row 2: no label" in complaint(tmp_path / "a.parquet", several=True)
+    parquet.write_table(pa.table({"path": images(tmp_path, 2), "label": ["", ""]}), tmp_path / "a.parquet")
+    assert "no label" in complaint(tmp_path / "a.parquet", several=True)
+    assert "no image has a label" in complaint(
+        written(path, ("path", "label"), [(name, "") for name in images(tmp_path, 3)]), several=True
+    )
