@@ -47,7 +47,7 @@ def _counted(setting: Setting, metric: str, rows: Sequence[Row]) -> tuple[list[R
         return [found[seed] for seed in seeds], ""
     stopped = {row.seed: row for row in same if row.status != FINISHED and row.seed not in found}
     notes = [f"seed {seed}: {why(row)}" for seed, row in sorted(stopped.items(), key=lambda item: int(item[0]))]
-    notes += _declared_otherwise(setting, wanted, rows)
+    notes += _declared_otherwise(setting, wanted, unsaid, rows)
     told = f"{setting.title}: {len(found)} of {len(seeds)} seeds on record"
     told += f" ({'; '.join(notes)})" if notes else ""
     return [], f"{told}; {setting.command}"
@@ -69,12 +69,15 @@ def _defaults(declaration: Experiment) -> set[str]:
     }
 
 
-def _declared_otherwise(setting: Setting, wanted: dict[str, str], rows: Sequence[Row]) -> list[str]:
+def _declared_otherwise(setting: Setting, wanted: dict[str, str], unsaid: Set[str], rows: Sequence[Row]) -> list[str]:
     """That runs of another declaration exist, older ones perhaps, and in what they differ; nothing where none do."""
     others = [
         row
         for row in rows
-        if row.variant == setting.variant and row.status == FINISHED and row.whole and row.fields != wanted
+        if row.variant == setting.variant
+        and row.status == FINISHED
+        and row.whole
+        and not _is_declared(row, wanted, unsaid)
     ]
     if not others:
         return []
@@ -82,7 +85,7 @@ def _declared_otherwise(setting: Setting, wanted: dict[str, str], rows: Sequence
         name
         for row in others
         for name in {*row.fields, *wanted}
-        if row.fields.get(name) != wanted.get(name)
+        if row.fields.get(name, wanted.get(name) if name in unsaid else None) != wanted.get(name)
     )  # fmt: skip
     names = [name for name, _ in differing.most_common(MOST_FIELDS)]
     names += ["..."] if len(differing) > MOST_FIELDS else []
