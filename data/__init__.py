@@ -3,5 +3,7 @@
 from data.cifar import Cifar10, Cifar100
 from data.digits import Digits
 from data.folder import ImageFolder
+from data.hdf5 import Hdf5
+from data.huggingface import HuggingFace
 
-__all__ = ["Cifar10", "Cifar100", "Digits", "ImageFolder"]
+__all__ = ["Cifar10", "Cifar100", "Digits", "Hdf5", "HuggingFace", "ImageFolder"]

@@ -16,9 +16,11 @@ import numpy as np
 
 from core.images import DataError
 from data import archive, cache, tree
-from data.decode import POLICY, Unreadable, decode_with_area
+from data.decode import POLICY, Unreadable, decode_with_area, fitted
 from data.layout import Layout
 from data.terminal import bar, first, printable, say
+
+Stored = archive.Content | np.ndarray  # the bytes of a file, where it is, or uint8 [H, W] or [H, W, C]
 
 _BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: bounds the memory, and the overhead
 
@@ -53,8 +55,17 @@ class _Outcome:
     unreadable: list[str]
 
 
-def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cache.Index:
-    """Decode a tree to folder/pixels.npy. Raises one DataError that lists every unreadable image."""
+def build(
+    found: tree.Tree,
+    layout: Layout,
+    recipe: Recipe,
+    folder: Path,
+    contents: Iterable[tuple[int, Stored]] | None = None,
+) -> cache.Index:
+    """Decode a tree to folder/pixels.npy. contents: (position in found.names, content) of each, if not the tree's own.
+
+    Raises one DataError that lists every unreadable image.
+    """
     count, shape = len(found.names), (recipe.size, recipe.size, 3)
     hashes: dict[int, str] = {}
     areas: dict[int, int] = {}
@@ -64,10 +75,10 @@ def build(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cac
     kept = cache.pixel_file(folder, (count, *shape)) if recipe.keep else nullcontext(_forget)
     with kept as put, shown as advance:
 
-        def job(batch: list[tuple[int, archive.Content]]) -> _Outcome:
+        def job(batch: list[tuple[int, Stored]]) -> _Outcome:
             return _decode_batch(batch, found.names, recipe, put)
 
-        for outcome in _in_threads(job, _batches(tree.contents(found))):
+        for outcome in _in_threads(job, _batches(contents or tree.contents(found))):
             hashes.update(outcome.hashes)
             areas.update(zip((row for row, _ in outcome.hashes), outcome.areas, strict=True))
             unreadable += outcome.unreadable
@@ -91,7 +102,10 @@ def _decode_batch(
     for row, content in batch:
         try:
             raw = content.read_bytes() if isinstance(content, Path) else content
-            pixels, area = decode_with_area(raw, names[row], None if recipe.exact else recipe.size)
+            if isinstance(raw, np.ndarray):
+                pixels, area = fitted(raw, recipe.size)
+            else:
+                pixels, area = decode_with_area(raw, names[row], None if recipe.exact else recipe.size)
         except Unreadable as error:
             outcome.unreadable.extend(error.lines)
         except OSError as error:
@@ -100,17 +114,23 @@ def _decode_batch(
             if pixels.shape[:2] != (recipe.size, recipe.size):
                 raise _other_size(names[row], pixels, recipe)
             put(row, pixels)
-            outcome.hashes.append((row, hashlib.sha256(raw).hexdigest()))
+            outcome.hashes.append((row, _sha256(raw)))
             outcome.areas.append(area)
     return outcome
 
 
-def _batches(items: Iterable[tuple[int, archive.Content]]) -> Iterator[list[tuple[int, archive.Content]]]:
-    batch: list[tuple[int, archive.Content]] = []
+def _sha256(raw: bytes | np.ndarray) -> str:
+    if isinstance(raw, np.ndarray):
+        raw = str(raw.shape).encode() + raw.tobytes()
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _batches(items: Iterable[tuple[int, Stored]]) -> Iterator[list[tuple[int, Stored]]]:
+    batch: list[tuple[int, Stored]] = []
     size = 0
     for row, content in items:
         batch.append((row, content))
-        size += len(content) if isinstance(content, bytes) else 0
+        size += len(content) if isinstance(content, bytes) else getattr(content, "nbytes", 0)
         if len(batch) >= _BATCH_IMAGES or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from core.images import DataError
+from core.images import DataError, Splits
 from data.terminal import first, printable
 from data.tree import SPLITS, Tree
 
 EXPECTED = (
     "expected: train/<class>/*.jpg and test/<class>/*.jpg, optionally val/<class>/*.jpg; or <class>/*.jpg alone; "
-    "as a folder, a tar or a zip"
+    "as a folder, a tar, a zip or an LMDB"
 )
 WHOLE = "all"  # the split of images that come in class folders only
 
@@ -44,6 +45,16 @@ def arrange(tree: Tree) -> Layout:
         raise DataError(first(wrong))
     labels = {name: label for label, name in enumerate(classes)}
     return Layout(classes, splits, tuple(labels[name] for name in found))
+
+
+def lacking(source: Path, splits: Splits) -> list[str]:
+    """A line for each split that lacks a class."""
+    classes, each = splits.classes, {"train": splits.train, "val": splits.val, "test": splits.test}
+    return [
+        f"{source}: {split} would have no image of {', '.join(absent)}; add images, or change the fractions"
+        for split, images in each.items()
+        if (absent := [c for c, n in zip(classes, images.counts(len(classes)), strict=True) if not n])
+    ]
 
 
 def _is_split(tree: Tree) -> bool:
