@@ -27,8 +27,8 @@ class Hdf5(OwnImages):
     """An HDF5 file of images and labels, given with --root; takes `pip install -e ".[hdf5]"`.
 
     Images are arrays uint8 [N, H, W] or [N, H, W, 1 or 3], or the bytes of image files. Either groups train, test and
-    perhaps val, or the two datasets alone; splits that are lacking are drawn. Labels are names, or numbers from 0,
-    named by a dataset of classes if there is one.
+    perhaps val, or the two datasets alone; splits that are lacking are drawn. Labels are names or whole
+    numbers; where there is a dataset of class names, numbers from 0 on are places in it.
     """
 
     images: str = Field("images", min_length=1, description="name of the dataset of images, in each group")
@@ -89,8 +89,6 @@ class Hdf5(OwnImages):
             named = _get(h5py, file, self.classes)
             if isinstance(named, h5py.Dataset):
                 return [str(name) for name in _values(h5py, named, self.classes)], found
-            most = max((int(values.max()) for values in found.values() if len(values)), default=-1)
-            return [str(label) for label in range(min(most + 1, 1 << 20))], found
         classes, wrong = labels.class_names(str(label) for values in found.values() for label in values)
         if wrong:
             raise DataError([f"{root}: {line}" for line in wrong])
