@@ -20,6 +20,7 @@ from data import ImageFolder, WebShards, ingest, shards
 from data.decode import decode
 from tests.core import kills
 from tests.core.kills import Moment, Setup
+from tests.core.test_distributed import COMMON, start, wait_for_step
 from tests.data.samples import age, encoded, noise, packed, tree
 
 CPU = torch.device("cpu")
@@ -138,8 +139,8 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
         "d.tar is no plain tar",
     ):
         assert line in told
-    broken = shard(tmp_path / "broken" / "a.tar", [*samples(0, 30), ("1.png", b"no image"), ("1.cls", b"cat"),
-                                                   ("2.png", picture(2)[:200]), ("2.cls", b"dog")])  # fmt: skip
+    first = [("1.png", b"no image"), ("1.cls", b"cat"), ("2.png", picture(2)[:200]), ("2.cls", b"dog")]
+    broken = shard(tmp_path / "broken" / "a.tar", [*first, *samples(0, 30)])
     told = complaint(broken.parent)
     assert "2 of 32 images cannot be read" in told
     assert "a.tar/1.png: " in told
@@ -153,6 +154,12 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
         WebShards(skip_unreadable=True, checked=False).check()
 
 
+def runs_of(order, size, ranks):
+    """What comes to each rank in an epoch, int64 [n] each."""
+    whole = len(order) // size
+    return order[: whole * size].reshape(whole, ranks, size // ranks).swapaxes(0, 1).reshape(ranks, -1)
+
+
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 40), st.integers(0, 9))
 def test_an_epoch_is_a_permutation_that_stays_near_the_sequence_of_its_shards(sizes, ranks, window, epoch):
     shard = np.repeat(np.arange(len(sizes)), sizes)
@@ -160,16 +167,13 @@ def test_an_epoch_is_a_permutation_that_stays_near_the_sequence_of_its_shards(si
     order = shards._order(shard, window, size, ranks, 5, epoch)
     assert np.array_equal(np.sort(order), np.arange(len(shard)))
     assert np.array_equal(order, shards._order(shard, window, size, ranks, 5, epoch))
-    whole = len(shard) // size
-    mine = [order[: whole * size].reshape(whole, ranks, 2)[:, rank].reshape(-1) for rank in range(ranks)]
-    for run in mine:
-        # in each rank's run a shard is done with before what lies a window further begins
-        for number in np.unique(shard[run]):
+    for number in range(len(sizes)):  # it is done with before what lies two windows further begins
+        for run in runs_of(order, size, ranks):
             places = np.flatnonzero(shard[run] == number)
-            assert places[-1] - places[0] < sizes[number] + 2 * window
-    if window == 1:  # nothing is moved: shards one after the other, a border between two ranks in one at most
-        opened = sum(len(np.unique(shard[run])) for run in mine)
-        assert opened <= len(sizes) + ranks - 1
+            assert not len(places) or places[-1] - places[0] < sizes[number] + 2 * window
+    calm = shards._order(shard, 1, size, ranks, 5, epoch)  # nothing is moved: two ranks share a shard at their border
+    opened = sum(len(np.unique(shard[run])) for run in runs_of(calm, size, ranks))
+    assert opened <= len(sizes) + ranks - 1
 
 
 def test_epochs_differ_and_an_image_moves_by_less_than_the_window():
@@ -255,6 +259,23 @@ def test_random_kills_change_nothing(seed, forge, tmp_path):
     whole = kills.undisturbed(forge.start, words(root), tmp_path / "undisturbed")
     setup = Setup(words(root), kills.launch(luck))
     assert kills.killed(forge.start, setup, tmp_path / "killed", luck, 1 + seed % 3, whole)
+
+
+@pytest.mark.slow
+def test_two_processes_each_with_shards_of_their_own_resume_to_the_same_bits(forge, home, tmp_path):
+    asked = (kills.DIGITS, *words(three(tmp_path / "set", each=60)), "--model.norm", "group", *COMMON)
+    for process in start(forge, *asked, LABBOOK_HOME=tmp_path / "undisturbed"):
+        assert process.wait() == 0, process.text
+    processes = start(forge, *asked, "--checkpoint_every", "1", "--workers", "1")
+    wait_for_step(home, 8)
+    processes[1].kill()
+    for process in processes:
+        process.wait()
+    first, second = start(forge, kills.DIGITS, "resume")
+    assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
+    assert "images of epoch 1 have come before: skipped, not read again" in first.text
+    resumed, whole = kills.outcome(home), kills.outcome(tmp_path / "undisturbed")
+    assert (resumed.weights, resumed.points) == (whole.weights, whole.points)
 
 
 def labelled(path):
