@@ -10,9 +10,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from core.images import DataError
 from data import extras
@@ -43,7 +44,6 @@ class Member:
 
 Content = bytes | Path | None
 Wanted = Callable[[Member], bool]
-Item = TypeVar("Item")
 
 
 def nothing(member: Member) -> bool:
@@ -62,8 +62,8 @@ def members(path: Path, wanted: Wanted = nothing) -> Iterator[tuple[Member, Cont
         return _folder(path, wanted)
     kind = _kind(path)
     if kind == "lmdb":
-        return guarded(path, _lmdb(path, wanted))
-    return guarded(path, _zip(path, wanted) if kind == "zip" else _tar(path, kind, wanted))
+        return _guarded(path, _lmdb(path, wanted))
+    return _guarded(path, _zip(path, wanted) if kind == "zip" else _tar(path, kind, wanted))
 
 
 def stored(path: Path) -> Path:
@@ -233,11 +233,17 @@ def _kind(path: Path) -> str:
     raise DataError([f"{path} is neither a folder nor a tar, tar.gz, tar.bz2, tar.xz, zip or LMDB; unpack it first"])
 
 
-def guarded(path: Path, stream: Iterator[Item]) -> Iterator[Item]:
-    """The same items; whatever reading them raises as a DataError. Hostile bytes can raise nearly anything from within
-    tarfile, zipfile, the decompressors and libraries."""
-    try:
+def _guarded(path: Path, stream: Iterator[tuple[Member, Content]]) -> Iterator[tuple[Member, Content]]:
+    with reading(path):
         yield from stream
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever reading `path` raises into a DataError."""
+    # hostile bytes can raise nearly anything from within tarfile, zipfile, the decompressors and libraries
+    try:
+        yield
     except DataError:
         raise
     except Exception as error:

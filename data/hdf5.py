@@ -43,7 +43,8 @@ class Hdf5(OwnImages):
 
         def build(folder: Path) -> cache.Index:
             with _opened(h5py, root) as file:
-                classes, groups = self._groups(h5py, file, root)
+                with archive.reading(root):
+                    classes, groups = self._groups(h5py, file, root)
                 return packed.build(root, classes, groups, recipe, folder)
 
         fields = f"{self.images} {self.labels} {self.classes} {recipe.skip_unreadable}"
@@ -59,6 +60,8 @@ class Hdf5(OwnImages):
         for split, name in places.items():
             try:
                 images[split], found[split] = self._pair(h5py, file, name)
+            except DataError as error:
+                wrong += error.lines
             except ValueError as error:
                 wrong.append(f"{root}: {error}")
         if wrong:

@@ -38,7 +38,8 @@ class HuggingFace(OwnImages):
         recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable)
 
         def build(folder: Path) -> cache.Index:
-            classes, groups = self._groups(datasets, root)
+            with archive.reading(root):
+                classes, groups = self._groups(datasets, root)
             return packed.build(root, classes, groups, recipe, folder)
 
         fields = f"{self.images} {self.labels} {recipe.skip_unreadable}"

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 from core.images import DataError
@@ -39,8 +38,8 @@ def build(
     splits = tuple(group.split for group in groups for _ in group.labels)
     labels = tuple(int(label) for group in groups for label in group.labels)
     found = Tree(root, "", names, frozenset(), ())
-    contents = enumerate(chain.from_iterable(archive.guarded(root, group.contents()) for group in groups))
-    index = ingest.build(found, layout.Layout(tuple(classes), splits, labels), recipe, folder, contents)
+    arranged = layout.Layout(tuple(classes), splits, labels)
+    index = ingest.build(found, arranged, recipe, folder, enumerate(_contents(root, groups)))
     return marked(index)
 
 
@@ -70,6 +69,12 @@ def refuse_groups(root: Path, names: Sequence[str]) -> None:
         wrong.append(f"{root}: there is no train among {', '.join(map(printable, names))}")
     if wrong:
         raise DataError(wrong)
+
+
+def _contents(root: Path, groups: Sequence[Group]) -> Iterator[ingest.Stored]:
+    with archive.reading(root):
+        for group in groups:
+            yield from group.contents()
 
 
 def _wrong(root: Path, classes: Sequence[str], group: Group) -> Iterator[str]:

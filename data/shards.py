@@ -122,13 +122,14 @@ def survey(path: Path, field: str) -> tuple[list[Sample], list[str]]:
     samples: dict[str, Sample] = {}
     wrong: list[str] = []
     try:
-        for key, members in itertools.groupby(_files(path), lambda pair: _parts(pair[0].name)[0]):
+        for key, group in itertools.groupby(_files(path), lambda pair: _parts(pair[0].name)[0]):
+            members = list(group)
             try:
                 if key in samples:
                     raise ValueError("comes twice; the files of a sample stand together")
-                if sample := _sample(path, list(members), field):
+                if sample := _sample(path, members, field):
                     samples[key] = sample
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 wrong.append(f"{path.name}/{printable(key)}: {error}")
     except DataError as error:
         wrong += error.lines

@@ -191,6 +191,16 @@ def test_what_is_wrong_in_an_hdf5_is_listed_at_once(h5py, tmp_path):
         file["images"] = h5py.ExternalLink("b.h5", "/images")
         file["labels"] = [0, 1, 0, 1]
     assert "images is a link; put what it leads to there" in complaint(Hdf5(size=8), tmp_path / "d.h5")
+    with h5py.File(tmp_path / "g.h5", "w") as file:
+        file.create_dataset("images", data=pictures(0, 4), chunks=(4, 12, 12, 3), fletcher32=True)
+        file.create_dataset("labels", data=[7, 8, 7, 8], chunks=(4,), fletcher32=True)
+    whole = (tmp_path / "g.h5").read_bytes()
+    for part in (np.array([7, 8, 7, 8]).tobytes(), pictures(0, 4).tobytes()[:32]):
+        assert part in whole
+        (tmp_path / "g.h5").write_bytes(whole.replace(part, bytes(len(part))))
+        told = complaint(Hdf5(size=8), tmp_path / "g.h5")
+        assert "g.h5 is damaged or incomplete" in told
+        assert "\n" not in told
     (tmp_path / "e.h5").write_text("no HDF5")
     assert "cannot be read as HDF5" in complaint(Hdf5(size=8), tmp_path / "e.h5")
     with h5py.File(tmp_path / "f.h5", "w") as file:

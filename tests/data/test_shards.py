@@ -125,7 +125,18 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
         root / "a.tar",
         [*samples(0, 3), ("lost.png", picture(1)), ("two.jpg", b"1"), ("two.png", b"2"), ("two.cls", b"0")],
     )
-    shard(root / "b.tar", [*samples(0, 2), *samples(0, 1), ("x.cls", b"cat"), ("y.png", b""), ("y.json", b"{")])
+    shard(
+        root / "b.tar",
+        [
+            *samples(0, 2),
+            *samples(0, 1),
+            ("x.cls", b"cat"),
+            ("z.png", b""),
+            ("z.json", b"[" * 10**5),
+            ("y.png", b""),
+            ("y.json", b"{"),
+        ],
+    )
     (root / "c.tar").write_bytes(shard(tmp_path / "whole.tar", samples(0, 4)).read_bytes()[:3000])
     packed(tree(tmp_path / "tree"), tmp_path / "d.tar.gz").rename(root / "d.tar")
     told = complaint(root)
@@ -134,6 +145,7 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
         "a.tar/two: 2 images; a sample has one",
         "b.tar/0000: comes twice",
         "b.tar/x: 0 images",
+        "b.tar/z: maximum recursion depth",
         "b.tar/y: Expecting property name",
         "c.tar is damaged or incomplete",
         "d.tar is no plain tar",
