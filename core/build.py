@@ -124,6 +124,8 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
     splits = studied(experiment, splits)
     sampling = experiment.sampling
     drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
+    if not sampling and not launch.overfit:
+        drawn = splits.train.order(experiment.batch_size, ranks.ranks)
     plan = Plan(
         len(splits.train),
         experiment.batch_size,

@@ -29,6 +29,7 @@ class ImageLost(RuntimeError):
 
 
 Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
+Order = Callable[[int, int], np.ndarray]
 
 
 class Pixels(Protocol):
@@ -43,6 +44,11 @@ class Pixels(Protocol):
 
     def crop(self, row: int, choose: Callable[[int, int], Box]) -> np.ndarray:
         """uint8 [H, W, C]: the box that `choose(height, width)` of the whole image names, resized."""
+        ...
+
+    def order(self, rows: np.ndarray, size: int, ranks: int) -> Order | None:
+        """(seed, epoch) -> positions in `rows` (int64 [N]), a permutation in which these rows are best read: batches of
+        `size`, of which each of the ranks takes its share. None: any order is as good."""
         ...
 
 
@@ -80,6 +86,10 @@ class Images:
     def take(self, which: np.ndarray) -> Images:
         """The samples at these positions (int64 or bool)."""
         return replace(self, rows=self.rows[which], targets=self.targets[which])
+
+    def order(self, size: int, ranks: int) -> Order | None:
+        """As `Pixels` has it; None, too, where all are decoded."""
+        return None if isinstance(self.pixels, np.ndarray) else self.pixels.order(self.rows, size, ranks)
 
     def counts(self, classes: int) -> tuple[int, ...]:
         """How many samples each class has."""

@@ -28,11 +28,20 @@ def restore(run: Run, journal: Journal | None, splits: Splits, parts: Assembly) 
         return
     parts.state.restore(found.state)
     tell(f"{run.id} goes on after step {found.step}")
+    _tell_of_skipping(found.step, parts)
     changed = [name for name, value in belongs(parts).items() if found.belongs.get(name) != value]
     if changed and journal:
         told = ", ".join(f"{name}: {found.belongs.get(name)} then, {belongs(parts)[name]} now" for name in changed)
         tell(f"not bit-exact any more: {told}")
         journal.write("tags", values={"resumed_elsewhere": told})
+
+
+def _tell_of_skipping(step: int, parts: Assembly) -> None:
+    """Of images that are read in the order of their files, say what becomes of those that have come."""
+    plan = parts.train.plan
+    skipped = step % len(plan) * plan.size
+    if skipped and parts.images.order(plan.size, plan.ranks):
+        tell(f"{skipped:,} images of epoch {step // len(plan) + 1} have come before: skipped, not read again")
 
 
 def take_over(earlier: Run, splits: Splits, parts: Assembly) -> None:

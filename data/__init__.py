@@ -3,7 +3,21 @@
 from data.cifar import Cifar10, Cifar100
 from data.digits import Digits
 from data.folder import ImageFolder
+from data.hdf5 import Hdf5
+from data.huggingface import HuggingFace
 from data.mnist import FashionMnist, Mnist
+from data.shards import WebShards
 from data.table import ImageTable
 
-__all__ = ["Cifar10", "Cifar100", "Digits", "FashionMnist", "ImageFolder", "ImageTable", "Mnist"]
+__all__ = [
+    "Cifar10",
+    "Cifar100",
+    "Digits",
+    "FashionMnist",
+    "Hdf5",
+    "HuggingFace",
+    "ImageFolder",
+    "ImageTable",
+    "Mnist",
+    "WebShards",
+]

@@ -1,4 +1,4 @@
-"""The files of a folder, a tar or a zip as one stream.
+"""The files of a folder, a tar, a zip or an LMDB as one stream.
 
 Contents go to memory only: nothing is ever written under a name that an archive chose. Archives that hold `..`,
 absolute paths, links, devices or more than they should are refused, whether or not the member would have been used.
@@ -10,11 +10,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from core.images import DataError
+from data import extras
 from data.disk import told
 from data.terminal import printable
 
@@ -22,6 +24,7 @@ MEMBER_LIMIT = 256 * 2**20  # bytes of one file; the largest official one, CIFAR
 TOTAL_LIMIT = 2 * 2**30  # bytes of all files, with their headers, of a small archive
 RATIO_LIMIT = 100  # and of a larger one: so many times its own size. Photographs barely shrink; bombs shrink 1000 times
 HEADER_BYTES = 512
+LMDB_FILE, LMDB_MAGIC = "data.mdb", b"\xde\xc0\xef\xbe"
 _CHUNK = 1 << 20
 
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma", b"\x5d\x00\x00": "lzma"}
@@ -29,12 +32,14 @@ _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma", b"
 
 @dataclass(frozen=True)
 class Member:
-    """name: relative, with `/`.  size: bytes.  mtime_ns: only in a folder.  Hidden folders are not descended into."""
+    """name: relative, with `/`.  size: bytes.  mtime_ns: only in a folder.  offset: where its content begins, only in a
+    tar that is not compressed.  Hidden folders are not descended into."""
 
     name: str
     size: int
     mtime_ns: int = 0
     folder: bool = False
+    offset: int | None = None
 
 
 Content = bytes | Path | None
@@ -59,10 +64,17 @@ def members(path: Path, wanted: Wanted = nothing, refuse: Refuse = at_once) -> I
     refuse: told what in a folder cannot be taken; where it returns, the rest follows, and that file has no content.
     Raises DataError for what is missing, unsafe, too large or damaged.
     """
+    path = stored(path)
     if path.is_dir():
         return _folder(path, wanted, refuse)
     kind = _kind(path)
-    return _guarded(path, _zip(path, wanted) if kind == "zip" else _tar(path, kind, wanted))
+    readers = {"zip": _zip, "lmdb": _lmdb}
+    return _guarded(path, readers[kind](path, wanted) if kind in readers else _tar(path, kind, wanted))
+
+
+def stored(path: Path) -> Path:
+    """The file or folder that holds everything: of an LMDB, which is mostly a folder, its one file."""
+    return path / LMDB_FILE if (path / LMDB_FILE).is_file() else path
 
 
 def hidden(name: str) -> bool:
@@ -72,6 +84,7 @@ def hidden(name: str) -> bool:
 
 def fingerprint(path: Path) -> str:
     """Changes whenever the source may have; reads no contents. Raises DataError."""
+    path = stored(path)
     digest = hashlib.sha256(os.fsencode(path.resolve()))
     if path.is_dir():
         for member, _ in members(path):
@@ -146,6 +159,21 @@ def _zip(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
             yield member, archive.read(info) if not member.folder and wanted(member) else None
 
 
+def _lmdb(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
+    """Keys are names, values the files. Opened without a lock: nothing is written beside it."""
+    lmdb = extras.library("lmdb", "lmdb", f"{path} is an LMDB")
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False, create=False) as environment:
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if path.stat().st_size < needed:  # it is read through a memory map: what lies beyond the end kills the process
+            raise EOFError(f"it ends after {path.stat().st_size:,} of {needed:,} bytes")
+        with environment.begin(buffers=True) as transaction:
+            for key, value in transaction.cursor():
+                name = bytes(key).decode("utf-8", "surrogateescape")
+                _refuse_unsafe(name, path)
+                member = _bounded(Member(_plain(name), len(value)), path)
+                yield member, bytes(value) if wanted(member) else None
+
+
 def _tar(path: Path, compression: str, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
     import importlib
     import tarfile
@@ -160,8 +188,9 @@ def _tar(path: Path, compression: str, wanted: Wanted) -> Iterator[tuple[Member,
                 _refuse_unsafe(info.name, path)
                 if info.issparse() or not (info.isreg() or info.isdir()):
                     raise _refused(info.name, path, "a link, a device or a sparse file")
-                member = _bounded(Member(_plain(info.name), info.size, folder=info.isdir()), path)
-                content = None
+                offset = stream.position if opener is None else None
+                member = Member(_plain(info.name), info.size, folder=info.isdir(), offset=offset)
+                member, content = _bounded(member, path), None
                 if not member.folder and wanted(member):
                     content = stream.read(info.size)
                     if len(content) != info.size:
@@ -207,25 +236,32 @@ def _kind(path: Path) -> str:
         head = stream.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
+    if head[16:20] == LMDB_MAGIC:
+        return "lmdb"
     if head[257:262] == b"ustar":
         return "tar"
     for magic, module in _COMPRESSIONS.items():
         if head.startswith(magic):
             return module
-    raise DataError([f"{path} is neither a folder nor a tar, tar.gz, tar.bz2, tar.xz or zip archive; unpack it first"])
+    raise DataError([f"{path} is neither a folder nor a tar, tar.gz, tar.bz2, tar.xz, zip or LMDB; unpack it first"])
 
 
 def _guarded(path: Path, stream: Iterator[tuple[Member, Content]]) -> Iterator[tuple[Member, Content]]:
-    # hostile bytes can raise nearly anything from within tarfile, zipfile and the decompressors
-    try:
+    with reading(path):
         yield from stream
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever reading `path` raises into a DataError."""
+    # hostile bytes can raise nearly anything from within tarfile, zipfile, the decompressors and libraries
+    try:
+        yield
     except DataError:
         raise
     except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise DataError(
-            [f"{path} is damaged or incomplete ({printable(reason)}); copy or download it again"]
-        ) from error
+        reason = printable(str(error) or type(error).__name__)
+        raise DataError([f"{path} is damaged or incomplete ({reason}); copy or download it again"]) from error
 
 
 def _plain(name: str) -> str:
@@ -249,9 +285,8 @@ def _limit(path: Path) -> int:
 
 
 def _refused(name: str, path: Path, what: str) -> DataError:
-    return DataError(
-        [f"{path} is refused: its member {printable(name)} is or has {what}; get it from a source you trust"]
-    )
+    told = f"its member {printable(name)} is or has {what}; get it from a source you trust"
+    return DataError([f"{path} is refused: {told}"])
 
 
 def _too_large(name: str, size: int, path: Path) -> DataError:
@@ -259,6 +294,5 @@ def _too_large(name: str, size: int, path: Path) -> DataError:
 
 
 def _too_much(path: Path, limit: int) -> DataError:
-    return DataError(
-        [f"{path} is refused: it unpacks to more than {limit:,} bytes; if that is right, unpack it yourself"]
-    )
+    told = f"it unpacks to more than {limit:,} bytes; if that is right, unpack it yourself"
+    return DataError([f"{path} is refused: {told}"])

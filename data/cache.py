@@ -31,7 +31,8 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Index:
     """What the pixels show. For each image: name, label (position in classes), split, row of pixels, and how many
-    pixels its file has (areas is empty where all have the same).
+    pixels its file has (areas is empty where all have the same).  places: (first byte, bytes) of each in the tar file
+    that its name begins with; empty for other sources.
 
     digest: sha256 of names, contents and policy.  source: what this was built from, for people.  top: as in
     Cached.
@@ -46,6 +47,7 @@ class Index:
     splits: list[str]
     rows: list[int]
     areas: list[int] = field(default_factory=list)
+    places: list[list[int]] = field(default_factory=list)
     top: str = ""
     format: int = FORMAT
 

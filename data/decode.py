@@ -55,6 +55,16 @@ def decode_crop(content: bytes, name: str, size: int, choose: Choose) -> np.ndar
     return _decode(content, name, size, choose)[0]
 
 
+def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """(uint8 [size, size, 3], how many pixels there were) of an image uint8 [H, W] or [H, W, 1 or 3], as `decode` does
+    it."""
+    from PIL import Image
+
+    flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    image = Image.fromarray(np.ascontiguousarray(flat)).convert("RGB")
+    return np.array(_cut(image, size, None)), image.width * image.height
+
+
 def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) -> tuple[np.ndarray, int]:
     from PIL import Image
 

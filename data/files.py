@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from core.images import Box, ImageLost
+from core.images import Box, ImageLost, Order
 from data.decode import Unreadable, decode, decode_crop
 from data.terminal import printable
 
@@ -17,6 +17,8 @@ from data.terminal import printable
 @dataclass(frozen=True)
 class Files:
     """Images of a folder as uint8 [M, size, size, 3], none of them kept. names: of the files, by row."""
+
+    lost: ClassVar[str] = "it could be read when training began: put it back"
 
     root: Path
     names: tuple[str, ...]
@@ -44,10 +46,18 @@ class Files:
         """uint8 [size, size, 3]: the box that `choose(height, width)` of the upright image names. Raises ImageLost."""
         return self._read(row, decode_crop, self.size, choose)
 
+    def order(self, rows: np.ndarray, size: int, ranks: int) -> Order | None:
+        """None: files of their own are read in any order."""
+        return None
+
+    def content(self, row: int) -> bytes:
+        """Of the file. Raises OSError."""
+        return (self.root / self.names[row]).read_bytes()
+
     def _read(self, row: int, decoder: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
         path = self.root / self.names[row]
         try:
-            return decoder(path.read_bytes(), str(path), *arguments)
+            return decoder(self.content(row), str(path), *arguments)
         except (OSError, Unreadable) as error:
             reason = f"{printable(str(path))}: {error.strerror}" if isinstance(error, OSError) else error.lines[0]
-            raise ImageLost(f"{reason} (it could be read when training began: put it back)") from None
+            raise ImageLost(f"{reason} ({self.lost})") from None

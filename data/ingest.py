@@ -16,9 +16,11 @@ import numpy as np
 
 from core.images import DataError
 from data import archive, cache, tree
-from data.decode import POLICY, Unreadable, decode_with_area
+from data.decode import POLICY, Unreadable, decode_with_area, fitted
 from data.layout import Layout
 from data.terminal import bar, first, printable, say
+
+Stored = archive.Content | np.ndarray  # the bytes of a file, where it is, or uint8 [H, W] or [H, W, C]
 
 _BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: bounds the memory, and the overhead
 Outcome = TypeVar("Outcome")
@@ -61,7 +63,7 @@ def build(
     layout: Layout,
     recipe: Recipe,
     folder: Path,
-    contents: Iterable[tuple[int, archive.Content]] | None = None,
+    contents: Iterable[tuple[int, Stored]] | None = None,
 ) -> cache.Index:
     """Decode a tree to folder/pixels.npy. contents: (position in found.names, content) of each, if not the tree's own.
 
@@ -76,7 +78,7 @@ def build(
     kept = cache.pixel_file(folder, (count, *shape)) if recipe.keep else nullcontext(_forget)
     with kept as put, shown as advance:
 
-        def job(batch: list[tuple[int, archive.Content]]) -> _Outcome:
+        def job(batch: list[tuple[int, Stored]]) -> _Outcome:
             return _decode_batch(batch, found.names, recipe, put)
 
         for outcome in in_threads(job, batches(contents or tree.contents(found))):
@@ -103,7 +105,10 @@ def _decode_batch(
     for row, content in batch:
         try:
             raw = content.read_bytes() if isinstance(content, Path) else content
-            pixels, area = decode_with_area(raw, names[row], None if recipe.exact else recipe.size)
+            if isinstance(raw, np.ndarray):
+                pixels, area = fitted(raw, recipe.size)
+            else:
+                pixels, area = decode_with_area(raw, names[row], None if recipe.exact else recipe.size)
         except Unreadable as error:
             outcome.unreadable.extend(error.lines)
         except OSError as error:
@@ -112,18 +117,24 @@ def _decode_batch(
             if pixels.shape[:2] != (recipe.size, recipe.size):
                 raise _other_size(names[row], pixels, recipe)
             put(row, pixels)
-            outcome.hashes.append((row, hashlib.sha256(raw).hexdigest()))
+            outcome.hashes.append((row, _sha256(raw)))
             outcome.areas.append(area)
     return outcome
 
 
-def batches(items: Iterable[tuple[int, archive.Content]]) -> Iterator[list[tuple[int, archive.Content]]]:
+def _sha256(raw: bytes | np.ndarray) -> str:
+    if isinstance(raw, np.ndarray):
+        raw = str(raw.shape).encode() + raw.tobytes()
+    return hashlib.sha256(raw).hexdigest()
+
+
+def batches(items: Iterable[tuple[int, Stored]]) -> Iterator[list[tuple[int, Stored]]]:
     """What `in_threads` gives to a thread at a time."""
-    batch: list[tuple[int, archive.Content]] = []
+    batch: list[tuple[int, Stored]] = []
     size = 0
     for row, content in items:
         batch.append((row, content))
-        size += len(content) if isinstance(content, bytes) else 0
+        size += len(content) if isinstance(content, bytes) else getattr(content, "nbytes", 0)
         if len(batch) >= _BATCH_IMAGES or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -12,7 +12,7 @@ from data.tree import SPLITS, Tree
 
 EXPECTED = (
     "expected: train/<class>/*.jpg and test/<class>/*.jpg, optionally val/<class>/*.jpg; or <class>/*.jpg alone; "
-    "as a folder, a tar or a zip"
+    "as a folder, a tar, a zip or an LMDB"
 )
 WHOLE = "all"  # the split of images that come in class folders only
 

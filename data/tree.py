@@ -1,4 +1,4 @@
-"""The images of a folder, tar or zip: the same names in the same order, whichever it is."""
+"""The images of a folder, tar, zip or LMDB: the same names in the same order, whichever it is."""
 
 from __future__ import annotations
 

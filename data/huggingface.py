@@ -1,0 +1,94 @@
+"""HuggingFace: a folder that Hugging Face's datasets has saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from core.images import DataError, Splits
+from data import archive, cache, extras, ingest, layout, packed
+from data.folder import OwnImages
+from data.terminal import printable
+
+EXPECTED = "expected: a folder made by save_to_disk, of a Dataset or a DatasetDict, with an Image and a ClassLabel"
+_AT_ONCE = 64  # images
+
+
+class HuggingFace(OwnImages):
+    """A folder made by `save_to_disk` of Hugging Face's datasets, given with --root; takes `pip install -e
+    ".[huggingface]"`.
+
+    A Dataset, or a DatasetDict with train and perhaps validation and test; splits that are lacking are drawn. Nothing
+    is fetched, and no code of the set is run.
+    """
+
+    images: str = Field("image", min_length=1, description="name of the feature of type Image")
+    labels: str = Field("label", min_length=1, description="name of the feature of type ClassLabel")
+
+    def load(self, root: Path | None) -> Splits:
+        if root is None:
+            raise DataError(["HuggingFace needs your folder: name it with --root PATH", EXPECTED])
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read once, at the import
+        datasets = extras.library("datasets", "huggingface", f"{root} is to be read as a saved Hugging Face set")
+        recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable)
+
+        def build(folder: Path) -> cache.Index:
+            with archive.reading(root):
+                classes, groups = self._groups(datasets, root)
+            return packed.build(root, classes, groups, recipe, folder)
+
+        fields = f"{self.images} {self.labels} {recipe.skip_unreadable}"
+        key = f"huggingface {archive.fingerprint(root)} {recipe.policy} {fields}"
+        return self.splits(cache.fetch(key, build), root)
+
+    def _groups(self, datasets: Any, root: Path) -> tuple[list[str], list[packed.Group]]:
+        saved = _opened(datasets, root)
+        if isinstance(saved, datasets.DatasetDict):
+            packed.refuse_groups(root, list(saved))
+            tables = {packed.split_of(name) or "": table for name, table in saved.items()}
+        else:
+            tables = {layout.WHOLE: saved}
+        if wrong := [line for split in tables for line in self._wrong(datasets, root, split, tables[split])]:
+            raise DataError([*wrong, EXPECTED])
+        classes = next(iter(tables.values())).features[self.labels].names
+        if any(table.features[self.labels].names != classes for table in tables.values()):
+            raise DataError([f"{root}: the splits number their classes differently; cast them to one ClassLabel"])
+        return list(classes), [self._group(datasets, root, split, table) for split, table in tables.items()]
+
+    def _wrong(self, datasets: Any, root: Path, split: str, table: Any) -> Iterator[str]:
+        has = ", ".join(f"{printable(name)}: {type(kind).__name__}" for name, kind in table.features.items())
+        for name, kind, advice in (
+            (self.images, datasets.Image, f"cast_column('{self.images}', Image())"),
+            (self.labels, datasets.ClassLabel, f"class_encode_column('{self.labels}')"),
+        ):
+            if not isinstance(table.features.get(name), kind):
+                yield f"{root}: {split}: {name} is no {kind.__name__} (it has {has}); {advice} and save it again"
+
+    def _group(self, datasets: Any, root: Path, split: str, table: Any) -> packed.Group:
+        # undecoded: what decodes here is labbook's own policy, and a path in it is not followed
+        plain = table.with_format(None).select_columns([self.images, self.labels])
+        plain = plain.cast_column(self.images, datasets.Image(decode=False))
+        labels = [-1 if label is None else label for label in plain[self.labels]]
+        return packed.Group(split, labels, partial(_read, root, plain, self.images))
+
+
+def _opened(datasets: Any, root: Path) -> Any:
+    try:
+        return datasets.load_from_disk(str(root.resolve()))
+    except Exception as error:  # a broken folder can raise nearly anything: of files, of JSON, of Arrow
+        reason = printable(str(error).splitlines()[0][:300]) if str(error) else type(error).__name__
+        raise DataError([f"{root} cannot be read as a saved Hugging Face set ({reason})", EXPECTED]) from None
+
+
+def _read(root: Path, table: Any, images: str) -> Iterator[ingest.Stored]:
+    for batch in table.iter(batch_size=_AT_ONCE):
+        for one in batch[images]:
+            if one is None or one["bytes"] is None:
+                told = "images that are paths, or missing, not contents; embed them and save it again"
+                raise DataError([f"{root} has {told}"])
+            yield one["bytes"]

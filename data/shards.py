@@ -1,0 +1,247 @@
+"""WebShards: images of your own in tar shards as WebDataset makes them, read where they lie.
+
+The library webdataset reads shards from their beginning, in orders that its generators' states decide: a resumed epoch
+would have to be read again from its first sample, and the order would change with the number of workers. Here the order
+is computed from (seed, epoch), and an image is read at its place.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from core import keys as K
+from core.images import DataError, Order, Splits
+from data import archive, cache, ingest, labels, layout, packed
+from data.disk import told
+from data.files import Files
+from data.folder import OwnImages
+from data.terminal import bar, first, printable
+from data.tree import Tree
+
+EXPECTED = "expected: a folder of *.tar, not compressed, in each key.jpg (png, webp) beside key.cls or key.json"
+IMAGES, LABELS = ("jpg", "jpeg", "png", "webp"), ("cls", "json")
+
+
+class WebShards(OwnImages):
+    """A folder of tar shards as WebDataset makes them, given with --root: for data larger than the disk that is free.
+
+    A sample is key.jpg (png, webp) with key.cls, a whole number or a name, or with a field of key.json. Nothing is kept
+    but an index: an image is read from its shard whenever it comes. Shards come in an order that is drawn for each
+    epoch, those of one process after each other, and images move by less than `window` places; a resumed epoch skips
+    what it has had. Shards named as val and test say are those splits; splits that are lacking are drawn.
+    """
+
+    field: str = Field(
+        "label", min_length=1, description="of key.json, a whole number or a name; if there is no key.cls"
+    )
+    val: str = Field("val*", min_length=1, description="names of the shards for validation, with * and ?")
+    test: str = Field("test*", min_length=1, description="names of the shards for test")
+    window: int = Field(
+        10_000, ge=1, description="places by which an epoch moves an image at most; small: less seeking"
+    )
+    checked: bool = Field(
+        True, description="every image decoded once before step one; false: tar headers alone are read, for huge sets"
+    )
+
+    def check(self) -> None:
+        if self.skip_unreadable and not self.checked:
+            raise ValueError("skip_unreadable needs checked: what is unreadable shows when it is decoded")
+
+    def load(self, root: Path | None) -> Splits:
+        if root is None:
+            raise DataError(["WebShards needs your folder: name it with --root PATH", EXPECTED])
+        with told(root):
+            shards = sorted(path for path in root.iterdir() if fnmatch.fnmatchcase(path.name, "[!.]*.tar"))
+            seen = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in shards]
+        if not shards:
+            raise DataError([f"{root} holds no *.tar", EXPECTED])
+        recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable, keep=False)
+        fields = [seen, recipe.policy, self.field, self.val, self.test, self.skip_unreadable, self.checked]
+        key = f"shards {root.resolve()} {json.dumps(fields)}"
+        cached = cache.fetch(key, lambda folder: self._index(root, shards, recipe, folder))
+        return self.splits(cached, root, Shards.of(root, cached.index, self.size, self.window))
+
+    def _index(self, root: Path, shards: Sequence[Path], recipe: ingest.Recipe, folder: Path) -> cache.Index:
+        samples, wrong = [], []
+        with bar(f"listing the samples of {len(shards):,} shards of {root.name}", len(shards), "shards") as advance:
+            for path in shards:
+                found, mistakes = survey(path, self.field)
+                samples += found
+                wrong += mistakes
+                advance(1)
+        classes, mixed = labels.class_names(sample.label for sample in samples)
+        splits = tuple(self._split(sample.shard) for sample in samples)
+        if not wrong and "train" not in splits:
+            wrong = [f"no shard is left for train beside {self.val} and {self.test}, or they are empty"]
+        if not wrong and len(classes) < 2:
+            wrong = [f"{classes[0]} is the only class; classification takes two"]
+        if wrong or mixed:
+            raise DataError([f"{root}: {line}" for line in first(wrong + mixed)] + [EXPECTED])
+        place = {name: label for label, name in enumerate(classes)}
+        arranged = layout.Layout(classes, splits, tuple(place[sample.label] for sample in samples))
+        tree = Tree(root, "", tuple(f"{sample.shard}/{sample.name}" for sample in samples), frozenset(), ())
+        if self.checked:
+            index = ingest.build(tree, arranged, recipe, folder, _contents(root, samples))
+        else:
+            index = _unread(tree, arranged, recipe)
+        return packed.marked(
+            replace(index, rows=list(range(len(index.rows))), places=[list(samples[row].place) for row in index.rows])
+        )
+
+    def _split(self, shard: str) -> str:
+        named = {"val": self.val, "test": self.test}
+        return next((split for split, names in named.items() if fnmatch.fnmatchcase(shard, names)), "train")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """name: of the image, in the shard.  place: (first byte, bytes) of it."""
+
+    shard: str
+    name: str
+    place: tuple[int, int]
+    label: str
+
+
+def survey(path: Path, field: str) -> tuple[list[Sample], list[str]]:
+    """(samples of a shard in stored order, a line for each thing that is wrong with it). No image is read.
+
+    field: of key.json, the label where there is no key.cls.
+    """
+    samples: dict[str, Sample] = {}
+    wrong: list[str] = []
+    try:
+        for key, group in itertools.groupby(_files(path), lambda pair: _parts(pair[0].name)[0]):
+            members = list(group)
+            try:
+                if key in samples:
+                    raise ValueError("comes twice; the files of a sample stand together")
+                if sample := _sample(path, members, field):
+                    samples[key] = sample
+            except (ValueError, RecursionError) as error:
+                wrong.append(f"{path.name}/{printable(key)}: {error}")
+    except DataError as error:
+        wrong += error.lines
+    return list(samples.values()), wrong
+
+
+def _files(path: Path) -> Iterator[tuple[archive.Member, archive.Content]]:
+    for member, content in archive.members(path, lambda member: _parts(member.name)[1] in LABELS):
+        if not member.folder and not archive.hidden(member.name):
+            if member.offset is None:
+                raise DataError([f"{path} is no plain tar: what is compressed cannot be read in parts; unpack it"])
+            yield member, content
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """(key, extension), as WebDataset has them: the extension begins at the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _sample(path: Path, members: list[tuple[archive.Member, archive.Content]], field: str) -> Sample | None:
+    """None for what is neither image nor label. Raises ValueError."""
+    by_kind = {_parts(member.name)[1]: content for member, content in members}
+    images = [member for member, _ in members if _parts(member.name)[1] in IMAGES]
+    if not images and "cls" not in by_kind:
+        return None
+    if len(images) != 1:
+        raise ValueError(f"{len(images)} images; a sample has one")
+    image = images[0]
+    assert image.offset is not None
+    return Sample(path.name, image.name, (image.offset, image.size), _label(by_kind, field))
+
+
+def _label(by_kind: dict[str, archive.Content], field: str) -> str:
+    """Raises ValueError."""
+    for kind, content in by_kind.items():
+        if kind == "cls" and isinstance(content, bytes) and (text := content.decode().strip()):
+            return text
+    content = by_kind.get("json")
+    found = json.loads(content) if isinstance(content, bytes) else None
+    value = found.get(field) if isinstance(found, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise ValueError(f"no label: neither .cls nor a field {field} of .json that is a whole number or a name")
+    return str(value)
+
+
+def _contents(root: Path, samples: Sequence[Sample]) -> Iterator[tuple[int, ingest.Stored]]:
+    """(row, bytes of the image), in stored order."""
+    for shard, rows in itertools.groupby(range(len(samples)), lambda row: samples[row].shard):
+        with told(root / shard), (root / shard).open("rb") as stream:
+            for row in rows:
+                offset, size = samples[row].place
+                stream.seek(offset)
+                yield row, stream.read(size)
+
+
+def _unread(tree: Tree, arranged: layout.Layout, recipe: ingest.Recipe) -> cache.Index:
+    """The index of images that nobody has looked at: its digest knows their places, but not their contents."""
+    policy = f"{recipe.policy}; not checked"
+    return cache.Index(
+        digest=hashlib.sha256("\n".join((policy, *tree.names)).encode("utf-8", "surrogateescape")).hexdigest(),
+        policy=policy,
+        source=f"{tree.path.name}: {len(tree.names):,} images, not checked",
+        classes=list(arranged.classes),
+        names=list(tree.names),
+        labels=list(arranged.labels),
+        splits=list(arranged.splits),
+        rows=list(range(len(tree.names))),
+    )
+
+
+@dataclass(frozen=True)
+class Shards(Files):
+    """Images of tar shards, names as shard/member. places: int64 [M, 2], first byte and bytes of each.  shard: int64
+    [M], which shard each lies in.  window: see WebShards."""
+
+    lost: ClassVar[str] = (
+        "its shard is not what it was when training began, or was not checked: put it back, or mend it"
+    )
+
+    places: np.ndarray
+    shard: np.ndarray
+    window: int
+
+    @classmethod
+    def of(cls, root: Path, index: cache.Index, size: int, window: int) -> Shards:
+        """Those of an index."""
+        _, shard = np.unique([name.partition("/")[0] for name in index.names], return_inverse=True)
+        return cls(root, tuple(index.names), size, np.array(index.places, dtype=np.int64), shard, window)
+
+    def content(self, row: int) -> bytes:
+        """Of the image. Raises OSError."""
+        offset, size = self.places[row].tolist()
+        with (self.root / self.names[row].partition("/")[0]).open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+
+    def order(self, rows: np.ndarray, size: int, ranks: int) -> Order:
+        """Shards in an order that is drawn; dealt out to the ranks in equal runs, one shard after the other; then each
+        image moved by less than `window` places. All of it follows from seed and epoch."""
+        return partial(_order, self.shard[rows], self.window, size, ranks)
+
+
+def _order(shard: np.ndarray, window: int, size: int, ranks: int, seed: int, epoch: int) -> np.ndarray:
+    """int64 [N], positions. shard: int64 [N], of each position."""
+    # what fills no batch is drawn: were it the end of the last shard, that might never come
+    dropped = K.permutation(seed, epoch, len(shard), "dropped")[: len(shard) % size]
+    turn = np.argsort(K.permutation(seed, epoch, int(shard.max()) + 1, "shards"))
+    in_sequence = np.argsort(turn[shard], kind="stable")
+    in_sequence = in_sequence[~np.isin(in_sequence, dropped)]
+    ahead = window * K.uniform(K.sample_keys(seed, epoch, np.arange(len(shard))), "window").astype(np.float64)
+    runs = [run[np.argsort(np.arange(len(run)) + ahead[run])] for run in np.split(in_sequence, ranks)]
+    batches = np.stack([run.reshape(-1, size // ranks) for run in runs], axis=1)
+    return np.concatenate([batches.reshape(-1), dropped])
