@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from core import keys as K
 from core.augment.base import ImageFunction
@@ -149,11 +149,12 @@ class Fetch:
         stored, rows = self.images.pixels, self.images.rows[request.index]
         if self.per_image:
             asked = zip(rows.tolist(), request.keys.tolist(), strict=True)
-            pixels = np.stack([self.per_image.read(stored, row, key) for row, key in asked])
+            # collated by torch: in a worker, straight into the memory that the trainer reads
+            images = default_collate([torch.from_numpy(self.per_image.read(stored, *one)) for one in asked])
         else:
-            pixels = np.ascontiguousarray(stored[rows])
-        arrays = (pixels, self.images.targets[request.index], request.keys, request.index)
-        return Batch(*map(torch.from_numpy, arrays))
+            images = torch.from_numpy(np.ascontiguousarray(stored[rows]))
+        others = (self.images.targets[request.index], request.keys, request.index)
+        return Batch(images, *map(torch.from_numpy, others))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def stored(path: Path) -> Path:
 
 def hidden(name: str) -> bool:
     """Whether a component of the name begins with a dot or is a Mac's __MACOSX."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    odd = name.startswith(".") or "/." in name or "__MACOSX" in name  # nearly never, and asked of every file
+    return odd and any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def fingerprint(path: Path) -> str:
@@ -101,33 +102,35 @@ def _folder(root: Path, wanted: Wanted, refuse: Refuse) -> Iterator[tuple[Member
     real = root.resolve()
     for at, folders, files in os.walk(root, onerror=lambda error: refuse(_unlisted(error))):
         folders.sort()
-        below = Path(at)
+        below, inside = Path(at), Path(at).relative_to(root).as_posix()
+        inside = "" if inside == "." else f"{inside}/"
         for name in folders:
             if (below / name).is_symlink() and not hidden(name):
                 link = printable(str(below / name))
                 refuse(DataError([f"{link} is a link to a folder; put the folder itself there"]))
                 continue
-            yield Member((below / name).relative_to(root).as_posix(), 0, 0, folder=True), None
+            yield Member(inside + name, 0, 0, folder=True), None
         folders[:] = [name for name in folders if not hidden(name)]
         for name in sorted(files):
             try:
-                found: tuple[Member, Content] = _file(below / name, root, real, wanted)
+                found: tuple[Member, Content] = _file(below, name, inside + name, root, real, wanted)
             except DataError as error:
                 refuse(error)
-                found = Member((below / name).relative_to(root).as_posix(), 0), None
+                found = Member(inside + name, 0), None
             yield found
 
 
-def _file(path: Path, root: Path, real: Path, wanted: Wanted) -> tuple[Member, Content]:
-    name = path.relative_to(root).as_posix()
-    with told(path):
-        status = path.lstat()
-        target = path.resolve() if stat.S_ISLNK(status.st_mode) else path
-        if target is not path and target.is_relative_to(real) and target.exists():
-            status = target.stat()
+def _file(below: Path, file: str, name: str, root: Path, real: Path, wanted: Wanted) -> tuple[Member, Content]:
+    try:
+        status = os.lstat(os.path.join(below, file))  # a Path for each would take longer than the files
+    except OSError as error:
+        raise DataError([f"{printable(str(below / file))}: {error.strerror}"]) from None
+    if stat.S_ISLNK(status.st_mode) and (target := (below / file).resolve()).is_relative_to(real) and target.exists():
+        status = target.stat()
     member = Member(name, status.st_size, status.st_mtime_ns)
     if not wanted(member):
         return member, None
+    path = below / file
     if stat.S_ISLNK(status.st_mode):
         raise DataError([f"{printable(str(path))} is a link that leads out of {root} or nowhere; put the file there"])
     if not stat.S_ISREG(status.st_mode):
@@ -294,5 +297,4 @@ def _too_large(name: str, size: int, path: Path) -> DataError:
 
 
 def _too_much(path: Path, limit: int) -> DataError:
-    told = f"it unpacks to more than {limit:,} bytes; if that is right, unpack it yourself"
-    return DataError([f"{path} is refused: {told}"])
+    return DataError([f"{path} is refused: it unpacks to over {limit:,} bytes; if that is right, unpack it yourself"])

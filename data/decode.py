@@ -76,9 +76,10 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
             share = _share(choose, image) if choose else None
             if size is not None and image.format == "JPEG":
                 least = _enough(image, size, share) if share else (4 * size, 4 * size)
-                if share and image.mode in ("RGB", "L") and min(image.width // least[0], image.height // least[1]) < 2:
+                if min(image.width // least[0], image.height // least[1]) > 1:
+                    image.draft(None, least)  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
+                elif share and image.mode in ("RGB", "L"):
                     return _cut_jpeg(content, size, share), area
-                image.draft(None, least)  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
             return np.array(_rgb(image, size, share)), area
     except Exception as error:  # broken files make Pillow raise nearly anything: SyntaxError, struct.error, ...
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
@@ -107,14 +108,14 @@ def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Im
     from PIL import Image, ImageOps
 
     image.load()
-    rotated = ImageOps.exif_transpose(image)
-    eight_bit = _eight_bit(rotated)
+    ImageOps.exif_transpose(image, in_place=True)  # most images lie right: else each would be copied
+    eight_bit = _eight_bit(image)
     if eight_bit.has_transparency_data:
         shown = eight_bit.convert("RGBA")
         black = Image.new("RGBA", shown.size, (0, 0, 0, 255))
         result = Image.alpha_composite(black, shown).convert("RGB")
     else:
-        result = eight_bit.convert("RGB")
+        result = eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
     return result if size is None else _cut(result, size, share)
 
 
@@ -122,6 +123,8 @@ def _cut(image: Image.Image, size: int, share: Share | None) -> Image.Image:
     """Of an upright RGB image, the part named, or the largest centred square, as size x size."""
     from PIL import Image
 
+    if share is None and image.size == (size, size):
+        return image
     part = image.crop(_centred(image.size) if share is None else _in_pixels(share, image.size))
     # cut first: resize's own box lets in what lies beside it
     return part.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)

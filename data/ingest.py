@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from data.terminal import bar, first, printable, say
 
 Stored = archive.Content | np.ndarray  # the bytes of a file, where it is, or uint8 [H, W] or [H, W, C]
 
+_SMALL_SECONDS = 4e-4  # to decode an image
 _BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: bounds the memory, and the overhead
 Outcome = TypeVar("Outcome")
 
@@ -143,7 +145,22 @@ def batches(items: Iterable[tuple[int, Stored]]) -> Iterator[list[tuple[int, Sto
 
 
 def in_threads(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
-    """job of each batch, in order; reading goes on while Pillow decodes, two batches a thread ahead at most."""
+    """job of each batch, in order. Small images one after another: threads that ask for the interpreter every few
+    microseconds take twice the time of one. From the first batch of larger ones on in threads."""
+    rest = iter(batches)
+    for number, batch in enumerate(rest):
+        began = time.perf_counter()
+        outcome = job(batch)
+        # the first one pays for Pillow's imports
+        large = number > 0 and time.perf_counter() - began > _SMALL_SECONDS * len(batch)
+        yield outcome
+        if large:
+            break
+    yield from _in_pool(job, rest)
+
+
+def _in_pool(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
+    """Reading goes on while Pillow decodes, two batches a thread ahead at most."""
     workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from core.images import DataError
 from data import archive
@@ -69,7 +70,7 @@ def contents(tree: Tree, refuse: archive.Refuse = archive.at_once) -> Iterator[t
 
 def is_image(member: archive.Member) -> bool:
     """By its name: a file that is not hidden, with the extension of a format that labbook reads."""
-    suffix = PurePosixPath(member.name).suffix.lower()
+    suffix = os.path.splitext(member.name)[1].lower()
     return suffix in SUFFIXES and not member.folder and not archive.hidden(member.name)
 
 

@@ -86,8 +86,10 @@ def normaliser(mean: Iterable[float], std: Iterable[float], device: torch.device
     scale = 1 / (255 * torch.tensor(std, device=device))
 
     def normalise(batch: Batch) -> Batch:
-        images = batch.images.float().sub_(shift).mul_(scale)
-        return batch._replace(images=images.permute(0, 3, 1, 2))
+        width = batch.images.shape[2]
+        # rows of all channels in one: against a last dimension of three, a CPU takes several times as long
+        rows = batch.images.float().flatten(2).sub_(shift.repeat(width)).mul_(scale.repeat(width))
+        return batch._replace(images=rows.view(batch.images.shape).permute(0, 3, 1, 2))
 
     return normalise
 

@@ -15,6 +15,8 @@ from core.context import Context
 if TYPE_CHECKING:
     from core.batches import Batch
 
+_LARGE = 1 << 14  # numbers in an image
+
 
 class RandomCrop(BatchStep):
     """Pad with the mean colour on each side, then cut the old size out at a random place (He et al. 2016, section 4.2);
@@ -44,7 +46,7 @@ class HorizontalFlip(BatchStep):
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         flipped = K.uniform(keys, "horizontal flip") < self.p
-        return torch.where(flipped[:, None, None, None], images.flip(3), images), targets
+        return mirrored(images, flipped), targets
 
 
 class AlternatingFlip(BatchStep):
@@ -70,7 +72,7 @@ class AlternatingFlip(BatchStep):
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """keys: int64 [N], odd for what is to be mirrored."""
-        return torch.where((keys & 1).bool()[:, None, None, None], images.flip(3), images), targets
+        return mirrored(images, (keys & 1).bool()), targets
 
 
 class Translate(BatchStep):
@@ -140,6 +142,16 @@ class RandomErasing(BatchStep):
         if self.fill == "mean":
             return torch.where(erased, 0.0, images), targets
         return torch.where(erased, _noise(images, keys), images), targets
+
+
+def mirrored(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Images [N, C, H, W] of which those chosen (bool [N]) are mirrored left and right."""
+    if images.device.type != "cpu" or images[0].numel() < _LARGE:
+        return torch.where(chosen[:, None, None, None], images.flip(3), images)
+    made = torch.empty_like(images)
+    for image, one, flipped in zip(images, made, chosen.tolist(), strict=True):  # each alone stays in the CPU's cache
+        one.copy_(image.flip(2) if flipped else image)
+    return made
 
 
 def _noise(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

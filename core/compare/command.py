@@ -24,6 +24,13 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments (all their runs), or runs")
     parser.add_argument("--metric", default="test/accuracy", help="test/accuracy unless told; any final metric")
     parser.add_argument("--by", metavar="FIELD", help="settings are the values of this field, whatever else differs")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="a field that sets nothing apart; may be repeated",
+    )
     parser.add_argument("--baseline", metavar="SETTING", help="a setting or a run; the best unless told")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also as CSV, unrounded")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
@@ -37,7 +44,7 @@ def main(words: Sequence[str]) -> int:
     if not any(row.status == FINISHED for row in found):
         left = [*(f"{row.id}: {why(row)}" for row in found), *left]
         raise Mistakes([f"{' '.join(given.runs)}: no finished run to compare", *left])
-    comparison = compare(found, given.metric, given.by, given.baseline, given.anyway)
+    comparison = compare(found, given.metric, given.by, given.baseline, given.anyway, given.ignore)
     show(comparison, left)
     for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page)):
         if path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -84,13 +84,19 @@ class Comparison:
 
 
 def compare(
-    rows: Sequence[Row], metric: str, by: str | None = None, baseline: str | None = None, anyway: bool = False
+    rows: Sequence[Row],
+    metric: str,
+    by: str | None = None,
+    baseline: str | None = None,
+    anyway: bool = False,
+    ignore: Sequence[str] = (),
 ) -> Comparison:
     """Fold runs into settings and set each against the baseline (named by a label, a variant or a run; the best).
 
-    by: a field whose values alone make the settings.  anyway: also where data differ. Raises Mistakes.
+    by: a field whose values alone make the settings.  anyway: also where data differ.  ignore: fields that set nothing
+    apart, as the seed does not: first weights, of which each seed has its own. Raises Mistakes.
     """
-    chosen_rows, notes = _comparable(with_younger_fields(rows), metric, anyway)
+    chosen_rows, notes = _comparable(_without(ignore, with_younger_fields(rows)), metric, anyway)
     groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -sign(metric) * group.summary[0])
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]
@@ -104,6 +110,17 @@ def compare(
     names = {name for group in groups for name in group.fields}
     differing = sorted(n for n in names if len({group.fields.get(n) for group in groups}) > 1)
     return Comparison(metric, tuple(groups), chosen, tuple(against), tuple(differing), tuple(notes))
+
+
+def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
+    known = {name for row in rows for name in row.fields}
+    for name in names:
+        if name not in known:
+            raise Mistakes([f"--ignore {name}: no such field{did_you_mean(name, known)}"])
+    gone = {field for field in known if any(f"{field}.".startswith(f"{name}.") for name in names)}
+    if not gone:
+        return rows
+    return [replace(row, fields={n: value for n, value in row.fields.items() if n not in gone}) for row in rows]
 
 
 def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Row], list[str]]:

@@ -27,6 +27,7 @@ from torchvision import datasets, transforms
 
 from core.augment import HorizontalFlip, RandomResizedCrop, augmented, normaliser, per_image
 from core.batches import Plan, feed
+from core.stage import keep_freed_memory
 from data import ImageFolder
 from tests.benchmarks.common import in_turn, show
 
@@ -116,6 +117,7 @@ def linked(folder: Path, source: Path, number: int) -> Path:
 
 
 def main(rounds: int) -> None:
+    keep_freed_memory()  # as a run does; for both
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         os.environ["LABBOOK_HOME"] = str(root / "home")

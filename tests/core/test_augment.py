@@ -217,3 +217,16 @@ def test_wrong_albumentations_are_refused_before_any_image_is_read(name, argumen
 def test_an_image_step_behind_a_batch_step_is_refused():
     with pytest.raises(ValueError, match="must stand before random_crop"):
         per_image((RandomCrop(), JITTER[0]))
+
+
+@pytest.mark.parametrize("side", [8, 100])
+def test_large_images_are_mirrored_as_small_ones_are(side):
+    images = torch.randn(6, 3, side, side).to(memory_format=torch.channels_last)
+    keys = torch.arange(6) * 7919
+    before = images.clone()
+    made, _ = HorizontalFlip()(images, torch.zeros(6), keys, 2)
+    chosen = K.uniform(keys, "horizontal flip") < 0.5
+    assert 0 < chosen.sum() < 6
+    assert torch.equal(made, torch.where(chosen[:, None, None, None], images.flip(3), images))
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)

@@ -296,3 +296,17 @@ def test_a_field_younger_than_some_runs_sets_nothing_apart_that_nobody_changed(l
     seeds(lab, EXPERIMENT.but({"tta": "flip"}), (0.95, 0.96))
     found = compare(rows(["digits_cnn"])[0], "test/accuracy")
     assert sorted(len(group.rows) for group in found.groups) == [2, 2, 2, 3]  # what the older ones had, nobody knows
+
+
+def test_an_ignored_field_sets_nothing_apart(lab):
+    for seed, value in enumerate((0.9, 0.91, 0.95)):
+        lab(EXPERIMENT.but({"seed": seed}), value - 0.02 - 0.001 * seed)
+        lab(EXPERIMENT.but({"seed": seed, "epochs": 50, "optimizer.lr": 0.1 + seed}), value)
+    found = compare(rows(["digits_cnn"])[0], "test/accuracy", ignore=["optimizer.lr"])
+    assert [(group.label, len(group.rows)) for group in found.groups] == [
+        ("base (epochs=50)", 3),
+        ("base (epochs=30)", 3),
+    ]
+    assert found.against[0].difference.paired
+    with pytest.raises(Mistakes, match=r"--ignore optimizer\.l: no such field; did you mean optimizer\.lr"):
+        compare(rows(["digits_cnn"])[0], "test/accuracy", ignore=["optimizer.l"])
