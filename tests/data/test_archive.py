@@ -137,7 +137,7 @@ def test_a_decompression_bomb_ends_with_bounded_memory(opener, tmp_path, monkeyp
         for _ in range(60):
             stream.write(bytes(1 << 20))
     tracemalloc.start()
-    with pytest.raises(DataError, match="unpacks to more than"):
+    with pytest.raises(DataError, match="unpacks to over"):
         list(archive.members(tmp_path / "bomb"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -157,7 +157,7 @@ def test_many_small_files_count_against_the_total(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "TOTAL_LIMIT", 1000)
     monkeypatch.setattr(archive, "RATIO_LIMIT", 0)
     packed(tree(tmp_path / "source"), tmp_path / "a.zip")
-    with pytest.raises(DataError, match="unpacks to more than 1,000 bytes"):
+    with pytest.raises(DataError, match="unpacks to over 1,000 bytes"):
         list(archive.members(tmp_path / "a.zip"))
 
 
