@@ -122,7 +122,7 @@ def _folder(root: Path, wanted: Wanted, refuse: Refuse) -> Iterator[tuple[Member
 
 def _file(below: Path, file: str, name: str, root: Path, real: Path, wanted: Wanted) -> tuple[Member, Content]:
     try:
-        status = os.lstat(os.path.join(below, file))  # a Path for each would take longer than the files
+        status = os.lstat(f"{below}/{file}")  # a Path for each would take longer than the files
     except OSError as error:
         raise DataError([f"{printable(str(below / file))}: {error.strerror}"]) from None
     if stat.S_ISLNK(status.st_mode) and (target := (below / file).resolve()).is_relative_to(real) and target.exists():

@@ -119,7 +119,7 @@ def pixel_file(folder: Path, shape: tuple[int, int, int, int]) -> Iterator[Calla
             os.truncate(descriptor, total)
 
             def put(row: int, pixels: np.ndarray) -> None:
-                _write_at(descriptor, start + row * row_bytes, np.ascontiguousarray(pixels).tobytes())
+                _write_at(descriptor, start + row * row_bytes, np.ascontiguousarray(pixels))
 
             _write_at(descriptor, 0, header.getvalue())
             yield put
@@ -127,8 +127,8 @@ def pixel_file(folder: Path, shape: tuple[int, int, int, int]) -> Iterator[Calla
             os.close(descriptor)
 
 
-def _write_at(descriptor: int, offset: int, content: bytes) -> None:
-    view = memoryview(content)
+def _write_at(descriptor: int, offset: int, content: bytes | np.ndarray) -> None:
+    view = (content.data if isinstance(content, np.ndarray) else memoryview(content)).cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written

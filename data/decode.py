@@ -52,7 +52,7 @@ def decode_with_area(content: bytes, name: str, size: int | None = None) -> tupl
 def decode_crop(content: bytes, name: str, size: int, choose: Choose) -> np.ndarray:
     """uint8 [size, size, 3]: the box that `choose(height, width)` of the upright image names, resized (bilinear,
     antialiased). A JPEG is decoded no larger than the box needs. Raises Unreadable."""
-    return _decode(content, name, size, choose)[0]
+    return np.array(_decode(content, name, size, choose)[0])  # to be written to
 
 
 def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
@@ -80,7 +80,8 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
                     image.draft(None, least)  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
                 elif share and image.mode in ("RGB", "L"):
                     return _cut_jpeg(content, size, share), area
-            return np.array(_rgb(image, size, share)), area
+            made = _rgb(image, size, share)
+            return np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3), area
     except Exception as error:  # broken files make Pillow raise nearly anything: SyntaxError, struct.error, ...
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None
@@ -108,7 +109,8 @@ def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Im
     from PIL import Image, ImageOps
 
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)  # most images lie right: else each would be copied
+    if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:  # what turns a JPEG stands in these
+        ImageOps.exif_transpose(image, in_place=True)  # most images lie right: else each would be copied
     eight_bit = _eight_bit(image)
     if eight_bit.has_transparency_data:
         shown = eight_bit.convert("RGBA")

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.photographs [ROUNDS]
 
 Photographs: 400 JPEG files of 500 x 400 pixels (smooth noise, quality 88), random resized crop to 224, flip, normalised
-float32, batch 32, 2 workers for both. Small images: 20,000 files of 32 x 32, decoded once (labbook keeps them) against
+float32, batch 32, 2 workers for both. Small images: 50,000 files of 32 x 32, decoded once (labbook keeps them) against
 an epoch of torchvision's ImageFolder with 2 workers; and the time to the splits of a second start in a fresh process
 beyond its imports. Memory: peak of a fresh process that loads a folder of 100,000 files (hard links), against 1,000.
 To reach: photographs at least 1.3x torchvision's images/s; small images decoded at least as fast; a second start in
@@ -31,7 +31,7 @@ from core.stage import keep_freed_memory
 from data import ImageFolder
 from tests.benchmarks.common import in_turn, show
 
-PHOTOGRAPHS, SMALL, MANY, FEW = 400, 20_000, 100_000, 1_000
+PHOTOGRAPHS, SMALL, MANY, FEW = 400, 50_000, 100_000, 1_000
 BATCH, WORKERS, SIDE = 32, 2, 224
 MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
 CPU = torch.device("cpu")
