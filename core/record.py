@@ -60,7 +60,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """Metric name -> last value."""
-        return {name: points[max(points)] for name, points in self.history.items()}
+        return last(self.history)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -77,13 +77,6 @@ class Run:
     def opening(self) -> dict[str, Any]:
         """The journal's first event "run": experiment, name, description, parent."""
         return next(event for _, event in journal.read(self.folder) if event["event"] == "run")
-
-    @property
-    def epochs(self) -> list[dict[str, float]]:
-        """The metrics of each finished epoch, as `core.history` takes them."""
-        history = {name: points for name, points in self.history.items() if name.startswith(("train/", "val/", "lr"))}
-        done = sorted(history.get("train/loss", ()))
-        return [{name: points[epoch] for name, points in history.items() if epoch in points} for epoch in done]
 
     @property
     def confusion(self) -> tuple[list[str], np.ndarray] | None:
@@ -175,6 +168,11 @@ class Run:
             normalised = normaliser(data["mean"], data["std"], torch.device("cpu"))(batch).images
             logits = self.model(normalised)
         return (logits.sigmoid() if self.several else logits.softmax(dim=1)).numpy()
+
+
+def last(history: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """Metric name -> last value."""
+    return {name: points[max(points)] for name, points in history.items()}
 
 
 def load(run: str | Path) -> Run:

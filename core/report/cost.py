@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 from core import journal
-from core.record import Run
+from core.progress import duration
+from core.record import Run, last
 from core.tracking.record import SYSTEM
 
 _GAP = 60.0  # s without a sample: nobody knows what was drawn meanwhile
@@ -14,10 +15,11 @@ _WATTS = ("system/gpu_", "_power_usage_watts")
 
 def cost(run: Run) -> dict[str, str]:
     """Name -> text; what is not known is left out."""
-    facts, history, metrics = run.record["facts"], run.history, run.metrics
+    facts, history = run.record["facts"], run.history
+    metrics = last(history)
     rates = list(history.get("images_per_second", {}).values())
     told = {
-        "time in training": _time(run.seconds),
+        "time in training": duration(seconds) if round(seconds := run.seconds) >= 60 else f"{seconds:.1f} s",
         "images a second": f"{median(rates):,.0f} (median of {len(rates)} epochs)" if rates else "",
         "peak memory": f"{metrics['peak_memory_mb']:,.0f} MB" if "peak_memory_mb" in metrics else "",
         "parameters": f"{int(facts['parameters']):,}",
@@ -41,9 +43,3 @@ def energy(run: Run) -> float:
                 total += seconds * (power + watts) / 2 if seconds <= _GAP else 0.0
                 last[name] = event["time"], watts
     return total
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

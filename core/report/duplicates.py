@@ -22,6 +22,7 @@ NEAR = 14  # bits of 64 in which the hashes of near-duplicates may differ
 ALIKE, SAME = 0.9, 0.995  # correlation of the grey copies of near-duplicates, and of the same picture
 SMALL = 28  # pixels a side: images so small look alike without being so, and the same pictures alone count
 _PAIRS = 1 << 24  # compared at a time: bounds the memory
+_NUMBERS = 1 << 23  # of images that are made grey at a time: the same
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def correlation(test: Images, train: Images, pairs: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _greys(images: Images, places: np.ndarray, chunk: int = 1024) -> Iterator[torch.Tensor]:
+def _greys(images: Images, places: np.ndarray) -> Iterator[torch.Tensor]:
     """float32 [n, SIDE, SIDE] of the images at these positions, a chunk at a time."""
+    chunk = min(1024, max(1, _NUMBERS // math.prod(images.shape)))
     for start in range(0, len(places), chunk):
         pixels = torch.from_numpy(np.ascontiguousarray(images.pixels[images.rows[places[start : start + chunk]]]))
         grey = pixels.float().mean(dim=3)[:, None]

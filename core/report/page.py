@@ -12,7 +12,7 @@ import torch
 from core import html
 from core.metrics import by_class, wilson
 from core.plots import CURVES, MATRIX, RELIABILITY
-from core.record import Run
+from core.record import Run, last
 from core.report.cost import cost
 from core.report.findings import Findings, Mistake
 
@@ -32,7 +32,9 @@ details { margin: .5rem 0 } summary { cursor: pointer } .narrow { max-width: 34r
 
 def page(run: Run, found: Findings) -> str:
     """The whole page, from the run's record, the pictures in its folder and what was found."""
-    opening, record = run.opening, run.record
+    opening, record, matrix = run.opening, run.record, run.confusion
+    assert matrix is not None  # only tested runs come here
+    classes, table = matrix
     question, _, more = opening.get("description", "").partition("\n")
     title = f"{record['experiment']}: {opening['name']}"
     return html.document(
@@ -48,7 +50,7 @@ def page(run: Run, found: Findings) -> str:
             "<h2>How it went</h2>",
             _picture(run, CURVES, "loss, accuracy and learning rate over epochs", "wide curves"),
             "<h2>What it gets wrong</h2>",
-            *_confusion(run),
+            *_confusion(run, classes, table),
             "<h2>Its most confident mistakes</h2>",
             *_mistakes(found),
             "<h2>Where it is worst</h2>",
@@ -57,7 +59,7 @@ def page(run: Run, found: Findings) -> str:
             *_calibration(run, found),
             "<h2>The data</h2>",
             *_duplicates(found),
-            *_data(run),
+            *_data(run, table),
             "<h2>What it cost</h2>",
             html.table(("", ""), cost(run).items()),
         ],
@@ -66,7 +68,8 @@ def page(run: Run, found: Findings) -> str:
 
 
 def _headline(run: Run) -> str:
-    metrics, n = run.metrics, run.record["data"]["test"]
+    history, n = run.history, run.record["data"]["test"]
+    metrics = last(history)
     accuracy = metrics["test/accuracy"]
     low, high = wilson(np.array(round(accuracy * n)), np.array(n))
     shown = {
@@ -74,15 +77,13 @@ def _headline(run: Run) -> str:
         f"95 % interval over {n:,} images": f"{low:.2%} to {high:.2%}",
         "test loss": f"{metrics['test/loss']:.4f}",
         "macro F1": f"{metrics['test/f1']:.4f}",
-        "best epoch": f"{max(run.history['test/accuracy'])} of {len(run.epochs)}",
+        "best epoch": f"{max(history['test/accuracy'])} of {len(history['train/loss'])}",
     }
     cells = "".join(f"<li>{html.text(name)}<b>{html.text(value)}</b></li>" for name, value in shown.items())
     return f'<ul class="figures">{cells}</ul>'
 
 
-def _confusion(run: Run) -> Iterator[str]:
-    assert run.confusion is not None
-    classes, table = run.confusion
+def _confusion(run: Run, classes: Sequence[str], table: np.ndarray) -> Iterator[str]:
     counts, right = table.sum(axis=1), table.diagonal()
     off = table * (1 - np.eye(len(table), dtype=table.dtype))
     worst = np.argsort(-off, axis=None, kind="stable")[:CONFUSED]
@@ -188,7 +189,7 @@ def _duplicates(found: Findings) -> Iterator[str]:
     yield f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _data(run: Run) -> Iterator[str]:
+def _data(run: Run, table: np.ndarray) -> Iterator[str]:
     data = run.record["data"]
     height, width, channels = data["image_shape"]
     yield html.table(
@@ -205,8 +206,7 @@ def _data(run: Run) -> Iterator[str]:
             ("digest", data["digest"]),
         ],
     )
-    assert run.confusion is not None
-    tested = run.confusion[1].sum(axis=1).tolist()
+    tested = table.sum(axis=1).tolist()
     columns = zip(data["classes"], data["class_counts"], tested, strict=True)
     counts = html.table(("class", "train", "test"), [(name, f"{a:,}", f"{b:,}") for name, a, b in columns])
     yield _folded(f"{len(data['classes']):,} classes", counts)
