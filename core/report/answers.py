@@ -15,6 +15,7 @@ from core import keys
 from core.batches import Batch
 from core.images import Images
 from core.losses import full
+from core.report.slices import light
 from core.views import Views, averaged
 
 CHUNK = {"cpu": 64, "cuda": 512, "mps": 256}
@@ -52,12 +53,13 @@ class Network:
 @dataclass(frozen=True)
 class Answers:
     """Of some images of a split. places: int64 [n], their positions in it.  logits: float32 [n, C].  targets: int64
-    [n].  total: how many images the split has."""
+    [n].  total: how many images the split has.  light: float64 [n, 2], brightness and contrast of each."""
 
     places: np.ndarray
     logits: torch.Tensor
     targets: torch.Tensor
     total: int
+    light: np.ndarray
 
     @property
     def predictions(self) -> torch.Tensor:
@@ -80,14 +82,16 @@ def ask(network: Network, images: Images, until: float) -> Answers:
     at least, so that those had are a fair sample of all."""
     order = keys.permutation(0, 0, len(images))
     network.model.eval()
-    chunk, found = CHUNK.get(network.device.type, 64), []
+    chunk, found, seen = CHUNK.get(network.device.type, 64), [], []
     for start in range(0, len(order), chunk):
         if start and time.monotonic() > until:
             break
-        found.append(network.logits(pixels(images, order[start : start + chunk])))
+        shown = pixels(images, order[start : start + chunk])  # of files, decoded here and not again
+        found.append(network.logits(shown))
+        seen.append(light(shown))
     logits = torch.cat(found)
     places = order[: len(logits)]
-    return Answers(places, logits, torch.from_numpy(images.targets[places]), len(images))
+    return Answers(places, logits, torch.from_numpy(images.targets[places]), len(images), np.concatenate(seen))
 
 
 def pixels(images: Images, places: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def look_into(network: Network, splits: Splits, seconds: float) -> Findings:
     val = ask(network, splits.val, begun + _FOR_ANSWERS * seconds)
     temperature = fitted_temperature(val.logits, val.targets)
     right = test.right
-    slices = worst_slices(test.targets.numpy(), right, traits(splits.test, test.places), splits.classes)
+    slices = worst_slices(test.targets.numpy(), right, traits(splits.test, test.places, test.light), splits.classes)
     duplicates = near_duplicates(splits.test, splits.train, begun + seconds)
     shown = duplicates.pairs[:PAIRS]
     pairs = zip(pixels(splits.test, shown[:, 0]), pixels(splits.train, shown[:, 1]), strict=True)

@@ -49,16 +49,17 @@ def worst_slices(
     return sorted(found, key=lambda one: (one.high, one.right / one.count))[:most]
 
 
-def traits(images: Images, places: np.ndarray, chunk: int = 1024) -> dict[str, np.ndarray]:
-    """Name -> float64 [n] for the images at these positions. brightness: mean of all pixels, 0..255.  contrast: their
-    standard deviation.  size: pixels of the file that an image came from. What is the same in all
-    is left out."""
-    brightness, contrast = np.empty(len(places)), np.empty(len(places))
-    for start in range(0, len(places), chunk):
-        some = places[start : start + chunk]
-        flat = images.pixels[images.rows[some]].reshape(len(some), -1)
-        brightness[start : start + chunk], contrast[start : start + chunk] = flat.mean(axis=1), flat.std(axis=1)
-    found = {"brightness": brightness, "contrast": contrast}
+def light(pixels: np.ndarray) -> np.ndarray:
+    """float64 [n, 2]: brightness, the mean of all numbers of an image, and contrast, their standard deviation. pixels:
+    uint8 [n, H, W, C]."""
+    flat = pixels.reshape(len(pixels), -1)
+    return np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
+
+
+def traits(images: Images, places: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """Name -> float64 [n] for the images at these positions, whose `light` was seen. size: pixels of the file that an
+    image came from. What is the same in all is left out."""
+    found = {"brightness": seen[:, 0], "contrast": seen[:, 1]}
     if images.areas is not None:
         found["size"] = images.areas[images.rows[places]].astype(float)
     return {name: values for name, values in found.items() if len(values) and np.ptp(values) > 0}

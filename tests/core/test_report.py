@@ -34,7 +34,7 @@ from core.report.command import main
 from core.report.cost import cost, energy
 from core.report.duplicates import near_duplicates
 from core.report.maps import activation_maps
-from core.report.slices import traits, worst_slices
+from core.report.slices import light, traits, worst_slices
 from core.run import interrupted, resume, train
 from core.signals import Interrupted
 from core.writing import Heading
@@ -241,13 +241,13 @@ def test_a_network_without_places_has_no_map():
 
 def test_the_slice_that_was_made_bad_is_the_worst():
     generator = np.random.default_rng(0)
-    targets, light = generator.integers(0, 3, 900), generator.integers(40, 200, 900)
-    pixels = np.broadcast_to(light[:, None, None, None], (900, 4, 4, 1)).astype(np.uint8).copy()
+    targets, shades = generator.integers(0, 3, 900), generator.integers(40, 200, 900)
+    pixels = np.broadcast_to(shades[:, None, None, None], (900, 4, 4, 1)).astype(np.uint8).copy()
     pixels[:, ::2] += generator.integers(0, 50, (900, 1, 1, 1)).astype(np.uint8)
     right = generator.random(900) < 0.95
-    right[(targets == 2) & (light < 90)] = False
+    right[(targets == 2) & (shades < 90)] = False
     images = Images(pixels, np.arange(900), targets, areas=generator.integers(100, 10000, 900))
-    found = traits(images, np.arange(900))
+    found = traits(images, np.arange(900), light(pixels))
     assert set(found) == {"brightness", "contrast", "size"}
     worst = worst_slices(targets, right, found, ["a", "b", "c"])[0]
     assert worst.name == "c, dark"
@@ -341,7 +341,7 @@ def test_the_most_confident_mistakes_come_first(trained):
     said = torch.from_numpy(splits.test.targets).clone()
     said[:5] = (said[:5] + 1) % 10
     logits[torch.arange(300), said] = torch.linspace(1, 5, 300)
-    test = Answers(np.arange(300), logits, torch.from_numpy(splits.test.targets), 300)
+    test = Answers(np.arange(300), logits, torch.from_numpy(splits.test.targets), 300, np.zeros((300, 2)))
     data = trained.record["data"]
     network = Network(trained.model, normaliser(data["mean"], data["std"], CPU), CPU)
     found = findings._mistakes(network, splits, test)
