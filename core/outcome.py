@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 
 from core import paths
+from core.bands import mean_and_interval
 from core.record import REPORT, Run
-from core.seeds import Seeds, mean_and_interval
+from core.seeds import Seeds
 from core.terminal import tell
 from core.tracking import default_uri, run_url, standing, tracking_uri
 from core.tracking.record import public

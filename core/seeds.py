@@ -6,7 +6,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from core import distributed
-from core.bands import mean_and_interval as mean_and_interval
 from core.experiment import Experiment
 from core.failures import Unfinished
 from core.folded import fold

@@ -26,7 +26,7 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
 
-_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # of EXIF
+ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # of EXIF
 
 Choose = Callable[[int, int], Box]  # of height and width
 Share = tuple[float, float, float, float]  # left, top, right, bottom
@@ -102,7 +102,7 @@ def _enough(image: Image.Image, size: int, share: Share) -> tuple[int, int]:
 
 
 def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    return image.getexif().get(ORIENTATION, 1) in _SIDEWAYS
 
 
 def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Image.Image:

@@ -25,8 +25,9 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     run = load(given.run)
     _refuse(run)
-    launch = Launch.read(run.record["launch"]).but({"device": given.device})
-    tell(str(report(run, launch.but({"root": given.root}) if given.root else launch)))
+    launch = Launch.read(run.record["launch"])
+    launch = launch.but({"device": given.device, "root": given.root or launch.root})
+    tell(str(report(run, launch)))
     if launch.mlflow:
         from core.tracking import sync
 

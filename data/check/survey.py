@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data import archive, ingest, tree
-from data.decode import FORMATS, Unreadable, decode
+from data.decode import FORMATS, ORIENTATION, Unreadable, decode
 from data.terminal import bar
 
 if TYPE_CHECKING:
     from PIL import Image
 
 THUMB = 32  # pixels a side: what the perceptual hash looks at
-ORIENTATION = 0x0112  # of EXIF
 # What is done with an image that is more than a plain RGB picture; see data.decode.POLICY.
 TREATED = {
     "of 16 bits a channel": "its high byte is taken",
