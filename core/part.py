@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
@@ -29,8 +30,9 @@ class Part(BaseModel):
     """A declared piece of a setup.
 
     A field whose type is a Part takes an instance, a class name (its defaults), or a record
-    `{"class": name, field: value}`. A name is resolved among the subclasses of the field's type only. Text is taken
-    for any value: "0.1", "none" where a field may be None, "32,64" for a tuple.
+    `{"class": name, field: value}`. A name is resolved among the subclasses of the field's type only; a module before
+    it decides between classes of the same name, and need not be where the class stands now. Text is taken for any
+    value: "0.1", "none" where a field may be None, "32,64" for a tuple.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -101,10 +103,15 @@ class Part(BaseModel):
 
 def choices(kind: type[AnyPart]) -> dict[str, type[AnyPart]]:
     """Class name -> class, for each concrete class that a field of this type takes. A later definition wins."""
-    found = {} if _is_base(kind) else {kind.__name__: kind}
+    return {found.__name__: found for found in _concrete(kind)}
+
+
+def _concrete(kind: type[AnyPart]) -> Iterator[type[AnyPart]]:
+    """The concrete classes that a field of this type takes, each name as often as it is defined."""
+    if not _is_base(kind):
+        yield kind
     for below in kind.__subclasses__():
-        found |= choices(below)
-    return found
+        yield from _concrete(below)
 
 
 def _is_base(kind: type[Part]) -> bool:
@@ -152,12 +159,17 @@ def _choose(kind: type[Part], wanted: Any) -> type[Part]:
         raise PydanticCustomError("class", "{text}", {"text": f"{wanted.__name__} is no {kind.__name__}"})
     known = choices(kind)
     if isinstance(wanted, str):
-        qualified = {_qualified(part): part for part in known.values()}
-        if found := qualified.get(wanted) or known.get(wanted.rsplit(".", 1)[-1]):
-            return found
+        path = wanted.split(".")
+        if named := [part for part in _concrete(kind) if part.__name__ == path[-1]]:
+            return max(reversed(named), key=lambda part: _shared(_qualified(part).split("."), path))
     text = f"there is no {kind.__name__} named {wanted}"
     text += did_you_mean(str(wanted), known) or f"; there are {', '.join(known)}"
     raise PydanticCustomError("class", "{text}", {"text": text})
+
+
+def _shared(one: list[str], other: list[str]) -> int:
+    """How many names two dotted paths have in common before they part."""
+    return sum(1 for _ in takewhile(lambda names: names[0] == names[1], zip(one, other, strict=False)))
 
 
 def _qualified(kind: type[Part]) -> str:

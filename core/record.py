@@ -210,6 +210,18 @@ def declared(record: Mapping[str, Any]) -> Experiment:
     return Experiment.read(record["declaration"])
 
 
+def declares(record: Mapping[str, Any], experiment: Experiment) -> bool:
+    """Whether this is the declaration in a record. False for a record of which none reads.
+
+    Both are compared as this code writes them: a record keeps the modules in which its classes once stood, and lacks
+    the fields that are younger than it.
+    """
+    try:
+        return declared(record).record() == experiment.record()
+    except Mistakes:
+        return False
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A record.json. Raises Mistakes, saying why, for one that is missing, broken or of another version."""
     try:

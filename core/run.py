@@ -15,7 +15,7 @@ from core.lock import is_free, locked
 from core.overfit import declared
 from core.part import Mistakes
 from core.ranks import Ranks
-from core.record import RECORD, Run
+from core.record import RECORD, Run, declares
 from core.restore import restore, take_over
 from core.stage import Stage, staged
 from core.tracking import Follows
@@ -134,8 +134,8 @@ def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int 
     """The latest run of this declaration that an earlier start of the same job has begun; None if there is none."""
     for run in runs_of(name) if invocation else ():
         record = run.record
-        same = record["declaration"] == experiment.record() and record.get("seeds", 1) == seeds
-        if same and record["facts"].get("invocation") == invocation and is_free(run.folder):
+        same = record["facts"].get("invocation") == invocation and record.get("seeds", 1) == seeds
+        if same and declares(record, experiment) and is_free(run.folder):
             return run
     return None
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from core.bands import mean_and_interval
 from core.experiment import Experiment
-from core.record import Run
+from core.record import Run, declares
 from core.run import runs_of
 from core.search.goals import amount
 from core.search.pool import Worker
@@ -56,10 +56,10 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
         for trial in best
         for seed in range(1, seeds + 1)
     ]
-    begun = [run for run in runs_of(at_work.heading.experiment) if run.record.get("parent") == at_work.parent.id]
+    below = (run for run in runs_of(at_work.heading.experiment) if run.record.get("parent") == at_work.parent.id)
+    begun = [run for run in below if run.record.get("trial") is None]
     for job in jobs:
-        declaration = job.experiment.record()
-        job.run = next((run for run in begun if run.record["declaration"] == declaration), None)
+        job.run = next((run for run in begun if declares(run.record, job.experiment)), None)
     at_work.shown.say(f"confirming the best {len(best)} on {seeds} fresh seeds each")
     _train(at_work, jobs, stop)
     if stop.number:

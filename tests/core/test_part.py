@@ -161,6 +161,19 @@ def test_the_flat_view_names_every_field():
     assert flat["stopping.patience"] == EXPERIMENT.stopping.patience
 
 
+def test_of_two_classes_of_one_name_the_recorded_module_decides():
+    """An experiment may have a loss of its own that is called like one of core's, and modules move."""
+
+    class Canvas(Part, ABC):
+        pass
+
+    core, own = (type("Plain", (Canvas,), {"__module__": module}) for module in ("core.losses.old", "experiments.mine"))
+    assert [type(Canvas.read(kind().record())) for kind in (core, own)] == [core, own]
+    assert type(Canvas.read({"class": "core.losses.new.Plain"})) is core
+    assert type(Canvas.read({"class": "experiments.mine.losses.Plain"})) is own
+    assert type(Canvas.read("Plain")) is own
+
+
 def test_ones_own_part_is_one_class():
     class Canvas(Part):
         shape: Shape = Square()
