@@ -6,7 +6,6 @@ All give the same batches; `feed` picks one.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, default_collate
 from core import keys as K
 from core.augment.base import ImageFunction
 from core.images import Images
+from core.machine import usable_cores
 from core.workers import Watched
 
 
@@ -227,7 +227,7 @@ def feed(
     if decoded and per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
         return Resident.of(plan, images, device)
     if workers is None:
-        workers = 0 if device.type == "cpu" and decoded else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+        workers = 0 if device.type == "cpu" and decoded else min(8, max(1, usable_cores() - 1))
     return Host.of(plan, Fetch(images, per_image), device, workers, timeout)
 
 
