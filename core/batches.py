@@ -6,7 +6,6 @@ All give the same batches; `feed` picks one.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, default_collate
 from core import keys as K
 from core.augment.base import ImageFunction
 from core.images import Images
+from core.machine import usable_cores
 from core.workers import Watched
 
 
@@ -116,10 +116,10 @@ class Resident:
     @classmethod
     def of(cls, plan: Plan, images: Images, device: torch.device) -> Resident:
         assert isinstance(images.pixels, np.ndarray)
-        pixels, rows = _tensor(images.pixels), torch.from_numpy(images.rows)
+        pixels, rows = _tensor(images.pixels), _tensor(images.rows)
         if device.type != "cpu":
             pixels, rows = pixels[rows].to(device), torch.arange(len(rows), device=device)
-        return cls(plan, pixels, rows, torch.from_numpy(images.targets).to(device))
+        return cls(plan, pixels, rows, _tensor(images.targets).to(device))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = self.plan.order(epoch)
@@ -152,7 +152,7 @@ class Fetch:
             # collated by torch: in a worker, straight into the memory that the trainer reads
             images = default_collate([torch.from_numpy(self.per_image.read(stored, *one)) for one in asked])
         else:
-            images = torch.from_numpy(np.ascontiguousarray(stored[rows]))
+            images = torch.from_numpy(np.require(stored[rows], requirements=["C", "W", "E"]))
         others = (self.images.targets[request.index], request.keys, request.index)
         return Batch(images, *map(torch.from_numpy, others))
 
@@ -227,7 +227,7 @@ def feed(
     if decoded and per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
         return Resident.of(plan, images, device)
     if workers is None:
-        workers = 0 if device.type == "cpu" and decoded else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+        workers = 0 if device.type == "cpu" and decoded else min(8, max(1, usable_cores() - 1))
     return Host.of(plan, Fetch(images, per_image), device, workers, timeout)
 
 
@@ -243,7 +243,7 @@ def _one_thread(worker: int) -> Any:
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
+    """What is only read, without a copy: mostly a read-only memory map."""
     with warnings.catch_warnings():
-        # a read-only memory map: nobody writes to the store
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(np.asarray(array))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from core import distributed, several
 from core import keys as K
 from core.augment import augmented, normaliser, per_image
+from core.augment.base import ImageFunction
 from core.averaging import equal_average, moving_average
 from core.batches import Batches, Plan, feed
 from core.context import Context
@@ -37,7 +39,7 @@ ALONE = Ranks()
 @dataclass(frozen=True)
 class Assembly:
     """Everything built for one run. images: those trained on.  mean, std: per channel, of pixels in 0..1,
-    with which they are normalised; empty: each image by its own."""
+    with which they are normalised; empty: each image by its own.  held_out: a split -> its batches for evaluation."""
 
     context: Context
     setup: Setup
@@ -48,6 +50,7 @@ class Assembly:
     images: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    held_out: Callable[[Images], Batches]
 
 
 def check(experiment: Experiment) -> None:
@@ -179,10 +182,11 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained
-    train = feed(plan, splits.train, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
+    train = _fed(launch, device, plan, splits.train, image_function)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
-    val = held_out(splits.val, device, ranks)
-    return Assembly(context, setup, state, train, val, precision, splits.train, mean, std)
+    evaluated = partial(_held_out, launch, device, ranks)
+    val = evaluated(splits.val)
+    return Assembly(context, setup, state, train, val, precision, splits.train, mean, std, evaluated)
 
 
 def studied(experiment: Experiment, splits: Splits) -> Splits:
@@ -206,8 +210,7 @@ def connect(experiment: Experiment, splits: Splits, parts: Assembly) -> None:
     Raises Mistakes, in all of them.
     """
     state, setup, plan = parts.state, parts.setup, parts.train.plan
-    ranks = Ranks(parts.context.rank, parts.context.ranks)
-    rehearse_metrics(watched(experiment), setup, state, held_out(splits.val.take(np.arange(1)), setup.device, ranks))
+    rehearse_metrics(watched(experiment), setup, state, parts.held_out(splits.val.take(np.arange(1))))
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
     few = small_step(setup, parts.train, _few(plan, experiment))
@@ -219,10 +222,18 @@ def _few(plan: Plan, experiment: Experiment) -> int:
     return min(8, plan.share // experiment.accumulate)
 
 
-def held_out(images: Images, device: torch.device, ranks: Ranks = ALONE) -> Batches:
+def _fed(
+    launch: Launch, device: torch.device, plan: Plan, images: Images, image_function: ImageFunction | None = None
+) -> Batches:
+    """The batches of a plan as the launch says: every split is read this way."""
+    return feed(plan, images, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
+
+
+def _held_out(launch: Launch, device: torch.device, ranks: Ranks, images: Images) -> Batches:
     """A split for evaluation: in order, every image once, each by one process."""
     size = EVALUATION_BATCH * ranks.ranks
-    return feed(Plan(len(images), size, shuffled=False, rank=ranks.rank, ranks=ranks.ranks), images, device)
+    plan = Plan(len(images), size, shuffled=False, rank=ranks.rank, ranks=ranks.ranks)
+    return _fed(launch, device, plan, images)
 
 
 def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from core.batches import Batch, Batches, Resident
-from core.build import Assembly, held_out
+from core.build import Assembly
 from core.experiment import Experiment
 from core.launch import Launch
 from core.methods import Supervised
@@ -51,7 +51,7 @@ def fed(experiment: Experiment, launch: Launch, parts: Assembly) -> Fed:
     if tail is None:
         return whole
     found = []
-    for batches in (held_out(parts.images, setup.device), parts.val):
+    for batches in (parts.held_out(parts.images), parts.val):
         computed = _features(state.model, tail[0], batches, setup)
         if computed is None:
             return whole

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import platform
 import re
 import shutil
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.machine import usable_cores
 from core.paths import ROOT
 from core.tracking.record import public
 
@@ -63,7 +63,7 @@ def hardware(device: torch.device) -> dict[str, str]:
     facts = {
         "hardware.host": platform.node(),
         "hardware.cpu": _cpu(),
-        "hardware.cores": str(cores()),
+        "hardware.cores": str(usable_cores()),
         "hardware.cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "hardware.threads": str(torch.get_num_threads()),
     }
@@ -73,11 +73,6 @@ def hardware(device: torch.device) -> dict[str, str]:
         facts["hardware.gpu_memory_gb"] = f"{properties.total_memory / 2**30:.0f}"
         facts["version.cuda"] = torch.version.cuda or ""
     return facts
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command() -> str:

@@ -163,7 +163,8 @@ class Run:
             expected = "x".join(map(str, data["image_shape"]))
             raise ValueError(f"images must be uint8 [N, {expected}], not {images.dtype} {list(images.shape)}")
         nothing = torch.empty(0)
-        batch = Batch(torch.from_numpy(images), nothing, nothing, nothing)
+        writable = np.require(images, requirements=["C", "W"])
+        batch = Batch(torch.from_numpy(writable), nothing, nothing, nothing)
         with torch.inference_mode():
             normalised = normaliser(data["mean"], data["std"], torch.device("cpu"))(batch).images
             logits = self.model(normalised)

@@ -6,14 +6,13 @@ import numpy as np
 import torch
 
 from core import distributed, plots, provenance
-from core.build import Assembly, held_out
+from core.build import Assembly
 from core.evaluate import Evaluation, evaluate
 from core.experiment import Experiment
 from core.history import best_epoch
 from core.images import Splits
 from core.journal import Journal
 from core.metrics import by_class, by_label, wilson
-from core.ranks import Ranks
 from core.record import CONFUSION, RECORD, WEIGHTS, Run
 from core.views import averaged
 from core.writing import keep_rows, write_summary
@@ -21,9 +20,9 @@ from core.writing import keep_rows, write_summary
 
 def judged(experiment: Experiment, splits: Splits, parts: Assembly) -> Evaluation:
     """The one reading of the test split, with the weights that the first process holds; every process takes part."""
-    model, setup, context = parts.state.evaluated, parts.setup, parts.context
+    model, setup = parts.state.evaluated, parts.setup
     distributed.align(model, everything=True)
-    batches = held_out(splits.test, setup.device, Ranks(context.rank, context.ranks))
+    batches = parts.held_out(splits.test)
     with setup.precision():
         network = averaged(model, experiment.tta, setup.several)
         return evaluate(network, setup.loss, batches, setup.normalise, setup.classes, setup.several)

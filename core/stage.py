@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from core import anomaly, distributed, provenance
+from core import anomaly, distributed
 from core.launch import Launch
+from core.machine import usable_cores
 from core.ranks import Ranks
 from core.signals import Stop
 from core.tracking import Follows, Mirror
@@ -49,7 +50,7 @@ def _mirrored(mirror: Follows | None) -> Iterator[Follows]:
 def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
     """Threads and determinism for the time of a run. Processes on one machine share its cores."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(launch.threads or max(1, provenance.cores() // ranks.local_ranks))
+    torch.set_num_threads(launch.threads or max(1, usable_cores() // ranks.local_ranks))
     if launch.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from core.images import DataError
+from core.machine import usable_cores
 from data import archive, cache, tree
 from data.decode import POLICY, Unreadable, decode_with_area, fitted
 from data.layout import Layout
@@ -161,7 +161,7 @@ def in_threads(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterato
 
 def _in_pool(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
     """Reading goes on while Pillow decodes, two batches a thread ahead at most."""
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = min(8, usable_cores())
     waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:

@@ -123,9 +123,11 @@ class ImageFunction:
         return self.read(image[None], 0, key)
 
     def read(self, pixels: np.ndarray | Pixels, row: int, key: int) -> np.ndarray:
-        """One image out of many, uint8 [M, H, W, C]; of one that is decoded only now, what is cut out alone."""
+        """One image out of many, uint8 [M, H, W, C]; of one that is decoded only now, what is cut out alone. It can be
+        written to, as torch asks of what becomes a tensor."""
         image = self.crop.of(pixels, row, key) if self.crop else np.array(pixels[row])
-        return self.others(image, key) if self.others else image
+        made = self.others(image, key) if self.others else image
+        return np.require(made, requirements=["C", "W"])  # Pillow gives read-only ones
 
 
 def per_image(steps: tuple[Augment, ...]) -> ImageFunction | None:

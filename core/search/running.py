@@ -19,6 +19,7 @@ from core.failures import Failing
 from core.journal import Journal
 from core.launch import Launch
 from core.lock import is_free, locked
+from core.machine import usable_cores
 from core.overfit import declared as made_small
 from core.part import Mistakes
 from core.record import BEST, VERSION, Run
@@ -248,10 +249,10 @@ def _say(at_work: Study) -> None:
 
 def _shared(launch: Launch, options: Search) -> Launch:
     """Where a trial runs: the CPU's threads divided among workers, one loader process of none on a CPU."""
-    threads = launch.threads or max(1, provenance.cores() // options.workers)
+    threads = launch.threads or max(1, usable_cores() // options.workers)
     loaders = options.loader_workers
     if loaders is None and torch.cuda.is_available():
-        loaders = max(1, min(8, provenance.cores() // options.workers - 1))
+        loaders = max(1, min(8, usable_cores() // options.workers - 1))
     return launch.but({"threads": threads, "workers": loaders})
 
 

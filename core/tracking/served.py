@@ -22,7 +22,7 @@ class Classifier(PythonModel):
     ) -> list[dict[str, Any]]:
         """model_input: uint8 [N, H, W, C], N >= 1. One dict for each image."""
         with torch.inference_mode():
-            probabilities = self.network(torch.from_numpy(model_input))
+            probabilities = self.network(torch.tensor(model_input))
         best = probabilities.argmax(dim=1).tolist()
         return [
             {"class": self.classes[at], "probabilities": dict(zip(self.classes, row, strict=True))}
