@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from core import paths
 from core.part import Mistakes
-from core.record import IMPORTED, SUMMARY
+from core.record import IMPORTED, SUMMARY, runs_of
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ def entries() -> Iterator[Entry]:
 def best_on_record(name: str) -> tuple[float, str] | None:
     """(best test accuracy of a finished run, its id); smoke runs, those of a limited set and imported ones apart."""
     found = []
-    for path in paths.runs().glob(f"{name}-*/{SUMMARY}"):
+    for run in runs_of(name):
         try:
-            summary = json.loads(path.read_text())
+            summary = json.loads((run.folder / SUMMARY).read_text())
         except (OSError, ValueError):  # the journal still has it; a listing is no place to fail
             continue
         own = summary["status"] == "FINISHED" and summary["whole"] and not summary.get(IMPORTED)
         if own and "test/accuracy" in summary["metrics"]:
-            found.append((summary["metrics"]["test/accuracy"], path.parent.name))
+            found.append((summary["metrics"]["test/accuracy"], run.id))
     return max(found, default=None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,7 +182,9 @@ def load(run: str | Path) -> Run:
     if (folder / journal.FILE).exists():
         return Run(folder)
     known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
-    found = [name for name in known if str(run) and name.startswith(str(run))]
+    begun = [name for name in known if str(run) and name.startswith(str(run))]
+    # the whole name of an experiment does not stand for the run of another one: digits_cnn, digits_cnn-wide
+    found = [name for name in begun if not named_in(name).startswith(f"{run}-")]
     if str(run) in known:
         return Run(known[str(run)])
     if len(found) == 1:
@@ -190,6 +192,30 @@ def load(run: str | Path) -> Run:
     if found:
         raise Mistakes([f"{run}: {len(found)} runs begin so; name one: {', '.join(found[:5])}"])
     raise Mistakes([f"{run}: no such run in {paths.runs()}{did_you_mean(str(run), known)}"])
+
+
+def runs_of(experiment: str) -> Iterator[Run]:
+    """Runs on record of this experiment, the latest first. Records are read, but no journal.
+
+    The record decides, because the ids of another experiment may begin with this one's name. The id decides for a
+    run whose record cannot be read: such a run is yielded, and its `record` raises Mistakes.
+    """
+    folders = [folder for folder in paths.runs().glob("*") if folder.name.startswith(f"{experiment}-")]
+    for run in map(Run, sorted(folders, reverse=True)):
+        if (run.folder / "artifacts" / RECORD).exists() and _experiment_of(run) == experiment:
+            yield run
+
+
+def _experiment_of(run: Run) -> str:
+    try:
+        return str(run.record["experiment"])
+    except (Mistakes, KeyError):
+        return named_in(run.id)
+
+
+def named_in(run_id: str) -> str:
+    """The experiment in the id of a run, <experiment>-<date>-<time>-<random>."""
+    return run_id.rsplit("-", 3)[0]
 
 
 def read_declaration(place: str) -> Experiment:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.lock import is_free
 from core.part import Mistakes
-from core.record import WEIGHTS, Run, holds_others, load
+from core.record import WEIGHTS, Run, holds_others, load, runs_of
 from core.terminal import tell
 from core.tracking import standing, tracking_uri
 from core.tracking.record import public
@@ -121,8 +121,6 @@ def _refuse(run: Run) -> None:
 
 def _below(parent: Run) -> str:
     """What to do instead of naming a parent."""
-    from core.run import runs_of
-
     experiment = parent.record["experiment"]
     runs = [run for run in runs_of(experiment) if run.record.get("parent") == parent.id and run.status == "FINISHED"]
     found = sorted(run.id for run in runs if (run.folder / "artifacts" / WEIGHTS).exists())

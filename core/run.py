@@ -15,7 +15,7 @@ from core.lock import is_free, locked
 from core.overfit import declared
 from core.part import Mistakes
 from core.ranks import Ranks
-from core.record import RECORD, Run, declares
+from core.record import Run, declares, runs_of
 from core.restore import restore, take_over
 from core.stage import Stage, staged
 from core.tracking import Follows
@@ -138,14 +138,6 @@ def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int 
         if same and declares(record, experiment) and is_free(run.folder):
             return run
     return None
-
-
-def runs_of(experiment: str) -> Iterator[Run]:
-    """Runs on record of this experiment, the latest first."""
-    records = sorted(paths.runs().glob(f"{experiment}-*/artifacts/{RECORD}"), reverse=True)
-    for run in (Run(path.parent.parent) for path in records):
-        if run.record["experiment"] == experiment:
-            yield run
 
 
 @contextmanager

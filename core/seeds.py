@@ -15,8 +15,8 @@ from core.lock import locked
 from core.nonfinite import NonFinite
 from core.overfit import declared
 from core.part import Mistakes
-from core.record import Run
-from core.run import begin, prepare, resume, runs_of, taken_up, train
+from core.record import Run, runs_of
+from core.run import begin, prepare, resume, taken_up, train
 from core.signals import Interrupted
 from core.stage import staged
 from core.terminal import tell

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from core.batches import Batch
 from core.experiment import Experiment
 from core.launch import Launch
+from core.models import counted_flops
 from core.overfit import declared
 from core.run import prepare
 from core.stage import staged
@@ -20,9 +20,9 @@ from core.stage import staged
 
 @dataclass(frozen=True)
 class Layer:
-    """A module that runs by itself or owns parameters. shape: of its output for one image, without the batch; None
-    where it is not called as a module.  parameters, trainable: its own, each counted with its first owner.
-    flops: of one image, a multiplication and an addition being two."""
+    """A module that runs by itself, owns parameters or computes beside its children. shape: of its output for one
+    image, without the batch; None where it is not called as a module.  parameters, trainable: its own, each counted
+    with its first owner.  flops: of one image, without those of its children."""
 
     name: str
     kind: str
@@ -34,7 +34,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Summary:
-    """flops: of a forward pass of one image; those of matrix products and convolutions, as torch counts them.
+    """flops: of a forward pass of one image, counted as core/models/cost.py says.
     beside: parameters of loss and method, where they have any."""
 
     image_shape: tuple[int, int, int]
@@ -57,7 +57,6 @@ def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
         return described(parts.state.model, image, parts.context.image_shape, beside)
 
 
-@torch.no_grad()
 def described(
     model: nn.Module, image: torch.Tensor, image_shape: tuple[int, int, int], beside: dict[str, int] | None = None
 ) -> Summary:
@@ -73,9 +72,8 @@ def described(
         return hook
 
     handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
-    counter = FlopCounterMode(display=False)
     try:
-        with counter:
+        with counted_flops() as counter:
             model.eval()(image)
     finally:
         for handle in handles:
@@ -91,15 +89,19 @@ def _rows(model: nn.Module, shapes: dict[str, tuple[int, ...]], flops: dict[str,
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if p not in seen]
         seen.update(own)
-        if own or not list(module.children()):
-            full = f"{root}.{name}" if name else root  # torch counts from the class of the outermost one on
-            below = sum(flops.get(f"{full}.{child}", 0) for child, _ in module.named_children())
+        full = f"{root}.{name}" if name else root  # torch counts from the class of the outermost one on
+        computed = flops[full] - _below(module, full, flops) if full in flops else 0
+        if own or computed or not list(module.children()):
             trainable = sum(p.numel() for p in own if p.requires_grad)
             total = sum(p.numel() for p in own)
-            rows.append(
-                Layer(name, type(module).__name__, shapes.get(name), total, trainable, flops.get(full, 0) - below)
-            )
+            rows.append(Layer(name, type(module).__name__, shapes.get(name), total, trainable, computed))
     return rows
+
+
+def _below(module: nn.Module, full: str, flops: dict[str, int]) -> int:
+    """FLOPs of the children; of the grandchildren where a child is not called as a module itself."""
+    names = ((f"{full}.{name}", child) for name, child in module.named_children())
+    return sum(flops[name] if name in flops else _below(child, name, flops) for name, child in names)
 
 
 def _count(module: nn.Module) -> int:

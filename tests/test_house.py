@@ -53,6 +53,20 @@ def test_imports_point_one_way(path):
         assert package not in ONLY_IN or name_of(path).startswith(ONLY_IN[package]), f"{name_of(path)}: {imported}"
 
 
+def test_conda_installs_the_version_of_python_that_is_tested():
+    (conda,) = re.findall(r"^  - python=(.+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    (lowest,) = re.findall(r'^requires-python = ">=(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    (told,) = re.findall(r"tested with Python ([\d.]+)", README)
+    assert conda == lowest == told
+
+
+def test_the_readme_says_nothing_twice():
+    """The first words of a bullet, and a benchmark with its figure, occur once."""
+    bullets = re.findall(r"^- (?:\S+ ){2}", README, re.MULTILINE)
+    rows = re.findall(r"^\| (`\w+`) .* \| ([\d.]+ ?[x%])[^|]*\|$", README, re.MULTILINE)
+    assert [line for line in (*bullets, *rows) if (*bullets, *rows).count(line) > 1] == []
+
+
 @pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
 def test_an_experiment_never_imports_another(entry):
     for path in (ROOT / "experiments" / entry.name).rglob("*.py"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import intern
@@ -12,7 +12,7 @@ from typing import Any
 
 from core import journal, paths
 from core.part import Mistakes
-from core.record import IMPORTED, RECORD, REPLACED, SUMMARY, Run, holds_others, load, read_record
+from core.record import IMPORTED, RECORD, REPLACED, SUMMARY, Run, holds_others, load, named_in, runs_of
 from core.spelling import did_you_mean
 
 SEED = "seed"
@@ -44,36 +44,31 @@ def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
 
     Raises Mistakes for a word that is neither an experiment with runs on record nor a run, with the nearest ones.
     """
-    chosen: dict[str, Path] = {}
-    by_experiment: dict[str, list[Path]] = {}
-    for path in sorted(paths.runs().glob(f"*/artifacts/{RECORD}")):
-        name = path.parent.parent.name
-        by_experiment.setdefault(name.rsplit("-", 3)[0], []).append(path.parent.parent)
+    told: dict[str, Row | str] = {}
     for word in words:
-        if word in by_experiment:
-            chosen |= {folder.name: folder for folder in by_experiment[word]}
-            continue
-        run = _run(word, by_experiment)
-        below = _below(run, by_experiment)
-        chosen |= {folder.name: folder for folder in below or [run.folder]}
-    return _read(chosen.values())
+        found = _read(runs_of(word))
+        if not found:
+            run = _run(word)
+            found = _read(_below(run)) or _read([run])
+        told |= found
+    return _parted(told)
 
 
 def rows_of(experiment: str) -> tuple[list[Row], list[str]]:
     """All runs of one experiment, as `rows` has them; none where none is on record."""
-    folders = (path.parent.parent for path in sorted(paths.runs().glob(f"{experiment}-*/artifacts/{RECORD}")))
-    return _read(folder for folder in folders if folder.name.rsplit("-", 3)[0] == experiment)
+    return _parted(_read(runs_of(experiment)))
 
 
-def _read(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
-    found, left = [], []
-    for folder in folders:
-        row = _row(folder)
-        if isinstance(row, str):
-            left.append(row)
-        else:
-            found.append(row)
-    return found, [line for line in left if line]
+def _read(runs: Iterable[Run]) -> dict[str, Row | str]:
+    """Id -> what `_row` makes of it, the earliest first. No more than one record is held in memory at a time."""
+    latest_first = [(run.id, _row(run)) for run in runs]
+    return dict(reversed(latest_first))
+
+
+def _parted(told: Mapping[str, Row | str]) -> tuple[list[Row], list[str]]:
+    return [row for row in told.values() if isinstance(row, Row)], [
+        line for line in told.values() if isinstance(line, str) and line
+    ]
 
 
 def with_younger_fields(rows: Sequence[Row]) -> list[Row]:
@@ -102,40 +97,40 @@ def _above(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _run(word: str, known: Mapping[str, Any]) -> Run:
+def _run(word: str) -> Run:
     try:
         return load(word)
     except Mistakes as mistakes:
-        hint = did_you_mean(word, known)
+        known = {named_in(path.parent.parent.name) for path in paths.runs().glob(f"*/artifacts/{RECORD}")}
+        hint = did_you_mean(word, sorted(known))
         raise Mistakes([f"{word}: no experiment with runs on record{hint}", *mistakes.lines]) from None
 
 
-def _below(run: Run, by_experiment: Mapping[str, list[Path]]) -> list[Path]:
+def _below(run: Run) -> Iterator[Run]:
     """The runs under a parent's; none for a run of its own."""
-    if not holds_others(run.record):
-        return []
-    folders = by_experiment[run.record["experiment"]]
-    return [folder for folder in folders if _parent(folder) == run.id]
+    found = runs_of(run.record["experiment"]) if holds_others(run.record) else ()
+    return (other for other in found if _parent(other) == run.id)
 
 
-def _parent(folder: Path) -> str | None:
+def _parent(run: Run) -> str | None:
     """None where nothing can be read: another run's damage is no matter of this parent."""
     try:
-        return read_record(folder / "artifacts" / RECORD).get("parent")
+        return run.record.get("parent")
     except Mistakes:
         return None
 
 
-def _row(folder: Path) -> Row | str:
+def _row(run: Run) -> Row | str:
     """A line where it cannot be compared; an empty one where nobody expects it to be: a parent holds no run."""
+    folder = run.folder
     try:
-        record = read_record(folder / "artifacts" / RECORD)
+        record = run.record
     except Mistakes as mistakes:
         return f"{folder.name}: {mistakes}"
     if holds_others(record):
         return ""
     try:
-        newer = Run(folder).tags.get(REPLACED) if IMPORTED in record else None
+        newer = run.tags.get(REPLACED) if IMPORTED in record else None
         if newer and (paths.runs() / newer).exists():
             return f"{folder.name}: imported again as {newer}"
         return _filled(folder, record, _summary(folder))

@@ -13,8 +13,7 @@ from optuna.trial import FrozenTrial
 
 from core.bands import mean_and_interval
 from core.experiment import Experiment
-from core.record import Run, declares
-from core.run import runs_of
+from core.record import Run, declares, runs_of
 from core.search.goals import amount
 from core.search.pool import Worker
 from core.search.study import DEATHS, Study

@@ -22,8 +22,8 @@ from core.lock import is_free, locked
 from core.machine import usable_cores
 from core.overfit import declared as made_small
 from core.part import Mistakes
-from core.record import BEST, VERSION, Run
-from core.run import prepare, runs_of
+from core.record import BEST, VERSION, Run, runs_of
+from core.run import prepare
 from core.search import proposing, space
 from core.search.confirm import Confirmed, confirm, words
 from core.search.goals import Goals, goals_of, summary

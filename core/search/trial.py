@@ -14,8 +14,8 @@ from core.checkpoint import CHECKPOINTS, keep_last
 from core.experiment import Experiment
 from core.launch import Launch
 from core.part import Mistakes
-from core.record import PRUNED, WEIGHTS, Run, import_experiment
-from core.run import opened, reopened, runs_of
+from core.record import PRUNED, WEIGHTS, Run, import_experiment, runs_of
+from core.run import opened, reopened
 from core.search.goals import Goals
 from core.search.options import COSTS
 from core.stage import staged

@@ -29,7 +29,7 @@ from core.launch import Launch
 from core.loop import fit
 from core.models import MLP, ResNet
 from core.optimizers import SGD
-from core.record import Run
+from core.record import Run, runs_of
 from tests.benchmarks.common import in_turn, show
 
 QUIET = Launch(mlflow=False, threads=1, checkpoint_every="1000000")
@@ -103,7 +103,7 @@ def first_step(rounds: int = 5) -> None:
         try:
             running.train(experiment, QUIET, "bench")
         except Reached:
-            run = next(running.runs_of("bench"))
+            run = next(runs_of("bench"))
         parts = assemble(experiment, experiment.data.load(), QUIET, torch.device("cpu"))
         parts.state.step = step
         save(run.folder / CHECKPOINTS, step, parts.state.snapshot(), belongs(parts))

@@ -7,7 +7,10 @@ import pytest
 
 import experiments
 from core import __main__ as labbook
-from core import cli, listing, paths
+from core import cli, journal, listing, paths
+from core.compare.reading import rows
+from core.part import Mistakes
+from core.record import RECORD, SUMMARY, VERSION, Run, load, runs_of
 
 BROKEN = '''"""Is it broken?
 
@@ -49,14 +52,54 @@ def test_a_broken_experiment_does_not_hide_the_others(broken, capsys):
 
 
 def test_a_damaged_summary_does_not_hide_the_best(home):
-    for name, text in (("x-1", "{"), ("x-2", json.dumps(summary(0.7))), ("x-3", json.dumps(summary(0.9, whole=False)))):
-        (paths.runs() / name).mkdir(parents=True)
-        (paths.runs() / name / "summary.json").write_text(text)
-    assert listing.best_on_record("x") == (0.7, "x-2")
+    for number, text in enumerate(("{", summary(0.7), summary(0.9, whole=False))):
+        on_record("x", number, text)
+    assert listing.best_on_record("x") == (0.7, "x-20260101-000000-0001")
+
+
+def test_an_experiment_is_not_credited_with_the_runs_of_one_whose_name_begins_like_its_own(home):
+    wide = on_record("digits_cnn-wide", 1, summary(0.99))
+    assert listing.best_on_record("digits_cnn") is None
+    assert list(runs_of("digits_cnn")) == []
+    with pytest.raises(Mistakes, match="digits_cnn: no experiment with runs on record"):
+        rows(["digits_cnn"])
+    with pytest.raises(Mistakes, match="digits_cnn: no such run"):
+        load("digits_cnn")
+    assert load("digits_cnn-w") == wide
+    own = on_record("digits_cnn", 2, summary(0.9))
+    assert listing.best_on_record("digits_cnn") == (0.9, own.id)
+    assert listing.best_on_record("digits_cnn-wide") == (0.99, wide.id)
+    assert [list(runs_of(name)) for name in ("digits_cnn", "digits_cnn-wide")] == [[own], [wide]]
+    assert load("digits_cnn") == own
+
+
+def test_a_damaged_record_hides_no_other_run_and_is_not_passed_over(home):
+    on_record("digits_cnn-wide", 1, summary(0.99), record="{")
+    damaged, own = on_record("digits_cnn", 2, summary(0.8), record="{"), on_record("digits_cnn", 3, summary(0.7))
+    assert list(runs_of("digits_cnn")) == [own, damaged]
+    with pytest.raises(Mistakes, match="not a record"):
+        _ = damaged.record
+
+
+def test_the_listing_reads_no_journal(home, monkeypatch):
+    own = on_record("x", 1, summary(0.7))
+    monkeypatch.setattr(journal, "read", lambda *words: pytest.fail("a journal was read"))
+    assert listing.best_on_record("x") == (0.7, own.id)
+
+
+def on_record(experiment, number, summary, record=None):
+    """A run's folder with what a listing reads."""
+    run = Run(paths.runs() / f"{experiment}-20260101-000000-{number:04x}")
+    (run.folder / "artifacts").mkdir(parents=True)
+    (run.folder / journal.FILE).touch()
+    (run.folder / SUMMARY).write_text(summary)
+    text = json.dumps({"labbook": VERSION, "run": run.id, "experiment": experiment})
+    (run.folder / "artifacts" / RECORD).write_text(record or text)
+    return run
 
 
 def summary(accuracy, whole=True):
-    return {"status": "FINISHED", "metrics": {"test/accuracy": accuracy}, "whole": whole}
+    return json.dumps({"status": "FINISHED", "metrics": {"test/accuracy": accuracy}, "whole": whole})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from core.diagnosis import dead_units, gradient_norms, layers, told, update_rati
 from core.launch import Launch
 from core.loop import fit
 from core.methods import Method, Supervised
-from core.models import MLP, Model, SmallCNN
+from core.models import MLP, Model, SmallCNN, forward_flops
 from core.nonfinite import NonFinite
 from core.optimizers import SGD
 from core.overfit import overfitted, verdict
@@ -92,6 +92,33 @@ def test_shapes_and_flops_of_known_layers():
     assert found["0"].flops == 2 * 8 * 16 * 27
     assert found["3"].flops == 2 * 128 * 5
     assert not any(module._forward_hooks for module in network.modules())
+
+
+class Attentive(nn.Module):
+    """Computes beside its children, and calls a grandchild without its parent."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.ModuleDict({"into": nn.Linear(3, 12)})
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, images):
+        query, key, value = self.project["into"](images.flatten(2).transpose(1, 2)).chunk(3, dim=-1)
+        x = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.attend(x, x, x, need_weights=False)[0].mean(dim=1)
+
+
+def test_every_flop_of_the_network_stands_in_one_row():
+    tokens, network = 10, Attentive()
+    found = described(network, torch.zeros(1, 3, 2, 5), (2, 5, 3))
+    attention = 2 * 2 * tokens**2 * 4
+    assert {layer.name: layer.flops for layer in found.layers} == {
+        "": attention,
+        "project.into": 2 * tokens * 3 * 12,
+        "attend": 2 * tokens * 4 * 4 * 4 + attention,
+        "attend.out_proj": 0,  # its weights are used by the module above
+    }
+    assert found.flops == sum(layer.flops for layer in found.layers) == forward_flops(network, (2, 5, 3))
 
 
 def test_summary_on_the_command_line(capsys, home):

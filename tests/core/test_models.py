@@ -24,6 +24,7 @@ from core.models.weights import load_weights
 from core.models.wiring import Recomputed
 from core.part import Mistakes
 from core.run import train
+from core.summary import described
 from experiments.digits_cnn import EXPERIMENT
 
 OFFLINE = Launch(mlflow=False, threads=1)
@@ -600,9 +601,25 @@ def test_flops_are_those_that_torchvision_publishes():
     for name, weights in (("resnet18", tv.ResNet18_Weights), ("vit_b_32", tv.ViT_B_32_Weights)):
         network = built(Torchvision(name=name), (224, 224, 3), 1000).train()
         published = weights.DEFAULT.meta["_ops"] * 1e9 * 2
-        assert forward_flops(network, (224, 224, 3)) == pytest.approx(published, rel=0.01)
+        assert forward_flops(network, (224, 224, 3)) == pytest.approx(published, rel=1e-4)
         assert network.training
     assert forward_flops(built(MLP(hidden=(16,)), (4, 4, 1)), (4, 4, 1)) == 2 * (16 * 16 + 16 * 10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_flops_of_a_transformer_are_those_worked_out_by_hand(training):
+    """Attention included, on every version of torch: the fused operations are counted by some of them alone."""
+    layers, width, mlp, patch, classes = 3, 32, 48, 8, 10
+    network = tv.VisionTransformer(32, patch, layers, 4, width, mlp, num_classes=classes).train(training)
+    patches = (32 // patch) ** 2
+    tokens = patches + 1  # the class token
+    embedding = patches * width * patch**2 * 3
+    projections = tokens * width * (3 * width + width)  # query, key and value; output
+    attention = 2 * tokens**2 * width  # query with key, weights with value
+    perceptron = 2 * tokens * width * mlp
+    by_hand = 2 * (embedding + layers * (projections + attention + perceptron) + width * classes)
+    assert forward_flops(network, (32, 32, 3)) == by_hand
+    assert described(network, torch.zeros(1, 3, 32, 32), (32, 32, 3)).flops == by_hand
 
 
 def test_flops_of_what_cannot_be_run_are_unknown_and_all_stays_as_it_was():
