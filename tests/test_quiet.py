@@ -13,6 +13,7 @@ from core.augment import RandAugment, RandomResizedCrop, TrivialAugment, per_ima
 from core.augment.base import ImageFunction
 from core.batches import Plan, feed
 from core.images import Images
+from core.record import load
 from tests.forge import Cold
 
 ROOT = Path(__file__).parent.parent
@@ -107,9 +108,10 @@ def short(words, run):
     return [*words, *(["--epochs", "4"] if "--epochs" not in words else []), *TINY]
 
 
-def test_commands_show_no_warning(forge, home):
+def test_commands_show_no_warning(forge, home, always):
     run, shown = run_of(home)
     assert not WARNING.search(shown), shown
+    assert load(run).predict(np.frombuffer(bytes(128), np.uint8).reshape(2, 8, 8, 1)).shape == (2, 10)
     for command in CHEAP:
         status, shown = forge.run(*short(command.split(), run))
         assert status == 0, shown

@@ -43,7 +43,7 @@ def fitted_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float | N
     if bool((logits.argmax(dim=1) == targets).all()):
         return None
 
-    wide = logits.double()
+    wide = logits.detach().double()
 
     def loss(inverse: float) -> float:
         return float(F.cross_entropy(wide * math.exp(inverse), targets))
