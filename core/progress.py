@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -11,8 +13,9 @@ from core.terminal import is_terminal, tell
 if TYPE_CHECKING:
     from core.loop import Event
 
-SLOW_SECONDS = 300  # a run longer than this is announced
-MEASURED_STEPS = 3
+SLOW_SECONDS = 60  # a run of this length or longer is announced
+WINDOW_SECONDS, WINDOW_STEPS = 10.0, 4  # the least that its pace is measured over
+STEADY = 0.2  # the difference between two measured paces, as a share, up to which the pace is steady
 
 
 class Progress(Protocol):
@@ -105,28 +108,58 @@ def summary(metrics: dict[str, float]) -> str:
 
 
 class Forecast:
-    """Says once, after a few steps, how long a slow run will take."""
+    """Says once, when the pace is steady, how long a slow run will take.
 
-    def __init__(self, total_steps: int, overhead: float):
-        """overhead: time of validation as a share of that of training."""
-        self.total, self.overhead = total_steps, overhead
-        self.seen, self.first = 0, 0.0
+    The first half of the time in training so far is left out: compilation, tuning of kernels, caches and the start of
+    other processes make the first steps slow. The pace is steady when two halves of the remaining steps agree.
+    """
 
-    def after_step(self) -> str | None:
-        """To be called after each step. The announcement, once, where the whole takes longer than SLOW_SECONDS."""
-        self.seen += 1
-        if self.seen == 1:  # the first step also allocates and tunes: it is not typical
-            self.first = time.perf_counter()
-        if self.seen != 1 + MEASURED_STEPS or self.total <= self.seen:
+    def __init__(
+        self, steps: int, epochs: int, first_step: int, overhead: float, clock: Callable[[], float] = time.perf_counter
+    ):
+        """steps: per epoch.  first_step: where a resumed run continues.  overhead: time of validation as a share of
+        that of training, assumed until a validation has been measured.  clock: in seconds."""
+        self.steps, self.epochs, self.first, self.clock = steps, epochs, first_step, clock
+        self.validation: float | None = None  # seconds of the last one
+        self.overhead = overhead
+        self.ends: list[float] = []  # time in training at the end of each step, without validation
+        self.began = self.last = clock()
+        self.decided = False
+
+    def after(self, event: Event) -> str | None:
+        """To be called with each event. The announcement, once, where the whole takes at least SLOW_SECONDS."""
+        if self.decided:
             return None
-        per_step = (time.perf_counter() - self.first) / MEASURED_STEPS
-        seconds = per_step * self.total * (1 + self.overhead)
+        now = self.clock()
+        passed, self.last = now - self.last, now
+        if event.validation:
+            self.validation = passed
+            return None
+        self.ends.append(passed + (self.ends[-1] if self.ends else 0.0))
+        if (pace := self._pace()) is None:
+            return None
+        self.decided = True
+        steps, validations = self.steps * self.epochs - event.step, self.epochs - event.epoch
+        each = pace * self.steps * self.overhead if self.validation is None else self.validation
+        seconds = now - self.began + steps * pace + validations * each
         if seconds < SLOW_SECONDS:
             return None
         return (
-            f"measured {per_step:.2f} s a step: all {self.total:,} steps will take about {duration(seconds)} on this "
-            "device (less if stopped early). --epochs N and --limit N make it shorter"
+            f"{self.steps * self.epochs - self.first:,} steps of {pace:.2g} s each: training will take about "
+            f"{duration(seconds)} on this device, less if it stops early. --epochs N and --limit N make it shorter"
         )
+
+    def _pace(self) -> float | None:
+        """Seconds per step; None while it is not steady."""
+        ends, last = self.ends, len(self.ends) - 1
+        begin = bisect_left(ends, ends[-1] / 2)
+        if last - begin < WINDOW_STEPS or ends[last] - ends[begin] < WINDOW_SECONDS:
+            return None
+        middle = (begin + last) // 2
+        earlier = (ends[middle] - ends[begin]) / (middle - begin)
+        later = (ends[last] - ends[middle]) / (last - middle)
+        steady = abs(later - earlier) <= STEADY * min(earlier, later)
+        return (ends[last] - ends[begin]) / (last - begin) if steady else None
 
 
 def duration(seconds: float) -> str:

@@ -131,7 +131,8 @@ class Work:
         if self.launch.mlflow:
             self.stage.mirror.follow(self.run.folder)
         steps, state = parts.context.steps_per_epoch, parts.state
-        forecast = Forecast(steps * epochs, overhead=parts.val.plan.count / parts.train.plan.count / 3)
+        # a forward pass is about a third of a step
+        forecast = Forecast(steps, epochs, state.step, overhead=parts.val.plan.count / parts.train.plan.count / 3)
         agreed = distributed.Agreement()
         saver = Saver(self.run.folder / CHECKPOINTS, self.launch.checkpoint_every, belongs(parts))
         with (
@@ -145,7 +146,7 @@ class Work:
                 watch(event)
                 _record(journal, self.experiment, parts, event)
                 shown.show(event)
-                if not event.validation and (announcement := forecast.after_step()):
+                if announcement := forecast.after(event):
                     shown.say(announcement)
                 number = agreed(stop.number)
                 if (number or saver.due(event.step)) and state.sound:
