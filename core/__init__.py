@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from core.experiment import Experiment as Experiment
     from core.launch import Launch as Launch
-    from core.record import Run as Run
-    from core.record import load as load
-    from core.run import train as train
-    from core.seeds import train_seeds as train_seeds
+    from core.runs.seeds import train_seeds as train_seeds
+    from core.runs.train import train as train
+    from core.runs.trained import Run as Run
+    from core.runs.trained import load as load
 
 _HOME = {
     "Experiment": "core.experiment",
     "Launch": "core.launch",
-    "Run": "core.record",
-    "load": "core.record",
-    "train": "core.run",
-    "train_seeds": "core.seeds",
+    "Run": "core.record.run",
+    "load": "core.record.run",
+    "train": "core.runs.train",
+    "train_seeds": "core.runs.seeds",
 }
 
 

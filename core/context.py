@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Context:
     """classes: names, in the order of the logits.  class_counts: training samples of each class.
     image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks.
-    mean, std: per channel, of pixels in 0..1, with which batches are normalised; empty: each image by its own.
+    mean, std: per channel, of pixels in 0..1, with which batches are normalized; empty: each image by its own.
     seed: of the run."""
 
     classes: tuple[str, ...]
@@ -29,3 +29,19 @@ class Context:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     seed: int = 0
+
+
+class Clock(NamedTuple):
+    """Where training stands. step counts optimizer steps from 0."""
+
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    @property
+    def total(self) -> int:
+        return self.steps_per_epoch * self.epochs

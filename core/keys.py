@@ -1,7 +1,7 @@
 """Randomness as a function of (seed, epoch, index): integer keys, hashed to uniforms.
 
 No generator has a state to save or to share: the same key gives the same bits in any process, in numpy and in torch,
-on CPU and GPU. Keys are int64; arithmetic wraps. The hash is the 64-bit finaliser of MurmurHash3 (Appleby, 2011).
+on CPU and GPU. Keys are int64; arithmetic wraps. The hash is the 64-bit finalizer of MurmurHash3 (Appleby, 2011).
 """
 
 from __future__ import annotations

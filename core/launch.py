@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from core.part import Part
+from core.declare.part import Part
 
 
 class Launch(Part):

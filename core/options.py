@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.declare.part import Part
+from core.declare.tree import names
 from core.experiment import Experiment
 from core.launch import Launch
-from core.part import Mistakes, Part, names
-from core.record import Run, load, read_declaration
-from core.spelling import did_you_mean
+from core.runs.trained import Run, load, read_declaration
 
 OWN = {
     "variant": "a named change of the declaration",
@@ -40,7 +42,7 @@ def parse(
     variants: Mapping[str, Mapping[str, Any]],
     verb: Part | None = None,
 ) -> Options:
-    """Raises Mistakes with everything that is wrong, nearest spellings named. verb: its fields are options too."""
+    """Raises UserError with everything that is wrong, nearest spellings named. verb: its fields are options too."""
     given, wrong = _pairs(words)
     verbs = type(verb).model_fields if verb else {}
     verb, trouble = _change(verb, {n: given.pop(n) for n in list(given) if n in verbs}) if verb else (verb, [])
@@ -68,7 +70,7 @@ def parse(
     seeds, more_trouble = _whole_number("seeds", own["seeds"]) if "seeds" in own else (None, [])
     wrong += [*mistakes, *more, *more_trouble]
     if wrong:
-        raise Mistakes(wrong)
+        raise UserError(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"
     start = f"from {own['from']}" if begun else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
@@ -82,9 +84,9 @@ def _declared(own: Mapping[str, str | None]) -> tuple[Experiment | None, list[st
     place = own["from"] or ""
     try:
         if "continue" in own:
-            raise Mistakes(["--continue brings a declaration of its own; leave out one of them"])
+            raise UserError(["--continue brings a declaration of its own; leave out one of them"])
         return read_declaration(place), []
-    except Mistakes as mistakes:
+    except UserError as mistakes:
         return None, [f"--from {place}".rstrip() + f": {line}" for line in mistakes.lines]
 
 
@@ -94,10 +96,10 @@ def _finished(own: Mapping[str, str | None]) -> tuple[Run | None, list[str]]:
         return None, []
     try:
         if "seeds" in own:
-            raise Mistakes(["it continues one run, with that run's seed; leave out --seeds"])
+            raise UserError(["it continues one run, with that run's seed; leave out --seeds"])
         run = load(own["continue"] or "")
         return (run, []) if run.experiment else (None, [])
-    except Mistakes as mistakes:
+    except UserError as mistakes:
         return None, [f"--continue {own['continue'] or ''}".rstrip() + f": {line}" for line in mistakes.lines]
 
 
@@ -131,7 +133,7 @@ def _change(part: Part, given: Mapping[str, str | None]) -> tuple[Part, list[str
             wrong.append(f"--{name} {text or ''}".rstrip() + f": {error}")
     try:
         return part.but(changes), wrong
-    except Mistakes as mistakes:
+    except UserError as mistakes:
         return part, wrong + [f"--{_dashed(line) if 'no such field' in line else line}" for line in mistakes.lines]
 
 

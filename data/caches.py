@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.paths import store
-from core.terminal import tell
-from core.words import Words
-from data import disk
+from core.common.arguments import Words
+from core.common.paths import store
+from core.common.terminal import tell
+from data.reading import disk
 
 DAY = 24 * 3600
 
@@ -30,7 +30,7 @@ class Entry:
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0. Raises Mistakes."""
+    """Exit status 0. Raises UserError."""
     parser = Words("cache", __doc__)
     parser.add_argument("--prune", type=float, metavar="DAYS", help="remove what was not asked for in so many days")
     given = parser.parse_args(list(words))

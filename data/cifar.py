@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from core.images import DataError, Dataset, Splits
-from core.paths import store
-from data import archive, cache, ingest, layout, pickles, tree
-from data.download import download, sha256_of
+from core.common.errors import DataError
+from core.common.paths import store
+from core.loading.images import Dataset, Splits
+from data.reading import archive, cache, ingest, layout, pickles, tree
+from data.reading.download import download, sha256_of
 
 URL = "https://www.cs.toronto.edu/~kriz"  # $LABBOOK_CIFAR_URL names a mirror: the folder that holds the archives
 SIZE = 32
@@ -76,7 +77,7 @@ class Cifar(Dataset, ABC):
 
 
 class Cifar10(Cifar):
-    """50,000 + 10,000 colour photographs, 32 x 32, ten classes; downloaded (170 MB) unless --root names them.
+    """50,000 + 10,000 color photographs, 32 x 32, ten classes; downloaded (170 MB) unless --root names them.
 
     --root: the official archive, a folder that holds it, its unpacked batches, or the images as files in
     train/<class>/ and test/<class>/: a folder, a tar or a zip.
@@ -87,7 +88,7 @@ class Cifar10(Cifar):
 
 
 class Cifar100(Cifar):
-    """50,000 + 10,000 colour photographs, 32 x 32, a hundred classes (the fine labels); --root as for Cifar10."""
+    """50,000 + 10,000 color photographs, 32 x 32, a hundred classes (the fine labels); --root as for Cifar10."""
 
     def official(self) -> Official:
         return HUNDRED

@@ -9,13 +9,15 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from core.images import DataError, Dataset, Images, Splits, stratified
+from core.common.errors import DataError
+from core.loading.images import Dataset, Images, Splits
+from core.loading.stratify import stratified
 
 TEST_SEED = -1  # no split_seed can be negative: the test split is fixed and drawn apart from validation
 
 
 class Digits(Dataset):
-    """1,797 handwritten digits, grey, 8 x 8, ten classes, as scikit-learn brings them (from UCI)."""
+    """1,797 handwritten digits, gray, 8 x 8, ten classes, as scikit-learn brings them (from UCI)."""
 
     embedded: ClassVar[bool] = True
 

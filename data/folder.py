@@ -7,9 +7,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from core.images import DataError, Dataset, Pixels, Splits, stratified
-from data import archive, cache, ingest, layout, tree
-from data.files import Files
+from core.common.errors import DataError
+from core.loading.images import Dataset, Pixels, Splits
+from core.loading.stratify import stratified
+from data.reading import archive, cache, ingest, layout, tree
+from data.reading.files import Files
 
 TEST_SEED = -1  # no split_seed can be negative: the test split is fixed and drawn apart from validation
 
@@ -17,7 +19,7 @@ TEST_SEED = -1  # no split_seed can be negative: the test split is fixed and dra
 class OwnImages(Dataset, ABC):
     """Base of images of your own, given with --root, with ready splits or with some that are still to be drawn."""
 
-    size: int = Field(224, ge=8, le=4096, description="pixels; the largest centred square is resized to size x size")
+    size: int = Field(224, ge=8, le=4096, description="pixels; the largest centered square is resized to size x size")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test, in each class; no test/ needed")
     skip_unreadable: bool = Field(False, description="leave unreadable images out and say so, instead of refusing")
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from core.images import DataError, Splits
-from data import archive, cache, extras, ingest, labels, layout, packed
-from data.decode import MAX_PIXELS
+from core.common.errors import DataError
+from core.loading.images import Splits
 from data.folder import OwnImages
-from data.terminal import printable
+from data.reading import archive, cache, extras, ingest, labels, layout, packed
+from data.reading.decode import MAX_PIXELS
+from data.reading.terminal import printable
 
 EXPECTED = (
     "expected: images, uint8 [N, H, W] or [N, H, W, 1 or 3], or the bytes of image files (uint8 of variable length); "

@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import Field
 
-from core.images import DataError, Splits
-from data import archive, cache, extras, ingest, layout, packed
+from core.common.errors import DataError
+from core.loading.images import Splits
 from data.folder import OwnImages
-from data.terminal import printable
+from data.reading import archive, cache, extras, ingest, layout, packed
+from data.reading.terminal import printable
 
 EXPECTED = "expected: a folder made by save_to_disk, of a Dataset or a DatasetDict, with an Image and a ClassLabel"
 _AT_ONCE = 64  # images

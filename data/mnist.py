@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from core.images import DataError, Dataset, Splits
-from core.paths import store
-from data import archive, cache, disk
-from data.download import download, sha256_of
-from data.terminal import printable
+from core.common.errors import DataError
+from core.common.paths import store
+from core.loading.images import Dataset, Splits
+from data.reading import archive, cache, disk
+from data.reading.download import download, sha256_of
+from data.reading.terminal import printable
 
 SIDE = 28
 FILES = (
@@ -77,11 +78,11 @@ FASHION = Official(
 
 
 class _Idx(Dataset):
-    channels: Literal[1, 3] = Field(1, description="3: the grey value three times, for networks made for colour")
+    channels: Literal[1, 3] = Field(1, description="3: the gray value three times, for networks made for color")
 
 
 class Mnist(_Idx):
-    """60,000 + 10,000 handwritten digits, grey, 28 x 28; downloaded (12 MB) unless --root names them.
+    """60,000 + 10,000 handwritten digits, gray, 28 x 28; downloaded (12 MB) unless --root names them.
 
     --root: a folder that holds the four IDX files, gzipped or not, or torchvision's folder around them.
     """
@@ -91,7 +92,7 @@ class Mnist(_Idx):
 
 
 class FashionMnist(_Idx):
-    """60,000 + 10,000 pictures of clothes, grey, 28 x 28, ten classes; downloaded (31 MB); --root as for Mnist."""
+    """60,000 + 10,000 pictures of clothes, gray, 28 x 28, ten classes; downloaded (31 MB); --root as for Mnist."""
 
     def load(self, root: Path | None) -> Splits:
         return _load(self, FASHION, root)

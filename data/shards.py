@@ -21,13 +21,14 @@ import numpy as np
 from pydantic import Field
 
 from core import keys as K
-from core.images import DataError, Order, Splits
-from data import archive, cache, ingest, labels, layout, packed
-from data.disk import told
-from data.files import Files
+from core.common.errors import DataError
+from core.loading.images import Order, Splits
 from data.folder import OwnImages
-from data.terminal import bar, first, printable
-from data.tree import Tree
+from data.reading import archive, cache, ingest, labels, layout, packed
+from data.reading.disk import told
+from data.reading.files import Files
+from data.reading.terminal import bar, first, printable
+from data.reading.tree import Tree
 
 EXPECTED = "expected: a folder of *.tar, not compressed, in each key.jpg (png, webp) beside key.cls or key.json"
 IMAGES, LABELS = ("jpg", "jpeg", "png", "webp"), ("cls", "json")

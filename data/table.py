@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from core.images import DataError, Dataset, Images, Splits, stratified
-from core.stratify import held_out
-from data import cache, ingest, labels, layout, rows
-from data.decode import Unreadable
+from core.common.errors import DataError
+from core.loading.images import Dataset, Images, Splits
+from core.loading.stratify import held_out, stratified
 from data.folder import TEST_SEED
-from data.tree import Tree
+from data.reading import cache, ingest, labels, layout, rows
+from data.reading.decode import Unreadable
+from data.reading.tree import Tree
 
 
 class ImageTable(Dataset):
@@ -28,9 +29,9 @@ class ImageTable(Dataset):
     class. A group (a patient, a camera) is never divided between splits.
     """
 
-    several: bool = Field(False, description="an image may have any number of labels, none too")
+    multi_label: bool = Field(False, description="an image may have any number of labels, none too")
     separator: str = Field("|", min_length=1, description="stands between the labels of one image")
-    size: int = Field(224, ge=8, le=4096, description="pixels; the largest centred square is resized to size x size")
+    size: int = Field(224, ge=8, le=4096, description="pixels; the largest centered square is resized to size x size")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test; no column of splits needed")
     path_column: str = Field("path", description="column of paths, relative to the table's folder")
     label_column: str = Field("label", description="column of labels")
@@ -43,11 +44,11 @@ class ImageTable(Dataset):
             raise DataError(["ImageTable needs your table: name it with --root PATH", rows.EXPECTED])
         table = rows.find(root)
         columns = rows.Columns(self.path_column, self.label_column, self.split_column, self.group_column)
-        columns = replace(columns, several=self.several, separator=self.separator)
+        columns = replace(columns, multi_label=self.multi_label, separator=self.separator)
         found, wrong = rows.read(table, columns, self.allow_outside)
         classes, wrong_names = labels.class_names(name for row in found for name in row.labels)
         wrong += wrong_names
-        if found and not wrong and len(classes) < (1 if self.several else 2):
+        if found and not wrong and len(classes) < (1 if self.multi_label else 2):
             only = f"{classes[0]} is the only class; classification takes two" if classes else "no image has a label"
             wrong.append(only)
         cached = _pixels(table, found, ingest.Recipe(self.size, listed=None), wrong)
@@ -66,13 +67,13 @@ class ImageTable(Dataset):
         if "val" not in splits:
             splits[_held(images, groups, splits == "train", self.val_fraction, self.split_seed)] = "val"
         train, val, test = (images.take(splits == split) for split in ("train", "val", "test"))
-        digest = _digest(f"{cached.index.digest} {self.several}", found)
-        return Splits(table.stem, classes, train, val, test, digest, cached.source, self.several)
+        digest = _digest(f"{cached.index.digest} {self.multi_label}", found)
+        return Splits(table.stem, classes, train, val, test, digest, cached.source, self.multi_label)
 
     def _targets(self, found: list[rows.Row], classes: tuple[str, ...]) -> np.ndarray:
         """int64 [N]; of several labels, float32 [N, C]."""
         place = {name: label for label, name in enumerate(classes)}
-        if not self.several:
+        if not self.multi_label:
             return np.array([place[row.labels[0]] for row in found], dtype=np.int64)
         targets = np.zeros((len(found), len(classes)), dtype=np.float32)
         for row, target in zip(found, targets, strict=True):

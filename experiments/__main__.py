@@ -1,4 +1,4 @@
-from core.listing import show
+from core.cli.list import show
 
 if __name__ == "__main__":
     show()

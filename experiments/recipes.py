@@ -15,7 +15,7 @@ FEW_DIGITS = Experiment(
     loss=CrossEntropy(),
     optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
     schedule=Cosine(warmup_epochs=1),
-    select="val/loss",
+    monitor="val/loss",
     epochs=40,
     batch_size=32,
 )

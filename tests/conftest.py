@@ -24,8 +24,8 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def forge():
-    """Starts command lines as processes of their own; see tests/forge.py."""
-    from tests.forge import Forge
+    """Starts command lines as processes of their own; see tests/support/forge.py."""
+    from tests.support.forge import Forge
 
     parent = Forge()
     yield parent

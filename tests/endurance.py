@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.parts import PARTS, Bench, Part
+from tests.support.endurance_parts import PARTS, Bench, Part
 
 DEFAULT = Path(__file__).resolve().parents[1] / "mlruns" / "endurance.json"
 

@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from tests import endurance, parts
+from tests import endurance
 from tests.endurance import Tally, main, run
-from tests.parts import PARTS, Part
+from tests.support import endurance_parts
+from tests.support.endurance_parts import PARTS, Part
 
 
 @pytest.mark.slow
@@ -72,5 +73,5 @@ def test_the_counts_are_written_whole(tmp_path, monkeypatch):
 
 
 def test_the_targets_are_those_of_the_page():
-    told = {name: part.target for name, part in parts.PARTS.items()}
+    told = {name: part.target for name, part in endurance_parts.PARTS.items()}
     assert told == {"kills": 100, "deep": 10, "points": 100_000, "images": 10_000, "mistakes": 20_000, "cold": 16}

@@ -7,8 +7,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from core.listing import entries
-from core.record import RECORD
+from core.catalogue import entries
+from core.record.run import RECORD
 
 EXPERIMENTS = [entry.name for entry in entries()]
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from core.html import document, items
-from core.journal import Journal
+from core.common.html import document, items
 from core.launch import Launch
-from core.record import Run
-from core.run import train
-from core.seeds import train_seeds
-from core.tracking import run_url, sync, tracking_uri
+from core.record.journal import Journal, keep_text
+from core.runs.recorder import Heading
+from core.runs.seeds import train_seeds
+from core.runs.train import train
+from core.runs.trained import Run
+from core.tracking.api import run_url, sync, tracking_uri
 from core.tracking.client import connect
-from core.writing import Heading, keep_text
 from experiments import digits_cnn
 
 LAUNCH = Launch(threads=1, mlflow=False)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from core.augment import RandAugment, RandomResizedCrop, TrivialAugment, per_image
-from core.augment.base import ImageFunction
-from core.batches import Plan, feed
-from core.images import Images
-from core.record import load
-from tests.forge import Cold
+from core.augment.pipeline import ImageFunction
+from core.loading.batches import Plan, feed
+from core.loading.images import Images
+from core.runs.trained import load
+from tests.support.forge import Cold
 
 ROOT = Path(__file__).parent.parent
 WARNING = re.compile(r"Warning\b|Triggered internally|^\[?W\d{4} ", re.MULTILINE)

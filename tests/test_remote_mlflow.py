@@ -17,12 +17,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as Mirrored
 
-from core import journal, provenance
-from core.record import load
-from core.tracking import record
-from tests import postgresql
-from tests.core import stub_server
-from tests.core.stub_server import assert_folder_mirrored, wait_for
+from core.record import journal, provenance
+from core.runs.trained import load
+from core.tracking import cursor
+from tests.support import mlflow_server, postgresql
+from tests.support.mlflow_server import assert_folder_mirrored, wait_for
 
 SECRET = secrets.token_hex(8)  # drawn: a record holds the sources, this one with them
 SMALL = ("--epochs", "1", "--limit", "64", "--threads", "1")
@@ -32,7 +31,7 @@ SMALL = ("--epochs", "1", "--limit", "64", "--threads", "1")
 class Remote:
     """The server as the machine of a researcher knows it."""
 
-    server: stub_server.Server
+    server: mlflow_server.Server
     uri: str  # with user and password, which no record may show
 
     @property
@@ -45,7 +44,7 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     with postgresql.served("mlflow", SECRET) as database:
         uri = f"postgresql+psycopg://labbook:{SECRET}@127.0.0.1:{database.port}/mlflow"
-        server = stub_server.Server(folder, uri)
+        server = mlflow_server.Server(folder, uri)
         yield Remote(server, f"http://{SECRET}:{SECRET}@127.0.0.1:{server.port}")
         server.end(signal.SIGKILL)
 
@@ -80,7 +79,7 @@ def folders(home: Path) -> list[Path]:
 def arrived(folder: Path, client: MlflowClient, place: Path) -> Mirrored:
     """The run as the server has it, which must be all that its folder holds: metrics, params, tags and files."""
     assert_folder_mirrored(folder, load(folder).status)
-    run = stub_server.run_of(folder.name)
+    run = mlflow_server.run_of(folder.name)
     told = {kind: {} for kind in ("params", "tags")}
     for _, event in journal.read(folder):
         if event["event"] in told:
@@ -107,10 +106,10 @@ def test_a_run_is_on_the_server_whole_and_the_end_names_its_page(remote, home, f
 def test_an_outage_does_not_tell_the_password(home, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{SECRET}:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    log = stub_server.begin("away")
+    log = mlflow_server.begin("away")
     log.close("FINISHED")
-    assert stub_server.mirror_now(log, patience=0.5) == 1
-    found = record.load(log.folder)
+    assert mlflow_server.mirror_now(log, patience=0.5) == 1
+    found = cursor.load(log.folder)
     assert found is not None
     assert "127.0.0.1:9" in found.problem
     assert SECRET not in "".join(capfd.readouterr())
@@ -146,7 +145,7 @@ def test_searched_compared_and_done_again(remote, home, forge, tmp_path):
 def test_what_a_killed_server_missed_is_sent_by_sync(remote, home, forge, tmp_path):
     words = ("experiments.digits_cnn", "--epochs", "60", "--limit", "320", "--threads", "1", "--stopping", "none")
     process = forge.start(*words)
-    wait_for(lambda: any(stub_server.runs_of(folder.name) for folder in folders(home)), 60)
+    wait_for(lambda: any(mlflow_server.runs_of(folder.name) for folder in folders(home)), 60)
     remote.server.end(signal.SIGKILL)
     try:
         assert process.wait(180) == 0, process.text
@@ -157,6 +156,6 @@ def test_what_a_killed_server_missed_is_sent_by_sync(remote, home, forge, tmp_pa
     finally:
         remote.server.start()
     (folder,) = folders(home)
-    assert stub_server.run_of(folder.name).info.status == "RUNNING"
+    assert mlflow_server.run_of(folder.name).info.status == "RUNNING"
     assert f"1 of 1 runs are complete in {remote.address}" in typed(forge, "core", "sync")
     assert arrived(folder, MlflowClient(remote.address), tmp_path).info.status == "FINISHED"

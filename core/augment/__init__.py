@@ -1,11 +1,13 @@
 """Augmentation: per-image steps (albumentations, in the loader), then per-batch steps (torch, on the device)."""
 
 from core.augment.albumentation import Albumentation
-from core.augment.base import Augment, BatchStep, Crop, ImageStep, augmented, normaliser, per_image
-from core.augment.cropping import RandomResizedCrop
+from core.augment.base import Augment, BatchStep, Crop, ImageStep, augmented
 from core.augment.geometry import AlternatingFlip, Cutout, HorizontalFlip, RandomCrop, RandomErasing, Translate
+from core.augment.image_steps import AutoAugment, CoarseDropout, ColorJitter, RandAugment, Rotation, TrivialAugment
 from core.augment.mixing import CutMix, Mixup
-from core.augment.sets import AutoAugment, CoarseDropout, ColorJitter, RandAugment, Rotation, TrivialAugment
+from core.augment.pipeline import per_image
+from core.augment.resized_crop import RandomResizedCrop
+from core.loading.normalize import normalizer
 
 __all__ = [
     "Albumentation",
@@ -29,6 +31,6 @@ __all__ = [
     "Translate",
     "TrivialAugment",
     "augmented",
-    "normaliser",
+    "normalizer",
     "per_image",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from core.augment.base import ImageStep
-from core.spelling import did_you_mean, snake
+from core.common.text import did_you_mean, snake
 
 # albumentations asks the network for its version when imported, unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -62,42 +62,3 @@ def of_function(function: Callable[[np.ndarray, random.Random], np.ndarray]) -> 
             return function(img, self.py_random)
 
     return Own(p=1.0)
-
-
-class Pipeline:
-    """The image steps as one function of (image, key), the same in any process and any order.
-
-    All transforms share one Philox generator, whose counter is set from the key of the sample: what a sample gets
-    depends on nothing that came before. Built on first use, so that it travels to a worker as its declaration.
-    """
-
-    def __init__(self, steps: tuple[ImageStep, ...]):
-        self.steps = steps
-        self._compose: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"steps": self.steps, "_compose": None}
-
-    def __call__(self, image: np.ndarray, key: int) -> np.ndarray:
-        if self._compose is None:
-            self._build()
-        self._state["state"]["counter"][:] = (0, 0, 0, key & 0xFFFFFFFFFFFFFFFF)
-        self._philox.state = self._state
-        self._random.seed(key)
-        changed = self._compose(image=image)["image"]
-        if changed.shape != image.shape or changed.dtype != image.dtype:
-            raise ValueError(
-                f"augment: an image of {image.shape} {image.dtype} came out as {changed.shape} {changed.dtype}; "
-                "image steps must keep size and type"
-            )
-        return changed
-
-    def _build(self) -> None:
-        import albumentations
-        import cv2
-
-        cv2.setNumThreads(0)
-        self._compose = albumentations.Compose([step.transform() for step in self.steps])
-        self._philox, self._random = np.random.Philox(0), random.Random()
-        self._compose.set_random_state(np.random.Generator(self._philox), self._random)
-        self._state: Any = self._philox.state

@@ -9,21 +9,21 @@ import torch.nn.functional as F
 from pydantic import Field, PrivateAttr
 
 from core import keys as K
-from core.augment.base import BatchStep
+from core.augment.base import BatchStep, Range, Shares
 from core.context import Context
 
 if TYPE_CHECKING:
-    from core.batches import Batch
+    from core.loading.batches import Batch
 
 _LARGE = 1 << 14  # numbers in an image
 
 
 class RandomCrop(BatchStep):
-    """Pad with the mean colour on each side, then cut the old size out at a random place (He et al. 2016, section 4.2);
+    """Pad with the mean color on each side, then cut the old size out at a random place (He et al. 2016, section 4.2);
     or pad by reflection (Zagoruyko and Komodakis 2016, section 3)."""
 
     padding: int = Field(4, ge=1, description="pixels on each side")
-    reflect: bool = Field(False, description="pad by reflection, not with the mean colour")
+    reflect: bool = Field(False, description="pad by reflection, not with the mean color")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
@@ -77,7 +77,7 @@ class AlternatingFlip(BatchStep):
 
 class Translate(BatchStep):
     """Move images [N, C, H, W] by whole pixels, up to a share of each side, as Simard et al. (2003, section 2) do; the
-    mean colour comes in."""
+    mean color comes in."""
 
     share: float = Field(0.125, gt=0, lt=1, description="largest move, as a share of height and width")
 
@@ -93,7 +93,7 @@ class Translate(BatchStep):
 
 
 class Cutout(BatchStep):
-    """Set a square at a random centre to the mean colour (DeVries and Taylor 2017)."""
+    """Set a square at a random center to the mean color (DeVries and Taylor 2017)."""
 
     size: int = Field(8, ge=1, description="side of the square in pixels, parts outside the image lost")
 
@@ -116,23 +116,18 @@ class RandomErasing(BatchStep):
     """
 
     p: float = Field(0.5, ge=0, le=1, description="share of images changed")
-    smallest: float = Field(0.02, gt=0, lt=1, description="smallest area, as a share of the image's")
-    largest: float = Field(0.4, gt=0, lt=1, description="largest area, as a share of the image's")
-    aspect: float = Field(0.3, gt=0, le=1, description="smallest aspect; the largest is 1 / aspect")
+    scale: Shares = Field((0.02, 0.4), description="smallest and largest area, as shares of the image's")
+    ratio: Range = Field((0.3, 1 / 0.3), description="smallest and largest height over width")
     fill: Literal["mean", "noise"] = Field(
-        "mean", description="mean: the mean colour; noise: even noise, of deviation 1"
+        "mean", description="mean: the mean color; noise: even noise, of deviation 1"
     )
-
-    def check(self) -> None:
-        if self.smallest > self.largest:
-            raise ValueError(f"smallest {self.smallest} must not be above largest {self.largest}")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = images.shape[2:]
-        area = self.smallest + (self.largest - self.smallest) * K.uniform(keys, "erasing area")
-        aspect = self.aspect ** (1 - 2 * K.uniform(keys, "erasing aspect"))
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * K.uniform(keys, "erasing area")
+        aspect = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** K.uniform(keys, "erasing aspect")
         tall = (height * width * area * aspect).sqrt().round().long().clamp(1, height)
         wide = (height * width * area / aspect).sqrt().round().long().clamp(1, width)
         top = (K.uniform(keys, "erasing down") * (height - tall + 1)).long()

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each image with its neighbour (i xor 1) in the batch, which the epoch's order has made random."""
+"""Mixup and CutMix: each image with its neighbor (i xor 1) in the batch, which the epoch's order has made random."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from core.augment.geometry import box
 
 
 class Mixup(BatchStep):
-    """lam x + (1 - lam) neighbour, for images and targets, lam ~ Beta(alpha, alpha) per image (Zhang et al. 2018)."""
+    """lam x + (1 - lam) neighbor, for images and targets, lam ~ Beta(alpha, alpha) per image (Zhang et al. 2018)."""
 
-    several: ClassVar[bool] = False  # a share of a label is no label
+    multi_label: ClassVar[bool] = False  # a share of a label is no label
 
     alpha: float = Field(0.2, gt=0, description="larger mixes more evenly")
     p: float = Field(1.0, ge=0, le=1, description="share of images mixed")
@@ -27,15 +27,15 @@ class Mixup(BatchStep):
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         lam = torch.where(K.uniform(keys, "mixup p") < self.p, _beta(keys, "mixup", self.alpha), 1.0)
-        partner = neighbours(keys)
+        partner = neighbors(keys)
         weight = lam[:, None, None, None].to(images.dtype)
         return torch.lerp(images[partner], images, weight), _mixed(targets, partner, lam, classes)
 
 
 class CutMix(BatchStep):
-    """A box of the neighbour pasted in, targets by area; the box holds 1 - lam of the image (Yun et al. 2019)."""
+    """A box of the neighbor pasted in, targets by area; the box holds 1 - lam of the image (Yun et al. 2019)."""
 
-    several: ClassVar[bool] = False
+    multi_label: ClassVar[bool] = False
 
     alpha: float = Field(1.0, gt=0, description="of Beta(alpha, alpha), from which lam is drawn per image")
     p: float = Field(1.0, ge=0, le=1, description="share of images mixed")
@@ -50,13 +50,13 @@ class CutMix(BatchStep):
         top = K.integers(keys, "cutmix down", height) - tall // 2
         left = K.integers(keys, "cutmix right", width) - wide // 2
         pasted = box(images, top, left, top + tall, left + wide)
-        partner = neighbours(keys)
+        partner = neighbors(keys)
         kept = 1 - pasted.float().mean(dim=(1, 2, 3))
         return torch.where(pasted, images[partner], images), _mixed(targets, partner, kept, classes)
 
 
-def neighbours(keys: torch.Tensor) -> torch.Tensor:
-    """int64 [N]: i xor 1; the last of an odd number is its own neighbour."""
+def neighbors(keys: torch.Tensor) -> torch.Tensor:
+    """int64 [N]: i xor 1; the last of an odd number is its own neighbor."""
     index = torch.arange(len(keys), device=keys.device)
     partner = index ^ 1
     return torch.where(partner < len(keys), partner, index)

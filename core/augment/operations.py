@@ -20,7 +20,7 @@ def strength(name: str, level: float, shape: tuple[int, ...], wide: bool = False
     """What an operation is called with on images of this (height, width, ...); without sign.
 
     level: 0 .. 1, the share of its range. Shear in pixels a pixel, translation in pixels, rotation in degrees, bits
-    kept, the grey value from which to invert, or how far to go from 1, the image itself. wide: TrivialAugment's ranges
+    kept, the gray value from which to invert, or how far to go from 1, the image itself. wide: TrivialAugment's ranges
     (Müller and Hutter 2021, table 7), else AutoAugment's.
     """
     if name.startswith("shear"):
@@ -38,7 +38,7 @@ def strength(name: str, level: float, shape: tuple[int, ...], wide: bool = False
 
 
 def operate(image: np.ndarray, name: str, value: float, fill: int = 0) -> np.ndarray:
-    """The image, uint8 [H, W, 1 or 3], after an operation. fill: the grey level that comes in from outside.
+    """The image, uint8 [H, W, 1 or 3], after an operation. fill: the gray level that comes in from outside.
 
     Raises ValueError for other numbers of channels.
     """
@@ -46,10 +46,10 @@ def operate(image: np.ndarray, name: str, value: float, fill: int = 0) -> np.nda
 
     if image.shape[2] not in (1, 3):
         raise ValueError(f"these operations work on images of 1 or 3 channels, not {image.shape[2]}")
-    grey = image.shape[2] == 1
-    picture = Image.fromarray(image[:, :, 0] if grey else image)
-    changed = np.asarray(_ACTIONS[name](picture, value, fill if grey else (fill,) * 3))
-    return np.ascontiguousarray(changed[:, :, None] if grey else changed)
+    gray = image.shape[2] == 1
+    picture = Image.fromarray(image[:, :, 0] if gray else image)
+    changed = np.asarray(_ACTIONS[name](picture, value, fill if gray else (fill,) * 3))
+    return np.ascontiguousarray(changed[:, :, None] if gray else changed)
 
 
 def _affine(matrix: Callable[[float], tuple[float, ...]]) -> Callable[[Any, float, Any], Any]:

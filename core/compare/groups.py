@@ -8,13 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
-from core.bands import mean_and_interval
+from core.common.errors import UserError
+from core.common.statistics import mean_and_interval
+from core.common.text import did_you_mean
 from core.compare.labels import Setting, apart, settings
-from core.compare.reading import FINISHED, Row, with_younger_fields
+from core.compare.rows import FINISHED, Row, with_younger_fields
 from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
-from core.history import sign
-from core.part import Mistakes
-from core.spelling import did_you_mean
+from core.metrics.names import sign
 
 MOST_NAMED, MOST_LETTERS = 5, 120  # of failed seeds, and of the words about each
 
@@ -94,7 +94,7 @@ def compare(
     """Fold runs into settings and set each against the baseline (named by a label, a variant or a run; the best).
 
     by: a field whose values alone make the settings.  anyway: also where data differ.  ignore: fields that set nothing
-    apart, as the seed does not: first weights, of which each seed has its own. Raises Mistakes.
+    apart, as the seed does not: first weights, of which each seed has its own. Raises UserError.
     """
     chosen_rows, notes = _comparable(_without(ignore, with_younger_fields(rows)), metric, anyway)
     groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -sign(metric) * group.summary[0])
@@ -116,7 +116,7 @@ def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
     known = {name for row in rows for name in row.fields}
     for name in names:
         if name not in known:
-            raise Mistakes([f"--ignore {name}: no such field{did_you_mean(name, known)}"])
+            raise UserError([f"--ignore {name}: no such field{did_you_mean(name, known)}"])
     gone = {field for field in known if any(f"{field}.".startswith(f"{name}.") for name in names)}
     if not gone:
         return rows
@@ -133,9 +133,9 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
         instead = metric.replace("test/", "val/", 1)
         if metric != instead and instead in known:
             why = "trials of a search do not test, an imported run has what its log has"
-            raise Mistakes([f"no finished run has {metric}: {why}; take --metric {instead}"])
+            raise UserError([f"no finished run has {metric}: {why}; take --metric {instead}"])
         hint = did_you_mean(metric, known) or (f"; there is {', '.join(known)}" if known else "")
-        raise Mistakes([f"no finished run has {metric}{hint}"])
+        raise UserError([f"no finished run has {metric}{hint}"])
     if without := len(finished) - len(measured):
         notes.append(f"left out, without {metric}: {without}")
     whole = [row for row in measured if row.whole] or measured
@@ -145,13 +145,13 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
         told = f"nobody said which data {unknown} imported {'run' if unknown == 1 else 'runs'} saw"
         if not anyway:
             advice = "import them again with --data NAME, or --anyway compares them all the same"
-            raise Mistakes([f"{told}: their numbers may not compare; {advice}"])
+            raise UserError([f"{told}: their numbers may not compare; {advice}"])
         notes.append(f"warning: {told}")
     digests = {row.data for row in whole if row.data is not None}
     if len(digests) > 1:
         told = f"these runs saw {len(digests)} different sets of data ({', '.join(sorted(d[:12] for d in digests))})"
         if not anyway:
-            raise Mistakes([f"{told}: their numbers do not compare; --anyway compares them all the same"])
+            raise UserError([f"{told}: their numbers do not compare; --anyway compares them all the same"])
         notes.append(f"warning: {told}")
     limits = {row.fields.get("limit") for row in whole}
     stopped = [row for row in rows if row.status != FINISHED and row.fields.get("limit") in limits]
@@ -161,7 +161,7 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
 def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) -> list[Group]:
     if by is not None and not any(by in row.fields for row in rows):
         names = {name for row in rows for name in row.fields}
-        raise Mistakes([f"--by {by}: no such field{did_you_mean(by, names)}"])
+        raise UserError([f"--by {by}: no such field{did_you_mean(by, names)}"])
     folded: dict[Setting, list[Row]] = {}
     for row in rows:
         own = {by: row.fields.get(by, "not there")} if by else row.fields
@@ -226,7 +226,7 @@ def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
         return named[0]
     labels = [group.label for group in groups]
     hint = did_you_mean(baseline, labels) or f"; there is {'; '.join(labels)}"
-    raise Mistakes([f"--baseline {baseline}: {'several settings are' if named else 'no setting is'} called so{hint}"])
+    raise UserError([f"--baseline {baseline}: {'several settings are' if named else 'no setting is'} called so{hint}"])
 
 
 def _more(one: Difference | None, p: float, comparisons: int) -> int | None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core import html, paths
-from core.bands import draw
-from core.compare.forest import forest
+from core.common import html, paths
+from core.common.plots import draw
+from core.compare.forest_plot import forest
 from core.compare.groups import Comparison, Group
-from core.compare.telling import HEADINGS, sentences, table
-from core.record import Run
+from core.compare.render import HEADINGS, sentences, table
+from core.record.run import RecordedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
 def page(found: Comparison) -> str:
     """The whole page; it fetches nothing."""
     shown = found.groups[:MOST]
-    runs = [[Run(paths.runs() / row.id) for row in group.rows] for group in shown]
+    runs = [[RecordedRun(paths.runs() / row.id) for row in group.rows] for group in shown]
     title = f"{found.metric} of {len(found.groups)} settings"
     parts = [
         f"<h1>{html.text(title)}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
@@ -42,7 +42,7 @@ def page(found: Comparison) -> str:
     return html.document(title, parts, _STYLE)
 
 
-def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
+def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> str:
     histories = [[run.history for run in members] for members in runs]
     short = found.metric.rpartition("/")[2]
     figure = _figure(12, 4)
@@ -57,7 +57,7 @@ def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[
     return html.svg(figure)
 
 
-def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
+def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> str:
     found = [(group.label, _shares(members)) for group, members in zip(groups, runs, strict=True)]
     drawn = [(label, shares) for label, shares in found if shares]
     if not drawn:
@@ -73,13 +73,13 @@ def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[Run]]) -> str:
             axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=7)
             axes.set_yticks(range(len(classes)), classes, fontsize=7)
             for row, column in np.argwhere(share >= 0.005):
-                colour = "white" if share[row, column] > 0.5 else "black"
+                color = "white" if share[row, column] > 0.5 else "black"
                 text = f"{100 * share[row, column]:.0f}"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=6)
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=6)
     return html.svg(figure)
 
 
-def _shares(runs: Sequence[Run]) -> tuple[list[str], np.ndarray] | None:
+def _shares(runs: Sequence[RecordedRun]) -> tuple[list[str], np.ndarray] | None:
     """(classes, [C, C] mean share of each true class) of the runs that have kept their matrix."""
     found = [matrix for run in runs if (matrix := run.confusion)]
     tables = [counts / counts.sum(axis=1, keepdims=True).clip(min=1) for _, counts in found]

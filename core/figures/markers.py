@@ -19,13 +19,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
-from core import paths
-from core.compare.forest import KINDS
+from core.catalogue import experiments, import_data
+from core.common import paths
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.compare.forest_plot import KINDS
 from core.experiment import Experiment
-from core.history import Metric
+from core.metrics.names import Metric
 from core.options import parse
-from core.part import Mistakes
-from core.spelling import did_you_mean
 
 FIGURE = re.compile(r"<!-- figure (?P<metric>[^\s:]+): (?P<words>[^<>]+?) -->(?P<text>[^<]*)<!-- /figure -->")
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<text>[^)\s]+)\)<!-- picture (?P<metric>[^\s:]+): (?P<words>[^<>]+?) -->")
@@ -71,7 +72,7 @@ class Marker:
 
 
 def markers(path: Path) -> list[Marker]:
-    """Those of a Markdown file, code blocks apart. Raises Mistakes with all that is wrong, file and line named."""
+    """Those of a Markdown file, code blocks apart. Raises UserError with all that is wrong, file and line named."""
     found: list[Marker] = []
     wrong: list[str] = []
     for number, line in _lines(path):
@@ -80,14 +81,14 @@ def markers(path: Path) -> list[Marker]:
             for match in shape.finditer(line):
                 try:
                     found.append(_marker(place, number, kind, match, path.parent))
-                except Mistakes as mistakes:
+                except UserError as mistakes:
                     wrong += [f"{place}: {told}" for told in mistakes.lines]
         for left in ANY.finditer(PICTURE.sub("", FIGURE.sub("", line))):
             wrong.append(f"{place}: a {left[1]} should read, on one line: {SHAPES[left[1]]}")
         if ANY.match(line.lstrip()):
             wrong.append(f"{place}: it begins a line, and GitHub would show that line raw; put a word before it")
     if wrong:
-        raise Mistakes(wrong)
+        raise UserError(wrong)
     return found
 
 
@@ -97,7 +98,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistakes([f"{path}: {error.strerror if isinstance(error, OSError) else 'not text'}"]) from None
+        raise UserError([f"{path}: {error.strerror if isinstance(error, OSError) else 'not text'}"]) from None
     for number, line in enumerate(text.splitlines()):
         fenced ^= line.lstrip().startswith("```")
         if not fenced:
@@ -115,14 +116,14 @@ def _marker(place: str, line: int, kind: str, match: re.Match[str], folder: Path
     if metric not in METRICS:
         wrong.append(f"{metric}: no such metric{did_you_mean(metric, METRICS)}")
     if "--" in match["words"]:
-        raise Mistakes([*wrong, f"{match['words']}: GitHub shows a comment that holds --; write option=value"])
+        raise UserError([*wrong, f"{match['words']}: GitHub shows a comment that holds --; write option=value"])
     picture = kind == "picture"
     baseline = [word.removeprefix("baseline=") for word in words if picture and word.startswith("baseline=")]
     try:
         settings = _settings(name, [word for word in words if not (picture and word.startswith("baseline="))], picture)
         known = [setting.variant or "base" for setting in settings]
         wrong += [f"baseline={one}: no such variant{did_you_mean(one, known)}" for one in baseline if one not in known]
-    except Mistakes as mistakes:
+    except UserError as mistakes:
         settings = ()
         wrong += mistakes.lines
     if picture and Path(text).suffix not in KINDS:
@@ -132,7 +133,7 @@ def _marker(place: str, line: int, kind: str, match: re.Match[str], folder: Path
     if not picture and settings:
         wrong += _unfit(text, len(settings[0].seeds))
     if wrong:
-        raise Mistakes(wrong)
+        raise UserError(wrong)
     return Marker(place, line, match.span("text"), text, metric, settings, picture, *baseline)
 
 
@@ -146,29 +147,29 @@ def _unfit(text: str, seeds: int) -> Iterator[str]:
 
 
 def _settings(name: str, words: list[str], all_variants: bool) -> tuple[Setting, ...]:
-    """That of the words; of a picture, also with each variant. Raises Mistakes."""
-    known = sorted(path.parent.name for path in (paths.ROOT / "experiments").glob("*/__init__.py"))
+    """That of the words; of a picture, also with each variant. Raises UserError."""
+    known = experiments()
     if name not in known:
         hint = did_you_mean(name, known) or f"; there is {', '.join(known)}"
-        raise Mistakes([f"{name}: no such experiment{hint}"])
+        raise UserError([f"{name}: no such experiment{hint}"])
     if bare := [word for word in words if "=" not in word]:
-        raise Mistakes([f"{word}: should read option=value" for word in bare])
-    importlib.import_module("data")
+        raise UserError([f"{word}: should read option=value" for word in bare])
+    import_data()
     module = importlib.import_module(f"experiments.{name}")
     if not all_variants:
         return (_setting(name, module, words),)
     if any(word.startswith("variant=") for word in words):
-        raise Mistakes(["variant: a picture shows them all; leave it out"])
+        raise UserError(["variant: a picture shows them all; leave it out"])
     variants = [[], *([f"variant={variant}"] for variant in getattr(module, "VARIANTS", {}))]
     return tuple(_setting(name, module, [*variant, *words]) for variant in variants)
 
 
 def _setting(name: str, module: ModuleType, words: list[str]) -> Setting:
-    """Raises Mistakes for options that the experiment does not take."""
+    """Raises UserError for options that the experiment does not take."""
     try:
         options = parse([f"--{word}" for word in words], module.EXPERIMENT, getattr(module, "VARIANTS", {}))
-    except Mistakes as mistakes:
-        raise Mistakes(line.replace("--", "") for line in mistakes.lines) from None
+    except UserError as mistakes:
+        raise UserError(line.replace("--", "") for line in mistakes.lines) from None
     first = options.experiment.seed
     command = " ".join(f"--{word.replace('=', ' ', 1)}" for word in words)
     return Setting(

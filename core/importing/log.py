@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.part import Mistakes
+from core.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def placed(points: Iterable[Point]) -> tuple[list[Point], list[str]]:
 
 
 def settings(path: Path) -> dict[str, str]:
-    """Dotted name -> text, of a YAML file as Lightning and timm leave one; empty without one. Raises Mistakes."""
+    """Dotted name -> text, of a YAML file as Lightning and timm leave one; empty without one. Raises UserError."""
     import yaml
 
     class Plain(yaml.SafeLoader):
@@ -67,9 +67,9 @@ def settings(path: Path) -> dict[str, str]:
         found = yaml.load(path.read_text(encoding="utf-8"), Plain)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise Mistakes([f"{path}: not YAML: {reason}"]) from None
+        raise UserError([f"{path}: not YAML: {reason}"]) from None
     if found is not None and not isinstance(found, dict):
-        raise Mistakes([f"{path}: should name settings, one a line, such as lr: 0.1"])
+        raise UserError([f"{path}: should name settings, one a line, such as lr: 0.1"])
     return dict(_flat(found or {}))
 
 

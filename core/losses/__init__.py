@@ -1,14 +1,15 @@
-"""Losses: (logits [N, C], targets) -> [N], one value for each example. Their mean is what is minimised.
+"""Losses: (logits [N, C], targets) -> [N], one value for each example. Their mean is what is minimized.
 
 targets: int64 [N], or float [N, C] probabilities once images are mixed.
 """
 
-from core.losses.base import BuiltLoss, Loss, full
-from core.losses.entropy import CrossEntropy, FocalLoss, NegativeLogLikelihood, PolyLoss
+from core.common.tensors import full
+from core.losses.base import BuiltLoss, Loss
+from core.losses.binary import BinaryCrossEntropy, MeanSquaredError
+from core.losses.cross_entropy import CrossEntropy, FocalLoss, NegativeLogLikelihood, PolyLoss
 from core.losses.imbalance import ClassBalanced, LogitAdjusted
 from core.losses.margin import ArcFace
-from core.losses.robust import GeneralisedCrossEntropy, SymmetricCrossEntropy
-from core.losses.separate import BinaryCrossEntropy, MeanSquaredError
+from core.losses.robust import GeneralizedCrossEntropy, SymmetricCrossEntropy
 
 __all__ = [
     "ArcFace",
@@ -17,7 +18,7 @@ __all__ = [
     "ClassBalanced",
     "CrossEntropy",
     "FocalLoss",
-    "GeneralisedCrossEntropy",
+    "GeneralizedCrossEntropy",
     "LogitAdjusted",
     "Loss",
     "MeanSquaredError",

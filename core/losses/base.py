@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.part import Part
+from core.declare.part import Part
 
 if TYPE_CHECKING:
     from core.context import Context
@@ -23,7 +23,7 @@ class Loss(Part, ABC):
     What evaluation, prediction and the moving average need beside the network belongs into the network: see `network`.
     """
 
-    several: ClassVar[bool] = False  # takes targets float [N, C] of 0 and 1, several labels at a time
+    multi_label: ClassVar[bool] = False  # takes targets float [N, C] of 0 and 1, several labels at a time
     instead: ClassVar[str] = "use BinaryCrossEntropy"
 
     @abstractmethod
@@ -57,11 +57,6 @@ class ByClass(nn.Module):
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.function(logits, targets, self.numbers)
-
-
-def full(logits: torch.Tensor) -> torch.Tensor:
-    """At least float32: half precision overflows in exponentials."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def expected(per_class: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from core.losses.base import BuiltLoss, ByClass, Loss, counts, full, weights_of
-from core.losses.entropy import CrossEntropy
+from core.common.tensors import full
+from core.losses.base import BuiltLoss, ByClass, Loss, counts, weights_of
+from core.losses.cross_entropy import CrossEntropy
 
 if TYPE_CHECKING:
     from core.context import Context

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from core.losses.base import Loss, expected, full, spread
+from core.common.tensors import full
+from core.losses.base import Loss, expected, spread
 
 if TYPE_CHECKING:
     from core.context import Context
@@ -31,14 +32,14 @@ class ArcFace(Loss):
     share; gives [N].
     """
 
-    embedding: int = Field(64, ge=2, le=65_536, description="numbers that the model gives for an image")
+    embedding_dim: int = Field(64, ge=2, le=65_536, description="numbers that the model gives for an image")
     scale: float = Field(64.0, gt=0, description="length of the logits (s in the paper)")
     margin: float = Field(0.5, ge=0, lt=math.pi / 2, description="added to the true class's angle, in radians")
 
     def network(self, model: Model, context: Context) -> nn.Module:
-        names = tuple(f"embedding {i}" for i in range(self.embedding))
+        names = tuple(f"embedding {i}" for i in range(self.embedding_dim))
         body = model.build(replace(context, classes=names, class_counts=()))
-        return nn.Sequential(OrderedDict(body=body, head=Angles(self.embedding, len(context.classes), self.scale)))
+        return nn.Sequential(OrderedDict(body=body, head=Angles(self.embedding_dim, len(context.classes), self.scale)))
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = full(logits)

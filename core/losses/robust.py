@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch.autograd.function import once_differentiable
 
-from core.losses.base import Loss, expected, full, spread
+from core.common.tensors import full
+from core.losses.base import Loss, expected, spread
 
 
 class SymmetricCrossEntropy(Loss):
@@ -27,7 +28,7 @@ class SymmetricCrossEntropy(Loss):
         return -self.alpha * expected(log_p, targets) - self.beta * (log_p.exp() * log_q).sum(dim=1)
 
 
-class GeneralisedCrossEntropy(Loss):
+class GeneralizedCrossEntropy(Loss):
     """(1 - p_t^q) / q: cross-entropy as q goes to 0, 1 - p_t at 1 (Zhang and Sabuncu 2018, section 3).
 
     logits [N, C]; targets int64 [N] or float [N, C], for which it is the expectation; gives [N]. Its gradient is
@@ -38,10 +39,10 @@ class GeneralisedCrossEntropy(Loss):
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = full(logits)
-        return _GeneralisedCrossEntropy.apply(logits, spread(targets, logits), self.q)
+        return _GeneralizedCrossEntropy.apply(logits, spread(targets, logits), self.q)
 
 
-class _GeneralisedCrossEntropy(torch.autograd.Function):
+class _GeneralizedCrossEntropy(torch.autograd.Function):
     """Keeps one tensor [N, C] for the way back where autograd would keep four."""
 
     @staticmethod

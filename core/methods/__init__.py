@@ -4,7 +4,7 @@ from core.methods.auxiliary import Auxiliary
 from core.methods.base import Forward, LossFunction, Method, Output, Supervised
 from core.methods.consistency import Consistency
 from core.methods.distill import Distill
-from core.methods.penalised import Penalised
+from core.methods.weight_penalty import WeightPenalty
 
 __all__ = [
     "Auxiliary",
@@ -14,6 +14,6 @@ __all__ = [
     "LossFunction",
     "Method",
     "Output",
-    "Penalised",
     "Supervised",
+    "WeightPenalty",
 ]

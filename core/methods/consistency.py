@@ -11,9 +11,9 @@ from torch import nn
 
 from core import keys as K
 from core.augment import BatchStep, HorizontalFlip, augmented
-from core.batches import Batch
+from core.common.tensors import full
 from core.context import Context
-from core.losses import full
+from core.loading.batches import Batch
 from core.methods.base import LossFunction, Method, Output
 from core.schedules import Clock
 

@@ -10,19 +10,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from core.batches import Batch
+from core.common.errors import UserError
+from core.common.tensors import full
 from core.context import Context
-from core.losses import full
+from core.inference.network import model_of
+from core.loading.batches import Batch
 from core.methods.base import LossFunction, Method, Output
-from core.part import Mistakes
-from core.record import WEIGHTS, Run, load
+from core.record.run import WEIGHTS, RecordedRun
 from core.schedules import Clock
 
 
 class Distill(Method):
     """(1 - alpha) loss + alpha T^2 KL(teacher || pupil), both softened by T (Hinton et al. 2015, section 2).
 
-    The teacher is the best epoch's network of a finished run. It sees the pupil's augmented images, normalised as it
+    The teacher is the best epoch's network of a finished run. It sees the pupil's augmented images, normalized as it
     was trained. Its weights stand in that run's record: they are not trained, not part of the state, and in no
     checkpoint; a resumed run reads them there again.
     """
@@ -33,8 +34,8 @@ class Distill(Method):
 
     def check(self) -> None:
         try:
-            run = load(self.teacher)
-        except Mistakes as mistakes:
+            run = RecordedRun.load(self.teacher)
+        except UserError as mistakes:
             raise ValueError(f"teacher: {mistakes}") from None
         if run.status != "FINISHED":
             raise ValueError(f"teacher: {run.id} is {run.status}; only a finished run's weights stay as they are")
@@ -44,10 +45,10 @@ class Distill(Method):
     def build(self, context: Context) -> Any:
         """Raises ValueError for a teacher of other classes or another image shape."""
         self.check()
-        run = load(self.teacher)
+        run = RecordedRun.load(self.teacher)
         _fits(run, context)
-        teacher = run.model.requires_grad_(False).to(context.device).to(memory_format=torch.channels_last)
-        return _Distilled(self, teacher, _renormalisation(run.record["data"], context))
+        teacher = model_of(run).requires_grad_(False).to(context.device).to(memory_format=torch.channels_last)
+        return _Distilled(self, teacher, _renormalization(run.record["data"], context))
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         raise TypeError("Distill must load its teacher: call what its build(context) gives")
@@ -67,19 +68,19 @@ class Distill(Method):
 class _Distilled:
     """No nn.Module on purpose: whatever walks the state's modules passes the teacher by.
 
-    renormalise: (scale, shift), float [C, 1, 1] each, from the pupil's normalisation to the teacher's; None where they
+    renormalize: (scale, shift), float [C, 1, 1] each, from the pupil's normalization to the teacher's; None where they
     are the same.
     """
 
     declared: Distill
     teacher: nn.Module
-    renormalise: tuple[torch.Tensor, torch.Tensor] | None
+    renormalize: tuple[torch.Tensor, torch.Tensor] | None
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         with torch.no_grad():
             images = batch.images
-            if self.renormalise:
-                images = images * self.renormalise[0] + self.renormalise[1]
+            if self.renormalize:
+                images = images * self.renormalize[0] + self.renormalize[1]
             wanted = self.teacher(images)
         logits = model(batch.images)
         return Output(self.declared.mixed(loss(logits, batch.targets), logits, wanted), logits)
@@ -88,7 +89,7 @@ class _Distilled:
         return self  # it never changes: one teacher in memory is enough
 
 
-def _fits(run: Run, context: Context) -> None:
+def _fits(run: RecordedRun, context: Context) -> None:
     data = run.record["data"]
     classes, shape = tuple(data["classes"]), tuple(data["image_shape"])
     if classes != context.classes:
@@ -102,13 +103,13 @@ def _fits(run: Run, context: Context) -> None:
         raise ValueError(f"method.teacher: {run.id} was trained on images of {there}, these are {here}")
 
 
-def _renormalisation(data: Any, context: Context) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """What images normalised here are multiplied by, and then what is added, to be what the teacher was trained on."""
+def _renormalization(data: Any, context: Context) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """What images normalized here are multiplied by, and then what is added, to be what the teacher was trained on."""
     if (tuple(data["mean"]), tuple(data["std"])) == (context.mean, context.std):
         return None
     if not data["mean"] or not context.mean:
         raise ValueError(
-            "method.teacher: one of the two sees each image normalised by itself; use one normalise for both"
+            "method.teacher: one of the two sees each image normalized by itself; use one normalize for both"
         )
     known = (data["mean"], data["std"], context.mean, context.std)
     mean, std, own_mean, own_std = (torch.tensor(v, device=context.device)[:, None, None] for v in known)

@@ -1,7 +1,7 @@
 """Models: a declaration builds an nn.Module from images float [N, C, H, W] to logits [N, classes]."""
 
 from core.models.base import Model
-from core.models.cost import counted_flops, forward_flops
+from core.models.flops import counted_flops, forward_flops
 from core.models.resnet import CifarResNet, ResNet
 from core.models.simple import MLP, SmallCNN
 from core.models.weights import load_weights

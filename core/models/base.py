@@ -8,13 +8,13 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
+from core.common.terminal import tell
 from core.context import Context
-from core.models.adapting import adapt
-from core.models.initial import initialise
+from core.declare.part import Part
+from core.models.hooks import keep_in_fp32, recompute
+from core.models.initialize import initialize
 from core.models.pretrained import Origin, find, read
-from core.models.wiring import keep_in_fp32, recompute
-from core.part import Part
-from core.terminal import tell
+from core.models.transfer import adapt
 
 
 class Model(Part, ABC):
@@ -31,7 +31,7 @@ class Model(Part, ABC):
     init: Literal["default", "kaiming", "xavier", "orthogonal"] = Field(
         "default", description="first weights; default: as the architecture has them"
     )
-    checkpointing: bool = Field(
+    grad_checkpointing: bool = Field(
         False, description="compute blocks again in the backward pass instead of keeping them: less memory, more time"
     )
     fp32: tuple[str, ...] = Field(
@@ -39,23 +39,25 @@ class Model(Part, ABC):
     )
 
     def build(self, context: Context) -> nn.Module:
-        """The network, from images float [N, C, H, W] to logits [N, classes], freshly initialised.
+        """The network, from images float [N, C, H, W] to logits [N, classes], freshly initialized.
 
         With `weights`, its head is drawn all the same where the classes are others. Raises ValueError for images that
         it cannot take, for weights that do not fit and for names in fp32 that it lacks.
         """
         network = self.network(context)
         if self.init != "default":
-            initialise(network, self.init)
+            initialize(network, self.init)
         if origin := self.origin():
             self._load(network, origin, context)
-        if self.checkpointing and not recompute(network):
-            raise ValueError(f"model.checkpointing: {self.label()} has no chain of blocks that could be computed again")
+        if self.grad_checkpointing and not recompute(network):
+            raise ValueError(
+                f"model.grad_checkpointing: {self.label()} has no chain of blocks that could be computed again"
+            )
         keep_in_fp32(network, self.fp32)
         return network
 
     def origin(self) -> Origin | None:
-        """Where the declared weights are from; None for drawn ones. Raises Mistakes where there are none such."""
+        """Where the declared weights are from; None for drawn ones. Raises UserError where there are none such."""
         return find(self.weights, self.published()) if self.weights else None
 
     def published(self) -> str | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from core import paths
-from core.part import Mistakes
-from core.spelling import did_you_mean
+from core.common import paths
+from core.common.errors import UserError
+from core.common.text import did_you_mean
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 NESTS = ("state_dict", "model_state_dict", "model")  # where the checkpoints of other programs keep the network
@@ -44,7 +44,7 @@ def find(wanted: str, published: str | None) -> Origin:
     """What `model.weights` names. published: the network's name among torchvision's, if it has one.
 
     A file that is there comes first, then torchvision's names, then runs. Torchvision's file is looked for in the store
-    and in torch.hub's folder, and fetched into the store where it is in neither. Raises Mistakes in one line.
+    and in torch.hub's folder, and fetched into the store where it is in neither. Raises UserError in one line.
     """
     path = Path(wanted).expanduser()
     if path.is_file():
@@ -63,7 +63,7 @@ def find(wanted: str, published: str | None) -> Origin:
 def read(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a file: safetensors, or what torch.save wrote of tensors and plain values.
 
-    Raises Mistakes, in one line, for one that is damaged, holds none, or would run code.
+    Raises UserError, in one line, for one that is damaged, holds none, or would run code.
     """
     try:
         if path.suffix == ".safetensors":
@@ -138,8 +138,8 @@ def _fetched(url: str, target: Path, expected: str) -> Path:
     return target
 
 
-def _wrong(what: str) -> Mistakes:
-    return Mistakes([f"model.weights: {what}"])
+def _wrong(what: str) -> UserError:
+    return UserError([f"model.weights: {what}"])
 
 
 @contextmanager
@@ -156,12 +156,12 @@ def _impatient() -> Iterator[None]:
 
 
 def _of_run(wanted: str, known: Mapping[str, Any]) -> Origin:
-    from core.record import WEIGHTS, load
+    from core.record.run import WEIGHTS, RecordedRun
 
     try:
-        run = load(wanted)
+        run = RecordedRun.load(wanted)
         classes = tuple(run.record["data"]["classes"]) if "data" in run.record else ()
-    except Mistakes as mistakes:
+    except UserError as mistakes:
         others = f", and torchvision has {', '.join(known)}" if known else ""
         raise _wrong(f"{mistakes}; {wanted} is no file either{others}") from None
     path = run.folder / "artifacts" / WEIGHTS

@@ -11,8 +11,8 @@ from torch import nn
 
 from core.context import Context
 from core.models.base import Model
+from core.models.hooks import drop_branches, dropout_before
 from core.models.norms import NORM_MEANING, Norm, norm_layer
-from core.models.wiring import drop_branches, dropout_before
 
 DEPTH_MEANING = "probability of dropping the last residual branch, falling in a line to the first; 0 drops none"
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from core.part import Mistakes
+from core.common.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MOST_NAMED = 5
 
@@ -15,7 +21,7 @@ MOST_NAMED = 5
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
     """Load a state dict that must fit exactly. source: where it is from, for people.
 
-    Raises Mistakes, one line each for what is missing, unexpected and of another shape; the network is then unchanged.
+    Raises UserError, one line each for what is missing, unexpected and of another shape; the network is then unchanged.
     """
     expected = network.state_dict()
     missing = [name for name in expected if name not in weights]
@@ -29,7 +35,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source
     of = f"of {len(expected)} weights of {type(network).__name__}"
     lines = [f"{source}: {len(names)} {what} ({of}): {few(names)}" for what, names in found.items() if names]
     if lines:
-        raise Mistakes(lines)
+        raise UserError(lines)
     network.load_state_dict(weights)
 
 
@@ -40,3 +46,18 @@ def _shape(tensor: torch.Tensor) -> str:
 def few(names: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
     return ", ".join(names[:MOST_NAMED]) + (f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """All weights and buffers as safetensors; the file is whole or the old one."""
+    import torch
+    from safetensors.torch import save
+
+    # copies: tied weights share memory, which the format refuses
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(save(tensors))  # not save_file, whose errors hide that the disk is full
+    os.replace(temporary, path)

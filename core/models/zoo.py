@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
+from core.common.text import did_you_mean
 from core.context import Context
 from core.models.base import Model
-from core.models.fitting import fitted, last_linear
+from core.models.hooks import drop_branches, dropout_before, resize_input
+from core.models.input_size import fitted, last_linear
 from core.models.resnet import branch_ends
-from core.models.wiring import drop_branches, dropout_before, resize_input
-from core.spelling import did_you_mean
 
 AUXILIARY = ("googlenet", "inception_v3")
 
@@ -35,7 +35,7 @@ class Torchvision(Model):
     stochastic_depth: float | None = Field(
         None, ge=0, lt=1, description="of the deepest residual branch (Huang et al. 2016); none: the network's own"
     )
-    auxiliary: bool = Field(False, description="googlenet, inception_v3: with their auxiliary heads")
+    aux_logits: bool = Field(False, description="googlenet, inception_v3: with their auxiliary heads")
 
     def check(self) -> None:
         # torchvision takes 1.3 s to import: not when a declaration is written or --help is asked for
@@ -45,7 +45,7 @@ class Torchvision(Model):
         if self.name not in known:
             hint = did_you_mean(self.name, known)
             raise ValueError(f"torchvision has no classification model {self.name}{hint}")
-        if self.auxiliary and self.name not in AUXILIARY:
+        if self.aux_logits and self.name not in AUXILIARY:
             raise ValueError(f"{self.name} has no auxiliary heads; there is {', '.join(AUXILIARY)}")
 
     def published(self) -> str | None:
@@ -69,7 +69,7 @@ class Torchvision(Model):
         height, width, _ = shape
         given: dict[str, Any] = {"num_classes": classes}
         if self.name in AUXILIARY:
-            given |= {"aux_logits": self.auxiliary, "init_weights": True}
+            given |= {"aux_logits": self.aux_logits, "init_weights": True}
         if self.name.startswith("vit_") or self.name == "maxvit_t":
             side = int(self.name.rsplit("_", 1)[1]) if self.name != "maxvit_t" else 224
             if height != width or height % side:

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from core.optimizers.depth import layers
-from core.part import Part
-from core.spelling import did_you_mean
+from core.common.text import did_you_mean
+from core.declare.part import Part
+from core.optimizers.layerwise import layers
 
 Multiplier = Annotated[float, Field(ge=0)]
 Named = Mapping[str, nn.Parameter]

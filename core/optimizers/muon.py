@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised."""
+"""Muon: momentum whose matrices are orthogonalized."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pydantic import Field
 from torch import nn
 
 from core.optimizers.base import Descent, model_of, moving, with_initial_rates
-from core.optimizers.classic import AdamW
 from core.optimizers.composite import Closure, Composite, computed
+from core.optimizers.torch_optimizers import AdamW
 
 # of the quintic a x + b x^3 + c x^5 whose iterates take any singular value in (0, 1] to about 1 (Jordan et al. 2024)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(Descent):
-    """Momentum, orthogonalised, for the weights of hidden linear and convolution layers (Jordan et al. 2024,
+    """Momentum, orthogonalized, for the weights of hidden linear and convolution layers (Jordan et al. 2024,
     kellerjordan.github.io/posts/muon); `rest` moves everything else.
 
     As there: a convolution's weights count as a matrix [out, in * height * width]; the first and the last of these
@@ -30,8 +30,8 @@ class Muon(Descent):
     lr: float = Field(0.02, gt=0, description="learning rate of the matrices before the schedule's multiplier")
     momentum: float = Field(0.95, ge=0, lt=1, description="share of the running mean of gradients kept at a step")
     nesterov: bool = Field(True, description="look ahead along the momentum")
-    iterations: int = Field(5, ge=1, le=20, description="of Newton and Schulz, to orthogonalise")
-    adjust_lr: Literal["original", "match_rms_adamw"] = Field(
+    ns_steps: int = Field(5, ge=1, le=20, description="of Newton and Schulz, to orthogonalize")
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] = Field(
         "original",
         description="original: lr * sqrt(max(1, rows / columns)); match_rms_adamw: lr * 0.2 sqrt(max(rows, columns)), "
         "so that AdamW's rates serve (Liu et al. 2025, equation 4)",
@@ -58,10 +58,10 @@ class Muon(Descent):
         return with_initial_rates(Composite([inner, rest]))
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return Orthogonalised(groups, self.momentum, self.nesterov, self.iterations, self.adjust_lr)
+        return Orthogonalized(groups, self.momentum, self.nesterov, self.ns_steps, self.adjust_lr_fn)
 
 
-class Orthogonalised(torch.optim.Optimizer):
+class Orthogonalized(torch.optim.Optimizer):
     """Muon's step for weights of two or more dimensions, each seen as a matrix [out, all else].
 
     For matrices it is torch.optim.Muon, which takes no others. It heeds `found_inf` on the device as fused steps do.
@@ -69,7 +69,7 @@ class Orthogonalised(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, nesterov: bool, iterations: int, adjust_lr: str):
         super().__init__(groups, {"fused": True, "momentum": momentum})
-        self.nesterov, self.iterations, self.adjust_lr = nesterov, iterations, adjust_lr
+        self.nesterov, self.ns_steps, self.adjust_lr_fn = nesterov, iterations, adjust_lr
         for p in (p for group in self.param_groups for p in group["params"]):
             self.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
@@ -91,18 +91,18 @@ class Orthogonalised(torch.optim.Optimizer):
         mean = buffer.lerp(p.grad, 1 - keep)
         ahead = p.grad.lerp(mean, keep) if self.nesterov else mean
         matrix = ahead.flatten(1)
-        update = orthogonalised(matrix, self.iterations).view(p.shape)
-        scale = adjustment(self.adjust_lr, *matrix.shape)
+        update = orthogonalized(matrix, self.ns_steps).view(p.shape)
+        scale = adjustment(self.adjust_lr_fn, *matrix.shape)
         moved = (p * (1 - group["lr"] * group["weight_decay"])).add_(update, alpha=-group["lr"] * scale)
         buffer.copy_(mean if off is None else torch.where(off, buffer, mean))
         p.copy_(moved if off is None else torch.where(off, p, moved))
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"nesterov": self.nesterov, "iterations": self.iterations, "adjust_lr": self.adjust_lr}
+        own = {"nesterov": self.nesterov, "iterations": self.ns_steps, "adjust_lr": self.adjust_lr_fn}
         return super().__getstate__() | own
 
 
-def orthogonalised(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
+def orthogonalized(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
     """U V^T, nearly, of a matrix U S V^T: singular values in about 0.7 .. 1.2. bfloat16 [rows, columns].
 
     The Newton-Schulz iteration X <- a X + b (X X^T) X + c (X X^T)^2 X (Jordan et al. 2024), on the side where X X^T is

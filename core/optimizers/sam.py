@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: a second gradient, taken uphill, moves the weights."""
+"""Sharpness-aware minimization: a second gradient, taken uphill, moves the weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import nn
 
 from core.optimizers.base import Descent, Optimizer
-from core.optimizers.classic import SGD
 from core.optimizers.composite import Closure, Composite
+from core.optimizers.torch_optimizers import SGD
 
 
 class SAM(Optimizer):
-    """Sharpness-aware minimisation (Foret et al. 2021, algorithm 1 with p = 2) over any other optimizer.
+    """Sharpness-aware minimization (Foret et al. 2021, algorithm 1 with p = 2) over any other optimizer.
 
     The gradient g at the weights w gives w + rho * g / |g|; the gradient there is what `base` steps with, from w. A
     step takes twice the time of its base. Both gradients see the same batch and the same dropout; the second leaves

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from core.metrics import BINS, from_likelihood, likelihood
+from core.common.plots import _figure
+from core.metrics.classification import BINS, from_likelihood, likelihood
 
 LARGEST = 20.0  # temperature; and its inverse the smallest
 
@@ -51,3 +54,21 @@ def fitted_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float | N
     # convex in 1 / temperature, so unimodal in its logarithm
     found = minimize_scalar(loss, bounds=(-math.log(LARGEST), math.log(LARGEST)), method="bounded")
     return math.exp(-float(found.x))
+
+
+def reliability(drawn: Mapping[str, Calibration], path: Path) -> None:
+    """Accuracy over confidence, a line for each name, and how many answers fall into each bin."""
+    figure = _figure(5, 5.2, layout=None)
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.1, top=0.93, hspace=0.1)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot((0, 1), (0, 1), color="gray", linestyle=":", linewidth=1)
+    for at, (name, one) in enumerate(drawn.items()):
+        upper.plot(one.confidence, one.accuracy, marker="o", markersize=4, label=f"{name}: ECE {one.ece:.2%}")
+        bins = len(one.count)
+        share = one.count / one.count.sum()
+        lower.bar([(place + 0.5) / bins for place in range(bins)], share, 0.9 / bins, color=f"C{at}", alpha=0.5)
+    upper.set(ylabel="accuracy", ylim=(0, 1), title="reliability on test")
+    upper.legend(fontsize=8)
+    upper.grid(alpha=0.3)
+    lower.set(xlabel="confidence", ylabel="share of answers", xlim=(0, 1))
+    figure.savefig(path)

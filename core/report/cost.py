@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from statistics import median
 
-from core import journal
-from core.progress import duration
-from core.record import Run, last
-from core.tracking.record import SYSTEM
+from core.common.text import duration
+from core.record import journal
+from core.record.run import RecordedRun, last
+from core.tracking.cursor import SYSTEM
 
 _GAP = 60.0  # s without a sample: nobody knows what was drawn meanwhile
 _WATTS = ("system/gpu_", "_power_usage_watts")
 
 
-def cost(run: Run) -> dict[str, str]:
+def cost(run: RecordedRun) -> dict[str, str]:
     """Name -> text; what is not known is left out."""
     facts, history = run.record["facts"], run.history
     metrics = last(history)
@@ -31,7 +31,7 @@ def cost(run: Run) -> dict[str, str]:
     return {name: text for name, text in told.items() if text}
 
 
-def energy(run: Run) -> float:
+def energy(run: RecordedRun) -> float:
     """Joules that the GPUs drew, from the power that their driver tells every few seconds; 0 where it does not."""
     total = 0.0
     last: dict[str, tuple[int, float]] = {}

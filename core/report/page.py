@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core import html
-from core.metrics import by_class, wilson
-from core.plots import CURVES, MATRIX, RELIABILITY
-from core.record import Run, last
+from core.common import html
+from core.common.plots import CURVES, MATRIX, RELIABILITY
+from core.common.statistics import wilson
+from core.metrics.classification import by_class
+from core.record.run import RecordedRun, last
+from core.report.analysis import Findings, Mistake
 from core.report.cost import cost
-from core.report.findings import Findings, Mistake
 
 MOST_ROWS = 30  # classes beyond this are folded away
 CONFUSED = 8  # pairs of classes named
@@ -30,7 +31,7 @@ details { margin: .5rem 0 } summary { cursor: pointer } .narrow { max-width: 34r
 """
 
 
-def page(run: Run, found: Findings) -> str:
+def page(run: RecordedRun, found: Findings) -> str:
     """The whole page, from the run's record, the pictures in its folder and what was found."""
     opening, record, matrix = run.opening, run.record, run.confusion
     assert matrix is not None  # only tested runs come here
@@ -67,7 +68,7 @@ def page(run: Run, found: Findings) -> str:
     )
 
 
-def _headline(run: Run) -> str:
+def _headline(run: RecordedRun) -> str:
     history, n = run.history, run.record["data"]["test"]
     metrics = last(history)
     accuracy = metrics["test/accuracy"]
@@ -83,7 +84,7 @@ def _headline(run: Run) -> str:
     return f'<ul class="figures">{cells}</ul>'
 
 
-def _confusion(run: Run, classes: Sequence[str], table: np.ndarray) -> Iterator[str]:
+def _confusion(run: RecordedRun, classes: Sequence[str], table: np.ndarray) -> Iterator[str]:
     counts, right = table.sum(axis=1), table.diagonal()
     off = table * (1 - np.eye(len(table), dtype=table.dtype))
     worst = np.argsort(-off, axis=None, kind="stable")[:CONFUSED]
@@ -144,8 +145,8 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3]: an image uint8 [H, W, C] under a map float [H, W] in 0..1, blue to red."""
     from matplotlib import colormaps
 
-    grey = pixels.mean(axis=2, keepdims=True)
-    return (0.5 * grey + 127.5 * colormaps["turbo"](heat)[..., :3]).round().astype(np.uint8)
+    gray = pixels.mean(axis=2, keepdims=True)
+    return (0.5 * gray + 127.5 * colormaps["turbo"](heat)[..., :3]).round().astype(np.uint8)
 
 
 def _slices(found: Findings) -> Iterator[str]:
@@ -160,7 +161,7 @@ def _slices(found: Findings) -> Iterator[str]:
     yield html.table(("images", "number", "accuracy", "95 % interval (Wilson)"), rows)
 
 
-def _calibration(run: Run, found: Findings) -> Iterator[str]:
+def _calibration(run: RecordedRun, found: Findings) -> Iterator[str]:
     before, after, t = found.before, found.after, found.temperature
     error = f"Its expected calibration error on test is {before.ece:.2%}"
     if t is None:
@@ -189,7 +190,7 @@ def _duplicates(found: Findings) -> Iterator[str]:
     yield f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _data(run: Run, table: np.ndarray) -> Iterator[str]:
+def _data(run: RecordedRun, table: np.ndarray) -> Iterator[str]:
     data = run.record["data"]
     height, width, channels = data["image_shape"]
     yield html.table(
@@ -216,7 +217,7 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _picture(run: Run, name: str, said: str, style: str = "") -> str:
+def _picture(run: RecordedRun, name: str, said: str, style: str = "") -> str:
     path: Path = run.folder / "artifacts" / name
     return f'<div class="{style}">{html.png(path.read_bytes(), said)}</div>' if path.exists() else ""
 

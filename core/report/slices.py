@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.images import Images
-from core.metrics import wilson
+from core.common.statistics import wilson
+from core.loading.images import Images
 
 FEWEST = 8  # images of a slice that is told of
 THIRDS = {

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 from pydantic import Field
 
-from core.history import History
-from core.part import Part
-
-
-class Clock(NamedTuple):
-    """Where training stands. step counts optimizer steps from 0."""
-
-    step: int
-    steps_per_epoch: int
-    epochs: int
-
-    @property
-    def epoch(self) -> int:
-        return self.step // self.steps_per_epoch
-
-    @property
-    def total(self) -> int:
-        return self.steps_per_epoch * self.epochs
+from core.context import Clock
+from core.declare.part import Part
+from core.metrics.names import History
 
 
 class Schedule(Part, ABC):

@@ -7,18 +7,19 @@ from bisect import bisect_right
 
 from pydantic import Field
 
-from core.history import History, Metric, scores
-from core.schedules.base import Clock, Schedule
+from core.context import Clock
+from core.metrics.names import History, Metric, scores
+from core.schedules.base import Schedule
 
 
 class Step(Schedule):
     """`gamma` times as much after each `every` epochs; as torch's StepLR."""
 
-    every: int = Field(30, ge=1, description="epochs between falls")
+    step_size: int = Field(30, ge=1, description="epochs between falls")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of each fall")
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        return self.gamma ** (step // clock.steps_per_epoch // self.every)
+        return self.gamma ** (step // clock.steps_per_epoch // self.step_size)
 
 
 class MultiStep(Schedule):
@@ -55,18 +56,18 @@ class Plateau(Schedule):
 
     factor: float = Field(0.1, gt=0, lt=1, description="factor of each fall")
     patience: int = Field(10, ge=0, description="epochs without improvement that are borne")
-    metric: Metric = Field("val/loss", description="what is watched")
+    monitor: Metric = Field("val/loss", description="what is watched")
     threshold: float = Field(1e-4, ge=0, lt=1, description="an improvement must exceed this share of the best so far")
     cooldown: int = Field(0, ge=0, description="epochs after a fall in which none is counted")
-    final: float = Field(0.0, ge=0, le=1, description="smallest multiplier")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="smallest multiplier")
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
         multiplier, best, bad, cooling = 1.0, -float("inf"), 0, 0
-        for score in scores(history, self.metric):
+        for score in scores(history, self.monitor):
             bar = best + self.threshold * abs(best) if best > -float("inf") else best
             best, bad = (score, 0) if score > bar else (best, bad + 1)
             if cooling:
                 cooling, bad = cooling - 1, 0
             if bad > self.patience:
-                multiplier, cooling, bad = max(multiplier * self.factor, self.final), self.cooldown, 0
+                multiplier, cooling, bad = max(multiplier * self.factor, self.min_lr_ratio), self.cooldown, 0
         return multiplier

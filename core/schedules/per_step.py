@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.history import History
-from core.schedules.base import Clock, Schedule
+from core.context import Clock
+from core.metrics.names import History
+from core.schedules.base import Schedule
 
 
 class Constant(Schedule):
@@ -19,45 +20,45 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017, equation 5, without restarts), per step."""
+    """Half a cosine from 1 to `min_lr_ratio` (Loshchilov and Hutter 2017, equation 5, without restarts), per step."""
 
-    final: float = Field(0.0, ge=0, le=1, description="multiplier reached at the end")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="multiplier reached at the end")
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        return _half_cosine(1.0, self.final, step / total)
+        return _half_cosine(1.0, self.min_lr_ratio, step / total)
 
 
 class CosineRestarts(Schedule):
-    """Half a cosine from 1 to `final`, again and again (Loshchilov and Hutter 2017, equation 5: SGDR), per step.
+    """Half a cosine from 1 to `min_lr_ratio`, again and again (Loshchilov and Hutter 2017, equation 5: SGDR), per step.
 
-    A run ends at the bottom where its epochs after warmup are first, first * (1 + growth), ...
+    A run ends at the bottom where its epochs after warmup are t_0, t_0 * (1 + t_mult), ...
     """
 
-    first: int = Field(10, ge=1, description="epochs of the first cycle")
-    growth: int = Field(1, ge=1, description="each cycle is so many times as long as the one before")
-    final: float = Field(0.0, ge=0, le=1, description="multiplier reached at the end of each cycle")
+    t_0: int = Field(10, ge=1, description="epochs of the first cycle")
+    t_mult: int = Field(1, ge=1, description="each cycle is so many times as long as the one before")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="multiplier reached at the end of each cycle")
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        cycle = self.first * clock.steps_per_epoch
+        cycle = self.t_0 * clock.steps_per_epoch
         while step >= cycle:
-            if self.growth == 1:
+            if self.t_mult == 1:
                 step %= cycle
             else:
-                step, cycle = step - cycle, cycle * self.growth
-        return _half_cosine(1.0, self.final, step / cycle)
+                step, cycle = step - cycle, cycle * self.t_mult
+        return _half_cosine(1.0, self.min_lr_ratio, step / cycle)
 
 
 class Polynomial(Schedule):
-    """(1 - t) ** power from 1 to `final`, t the share of steps done (Chen et al. 2018, section 4.1: "poly"), per step.
+    """(1 - t) ** power from 1 to `min_lr_ratio`, per step; t is the share of steps done. Power 1 is a line.
 
-    Power 1 is a line.
+    Source: Chen et al. 2018, section 4.1 ("poly").
     """
 
     power: float = Field(1.0, gt=0, description="1 is a line; above, the rate falls early")
-    final: float = Field(0.0, ge=0, le=1, description="multiplier reached at the end")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="multiplier reached at the end")
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        return self.final + (1 - self.final) * (1 - step / total) ** self.power
+        return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 - step / total) ** self.power
 
 
 class OneCycle(Schedule):

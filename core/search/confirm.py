@@ -11,14 +11,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from core.bands import mean_and_interval
+from core.common.signals import Stop
+from core.common.statistics import mean_and_interval
 from core.experiment import Experiment
-from core.record import Run, declares, runs_of
-from core.search.goals import amount
+from core.runs.trained import Run, declares
+from core.search.objectives import amount
 from core.search.pool import Worker
 from core.search.study import DEATHS, Study
 from core.search.trial import Task
-from core.signals import Stop
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
         for trial in best
         for seed in range(1, seeds + 1)
     ]
-    below = (run for run in runs_of(at_work.heading.experiment) if run.record.get("parent") == at_work.parent.id)
+    below = (
+        run for run in Run.of_experiment(at_work.heading.experiment) if run.record.get("parent") == at_work.parent.id
+    )
     begun = [run for run in below if run.record.get("trial") is None]
     for job in jobs:
         job.run = next((run for run in begun if declares(run.record, job.experiment)), None)

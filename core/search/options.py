@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from core.part import Part
+from core.declare.part import Part
 
 COSTS = ("parameters", "seconds")  # goals that are no metrics: smaller is better
 
@@ -21,7 +21,7 @@ class Search(Part):
     loader_workers: int | None = Field(None, ge=0, description="processes that load images, for each worker")
     goal: tuple[str, ...] = Field(
         (),
-        description="validation metric (none: the declared `select`), or several goals, also parameters and seconds",
+        description="validation metric (none: the declared `monitor`), or several goals, also parameters and seconds",
     )
     epoch: Literal["best", "last"] = Field("best", description="the epoch whose metric counts")
     sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = Field("tpe", description="what proposes trials")

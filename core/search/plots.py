@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 
-from core.journal import Journal
-from core.search.goals import Goals
-from core.terminal import tell
+from core.common.terminal import tell
+from core.record.journal import Journal
+from core.search.objectives import Goals
 
 PAGE = "study/study.html"
 _SINGLE = {

@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from core.failures import Failing
+from core.common.errors import Failing
+from core.common.signals import Stop
 from core.search.trial import Task
 from core.search.worker import work
-from core.signals import Stop
 
 STILLBORN = 5
 _PATIENCE = 60.0  # s that workers told to stop are waited for: a step may take long

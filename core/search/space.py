@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.declare.part import Part
+from core.declare.tree import step_names
 from core.experiment import Experiment
-from core.part import Mistakes, Part, step_names
-from core.spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,9 @@ def changes_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(space: Space, experiment: Experiment) -> None:
-    """Raises Mistakes with everything that is wrong with a space."""
+    """Raises UserError with everything that is wrong with a space."""
     if not isinstance(space, Mapping):
-        raise Mistakes([f"SPACE: should be a dictionary, name -> Float, Int or Choice (got a {type(space).__name__})"])
+        raise UserError([f"SPACE: should be a dictionary, name -> Float, Int or Choice (got a {type(space).__name__})"])
     wrong: list[str] = []
     for name, dimension in dimensions(space).items():
         wrong += [f"SPACE {name}: {line}" for line in _faults(dimension)]
@@ -152,10 +154,10 @@ def check(space: Space, experiment: Experiment) -> None:
         for some in _corners(space):
             try:
                 experiment.but(some)
-            except Mistakes as mistakes:
+            except UserError as mistakes:
                 wrong += [f"SPACE {line}" for line in mistakes.lines]
     if wrong:
-        raise Mistakes(dict.fromkeys(wrong))
+        raise UserError(dict.fromkeys(wrong))
 
 
 def label(value: Any) -> str:

@@ -21,9 +21,9 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from core.failures import Failing
-from core.journal import drop_torn_tail
-from core.part import Mistakes
+from core.common.errors import Failing, UserError
+from core.declare.renamed import migrated_names
+from core.record.journal import drop_torn_tail
 
 FILE = "study.log"
 HEARTBEAT, GRACE = 20, 90  # s between signs of life of a trial; s after which another machine takes it over
@@ -34,14 +34,14 @@ _DRIVERS = {"postgresql": ("psycopg", "psycopg[binary]"), "mysql": ("pymysql", "
 
 
 def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
-    """Raises Mistakes where it cannot be reached or written."""
+    """Raises UserError where it cannot be reached or written."""
     if url is None:
         path = folder / FILE
         drop_torn_tail(path)  # Optuna reads no file that ends so
         _check(path)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
     if url.partition("?")[0].count("@") > 1:  # the driver would take a part of the password for the host, and tell it
-        raise Mistakes([f"--storage {_hidden(url)}: an @ in the password should be written %40"])
+        raise UserError([f"--storage {_hidden(url)}: an @ in the password should be written %40"])
     for attempt in range(5):
         try:
             return _database(url)
@@ -49,19 +49,19 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
             if _FIRST_USE.search(str(error)) and attempt < 4:  # two machines make the tables at once: one fails
                 time.sleep(0.5 * (attempt + 1))
                 continue
-            raise Mistakes([f"--storage {_hidden(url)}: cannot be used: {_reason(error)}{_advice(url)}"]) from None
+            raise UserError([f"--storage {_hidden(url)}: cannot be used: {_reason(error)}{_advice(url)}"]) from None
     raise AssertionError
 
 
 def _check(path: Path) -> None:
-    """Raises Mistakes for a line that Optuna would stumble over, sooner or later."""
+    """Raises UserError for a line that Optuna would stumble over, sooner or later."""
     with suppress(FileNotFoundError), path.open() as lines:
         for number, line in enumerate(lines, 1):
             try:
                 json.loads(line)["op_code"]
             except (ValueError, TypeError, KeyError):
                 advice = "mend it, restore the file, or take another name with --study"
-                raise Mistakes([f"{path}, line {number}: damaged; {advice}"]) from None
+                raise UserError([f"{path}, line {number}: damaged; {advice}"]) from None
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:
@@ -91,7 +91,7 @@ def open_study(
     """The latest study of this name, or a fresh one. identity: what must be the same as when it began, in words.
     begin: done once to a fresh one.
 
-    Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises Mistakes with the difference.
+    Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises UserError with the difference.
     """
     pattern = re.compile(rf"{re.escape(name)}(\.\d+)?")
     latest = max(filter(pattern.fullmatch, optuna.get_all_study_names(storage)), key=_number, default=None)
@@ -107,12 +107,12 @@ def open_study(
     end = time.monotonic() + 20
     while TOKEN not in study.user_attrs:
         if time.monotonic() > end:
-            raise Mistakes([f"the study {latest} was begun by a process that died at once; --new begins a fresh one"])
+            raise UserError([f"the study {latest} was begun by a process that died at once; --new begins a fresh one"])
         time.sleep(0.2)
-    before = study.user_attrs.get(IDENTITY, {})
+    before = migrated_names(study.user_attrs.get(IDENTITY, {}))
     if lines := [f"{key}: {before.get(key, 'not there')} then, {identity.get(key, 'not there')} now"
                  for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]:  # fmt: skip
-        raise Mistakes(["\n    ".join([f"the study {latest} began otherwise; --new begins a fresh one", *lines])])
+        raise UserError(["\n    ".join([f"the study {latest} began otherwise; --new begins a fresh one", *lines])])
     return study
 
 

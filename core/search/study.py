@@ -14,23 +14,23 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
+from core.common.errors import Failing
+from core.common.signals import Stop
 from core.experiment import Experiment
-from core.failures import Failing
-from core.journal import Journal
 from core.keys import key
 from core.launch import Launch
-from core.lock import is_free
-from core.record import Run
-from core.search import proposing
-from core.search.goals import Goals
+from core.record.journal import Journal
+from core.record.lock import is_free
+from core.runs.recorder import Heading
+from core.runs.trained import Run
+from core.search import samplers
+from core.search.objectives import Goals
 from core.search.options import Search
 from core.search.pool import Pool, Worker
 from core.search.space import Space, changes, changes_of, declared, dimensions, label, text
 from core.search.storage import HEARTBEAT, beat, has_heartbeats
 from core.search.trial import Outcome, Task, runs_by_trial
-from core.signals import Stop
-from core.tracking import Mirror
-from core.writing import Heading
+from core.tracking.api import Mirror
 
 OWNER, ERROR, DECLARED = "owner", "error", "declaration"
 DEATHS, ROW = 3, 5  # of workers in one epoch, after which a trial fails; failures in a row, after which a study stops
@@ -100,7 +100,7 @@ class Study:
         elif self._is_over():
             return None
         else:
-            self.study.sampler = proposing.sampler(self.options.sampler, self._seed())
+            self.study.sampler = samplers.sampler(self.options.sampler, self._seed())
             trial = self.study.ask()
             if self._is_surplus(trial):
                 self.study.tell(trial, state=TrialState.FAIL)
@@ -129,10 +129,10 @@ class Study:
         if trial.user_attrs.get(DECLARED):
             chosen = declared(self.space, self.experiment)
             for name, dimension in ((n, d) for n, d in dimensions(self.space).items() if n in chosen):
-                proposing.suggest(trial, name, dimension)
+                samplers.suggest(trial, name, dimension)
             experiment = self.experiment
         else:
-            chosen = changes(self.space, lambda name, dimension: proposing.suggest(trial, name, dimension))
+            chosen = changes(self.space, lambda name, dimension: samplers.suggest(trial, name, dimension))
             experiment = self.experiment.but(chosen)
             chosen = trial.params
         trial.set_user_attr(OWNER, owner())

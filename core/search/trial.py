@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import CHECKPOINTS, keep_last
+from core.catalogue import import_experiment
+from core.common.errors import UserError
 from core.experiment import Experiment
 from core.launch import Launch
-from core.part import Mistakes
-from core.record import PRUNED, WEIGHTS, Run, import_experiment, runs_of
-from core.run import opened, reopened
-from core.search.goals import Goals
+from core.record.run import PRUNED, WEIGHTS
+from core.runs.recorder import Heading
+from core.runs.resume import reopened
+from core.runs.train import opened
+from core.runs.trained import Run
+from core.runs.trainer import Work
+from core.search.objectives import Goals
 from core.search.options import COSTS
-from core.stage import staged
-from core.work import Work
-from core.writing import Heading
+from core.training.checkpoint import CHECKPOINTS, keep_last
+from core.training.runtime import staged
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class _Elsewhere:
 def runs_by_trial(experiment: str, study: str) -> dict[int, Run]:
     """Trial number -> its run, of those on record below a study's run."""
     found: dict[int, Run] = {}
-    for run in runs_of(experiment):  # the latest first
+    for run in Run.of_experiment(experiment):  # the latest first
         if run.record.get("parent") == study and run.record.get("trial") is not None:
             found.setdefault(run.record["trial"], run)
     return found
@@ -105,7 +108,7 @@ def _iterate(work: Work, task: Task, verdict: Verdict) -> bool:
 def _now(metrics: dict[str, float], name: str) -> float:
     if name not in metrics and name not in COSTS:
         known = [other for other in metrics if other.startswith("val/")]
-        raise Mistakes([f"goal: {name} is not measured for these data; there are {', '.join(known)}"])
+        raise UserError([f"goal: {name} is not measured for these data; there are {', '.join(known)}"])
     return metrics.get(name, math.nan)
 
 

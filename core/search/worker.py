@@ -10,7 +10,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from core.part import Mistakes
+from core.common.errors import UserError
 
 
 def work(connection: Connection) -> None:
@@ -19,7 +19,7 @@ def work(connection: Connection) -> None:
     weights, ("ended", Outcome), ("stopped", number)."""
     os.setsid()  # Ctrl-C in the terminal is for the parent, which then tells its workers
     _end_with_parent()
-    from core.terminal import mute
+    from core.common.terminal import mute
 
     mute()
     from core.search.trial import Task  # takes seconds, for it imports all that trains
@@ -40,10 +40,9 @@ def work(connection: Connection) -> None:
 
 
 def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
-    from core.failures import Unfinished
-    from core.record import load
+    from core.common.errors import Interrupted, Unfinished
+    from core.runs.trained import load
     from core.search.trial import Outcome, run_trial
-    from core.signals import Interrupted
 
     def ask(*message: Any) -> bool:
         try:
@@ -62,7 +61,7 @@ def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
         )
     except (Interrupted, Unfinished) as stopped:
         return "stopped", task.number, str(stopped)
-    except Mistakes as mistakes:
+    except UserError as mistakes:
         return "ended", Outcome(task.number, error="; ".join(mistakes.lines))
     except Exception as error:
         return "ended", Outcome(task.number, error=f"{type(error).__name__}: {error}")

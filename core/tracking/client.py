@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from core.failpoints import failpoint
+from core.common.failpoints import failpoint
 
 RUN_TAG = "labbook.run"
 NOTE = "mlflow.note.content"

@@ -12,9 +12,9 @@ import psutil
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 
-from core.journal import ENDED, Journal
+from core.record.journal import ENDED, Journal
 from core.tracking import client as store
-from core.tracking.record import LOCK, SOURCES, SYSTEM, Record, entries, last_event, load, save, waiting
+from core.tracking.cursor import LOCK, SOURCES, SYSTEM, Record, entries, last_event, load, save, waiting
 from core.tracking.upload import Batch, Sent, gather, replay, send
 
 

@@ -26,9 +26,11 @@ from mlflow.utils.validation import (
     _validate_model_name,
 )
 
-from core.part import Mistakes
+from core.common.errors import UserError
+from core.common.text import public
 from core.tracking import client as store
-from core.tracking import record, tracking_uri
+from core.tracking import cursor
+from core.tracking.api import tracking_uri
 from core.tracking.client import RUN_TAG
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Registry:
     """The registry of the store that runs are sent to. mirrored: where in it the run is."""
 
     client: MlflowClient
-    mirrored: record.Record
+    mirrored: cursor.Record
 
     def version_of(self, run: str, name: str) -> int | None:
         """The latest version of NAME that holds this labbook run's model."""
@@ -70,7 +72,7 @@ class Registry:
     def add(self, folder: Path, name: str, alias: str, tags: Mapping[str, str], step: int) -> int:
         """The number of a new version, of the model saved in `folder`, with its alias.
 
-        step: of the run's epochs, the one whose weights these are. Raises Mistakes; whatever was made until then is
+        step: of the run's epochs, the one whose weights these are. Raises UserError; whatever was made until then is
         taken away again.
         """
         with answering(), contextlib.ExitStack() as undo:
@@ -114,27 +116,27 @@ class Registry:
 
 
 def opened(folder: Path) -> Registry:
-    """The registry of the store that holds the run in `folder`. Raises Mistakes: no answer, or no such run there."""
-    mirrored, uri = record.load(folder), tracking_uri()
+    """The registry of the store that holds the run in `folder`. Raises UserError: no answer, or no such run there."""
+    mirrored, uri = cursor.load(folder), tracking_uri()
     again = f"`labbook sync {folder.name}` sends it"
     if mirrored is None or not mirrored.run_id:
-        raise Mistakes([f"{folder.name} is not in MLflow at {record.public(uri)}; {again}"])
+        raise UserError([f"{folder.name} is not in MLflow at {public(uri)}; {again}"])
     try:
         client = store.connect(uri)
     except Exception as error:  # a database raises what its driver does
-        raise Mistakes([f"MLflow at {record.public(uri)} does not answer: {_first_line(error)}"]) from None
+        raise UserError([f"MLflow at {public(uri)} does not answer: {_first_line(error)}"]) from None
     with answering():
         try:
             store.check_run(client, mirrored.run_id)
         except store.Deleted as reason:
-            raise Mistakes([f"{folder.name}: {reason}"]) from None
+            raise UserError([f"{folder.name}: {reason}"]) from None
         except store.Missing:
-            raise Mistakes([f"{folder.name} is no longer in MLflow at {record.public(uri)}; {again}"]) from None
+            raise UserError([f"{folder.name} is no longer in MLflow at {public(uri)}; {again}"]) from None
     return Registry(client, mirrored)
 
 
 def check_names(name: str, alias: str) -> None:
-    """Raises Mistakes for names that MLflow refuses, or would not find again."""
+    """Raises UserError for names that MLflow refuses, or would not find again."""
     checks = (
         ("NAME", name, _validate_model_name),
         ("--alias", alias, _validate_model_alias_name),
@@ -144,9 +146,9 @@ def check_names(name: str, alias: str) -> None:
         try:
             check(given)
         except MlflowException as error:
-            raise Mistakes([f"{what} {given!r}: {_first_line(error)}"]) from None
+            raise UserError([f"{what} {given!r}: {_first_line(error)}"]) from None
     if urlsplit(f"models:/{name}").path != f"/{name}":
-        raise Mistakes([f"NAME {name!r}: MLflow would not find models:/{name}; use letters, digits, -, _ and ."])
+        raise UserError([f"NAME {name!r}: MLflow would not find models:/{name}; use letters, digits, -, _ and ."])
 
 
 def save(folder: Path, program: torch.export.ExportedProgram, classes: Sequence[str], shape: Sequence[int]) -> None:
@@ -174,17 +176,17 @@ def save(folder: Path, program: torch.export.ExportedProgram, classes: Sequence[
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Whatever MLflow fails with, as Mistakes of one line."""
+    """Whatever MLflow fails with, as UserError of one line."""
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise Mistakes([f"MLflow at {record.public(tracking_uri())}: {_first_line(error)}"]) from None
+        raise UserError([f"MLflow at {public(tracking_uri())}: {_first_line(error)}"]) from None
 
 
 def _first_line(error: Exception) -> str:
     """Without the password that the store's URI may hold."""
     line = (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST]
-    return line.replace(tracking_uri(), record.public(tracking_uri()))
+    return line.replace(tracking_uri(), public(tracking_uri()))
 
 
 def _quietly(call: Callable[..., Any], *given: Any) -> None:

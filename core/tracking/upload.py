@@ -14,10 +14,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from core import journal
-from core.failpoints import failpoint
+from core.common.failpoints import failpoint
+from core.common.text import public
+from core.record import journal
 from core.tracking.client import check_run, permanent
-from core.tracking.record import Record, entries, public
+from core.tracking.cursor import Record, entries
 
 _MOST_METRICS, _MOST_TEXTS = 1000, 100  # in one call; MLflow's limits, as are the lengths
 _MOST_BYTES = 900_000

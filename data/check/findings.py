@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from data import archive
 from data.check.pairs import Near, Pair
 from data.check.survey import TREATED, Survey
-from data.layout import WHOLE
-from data.terminal import printable
-from data.tree import Tree
+from data.reading import archive
+from data.reading.layout import WHOLE
+from data.reading.terminal import printable
+from data.reading.tree import Tree
 
 Grade = Literal["wrong", "warning", "note"]
 GRADES: tuple[Grade, ...] = ("wrong", "warning", "note")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from core.part import Mistakes
-from core.record import Run
-from data import archive, ingest, tree
+from core.common.errors import UserError
+from core.runs.trained import Run
 from data.check.survey import Survey
-from data.decode import decode
-from data.terminal import bar, printable
+from data.reading import archive, ingest, tree
+from data.reading.decode import decode
+from data.reading.terminal import bar, printable
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Opinion:
 
 
 def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey, run: Run, device: str) -> Opinion:
-    """What the run's network says of the images that can be read. device: as of --device. Raises Mistakes."""
+    """What the run's network says of the images that can be read. device: as of --device. Raises UserError."""
     classes: list[str] = run.record["data"]["classes"]
     known = {name: at for at, name in enumerate(classes)}
     labels = {row: known[places[row][1]] for row in survey.seen if places[row][1] in known}
     strange = tuple(sorted({name for _, name in places if name and name not in known}))
     if not labels:
         shown = ", ".join(map(printable, classes[:10]))
-        raise Mistakes([f"--run {run.id}: it knows none of these classes; its own are {shown}"])
+        raise UserError([f"--run {run.id}: it knows none of these classes; its own are {shown}"])
     network, side, channels = _network(run, device)
     rows: list[int] = []
     told: list[np.ndarray] = []
@@ -87,28 +87,13 @@ def usual_confidence(labels: np.ndarray, confidence: np.ndarray, classes: int) -
 
 
 def _network(run: Run, device: str) -> tuple[Any, int, int]:
-    """(Network, pixels a side, channels). Raises Mistakes."""
-    import torch
+    """(Network, pixels a side, channels). Raises UserError."""
+    from core.inference.network import network_of
 
-    from core.augment import normaliser
-    from core.build import autocast_of, device_of
-    from core.launch import Launch
-    from core.record import declared
-    from core.report.answers import Network
-
-    experiment = declared(run.record)
-    data = run.record["data"]
-    height, width, channels = data["image_shape"]
+    height, width, channels = run.record["data"]["image_shape"]
     if height != width:
-        raise Mistakes([f"--run {run.id}: it takes images of {width} x {height}; only square ones are cut out here"])
-    where = device_of(Launch(device=device))
-    autocast, _ = autocast_of(experiment.precision, where)
-    model = run.model.to(where).to(memory_format=torch.channels_last)
-    return (
-        Network(model, normaliser(data["mean"], data["std"], where), where, autocast, experiment.tta),
-        height,
-        channels,
-    )
+        raise UserError([f"--run {run.id}: it takes images of {width} x {height}; only square ones are cut out here"])
+    return network_of(run, device), height, channels
 
 
 def _pixels(content: archive.Content, name: str, side: int, channels: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.images import Images
+from core.loading.images import Images
 from data.check.survey import Survey
 
 SECONDS = 120.0  # that the search for near-duplicates may take: it grows with the square of the images
@@ -19,7 +19,7 @@ _COMPARED = 1 << 22  # at a time: bounds the memory
 
 @dataclass(frozen=True)
 class Pair:
-    """Rows of two images, the first of the later split.  alike: correlation of their grey thumbnails."""
+    """Rows of two images, the first of the later split.  alike: correlation of their gray thumbnails."""
 
     one: int
     other: int
@@ -49,7 +49,7 @@ def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS) -> Near
 
     splits: of each row.  Images of one content count once in a split: `same` tells them.
     """
-    from core.report.duplicates import ALIKE, NEAR, SAME, SMALL, correlation, hashes
+    from core.loading.duplicates import ALIKE, NEAR, SAME, SMALL, correlation, hashes
 
     until = time.monotonic() + seconds
     rows = _once(found, splits)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from core import keys, plots
-from data import tree
+from core import keys
+from core.common import plots
 from data.check.findings import Inspection
 from data.check.labels import Opinion
-from data.decode import decode
-from data.terminal import printable
+from data.reading import tree
+from data.reading.decode import decode
+from data.reading.terminal import printable
 
 MOST_CLASSES, MOST_PAIRS, MOST_UNREADABLE, MOST_SUSPECTS = 60, 24, 24, 24
 _GREY = 225
@@ -30,8 +31,8 @@ def write(found: Inspection, opinion: Opinion | None, path: Path) -> None:
             raw = content.read_bytes() if isinstance(content, Path) else content
             pictures[row] = decode(raw, found.tree.names[row], plots.TILE)
     nothing = np.full((plots.TILE, plots.TILE, 3), 255, np.uint8)
-    grey = np.full_like(nothing, _GREY)
-    pixels = [nothing if not title else grey if row is None else pictures[row] for row, title in tiles]
+    gray = np.full_like(nothing, _GREY)
+    pixels = [nothing if not title else gray if row is None else pictures[row] for row, title in tiles]
     plots.contact_sheet(np.stack(pixels or [nothing]), [title for _, title in tiles] or ["no images"], path)
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data import archive, ingest, tree
-from data.decode import FORMATS, ORIENTATION, Unreadable, decode
-from data.terminal import bar
+from data.reading import archive, ingest, tree
+from data.reading.decode import FORMATS, ORIENTATION, Unreadable, decode
+from data.reading.terminal import bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,11 +23,11 @@ THUMB = 32  # pixels a side: what the perceptual hash looks at
 # What is done with an image that is more than a plain RGB picture; see data.decode.POLICY.
 TREATED = {
     "of 16 bits a channel": "its high byte is taken",
-    "in CMYK": "converted by Pillow, without a colour profile",
+    "in CMYK": "converted by Pillow, without a color profile",
     "of several frames or pages": "the first is taken",
     "turned by EXIF": "turned upright",
     "with transparency": "laid over black",
-    "with a colour profile": "the profile is ignored",
+    "with a color profile": "the profile is ignored",
 }
 # The beginnings of files that are often taken for images, or that labbook does not read.
 OTHERS = {
@@ -57,7 +57,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Survey:
-    """seen: row of the tree -> what it is.  unreadable: row -> why.  thumbs: uint8 [rows, THUMB, THUMB, 1], grey."""
+    """seen: row of the tree -> what it is.  unreadable: row -> why.  thumbs: uint8 [rows, THUMB, THUMB, 1], gray."""
 
     seen: dict[int, Seen]
     unreadable: dict[int, str]
@@ -119,7 +119,7 @@ def _treated(image: Image.Image) -> Iterator[str]:
     if image.has_transparency_data:
         yield "with transparency"
     if "icc_profile" in image.info:
-        yield "with a colour profile"
+        yield "with a color profile"
 
 
 def _several(image: Image.Image) -> bool:

@@ -12,14 +12,14 @@ seed on one core with bf16 instructions, torch 2.15.
 from core.losses import CrossEntropy, FocalLoss
 from core.optimizers import SGD, AdamW
 from core.schedules import Cosine, Plateau
+from core.schedules.stopping import EarlyStopping
 from core.search import Choice, Float
-from core.stopping import EarlyStopping
 from experiments.recipes import SMALL_CIFAR
 
 EXPERIMENT = SMALL_CIFAR.but(
     {
-        "schedule": Plateau(metric="val/accuracy", factor=0.2, patience=2, warmup_epochs=1),
-        "stopping": EarlyStopping(metric="val/accuracy", patience=6),
+        "schedule": Plateau(monitor="val/accuracy", factor=0.2, patience=2, warmup_epochs=1),
+        "stopping": EarlyStopping(monitor="val/accuracy", patience=6),
         "epochs": 60,
     }
 )

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from core.common.tensors import full
 from core.context import Context
-from core.losses.base import BuiltLoss, ByClass, counts, full, spread
+from core.losses.base import BuiltLoss, ByClass, counts, spread
 
 
 class MarginByClass(BuiltLoss):

@@ -9,13 +9,13 @@ Expected: not yet measured in full (needs a GPU); two epochs are in README.md.
 """
 
 from core.augment import CutMix, Mixup, RandAugment
-from core.averaging import Ema
 from core.experiment import Experiment
 from core.losses import CrossEntropy, FocalLoss
 from core.models import ResNet
 from core.optimizers import SAM, SGD
+from core.optimizers.averaging import Ema
 from core.schedules import Cosine
-from core.stopping import EarlyStopping
+from core.schedules.stopping import EarlyStopping
 from data import Cifar10
 from experiments.recipes import CROP_AND_FLIP
 
@@ -36,7 +36,7 @@ VARIANTS = {
     "focal": {"loss": FocalLoss(gamma=2.0)},
     "mixup": {"augment": (*CROP_AND_FLIP, Mixup(alpha=0.2))},
     "cutmix": {"augment": (*CROP_AND_FLIP, CutMix(alpha=1.0))},
-    "randaugment": {"augment": (RandAugment(n=2, magnitude=9), *CROP_AND_FLIP)},
+    "randaugment": {"augment": (RandAugment(num_ops=2, magnitude=9), *CROP_AND_FLIP)},
     "ema": {"ema": Ema(decay=0.999)},
     "sam": {"optimizer": SAM(base=SGD_NESTEROV, rho=0.05)},
 }

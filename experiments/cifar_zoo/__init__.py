@@ -27,7 +27,7 @@ EXPERIMENT = Experiment(
     loss=CrossEntropy(label_smoothing=0.1),
     optimizer=AdamW(lr=1e-3, weight_decay=0.05),
     schedule=Cosine(warmup_epochs=3),
-    clip_norm=1.0,
+    clip_grad_norm=1.0,
     epochs=60,
     batch_size=128,
 )

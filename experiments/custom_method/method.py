@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from core.batches import Batch
+from core.loading.batches import Batch
 from core.methods import LossFunction, Method, Output
 from core.schedules import Clock
 

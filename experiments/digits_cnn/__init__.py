@@ -15,8 +15,8 @@ from core.losses import CrossEntropy, FocalLoss
 from core.models import MLP, SmallCNN
 from core.optimizers import SGD, AdamW
 from core.schedules import Cosine
+from core.schedules.stopping import EarlyStopping
 from core.search import Choice, Float, Int
-from core.stopping import EarlyStopping
 from data import Digits
 
 EXPERIMENT = Experiment(
@@ -26,8 +26,8 @@ EXPERIMENT = Experiment(
     loss=CrossEntropy(label_smoothing=0.1),
     optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
     schedule=Cosine(warmup_epochs=1),
-    stopping=EarlyStopping(patience=15, metric="val/loss"),
-    select="val/loss",
+    stopping=EarlyStopping(patience=15, monitor="val/loss"),
+    monitor="val/loss",
     epochs=30,
     batch_size=64,
 )

@@ -14,9 +14,9 @@ more than from scratch in as many epochs (n = 3, README.md).
 
 from core.augment import HorizontalFlip, RandomCrop
 from core.experiment import Experiment
-from core.freeze import Freeze
 from core.losses import CrossEntropy
 from core.models import Torchvision
+from core.models.freeze import Freeze
 from core.optimizers import AdamW
 from core.schedules import Cosine
 from data import ImageFolder
@@ -24,17 +24,17 @@ from data import ImageFolder
 EXPERIMENT = Experiment(
     data=ImageFolder(size=224),
     model=Torchvision(name="resnet18", weights="IMAGENET1K_V1"),
-    freeze=Freeze(until=2),
-    normalise="imagenet",
+    freeze=Freeze(unfreeze_epoch=2),
+    normalize="imagenet",
     augment=(RandomCrop(padding=28), HorizontalFlip()),
     loss=CrossEntropy(label_smoothing=0.1),
     optimizer=AdamW(lr=1e-3, weight_decay=0.05, layer_decay=0.7),
     schedule=Cosine(warmup_epochs=1),
-    select="val/loss",
+    monitor="val/loss",
     epochs=12,
     batch_size=32,
 )
-PROBE = {"freeze.until": None, "augment": ()}
+PROBE = {"freeze.unfreeze_epoch": None, "augment": ()}
 VARIANTS = {
     "probe": PROBE,
     "few": PROBE | {"batch_size": 4, "epochs": 30},

@@ -1,4 +1,4 @@
-from core.cli import main
+from core.cli.main import experiment
 
 if __name__ == "__main__":
-    main(__package__)
+    experiment(__package__)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.batches [ROUNDS]
 
-CIFAR-sized images (random pixels), float32 and normalised, batch 512, 2 workers for whatever is done on the host.
+CIFAR-sized images (random pixels), float32 and normalized, batch 512, 2 workers for whatever is done on the host.
 To reach: crop and flip on the device at least 5x torchvision's; albumentations through Batches at least 1.5x of it in a
 DataLoader; RandAugment through Batches at least as fast as torchvision's in a DataLoader.
 """
@@ -21,10 +21,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from core.augment import Albumentation, Augment, HorizontalFlip, RandAugment, RandomCrop, augmented, normaliser
+from core.augment import Albumentation, Augment, HorizontalFlip, RandAugment, RandomCrop, augmented
 from core.augment import per_image as of_images
-from core.batches import Batch, Plan, feed
-from core.images import Images
+from core.loading.batches import Batch, Plan, feed
+from core.loading.images import Images
+from core.loading.normalize import normalizer
 from tests.benchmarks.common import in_turn, show
 
 COUNT, SIZE, WORKERS = 512 * 40, 512, 2
@@ -70,8 +71,8 @@ def through_loader(images: Images, *steps: Callable) -> Callable[[], Iterable]:
 def through_batches(images: Images, *steps: Augment, workers: int = WORKERS) -> Callable[[], Iterator[Batch]]:
     """Epochs of labbook's Batches; without an image step they need no workers."""
     batches = feed(Plan(COUNT, SIZE), images, CPU, of_images(steps), workers=workers)
-    normalise, epochs = normaliser(MEAN, STD, CPU), count()
-    return lambda: (augmented(steps, 10, normalise(batch)) for batch in batches.epoch(next(epochs)))
+    normalize, epochs = normalizer(MEAN, STD, CPU), count()
+    return lambda: (augmented(steps, 10, normalize(batch)) for batch in batches.epoch(next(epochs)))
 
 
 def by_albumentations() -> tuple[Callable, Callable]:
@@ -108,7 +109,7 @@ def main() -> None:
         "albumentations": (through_loader(images, *by_albumentations()), through_batches(images, *listed)),
         "RandAugment": (
             through_loader(images, picture, transforms.RandAugment(2, 9), tensor),
-            through_batches(images, RandAugment(n=2, magnitude=9)),
+            through_batches(images, RandAugment(num_ops=2, magnitude=9)),
         ),
     }
     measured = {f"{name}, {kind}": make for name, pair in pairs.items() for kind, make in zip(KINDS, pair, strict=True)}

@@ -13,30 +13,32 @@ import tempfile
 import time
 from pathlib import Path
 
+from core.runs.resume import resume
+
 os.environ["LABBOOK_HOME"] = tempfile.mkdtemp()
 
 import numpy as np
 import torch
 
-from core import run as running
-from core import work
 from core.augment import Albumentation
-from core.build import assemble
-from core.checkpoint import CHECKPOINTS, Saver, belongs, save
 from core.experiment import Experiment
-from core.images import Dataset, Images, Splits
 from core.launch import Launch
-from core.loop import fit
+from core.loading.images import Dataset, Images, Splits
 from core.models import MLP, ResNet
 from core.optimizers import SGD
-from core.record import Run, runs_of
+from core.runs import train as running
+from core.runs import trainer
+from core.runs.trained import Run
+from core.training.assemble import assemble, belongs
+from core.training.checkpoint import CHECKPOINTS, Saver, save
+from core.training.loop import fit
 from tests.benchmarks.common import in_turn, show
 
 QUIET = Launch(mlflow=False, threads=1, checkpoint_every="1000000")
 
 
 class Noise(Dataset):
-    """Random 32x32 colour images."""
+    """Random 32x32 color images."""
 
     count: int = 50_000
 
@@ -86,7 +88,7 @@ def first_step(rounds: int = 5) -> None:
     experiment = Experiment(
         data=Noise(), model=MLP(hidden=(64,)), augment=(flip,), optimizer=SGD(lr=0.01), batch_size=100, epochs=1
     )
-    steps, fitted = 500, work.fit
+    steps, fitted = 500, trainer.fit
 
     def until(step: int):
         def stepped(*arguments):
@@ -99,25 +101,25 @@ def first_step(rounds: int = 5) -> None:
 
     def interrupted(step: int) -> Run:
         """A run that stopped in its first step, with a checkpoint that says it stood at `step`."""
-        work.fit = until(1)
+        trainer.fit = until(1)
         try:
             running.train(experiment, QUIET, "bench")
         except Reached:
-            run = next(runs_of("bench"))
+            run = next(Run.of_experiment("bench"))
         parts = assemble(experiment, experiment.data.load(), QUIET, torch.device("cpu"))
         parts.state.step = step
         save(run.folder / CHECKPOINTS, step, parts.state.snapshot(), belongs(parts))
         return run
 
     def fresh() -> float:
-        work.fit = until(1)
+        trainer.fit = until(1)
         return timed(lambda: running.train(experiment, QUIET, "bench"))
 
     def resumed(part: float):
         def measure() -> float:
             run = interrupted(int(part * steps))
-            work.fit = until(int(part * steps) + 1)
-            return timed(lambda: running.resume(run))
+            trainer.fit = until(int(part * steps) + 1)
+            return timed(lambda: resume(run))
 
         return measure
 

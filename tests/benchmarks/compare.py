@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from core.compare.groups import compare
-from core.compare.reading import rows
-from core.compare.telling import sentences, table
-from core.journal import Journal
+from core.compare.render import sentences, table
+from core.compare.rows import rows
+from core.record.journal import Journal
 from experiments.digits_cnn import EXPERIMENT
 from tests.benchmarks.common import in_turn, show
 
@@ -42,7 +42,7 @@ def write(home: Path, runs: int, settings: int) -> None:
         folder = home / "mlruns" / "runs" / f"digits_cnn-20260101-{number:06d}-abcd"
         journal = Journal(folder)
         journal.write("params", values=params)
-        record = {"labbook": 1, "run": folder.name, "experiment": "digits_cnn", "variant": None, "parent": None,
+        record = {"labbook": 2, "run": folder.name, "experiment": "digits_cnn", "variant": None, "parent": None,
                   "declaration": changed.record(), "data": {"digest": "d"}, "facts": {"parameters": "1"}}  # fmt: skip
         journal.artifact("record.json").write_text(json.dumps(record))
         journal.close("FINISHED")
@@ -64,8 +64,8 @@ def peak_memory_mb(action: str) -> float:
     code = f"""
 import scipy.stats
 from core.compare.groups import compare
-from core.compare.reading import rows
-from core.compare.telling import sentences, table
+from core.compare.rows import rows
+from core.compare.render import sentences, table
 {action}
 print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 """

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.build import assemble
 from core.experiment import Experiment
-from core.images import Dataset, Images, Splits
-from core.journal import Journal
 from core.launch import Launch
-from core.loop import fit
+from core.loading.images import Dataset, Images, Splits
 from core.models import MLP
 from core.optimizers import SGD
-from core.tracking import Mirror
+from core.record.journal import Journal
+from core.tracking.api import Mirror
+from core.training.assemble import assemble
+from core.training.loop import fit
 from tests.benchmarks.common import in_turn, show
 
 STEPS = 250
@@ -33,7 +33,7 @@ ROUNDS = 31
 
 
 class Noise(Dataset):
-    """Random 8x8 colour images, enough for one epoch."""
+    """Random 8x8 color images, enough for one epoch."""
 
     def load(self, root=None):
         random = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def main() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=fused or None)
         began = time.perf_counter()
         for batch in parts.train.epoch(0):
-            images, targets, *_ = parts.setup.normalise(batch)
+            images, targets, *_ = parts.setup.normalize(batch)
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images), targets).backward()
             optimizer.step()

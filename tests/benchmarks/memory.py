@@ -20,10 +20,10 @@ def bare(root: str) -> None:
     import torch
     from torch import nn
 
-    from core.augment import HorizontalFlip, RandomCrop, augmented, normaliser
-    from core.batches import Plan, feed
+    from core.augment import HorizontalFlip, RandomCrop, augmented
     from core.context import Context
-    from core.images import mean_and_std
+    from core.loading.batches import Plan, feed
+    from core.loading.normalize import mean_and_std, normalizer
     from core.models import ResNet
     from data import Cifar10
 
@@ -31,19 +31,19 @@ def bare(root: str) -> None:
     cpu = torch.device("cpu")
     splits = Cifar10().load(Path(root)).limited(STEPS * BATCH)
     mean, std = mean_and_std(splits.train)
-    batches, normalise = feed(Plan(len(splits.train), BATCH), splits.train, cpu), normaliser(mean, std, cpu)
+    batches, normalize = feed(Plan(len(splits.train), BATCH), splits.train, cpu), normalizer(mean, std, cpu)
     context = Context(splits.classes, (), (32, 32, 3), 0, 1, 1, BATCH, cpu)
     model = ResNet(depth=18, stem="cifar").build(context).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for batch in batches.epoch(0):
-        images, targets, *_ = augmented((RandomCrop(), HorizontalFlip()), 10, normalise(batch))
+        images, targets, *_ = augmented((RandomCrop(), HorizontalFlip()), 10, normalize(batch))
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), targets, label_smoothing=0.1).backward()
         optimizer.step()
     model.eval()
     with torch.inference_mode():
         for batch in feed(Plan(len(splits.val), 512, shuffled=False), splits.val, cpu).epoch(0):
-            model(normalise(batch).images)
+            model(normalize(batch).images)
 
 
 def recorded(root: str) -> None:

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 
 from core.augment import Augment, CutMix, Mixup, augmented
-from core.batches import Batch
-from core.build import assemble
 from core.experiment import Experiment
-from core.images import Dataset, Images, Splits
 from core.launch import Launch
-from core.loop import fit
+from core.loading.batches import Batch
+from core.loading.images import Dataset, Images, Splits
 from core.losses import CrossEntropy
-from core.metrics import correct
+from core.metrics.classification import correct
 from core.models import ResNet
 from core.optimizers import SGD
+from core.training.assemble import assemble
+from core.training.loop import fit
 from tests.benchmarks.common import in_turn, ratio, show
 
 BATCH, CLASSES, TIMES = 128, 10, 30
@@ -38,7 +38,7 @@ CANDIDATES: dict[str, tuple[Augment, ...]] = {
 
 
 class Noise(Dataset):
-    """Random 32x32 colour images."""
+    """Random 32x32 color images."""
 
     def load(self, root=None):
         random = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     torch.set_num_threads(1)
     parts = assemble(EXPERIMENT, Noise().load(), Launch(), torch.device("cpu"))
-    batch = parts.setup.normalise(next(iter(parts.train.epoch(0))))
+    batch = parts.setup.normalize(next(iter(parts.train.epoch(0))))
     logits = torch.randn(BATCH, CLASSES, requires_grad=True)
     events = fit(parts.setup, parts.state, parts.train, parts.val)
 

@@ -20,11 +20,11 @@ os.environ["LABBOOK_HOME"] = tempfile.mkdtemp()
 
 import torch
 
-from core.build import assemble
-from core.journal import Journal
 from core.launch import Launch
-from core.loop import fit
-from core.tracking import Mirror
+from core.record.journal import Journal
+from core.tracking.api import Mirror
+from core.training.assemble import assemble
+from core.training.loop import fit
 from tests.benchmarks.common import in_turn, show
 from tests.benchmarks.loop import EXPERIMENT, STEPS
 

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.photographs [ROUNDS]
 
-Photographs: 400 JPEG files of 500 x 400 pixels (smooth noise, quality 88), random resized crop to 224, flip, normalised
+Photographs: 400 JPEG files of 500 x 400 pixels (smooth noise, quality 88), random resized crop to 224, flip, normalized
 float32, batch 32, 2 workers for both. Small images: 50,000 files of 32 x 32, decoded once (labbook keeps them) against
 an epoch of torchvision's ImageFolder with 2 workers; and the time to the splits of a second start in a fresh process
 beyond its imports. Memory: peak of a fresh process that loads a folder of 100,000 files (hard links), against 1,000.
@@ -25,9 +25,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from core.augment import HorizontalFlip, RandomResizedCrop, augmented, normaliser, per_image
-from core.batches import Plan, feed
-from core.stage import keep_freed_memory
+from core.augment import HorizontalFlip, RandomResizedCrop, augmented, per_image
+from core.loading.batches import Plan, feed
+from core.loading.normalize import normalizer
+from core.training.runtime import keep_freed_memory
 from data import ImageFolder
 from tests.benchmarks.common import in_turn, show
 
@@ -73,8 +74,8 @@ def ours(folder: Path) -> Callable[[], Iterable]:
     splits = ImageFolder(size=SIDE, cached=False, val_fraction=0.01, test_fraction=0.01).load(folder)
     steps, images = (RandomResizedCrop(), HorizontalFlip()), splits.train
     batches = feed(Plan(len(images), BATCH), images, CPU, per_image(steps), workers=WORKERS)
-    normalise, epochs = normaliser(MEAN, STD, CPU), count()
-    return lambda: (augmented(steps, 2, normalise(batch)) for batch in batches.epoch(next(epochs)))
+    normalize, epochs = normalizer(MEAN, STD, CPU), count()
+    return lambda: (augmented(steps, 2, normalize(batch)) for batch in batches.epoch(next(epochs)))
 
 
 def seconds(epoch: Callable[[], Iterable]) -> Callable[[], float]:

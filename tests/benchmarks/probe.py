@@ -11,15 +11,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from core.build import assemble
 from core.experiment import Experiment
-from core.features import fed
-from core.freeze import Freeze
-from core.images import Images, Splits
 from core.launch import Launch
-from core.loop import fit
+from core.loading.images import Images, Splits
 from core.models import ResNet
+from core.models.freeze import Freeze
 from core.optimizers import SGD
+from core.training.assemble import assemble
+from core.training.feature_cache import fed
+from core.training.loop import fit
 from data import Digits
 from tests.benchmarks.common import in_turn, show
 

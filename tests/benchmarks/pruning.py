@@ -20,11 +20,11 @@ from optuna.trial import TrialState
 
 from core.launch import Launch
 from core.search.options import Search
-from core.search.running import search
+from core.search.search import search
 from experiments.digits_cnn import EXPERIMENT, SPACE
 
 TASK = EXPERIMENT.but(
-    {"data.val_fraction": 0.75, "epochs": 16, "stopping": None, "select": "val/accuracy", "batch_size": 32}
+    {"data.val_fraction": 0.75, "epochs": 16, "stopping": None, "monitor": "val/accuracy", "batch_size": 32}
 )
 QUIET = Launch(mlflow=False, threads=1)
 STUDIES = {"random": ("random", "none"), "tpe": ("tpe", "none"), "tpe, pruned": ("tpe", "median")}

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from core.journal import read
 from core.launch import Launch
+from core.record.journal import read
 from core.search import Float
 from core.search.options import Search
-from core.search.running import Found, search
+from core.search.search import Found, search
 from core.search.trial import runs_by_trial
 from experiments.digits_cnn import EXPERIMENT
 from tests.benchmarks.common import in_turn, show

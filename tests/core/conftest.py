@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from core.journal import Journal
+from core.record.journal import Journal
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def lab(home):
         if error:
             journal.write("tags", values={"error": error})
         journal.close(status)
-        record = {"labbook": 1, "run": folder.name, "experiment": name, "variant": variant, "parent": None,
+        record = {"labbook": 2, "run": folder.name, "experiment": name, "variant": variant, "parent": None,
                   "declaration": experiment.record(), "data": {"digest": data}, "facts": {"parameters": "1000"},
                   **more}  # fmt: skip
         journal.artifact("record.json").write_text(json.dumps(record))
@@ -48,7 +48,3 @@ def lab(home):
 
     write.count = 0
     return write
-
-
-def seeds(lab, experiment, accuracies, **more):
-    return [lab(experiment.but({"seed": seed}), value, **more) for seed, value in enumerate(accuracies)]

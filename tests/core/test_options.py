@@ -2,23 +2,24 @@
 
 import pytest
 
-from core import cli
+from core.cli import main as command
+from core.common.errors import UserError
+from core.declare.tree import names
 from core.launch import Launch
 from core.losses import FocalLoss
 from core.options import OWN, parse
-from core.part import Mistakes, names
 from experiments import cifar_resnet
 from experiments.cifar_resnet import EXPERIMENT, VARIANTS
-from tests.core.mistakes import refused
+from tests.support.mistakes import refused
 
 PACKAGE = "experiments.cifar_resnet"
 
 
 def run(words, monkeypatch, capsys):
     """(exit status, standard error) of a command line; training is not reached."""
-    monkeypatch.setattr(cli, "_train", lambda module, options: 0)
+    monkeypatch.setattr("core.cli.train.train", lambda experiment, options: 0)
     with pytest.raises(SystemExit) as left:
-        cli.main(PACKAGE, words)
+        command.experiment(PACKAGE, words)
     return left.value.code, capsys.readouterr().err
 
 
@@ -51,8 +52,8 @@ def test_a_variant_is_changed_further():
         (["--ema.decay", "0.9"], "ema.decay", 0.9),
         (["--model", "SmallCNN", "--model.widths", "[8, 16]"], "model.widths", (8, 16)),
         (["--optimizer", "AdamW", "--optimizer.betas", "[0.8, 0.9]"], "optimizer.betas", (0.8, 0.9)),
-        (["--clip_norm", "1.5"], "clip_norm", 1.5),
-        (["--clip-norm=1.5"], "clip_norm", 1.5),
+        (["--clip_grad_norm", "1.5"], "clip_grad_norm", 1.5),
+        (["--clip-grad-norm=1.5"], "clip_grad_norm", 1.5),
         (["--optimizer.nesterov", "false"], "optimizer.nesterov", False),
         (["--data", '{"class": "Digits", "split_seed": 3}'], "data.split_seed", 3),
     ],
@@ -102,16 +103,16 @@ def test_keys_are_frozen():
 FROZEN = """
 data data.val_fraction data.split_seed model model.depth model.stem augment augment.random_crop.padding
 augment.horizontal_flip.p loss loss.label_smoothing method optimizer optimizer.lr optimizer.momentum
-optimizer.nesterov optimizer.weight_decay schedule schedule.warmup_epochs schedule.final stopping
-stopping.patience stopping.min_delta stopping.metric epochs batch_size accumulate clip_norm ema ema.decay
-precision select limit seed root device threads workers resident log_every checkpoint_every deterministic smoke mlflow
+optimizer.nesterov optimizer.weight_decay schedule schedule.warmup_epochs schedule.min_lr_ratio stopping
+stopping.patience stopping.min_delta stopping.monitor epochs batch_size grad_accum_steps clip_grad_norm ema ema.decay
+precision monitor limit seed root device threads workers resident log_every checkpoint_every deterministic smoke mlflow
 variant seeds
 """.split()
 
 
 def test_help_names_every_field_and_choice(capsys):
     with pytest.raises(SystemExit) as left:
-        cli.main(PACKAGE, ["--help"])
+        command.experiment(PACKAGE, ["--help"])
     out = capsys.readouterr().out
     assert left.value.code == 0
     assert out.startswith(cifar_resnet.__doc__.strip()[:40])
@@ -131,14 +132,14 @@ def test_help_names_every_field_and_choice(capsys):
 )
 def test_help_shows_the_fields_of_the_parts_that_are_named_beside_it(words, shown, capsys):
     with pytest.raises(SystemExit) as left:
-        cli.main(PACKAGE, words)
+        command.experiment(PACKAGE, words)
     assert left.value.code == 0
     assert shown in capsys.readouterr().out
 
 
 def test_mistakes_in_the_declaration_itself_come_before_data():
-    from core.build import check
+    from core.training.assemble import check
 
-    with pytest.raises(Mistakes) as caught:
-        check(EXPERIMENT.but({"accumulate": 7, "optimizer.momentum": 0}))
+    with pytest.raises(UserError) as caught:
+        check(EXPERIMENT.but({"grad_accum_steps": 7, "optimizer.momentum": 0}))
     assert len(caught.value.lines) == 2

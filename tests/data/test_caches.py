@@ -7,7 +7,7 @@ import numpy as np
 
 from data import ImageFolder
 from data.caches import entries, main
-from tests.data.samples import tree
+from tests.support.samples import tree
 
 
 def test_caches_are_listed_and_the_old_ones_go(tmp_path, home, capsys):

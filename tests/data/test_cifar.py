@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.images import DataError
+from core.common.errors import DataError
 from data import Cifar10, Cifar100, cifar
-from data.pickles import read
-from tests.data.samples import batches, encoded, noise, packed, pickled, planes_of, tree
+from data.reading.pickles import read
+from tests.support.samples import batches, encoded, noise, packed, pickled, planes_of, tree
 
 TEN = [f"class{number:02}" for number in range(10)]
 

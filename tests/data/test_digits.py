@@ -4,9 +4,9 @@ import sys
 import numpy as np
 from sklearn.datasets import load_digits
 
-from core.part import Part
+from core.declare.part import Part
 from data import Cifar10, Digits
-from tests.data.samples import ROOT
+from tests.support.samples import ROOT
 
 
 def test_digits_are_those_of_scikit_learn():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from core.images import DataError
-from data import Digits, ImageFolder, digits, folder, ingest
-from data.decode import decode
-from tests.data.samples import age, encoded, noise, packed, tree
+from core.common.errors import DataError
+from data import Digits, ImageFolder, digits, folder
+from data.reading import ingest
+from data.reading.decode import decode
+from tests.support.samples import age, encoded, noise, packed, tree
 
 FORMS = ["folder", "a.tar", "a.tar.gz", "a.tar.xz", "a.zip"]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.images import DataError
+from core.common.errors import DataError
 from data import FashionMnist, Mnist, mnist
 
 COUNTS = (60, 20)
@@ -114,12 +114,12 @@ def test_gzipped_or_not_and_wherever_torchvision_puts_them_they_are_the_same(tmp
     assert len({Mnist().load(root).digest for root in roots}) == 1
 
 
-def test_grey_is_repeated_where_three_channels_are_declared(tmp_path):
+def test_gray_is_repeated_where_three_channels_are_declared(tmp_path):
     root = files(tmp_path / "a")
-    grey, colour = Mnist().load(root), Mnist(channels=3).load(root)
-    assert colour.train.shape == (28, 28, 3)
-    assert np.array_equal(colour.test.pixels, np.repeat(grey.test.pixels, 3, axis=3))
-    assert grey.digest != colour.digest
+    gray, color = Mnist().load(root), Mnist(channels=3).load(root)
+    assert color.train.shape == (28, 28, 3)
+    assert np.array_equal(color.test.pixels, np.repeat(gray.test.pixels, 3, axis=3))
+    assert gray.digest != color.digest
 
 
 def edited(name, edit, packed=False):

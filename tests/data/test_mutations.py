@@ -5,9 +5,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from data import decode as module
-from tests.data import mutations
-from tests.data.mutations import Wrong, corpus, examine, judged, mutated
+from data.reading import decode as module
+from tests.support import mutations
+from tests.support.mutations import Wrong, corpus, examine, judged, mutated
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

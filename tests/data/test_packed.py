@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from core.images import DataError
-from data import Hdf5, HuggingFace, ImageFolder, ingest
-from data.decode import decode
-from tests.data.samples import encoded, noise, tree
+from core.common.errors import DataError
+from data import Hdf5, HuggingFace, ImageFolder
+from data.reading import ingest
+from data.reading.decode import decode
+from tests.support.samples import encoded, noise, tree
 
 
 def library(name, extra):
@@ -150,16 +151,16 @@ def test_arrays_with_labels_beside_them(h5py, tmp_path):
     assert Hdf5(size=12).load(named).classes == ("d", "c", "b", "a")
 
 
-def test_groups_are_splits_and_grey_and_encoded_images_decode_as_files_do(h5py, tmp_path, monkeypatch):
-    grey = pictures(1, 20, channels=1)
+def test_groups_are_splits_and_gray_and_encoded_images_decode_as_files_do(h5py, tmp_path, monkeypatch):
+    gray = pictures(1, 20, channels=1)
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        for split, part in (("train", grey[:12]), ("validation", grey[12:16]), ("test", grey[16:])):
+        for split, part in (("train", gray[:12]), ("validation", gray[12:16]), ("test", gray[16:])):
             file.create_dataset(f"{split}/x", data=part[..., 0], chunks=(2, 12, 12), compression="gzip")
             file[f"{split}/y"] = [b"cat" if n % 2 else b"dog" for n in range(len(part))]
     splits = Hdf5(size=24, images="x", labels="y").load(tmp_path / "a.h5")
     assert splits.classes == ("cat", "dog")
     assert (len(splits.train), len(splits.val), len(splits.test)) == (12, 4, 4)
-    assert np.array_equal(splits.test.pixels[splits.test.rows][0], decode(encoded(grey[16, ..., 0]), "", 24))
+    assert np.array_equal(splits.test.pixels[splits.test.rows][0], decode(encoded(gray[16, ..., 0]), "", 24))
     contents = [encoded(noise(n, 30, 20), "JPEG") for n in range(20)]
     with h5py.File(tmp_path / "b.h5", "w") as file:
         images = file.create_dataset("images", (20,), h5py.vlen_dtype(np.uint8))
@@ -266,8 +267,8 @@ def test_what_is_wrong_in_a_saved_set_is_told(datasets, tmp_path):
     assert "train: pic is no Image (it has image: Image, label: ClassLabel)" in told
     assert "train: image is no ClassLabel" in told
     assert "class_encode_column('image') and save it again" in told
-    unlabelled = saved(datasets, tmp_path / "b", train=[*rows(0, 4), (encoded(noise(1)), None)], test=rows(9, 4))
-    assert "train 4: label -1 is outside 0 .. 1" in complaint(HuggingFace(size=16), unlabelled)
+    unlabeled = saved(datasets, tmp_path / "b", train=[*rows(0, 4), (encoded(noise(1)), None)], test=rows(9, 4))
+    assert "train 4: label -1 is outside 0 .. 1" in complaint(HuggingFace(size=16), unlabeled)
     assert "there is no train among test" in complaint(
         HuggingFace(size=16), saved(datasets, tmp_path / "c", test=rows(0, 4))
     )

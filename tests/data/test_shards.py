@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.augment import RandomResizedCrop, per_image
-from core.batches import Plan, feed
-from core.failures import Unfinished, explained
-from core.images import DataError, ImageLost
-from data import ImageFolder, WebShards, ingest, shards
-from data.decode import decode
-from tests.core import kills
-from tests.core.kills import Moment, Setup
-from tests.core.test_distributed import COMMON, start, wait_for_step
-from tests.data.samples import age, encoded, noise, packed, tree
+from core.common.errors import DataError, ImageLost, Unfinished
+from core.loading.batches import Plan, feed
+from core.runs.failures import explained
+from data import ImageFolder, WebShards, shards
+from data.reading import ingest
+from data.reading.decode import decode
+from tests.support import kills
+from tests.support.kills import Moment, Setup
+from tests.support.processes import COMMON, start, wait_for_step
+from tests.support.samples import age, encoded, noise, packed, tree
 
 CPU = torch.device("cpu")
 
@@ -204,7 +205,7 @@ def test_epochs_differ_and_an_image_moves_by_less_than_the_window():
 def test_the_same_batches_whatever_the_workers_and_a_later_start_reads_nothing_that_came_before(tmp_path, monkeypatch):
     root = three(tmp_path / "set")
     images = WebShards(size=16, window=6).load(root).train
-    steps = per_image((RandomResizedCrop(smallest=0.3),))
+    steps = per_image((RandomResizedCrop(scale=(0.3, 1.0)),))
     plan = Plan(len(images), 4, seed=3, drawn=images.order(4, 1))
     alone, *others = (list(feed(plan, images, CPU, steps, workers).epoch(1)) for workers in (0, 1, 2, 3))
     assert len(alone) == 5
@@ -243,7 +244,7 @@ def test_unchecked_shards_are_not_decoded_first_and_a_broken_image_ends_the_run(
 
 
 def words(root):
-    crop = '[{"class": "RandomResizedCrop", "smallest": 0.5}]'
+    crop = '[{"class": "RandomResizedCrop", "scale": [0.5, 1.0]}]'
     return ("--data", "WebShards", "--data.size", "8", "--data.window", "7", "--root", str(root), "--augment", crop,
             "--epochs", "1", "--batch_size", "8", "--stopping", "none")  # fmt: skip
 
@@ -290,7 +291,7 @@ def test_two_processes_each_with_shards_of_their_own_resume_to_the_same_bits(for
     assert (resumed.weights, resumed.points) == (whole.weights, whole.points)
 
 
-def labelled(path):
+def labeled(path):
     return json.dumps({"label": path.parent.name}).encode()
 
 
@@ -301,7 +302,7 @@ def test_the_same_images_as_from_a_folder(tmp_path):
         content = [(f"{path.parent.name}{path.stem}", path) for path in files]
         shard(tmp_path / "set" / f"{split}.tar", [
             pair for key, path in content
-            for pair in ((f"{key}.png", path.read_bytes()), (f"{key}.json", labelled(path)))
+            for pair in ((f"{key}.png", path.read_bytes()), (f"{key}.json", labeled(path)))
         ])  # fmt: skip
     ours, theirs = WebShards(size=16).load(tmp_path / "set"), ImageFolder(size=16).load(folder)
     for split in ("train", "val", "test"):

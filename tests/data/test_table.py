@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from core.images import DataError
-from core.stratify import held_out
-from data import ImageFolder, ImageTable, ingest
-from data.decode import decode
-from tests.data.samples import encoded, noise, tree
+from core.common.errors import DataError
+from core.loading.stratify import held_out
+from data import ImageFolder, ImageTable
+from data.reading import ingest
+from data.reading.decode import decode
+from tests.support.samples import encoded, noise, tree
 
 
 def images(folder, count):
@@ -282,17 +283,17 @@ def test_several_labels_are_read_from_text_and_from_lists(tmp_path):
     cells = ["cat|dog", "dog", "", "dog | cat"] * 5
     names = images(tmp_path, 20)
     path = written(tmp_path / "table.csv", ("path", "label"), zip(names, cells, strict=True))
-    text = loaded(path, several=True)
+    text = loaded(path, multi_label=True)
     lists = [["dog", "cat"], ["dog"], [], ["cat", "dog"]] * 5
     parquet.write_table(pa.table({"path": names, "label": lists}), tmp_path / "a.parquet")
-    listed = loaded(tmp_path / "a.parquet", several=True)
+    listed = loaded(tmp_path / "a.parquet", multi_label=True)
     expected = {row: sorted(lists[row]) for row in range(20)}
     assert labels_of(text) == labels_of(listed) == expected
-    assert text.several
+    assert text.multi_label
     assert text.digest == listed.digest
     groups = [f"g{i // 2}" for i in range(20)]
     written(path, ("path", "label", "group"), zip(names, cells, groups, strict=True))
-    grouped = loaded(path, several=True, val_fraction=0.3)
+    grouped = loaded(path, multi_label=True, val_fraction=0.3)
     assert labels_of(grouped) == expected
     rows = [{groups[row] for row in part.rows} for part in (grouped.train, grouped.val, grouped.test)]
     assert not rows[0] & rows[1] | rows[0] & rows[2] | rows[1] & rows[2]
@@ -301,14 +302,14 @@ def test_several_labels_are_read_from_text_and_from_lists(tmp_path):
 def test_several_labels_are_declared_and_never_guessed(tmp_path):
     rows = [(name, "cat|dog" if i else "cat|cat") for i, name in enumerate(images(tmp_path, 4))]
     path = written(tmp_path / "table.csv", ("path", "label"), rows)
-    assert "row 2: cat|dog is more than one label; for several, declare --data.several true" in complaint(path)
-    assert "row 1: cat, cat: a label comes twice" in complaint(path, several=True)
+    assert "row 2: cat|dog is more than one label; for several, declare --data.multi_label true" in complaint(path)
+    assert "row 1: cat, cat: a label comes twice" in complaint(path, multi_label=True)
     assert loaded(table(tmp_path, labels=("a|b", "c")), separator=";").classes == ("a|b", "c")
     parquet.write_table(pa.table({"path": images(tmp_path, 2), "label": [["a", "b"], None]}), tmp_path / "a.parquet")
     assert "row 1: a|b is more than one label" in complaint(tmp_path / "a.parquet")
-    assert "row 2: no label" in complaint(tmp_path / "a.parquet", several=True)
+    assert "row 2: no label" in complaint(tmp_path / "a.parquet", multi_label=True)
     parquet.write_table(pa.table({"path": images(tmp_path, 2), "label": ["", ""]}), tmp_path / "a.parquet")
-    assert "no label" in complaint(tmp_path / "a.parquet", several=True)
+    assert "no label" in complaint(tmp_path / "a.parquet", multi_label=True)
     assert "no image has a label" in complaint(
-        written(path, ("path", "label"), [(name, "") for name in images(tmp_path, 3)]), several=True
+        written(path, ("path", "label"), [(name, "") for name in images(tmp_path, 3)]), multi_label=True
     )

@@ -1,0 +1,1 @@
+"""The command line: `labbook VERB` is core/cli/VERB.py."""

@@ -1,0 +1,13 @@
+"""labbook cache: the data sets' own command, data/caches.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.catalogue import import_data
+
+
+def main(words: Sequence[str]) -> int:
+    """The exit status. Raises UserError."""
+    status: int = import_data("data.caches").main(words)
+    return status

@@ -1,0 +1,90 @@
+"""labbook compare NAME|RUN ...: what differs, by how much, and whether that is more than luck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from core.common.arguments import Words
+from core.common.errors import UserError
+from core.common.terminal import tell
+from core.compare.forest_plot import KINDS, save
+from core.compare.groups import Comparison, compare, why
+from core.compare.page import page
+from core.compare.render import HEADINGS, as_csv, markdown, sentences, table
+from core.compare.rows import FINISHED, rows
+
+MOST_LEFT = 20  # damaged runs that are named
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0. Raises UserError."""
+    parser = Words("compare", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments (all their runs), or runs")
+    parser.add_argument("--metric", default="test/accuracy", help="test/accuracy unless told; any final metric")
+    parser.add_argument("--by", metavar="FIELD", help="settings are the values of this field, whatever else differs")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="a field that sets nothing apart; may be repeated",
+    )
+    parser.add_argument("--baseline", metavar="SETTING", help="a setting or a run; the best unless told")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also as CSV, unrounded")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also as a page with curves and confusion matrices")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also as a picture, .svg or .png")
+    parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
+    given = parser.parse_args(list(words))
+    if given.picture and given.picture.suffix not in KINDS:
+        raise UserError([f"--picture {given.picture}: should end in {' or '.join(KINDS)}"])
+    found, left = rows(given.runs)
+    if not any(row.status == FINISHED for row in found):
+        left = [*(f"{row.id}: {why(row)}" for row in found), *left]
+        raise UserError([f"{' '.join(given.runs)}: no finished run to compare", *left])
+    comparison = compare(found, given.metric, given.by, given.baseline, given.anyway, given.ignore)
+    show(comparison, left)
+    for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page)):
+        if path:
+            _write(path, partial(path.write_text, text(comparison)))
+    if given.picture:
+        _write(given.picture, partial(save, comparison, given.picture))
+    return 0
+
+
+def show(found: Comparison, left: Sequence[str] = ()) -> None:
+    """On the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=f"{found.metric}, mean and 95 % interval of n seeds", title_justify="left", box=SIMPLE_HEAD)
+    cells = table(found)
+    used = [i for i in range(len(HEADINGS) - 1) if any(row[i] for row in cells)]
+    for i in used:
+        grid.add_column(HEADINGS[i], overflow="fold", no_wrap=i > 0, justify="right" if i else "left")
+    for row in cells:
+        grid.add_row(*(row[i] for i in used))
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(grid, highlight=False)
+    for label, *_, apart in cells if len(found.differing) > 1 else ():
+        if apart:
+            tell(f"{label}: {apart}")
+    tell()
+    for line in [*sentences(found), *found.notes]:
+        tell(line)
+    for line in left[:MOST_LEFT]:
+        tell(f"left out: {line}")
+    if len(left) > MOST_LEFT:
+        tell(f"left out: {len(left) - MOST_LEFT} more")
+
+
+def _write(path: Path, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UserError([f"{path}: {error.strerror}"]) from None
+    tell(f"written: {path}")

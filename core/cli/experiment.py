@@ -1,0 +1,118 @@
+"""The experiment that a command line names: found, its options parsed, its help shown."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.catalogue import experiments, import_data
+from core.cli.exits import guarded
+from core.common.errors import DataError, UserError
+from core.common.text import did_you_mean
+from core.declare.part import Part
+from core.declare.tree import choices, dotted, message
+from core.experiment import Experiment
+from core.loading.images import Dataset
+from core.options import Options, parse
+from core.runs.recorder import Heading
+
+
+@dataclass(frozen=True)
+class Named:
+    """An experiment's module, and what its folder declares."""
+
+    module: ModuleType
+
+    @property
+    def name(self) -> str:
+        return self.module.__name__.rsplit(".", 1)[-1]
+
+    @property
+    def command(self) -> str:
+        return f"python -m {self.module.__name__}"
+
+    @property
+    def experiment(self) -> Experiment:
+        declared: Experiment = self.module.EXPERIMENT
+        return declared
+
+    @property
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
+        return getattr(self.module, "VARIANTS", {})
+
+    def parse(self, words: Sequence[str], verb: Part | None = None) -> Options:
+        """verb: its fields are options too. Raises UserError, all at once."""
+        return parse(words, self.experiment, self.variants, verb)
+
+    def heading(self, options: Options) -> Heading:
+        """What a run is called on record."""
+        return Heading(self.name, options.variant, options.title, (self.module.__doc__ or "").strip())
+
+
+def named(verb: str, words: Sequence[str]) -> tuple[Named, list[str]]:
+    """(the experiment that the first word names, by its name or as a package, the other words). Raises UserError."""
+    import_data()
+    if not words or words[0].startswith("-"):
+        raise UserError([f"{verb} needs an experiment: {', '.join(experiments())}"])
+    name, *rest = words
+    if "." not in name:
+        known = experiments()
+        if name not in known:
+            raise UserError([f"{verb} {name}: no such experiment{did_you_mean(name, known) or _list(known)}"])
+        name = f"experiments.{name}"
+    return Named(imported(name)), rest
+
+
+def imported(package: str) -> ModuleType:
+    """The module of an experiment. Raises UserError for a declaration with mistakes in it, naming file and line."""
+    try:
+        return importlib.import_module(package)
+    except ValidationError as error:
+        folder = package.rsplit(".", 1)[-1]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in frame.filename]
+        place = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+        raise UserError(f"{place}{dotted(e['loc'])}: {message(e)}" for e in error.errors()) from None
+
+
+def helped(experiment: Named, words: Sequence[str], verb: Part | None = None) -> bool:
+    """Show the help, where it is asked for: with the parts that the other words name, if nothing is wrong with them."""
+    others = [word for word in words if word not in ("--help", "-h")]
+    if len(others) == len(words):
+        return False
+    from core.cli.help import show
+
+    try:
+        declared = experiment.parse(others, verb).experiment
+    except UserError:
+        declared = experiment.experiment
+    show(experiment.module, declared, experiment.command)
+    return True
+
+
+def acted(experiment: Named, action: Callable[[], int]) -> int:
+    """The exit status of what trains an experiment. Raises UserError."""
+    try:
+        return guarded(experiment.command, action)
+    except DataError as error:
+        embedded = [name for name, kind in choices(Dataset).items() if kind.embedded]  # type: ignore[type-abstract]
+        if experiment.experiment.data.embedded:
+            raise
+        advice = f"To train this same network at once on data that need no download: {experiment.command} --data"
+        raise DataError([*error.lines, f"{advice} {embedded[0]}"]) from None
+
+
+def only_one(options: Options, verb: str) -> None:
+    """Raises UserError for what makes sense in training alone."""
+    given = {"--seeds": (options.seeds or 1) > 1, "--continue": options.continued is not None}
+    if wrong := [f"{name}: {verb} looks at one fresh set-up; leave it out" for name, there in given.items() if there]:
+        raise UserError(wrong)
+
+
+def _list(known: Sequence[str]) -> str:
+    return f"; there is {', '.join(known)}"

@@ -1,0 +1,102 @@
+"""labbook figures: every number and picture of the READMEs anew from the record, or which run is missing.
+
+Exit status 0 where all of them stand as the record has them, 1 where a run is missing (its figure is left as it is),
+and with --check also where one is out of date.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from core.common import paths
+from core.common.arguments import Words
+from core.common.errors import UserError
+from core.common.terminal import tell
+from core.compare import forest_plot
+from core.compare.groups import Comparison
+from core.compare.render import markdown
+from core.compare.rows import Row, rows_of
+from core.figures.markers import Marker, markers, replaced
+from core.figures.render import Missing, recorded, told
+
+Reader = Callable[[str], Sequence[Row]]
+
+
+def main(words: Sequence[str]) -> int:
+    """Raises UserError for markers that say nothing clear."""
+    parser = Words("figures", __doc__)
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="Markdown; README.md and the experiments'")
+    parser.add_argument("--check", action="store_true", help="write nothing, tell what is out of date or missing")
+    given = parser.parse_args(list(words))
+    files = given.files or pages()
+    found = _all_markers(files)
+    read = cache(lambda experiment: rows_of(experiment)[0])
+    standings = [_renew(path, inside, read, given.check) for path, inside in zip(files, found, strict=True)]
+    total = sum(len(inside) for inside in found)
+    changed, lacking = (sum(counts) for counts in zip(*standings, strict=True)) if standings else (0, 0)
+    out = "out of date" if given.check else "changed"
+    tell(f"{total - lacking} of {total} figures and pictures are on record, {changed} {out}; {lacking} lack runs")
+    return 1 if lacking or (given.check and changed) else 0
+
+
+def pages() -> list[Path]:
+    """The README and those of the experiments."""
+    return [paths.ROOT / "README.md", *sorted((paths.ROOT / "experiments").glob("*/README.md"))]
+
+
+def _all_markers(files: Sequence[Path]) -> list[list[Marker]]:
+    """Of each file. Raises UserError with what is wrong in any."""
+    found: list[list[Marker]] = []
+    wrong: list[str] = []
+    for path in files:
+        try:
+            found.append(markers(path))
+        except UserError as mistakes:
+            wrong += mistakes.lines
+    if wrong:
+        raise UserError(wrong)
+    return found
+
+
+def _renew(path: Path, inside: Sequence[Marker], read: Reader, check: bool) -> tuple[int, int]:
+    """Rewrite one file and its pictures; (how many changed, how many lack runs)."""
+    changes: list[tuple[Marker, str]] = []
+    lacks: dict[str, None] = {}  # two figures in one line may lack the same runs
+    drawn = lacking = 0
+    for marker in inside:
+        try:
+            comparison = recorded(marker, read)
+        except Missing as missing:
+            lacking += 1
+            lacks |= dict.fromkeys(f"{marker.place}: {line}" for line in str(missing).splitlines())
+            continue
+        if marker.picture:
+            drawn += _redraw(marker, path.parent / marker.text, comparison, check)
+        elif (new := told(comparison, marker.text)) != marker.text:
+            changes.append((marker, new))
+            tell(f"{marker.place}: {marker.settings[0].title} {marker.metric}: {marker.text} -> {new}")
+    for line in lacks:
+        tell(line)
+    if changes and not check:
+        _write(path, replaced(path.read_text(), changes))
+    return len(changes) + drawn, lacking
+
+
+def _redraw(marker: Marker, picture: Path, comparison: Comparison, check: bool) -> bool:
+    """Whether the picture was not there, or drawn from other numbers."""
+    if forest_plot.told(picture) == markdown(comparison):
+        return False
+    tell(f"{marker.place}: {marker.text} {'is out of date' if check else 'drawn anew'}")
+    if not check:
+        forest_plot.save(comparison, picture)
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or the old one."""
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,144 @@
+"""labbook launch: an experiment as a job of Slurm, or of this machine, that goes on by itself after a preemption.
+
+This file is its command line; core/cluster/submit.py submits, and core/cluster/task.py is what a task of the job does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from core.catalogue import experiments, import_data
+from core.cluster.job import Launcher
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+
+USAGE = """usage: labbook launch [--option value ...] EXPERIMENT [verb] [--name value ...]
+
+What stands before the experiment's name is the launcher's; what stands after it is what would stand after
+`python -m experiments.EXPERIMENT`, whose --help lists it.
+
+  labbook launch digits_cnn --epochs 60                            a job on this machine
+  labbook launch --gpus_per_node 4 cifar_resnet                    four tasks, one per GPU, on this machine
+  labbook launch --cluster slurm --nodes 2 --gpus_per_node 4 --hours 4 --partition gpu cifar_resnet --epochs 60
+  labbook launch --cluster slurm --gpus_per_node 1 cifar_resnet resume RUN
+
+options"""
+
+BARE = ("true", "false", "none", "yes", "no", "on", "off", "1", "0")  # what may follow --wait
+
+
+def main(words: Sequence[str]) -> int:
+    """The verb launch; the exit status. Raises UserError before anything is submitted."""
+    if not words or "--help" in words or "-h" in words:
+        from core.cli.help import fields
+
+        print(USAGE)
+        fields(Launcher())
+        return 0 if words else 2
+    from core.cluster.submit import follow, submit
+
+    launcher, name, own = parse(words)
+    job = submit(launcher, name, own)
+    return follow(job, launcher) if launcher.waits else 0
+
+
+def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
+    """What a command line asks for: the launcher, the experiment, its own words. Raises UserError, all at once."""
+    import_data()  # so that every data set can be named
+    known = experiments()
+    given, rest, wrong = _split(words, known)
+    launcher, name = Launcher(), rest[0] if rest else ""
+    try:
+        importlib.import_module("submitit")
+    except ImportError:
+        wrong.append('submitit is missing, which submits the job: pip install -e ".[slurm]"')
+    try:
+        launcher = launcher.but(given)
+    except UserError as mistakes:
+        wrong += [_as_option(line, name) for line in mistakes.lines]
+        refused = {line.partition(":")[0] for line in mistakes.lines}
+        launcher = launcher.but({option: value for option, value in given.items() if option not in refused})
+    wrong += launcher.mistakes()
+    own: tuple[str, ...] = ()
+    if not name:
+        wrong.append(f"name an experiment: {', '.join(known)}")
+    elif name not in known:
+        wrong.append(f"{name}: no such experiment{did_you_mean(name, known) or '; there is ' + ', '.join(known)}")
+    else:
+        try:
+            own = _checked(name, rest[1:])
+        except UserError as mistakes:
+            wrong += _misplaced(mistakes.lines, name)
+    if wrong:
+        raise UserError(wrong)
+    return launcher, name, own
+
+
+def _split(words: Sequence[str], known: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The launcher's options, the words from the experiment's name on, and what is wrong between."""
+    given: dict[str, Any] = {}
+    wrong: list[str] = []
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
+        name, equals, value = rest.pop(0).lstrip("-").partition("=")
+        if not equals:
+            value = rest.pop(0) if rest and _is_value(rest[0], name, known) else "true" if name == "wait" else ""
+        if name in given:
+            wrong.append(f"--{name}: given twice")
+        try:
+            given[name] = json.loads(value) if value.startswith("[") else value
+        except ValueError as error:
+            wrong.append(f"--{name} {value}: not JSON: {error}")
+    return given, rest, wrong
+
+
+def _is_value(word: str, name: str, known: Sequence[str]) -> bool:
+    """Whether this word belongs to the option before it: not every option needs a value, nor is every one known."""
+    if name == "wait":
+        return word.lower() in BARE
+    return not word.startswith("--") and (name in Launcher.model_fields or word not in known)
+
+
+def _as_option(line: str, name: str) -> str:
+    from core.experiment import Experiment
+    from core.launch import Launch
+
+    option = line.partition(":")[0]
+    if "no such field" in line and option.split(".")[0] in {*Experiment.model_fields, *Launch.model_fields}:
+        return f"--{option}: the experiment's own options stand after its name{f', {name}' if name else ''}"
+    return "--" + line.replace("no such field", "no such option").replace("did you mean ", "did you mean --")
+
+
+def _misplaced(lines: Sequence[str], name: str) -> Iterator[str]:
+    """What is wrong with the experiment's own words, where some of them are the launcher's."""
+    for line in lines:
+        option = line.removeprefix("--").partition(":")[0]
+        found = line.startswith("--") and "no such" in line and option in Launcher.model_fields
+        yield f"--{option}: the launcher's options stand before {name}" if found else line
+
+
+def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
+    """The experiment's own words as every round will run them. Raises UserError as its own command line would."""
+    from core.cli.experiment import imported
+    from core.cli.main import OF_AN_EXPERIMENT
+    from core.options import parse as parse_own
+    from core.runs.resume import interrupted
+    from core.runs.trained import load
+    from core.training.assemble import check
+
+    module = imported(f"experiments.{name}")
+    verb, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else ("train", words)
+    if verb not in OF_AN_EXPERIMENT:
+        hint = did_you_mean(verb, OF_AN_EXPERIMENT) or f"; there is {', '.join(OF_AN_EXPERIMENT)}"
+        raise UserError([f"{verb}: no such verb{hint}"])
+    if verb == "train":
+        check(parse_own(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {})).experiment)
+    if verb == "resume" and len(rest) < 2:
+        run = load(rest[0]) if rest else interrupted(name)
+        if run.status in ("FINISHED", "FAILED"):
+            raise UserError([f"{run.id} is {run.status}: there is nothing to resume"])
+        return verb, run.id  # by its name: "the latest" could be another one after a requeue
+    return tuple(words)

@@ -1,0 +1,29 @@
+"""labbook lr_find NAME: try growing learning rates on a copy, suggest one, plot; nothing is recorded as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.cli.experiment import Named, acted, helped, named, only_one
+from core.diagnostics.lr_curve import RangeTest
+from core.options import Options
+
+OPTIONS = RangeTest()
+
+
+def main(words: Sequence[str]) -> int:
+    """The exit status. Raises UserError."""
+    experiment, rest = named("lr_find", words)
+    if helped(experiment, rest, OPTIONS):
+        return 0
+    options = experiment.parse(rest, OPTIONS)
+    return acted(experiment, lambda: _lr_find(experiment, options))
+
+
+def _lr_find(experiment: Named, options: Options) -> int:
+    from core.diagnostics.lr_find import lr_find, report
+
+    only_one(options, "lr_find")
+    assert isinstance(options.verb, RangeTest)
+    report(lr_find(options.experiment, options.launch, options.verb, experiment.name))
+    return 0

@@ -1,0 +1,90 @@
+"""What is said when training is over."""
+
+from __future__ import annotations
+
+import shlex
+
+from core.common import paths
+from core.common.ranks import ranks_here
+from core.common.statistics import mean_and_interval
+from core.common.terminal import tell
+from core.common.text import public
+from core.record.run import REPORT
+from core.runs.seeds import Seeds
+from core.runs.trained import Run
+from core.search import space
+from core.search.objectives import summary
+from core.search.search import Found
+from core.tracking.api import default_uri, run_url, standing, tracking_uri
+
+
+def told(result: Run | Seeds) -> int:
+    """Tell what came of a training; the exit status."""
+    if ranks_here().rank:
+        return 0
+    if isinstance(result, Run):
+        report(result)
+        return 0
+    report_seeds(result)
+    return 1 if result.failed else 0
+
+
+def report(run: Run) -> None:
+    """The result of one run and where to look at it."""
+    metrics, history = run.metrics, run.history["test/accuracy"]
+    n = run.record["data"]["test"]
+    accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
+    labels = f", mean average precision {metrics['test/map']:.2%}" if "test/map" in metrics else ""
+    tell(f"test accuracy {accuracy:.2%} (n = {n:,}){labels}, loss {loss:.4f}, with the weights of epoch {max(history)}")
+    if (page := run.folder / "artifacts" / REPORT).exists():
+        tell(f"report: {page}")
+    where(run)
+
+
+def report_seeds(seeds: Seeds) -> None:
+    """The results of several seeds, their mean and interval; failures are named."""
+    values = [run.metrics["test/accuracy"] for run in seeds.runs]
+    for run, value in zip(seeds.runs, values, strict=True):
+        tell(f"seed {run.record['declaration']['seed']}: test accuracy {value:.2%}   {run.id}")
+    for seed, error in seeds.failed.items():
+        tell(f"seed {seed}: failed: {error}")
+    if len(values) > 1:
+        mean, std, half = mean_and_interval(values)
+        spread = f"mean and 95 % interval of {len(values)} seeds; deviation {std:.2%}"
+        tell(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
+    where(seeds.parent)
+
+
+def where(run: Run) -> None:
+    """The record of a run, and how to look at it."""
+    tell(f"record: {run.folder}")
+    if not run.record["launch"]["mlflow"]:
+        tell("not in MLflow, as told; labbook sync sends it there")
+        return
+    if missing := standing(run.folder).why:
+        tell(f"MLflow lacks some of it ({missing}); nothing is lost: labbook sync sends the rest")
+    uri, page = tracking_uri(), run_url(run.folder) or ""
+    if uri.startswith("http"):
+        tell(f"look:   {public(uri)}/{page}")
+    else:
+        store = "" if uri == default_uri() else f" --backend-store-uri {public(uri)}"
+        tell(
+            f"look:   cd {shlex.quote(str(paths.home()))} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}"
+        )
+
+
+def report_search(found: Found, command: str) -> None:
+    """The end of a search, for people."""
+    for line in found.lines:
+        tell(line)
+    if not found.best:
+        tell("no trial has finished")
+    else:
+        number = found.confirmed[0].trial if found.confirmed else found.best[0].number
+        several = len(found.goals.names) > 1  # then each of the front is best in its own way
+        for top in found.best if several else [trial for trial in found.best if trial.number == number]:
+            tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
+            for name, value in sorted(top.params.items()):
+                tell(f"  {name} = {space.label(value)}")
+        tell(f"train it: {command} --from {found.parent.id}")
+    where(found.parent)

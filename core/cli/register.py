@@ -1,0 +1,36 @@
+"""labbook register RUN NAME: the best epoch's model of a run into MLflow's registry, ready to be served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from core.common.arguments import Words
+from core.common.terminal import tell
+from core.runs.trained import Run, load
+from core.serving.register import Registered, _epoch, register
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0. Raises UserError."""
+    parser = Words("register", __doc__)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("name", metavar="NAME", help="of the model; where there is one, it gets another version")
+    parser.add_argument("--alias", default="champion", help="what stands for this version from now on (champion)")
+    given = parser.parse_args(list(words))
+    run = load(given.run)
+    done = register(run, given.name, given.alias)
+    for line in _told(run, done):
+        tell(line)
+    return 0
+
+
+def _told(run: Run, done: Registered) -> Iterator[str]:
+    accuracy, limit = run.metrics.get("test/accuracy"), run.record["declaration"].get("limit")
+    tested = f", test accuracy {accuracy:.2%}" if accuracy is not None else ", not tested"
+    what = f"version {done.version} of {done.name}: {run.id}, weights of epoch {_epoch(run)}{tested}"
+    yield f"registered: {what}" if done.new else f"registered already: {what}"
+    if limit is not None:
+        yield f"it saw at most {limit} images of each split"
+    moved = "" if done.before in (None, done.version) else f"; until now it stood for version {done.before}"
+    yield f"alias: {done.alias} stands for version {done.version}{moved}"
+    yield f"serve: {done.command}"

@@ -1,0 +1,67 @@
+"""labbook report RUN: the page that looks into a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.common.arguments import Words
+from core.common.errors import UserError
+from core.common.terminal import tell
+from core.launch import Launch
+from core.record.journal import Journal
+from core.record.lock import locked
+from core.record.run import CONFUSION, REPORT, holds_others
+from core.runs.trained import Run, declared, load
+
+ENOUGH = 24 * 3600.0  # s: asked for by hand, nothing is left out
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0. Raises UserError."""
+    parser = Words("report", __doc__)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--root", type=Path, help="where the data are now, if not where they were")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes the best there is")
+    given = parser.parse_args(list(words))
+    run = load(given.run)
+    _refuse(run)
+    launch = Launch.read(run.record["launch"])
+    launch = launch.but({"device": given.device, "root": given.root or launch.root})
+    tell(str(report(run, launch)))
+    if launch.mlflow:
+        from core.tracking.api import sync
+
+        for standing in sync([run.folder], patience=10.0):
+            tell(f"MLflow lacks it ({standing.why}); labbook sync sends it" if standing.why else "in MLflow, too")
+    return 0
+
+
+def report(run: Run, launch: Launch) -> Path:
+    """Make the page of a finished run, anew where it has one; its path. Raises UserError where that cannot be."""
+    from core.inference.network import network_of
+    from core.report.write import make
+    from core.training.assemble import load_splits, studied
+
+    splits = load_splits(run.experiment, launch)
+    if splits.digest != run.record["data"]["digest"]:
+        raise UserError([f"{run.id}: the data have changed since it was trained ({splits.source})"])
+    network = network_of(run, launch.device)
+    with locked(run.folder):
+        journal = Journal(run.folder)
+        make(journal, run, network, studied(run.experiment, splits), ENOUGH)
+        path = journal.artifact(REPORT)
+        journal.close(None)
+    return path
+
+
+def _refuse(run: Run) -> None:
+    declared(run.record)
+    if holds_others(run.record):
+        raise UserError([f"{run.id} holds other runs: labbook compare {run.id} sets them side by side"])
+    if run.status != "FINISHED":
+        raise UserError([f"{run.id} is {run.status}: a report is of a finished run"])
+    if run.multi_label:
+        raise UserError([f"{run.id}: a report is of one class for each image, and these have several labels"])
+    if not (run.folder / "artifacts" / CONFUSION).exists():
+        raise UserError([f"{run.id} was not tested, as no trial of a search is: train it with --from {run.id}"])

@@ -1,0 +1,50 @@
+"""labbook rerun RUN: the same declaration once more, and whether the same comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.cli.exits import guarded
+from core.common.arguments import Words
+from core.common.terminal import tell
+from core.runs.rerun import _here, _in_worktree, _launch, judge, standing
+from core.runs.trained import Run, load
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0 where the same came out, but for rounding; 1 where not. Raises UserError."""
+    parser = Words("rerun", __doc__)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--root", type=Path, help="where the data are now, if not where they were")
+    parser.add_argument("--worktree", action="store_true", help="with the recorded code, in a temporary git worktree")
+    given = parser.parse_args(list(words))
+    run = load(given.run)
+    return guarded(f"python -m experiments.{run.record['experiment']}", lambda: _rerun(run, given.root, given.worktree))
+
+
+def _rerun(run: Run, root: Path | None, worktree: bool) -> int:
+    launch = _launch(run, root)
+    checks = [one for one in standing(run, launch) if not (worktree and one.what == "code")]
+    for check in checks:
+        tell(f"{check.what}: {'; '.join(check.differences) if check.differences else 'the same'}")
+    if worktree:
+        tell("the recorded code is run in a worktree")
+    elif any(check.what == "code" and check.differences for check in checks):
+        tell("--worktree would run the recorded code")
+    again = _in_worktree(run, launch) if worktree else _here(run, launch)
+    _show(run, again)
+    verdict = judge(run, again, checks)
+    tell(verdict.words)
+    return 0 if verdict.close else 1
+
+
+def _show(run: Run, again: Run) -> None:
+    """Final metrics of validation and test beside the recorded ones."""
+    before, after = run.metrics, again.metrics
+    names = [name for name in before if name.startswith(("val/", "test/")) and name in after]
+    width = max(map(len, names), default=0)
+    tell(f"{'':{width}}  {'recorded':>14}  {'now':>14}")
+    for name in sorted(names):
+        same = "" if before[name] == after[name] else f"  {after[name] - before[name]:+.3g}"
+        tell(f"{name:{width}}  {before[name]:14.9g}  {after[name]:14.9g}{same}")

@@ -1,0 +1,40 @@
+"""labbook search NAME: an Optuna study over an experiment's SPACE; the same command resumes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from core.cli.experiment import Named, acted, helped, named, only_one
+from core.common.errors import UserError
+from core.options import Options
+from core.search.options import Search
+
+OPTIONS = Search()
+
+
+def main(words: Sequence[str]) -> int:
+    """The exit status. Raises UserError."""
+    experiment, rest = named("search", words)
+    if helped(experiment, rest, OPTIONS):
+        return 0
+    options = experiment.parse(rest, OPTIONS)
+    return acted(experiment, lambda: _search(experiment, options))
+
+
+def _search(experiment: Named, options: Options) -> int:
+    from core.cli.outcome import report_search
+    from core.search.search import search
+
+    assert isinstance(options.verb, Search)
+    if options.seeds and not options.verb.confirm:
+        raise UserError(["--seeds: they are those of --confirm K, which retrains the K best; a trial has one seed"])
+    only_one(replace(options, seeds=None), "search")
+    if not (space := getattr(experiment.module, "SPACE", None)):
+        place = f"experiments/{experiment.name}/__init__.py"
+        advice = f"declare one in {place}: SPACE = {{'optimizer.lr': Float(0.01, 1, log=True)}}"
+        raise UserError([f"{experiment.name} has no SPACE to search; {advice}, with from core.search import Float"])
+    heading = experiment.heading(options)
+    found = search(options.experiment, space, options.verb, options.launch, heading, options.seeds or 3)
+    report_search(found, experiment.command)
+    return 0

@@ -1,0 +1,41 @@
+"""labbook train NAME: train an experiment; the same as `python -m experiments.NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.cli.experiment import Named, acted, helped, named
+from core.common.ranks import invocation, is_restart
+from core.common.terminal import tell
+from core.options import Options
+
+
+def main(words: Sequence[str]) -> int:
+    """The exit status. Raises UserError."""
+    experiment, rest = named("train", words)
+    if helped(experiment, rest):
+        return 0
+    options = experiment.parse(rest)
+    return acted(experiment, lambda: train(experiment, options))
+
+
+def train(experiment: Named, options: Options) -> int:
+    """Train it, or go on with what an earlier start of the same job has begun."""
+    from core.cli.outcome import told
+    from core.cli.resume import go_on
+    from core.runs.resume import begun
+    from core.runs.seeds import train_seeds
+    from core.runs.train import train
+    from core.training.distributed import from_first, met_before
+
+    seeds = options.seeds or 1
+    again = is_restart() or met_before()
+    earlier = begun(options.experiment, experiment.name, invocation(), seeds) if again else None
+    earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
+    if earlier:
+        tell(f"{earlier.id}, begun by an earlier start of this job, {'has finished' if finished else 'goes on'}")
+        return 0 if finished else go_on(earlier)
+    heading = experiment.heading(options)
+    if seeds > 1:
+        return told(train_seeds(options.experiment, seeds, options.launch, heading))
+    return told(train(options.experiment, options.launch, heading, continued=options.continued))

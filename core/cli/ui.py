@@ -1,0 +1,118 @@
+"""labbook ui: MLflow's pages over the store that runs are sent to, for this machine alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.common import paths
+from core.common.arguments import Words
+from core.common.errors import UserError
+from core.common.terminal import tell
+from core.common.text import public
+from core.tracking.api import run_url, tracking_uri
+
+HERE = ("127.0.0.1", "localhost", "::1")
+PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to come up, and to go
+
+
+def main(words: Sequence[str]) -> int:
+    """Serve until Ctrl-C; exit status 0. Raises UserError."""
+    parser = Words("ui", __doc__)
+    parser.add_argument("--port", type=int, help="a free one unless told")
+    parser.add_argument("--host", default=HERE[0], help="other than this machine's own: refused, for nobody signs in")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    given = parser.parse_args(list(words))
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        _show(f"{public(uri)}/{_page()}", given.no_browser)
+        return 0
+    _refuse(given.host, given.port, uri)
+    port = given.port or _free_port(given.host)
+    log = paths.runs().parent / "ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", given.host,
+             "--port", str(port), "--workers", "1"],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home(), start_new_session=True,
+            # no jobs: eight processes that serve generative AI alone
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        )  # fmt: skip
+    # SIGINT too: what a shell starts in the background ignores it
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        address = f"http://{given.host}:{port}"
+        _wait(server, f"{address}/health", log)
+        _show(f"{address}/{_page()}", given.no_browser)
+        tell("Ctrl-C ends it")
+        server.wait()
+        raise UserError([f"ui: the server has ended; {log} says why"])
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """It has workers of its own, and waits for ever for browsers that keep a connection."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if server.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                os.killpg(server.pid, number)
+                server.wait(GRACE)
+
+
+def _refuse(host: str, port: int | None, uri: str) -> None:
+    if host not in HERE:
+        safe = "`mlflow server --app-name basic-auth --host ...` serves others, who then have to sign in"
+        raise UserError([f"--host {host}: anybody there could read, change and delete every run; {safe}"])
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).exists():
+        raise UserError([f"ui: {file} is not there yet: nothing has been recorded"])
+    if port is not None:
+        with socket.socket() as taken:
+            if not taken.connect_ex((HERE[0], port)):
+                raise UserError([f"--port {port}: another program listens there; without --port a free one is found"])
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        return int(free.getsockname()[1])
+
+
+def _page() -> str:
+    """The curves of the experiment of the latest run that MLflow has: its first page is about something else."""
+    for folder in sorted(paths.runs().glob("*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
+        if url := run_url(folder):
+            return url
+    return ""
+
+
+def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(health, timeout=5):
+                return
+        except (OSError, urllib.error.URLError):
+            time.sleep(0.2)
+    raise UserError([f"ui: the server did not come up; {log} says why"])
+
+
+def _show(address: str, quiet: bool) -> None:
+    tell(address)
+    if not quiet:
+        webbrowser.open(address)

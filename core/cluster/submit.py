@@ -1,0 +1,170 @@
+"""Handing a launch to submitit: its executor, the job's folder, what is told, and waiting for the end."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+from core.cluster.job import Launcher
+from core.cluster.task import Task
+from core.common import paths
+from core.common.errors import UserError
+from core.common.terminal import tell
+
+
+def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
+    """Submit experiments.<name> with these words and tell where; submitit's job."""
+    started = time.strftime("%Y%m%d-%H%M%S")
+    # a folder for each: the ids of local jobs are process ids, which come again
+    folder = paths.launches() / f"{name}-{started}-{secrets.token_hex(2)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError([f"launches cannot be written to {folder.parent}: {error.strerror}"]) from None
+    task = Task(
+        (f"experiments.{name}", *words), str(Path.cwd()), folder.name, launcher.save_seconds, _visible(launcher)
+    )
+    # submitit's own process starts where `core` can be imported; the child goes back to where this was typed
+    with chdir(paths.ROOT), _apart(folder / "controller.txt"), _outside_of_jobs():
+        job = executor(launcher, folder).submit(task)
+    cancel = f"scancel {job.job_id}" if launcher.cluster == "slurm" else f"kill {job.job_id}"
+    count = launcher.nodes * launcher.tasks
+    tell(f"job {job.job_id} on {launcher.cluster}: {task.command}, {count} task{'s' if count > 1 else ''}")
+    tell(f"  logs    {folder}")
+    tell(f"  follow  tail -n +1 -F {_log(job)}")
+    tell(f"  cancel  {cancel}  (it saves the step it stops at)")
+    return job
+
+
+def executor(launcher: Launcher, folder: Path) -> Any:
+    """submitit's executor for this launcher, its files in `folder`."""
+    import submitit
+
+    shared = {"signal_delay_s": launcher.save_seconds, "stderr_to_stdout": True}
+    if launcher.cluster == "local":
+        local = submitit.LocalExecutor(folder, max_num_timeout=launcher.rounds - 1)
+        local.update_parameters(timeout_min=launcher.hours * 60, tasks_per_node=launcher.tasks, **shared)
+        return local
+    slurm = submitit.SlurmExecutor(folder, max_num_timeout=launcher.rounds - 1)
+    # srun has not taken --cpus-per-task from sbatch since Slurm 22.05; and a rank that fails must not leave the others
+    # waiting for it until the time limit
+    srun = [f"--cpus-per-task={launcher.cpus_per_task}"] if launcher.cpus_per_task else []
+    more = {name: value if equals else True for name, equals, value in (o.partition("=") for o in launcher.sbatch)}
+    slurm.update_parameters(
+        job_name=folder.name,
+        nodes=launcher.nodes,
+        ntasks_per_node=launcher.tasks,
+        gpus_per_node=launcher.gpus_per_node,
+        cpus_per_task=launcher.cpus_per_task,
+        mem=f"{math.ceil(launcher.mem_gb * 1024)}M" if launcher.mem_gb else None,
+        time=math.ceil(launcher.hours * 60),
+        partition=launcher.partition,
+        account=launcher.account,
+        qos=launcher.qos,
+        constraint=launcher.constraint,
+        setup=list(launcher.setup),
+        srun_args=["--kill-on-bad-exit=1", *srun],
+        wckey=None,  # submitit's own would be refused where wckeys are checked
+        additional_parameters={"requeue": True} | more,
+        **shared,
+    )
+    return slurm
+
+
+def follow(job: Any, launcher: Launcher) -> int:
+    """Show the first task's log until the job has ended; 0 where all tasks did well, 1, or 130 after Ctrl-C."""
+    log, shown = _log(job), 0
+    try:
+        while not job.done():
+            shown = _show(log, shown)
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        if launcher.cluster == "slurm":
+            tell(f"\njob {job.job_id} goes on; to cancel it: scancel {job.job_id}")
+            return 130
+        tell(f"\njob {job.job_id} saves and stops")
+        _stop(job, launcher.save_seconds)
+        _show(log, shown)
+        return 130
+    _show(log, shown)
+    if job.exception() is None:
+        return 0
+    print(f"job {job.job_id} failed; its logs are in {job.paths.folder}", file=sys.stderr)
+    return 1
+
+
+def _stop(job: Any, seconds: float) -> None:
+    """End a local job as `kill` does, for the saving that this takes."""
+    try:
+        os.kill(int(job.job_id), signal.SIGTERM)
+        end = time.monotonic() + seconds
+        while not job.done() and time.monotonic() < end:
+            time.sleep(0.1)
+    except (ProcessLookupError, KeyboardInterrupt):
+        return
+
+
+def _log(job: Any) -> Path:
+    return job.task(0).paths.stdout
+
+
+def _show(log: Path, shown: int) -> int:
+    """Print what the log has from this byte on; the byte to go on from."""
+    if not log.exists():
+        return shown
+    with log.open("rb") as file:
+        file.seek(shown)
+        new = file.read()
+    sys.stdout.write(new.decode(errors="replace"))
+    sys.stdout.flush()
+    return shown + len(new)
+
+
+def _visible(launcher: Launcher) -> dict[str, str | None]:
+    """The GPUs of a local job. submitit's local executor would hide all of them where none are asked for."""
+    if launcher.cluster != "local":
+        return {}
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if launcher.gpus_per_node is None:
+        return {"CUDA_VISIBLE_DEVICES": seen}
+    named = seen.split(",") if seen is not None else [str(n) for n in range(launcher.gpus_per_node)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(named[: launcher.gpus_per_node])}
+
+
+@contextmanager
+def _apart(log: Path) -> Iterator[None]:
+    """Standard streams to a file: the local job's controller keeps those it is started with, also a pipe's end that
+    somebody reads until it closes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(number) for number in (0, 1, 2)]
+    nothing, file = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        for number, target in ((0, nothing), (1, file), (2, file)):
+            os.dup2(target, number)
+        yield
+    finally:
+        for number, original in enumerate(saved):
+            os.dup2(original, number)
+        for number in (*saved, nothing, file):
+            os.close(number)
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Within a job of Slurm, without what that job was given, which the new one would take for its own."""
+    inside = "SLURM_JOB_ID" in os.environ
+    hidden = [n for n in os.environ if inside and n.startswith(("SLURM_", "SRUN_")) and n != "SLURM_CONF"]
+    before = {name: os.environ.pop(name) for name in hidden}
+    try:
+        yield
+    finally:
+        os.environ.update(before)

@@ -1,0 +1,40 @@
+"""The device and the precision that a run computes with."""
+
+from __future__ import annotations
+
+import torch
+
+from core.common.errors import UserError
+from core.common.ranks import ALONE, Ranks
+
+
+def device_of(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
+    """The device of this name: cpu, cuda, cuda:1, mps, or auto for the best there is.
+
+    Raises UserError for a device that this machine lacks. Each process of a run takes a GPU of its own.
+    """
+    if ranks.ranks > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        if ranks.local_ranks > torch.cuda.device_count():
+            found = f"{ranks.local_ranks} processes, but {torch.cuda.device_count()} GPUs"
+            raise UserError([f"device: {found}: start one process for each GPU, or use --device cpu"])
+        torch.cuda.set_device(ranks.local_rank)
+        return torch.device("cuda", ranks.local_rank)
+    if name == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError([f"device: {name} cannot be used here: {reason}"]) from None
+    return device
+
+
+def autocast_of(precision: str, device: torch.device) -> tuple[torch.dtype | None, str]:
+    """(dtype of autocast or None, its name): what `precision` comes to on this device."""
+    if precision == "auto":
+        precision = "fp32"
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], precision

@@ -1,0 +1,46 @@
+"""Names: how they are written, and which one was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+
+def snake(name: str) -> str:
+    """RandomCrop -> random_crop, SGD -> sgd."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """The spellings most like `name`, best first; a last component that is right counts as near."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=n, cutoff=0.6)
+    leaf = name.rsplit(".", 1)[-1]
+    return list(dict.fromkeys([*close, *(k for k in known if k.rsplit(".", 1)[-1] == leaf)]))[:n]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message: the nearest spellings as a question, or nothing."""
+    close = nearest(name, [other for other in known if other != name])
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def numbered(labels: list[str]) -> list[str]:
+    """Labels made unique: a repeated one gets a number, from 2."""
+    before = [labels[:i].count(label) for i, label in enumerate(labels)]
+    return [label if not n else f"{label}_{n + 1}" for label, n in zip(labels, before, strict=True)]
+
+
+def duration(seconds: float) -> str:
+    """90 -> "1 min 30 s", 7260 -> "2 h 1 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def public(text: str) -> str:
+    """A URI, or a text that quotes some, without user and password: what may be written to a file."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)

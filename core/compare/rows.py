@@ -1,0 +1,193 @@
+"""Runs as rows of a comparison, read from their records without torch: thousands of them in a second."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from sys import intern
+from typing import Any
+
+from core.common import paths
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.declare.renamed import migrated_names
+from core.record import journal
+from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, RecordedRun, holds_others, named_in
+
+SEED = "seed"
+FINISHED = "FINISHED"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run. fields: dotted name -> declared value, as text; without the seed.  seed: pairs it with runs of other
+    settings.  data: digest of its images; None where an imported run does not say.  status: FINISHED, or what became
+    of it.  error: of one that failed."""
+
+    id: str
+    experiment: str
+    variant: str | None
+    seed: str
+    fields: dict[str, str]
+    metrics: Mapping[str, float]
+    data: str | None
+    parameters: int | None
+    whole: bool
+    status: str = FINISHED
+    error: str = ""
+
+
+def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Runs of the experiments and those named (all of the seeds of a parent), however they ended, and a line for each
+    that cannot be read.
+
+    Raises UserError for a word that is neither an experiment with runs on record nor a run, with the nearest ones.
+    """
+    told: dict[str, Row | str] = {}
+    for word in words:
+        found = _read(RecordedRun.of_experiment(word))
+        if not found:
+            run = _run(word)
+            found = _read(_below(run)) or _read([run])
+        told |= found
+    return _parted(told)
+
+
+def rows_of(experiment: str) -> tuple[list[Row], list[str]]:
+    """All runs of one experiment, as `rows` has them; none where none is on record."""
+    return _parted(_read(RecordedRun.of_experiment(experiment)))
+
+
+def _read(runs: Iterable[RecordedRun]) -> dict[str, Row | str]:
+    """Id -> what `_row` makes of it, the earliest first. No more than one record is held in memory at a time."""
+    latest_first = [(run.id, _row(run)) for run in runs]
+    return dict(reversed(latest_first))
+
+
+def _parted(told: Mapping[str, Row | str]) -> tuple[list[Row], list[str]]:
+    return [row for row in told.values() if isinstance(row, Row)], [
+        line for line in told.values() if isinstance(line, str) and line
+    ]
+
+
+def with_younger_fields(rows: Sequence[Row]) -> list[Row]:
+    """The same, a field that is younger than a run filled in: by the value of all runs that have it, where that is one
+    and their part is the same. Else it would set apart what nobody changed. Imported runs declare nothing."""
+    own = [row for row in rows if row.parameters is not None]
+    counts = Counter(name for row in own for name in row.fields)
+    younger: dict[str, tuple[str | None, str]] = {}
+    for name in (name for name, count in counts.items() if count < len(own)):
+        found = {(row.fields.get(_above(name)), row.fields[name]) for row in own if name in row.fields}
+        if len(found) == 1:
+            younger[name] = found.pop()
+    return [_filled_in(row, younger) if younger and row.parameters is not None else row for row in rows]
+
+
+def _filled_in(row: Row, younger: Mapping[str, tuple[str | None, str]]) -> Row:
+    lacking = {
+        name: value
+        for name, (part, value) in younger.items()
+        if name not in row.fields and row.fields.get(_above(name)) == part
+    }
+    return replace(row, fields=row.fields | lacking) if lacking else row
+
+
+def _above(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _run(word: str) -> RecordedRun:
+    try:
+        return RecordedRun.load(word)
+    except UserError as mistakes:
+        known = {named_in(path.parent.parent.name) for path in paths.runs().glob(f"*/artifacts/{RECORD}")}
+        hint = did_you_mean(word, sorted(known))
+        raise UserError([f"{word}: no experiment with runs on record{hint}", *mistakes.lines]) from None
+
+
+def _below(run: RecordedRun) -> Iterator[RecordedRun]:
+    """The runs under a parent's; none for a run of its own."""
+    found = RecordedRun.of_experiment(run.record["experiment"]) if holds_others(run.record) else ()
+    return (other for other in found if _parent(other) == run.id)
+
+
+def _parent(run: RecordedRun) -> str | None:
+    """None where nothing can be read: another run's damage is no matter of this parent."""
+    try:
+        return run.record.get("parent")
+    except UserError:
+        return None
+
+
+def _row(run: RecordedRun) -> Row | str:
+    """A line where it cannot be compared; an empty one where nobody expects it to be: a parent holds no run."""
+    folder = run.folder
+    try:
+        record = run.record
+    except UserError as mistakes:
+        return f"{folder.name}: {mistakes}"
+    if holds_others(record):
+        return ""
+    try:
+        newer = run.tags.get(REPLACED) if IMPORTED in record else None
+        if newer and (paths.runs() / newer).exists():
+            return f"{folder.name}: imported again as {newer}"
+        return _filled(folder, record, _summary(folder))
+    except (KeyError, TypeError, ValueError, StopIteration) as error:  # one damaged run must not hide all others
+        return f"{folder.name}: its record, {SUMMARY} or {journal.FILE} is damaged ({type(error).__name__}: {error})"
+
+
+def _summary(folder: Path) -> Mapping[str, Any]:
+    """As written; of a run that goes still, or was killed, what its journal tells. Raises ValueError, KeyError or
+    TypeError for a damaged journal."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
+        summary = None
+    if isinstance(summary, dict) and "status" in summary:
+        return summary
+    return {"status": RecordedRun(folder).status, "metrics": {}, "whole": False}
+
+
+def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
+    fields, status = _declared(folder), summary["status"]
+    if IMPORTED in record:
+        return _imported(folder, record, summary, fields)
+    return Row(
+        folder.name,
+        record["experiment"],
+        record["variant"],
+        str(int(fields.pop(SEED))),
+        fields,
+        summary["metrics"],
+        record["data"]["digest"],
+        int(record["facts"]["parameters"]),
+        summary["whole"],
+        status,
+        "" if status == FINISHED else RecordedRun(folder).tags.get("error", ""),
+    )
+
+
+def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any], fields: dict[str, str]) -> Row:
+    """Its seed means nothing to labbook's own runs; one without a seed is paired with none."""
+    return Row(
+        folder.name,
+        record["experiment"],
+        record["variant"] or IMPORTED,
+        f"{IMPORTED} {fields.pop(SEED, folder.name)}",
+        fields,
+        summary["metrics"],
+        record["data"]["digest"],
+        None,
+        summary["whole"],
+    )
+
+
+def _declared(folder: Path) -> dict[str, str]:
+    """Dotted name -> text, as it was recorded, whatever has become of the classes since. Of thousands of runs, most
+    say the same: equal texts are kept once."""
+    values = next(event["values"] for _, event in journal.read(folder) if event["event"] == "params")
+    return {intern(name): intern(text) for name, text in migrated_names(values).items()}

@@ -1,0 +1,99 @@
+"""What was called otherwise in version 1 of the record: the one table of old names, and records read with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+WITH_RANGES = ("RandomErasing", "RandomResizedCrop")
+CLASSES = {"GeneralisedCrossEntropy": "GeneralizedCrossEntropy", "Penalised": "WeightPenalty"}
+
+# class, by its name today -> field, old -> new
+FIELDS: Mapping[str, Mapping[str, str]] = {
+    "Experiment": {
+        "normalise": "normalize",
+        "accumulate": "grad_accum_steps",
+        "clip_norm": "clip_grad_norm",
+        "clip_value": "clip_grad_value",
+        "minutes": "max_minutes",
+        "select": "monitor",
+    },
+    "EarlyStopping": {"metric": "monitor"},
+    "Freeze": {"until": "unfreeze_epoch"},
+    "Plateau": {"metric": "monitor", "final": "min_lr_ratio"},
+    "Step": {"every": "step_size"},
+    "Cosine": {"final": "min_lr_ratio"},
+    "CosineRestarts": {"first": "t_0", "growth": "t_mult", "final": "min_lr_ratio"},
+    "Polynomial": {"final": "min_lr_ratio"},
+    "RandAugment": {"n": "num_ops"},
+    "RandomResizedCrop": {"smallest": "scale", "largest": "scale", "aspect": "ratio"},
+    "RandomErasing": {"smallest": "scale", "largest": "scale", "aspect": "ratio"},
+    "Torchvision": {"auxiliary": "aux_logits"},
+    "ArcFace": {"embedding": "embedding_dim"},
+    "Muon": {"iterations": "ns_steps", "adjust_lr": "adjust_lr_fn"},
+    "ImageTable": {"several": "multi_label"},
+}
+
+
+# field of Experiment -> what every class that it takes, also one of an experiment's own, inherits from its base
+INHERITED: Mapping[str, Mapping[str, str]] = {"model": {"checkpointing": "grad_checkpointing"}}
+
+
+def renamed(kind: str, place: str = "") -> Mapping[str, str]:
+    """Fields of a class, old name -> new. place: the dotted name of the field that holds it."""
+    return {**INHERITED.get(place, {}), **FIELDS.get(kind, {})}
+
+
+def migrated_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record.json of version 1, or a study's best.json, with today's names."""
+    found = dict(record)
+    if "declaration" in found:
+        found["declaration"] = migrated(found["declaration"])
+    if "several" in (found.get("data") or {}):
+        data = dict(found["data"])
+        found["data"] = data | {"multi_label": data.pop("several")}
+    return found
+
+
+def migrated(value: Any, place: str = "") -> Any:
+    """A declaration that version 1 recorded (JSON), or a part that a field called `place` holds, with today's names."""
+    if isinstance(value, list):
+        return [migrated(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields = {name: migrated(item, name) for name, item in value.items()}
+    if not isinstance(fields.get("class"), str):
+        return fields
+    module, dot, old = fields["class"].rpartition(".")
+    fields["class"] = module + dot + (name := CLASSES.get(old, old))
+    if name in WITH_RANGES and "smallest" in fields:
+        fields = _ranges(fields)
+    new = renamed(name, place)
+    return {new.get(field, field): item for field, item in fields.items()}
+
+
+def migrated_names(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted name -> value, as version 1 wrote the params of a run and the identity of a study: with today's names.
+
+    The value of a part's own name is its class. Of ranges that took the place of three numbers, the last one stands.
+    """
+    found = {}
+    for dotted, value in flat.items():
+        place, dot, field = dotted.rpartition(".")
+        kind = str(flat.get(place, "")) if place else "Experiment"
+        new = renamed(CLASSES.get(kind, kind), place).get(field, field)
+        found[place + dot + new] = CLASSES.get(value, value) if isinstance(value, str) else value
+    return found
+
+
+def hint(kind: str, field: str, place: str = "") -> str:
+    """The end of a message about a field that a class does not have: what it is called today, or nothing."""
+    new = renamed(kind, place).get(field)
+    return f"; it is now called {new}" if new else ""
+
+
+def _ranges(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """smallest, largest and aspect became the ranges scale and ratio."""
+    aspect = fields["aspect"]
+    ranges = {"scale": [fields["smallest"], fields["largest"]], "ratio": [aspect, 1 / aspect]}
+    return {name: item for name, item in fields.items() if name not in ("smallest", "largest", "aspect")} | ranges

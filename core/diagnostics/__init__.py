@@ -1,0 +1,1 @@
+"""Looking closer: learning-rate range test, layers, profiles, anomalies, one batch."""

@@ -1,0 +1,56 @@
+"""What the network sees: the first images of the first batch, after every augmentation, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.augment import per_image
+from core.common import plots
+from core.experiment import Experiment
+from core.loading.batches import Batch, Fetch, Request
+from core.training.assemble import Assembly
+
+LOOK = "look.png"
+SHOWN = 16
+MOST_NAMED = 2  # classes named of a mixed target
+
+
+def contact_sheet(path: Path, experiment: Experiment, parts: Assembly) -> None:
+    """Write a PNG of the first training images of step 1, as the network gets them, with their classes."""
+    plan = parts.train.plan
+    order, shown = plan.order(0), min(SHOWN, plan.size)
+    request = Request(order[:shown], plan.keys(0, order)[:shown])
+    fetched = Fetch(parts.images, per_image(experiment.augment))[request]
+    batch = Batch(*(tensor.to(parts.setup.device) for tensor in fetched))
+    ready = parts.setup.augment(parts.setup.normalize(batch))
+    said = label_titles if parts.setup.multi_label else titles
+    plots.contact_sheet(pixels(ready.images, parts.mean, parts.std), said(ready.targets, parts.context.classes), path)
+
+
+def pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """uint8 [N, H, W, C] of normalized images float [N, C, H, W]; what is beyond black or white is cut off.
+
+    Images normalized each by itself have lost what they were: they are shown at middle brightness and contrast."""
+    channels_last = images.detach().float().cpu().permute(0, 2, 3, 1)
+    scaled = channels_last * torch.tensor(tuple(std) or (0.25,)) + torch.tensor(tuple(mean) or (0.5,))
+    return (scaled * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def titles(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
+    """The class of each of N targets, int64 [N]; of mixed ones, float [N, C], the largest with their shares."""
+    if not targets.is_floating_point():
+        return [classes[target] for target in targets.tolist()]
+    shares, places = targets.cpu().topk(min(MOST_NAMED, targets.shape[1]), dim=1)
+    return [
+        " + ".join(f"{classes[place]} {share:.2f}" for share, place in zip(*row, strict=True) if share >= 0.005)
+        for row in zip(shares.tolist(), places.tolist(), strict=True)
+    ]
+
+
+def label_titles(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
+    """The labels of each of N targets, float [N, C] of 0 and 1."""
+    return [" + ".join(name for name, has in zip(classes, row, strict=True) if has) or "-" for row in targets.tolist()]

@@ -1,0 +1,138 @@
+"""`summary`: the layers of a network, what comes out of them and what they cost. Nothing is trained or recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.experiment import Experiment
+from core.launch import Launch
+from core.loading.batches import Batch
+from core.models import counted_flops
+from core.training.assemble import prepare
+from core.training.runtime import staged
+from core.training.smoke import declared
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that runs by itself, owns parameters or computes beside its children. shape: of its output for one
+    image, without the batch; None where it is not called as a module.  parameters, trainable: its own, each counted
+    with its first owner.  flops: of one image, without those of its children."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] | None
+    parameters: int
+    trainable: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """flops: of a forward pass of one image, counted as core/models/flops.py says.
+    beside: parameters of loss and method, where they have any."""
+
+    image_shape: tuple[int, int, int]
+    layers: tuple[Layer, ...]
+    parameters: int
+    trainable: int
+    flops: int
+    beside: dict[str, int]
+
+
+def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
+    """Of the network that `train` would train. Raises UserError as it does."""
+    launch = launch or Launch()
+    with staged(launch, None) as stage:
+        chosen = declared(experiment, launch, stage.ranks)
+        _, parts = prepare(chosen, launch, stage.ranks)
+        batch = next(iter(parts.val.epoch(0)))
+        image = parts.setup.normalize(Batch(*(tensor[:1] for tensor in batch))).images
+        beside = {name: _count(part) for name, part in parts.state.trained.items() if name != "model"}
+        return described(parts.state.model, image, parts.context.image_shape, beside)
+
+
+def described(
+    model: nn.Module, image: torch.Tensor, image_shape: tuple[int, int, int], beside: dict[str, int] | None = None
+) -> Summary:
+    """Run one normalized image [1, C, H, W] through the model, in evaluation mode; the model is left in that."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple | list) else output
+            if isinstance(first, torch.Tensor):
+                shapes[name] = tuple(first.shape[1:])
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
+    try:
+        with counted_flops() as counter:
+            model.eval()(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    rows = tuple(_rows(model, shapes, flops))
+    trainable = sum(row.trainable for row in rows)
+    return Summary(image_shape, rows, _count(model), trainable, counter.get_total_flops(), beside or {})
+
+
+def _rows(model: nn.Module, shapes: dict[str, tuple[int, ...]], flops: dict[str, int]) -> list[Layer]:
+    rows, seen, root = [], set(), type(model).__name__
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p not in seen]
+        seen.update(own)
+        full = f"{root}.{name}" if name else root  # torch counts from the class of the outermost one on
+        computed = flops[full] - _below(module, full, flops) if full in flops else 0
+        if own or computed or not list(module.children()):
+            trainable = sum(p.numel() for p in own if p.requires_grad)
+            total = sum(p.numel() for p in own)
+            rows.append(Layer(name, type(module).__name__, shapes.get(name), total, trainable, computed))
+    return rows
+
+
+def _below(module: nn.Module, full: str, flops: dict[str, int]) -> int:
+    """FLOPs of the children; of the grandchildren where a child is not called as a module itself."""
+    names = ((f"{full}.{name}", child) for name, child in module.named_children())
+    return sum(flops[name] if name in flops else _below(child, name, flops) for name, child in names)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def show(found: Summary) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from core.common.terminal import is_terminal
+
+    table = Table(title=f"one image of {'x'.join(map(str, found.image_shape))}", show_footer=True)
+    table.add_column("layer", "total")
+    table.add_column("kind")
+    table.add_column("output")
+    table.add_column("parameters", f"{found.parameters:,}", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("trainable", f"{found.trainable:,}", justify="right")
+    table.add_column("FLOPs", f"{found.flops:,}", justify="right")
+    for layer in found.layers:
+        shape = "x".join(map(str, layer.shape)) if layer.shape is not None else "-"
+        share = f"{layer.parameters / max(1, found.parameters):.1%}" if layer.parameters else ""
+        trainable = "" if not layer.parameters else "yes" if layer.trainable == layer.parameters else "no"
+        if 0 < layer.trainable < layer.parameters:
+            trainable = f"{layer.trainable:,}"
+        numbers = [f"{number:,}" if number else "" for number in (layer.parameters, layer.flops)]
+        table.add_row(layer.name or "(itself)", layer.kind, shape, numbers[0], share, trainable, numbers[1])
+    # a pipe has no width of its own, and names must not be cut
+    console = Console() if is_terminal() else Console(width=140)
+    console.print(table)
+    for name, count in found.beside.items():
+        console.print(f"the {name} has {count:,} parameters of its own", highlight=False)

@@ -1,0 +1,100 @@
+"""--profile: a few steps under torch's profiler, kept as artifacts of the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from core.record import provenance
+from core.record.journal import Journal, keep_text
+from core.training.loop import Event
+
+WARMUP = 5  # steps before: the first ones allocate and tune
+STEPS = 5
+ROWS = 30
+
+
+@contextmanager
+def profiled(
+    journal: Journal, device: torch.device, total: int, say: Callable[[str], None]
+) -> Iterator[Callable[[Event], None]]:
+    """Profile steps WARMUP + 1 .. WARMUP + STEPS of this process; of fewer than that in `total`, the last ones.
+
+    What lies between those steps is in the trace too: with short epochs, validation.
+    """
+    profiler = _Profiler(journal, device, total, say)
+    profiler.start_if_due()
+    try:
+        yield profiler
+        profiler.finish()  # training may have stopped early
+    finally:
+        profiler.abandon()
+
+
+class _Profiler:
+    """total: steps to come.  first: those to let pass."""
+
+    def __init__(self, journal: Journal, device: torch.device, total: int, say: Callable[[str], None]):
+        self.journal, self.device, self.total, self.say = journal, device, total, say
+        self.first = max(0, min(WARMUP, total - STEPS))
+        self.done = 0  # steps seen
+        self.running: profile | None = None
+
+    def __call__(self, event: Event) -> None:
+        if event.validation is None:
+            self.done += 1
+            if self.done == self.first + STEPS:
+                self.finish()
+            self.start_if_due()
+
+    def start_if_due(self) -> None:
+        if self.done == self.first and self.total > 0:
+            self._wait()
+            kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])
+            self.running = profile(activities=kinds, record_shapes=True, profile_memory=True, acc_events=True)
+            self.running.start()
+
+    def finish(self) -> None:
+        """Keep what was seen, if anything was."""
+        if not (seen := self.running):
+            return
+        self._wait()  # what was started in a step belongs to it
+        self.abandon()
+        steps = self.done - self.first
+        trace = self.journal.artifact("profile/trace.json.gz")
+        part = trace.with_name("trace.part.json.gz")
+        seen.export_chrome_trace(str(part))
+        os.replace(part, trace)
+        self.journal.keep("profile/trace.json.gz")
+        keep_text(self.journal, "profile/operations.txt", operations(seen, self.device, steps))
+        keep_text(self.journal, "profile/memory.txt", memory(seen, self.device))
+        self.say(f"profile of {steps} steps: {trace.parent} (open the trace in https://ui.perfetto.dev)")
+
+    def abandon(self) -> None:
+        """Stop, so that nothing else is slowed down or traced."""
+        if self.running:
+            self.running.stop()
+            self.running = None
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def operations(seen: profile, device: torch.device, steps: int) -> str:
+    """The dearest operations: on a GPU by its own time, else by the processor's; those called with them excluded."""
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    table = seen.key_averages().table(sort_by=key, row_limit=ROWS, max_name_column_width=60)
+    return f"{steps} steps, sorted by {key}\n{table}\n"
+
+
+def memory(seen: profile, device: torch.device) -> str:
+    """Of a GPU: torch's account of its allocator. Else the peak of the process, and what allocated the most."""
+    if device.type == "cuda":
+        return torch.cuda.memory_summary(device)
+    table = seen.key_averages().table(sort_by="self_cpu_memory_usage", row_limit=ROWS, max_name_column_width=60)
+    return f"peak resident memory of the process: {provenance.peak_memory_mb():,.0f} MB\n{table}\n"

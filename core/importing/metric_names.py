@@ -1,0 +1,92 @@
+"""What a metric of an old log is called on record: as labbook's own, where the name is a common one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+
+from core.common.errors import UserError
+
+SHARES = ("accuracy", "top5")  # of 1
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation"), "val"),
+    "test": "test",
+}
+_QUANTITIES = {
+    "loss": "loss",
+    **dict.fromkeys(("acc", "accuracy", "top1", "top_1", "acc1", "acc@1", "prec1", "prec@1"), "accuracy"),
+    **dict.fromkeys(("categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy"), "accuracy"),
+    **dict.fromkeys(("multiclassaccuracy", "multiclass_accuracy", "top1_acc", "acc_top1", "top1_accuracy"), "accuracy"),
+    **dict.fromkeys(("top5", "top_5", "acc5", "acc@5", "prec5", "prec@5", "top5_acc", "acc_top5"), "top5"),
+    **dict.fromkeys(("top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy", "top5_accuracy"), "top5"),
+}
+_RATE = re.compile(r"(epoch_)?(lr|learning_rate)|lr-[A-Z]\w*|(train|training)[/_](lr|learning_rate)")
+_PERCENTS = ("eval_top1", "eval_top5")  # timm's
+_LONGEST = 250  # MLflow's limit
+
+
+@dataclass(frozen=True)
+class Name:
+    """scale: what a logged value is multiplied by; 0.01 for percents."""
+
+    old: str
+    new: str
+    scale: float = 1.0
+
+
+def named(olds: Iterable[str], rename: Mapping[str, str], percents: Collection[str]) -> tuple[Name, ...]:
+    """In the order given; no two become the same: the first one gets the common name, the others keep theirs.
+
+    rename: old -> new.  percents: old names. Raises UserError where two are renamed to the same.
+    """
+    olds = sorted(olds, key=lambda old: (old not in rename, not old.endswith("_epoch")))
+    bare = any(_common(old, False) in ("val/loss", "val/accuracy") and old.startswith("val_") for old in olds)
+    taken: dict[str, str] = {}
+    for old in olds:
+        new = rename.get(old) or _common(old, bare) or valid(old)
+        if new in taken.values():
+            if old in rename:
+                raise UserError([f"--rename: several metrics would become {new}"])
+            new = _free(valid(old), list(taken.values()))
+        taken[old] = new
+    return tuple(
+        Name(old, new, 0.01 if old in percents or old in _PERCENTS else 1.0) for old, new in sorted(taken.items())
+    )
+
+
+def is_share(name: str) -> bool:
+    """Whether it is one of labbook's accuracies, which lie in 0..1."""
+    split, _, quantity = name.partition("/")
+    return split in _SPLITS and quantity in SHARES
+
+
+def valid(name: str) -> str:
+    """A name that MLflow takes."""
+    allowed = re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)
+    parts = [part.strip(". ") for part in allowed.split("/")]
+    return "/".join(part for part in parts if part)[:_LONGEST].rstrip("/. ") or "unnamed"
+
+
+def _common(old: str, bare: bool) -> str | None:
+    """labbook's name of a common metric. bare: a name without a split is the training's, as Keras writes it."""
+    if _RATE.fullmatch(old):
+        return "lr"
+    if old.lower() in ("train_loss_step", "train/loss_step"):
+        return "step/loss"
+    words = [word for word in re.split(r"[/_\-. ]+", old.lower().removeprefix("epoch_").removesuffix("_epoch")) if word]
+    splits = [word for word in words if word in _SPLITS]
+    if not splits and bare:
+        splits = ["train"]
+    rest = [word for word in words if word not in _SPLITS]
+    rest = rest[1:] if rest[:1] == ["epoch"] and len(rest) > 1 else rest
+    rest = rest[:1] if len(rest) == 2 and rest[0] == rest[1] else rest
+    quantity = _QUANTITIES.get("_".join(rest))
+    return f"{_SPLITS[splits[0]]}/{quantity}" if len(splits) == 1 and quantity else None
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    others = (f"{name[: _LONGEST - 5]}_{number}" for number in count(2))
+    return next(other for other in chain([name], others) if other not in taken)

@@ -1,0 +1,148 @@
+"""An old run as a run on record: a journal like any other, whole from the moment it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from core.common import paths
+from core.common.errors import UserError
+from core.importing.log import Log
+from core.importing.metric_names import Name, valid
+from core.importing.sources import Source
+from core.record import provenance
+from core.record.journal import Journal, keep_text
+from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, VERSION, RecordedRun, read_record, run_id
+
+SEEDS = ("seed", "random_seed", "manual_seed", "seed_everything")
+
+
+@dataclass(frozen=True)
+class Old:
+    """An old run as it will stand on record. data: the digest or name of its images; None where nobody said."""
+
+    source: Source
+    digest: str
+    log: Log
+    names: tuple[Name, ...]
+    experiment: str
+    data: str | None
+
+    @property
+    def params(self) -> dict[str, str]:
+        """With its seed under labbook's name; a run without a setting is told apart by its own name."""
+        found = {valid(name): text for name, text in self.log.params.items()}
+        seed = next((found.pop(name) for name in SEEDS if name in found), None)
+        return (found or {"run": self.source.name}) | ({"seed": seed} if seed is not None else {})
+
+    @property
+    def points(self) -> list[tuple[int | None, int, str, float]]:
+        """(time in ms, step, name, value) as they are recorded, in the order of time and step."""
+        names = {name.old: name for name in self.names}
+        found = [(p.time, p.step, names[p.name].new, p.value * names[p.name].scale) for p in self.log.points]
+        return sorted(found, key=lambda point: (point[0] or 0, point[1]))
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What decides whether it is on record already, besides its digest."""
+        names = {name.old: [name.new, name.scale] for name in self.names}
+        return {"names": names, "data": self.data, "experiment": self.experiment}
+
+
+def on_record() -> list[dict[str, Any]]:
+    """The records of all imported runs, but of those that a later import replaced."""
+    records = [record for path in paths.runs().glob(f"*/artifacts/{RECORD}") if (record := _imported(path))]
+    replaced = {record[IMPORTED]["replaces"] for record in records}
+    return [record for record in records if record["run"] not in replaced]
+
+
+def earlier(old: Old, known: Iterable[Mapping[str, Any]]) -> tuple[RecordedRun | None, bool]:
+    """(the run that the same source became, whether nothing has changed since). known: as on_record tells."""
+    for record in known:
+        told = record[IMPORTED]
+        same = told["digest"] == old.digest
+        if same or told["path"] == str(old.source.path):
+            return RecordedRun(paths.runs() / record["run"]), same and told["told"] == old.told
+    return None, False
+
+
+def write(old: Old, replaces: RecordedRun | None = None) -> RecordedRun:
+    """Put it on record. The journal has the log's own times where it has them. Raises UserError."""
+    identity = run_id(old.experiment)
+    try:
+        paths.runs().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="importing-", dir=paths.runs().parent) as aside:
+            _write(Journal(Path(aside) / identity), old, identity, replaces)
+            os.rename(Path(aside) / identity, paths.runs() / identity)
+        if replaces:
+            journal = Journal(replaces.folder)
+            journal.write("tags", values={REPLACED: identity})
+    except OSError as error:
+        raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}"]) from None
+    return RecordedRun(paths.runs() / identity)
+
+
+def _write(journal: Journal, old: Old, identity: str, replaces: RecordedRun | None) -> None:
+    points, now = old.points, time.time_ns() // 1_000_000
+    times = [at for at, *_ in points if at is not None]
+    start, end = (min(times), max(times)) if times else (now, now)
+    origin = {
+        "path": str(old.source.path),
+        "kind": old.log.kind,
+        "digest": old.digest,
+        "told": old.told,
+        "replaces": replaces.id if replaces else None,
+        "notes": list(old.log.notes),
+    }
+    tags = {
+        "imported.from": str(old.source.path),
+        "imported.kind": old.log.kind,
+        "imported.digest": old.digest,
+        "mlflow.source.name": provenance.command(),
+        **({"imported.data": old.data} if old.data else {}),
+        **({"imported.replaces": replaces.id} if replaces else {}),
+    }
+    record = {
+        "labbook": VERSION,
+        "run": identity,
+        "experiment": old.experiment,
+        "variant": None if old.log.params else old.source.name,
+        "parent": None,
+        "trial": None,
+        "declaration": None,
+        "launch": None,
+        "data": {"digest": old.data},
+        "facts": tags,
+        IMPORTED: origin,
+    }
+    journal.write(
+        "run", time=start, id=identity, experiment=old.experiment, name=old.source.name, description="", parent=None,
+        pid=os.getpid(), host=platform.node(),
+    )  # fmt: skip
+    journal.write("params", time=start, values=old.params)
+    journal.write("tags", time=start, values=tags)
+    for (at, step), group in groupby(points, key=lambda point: point[:2]):
+        journal.write("metrics", time=at or start, step=step, values={name: value for _, _, name, value in group})
+    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
+    last = {name: value for _, step, name, value in sorted(points, key=lambda point: point[1])}
+    metrics = last | ({"seconds": (end - start) / 1000} if times else {})
+    summary = {"status": "FINISHED", "metrics": metrics, "whole": True, IMPORTED: True}
+    (journal.folder / SUMMARY).write_text(json.dumps(summary))
+    journal.close("FINISHED", time=end)
+
+
+def _imported(path: Path) -> dict[str, Any] | None:
+    """The record of an imported run; None for any other, and where nothing can be read."""
+    try:
+        record = read_record(path)
+    except UserError:
+        return None
+    return record if IMPORTED in record else None

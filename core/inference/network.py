@@ -1,0 +1,97 @@
+"""The network of a run on record, made ready to be asked. Everything that asks one gets it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from core.catalogue import import_experiment
+from core.common.device import autocast_of, device_of
+from core.common.errors import UserError
+from core.common.tensors import full
+from core.context import Context
+from core.loading.batches import Batch
+from core.loading.normalize import normalizer
+from core.losses import Loss
+from core.models import Model, load_weights
+from core.models.tta import Views, averaged
+from core.record.run import WEIGHTS, RecordedRun
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network as it is judged.
+
+    model: normalized images -> logits, in evaluation mode.  normalize: see core/loading/normalize.py.  autocast: the
+    type of its forward passes, None for full precision.  views: of test-time augmentation.
+    """
+
+    model: nn.Module
+    normalize: Callable[[Batch], Batch]
+    device: torch.device
+    autocast: torch.dtype | None = None
+    views: Views = "none"
+
+    def images(self, pixels: np.ndarray) -> torch.Tensor:
+        """uint8 [N, H, W, C] -> float [N, C, H, W] on the device, normalized."""
+        nothing = torch.empty(0)
+        return self.normalize(Batch(torch.from_numpy(pixels).to(self.device), nothing, nothing, nothing)).images
+
+    def logits(self, pixels: np.ndarray) -> torch.Tensor:
+        """float32 [N, C] on the host, of images uint8 [N, H, W, C]; with views, logarithms of mean probabilities."""
+        with torch.inference_mode(), self.precision():
+            return full(averaged(self.model, self.views)(self.images(pixels))).float().cpu()
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The context of its forward passes."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+def network_of(run: RecordedRun, device: str = "auto") -> Network:
+    """A run's network on a device, in the declared precision, with the declared views. Raises UserError."""
+    where = device_of(device)
+    data, declared = run.record["data"], run.record["declaration"]
+    autocast, _ = autocast_of(declared.get("precision", "auto"), where)
+    model = model_of(run).to(where).to(memory_format=torch.channels_last)
+    return Network(model, normalizer(data["mean"], data["std"], where), where, autocast, declared.get("tta", "none"))
+
+
+def model_of(run: RecordedRun) -> nn.Module:
+    """A run's network with the best epoch's weights, on the CPU, in evaluation mode: normalized images -> logits.
+
+    Raises UserError for a run that has kept no weights, or weights that are damaged or of another architecture.
+    """
+    weights = run.folder / "artifacts" / WEIGHTS
+    if not weights.exists():
+        raise UserError([f"{run.id} has kept no weights ({weights} is missing)"])
+    import_experiment(run.record["experiment"])
+    data, declared = run.record["data"], run.record["declaration"]
+    height, width, channels = data["image_shape"]
+    context = Context(
+        classes=tuple(data["classes"]),
+        class_counts=tuple(data["class_counts"]),
+        image_shape=(height, width, channels),
+        train_size=data["train"],
+        steps_per_epoch=1,
+        epochs=1,
+        batch_size=1,
+        device=torch.device("cpu"),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+    # where its first weights came from does not matter any more
+    declared_model = Model.read(declared["model"]).model_copy(update={"weights": None})
+    model = Loss.read(declared["loss"]).network(declared_model, context)
+    try:
+        kept = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise UserError([f"{weights}: damaged: {error}"]) from None
+    load_weights(model, kept, str(weights))
+    return model.eval()

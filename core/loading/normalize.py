@@ -1,0 +1,89 @@
+"""What images are normalized with: the training images' own figures, those of pretrained weights, or each image's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from core.loading.images import DECODED, Images, _first
+
+if TYPE_CHECKING:
+    from core.loading.batches import Batch
+
+Normalize = Literal["data", "imagenet", "inception", "image"]
+NORMALISE_MEANING = (
+    "mean and deviation by which pixels are normalized: data, of the training images; imagenet, as torchvision's "
+    "weights expect; inception, 0.5 and 0.5, as those of Inception and GoogLeNet do; image, of each image by itself"
+)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images (torchvision, model zoo)
+
+
+def statistics(how: Normalize, images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel, of pixels scaled to 0..1; both empty where each image is normalized by itself.
+
+    Gray images get the mean over ImageNet's channels. Raises ValueError for other numbers of channels with imagenet.
+    """
+    channels = images.shape[2]
+    if how == "data":
+        return mean_and_std(images)
+    if how == "image":
+        return (), ()
+    if how == "inception":
+        return (0.5,) * channels, (0.5,) * channels
+    if channels == 1:
+        mean, std = ((sum(values) / 3,) for values in IMAGENET)
+        return mean, std
+    if channels != 3:
+        raise ValueError(f"normalize: imagenet is of 3 channels, these images have {channels}; use data or image")
+    return IMAGENET
+
+
+def normalizer(mean: Iterable[float], std: Iterable[float], device: torch.device) -> Callable[[Batch], Batch]:
+    """Turns images uint8 [N, H, W, C] into float [N, C, H, W], channels last in memory, of mean 0 and deviation 1.
+
+    mean, std: per channel, of pixels scaled to 0..1. Both empty: each image by its own, over all of its pixels and
+    channels, as tf.image.per_image_standardization does.
+    """
+    mean, std = tuple(mean), tuple(std)
+    if not mean:
+        return _standardized
+    shift = 255 * torch.tensor(mean, device=device)
+    scale = 1 / (255 * torch.tensor(std, device=device))
+
+    def normalize(batch: Batch) -> Batch:
+        width = batch.images.shape[2]
+        # rows of all channels in one: against a last dimension of three, a CPU takes several times as long
+        rows = batch.images.float().flatten(2).sub_(shift.repeat(width)).mul_(scale.repeat(width))
+        return batch._replace(images=rows.view(batch.images.shape).permute(0, 3, 1, 2))
+
+    return normalize
+
+
+def _standardized(batch: Batch) -> Batch:
+    pixels = batch.images.float()
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    # as there, the deviation of an image of one color is no less than that of a single pixel that is 1 off
+    least = pixels[0].numel() ** -0.5
+    std = pixels.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp(min=least)
+    return batch._replace(images=((pixels - mean) / std).permute(0, 3, 1, 2))
+
+
+def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of pixels scaled to 0..1. From exact integer sums: no rounding order.
+    Of images that are decoded when asked for, DECODED drawn by lot have to do."""
+    if not isinstance(images.pixels, np.ndarray):
+        images, chunk = _first(images, DECODED), 64
+    channels = images.shape[2]
+    total, squares = np.zeros(channels, dtype=np.int64), np.zeros(channels, dtype=np.int64)
+    for start in range(0, len(images), chunk):
+        pixels = images.pixels[np.sort(images.rows[start : start + chunk])].reshape(-1, channels)
+        total += pixels.sum(axis=0, dtype=np.int64)
+        squares += np.square(pixels, dtype=np.uint16).sum(axis=0, dtype=np.int64)
+    height, width, _ = images.shape
+    count = len(images) * height * width
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1.0) / 255).tolist())

@@ -1,0 +1,1 @@
+"""Metrics of classification, and what their names say about them."""

@@ -1,0 +1,134 @@
+"""Sums over a split, from which every metric follows: divide by counts last, so that a short batch weighs rightly.
+
+What is counted adds up: over batches, and over processes that hold different ones. What divides is a pure function of
+the sums, so that no logits are kept.
+"""
+
+from __future__ import annotations
+
+import torch
+
+BINS = 15  # of confidence; as in Guo et al. 2017, table 1
+THRESHOLDS = 1000  # of several labels' scores
+
+
+def confusion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """int64 [C, C], rows true classes, columns predictions, from logits [N, C] and targets int64 [N]."""
+    classes = logits.shape[1]
+    return torch.bincount(targets * classes + logits.argmax(dim=1), minlength=classes**2).view(classes, classes)
+
+
+def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How many of N predictions are right, as float32; a mixed target counts as its largest class."""
+    hard = targets.argmax(dim=1) if targets.is_floating_point() else targets
+    return (logits.argmax(dim=1) == hard).sum(dtype=torch.float32)
+
+
+def matched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How many of N images have all of their labels right and no others, as float32: exact match, at a score of 0.5.
+
+    logits float [N, C], targets float [N, C] of 0 and 1.
+    """
+    return ((logits >= 0) == (targets > 0.5)).all(dim=1).sum(dtype=torch.float32)
+
+
+def in_top(logits: torch.Tensor, targets: torch.Tensor, k: int) -> torch.Tensor:
+    """How many of N targets are among the k largest logits."""
+    return (logits.topk(k, dim=1).indices == targets[:, None]).sum()
+
+
+def likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """float [1 + 3 BINS]: the sum of -log p of the true classes; then, for each bin of confidence, how many
+    predictions fall into it, the sum of their confidences, and how many of them are right.
+
+    logits float [N, C], targets int64 [N]. Confidence is the largest probability; bins are of equal width.
+    """
+    log_p = logits.log_softmax(dim=1)
+    confidence = log_p.amax(dim=1).exp().nan_to_num()  # what is no number shows in the loss; here it finds some bin
+    place = (confidence * BINS).long().clamp(max=BINS - 1)
+    right = (logits.argmax(dim=1) == targets).to(confidence.dtype)
+    facts = torch.stack([torch.ones_like(confidence), confidence, right])
+    binned = torch.where(place == torch.arange(BINS, device=place.device)[:, None], facts[:, None], 0.0)
+    lost = -log_p.gather(1, targets[:, None]).sum()
+    return torch.cat([lost[None], binned.sum(dim=2).flatten()])
+
+
+def from_likelihood(sums: torch.Tensor) -> dict[str, float]:
+    """nll, in nats, and ece, the expected calibration error in 0..1 (Guo et al. 2017, equation 3).
+
+    sums: of `likelihood`, added up, on the host.
+    """
+    count, confidence, right = sums[1:].view(3, BINS)
+    total = count.sum()
+    return {"nll": float(sums[0] / total), "ece": float((confidence - right).abs().sum() / total)}
+
+
+def by_class(table: torch.Tensor) -> torch.Tensor:
+    """float64 [C, 3]: precision, recall and F1 of each class; 0 where there is nothing to divide by.
+
+    table: int64 [C, C], rows true classes, on the host (Sokolova and Lapalme 2009, tables 2 and 3).
+    """
+    right, predicted, true = table.diag().double(), table.sum(dim=0), table.sum(dim=1)
+    parts = [right / predicted.clamp(min=1), right / true.clamp(min=1), 2 * right / (predicted + true).clamp(min=1)]
+    return torch.stack(parts, dim=1)
+
+
+def from_confusion(table: torch.Tensor) -> dict[str, float]:
+    """accuracy; balanced_accuracy; precision, recall and f1, plain means over classes (macro); each in 0..1.
+
+    table: int64 [C, C], rows true classes, on the host. balanced_accuracy is the mean recall of the classes that the
+    split has (Brodersen et al. 2010). The means leave out classes that were neither true nor predicted, so recall is
+    lower than balanced_accuracy only where a class is predicted that the split lacks.
+    """
+    each, true = by_class(table), table.sum(dim=1) > 0
+    seen = true | (table.sum(dim=0) > 0)
+    precision, recall, f1 = each[seen].mean(dim=0).tolist()
+    return {
+        "accuracy": int(table.trace()) / int(table.sum()),
+        "balanced_accuracy": float(each[true, 1].mean()),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+    }
+
+
+def score_table(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """int64 [2, C, THRESHOLDS]: how many samples with (1) and without (0) each label have a score in each bin.
+
+    Of several labels at a time: logits float [N, C], targets float [N, C] of 0 and 1. The score is sigmoid(logit).
+    """
+    classes = logits.shape[1]
+    bins = (logits.sigmoid().nan_to_num() * THRESHOLDS).long().clamp(max=THRESHOLDS - 1)
+    column = torch.arange(classes, device=logits.device)
+    place = (targets.long() * classes + column) * THRESHOLDS + bins
+    size = 2 * classes * THRESHOLDS
+    return torch.bincount(place.flatten(), minlength=size).view(2, classes, THRESHOLDS)
+
+
+def by_label(table: torch.Tensor) -> torch.Tensor:
+    """float64 [C, 4]: average precision of each label, and its precision, recall and F1 at a score of 0.5; 0 where
+    there is nothing to divide by.
+
+    table: of `score_table`, added up, on the host. Average precision is the sum over thresholds of precision times
+    the recall gained there (Everingham et al. 2010, section 4.2, without interpolation), scores rounded down to
+    1 / THRESHOLDS.
+    """
+    without, having = table.double().flip(2).cumsum(dim=2)  # at or above each threshold, from the highest down
+    gained = having.diff(dim=1, prepend=having.new_zeros(len(having), 1))
+    positives = having[:, -1]
+    average = (gained * having / (having + without).clamp(min=1)).sum(dim=1) / positives.clamp(min=1)
+    half = THRESHOLDS - THRESHOLDS // 2 - 1  # the place of 0.5, counted from the highest
+    right, claimed = having[:, half], (having + without)[:, half]
+    parts = [right / claimed.clamp(min=1), right / positives.clamp(min=1)]
+    return torch.stack([average, *parts, 2 * right / (claimed + positives).clamp(min=1)], dim=1)
+
+
+def from_scores(table: torch.Tensor) -> dict[str, float]:
+    """map, mean average precision over the labels that the split has, and f1, macro, at a score of 0.5; in 0..1. Labels
+    that the split lacks and that are never claimed are left out of f1, too.
+
+    table: of `score_table`, added up, on the host.
+    """
+    each, known = by_label(table), table[1].sum(dim=1) > 0
+    claimed = table[:, :, THRESHOLDS // 2 :].sum(dim=(0, 2)) > 0
+    return {"map": float(each[known, 0].mean()), "f1": float(each[known | claimed, 3].mean())}

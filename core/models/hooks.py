@@ -1,0 +1,162 @@
+"""Changes to a built network that leave the names of its weights alone: recomputing, fp32, dropping.
+
+They are hooks and classes of this module, not wrappers or closures, so that copies of a network (the moving average,
+the rehearsal) are whole and pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from core.common.text import did_you_mean
+
+
+class Recomputed(nn.Sequential):
+    """A Sequential whose activations are kept only between its blocks; the rest is computed again (Chen et al. 2016).
+
+    Gradients, noise and running statistics are the same as without.
+    """
+
+    def forward(self, x: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        from torch.utils.checkpoint import checkpoint
+
+        for block in _blocks(list(self)):
+            run, contexts = partial(_run, block), partial(_contexts, block)
+            again = _weighty(block[0])
+            x = checkpoint(run, x, use_reentrant=False, context_fn=contexts) if again else run(x)
+        return x
+
+
+def recompute(network: nn.Module) -> int:
+    """Turn every innermost chain of blocks into a Recomputed one; how many there were.
+
+    A chain is a plain Sequential with weights that holds no other, and lies in no other chain.
+    """
+    plain = type(network) is nn.Sequential and any(map(_weighty, network))
+    if plain and not any(type(child) is nn.Sequential for child in network.children()):
+        network.__class__ = Recomputed
+        return 1
+    return sum(recompute(child) for child in network.children())
+
+
+def _blocks(layers: list[nn.Module]) -> list[list[nn.Module]]:
+    """Each begins at a layer with a weight matrix: one that begins with an in-place ReLU would spoil its own input."""
+    blocks: list[list[nn.Module]] = []
+    for layer in layers:
+        if not blocks or _weighty(layer):
+            blocks.append([])
+        blocks[-1].append(layer)
+    return blocks
+
+
+def _weighty(module: nn.Module) -> bool:
+    return any(weight.dim() > 1 for weight in module.parameters())
+
+
+def _run(layers: Sequence[nn.Module], x: Any) -> Any:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _contexts(layers: Sequence[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _statistics_stand(layers)
+
+
+@contextmanager
+def _statistics_stand(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Running means must not take in a batch twice."""
+    norms = [norm for layer in layers for norm in layer.modules() if isinstance(norm, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # not track_running_stats: what is saved for the backward pass must be the same in number
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def keep_in_fp32(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Modules whose name matches a pattern take float32 and compute in it, whatever autocast is on.
+
+    Raises ValueError for a pattern that no module matches.
+    """
+    modules = {name: module for name, module in network.named_modules() if name}
+    chosen: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        found = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
+        if not found:
+            raise ValueError(f"model.fp32: no module matches {pattern}{did_you_mean(pattern, modules)}")
+        chosen |= found
+    for module in chosen.values():
+        module.register_forward_pre_hook(_enter_fp32, with_kwargs=True)
+        module.register_forward_hook(_leave_fp32, always_call=True)
+
+
+def _enter_fp32(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+    devices = [value.device.type for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor)]
+    context = torch.autocast(devices[0] if devices else "cpu", enabled=False)
+    context.__enter__()
+    module.__dict__.setdefault("_entered", []).append(context)
+    return tuple(map(_floated, inputs)), {name: _floated(value) for name, value in named.items()}
+
+
+def _leave_fp32(module: nn.Module, inputs: object, output: object) -> None:
+    module.__dict__["_entered"].pop().__exit__(None, None, None)
+
+
+def _floated(value: Any) -> Any:
+    half = isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
+
+
+def dropout_before(module: nn.Module, p: float) -> None:
+    """Drop a share p of what goes into this module (Srivastava et al. 2014)."""
+    if p:
+        module.register_forward_pre_hook(partial(_drop_input, p))
+
+
+def _drop_input(p: float, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (F.dropout(inputs[0], p, module.training), *inputs[1:])
+
+
+def resize_input(network: nn.Module, side: int) -> None:
+    """Images [N, C, H, W] come to it as [N, C, side, side], bilinear, antialiased where that makes them smaller."""
+    network.register_forward_pre_hook(partial(_resize_input, side))
+
+
+def _resize_input(side: int, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    images = inputs[0]
+    if images.ndim != 4:  # features, computed already
+        return inputs
+    return (F.interpolate(images, (side, side), mode="bilinear", antialias=True), *inputs[1:])
+
+
+def drop_branches(branches: Sequence[nn.Module], deepest: float) -> None:
+    """Stochastic depth (Huang et al. 2016): drop the output of the l-th of L branches with l / L * deepest.
+
+    branches: what ends each residual branch, in order. An image each, and what is kept is scaled up by 1 / (1 - p) in
+    training, where the paper drops for a batch and scales down in evaluation.
+    """
+    for place, branch in enumerate(branches, 1):
+        if deepest:
+            branch.register_forward_hook(partial(_drop_output, deepest * place / len(branches)))
+
+
+def _drop_output(p: float, module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+    from torchvision.ops import stochastic_depth
+
+    return stochastic_depth(output, p, "row", module.training)

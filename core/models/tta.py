@@ -1,0 +1,53 @@
+"""Test-time augmentation: a network asked about several views of each image, its answers averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core.common.tensors import full
+
+Views = Literal["none", "flip", "flip_shift"]
+
+
+def averaged(model: nn.Module, views: Views, multi_label: bool = False) -> nn.Module:
+    """A network that gives the logarithm of the mean of `model`'s probabilities over the views; `model` for none. Of
+    several labels at a time, the logits of the mean of each label's own probability.
+
+    Probabilities, not logits, as Krizhevsky et al. (2012, section 4.1) do: a view that is sure of one class does not
+    outweigh the others. flip: the image and its mirror. flip_shift: these, and both moved by one pixel up and left and
+    down and right, with the edge repeated; six views.
+
+    To a loss that goes by no softmax (BinaryCrossEntropy, ArcFace) log-probabilities are no logits: of its figures
+    test/loss alone then cannot be held against val/loss.
+    """
+    shifts = (-1, 0, 1) if views == "flip_shift" else (0,)
+    return model if views == "none" else _Averaged(model, shifts, multi_label)
+
+
+class _Averaged(nn.Module):
+    def __init__(self, model: nn.Module, shifts: tuple[int, ...], multi_label: bool):
+        super().__init__()
+        self.model, self.shifts, self.multi_label = model, shifts, multi_label
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images: float [N, C, H, W] -> log-probabilities [N, classes], as good as logits; or logits of several."""
+        # one view at a time: in memory it costs what evaluation costs anyway
+        views = torch.stack([full(self.model(view)) for view in self._views(images)])
+        if self.multi_label:
+            return F.logsigmoid(views).logsumexp(dim=0) - F.logsigmoid(-views).logsumexp(dim=0)
+        return views.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views))
+
+    def _views(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        height, width = images.shape[2:]
+        padded = F.pad(images, (1, 1, 1, 1), mode="replicate") if len(self.shifts) > 1 else images
+        for shift in self.shifts:
+            start = 1 - shift if len(self.shifts) > 1 else 0
+            view = padded[:, :, start : start + height, start : start + width]
+            yield view
+            yield view.flip(3)

@@ -1,0 +1,53 @@
+"""Who is at work on a run: a lock that the kernel gives back when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.common.errors import UserError
+
+FILE = "lock"
+_held: set[Path] = set()  # a process never refuses itself a POSIX lock, so its own are kept here
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run. Raises UserError where another process, or this one, is at work on it.
+
+    A POSIX record lock: unlike flock it does not pass to forked loader workers, which may outlive the trainer.
+    """
+    place = folder.resolve()
+    descriptor = None if place in _held else _acquire(place)
+    if descriptor is None:
+        raise UserError([f"{folder.name}: another process is at work on this run"])
+    _held.add(place)
+    try:
+        yield
+    finally:
+        _held.discard(place)
+        os.close(descriptor)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nobody is at work on this run."""
+    place = folder.resolve()
+    if place in _held:
+        return False
+    descriptor = _acquire(place)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
+
+
+def _acquire(folder: Path) -> int | None:
+    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError:
+        os.close(descriptor)
+        return None

@@ -1,0 +1,121 @@
+"""Where a result came from: code, packages, machine. Facts only; nothing here changes a run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.common.machine import usable_cores
+from core.common.paths import ROOT
+from core.common.text import public
+
+if TYPE_CHECKING:
+    import torch
+
+SOURCE_SUFFIXES = {".py", ".toml", ".yml", ".yaml", ".md", ".cfg", ".sh", ".ipynb"}
+MOST_SOURCE_BYTES = 500_000
+
+
+def code() -> dict[str, str]:
+    """git.commit, git.branch and git.dirty of the repository; empty where there is no git."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    branch = _git("rev-parse", "--abbrev-ref", "HEAD") or ""
+    dirty = bool((_git("status", "--porcelain") or "").strip())
+    return {"git.commit": commit.strip(), "git.branch": branch.strip(), "git.dirty": str(dirty).lower()}
+
+
+def uncommitted() -> tuple[str, list[Path]]:
+    """(the diff of tracked files against HEAD, untracked source files relative to the repository root)."""
+    diff = _git("diff", "HEAD", "--binary") or ""
+    listed = (_git("ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
+    files = [Path(name) for name in listed if Path(name).suffix in SOURCE_SUFFIXES]
+    return diff, [file for file in files if (ROOT / file).is_file() and _size(file) <= MOST_SOURCE_BYTES]
+
+
+@functools.cache
+def packages() -> str:
+    """name==version of everything installed, one a line, sorted."""
+    found = {f"{dist.metadata['Name']}=={dist.version}" for dist in metadata.distributions() if dist.metadata["Name"]}
+    return "\n".join(sorted(found, key=str.lower)) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """version.* of what a result depends on most."""
+    names = ("torch", "torchvision", "numpy", "albumentations", "mlflow", "optuna")
+    found = {f"version.{name}": metadata.version(name) for name in names if _installed(name)}
+    return {"version.python": platform.python_version()} | found
+
+
+def hardware(device: torch.device) -> dict[str, str]:
+    """hardware.* of this machine and of the device that trains."""
+    import torch
+
+    facts = {
+        "hardware.host": platform.node(),
+        "hardware.cpu": _cpu(),
+        "hardware.cores": str(usable_cores()),
+        "hardware.cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "hardware.threads": str(torch.get_num_threads()),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts["hardware.gpu"] = properties.name
+        facts["hardware.gpu_memory_gb"] = f"{properties.total_memory / 2**30:.0f}"
+        facts["version.cuda"] = torch.version.cuda or ""
+    return facts
+
+
+def command() -> str:
+    """The command line as a user would type it again, but for the user and password of a URI."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
+    return public(" ".join([program, *sys.argv[1:]]))
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    import resource
+
+    with contextlib.suppress(OSError):  # where there is none, not Linux: getrusage, which may be told the parent's
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _size(file: Path) -> int:
+    return (ROOT / file).stat().st_size
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints about the repository; None without git or outside a repository."""
+    if not shutil.which("git"):
+        return None
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

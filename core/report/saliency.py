@@ -1,0 +1,77 @@
+"""Where in an image a network sees its answer: class-activation maps of whatever network has a spatial feature map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def activation_maps(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor | None:
+    """float [N, H, W] in 0..1: how much each place speaks for the class named, 1 at the place that speaks most.
+
+    HiResCAM (Draelos and Carin 2020, section 3.2: the gradient times the activation, place by place; where a network
+    ends in an average over places, as most CNNs do, the same as Grad-CAM of Selvaraju et al. 2017) at the last layer
+    that has a map of more than one place and a gradient all over it: the last feature map of a CNN, the normalized
+    input of a transformer's last attention.
+    images: normalized, float [N, C, H, W].  classes: int64 [N]. None for a network without such a layer (an MLP).
+    """
+    with torch.enable_grad(), _outputs(model, len(images)) as seen:
+        logits = model(images.detach().clone().requires_grad_())
+        layers = [output for output in seen if output.requires_grad and as_map(output) is not None]
+        if not layers:
+            return None
+        score = logits.float().gather(1, classes[:, None]).sum()
+        gradients = torch.autograd.grad(score, layers, allow_unused=True)
+    for output, gradient in zip(reversed(layers), reversed(gradients), strict=True):
+        if gradient is not None and (slopes := as_map(gradient)) is not None and _is_spread(slopes):
+            values = as_map(output)
+            assert values is not None
+            raw = (slopes * values).sum(dim=1, keepdim=True).relu().detach().float()
+            wide = F.interpolate(raw, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+            return wide / wide.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return None
+
+
+def as_map(output: torch.Tensor) -> torch.Tensor | None:
+    """float [N, C, h, w] of a layer's output [N, C, h, w], or of tokens [N, h * w (+ class tokens), C], those of
+    classes first; None where there are no places."""
+    if output.dim() == 4 and min(output.shape[2:]) > 1:
+        return output
+    if output.dim() == 3:
+        side = math.isqrt(output.shape[1])
+        extra = output.shape[1] - side**2
+        if side > 1 and extra <= 1:  # one class token at most: with more, the grid is a guess
+            return output[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+    return None
+
+
+def _is_spread(gradient: torch.Tensor) -> bool:
+    """Whether every image has a gradient at more than one place: past its last attention a transformer reads the
+    class token alone."""
+    return bool(((gradient.abs().sum(dim=1) > 0).sum(dim=(1, 2)) > 1).all())
+
+
+@contextmanager
+def _outputs(model: nn.Module, count: int) -> Iterator[list[torch.Tensor]]:
+    """Outputs of all modules for `count` images, in the order in which they come."""
+    seen: list[torch.Tensor] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, torch.Tensor) and output.dim() in (3, 4) and len(output) == count:
+            # an in-place layer that follows would change what was noted: it gets a copy
+            seen.append(output)
+            return output.clone()
+        return None
+
+    handles = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

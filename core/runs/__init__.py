@@ -1,0 +1,1 @@
+"""What runs: training, resuming, seeds, rerun, and what a run leaves on record."""

@@ -1,0 +1,163 @@
+"""What a user sees while a run goes: a bar in a terminal, else one plain line per epoch."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from core.common.terminal import is_terminal, tell
+from core.common.text import duration
+
+if TYPE_CHECKING:
+    from core.training.loop import Event
+
+SLOW_SECONDS = 60  # a run of this length or longer is announced
+WINDOW_SECONDS, WINDOW_STEPS = 10.0, 4  # the least that its pace is measured over
+STEADY = 0.2  # the difference between two measured paces, as a share, up to which the pace is steady
+
+
+class Progress(Protocol):
+    """A consumer of events; a context manager, so that the terminal is left in order."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def show(self, event: Event) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+def progress(epochs: int, steps: int, batch_size: int, first_step: int = 0) -> Progress:
+    """The fitting one for standard output. steps: per epoch.  first_step: where a resumed run goes on."""
+    return Bar(epochs, steps, batch_size, first_step) if is_terminal() else Lines(epochs)
+
+
+class Lines:
+    """One plain line per epoch."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        if event.validation:
+            self.say(f"epoch {event.epoch + 1}/{self.epochs}  {summary(event.metrics)}")
+
+    def say(self, line: str) -> None:
+        tell(line)
+
+
+class Bar:
+    """A live bar: epoch, step, loss, accuracy, images/s, time left."""
+
+    def __init__(self, epochs: int, steps: int, batch_size: int, first_step: int):
+        from rich import progress as rich_progress
+
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.loss = self.accuracy = ""
+        self.first, self.began = first_step, time.perf_counter()
+        self.bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.TextColumn("{task.fields[numbers]}"),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("left"),
+            rich_progress.TimeRemainingColumn(),
+            refresh_per_second=4,
+        )
+        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, completed=first_step, numbers="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def show(self, event: Event) -> None:
+        if event.validation:
+            self.accuracy = f" val {event.metrics['val/accuracy']:.2%}"
+            self.bar.console.print(f"epoch {event.epoch + 1}/{self.epochs}  {summary(event.metrics)}", highlight=False)
+        elif not event.metrics:
+            return
+        self.loss = f" loss {event.metrics['step/loss']:.4f}" if "step/loss" in event.metrics else self.loss
+        rate = (event.step - self.first) * self.batch_size / (time.perf_counter() - self.began)
+        numbers = (
+            f"step {event.step % self.steps or self.steps}/{self.steps}{self.loss}{self.accuracy} {rate:,.0f} img/s"
+        )
+        epoch = min(event.epoch + 1, self.epochs)
+        self.bar.update(self.task, completed=event.step, description=f"epoch {epoch}/{self.epochs}", numbers=numbers)
+
+    def say(self, line: str) -> None:
+        self.bar.console.print(line, highlight=False)
+
+
+def summary(metrics: dict[str, float]) -> str:
+    """The numbers of an epoch in one line."""
+    average = f" map {metrics['val/map']:.2%}" if "val/map" in metrics else ""
+    return (
+        f"train loss {metrics['train/loss']:.4f} accuracy {metrics['train/accuracy']:.2%}  "
+        f"val loss {metrics['val/loss']:.4f} accuracy {metrics['val/accuracy']:.2%}{average}  "
+        f"lr {metrics['lr']:.2g}  {metrics['images_per_second']:,.0f} images/s"
+    )
+
+
+class Forecast:
+    """Says once, when the pace is steady, how long a slow run will take.
+
+    The first half of the time in training so far is left out: compilation, tuning of kernels, caches and the start of
+    other processes make the first steps slow. The pace is steady when two halves of the remaining steps agree.
+    """
+
+    def __init__(
+        self, steps: int, epochs: int, first_step: int, overhead: float, clock: Callable[[], float] = time.perf_counter
+    ):
+        """steps: per epoch.  first_step: where a resumed run continues.  overhead: time of validation as a share of
+        that of training, assumed until a validation has been measured.  clock: in seconds."""
+        self.steps, self.epochs, self.first, self.clock = steps, epochs, first_step, clock
+        self.validation: float | None = None  # seconds of the last one
+        self.overhead = overhead
+        self.ends: list[float] = []  # time in training at the end of each step, without validation
+        self.began = self.last = clock()
+        self.decided = False
+
+    def after(self, event: Event) -> str | None:
+        """To be called with each event. The announcement, once, where the whole takes at least SLOW_SECONDS."""
+        if self.decided:
+            return None
+        now = self.clock()
+        passed, self.last = now - self.last, now
+        if event.validation:
+            self.validation = passed
+            return None
+        self.ends.append(passed + (self.ends[-1] if self.ends else 0.0))
+        if (pace := self._pace()) is None:
+            return None
+        self.decided = True
+        steps, validations = self.steps * self.epochs - event.step, self.epochs - event.epoch
+        each = pace * self.steps * self.overhead if self.validation is None else self.validation
+        seconds = now - self.began + steps * pace + validations * each
+        if seconds < SLOW_SECONDS:
+            return None
+        return (
+            f"{self.steps * self.epochs - self.first:,} steps of {pace:.2g} s each: training will take about "
+            f"{duration(seconds)} on this device, less if it stops early. --epochs N and --limit N make it shorter"
+        )
+
+    def _pace(self) -> float | None:
+        """Seconds per step; None while it is not steady."""
+        ends, last = self.ends, len(self.ends) - 1
+        begin = bisect_left(ends, ends[-1] / 2)
+        if last - begin < WINDOW_STEPS or ends[last] - ends[begin] < WINDOW_SECONDS:
+            return None
+        middle = (begin + last) // 2
+        earlier = (ends[middle] - ends[begin]) / (middle - begin)
+        later = (ends[last] - ends[middle]) / (last - middle)
+        steady = abs(later - earlier) <= STEADY * min(earlier, later)
+        return (ends[last] - ends[begin]) / (last - begin) if steady else None

@@ -1,0 +1,219 @@
+"""labbook rerun RUN: the same declaration once more, and whether the same comes out.
+
+What is the same beforehand (code, packages, data, machine) is said first; then every metric is set beside the recorded
+one. A rerun is a run on record like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.common import paths
+from core.common.errors import UserError
+from core.common.terminal import tell
+from core.launch import Launch
+from core.record import provenance
+from core.record.run import WEIGHTS
+from core.runs.trained import Run, declared, load
+
+ROUNDING = 1e-3  # relative; of shares, absolute
+COMPARED = ("train/", "val/", "test/", "lr")  # the rest is time and memory
+DIFF, UNTRACKED = "code/uncommitted.diff", "code/untracked"
+
+
+@dataclass(frozen=True)
+class Check:
+    """what: code, packages, weights, data or machine.  differences: none where it is the same."""
+
+    what: str
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """same: to the bit.  close: no final metric differs by more than rounding.  words: for people."""
+
+    same: bool
+    close: bool
+    words: str
+
+
+def standing(run: Run, launch: Launch) -> list[Check]:
+    """What is the same now as when the run began."""
+    from core.common.device import device_of
+    from core.common.ranks import Ranks
+    from core.training.assemble import load_splits
+
+    facts = run.record["facts"]
+    splits = load_splits(run.experiment, launch)
+    digests = [f"digest {run.record['data']['digest'][:12]} then, {splits.digest[:12]} now"]
+    now = provenance.hardware(device_of(launch.device, Ranks())) | {"hardware.threads": str(launch.threads)}
+    machine = [
+        f"{name.removeprefix('hardware.')} {facts.get(name, 'none')} then, {now.get(name, 'none')} now"
+        for name in sorted({name for name in (*facts, *now) if name.startswith("hardware.")})
+        if name not in ("hardware.host", "hardware.processes") and facts.get(name) != now.get(name)
+    ]
+    return [
+        Check("code", tuple(_code(run))),
+        Check("packages", tuple(_packages(run))),
+        Check("weights", tuple(_weights(run))),
+        Check("data", tuple(digests if splits.digest != run.record["data"]["digest"] else ())),
+        Check("machine", tuple(machine)),
+    ]
+
+
+def judge(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
+    """What came out, set against what is on record."""
+    first = first_difference(run.history, again.history)
+    weights = [_digest(one.folder / "artifacts" / WEIGHTS) for one in (run, again)]
+    unlike = [check for check in checks if check.differences]
+    because = ", ".join(f"other {check.what} ({check.differences[0]})" for check in unlike)
+    if first is None and weights[0] == weights[1]:
+        aside = f", although there are {because}" if because else ""
+        return Verdict(True, True, f"identical to the bit: every metric of every epoch, and the weights{aside}")
+    where = "the weights alone differ" if first is None else f"first at {first[0]} of epoch {first[1]}: {first[2]}"
+    reason = because or "for a reason that the record does not hold"
+    if _is_close(run.metrics, again.metrics):
+        return Verdict(False, True, f"within rounding ({where}); different because of: {reason}")
+    return Verdict(False, False, f"different ({where}) because of: {reason}")
+
+
+def first_difference(
+    before: Mapping[str, Mapping[int, float]], after: Mapping[str, Mapping[int, float]]
+) -> tuple[str, int, str] | None:
+    """(metric, epoch, both values) of the earliest epoch at which a metric that both have is not the same."""
+    found = []
+    for name in sorted(name for name in before if name in after and name.startswith(COMPARED)):
+        for epoch in sorted(set(before[name]) & set(after[name])):
+            a, b = before[name][epoch], after[name][epoch]
+            if a != b and not (math.isnan(a) and math.isnan(b)):
+                found.append((epoch, name, f"{a:.9g} then, {b:.9g} now"))
+                break
+    if not found:
+        return None
+    epoch, name, told = min(found)
+    return name, epoch, told
+
+
+def _is_close(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    names = [name for name in before if name.startswith(("val/", "test/"))]
+    return all(name in after and math.isclose(before[name], after[name], rel_tol=ROUNDING, abs_tol=ROUNDING)
+               for name in names)  # fmt: skip
+
+
+def _code(run: Run) -> Iterator[str]:
+    facts, artifacts = run.record["facts"], run.folder / "artifacts"
+    then, now = facts.get("git.commit", "none"), provenance.code().get("git.commit", "none")
+    if then != now:
+        yield f"commit {then[:7]} then, {now[:7]} now"
+    diff, untracked = provenance.uncommitted()
+    recorded = (artifacts / DIFF).read_text() if (artifacts / DIFF).exists() else ""
+    if diff != recorded:
+        yield "other uncommitted changes"
+    before = {path.relative_to(artifacts / UNTRACKED) for path in (artifacts / UNTRACKED).rglob("*") if path.is_file()}
+    for file in sorted(before | set(untracked)):
+        old, new = artifacts / UNTRACKED / file, paths.ROOT / file
+        if not (old.exists() and new.exists() and old.read_bytes() == new.read_bytes()):
+            yield f"{file}, untracked, is not the same"
+
+
+def _weights(run: Run) -> Iterator[str]:
+    """What the network began with, where that was not drawn."""
+    then, now = run.record.get("weights"), run.experiment.model.origin()
+    if then and now and then["sha256"] != now.sha256:
+        yield f"sha256 {then['sha256'][:12]} then, {now.sha256[:12]} now"
+
+
+def _packages(run: Run) -> Iterator[str]:
+    then, now = (
+        dict(line.split("==", 1) for line in text.split())
+        for text in ((run.folder / "artifacts" / "packages.txt").read_text(), provenance.packages())
+    )
+    changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    for name in changed[:5]:
+        yield f"{name} {then.get(name, 'none')} then, {now.get(name, 'none')} now"
+    if len(changed) > 5:
+        yield f"and {len(changed) - 5} more"
+
+
+def _launch(run: Run, root: Path | None) -> Launch:
+    """As it ran, with the same number of threads: they decide on the order of sums. Raises UserError."""
+    record = run.record
+    declared(record)  # an imported run has none
+    if "data" not in record:
+        raise UserError([f"{run.id} holds other runs: rerun one of them"])
+    if record.get("continued"):
+        raise UserError([f"{run.id} went on from {record['continued']}: rerun that one"])
+    if (count := int(record["facts"].get("hardware.processes", "1"))) > 1:
+        raise UserError([f"{run.id} was trained by {count} processes; a rerun is one"])
+    launch = Launch.read(record["launch"])
+    return launch.but({"threads": int(record["facts"]["hardware.threads"]), "root": root or launch.root})
+
+
+def _here(run: Run, launch: Launch) -> Run:
+    from core.runs.recorder import Heading
+    from core.runs.train import train
+
+    heading = Heading(run.record["experiment"], run.record["variant"], f"rerun of {run.id}")
+    return train(run.experiment, launch, heading)
+
+
+def _in_worktree(run: Run, launch: Launch) -> Run:
+    """By the recorded commit with its uncommitted changes; only what it prints is understood. Raises UserError."""
+    name, options = run.record["experiment"], launch.flat()
+    given = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+    record = run.folder / "artifacts" / "record.json"
+    with _worktree(run) as folder:
+        command = [sys.executable, "-m", f"experiments.{name}", "--from", str(record), *given]
+        environment = {**os.environ, "LABBOOK_HOME": str(paths.home())}
+        lines = []
+        with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as child:
+            for line in child.stdout or ():
+                lines.append(line)
+                tell(f"  {line.rstrip()}")
+        if child.returncode:
+            raise UserError([f"rerun: the recorded code ended with status {child.returncode}"])
+    found = [match[1] for line in lines if (match := re.match(r"record: (.+)", line))]
+    return load(found[-1])
+
+
+@contextmanager
+def _worktree(run: Run) -> Iterator[Path]:
+    commit = run.record["facts"].get("git.commit")
+    if not commit or not shutil.which("git"):
+        raise UserError([f"{run.id}: {'git is not installed' if commit else 'its record names no commit'}"])
+    with tempfile.TemporaryDirectory(prefix="labbook-rerun-") as parent:
+        folder = Path(parent) / "code"
+        _git("worktree", "add", "--detach", str(folder), commit)
+        try:
+            artifacts = run.folder / "artifacts"
+            if (artifacts / DIFF).exists():
+                _git("-C", str(folder), "apply", "--whitespace=nowarn", str(artifacts / DIFF))
+            if (artifacts / UNTRACKED).exists():
+                shutil.copytree(artifacts / UNTRACKED, folder, dirs_exist_ok=True)
+            yield folder
+        finally:
+            _git("worktree", "remove", "--force", str(folder))
+
+
+def _git(*words: str) -> None:
+    done = subprocess.run(["git", "-C", str(paths.ROOT), *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            [f"git {words[0]}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}"]
+        )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none"

@@ -1,0 +1,109 @@
+"""What a parent of several seeds puts on record of them: metrics over seeds, curves with bands, what failed."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from core.common.plots import band, draw
+from core.common.statistics import mean_and_interval
+from core.record.journal import Journal
+from core.runs.trained import Run
+
+PICTURE = "seeds.png"
+RED = "#a40e26"
+MOST_NAMED = 8  # failed seeds in the picture
+Curves = Mapping[str, dict[int, float]]  # metric -> {epoch: value}
+
+
+def fold(
+    journal: Journal,
+    title: str,
+    seeds: int,
+    runs: Sequence[Run],
+    failed: Mapping[int, str],
+    stopped: Mapping[int, Run],
+) -> None:
+    """Metrics, tags and picture. seeds: how many there are to be.  runs: that finished.  failed: seed -> error.
+    stopped: seed -> the run of one that failed.
+
+    Curves are written once all have finished: until then a seed can be resumed, and what is once written of a (metric,
+    step) stands. Final metrics have the step -n while n seeds lack, so that those over more seeds come later.
+    """
+    last, curves = len(runs) - seeds, dict[int, dict[str, float]]()
+    if not last:
+        curves = by_epoch([run.history for run in runs])
+        last = max(curves, default=0)
+    counts = {"seeds_finished": float(len(runs)), "seeds_failed": float(len(failed))}
+    curves[last] = curves.get(last, {}) | summarize(runs) | counts  # of all seeds, also those that stopped earlier
+    for epoch, values in sorted(curves.items()):
+        journal.metrics(epoch, values)
+    mended = {name: "" for name in Run(journal.folder).tags if name.startswith("failed_seed_")}
+    errors = mended | {f"failed_seed_{seed}": error[:1000] for seed, error in failed.items()}
+    journal.write("tags", values={"failed_seeds": ", ".join(map(str, failed)), **errors})
+    came = {seed: run.history for seed, run in stopped.items()}
+    draw_seeds(title, [run.history for run in runs], came, failed, journal.artifact(PICTURE))
+    journal.keep(PICTURE)
+
+
+def summarize(runs: Sequence[Run]) -> dict[str, float]:
+    """For each final val/ and test/ metric: its mean, under its own name, and name_std, name_ci95 (half the width of
+    the 95 % interval), name_low and name_high (its ends)."""
+    result: dict[str, float] = {}
+    finals = [run.metrics for run in runs]
+    for name in sorted({name for metrics in finals for name in metrics if name.startswith(("val/", "test/"))}):
+        mean, std, half = mean_and_interval([metrics[name] for metrics in finals if name in metrics])
+        result |= {name: mean}
+        if len(finals) > 1:
+            result |= {
+                f"{name}_std": std,
+                f"{name}_ci95": half,
+                f"{name}_low": mean - half,
+                f"{name}_high": mean + half,
+            }
+    return result
+
+
+def by_epoch(histories: Sequence[Curves]) -> dict[int, dict[str, float]]:
+    """Epoch -> {metric: mean over the seeds that reached it, and metric_low, metric_high: ends of its interval}."""
+    found: dict[int, dict[str, float]] = {}
+    for name in sorted({name for history in histories for name in history if name.startswith(("train/", "val/"))}):
+        epochs, ends = band([history[name] for history in histories if name in history])
+        for epoch, *values in zip(epochs, *ends.tolist(), strict=True):
+            named = zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
+            found.setdefault(epoch, {}).update({key: value for key, value in named if not math.isnan(value)})
+    return found
+
+
+def draw_seeds(
+    title: str, histories: Sequence[Curves], stopped: Mapping[int, Curves], failed: Mapping[int, str], path: Path
+) -> None:
+    """Loss and accuracy over epochs, with bands; dotted, how far failed seeds came, and below, of what they failed."""
+    from matplotlib.figure import Figure
+
+    named = [f"seed {seed} failed: {error.partition(chr(10))[0]}" for seed, error in list(failed.items())[:MOST_NAMED]]
+    named += [f"{len(failed) - MOST_NAMED} more failed"] if len(failed) > MOST_NAMED else []
+    words = "\n".join(textwrap.fill(textwrap.shorten(line, 240), 120, subsequent_indent="    ") for line in named)
+    lines = words.count("\n") + bool(words)
+    figure = Figure(figsize=(9, 4 + 0.2 * lines), dpi=110, layout="constrained")
+    figure.suptitle(
+        f"{title}: {len(histories)} of {len(histories) + len(failed)} seeds", fontsize=11, x=0.01, ha="left"
+    )
+    for place, name in enumerate(("loss", "accuracy")):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for curve in (f"train/{name}", f"val/{name}"):
+            draw(axes, curve, [history[curve] for history in histories if curve in history])
+        for seed, history in stopped.items():
+            points = history.get(f"val/{name}", {})
+            if points:
+                axes.plot([*points], [*points.values()], "x:", color=RED, label=f"val/{name}, failed seed {seed}")
+        axes.set(xlabel="epoch", title=name)
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend(fontsize=8)
+    if words:
+        figure.supxlabel(words, fontsize=9, color=RED, x=0.01, ha="left")
+    figure.savefig(path)

@@ -1,0 +1,84 @@
+"""What a study is after: metrics of validation, or costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.experiment import Experiment
+from core.metrics.names import Metric, scores, sign
+from core.runs.trained import Run
+from core.search.options import COSTS, Search
+from core.search.space import Space
+
+DEFAULT = "val/accuracy"
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What a study is after. names: metrics of validation, or costs.  epoch: best or last."""
+
+    names: tuple[str, ...]
+    epoch: str
+
+    def score(self, run: Run) -> list[float]:
+        """The value of each goal, as it was measured. Raises ValueError for one that is no number."""
+        history = run.history
+        values = [self._value(name, run, history) for name in self.names]
+        for name, value in zip(self.names, values, strict=True):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}")
+        return values
+
+    def _value(self, name: str, run: Run, history: dict[str, dict[int, float]]) -> float:
+        if name == "parameters":
+            return float(run.record["facts"]["parameters"])
+        if name == "seconds":
+            return run.seconds
+        curve = [history[name][epoch] for epoch in sorted(history[name])]
+        ranked = scores([{name: value} for value in curve], name)
+        finite = [value for value in ranked if not math.isnan(value)]
+        return sign(name) * (ranked[-1] if self.epoch == "last" or not finite else max(finite))
+
+    @staticmethod
+    def larger_is_better(name: str) -> bool:
+        """Whether a goal is to be raised."""
+        return name not in COSTS and sign(name) > 0
+
+
+def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
+    """What was asked for, else the declared `monitor`, else, where the losses of trials do not compare, the accuracy.
+    Raises UserError for goals that nobody measures, or that cannot be compared."""
+    varies_loss = any(name.partition(".")[0] == "loss" for name in space)
+    names = options.goal or (DEFAULT if varies_loss and experiment.monitor == "val/loss" else experiment.monitor,)
+    known = (*get_args(Metric), *COSTS)
+    wrong = [f"--goal {name}: no such goal{did_you_mean(name, known) or '; there are ' + ', '.join(known)}"
+             for name in names if name not in known]  # fmt: skip
+    if len(set(names)) < len(names):
+        wrong.append(f"--goal {','.join(names)}: a goal is named twice")
+    if "val/loss" in names and varies_loss:
+        wrong.append(
+            "--goal val/loss: SPACE varies the loss, whose values do not compare; take val/accuracy or val/nll"
+        )
+    if wrong:
+        raise UserError(wrong)
+    return Goals(tuple(names), options.epoch)
+
+
+def summary(values: Sequence[float], goals: Goals) -> str:
+    """Scores in one line for people: 98.61 %, 65,834 parameters."""
+    return ", ".join(amount(name, value, True) for name, value in zip(goals.names, values, strict=True))
+
+
+def amount(name: str, value: float, named: bool = False) -> str:
+    """One score for people: 98.61%, or accuracy 98.61%."""
+    if name == "parameters":
+        return f"{value:,.0f} parameters"
+    if name == "seconds":
+        return f"{value:,.1f} s"
+    short = name.rsplit("/", 1)[-1]
+    return f"{short} {value:.4f}" if sign(name) < 0 else f"{short} {value:.2%}"

@@ -1,0 +1,274 @@
+"""`search`: from a command line to a study on record."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import torch
+
+from core.common import paths
+from core.common.errors import Failing, Interrupted, UserError
+from core.common.machine import usable_cores
+from core.common.signals import Stop
+from core.experiment import Experiment
+from core.launch import Launch
+from core.record import provenance
+from core.record.journal import Journal, keep_text
+from core.record.lock import is_free, locked
+from core.record.run import BEST, VERSION, write_summary
+from core.runs.recorder import Heading, keep_record, new_run, open_journal, reopen_run
+from core.runs.trained import Run
+from core.search import samplers, space
+from core.search.confirm import Confirmed, confirm, words
+from core.search.objectives import Goals, goals_of
+from core.search.options import Search
+from core.search.plots import keep_plots
+from core.search.pool import Pool
+from core.search.progress import shown, standing
+from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
+from core.search.study import DECLARED, Study, identity
+from core.tracking.api import Mirror
+from core.training.assemble import prepare
+from core.training.runtime import staged
+from core.training.smoke import declared as made_small
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study has found. parent: its run.  best: finished trials, best first; of several goals, the front.
+    confirmed: best mean first; the first is recommended.  lines: of it, for people."""
+
+    parent: Run
+    study: optuna.Study
+    goals: Goals
+    best: tuple[optuna.trial.FrozenTrial, ...]
+    confirmed: tuple[Confirmed, ...]
+    lines: tuple[str, ...]
+
+
+def search(
+    experiment: Experiment,
+    within: space.Space,
+    options: Search | None = None,
+    launch: Launch | None = None,
+    heading: Heading | str = "notebook",
+    seeds: int = 3,
+) -> Found:
+    """Search a space around a declaration, or go on with a study of the same name.
+
+    seeds: fresh ones, on which options.confirm trials are retrained. Raises UserError before anything is recorded,
+    Interrupted after a signal (the same call goes on), Failing.
+    """
+    options, launch = options or Search(), launch or Launch()
+    heading = Heading(heading) if isinstance(heading, str) else heading
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space.check(within, experiment)
+    goals = goals_of(options, experiment, within)
+    launch = _shared(launch, options)
+    with staged(launch, None) as stage, warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")  # given here by `beat`
+        assert isinstance(stage.mirror, Mirror)
+        experiment = made_small(experiment, launch, stage.ranks)
+        prepare(experiment, launch, stage.ranks)
+        with (
+            _opened(experiment, within, options, goals, heading, launch.smoke) as study,
+            _parent(study, experiment, launch, options, heading, stage.mirror) as (run, journal),
+            needed(options.storage),
+        ):
+            pool, table = Pool(options.workers), shown(options)
+            at_work = Study(study, within, experiment, launch, options, goals, heading, run, stage.mirror, pool, table)
+            confirmed = _carried_out(at_work, journal, seeds, stage.stop)
+    return Found(run, study, goals, best_of(study), tuple(confirmed), tuple(words(at_work, confirmed)))
+
+
+def _carried_out(at_work: Study, journal: Journal, seeds: int, stop: Stop) -> list[Confirmed]:
+    """All trials, then the best confirmed. However it ends, what was found so far is kept."""
+    confirmed: list[Confirmed] = []
+    try:
+        with at_work.shown, stop.at_step_end():
+            _say(at_work)
+            at_work.iterate(stop)
+            at_work.shown.say(standing(at_work))
+            if at_work.is_spent() and len(at_work.told()) < at_work.options.trials:
+                at_work.shown.say("no point of a grid is left; they are queued when a study begins with --sampler grid")
+            best = best_of(at_work.study)
+            if at_work.options.confirm and best and not stop.number:
+                confirmed = confirm(at_work, best[: at_work.options.confirm], seeds, stop)
+    finally:
+        at_work.pool.close()
+        _keep(journal, at_work, confirmed)
+    if stop.number:
+        raise Interrupted(stop.number, f"{at_work.study.study_name} stopped; the same command goes on with it")
+    return confirmed
+
+
+def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
+    """Finished trials, best first; of several goals, those that no other beats in all."""
+    done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+    if len(study.directions) > 1:
+        return tuple(study.best_trials)
+    downwards = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    return tuple(sorted(done, key=lambda t: -(t.value or 0.0) if downwards else (t.value or 0.0)))
+
+
+@contextmanager
+def _opened(
+    experiment: Experiment, within: space.Space, options: Search, goals: Goals, heading: Heading, smoke: bool
+) -> Iterator[optuna.Study]:
+    """The study, begun or taken up again; one in a file is ours alone meanwhile."""
+    parts = (heading.experiment, heading.variant, "smoke" if smoke else None)
+    name = options.study or "-".join(part for part in parts if part)
+    folder = _folder(name)
+    directions: list[Direction] = ["maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names]
+    told = identity(within, experiment, goals)
+    with _alone(folder, name) if options.storage is None else nullcontext():
+        storage = open_storage(options.storage, folder)
+
+        def queue(study: optuna.Study) -> None:
+            _queue(study, within, experiment, options, goals)
+
+        study = open_study(storage, name, options.new, directions, told, queue)
+        name = options.pruner if len(goals.names) == 1 else "none"
+        study.pruner = samplers.pruner(name, experiment.epochs, options.trials)
+        yield study
+
+
+@contextmanager
+def _alone(folder: Any, name: str) -> Iterator[None]:
+    try:
+        with locked(folder):
+            yield
+    except UserError as mistakes:
+        if "another process" not in str(mistakes):
+            raise
+        raise UserError(
+            [f"study {name}: another search is at work on it; --study NAME begins one of another name"]
+        ) from None
+
+
+@contextmanager
+def _parent(
+    study: optuna.Study, experiment: Experiment, launch: Launch, options: Search, heading: Heading, mirror: Mirror
+) -> Iterator[tuple[Run, Journal]]:
+    """The study's own run: begun, or taken up again. However the body ends, its journal tells."""
+    token = study.user_attrs[TOKEN]
+    begun = (r for r in Run.of_experiment(heading.experiment) if (r.record.get("study") or {}).get("token") == token)
+    known = next((r for r in begun if is_free(r.folder)), None)  # another machine, or terminal, has one of its own
+    if known:
+        run, journal = known, Journal(known.folder)
+        reopen_run(journal, run)
+    else:
+        run, journal = new_run(heading.experiment)
+        chosen = {f"search.{name}": str(value) for name, value in options.flat().items() if name != "storage"}
+        tags = {"study": study.study_name, "smoke": str(launch.smoke).lower(), **chosen}
+        facts = open_journal(journal, run, heading, f"study {study.study_name}", experiment.flat(), tags)
+        named = {"name": study.study_name, "token": token}
+        keep_record(journal, run, experiment, launch, heading, facts, study=named)
+    if launch.mlflow:
+        mirror.follow(run.folder)
+    status = "FAILED"
+    try:
+        with locked(run.folder):
+            yield run, journal
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except Failing as error:
+        journal.write("tags", values={"error": str(error)[:1000]})
+        raise
+    finally:
+        write_summary(run, status)
+        journal.close(status)
+
+
+def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, options: Search, goals: Goals) -> None:
+    """The first trial is the declaration itself, so that a study can only improve on it; a grid's points follow."""
+    study.set_metric_names(list(goals.names))
+    study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
+    if options.sampler == "grid":
+        for point in samplers.grid(within):
+            if experiment.but(space.changes_of(within, point)) != experiment:
+                study.enqueue_trial(point)
+
+
+def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:
+    """What can be said of a study so far: the best declaration, its value, how many trials ended how."""
+    best, told = best_of(at_work.study), at_work.told()
+    ended = {state.name.lower(): sum(t.state == state for t in told) for state in {t.state for t in told}}
+    journal.metrics(len(told), {f"study/{name}": float(count) for name, count in ended.items()})
+    if not best:
+        return
+    goals, study, length = at_work.goals, at_work.study, len(told)
+    for name, value in zip(goals.names, best[0].values, strict=True):
+        journal.metrics(length, {f"study/best_{name.rpartition('/')[2]}": value})
+    chosen = next((t for t in best if confirmed and t.number == confirmed[0].trial), best[0])
+    run = at_work.runs.get(chosen.number)
+    content = {
+        "labbook": VERSION,
+        "experiment": at_work.heading.experiment,
+        "study": study.study_name,
+        "trial": chosen.number,
+        "run": run.id if run else None,
+        "scores": dict(zip(goals.names, chosen.values, strict=True)),
+        "declaration": at_work.declaration(chosen).record(),
+    }
+    keep_text(journal, BEST, json.dumps(content, indent=2) + "\n")
+    if confirmed:
+        journal.metrics(length, {"study/confirmed": confirmed[0].mean})
+        keep_text(journal, "study/confirmed.txt", "\n".join(words(at_work, confirmed)) + "\n")
+    keep_plots(journal, study, goals)
+
+
+def _say(at_work: Study) -> None:
+    options, study = at_work.options, at_work.study
+    done = len(at_work.told())
+    told = f", {done} of them done" if done else ""
+    at_work.shown.say(
+        f"{study.study_name}: {options.trials} trials{told}, for {', '.join(at_work.goals.names)}; "
+        f"{options.sampler} proposes, {options.pruner} prunes; "
+        f"workers: {options.workers}, threads each: {at_work.launch.threads}"
+    )
+    if len(at_work.goals.names) > 1 and options.pruner != "none":
+        at_work.shown.say("several goals: no trial is pruned")
+    if note := samplers.limits(options.sampler, at_work.space):
+        at_work.shown.say(note)
+    workers = min(options.workers, options.trials)
+    need, room = workers * provenance.peak_memory_mb(), _free_memory_mb()
+    if need > room:
+        at_work.shown.say(f"warning: {workers} workers may need {need:,.0f} MB, {room:,.0f} MB are free")
+
+
+def _shared(launch: Launch, options: Search) -> Launch:
+    """Where a trial runs: the CPU's threads divided among workers, one loader process of none on a CPU."""
+    threads = launch.threads or max(1, usable_cores() // options.workers)
+    loaders = options.loader_workers
+    if loaders is None and torch.cuda.is_available():
+        loaders = max(1, min(8, usable_cores() // options.workers - 1))
+    return launch.but({"threads": threads, "workers": loaders})
+
+
+def _folder(name: str) -> Any:
+    folder = paths.home() / "mlruns" / "studies" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        advice = "LABBOOK_HOME names another folder for mlruns/ and data/store"
+        raise UserError([f"studies cannot be written to {folder.parent}: {error.strerror}; {advice}"]) from None
+    return folder
+
+
+def _free_memory_mb() -> float:
+    import psutil
+
+    return psutil.virtual_memory().available / 2**20

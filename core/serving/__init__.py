@@ -1,0 +1,1 @@
+"""A run's network outside labbook: exported, registered, served."""

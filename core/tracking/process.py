@@ -1,0 +1,199 @@
+"""The mirror's process: python -m core.tracking.process PARENT PATIENCE, with one run folder a line on stdin.
+
+It lives until every run it was given is in MLflow and an empty line, the end of stdin or the death of the process
+PARENT said that no more will come; or until MLflow has not answered for PATIENCE seconds after that. PARENT 0 is a
+single pass for `labbook sync`, which watches nobody. Exit status 0: everything arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import queue
+import resource
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    os.nice(10)  # before the imports, which cost more than anything that comes after them
+
+from mlflow import MlflowClient
+
+from core.common import paths
+from core.common.text import public
+from core.record.journal import ENDED
+from core.tracking import system
+from core.tracking.api import tracking_uri
+from core.tracking.client import connect
+from core.tracking.follower import Follower
+
+_TICK = 0.25  # s between looks at the journals
+_SAMPLE_FIRST, _SAMPLE_EVERY = 2.0, 10.0
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 15.0
+
+
+@dataclass
+class Pace:
+    """One pause for all runs: when MLflow fails one of them it most likely fails the others too."""
+
+    pause: float = 0.0
+    until: float = 0.0
+    last_good: float = field(default_factory=time.monotonic)
+    complaint: str = ""
+
+    def good(self) -> None:
+        if self.complaint:
+            say("MLflow answers again")
+        self.pause, self.until, self.complaint, self.last_good = 0.0, 0.0, "", time.monotonic()
+
+    def failed(self, error: Exception, about: str) -> str:
+        self.pause = min(_BACKOFF_MOST, self.pause * 2 or _BACKOFF_FIRST)
+        self.until = time.monotonic() + self.pause
+        complaint = public(f"{type(error).__name__}: {str(error)[:500]}")  # MLflow quotes the URI
+        if complaint != self.complaint:  # an outage of days is one line
+            say(f"{about}: {complaint}; will try again")
+        self.complaint = complaint
+        return complaint
+
+
+@dataclass
+class Mirror:
+    """The runs of one invocation and what is known about the other two ends: the trainer and MLflow."""
+
+    uri: str
+    parent: int
+    patience: float
+    following: list[Follower] = field(default_factory=list)
+    client: MlflowClient | None = None
+    pace: Pace = field(default_factory=Pace)
+    closed_at: float = 0.0  # when we learnt that no more runs will come
+    orphan: bool = False
+    complete: bool = True
+
+    def take(self, lines: list[str]) -> None:
+        """Follow the folders that were announced; an empty line says that they were the last."""
+        self.following += [Follower(Path(line), public(self.uri)) for line in lines if line]
+        self.orphan = self.parent != 0 and os.getppid() != self.parent
+        if not self.closed_at and ("" in lines or self.orphan):
+            self.closed_at = time.monotonic()
+
+    def send(self) -> bool:
+        """Send one batch of every run; whether there was any, so that there may be more."""
+        if time.monotonic() < self.pace.until:
+            return False
+        sent = False
+        for run in [run for run in self.following if run.hold()]:
+            try:
+                self.client = self.client or connect(self.uri)
+                sent = self._send(run) or sent
+            except Exception as error:  # whatever it is, it must not take the other runs along
+                run.trouble(self.pace.failed(error, run.folder.name))
+                self.following.sort(key=lambda each: each is run)  # next time the others come first
+                return False
+        return sent
+
+    def _send(self, run: Follower) -> bool:
+        assert self.client is not None
+        if run.advance(self.client):
+            self.pace.good()
+            return True
+        if run.saw_end or (self.closed_at and run.settle(self.client, stay=self.orphan)):
+            self.pace.good()
+            run.release()
+            self.following.remove(run)
+            self.complete = self.complete and run.record.status in ENDED and not run.left_off
+        return False
+
+    def verdict(self) -> int | None:
+        """The exit status once it is time to go."""
+        if not self.closed_at:
+            return None
+        if not self.following:
+            return 0 if self.complete else 1
+        stuck = self.pace.complaint or any(run.blocked for run in self.following)
+        if stuck and time.monotonic() - max(self.closed_at, self.pace.last_good) > self.patience:
+            say(f"left off: {self.pace.complaint or 'waited in vain'}; `labbook sync` sends the rest")
+            return 1
+        return None
+
+
+@dataclass
+class Load:
+    """The machine's load, added now and then to the runs that are going on."""
+
+    monitors: list[Any]
+    due: float = field(default_factory=lambda: time.monotonic() + _SAMPLE_FIRST)
+
+    def sample(self, runs: list[Follower]) -> None:
+        if not self.monitors or time.monotonic() < self.due:
+            return
+        self.due = time.monotonic() + _SAMPLE_EVERY
+        try:
+            values = system.sample(self.monitors)
+            for run in runs:
+                run.sample(values)
+        except Exception as error:
+            say(f"no more system metrics: {type(error).__name__}: {error}")
+            self.monitors = []
+
+
+def main(parent: int, patience: float) -> int:
+    """Mirror until done; the exit status."""
+    announced = _listen()
+    _allow_many_files()
+    os.chdir(paths.home())  # a database keeps its artifacts in mlruns/ of the folder it is opened from
+    mirror = Mirror(tracking_uri(), parent, patience)
+    load = Load(system.monitors() if parent else [])
+    busy = False
+    while (status := mirror.verdict()) is None:
+        mirror.take(_drain(announced, 0 if busy else _TICK))
+        load.sample(mirror.following)
+        busy = mirror.send()
+    return status
+
+
+def say(text: str) -> None:
+    """A line in mlruns/mirror.log, which several mirrors share."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] {text}", flush=True)
+
+
+def _listen() -> queue.Queue[str]:
+    """The lines of stdin as they come, from a thread: the trainer must never wait for us to read; at the end, ""."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        with io.FileIO(0, closefd=False) as stdin:  # unbuffered: a buffer's lock would hang the exit
+            for line in stdin:
+                lines.put(os.fsdecode(line.rstrip(b"\n")))
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def _drain(lines: queue.Queue[str], wait: float) -> list[str]:
+    """What has come, after waiting for it up to `wait` seconds."""
+    found: list[str] = []
+    with contextlib.suppress(queue.Empty):
+        found.append(lines.get(timeout=wait) if wait else lines.get_nowait())
+        while True:
+            found.append(lines.get_nowait())
+    return found
+
+
+def _allow_many_files() -> None:
+    """A held run costs a file, and an outage in a long search leaves hundreds of runs to hold."""
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    exit_status = main(int(sys.argv[1]), float(sys.argv[2]))
+    os._exit(exit_status)  # everything is on disk; taking mlflow's modules apart takes the trainer's time

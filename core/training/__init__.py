@@ -1,0 +1,1 @@
+"""What computes: the loop, a step, evaluation, state, checkpoints, processes."""

@@ -1,0 +1,275 @@
+"""From a declaration to what the loop works with. The last place that sees the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from core import keys as K
+from core.augment import augmented, per_image
+from core.common.device import autocast_of, device_of
+from core.common.errors import UserError
+from core.common.ranks import ALONE, Ranks
+from core.context import Context
+from core.experiment import Experiment
+from core.launch import Launch
+from core.loading.batches import Batches, ImageFunction, Plan, feed
+from core.loading.images import Images, Splits
+from core.loading.normalize import normalizer, statistics
+from core.methods import Forward
+from core.optimizers.averaging import equal_average, moving_average
+from core.training import distributed
+from core.training.sanity_check import rehearse, rehearse_metrics, small_step
+from core.training.state import State, Stopwatch
+from core.training.step import Setup
+
+INTERVALS_PER_EPOCH = 20
+EVALUATION_BATCH = 512
+OVERFIT_STEPS = 20  # of an epoch with --overfit: were it one, validation would take most of the time
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Everything built for one run. images: those trained on.  mean, std: per channel, of pixels in 0..1,
+    with which they are normalized; empty: each image by its own.  held_out: a split -> its batches for evaluation."""
+
+    context: Context
+    setup: Setup
+    state: State
+    train: Batches
+    val: Batches
+    precision: str
+    images: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    held_out: Callable[[Images], Batches]
+
+
+def check(experiment: Experiment) -> None:
+    """Every part's own check, before data are read. Raises UserError with all of them."""
+    wrong = []
+    for name, part in [("", experiment), *experiment.parts()]:
+        try:
+            part.check()
+        except ValueError as error:
+            wrong.append(f"{name}: {error}" if name else str(error))
+    try:
+        per_image(experiment.augment)
+    except ValueError as error:
+        wrong.append(str(error))
+    if not any(line.startswith("model: ") for line in wrong):  # what it is called, its weights may be
+        try:
+            experiment.model.origin()
+        except UserError as mistakes:
+            wrong += mistakes.lines
+    if wrong:
+        raise UserError(wrong)
+
+
+def assemble(
+    experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks = ALONE
+) -> Assembly:
+    """Build every part. Raises UserError for what cannot work together."""
+    try:
+        return _assemble(experiment, splits, launch, device, ranks)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError([str(error)]) from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "memory" not in reason:
+            raise
+        raise UserError([f"{reason[:200]}; use a smaller model or batch_size, or raise grad_accum_steps"]) from None
+
+
+def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
+    image_function = per_image(experiment.augment)
+    classes = len(splits.classes)
+    if splits.multi_label:
+        refuse(experiment)
+    splits = studied(experiment, splits)
+    sampling = experiment.sampling
+    drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
+    if not sampling and not launch.overfit:
+        drawn = splits.train.order(experiment.batch_size, ranks.ranks)
+    plan = Plan(
+        len(splits.train),
+        experiment.batch_size,
+        experiment.seed,
+        rank=ranks.rank,
+        ranks=ranks.ranks,
+        drawn=drawn,
+        repeats=OVERFIT_STEPS if launch.overfit else 1,
+    )
+    if plan.share % experiment.grad_accum_steps:
+        raise ValueError(
+            f"grad_accum_steps: {experiment.grad_accum_steps} does not divide the {plan.share} images of each process"
+        )
+    mean, std = statistics(experiment.normalize, splits.train)
+    context = Context(
+        classes=splits.classes,
+        class_counts=splits.train.counts(classes),
+        image_shape=splits.train.shape,
+        train_size=len(splits.train),
+        steps_per_epoch=len(plan),
+        epochs=experiment.epochs,
+        batch_size=experiment.batch_size,
+        device=device,
+        rank=ranks.rank,
+        ranks=ranks.ranks,
+        mean=mean,
+        std=std,
+        seed=experiment.seed,
+    )
+    dtype, precision = autocast_of(experiment.precision, device)
+    state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
+    setup = Setup(
+        method=method,
+        loss=loss,
+        normalize=normalizer(mean, std, device),
+        augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
+        schedule=experiment.schedule.build(context),
+        stopping=experiment.stopping,
+        classes=classes,
+        epochs=experiment.epochs,
+        log_every=launch.log_every or max(1, len(plan) // INTERVALS_PER_EPOCH),
+        seed=experiment.seed,
+        device=device,
+        grad_accum_steps=experiment.grad_accum_steps,
+        clip_grad_norm=experiment.clip_grad_norm,
+        clip_grad_value=experiment.clip_grad_value,
+        max_minutes=experiment.max_minutes,
+        average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
+        autocast=dtype,
+        rank=ranks.rank,
+        frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
+        multi_label=splits.multi_label,
+    )
+    if setup.frozen:
+        setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained
+    train = _fed(launch, device, plan, splits.train, image_function)
+    rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
+    evaluated = partial(_held_out, launch, device, ranks)
+    val = evaluated(splits.val)
+    return Assembly(context, setup, state, train, val, precision, splits.train, mean, std, evaluated)
+
+
+def studied(experiment: Experiment, splits: Splits) -> Splits:
+    """The splits, classes of train made rare and its labels wrong as declared. Validation and test are left alone."""
+    train, classes = splits.train, len(splits.classes)
+    train = experiment.long_tail(train, classes) if experiment.long_tail else train
+    train = experiment.label_noise(train, classes) if experiment.label_noise else train
+    return replace(splits, train=train)
+
+
+def watched(experiment: Experiment) -> dict[str, str]:
+    """Field -> the validation metric that it names."""
+    found = {name: getattr(part, "monitor", None) for name, part in experiment.parts()}
+    named = {f"{name}.monitor": metric for name, metric in found.items() if isinstance(metric, str)}
+    return {"monitor": experiment.monitor} | {field: m for field, m in named.items() if m.startswith("val/")}
+
+
+def connect(experiment: Experiment, splits: Splits, parts: Assembly) -> None:
+    """What the processes have to do together, all being ready: see what validation gives, average gradients.
+
+    Raises UserError, in all of them.
+    """
+    state, setup, plan = parts.state, parts.setup, parts.train.plan
+    rehearse_metrics(watched(experiment), setup, state, parts.held_out(splits.val.take(np.arange(1))))
+    if experiment.sync_batch_norm:
+        distributed.sync_norms(state.trained, setup.device)
+    few = small_step(setup, parts.train, _few(plan, experiment))
+    state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
+
+
+def _few(plan: Plan, experiment: Experiment) -> int:
+    """Images enough to show whether everything fits together."""
+    return min(8, plan.share // experiment.grad_accum_steps)
+
+
+def _fed(
+    launch: Launch, device: torch.device, plan: Plan, images: Images, image_function: ImageFunction | None = None
+) -> Batches:
+    """The batches of a plan as the launch says: every split is read this way."""
+    return feed(plan, images, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
+
+
+def _held_out(launch: Launch, device: torch.device, ranks: Ranks, images: Images) -> Batches:
+    """A split for evaluation: in order, every image once, each by one process."""
+    size = EVALUATION_BATCH * ranks.ranks
+    plan = Plan(len(images), size, shuffled=False, rank=ranks.rank, ranks=ranks.ranks)
+    return _fed(launch, device, plan, images)
+
+
+def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:
+    """(state, loss, method) with weights drawn from the seed. scaled: with fp16's gradient scaler."""
+    torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
+    built: dict[str, Any] = {"model": experiment.loss.network(experiment.model, context)}
+    built |= {"loss": experiment.loss.build(context), "method": experiment.method.build(context)}
+    modules = {name: part for name, part in built.items() if isinstance(part, nn.Module)}
+    trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
+    state = State(
+        trained=trained,
+        forward=Forward(trained, built["method"], built["loss"]),
+        optimizer=experiment.optimizer.build(trained, scaled),
+        ema=moving_average(trained["model"], experiment.ema.decay) if experiment.ema else None,
+        swa=equal_average(trained["model"]) if experiment.swa else None,
+        stopwatch=Stopwatch() if experiment.max_minutes else None,
+        scaler=torch.amp.GradScaler(context.device.type) if scaled else None,
+        sums=torch.zeros(
+            3, dtype=torch.float32 if context.device.type == "mps" else torch.float64, device=context.device
+        ),
+    )
+    return state, built["loss"], built["method"]
+
+
+def belongs(parts: Assembly) -> dict[str, str]:
+    """What decides whether a resumed run keeps to the same bits: versions, device, threads, processes,
+    precision."""
+    return {
+        "torch": torch.__version__,
+        "device": parts.setup.device.type,
+        "precision": parts.precision,
+        "threads": str(torch.get_num_threads()),
+        "processes": str(parts.context.ranks),
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
+    """Everything that can be refused, in every process before any goes on. Raises UserError, DataError among them."""
+    splits, parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
+    connect(experiment, splits, parts)
+    return splits, parts
+
+
+def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
+    """In the order of its cost, and without a word to another process."""
+    check(experiment)
+    device = device_of(launch.device, ranks)
+    splits = load_splits(experiment, launch)
+    return splits, assemble(experiment, splits, launch, device, ranks)
+
+
+def load_splits(experiment: Experiment, launch: Launch) -> Splits:
+    """The images that a declaration trains on. Raises DataError."""
+    splits = experiment.data.load(launch.root)
+    return splits.limited(experiment.limit) if experiment.limit else splits
+
+
+def refuse(experiment: Experiment) -> None:
+    """Raises UserError with every declared part that needs one class for each image."""
+    unfit = [(name, type(part)) for name, part in experiment.parts() if not getattr(part, "multi_label", True)]
+    if unfit:
+        raise UserError(
+            f"{name}: {kind.__name__} needs one class for each image, and these images have several labels; {advice}"
+            for name, kind in unfit
+            for advice in [getattr(kind, "instead", "leave it out")]
+        )

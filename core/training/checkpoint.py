@@ -1,0 +1,165 @@
+"""The state of a run on disk: written whole or not at all, checked by digest, two generations kept.
+
+A file is one line of JSON (version, step, sha256 of the rest, what it belongs to), then the state as torch.save wrote
+it. It is read with weights_only=True: a file can hold tensors and plain values, and never runs code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from core.common.errors import Damaged
+from core.common.failpoints import failpoint
+from core.common.files import sync
+from core.training.state import State
+
+VERSION = 1
+KEPT = 2
+CHECKPOINTS = "checkpoints"  # in the folder of a run
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """belongs: what a resume is checked against.  state: as `State.snapshot` gave it."""
+
+    path: Path
+    step: int
+    belongs: dict[str, Any]
+    state: dict[str, Any]
+
+
+def save(folder: Path, step: int, state: dict[str, Any], belongs: dict[str, Any]) -> Path:
+    """Write folder/<step>.checkpoint; older generations beyond KEPT are removed once it stands. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    head = {"version": VERSION, "step": step, "sha256": hashlib.sha256(content).hexdigest(), "belongs": belongs}
+    path = folder / f"{step:012d}.checkpoint"
+    part = path.with_suffix(".part")
+    with part.open("wb") as stream:
+        stream.write(json.dumps(head).encode() + b"\n")
+        failpoint("checkpoint head written")
+        stream.write(content)
+        stream.flush()
+        failpoint("checkpoint written")
+        os.fsync(stream.fileno())
+    failpoint("checkpoint synced")
+    os.replace(part, path)
+    failpoint("checkpoint renamed")
+    sync(folder)
+    keep_last(folder, KEPT)
+    for left in folder.glob("*.part"):
+        left.unlink(missing_ok=True)
+    return path
+
+
+def keep_last(folder: Path, count: int = 1) -> None:
+    """Remove all but the latest checkpoints."""
+    for old in generations(folder)[count:]:
+        old.unlink(missing_ok=True)
+
+
+def generations(folder: Path) -> list[Path]:
+    """Complete checkpoints, the latest first."""
+    return sorted(folder.glob("*.checkpoint"), reverse=True)
+
+
+def read(path: Path) -> Checkpoint:
+    """Raises Damaged."""
+    try:
+        with path.open("rb") as stream:
+            head = json.loads(stream.readline())
+            content = stream.read()
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path}: {error}") from None
+    if head.get("version") != VERSION:
+        raise Damaged(f"{path}: a checkpoint of version {head.get('version')}, this labbook reads {VERSION}")
+    if hashlib.sha256(content).hexdigest() != head["sha256"]:
+        raise Damaged(f"{path}: its content does not match its digest")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return Checkpoint(path, head["step"], head["belongs"], state)
+
+
+def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """(the latest checkpoint that is whole, or None; what is wrong with later ones)."""
+    wrong: list[str] = []
+    for path in generations(folder):
+        try:
+            return read(path), wrong
+        except Damaged as damage:
+            wrong.append(str(damage))
+    return None, wrong
+
+
+class Saver:
+    """Writes checkpoints beside the loop: a copy of the state is taken at once, a thread does the rest. When it is
+    left, nothing is being written.
+
+    every: a number of steps ("500") or a time ("90s", "5m", "1h") between checkpoints.  seconds_taken: by which the
+    loop was held up in all.
+    """
+
+    def __init__(self, folder: Path, every: str, belongs: dict[str, Any]):
+        unit = {"s": 1, "m": 60, "h": 3600}.get(every[-1])
+        self.folder, self.belongs = folder, belongs
+        self.steps = None if unit else int(every)
+        self.seconds = int(every[:-1]) * unit if unit else None
+        self._last = time.monotonic()
+        self.written, self.seconds_taken = 0, 0.0
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def due(self, step: int) -> bool:
+        """Whether it is time, `step` steps being done."""
+        if self.steps:
+            return step % self.steps == 0
+        return time.monotonic() - self._last >= (self.seconds or 0)
+
+    def save(self, state: State) -> None:
+        """Start writing; waits only for the checkpoint before, if that is not written yet. Raises its error."""
+        began = time.monotonic()
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(state.step, state.snapshot()), name="checkpoint")
+        self._thread.start()
+        self.written += 1
+        self._last = time.monotonic()
+        self.seconds_taken += self._last - began
+
+    def cost(self) -> str:
+        """What the checkpoints so far have cost, for people."""
+        size = sum(path.stat().st_size for path in generations(self.folder)[:1]) / 1e6
+        return f"checkpoints: {self.written}, {size:,.1f} MB each; they held training up for {self.seconds_taken:.2f} s"
+
+    def wait(self) -> None:
+        """Until what was started is on disk. Raises OSError where it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        try:
+            save(self.folder, step, state, self.belongs)
+        except BaseException as error:  # for whoever waits
+            self._error = error

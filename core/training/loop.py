@@ -1,0 +1,99 @@
+"""fit(): the loop, from top to bottom. A generator of events; whoever iterates decides what to do with them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from core import keys as K
+from core.loading.batches import Batches
+from core.schedules import Clock
+from core.training import distributed
+from core.training.averaging import average_epoch
+from core.training.evaluate import Evaluation, evaluate
+from core.training.nonfinite import diagnose
+from core.training.state import State
+from core.training.step import Setup, StepSkipped, advance, is_over, reseed, set_learning_rates
+
+SMALLEST_SCALE = 2**-10
+
+
+class Event(NamedTuple):
+    """After each optimizer step, and after each epoch.
+
+    step: optimizer steps done.  epoch: the epoch it belongs to, from 0.
+    metrics: empty; or step/... after an interval; or the epoch's, and then `validation` is there too.
+    """
+
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    validation: Evaluation | None = None
+
+
+def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Event]:
+    """Train `state` from where it stands to the end: all epochs, or until early stopping or the time budget says so.
+
+    Between two events the state is whole: it may be saved, and training may be left and taken up again from it.
+    Raises NonFinite.
+    """
+    steps = len(train.plan)
+    trained = [p for group in state.optimizer.param_groups for p in group["params"]]
+    state.trained.train()
+    if state.stopwatch is not None:
+        state.stopwatch.start()
+    while not is_over(setup, state.history):
+        epoch = len(state.history)
+        standing = setup.frozen.hold(state.model, epoch) if setup.frozen else []
+        start = state.step - epoch * steps
+        seeds = K.step_seeds(setup.seed, setup.rank, state.step, steps - start)
+        began = time.perf_counter()
+        for batch, seed in zip(train.epoch(epoch, start), seeds, strict=True):
+            reseed(seed, setup.device)
+            clock = Clock(state.step, steps, setup.epochs)
+            set_learning_rates(state.optimizer, setup.schedule(clock, state.history))
+            try:
+                advance(setup, state, trained, setup.augment(setup.normalize(batch)), clock, standing)
+            except StepSkipped:
+                raise diagnose(setup, state, train, state.step, state.step + 1) from None
+            state.step += 1
+            done = state.step - epoch * steps
+            due = done % setup.log_every == 0 or done == steps
+            metrics = _read_interval(setup, state, train, (done - 1) % setup.log_every + 1) if due else {}
+            yield Event(state.step, epoch, metrics)
+        yield _end_of_epoch(setup, state, train, val, (steps - start) / (time.perf_counter() - began))
+
+
+def _read_interval(setup: Setup, state: State, train: Batches, steps: int) -> dict[str, float]:
+    """Means over the last `steps` steps: the one place where the host waits for the device."""
+    now = state.sums.tolist()
+    # a scaler bears overflow by scaling down; one that has shrunk to this is overflowing at any scale
+    if not math.isfinite(sum(now)) or (state.scaler and state.scaler.get_scale() < SMALLEST_SCALE):
+        raise diagnose(setup, state, train, state.step - steps, state.step)
+    loss, _, norm = (after - before for after, before in zip(now, state.seen, strict=True))
+    state.seen = now
+    return {"step/loss": loss / steps, "step/lr": state.optimizer.param_groups[0]["lr"], "step/grad_norm": norm / steps}
+
+
+def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate: float) -> Event:
+    """Average, validate and start the sums anew. rate: steps per second."""
+    if state.swa is not None:
+        average_epoch(setup, state, train)
+    distributed.align(state.evaluated)
+    with setup.precision():
+        validation = evaluate(state.evaluated, setup.loss, val, setup.normalize, setup.classes, setup.multi_label)
+    steps = len(train.plan)
+    loss, right, _ = state.seen
+    metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.share)}
+    metrics |= {f"val/{name}": value for name, value in validation.metrics.items()}
+    metrics |= {"lr": state.optimizer.param_groups[0]["lr"]}
+    if state.stopwatch is not None:
+        metrics |= {"minutes": distributed.from_first(state.stopwatch.seconds()) / 60}
+    state.history.append(metrics)
+    state.sums.zero_()
+    state.seen = [0.0] * len(state.seen)
+    return Event(
+        state.step, len(state.history) - 1, metrics | {"images_per_second": rate * train.plan.size}, validation
+    )

@@ -1,0 +1,86 @@
+"""What surrounds a run in this process: its mirror, signals, threads, the processes that share the work."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import torch
+
+from core.common.machine import usable_cores
+from core.common.ranks import Ranks
+from core.common.signals import Stop
+from core.launch import Launch
+from core.tracking.api import Follows, Mirror
+from core.training import distributed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Entered before anything is built. stop: signals sent to this process."""
+
+    mirror: Follows
+    stop: Stop
+    ranks: Ranks
+
+
+@contextmanager
+def staged(launch: Launch, mirror: Follows | None) -> Iterator[Stage]:
+    """Everything around a run, ended with it. mirror: of an invocation with several runs; none: one of its own."""
+    with _mirrored(mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
+        yield Stage(following, stop, ranks)
+
+
+@contextmanager
+def _mirrored(mirror: Follows | None) -> Iterator[Follows]:
+    if mirror is not None:
+        yield mirror
+        return
+    own = Mirror()
+    try:
+        yield own
+    finally:
+        own.finish()
+
+
+@contextmanager
+def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
+    """Threads and determinism for the time of a run. Processes on one machine share its cores."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(launch.threads or max(1, usable_cores() // ranks.local_ranks))
+    if launch.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not launch.deterministic
+    keep_freed_memory()
+    try:
+        with anomaly_mode(launch.detect_anomaly):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 1 GiB of what this process frees, for its next tensors.
+
+    It gives large blocks back to the kernel, which clears each page of the next ones: for the images of a batch, that
+    takes longer than to normalize and mirror them. M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3).
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL(None)
+        for option in (-3, -1):
+            library.mallopt(option, 1 << 30)
+
+
+@contextmanager
+def anomaly_mode(wanted: bool) -> Iterator[None]:
+    """torch.autograd's anomaly mode for a while: each backward pass is checked for NaN, at a multiple of its time."""
+    if not wanted:
+        yield
+        return
+    with torch.autograd.set_detect_anomaly(True):
+        yield

@@ -1,0 +1,110 @@
+"""One small batch through a copy of everything, before anything is recorded: what does not fit together shows here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from core import keys as K
+from core.augment import Augment, per_image
+from core.augment.albumentation import Albumentation
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.loading.batches import Batches, Fetch, Request
+from core.loading.images import Images
+from core.metrics.names import ALWAYS
+from core.schedules import Clock
+from core.training.evaluate import evaluate
+from core.training.state import State
+from core.training.step import Setup
+
+PROBED = 4  # images shown to each image step
+
+
+def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Images, count: int) -> None:
+    """Augment `count` training images and compute their losses with copies of model, method and loss.
+
+    Raises ValueError for what breaks a contract: an image step that changes size or type, logits that are not
+    [N, classes], losses that are not [N]. A bug in a user's own part is left to come up in training, on record.
+    """
+    for step in steps:
+        if isinstance(step, Albumentation):
+            _probe(step, images)
+    index = np.arange(min(count, len(images)))
+    fetched = Fetch(images, per_image(steps))[Request(index, K.sample_keys(setup.seed, 0, index))]
+    batch = type(fetched)(*(tensor.to(setup.device) for tensor in fetched))
+    try:
+        ready = setup.augment(setup.normalize(batch))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"augment: {_first_line(error)}") from None
+    copies = dict(copy.deepcopy(state.trained).train().items())
+    parts: dict[str, Any] = {"loss": setup.loss, "method": setup.method} | copies
+    outputs: list[object] = []
+    parts["model"].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        with setup.precision(), torch.no_grad():
+            losses, logits = parts["method"].step(parts["model"], parts["loss"], ready, Clock(0, 1, 1))
+    except UserError:
+        raise
+    except Exception as error:
+        if any(isinstance(output, tuple) for output in outputs):
+            raise ValueError(
+                "model: it gives several outputs in training; use method Auxiliary, or auxiliary false"
+            ) from None
+        if "more than 1 value per channel" in str(error):
+            raise ValueError(
+                f"model: BatchNorm needs more than {len(index)} image at a time; raise batch_size or lower "
+                "grad_accum_steps"
+            ) from None
+        return
+    if logits.shape != (len(index), setup.classes):
+        raise ValueError(f"model: logits are {list(logits.shape)} for {len(index)} images of {setup.classes} classes")
+    if losses.shape != (len(index),):
+        raise ValueError(f"loss: it gives {list(losses.shape)} for {len(index)} images; one value each is needed, [N]")
+
+
+def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module], None]:
+    """A function that computes the gradients of `count` images through the Forward that it is given."""
+
+    def step(forward: nn.Module) -> None:
+        batch = next(iter(train.epoch(0)))
+        few = type(batch)(*(tensor[:count] for tensor in batch))
+        with setup.precision():
+            losses, _ = forward(setup.augment(setup.normalize(few)), Clock(0, 1, 1))
+        losses.mean().backward()
+
+    return step
+
+
+def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
+    """Raises UserError for a metric, by the field that names it, which evaluation does not give for these data."""
+    if not setup.multi_label and set(named.values()) <= set(ALWAYS):
+        return
+    with setup.precision():
+        found = evaluate(state.evaluated, setup.loss, val, setup.normalize, setup.classes, setup.multi_label)
+    measured = [f"val/{name}" for name in found.metrics]
+    for field, metric in named.items():
+        if metric not in measured:
+            hint = did_you_mean(metric, measured) or f"; there are {', '.join(measured)}"
+            raise UserError([f"{field}: {metric} is not measured for these data{hint}"])
+
+
+def _probe(step: Albumentation, images: Images) -> None:
+    """Try one image step, made certain to act."""
+    try:
+        certain = step.model_copy(update={"arguments": step.arguments | {"p": 1.0}})
+        probe = per_image((certain,))
+        assert probe is not None
+        for position, key in enumerate(K.sample_keys(0, 0, np.arange(PROBED)).tolist()):
+            probe(images.pixels[int(images.rows[position % len(images)])].copy(), key)
+    except Exception as error:
+        raise ValueError(f"augment.{step.label()}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].removeprefix("augment: ")[:300]

@@ -1,0 +1,1 @@
+"""From files, archives, tables and packed sets to decoded images."""

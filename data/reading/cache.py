@@ -1,0 +1,216 @@
+"""Decoded once, then a memory map.
+
+store()/cache/<digest>/pixels.npy and index.json    a cache: complete, or not there
+store()/cache/sources/<key>.json                    which cache a source (its names, sizes and times) has become
+store()/cache/tmp-<key>/                            one being built, under the lock sources/<key>.lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from core.common.paths import store
+from core.loading.images import Images, Pixels
+from data.reading import disk
+from data.reading.terminal import say
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the pixels show. For each image: name, label (position in classes), split, row of pixels, and how many
+    pixels its file has (areas is empty where all have the same).  places: (first byte, bytes) of each in the tar file
+    that its name begins with; empty for other sources.
+
+    digest: sha256 of names, contents and policy.  source: what this was built from, for people.  top: as in
+    Cached.
+    """
+
+    digest: str
+    policy: str
+    source: str
+    classes: list[str]
+    names: list[str]
+    labels: list[int]
+    splits: list[str]
+    rows: list[int]
+    areas: list[int] = field(default_factory=list)
+    places: list[list[int]] = field(default_factory=list)
+    top: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Cached:
+    """source: what was asked for; the index names what the cache was built from, another form of the same images.
+    pixels: None where none were kept, and the files are to be decoded as they come.  top: the folder around all names
+    in what was asked for, "" or "name/"."""
+
+    index: Index
+    pixels: np.ndarray | None
+    source: str
+    top: str = ""
+
+    def images(self, split: str, files: Pixels | None = None) -> Images:
+        """The images of one split, in the order of their names. files: the rows of those that were not kept."""
+        pixels = self.pixels if files is None else files
+        assert pixels is not None
+        chosen = np.array([name == split for name in self.index.splits], dtype=bool)
+        rows = np.array(self.index.rows, dtype=np.int64)
+        areas = None
+        if self.index.areas:
+            areas = np.zeros(len(pixels), dtype=np.int64)
+            areas[rows] = self.index.areas
+        return Images(pixels, rows[chosen], np.array(self.index.labels, dtype=np.int64)[chosen], areas)
+
+
+class _Damaged(Exception):
+    """A cache that is there but cannot be what was written."""
+
+
+def fetch(source: str, build: Callable[[Path], Index]) -> Cached:
+    """The cache of a source, built if need be. source: changes whenever the source or the way to read it does.
+
+    build(folder): writes pixels.npy there, if any are to be kept. Its errors leave nothing behind. Raises DataError.
+    """
+    root = store() / "cache"
+    key = hashlib.sha256(source.encode()).hexdigest()[:32]
+    try:
+        if found := _look_up(root, key):
+            return found
+    except _Damaged:
+        pass  # told below, unless another process is just mending it
+    with disk.locked(_lock(root, key), "waiting: another process is decoding the same images"):
+        try:
+            if found := _look_up(root, key):
+                return found
+        except _Damaged as damage:
+            say(f"{damage}: building it again")
+        with disk.told(root):
+            _sweep(root, key)
+            return _built(root, key, build)
+
+
+@contextmanager
+def pixel_file(folder: Path, shape: tuple[int, int, int, int]) -> Iterator[Callable[[int, np.ndarray], None]]:
+    """Write folder/pixels.npy, uint8 [M, H, W, C], with the function given: (first row, uint8 [n, H, W, C] or one).
+
+    From any thread, rows in any order. By write, not through a memory map: on a full disk a map kills the process.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    start, row_bytes = header.tell(), shape[1] * shape[2] * shape[3]
+    total = start + shape[0] * row_bytes
+    with disk.writing(folder, total, f"the cache of {shape[0]:,} decoded images"):
+        descriptor = os.open(folder / "pixels.npy", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.truncate(descriptor, total)
+
+            def put(row: int, pixels: np.ndarray) -> None:
+                _write_at(descriptor, start + row * row_bytes, np.ascontiguousarray(pixels))
+
+            _write_at(descriptor, 0, header.getvalue())
+            yield put
+        finally:
+            os.close(descriptor)
+
+
+def _write_at(descriptor: int, offset: int, content: bytes | np.ndarray) -> None:
+    view = (content.data if isinstance(content, np.ndarray) else memoryview(content)).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _built(root: Path, key: str, build: Callable[[Path], Index]) -> Cached:
+    part = root / f"tmp-{key}"
+    part.mkdir()
+    try:
+        index = build(part)
+        size = (part / "pixels.npy").stat().st_size if (part / "pixels.npy").exists() else None
+        with disk.writing(part, 0, "the index of the cache"):
+            (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size}))
+        with disk.locked(root / "place.lock", "waiting: another process is finishing a cache"):
+            _place(root, part, index.digest)
+            _note(root, key, {"digest": index.digest, "source": index.source, "top": index.top})
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Cached(*_open(root / index.digest), index.source, index.top)
+
+
+def _place(root: Path, part: Path, digest: str) -> None:
+    target = root / digest
+    try:
+        if target.exists() and _open(target):
+            return  # the same images came in another form, or under another path, before
+    except _Damaged as damage:
+        say(f"{damage}: replacing it")
+    shutil.rmtree(target, ignore_errors=True)
+    disk.place(part, target)
+
+
+def _note(root: Path, key: str, note: dict[str, str]) -> None:
+    part = root / "sources" / f"{key}.part"
+    with disk.writing(part.parent, 0, "the note of the cache"):
+        part.write_text(json.dumps(note))
+        disk.place(part, part.with_suffix(".json"))
+
+
+def _look_up(root: Path, key: str) -> Cached | None:
+    try:
+        note = json.loads((root / "sources" / f"{key}.json").read_text())
+        folder, source, top = root / note["digest"], note["source"], note.get("top", "")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError):
+        raise _Damaged(f"the note {root / 'sources' / key}.json is damaged") from None
+    if not folder.exists():
+        return None
+    with contextlib.suppress(OSError):  # when it was last asked for: `labbook cache` tells
+        os.utime(root / "sources" / f"{key}.json")
+    return Cached(*_open(folder), source, top)
+
+
+def _open(folder: Path) -> tuple[Index, np.ndarray | None]:
+    """Raises _Damaged."""
+    try:
+        record = json.loads((folder / "index.json").read_text())
+        size = record.pop("bytes")
+        index = Index(**record)
+        if index.format != FORMAT or index.digest != folder.name:
+            raise ValueError("index.json is of something else")
+        areas = index.areas or index.rows
+        if len({len(index.names), len(index.labels), len(index.splits), len(index.rows), len(areas)}) != 1:
+            raise ValueError("index.json has columns of different lengths")
+        if size is None:
+            return index, None
+        if (folder / "pixels.npy").stat().st_size != size:
+            raise ValueError("pixels.npy has another size than it was written with")
+        return index, np.load(folder / "pixels.npy", mmap_mode="r")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _Damaged(f"the cache {folder} is damaged ({error})") from None
+
+
+def _lock(root: Path, key: str) -> Path:
+    return root / "sources" / f"{key}.lock"
+
+
+def _sweep(root: Path, own: str) -> None:
+    """Remove what killed builds left: folders whose lock nobody else holds. own: the key whose lock we hold."""
+    shutil.rmtree(root / f"tmp-{own}", ignore_errors=True)
+    for left in root.glob("tmp-*"):
+        with disk.if_free(_lock(root, left.name.removeprefix("tmp-"))) as dead:
+            if dead:
+                shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""The bytes of an image file -> RGB uint8, by one declared policy."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.common.errors import DataError
+from core.loading.images import Box
+from data.reading.terminal import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+POLICY = (
+    "decode 1: gray and palette to RGB; transparency over black; CMYK by Pillow; 16 bit by its high byte; "
+    "first frame; upright by EXIF; color profiles ignored"
+)
+MAX_PIXELS = 89_478_485  # 256 MiB as RGB; checked in the header, before anything is decoded
+# Only what labbook declares: Pillow knows formats that start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+)
+
+ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # of EXIF
+
+Choose = Callable[[int, int], Box]  # of height and width
+Share = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Unreadable(DataError):
+    """An image that cannot be decoded, or several."""
+
+
+def decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
+    """uint8 [H, W, 3]. size: the largest centered square, resized (bilinear, antialiased), so that H = W = size.
+
+    Raises Unreadable, naming the file, for whatever is wrong with it.
+    """
+    return decode_with_area(content, name, size)[0]
+
+
+def decode_with_area(content: bytes, name: str, size: int | None = None) -> tuple[np.ndarray, int]:
+    """As `decode`, and how many pixels the file itself has."""
+    return _decode(content, name, size, None)
+
+
+def decode_crop(content: bytes, name: str, size: int, choose: Choose) -> np.ndarray:
+    """uint8 [size, size, 3]: the box that `choose(height, width)` of the upright image names, resized (bilinear,
+    antialiased). A JPEG is decoded no larger than the box needs. Raises Unreadable."""
+    return np.array(_decode(content, name, size, choose)[0])  # to be written to
+
+
+def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """(uint8 [size, size, 3], how many pixels there were) of an image uint8 [H, W] or [H, W, 1 or 3], as `decode` does
+    it."""
+    from PIL import Image
+
+    flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    image = Image.fromarray(np.ascontiguousarray(flat)).convert("RGB")
+    return np.array(_cut(image, size, None)), image.width * image.height
+
+
+def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) -> tuple[np.ndarray, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            area = image.width * image.height
+            if area > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+            share = _share(choose, image) if choose else None
+            if size is not None and image.format == "JPEG":
+                least = _enough(image, size, share) if share else (4 * size, 4 * size)
+                if min(image.width // least[0], image.height // least[1]) > 1:
+                    image.draft(None, least)  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
+                elif share and image.mode in ("RGB", "L"):
+                    return _cut_jpeg(content, size, share), area
+            made = _rgb(image, size, share)
+            return np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3), area
+    except Exception as error:  # broken files make Pillow raise nearly anything: SyntaxError, struct.error, ...
+        reason = str(error).split("<_io")[0].strip() or type(error).__name__
+        raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None
+
+
+def _share(choose: Choose, image: Image.Image) -> Share:
+    """The box of the upright image in shares of its sides: what is decoded may be smaller."""
+    height, width = (image.width, image.height) if _is_turned(image) else (image.height, image.width)
+    top, left, tall, wide = choose(height, width)
+    return left / width, top / height, (left + wide) / width, (top + tall) / height
+
+
+def _enough(image: Image.Image, size: int, share: Share) -> tuple[int, int]:
+    """(width, height) as the file lies, of which the box has size x size pixels or more."""
+    left, top, right, bottom = share
+    width, height = math.ceil(size / (right - left)), math.ceil(size / (bottom - top))
+    return (height, width) if _is_turned(image) else (width, height)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return image.getexif().get(ORIENTATION, 1) in _SIDEWAYS
+
+
+def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    image.load()
+    if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:  # what turns a JPEG stands in these
+        ImageOps.exif_transpose(image, in_place=True)  # most images lie right: else each would be copied
+    eight_bit = _eight_bit(image)
+    if eight_bit.has_transparency_data:
+        shown = eight_bit.convert("RGBA")
+        black = Image.new("RGBA", shown.size, (0, 0, 0, 255))
+        result = Image.alpha_composite(black, shown).convert("RGB")
+    else:
+        result = eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
+    return result if size is None else _cut(result, size, share)
+
+
+def _cut(image: Image.Image, size: int, share: Share | None) -> Image.Image:
+    """Of an upright RGB image, the part named, or the largest centered square, as size x size."""
+    from PIL import Image
+
+    if share is None and image.size == (size, size):
+        return image
+    part = image.crop(_centered(image.size) if share is None else _in_pixels(share, image.size))
+    # cut first: resize's own box lets in what lies beside it
+    return part.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def _cut_jpeg(content: bytes, size: int, share: Share) -> np.ndarray:
+    """As `_cut`, of a JPEG file that is decoded whole, to one gray level; by torchvision, in two thirds of the time."""
+    import torch
+    from torch.nn.functional import interpolate
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    whole = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    left, top, right, bottom = _in_pixels(share, (whole.shape[2], whole.shape[1]))
+    part = whole[None, :, top:bottom, left:right]
+    return interpolate(part, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _centered(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    side = min(size)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return left, top, left + side, top + side
+
+
+def _in_pixels(share: Share, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(part * size[at % 2]) for at, part in enumerate(share))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Pillow opens 16-bit color by its high byte; gray it would clip at 255, leaving all but the darkest white."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no declared range; convert the file to 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError("32-bit pixels have no declared range; convert the file to 8 or 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -1,0 +1,64 @@
+"""Files that are decoded when they are asked for: for folders larger than the memory, or than the disk that is free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from core.common.errors import ImageLost
+from core.loading.images import Box, Order
+from data.reading.decode import Unreadable, decode, decode_crop
+from data.reading.terminal import printable
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images of a folder as uint8 [M, size, size, 3], none of them kept. names: of the files, by row."""
+
+    lost: ClassVar[str] = "it could be read when training began: put it back"
+
+    root: Path
+    names: tuple[str, ...]
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.names), self.size, self.size, 3
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """The images at these rows (an int, a slice, int64 [n]): the largest centered square of each. Raises
+        ImageLost."""
+        if isinstance(rows, int | np.integer):
+            return self._read(int(rows), decode, self.size)
+        chosen = np.arange(len(self))[rows]
+        pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(chosen.tolist()):
+            pixels[place] = self[row]
+        return pixels
+
+    def crop(self, row: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+        """uint8 [size, size, 3]: the box that `choose(height, width)` of the upright image names. Raises ImageLost."""
+        return self._read(row, decode_crop, self.size, choose)
+
+    def order(self, rows: np.ndarray, size: int, ranks: int) -> Order | None:
+        """None: files of their own are read in any order."""
+        return None
+
+    def content(self, row: int) -> bytes:
+        """Of the file. Raises OSError."""
+        return (self.root / self.names[row]).read_bytes()
+
+    def _read(self, row: int, decoder: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+        path = self.root / self.names[row]
+        try:
+            return decoder(self.content(row), str(path), *arguments)
+        except (OSError, Unreadable) as error:
+            reason = f"{printable(str(path))}: {error.strerror}" if isinstance(error, OSError) else error.lines[0]
+            raise ImageLost(f"{reason} ({self.lost})") from None

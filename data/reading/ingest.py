@@ -1,0 +1,209 @@
+"""A tree of image files -> a cache: all decoded, in threads, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from core.common.errors import DataError
+from core.common.machine import usable_cores
+from data.reading import archive, cache, tree
+from data.reading.decode import POLICY, Unreadable, decode_with_area, fitted
+from data.reading.layout import Layout
+from data.reading.terminal import bar, first, printable, say
+
+Stored = archive.Content | np.ndarray  # the bytes of a file, where it is, or uint8 [H, W] or [H, W, C]
+
+_SMALL_SECONDS = 4e-4  # to decode an image
+_BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: bounds the memory, and the overhead
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How files become rows of H = W = size.
+
+    exact: None, or the name of a data set whose files have that size already; others are refused.  keep: the decoded
+    pixels; else every file is decoded once to see that it can be, and again whenever it comes.  listed: how many
+    unreadable images are told of by name; None: all.
+    """
+
+    size: int
+    exact: str | None = None
+    skip_unreadable: bool = False
+    keep: bool = True
+    listed: int | None = 50
+
+    @property
+    def policy(self) -> str:
+        how = "as stored" if self.exact else "the largest centered square, bilinear, antialiased"
+        when = "" if self.keep else "; whenever it comes"
+        return f"{POLICY}; {self.size} x {self.size}, {how}{when}"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of a batch. hashes: (row, sha256 of the content) of what was decoded.  areas: of the same, pixels of the file.
+    unreadable: a line for each other."""
+
+    hashes: list[tuple[int, str]]
+    areas: list[int]
+    unreadable: list[str]
+
+
+def build(
+    found: tree.Tree,
+    layout: Layout,
+    recipe: Recipe,
+    folder: Path,
+    contents: Iterable[tuple[int, Stored]] | None = None,
+) -> cache.Index:
+    """Decode a tree to folder/pixels.npy. contents: (position in found.names, content) of each, if not the tree's own.
+
+    Raises one Unreadable that lists every unreadable image.
+    """
+    count, shape = len(found.names), (recipe.size, recipe.size, 3)
+    hashes: dict[int, str] = {}
+    areas: dict[int, int] = {}
+    unreadable: list[str] = []
+    doing = "decoding" if recipe.keep else "looking through"
+    shown = bar(f"{doing} {count:,} images of {found.path.name}", count, "images")
+    kept = cache.pixel_file(folder, (count, *shape)) if recipe.keep else nullcontext(_forget)
+    with kept as put, shown as advance:
+
+        def job(batch: list[tuple[int, Stored]]) -> _Outcome:
+            return _decode_batch(batch, found.names, recipe, put)
+
+        for outcome in in_threads(job, batches(contents or tree.contents(found))):
+            hashes.update(outcome.hashes)
+            areas.update(zip((row for row, _ in outcome.hashes), outcome.areas, strict=True))
+            unreadable += outcome.unreadable
+            advance(len(outcome.hashes) + len(outcome.unreadable))
+    unreadable.sort()
+    if unreadable and not (recipe.skip_unreadable and hashes):
+        raise Unreadable(_report(found, unreadable, recipe.listed))
+    for line in first(unreadable):
+        say(f"left out, unreadable: {line}")
+    return _index(found, layout, recipe, hashes, areas, len(unreadable))
+
+
+def _forget(row: int, pixels: np.ndarray) -> None:
+    """What keeps nothing."""
+
+
+def _decode_batch(
+    batch: Any, names: tuple[str, ...], recipe: Recipe, put: Callable[[int, np.ndarray], None]
+) -> _Outcome:
+    outcome = _Outcome([], [], [])
+    for row, content in batch:
+        try:
+            raw = content.read_bytes() if isinstance(content, Path) else content
+            if isinstance(raw, np.ndarray):
+                pixels, area = fitted(raw, recipe.size)
+            else:
+                pixels, area = decode_with_area(raw, names[row], None if recipe.exact else recipe.size)
+        except Unreadable as error:
+            outcome.unreadable.extend(error.lines)
+        except OSError as error:
+            outcome.unreadable.append(f"{printable(names[row])}: {error.strerror}")
+        else:
+            if pixels.shape[:2] != (recipe.size, recipe.size):
+                raise _other_size(names[row], pixels, recipe)
+            put(row, pixels)
+            outcome.hashes.append((row, _sha256(raw)))
+            outcome.areas.append(area)
+    return outcome
+
+
+def _sha256(raw: bytes | np.ndarray) -> str:
+    if isinstance(raw, np.ndarray):
+        raw = str(raw.shape).encode() + raw.tobytes()
+    return hashlib.sha256(raw).hexdigest()
+
+
+def batches(items: Iterable[tuple[int, Stored]]) -> Iterator[list[tuple[int, Stored]]]:
+    """What `in_threads` gives to a thread at a time."""
+    batch: list[tuple[int, Stored]] = []
+    size = 0
+    for row, content in items:
+        batch.append((row, content))
+        size += len(content) if isinstance(content, bytes) else getattr(content, "nbytes", 0)
+        if len(batch) >= _BATCH_IMAGES or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def in_threads(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
+    """job of each batch, in order. Small images one after another: threads that ask for the interpreter every few
+    microseconds take twice the time of one. From the first batch of larger ones on in threads."""
+    rest = iter(batches)
+    for number, batch in enumerate(rest):
+        began = time.perf_counter()
+        outcome = job(batch)
+        # the first one pays for Pillow's imports
+        large = number > 0 and time.perf_counter() - began > _SMALL_SECONDS * len(batch)
+        yield outcome
+        if large:
+            break
+    yield from _in_pool(job, rest)
+
+
+def _in_pool(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
+    """Reading goes on while Pillow decodes, two batches a thread ahead at most."""
+    workers = min(8, usable_cores())
+    waiting: deque[Future[Outcome]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(job, batch))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _index(
+    found: tree.Tree, layout: Layout, recipe: Recipe, hashes: dict[int, str], areas: dict[int, int], skipped: int
+) -> cache.Index:
+    rows = sorted(hashes)
+    digest = hashlib.sha256(recipe.policy.encode())
+    for row in rows:
+        digest.update(f"\n{hashes[row]} {found.names[row]}".encode("utf-8", "surrogateescape"))
+    notes = [f"{len(found.others):,} other files left out"] if found.others else []
+    notes += [f"{skipped:,} unreadable left out"] if skipped else []
+    return cache.Index(
+        digest=digest.hexdigest(),
+        policy=recipe.policy,
+        source=f"{found.path.name}: " + ", ".join([f"{len(rows):,} images", *notes]),
+        classes=list(layout.classes),
+        names=[found.names[row] for row in rows],
+        labels=[layout.labels[row] for row in rows],
+        splits=[layout.splits[row] for row in rows],
+        rows=rows,
+        top=found.top,
+        areas=[areas[row] for row in rows] if len(set(areas.values())) > 1 else [],
+    )
+
+
+def _report(found: tree.Tree, unreadable: list[str], listed: int | None) -> list[str]:
+    head = f"{found.path}: {len(unreadable):,} of {len(found.names):,} images cannot be read"
+    return [head, *first(unreadable, listed or len(unreadable)), "repair or remove these files"]
+
+
+def _other_size(name: str, pixels: np.ndarray, recipe: Recipe) -> DataError:
+    size, got = f"{recipe.size} x {recipe.size}", f"{pixels.shape[1]} x {pixels.shape[0]}"
+    line = f"{printable(name)} has {got} pixels, {recipe.exact} has {size}; for images of your own use ImageFolder"
+    return DataError([line])

@@ -1,0 +1,119 @@
+"""The pickled batches of CIFAR, read without running anything that a pickle names."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.common.errors import DataError
+from data.reading import archive
+from data.reading.terminal import bar, printable
+
+POLICY = "CIFAR python batches 1: RGB as stored, NHWC"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """pixels: uint8 [N, 32, 32, 3].  labels: N of them."""
+
+    pixels: np.ndarray
+    labels: list[int]
+
+
+def read(
+    path: Path, names: dict[str, str], meta: str, names_field: bytes, labels_field: bytes
+) -> tuple[list[str], dict[str, Batch]]:
+    """(class names, batch -> its images). names: batch, or meta -> its member in the archive or folder at `path`.
+
+    Raises DataError for what is not a batch.
+    """
+    classes: list[str] = []
+    found: dict[str, Batch] = {}
+    wanted = {member: name for name, member in names.items()}
+    with bar(f"reading {path.name}", len(names), "batches") as advance:
+        for member, content in archive.members(path, lambda member: member.name in wanted and not member.folder):
+            if content is None:
+                continue
+            name = wanted[member.name]
+            try:
+                fields = _load(content.read_bytes() if isinstance(content, Path) else content)
+                if name == meta:
+                    classes = [item.decode() for item in fields[names_field]]
+                else:
+                    found[name] = _batch(fields[b"data"], fields[labels_field])
+            except Exception as error:  # a broken or hostile pickle can raise nearly anything
+                raise _unfit(path, member.name, error) from None
+            advance(1)
+    for name, batch in found.items():
+        if not all(0 <= label < len(classes) for label in batch.labels):
+            raise _unfit(path, name, ValueError("it has labels that are no class"))
+    return classes, found
+
+
+def _batch(data: Any, labels: Any) -> Batch:
+    if (
+        not isinstance(data, np.ndarray)
+        or data.dtype != np.uint8
+        or data.shape != (len(labels), 3072)
+        or not len(labels)
+    ):
+        raise ValueError("it does not hold one row of 3072 bytes for each label")
+    if not all(type(label) is int for label in labels):
+        raise ValueError("its labels are no whole numbers")
+    return Batch(np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), list(labels))
+
+
+def _unfit(path: Path, name: str, error: Exception) -> DataError:
+    reason = printable(str(error) or type(error).__name__)
+    return DataError([f"{path}: {printable(name)} is no batch of CIFAR: {reason}; get the official archive"])
+
+
+def _load(content: bytes) -> Any:
+    return _Unpickler(io.BytesIO(content), encoding="bytes").load()
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    if kind != _ARRAY or shape != (0,) or _text(code) != "b":
+        raise pickle.UnpicklingError("it asks for an unusual array")
+    return np.ndarray((0,), "b")
+
+
+def _byte_type(code: Any, align: Any = False, copy: Any = True) -> np.dtype[Any]:
+    if _text(code) != "u1":
+        raise pickle.UnpicklingError("it asks for an array of something else than bytes")
+    return np.dtype("u1", align=False, copy=True)  # a copy, because pickle then sets its state
+
+
+def _latin1(text: Any, encoding: Any) -> bytes:
+    if _text(encoding) != "latin1":
+        raise pickle.UnpicklingError("it asks for an unusual encoding")
+    return text.encode("latin1") if isinstance(text, str) else text
+
+
+_ARRAY = "ndarray"  # a name in place of the class: nothing can be made by calling it
+_ALLOWED: dict[tuple[str, str], str | Callable[..., Any]] = {
+    ("numpy", "ndarray"): _ARRAY,
+    ("numpy", "dtype"): _byte_type,
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("_codecs", "encode"): _latin1,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what a byte array is made of, each piece checked, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no batch needs; it may be malicious")
+        return _ALLOWED[module, name]

@@ -1,0 +1,281 @@
+"""A table of images and labels -> rows that can be trusted. All that is wrong with them is told at once."""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.common.errors import DataError
+from core.common.text import did_you_mean
+from data.reading import archive, disk
+from data.reading.layout import WHOLE
+from data.reading.terminal import printable
+from data.reading.tree import SPLITS
+
+SUFFIXES = (".csv", ".parquet")
+EXPECTED = (
+    "expected: a .csv or .parquet file, or a folder that holds just one, with the columns path and label, and perhaps "
+    "split (train, val, test) and group; paths are relative to the table's folder"
+)
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns. split, group: None where there is none to be used.
+
+    several: an image may have any number of labels, as a list or as text with the separator between them.
+    """
+
+    path: str
+    label: str
+    split: str | None
+    group: str | None
+    multi_label: bool = False
+    separator: str = "|"
+
+    def named(self) -> dict[str, str]:
+        """Role -> name, of those to be used."""
+        roles = {"path": self.path, "label": self.label, "split": self.split, "group": self.group}
+        return {role: name for role, name in roles.items() if name is not None}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image. number: in the table, from 1 below the header.  name: its path as the table has it, tidied.
+    file: where it is, links followed.  labels: one, or any number of several.  split: train, val, test or WHOLE.
+    Where a cell is wrong: no labels, split "", group None."""
+
+    number: int
+    name: str
+    file: Path
+    status: os.stat_result
+    labels: tuple[str, ...]
+    split: str
+    group: str | None
+
+
+class _Wrong(ValueError):
+    """What is wrong with one cell."""
+
+
+def find(root: Path) -> Path:
+    """The table: root itself, or the only one in that folder. Raises DataError."""
+    if not root.is_dir():
+        with disk.told(root):
+            root.stat()
+        if root.suffix.lower() not in SUFFIXES:
+            raise DataError([f"{root} is no table", EXPECTED])
+        return root
+    with disk.told(root):
+        found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    if len(found) != 1:
+        told = f"{len(found)} tables ({', '.join(path.name for path in found)}); name one" if found else "no table"
+        raise DataError([f"{root} holds {told}", EXPECTED])
+    return found[0]
+
+
+def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row], list[str]]:
+    """The rows that name an image, in the order of their names, and a line for each row that is wrong.
+
+    Raises DataError for a table without rows, or one that cannot be read or lacks a column.
+    """
+    content = _content(table, columns)
+    folder = table.parent
+    locate = _locator(folder, allow_outside)
+    rows: list[Row] = []
+    wrong: list[str] = []
+    seen: dict[Path, int] = {}
+    for number, cells in enumerate(zip(*content.values(), strict=True), start=1):
+        row, complaints = _row(number, dict(zip(content, cells, strict=True)), columns, locate)
+        if row and (other := seen.setdefault(row.file, number)) != number:
+            complaints.append(f"{printable(row.name)} is the image of row {other}, too; remove one")
+        elif row:
+            rows.append(row)
+        wrong += [f"row {number}: {'; '.join(complaints)}"] if complaints else []
+    rows.sort(key=lambda row: row.name)
+    return rows, wrong + list(_straddling(rows)) + list(_wrong_splits(rows))
+
+
+def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
+    """Role -> cells. Raises DataError."""
+    with disk.told(table):
+        raw = table.read_bytes()
+    content = _read_parquet(raw, table) if table.suffix.lower() == ".parquet" else _read_csv(raw, table)
+    known = content.column_names
+    named = dict(_present(columns, known))
+    wrong = [line for role, name in named.items() for line in _missing(role, name, known)]
+    if wrong:
+        raise DataError([*(f"{table}: {line}" for line in wrong), EXPECTED])
+    if not content.num_rows:
+        raise DataError([f"{table} has no rows", EXPECTED])
+    cells = {role: content.column(name).to_pylist() for role, name in named.items()}
+    if columns.multi_label and table.suffix.lower() == ".csv":  # which knows no empty list
+        cells["label"] = [[] if cell is None else cell for cell in cells["label"]]
+    return cells
+
+
+def _present(columns: Columns, known: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What is to be read. split and group may be absent, but only where nothing looks like a slip of the pen."""
+    for role, name in columns.named().items():
+        optional = role in ("split", "group") and name == role
+        if name in known or not optional or did_you_mean(name, known):
+            yield role, name
+
+
+def _missing(role: str, name: str, known: Sequence[str]) -> Iterator[str]:
+    if known.count(name) > 1:
+        yield f"it has {known.count(name)} columns {name}; keep one"
+    elif name not in known:
+        there = did_you_mean(name, known) or f"; there are {', '.join(map(printable, known))}"
+        none = ", or none" if role in ("split", "group") else ""
+        yield f"it has no column {name}{there} (--data.{role}_column NAME{none})"
+
+
+def _read_csv(raw: bytes, table: Path) -> Any:
+    from csv import reader
+
+    import pyarrow as pa
+    from pyarrow import csv
+
+    try:
+        text = raw.decode("utf-8-sig")
+        names = next(reader(io.StringIO(text)), [])
+        # every column is text: a type that is guessed turns 007 into 7
+        options = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+        )
+        parsing = csv.ParseOptions(newlines_in_values=True)
+        return csv.read_csv(pa.BufferReader(text.encode()), parse_options=parsing, convert_options=options)
+    except UnicodeDecodeError as error:
+        raise DataError([f"{table} is not UTF-8 text (byte {error.start:,}); save it as UTF-8"]) from None
+    except pa.ArrowInvalid as error:
+        if not raw.strip():
+            raise DataError([f"{table} is empty", EXPECTED]) from None
+        raise DataError([f"{table} is no CSV with commas: {printable(str(error))[:300]}"]) from None
+
+
+def _read_parquet(raw: bytes, table: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(pa.BufferReader(raw))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError([f"{table} is no Parquet file: {printable(str(error))[:300]}"]) from None
+
+
+def _row(
+    number: int, cells: dict[str, Any], columns: Columns, locate: Callable[[str], Path]
+) -> tuple[Row | None, list[str]]:
+    """(the row, or None where it names no image; what is wrong with it)"""
+    wrong: list[str] = []
+
+    def taken(read: Callable[[Any], Any], cell: Any, otherwise: Any = None) -> Any:
+        try:
+            return read(cell)
+        except _Wrong as error:
+            wrong.append(str(error))
+            return otherwise
+
+    path = taken(lambda cell: _text("path", cell), cells["path"])
+    file = taken(locate, path) if path else None
+    status = taken(_status, (path, file)) if file else None
+    labels = taken(lambda cell: _labels(cell, columns), cells["label"], ())
+    split = taken(_split, cells["split"], "") if "split" in cells else WHOLE
+    group = taken(lambda cell: _text("group", cell), cells["group"]) if "group" in cells else None
+    if file is None or status is None:
+        return None, wrong
+    return Row(number, posixpath.normpath(path), file, status, labels, split, group), wrong
+
+
+def _text(role: str, cell: Any) -> str:
+    """A name, blanks around it taken off; a whole number is one, too."""
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return str(cell)
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+        raise _Wrong(f"no {role}")
+    if not isinstance(cell, str):
+        raise _Wrong(f"{role}: {cell!r} is neither text nor a whole number")
+    return cell.strip()
+
+
+def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:
+    if not columns.multi_label:
+        name = _text("label", "|".join(map(str, cell)) if isinstance(cell, list) else cell)
+        if isinstance(cell, list) or columns.separator in name:
+            advice = "for several, declare --data.multi_label true; or another --data.separator"
+            raise _Wrong(f"{printable(name)} is more than one label; {advice}")
+        return (name,)
+    cells = cell.split(columns.separator) if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
+    names = tuple(sorted(_text("label", one) for one in cells))
+    if len(set(names)) < len(names):
+        raise _Wrong(f"{printable(', '.join(names))}: a label comes twice")
+    return names
+
+
+def _split(cell: Any) -> str:
+    name = _text("split", cell)
+    if name.lower() not in SPLITS:
+        raise _Wrong(f"split {printable(name)}; there are train, val and test")
+    return SPLITS[name.lower()]
+
+
+def _locator(folder: Path, allow_outside: bool) -> Callable[[str], Path]:
+    real = Path(os.path.realpath(folder))
+
+    def locate(path: str) -> Path:
+        told = printable(path)
+        if _REMOTE.match(path):
+            raise _Wrong(f"{told} is not on this machine; fetch it yourself, and give the path of the file")
+        leaves = path[0] in "/\\" or path[1:2] == ":" or ".." in re.split(r"[\\/]", path)
+        if leaves and not allow_outside:
+            raise _Wrong(f"{told} leads out of {folder}; if that is right, declare --data.allow_outside true")
+        try:
+            file = Path(os.path.realpath(folder / path))
+        except (OSError, ValueError):
+            raise _Wrong(f"{told} does not exist") from None
+        if not allow_outside and not file.is_relative_to(real):
+            raise _Wrong(f"{told} is a link that leads out of {folder}; if that is right, --data.allow_outside true")
+        return file
+
+    return locate
+
+
+def _status(named: tuple[str, Path]) -> os.stat_result:
+    told = printable(named[0])
+    try:
+        status = named[1].stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise _Wrong(f"{told} does not exist") from None
+    except OSError as error:
+        raise _Wrong(f"{told}: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise _Wrong(f"{told} is no regular file")
+    if status.st_size > archive.MEMBER_LIMIT:
+        raise _Wrong(f"{told} has {status.st_size:,} bytes, more than {archive.MEMBER_LIMIT:,}")
+    return status
+
+
+def _straddling(rows: Iterable[Row]) -> Iterator[str]:
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.group is not None and row.split:
+            splits.setdefault(row.group, set()).add(row.split)
+    for group, found in sorted(splits.items()):
+        if len(found) > 1:
+            yield f"group {printable(group)} is in {' and '.join(sorted(found))}; a group belongs to one split"
+
+
+def _wrong_splits(rows: Sequence[Row]) -> Iterator[str]:
+    present = {row.split for row in rows} - {WHOLE, ""}
+    for split in ("train", "test") if present else ():
+        if split not in present:
+            yield f"no row is of split {split}; name some, or let splits be drawn: --data.split_column none"

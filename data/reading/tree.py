@@ -1,0 +1,91 @@
+"""The images of a folder, tar, zip or LMDB: the same names in the same order, whichever it is."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.common.errors import DataError
+from data.reading import archive
+from data.reading.decode import SUFFIXES
+from data.reading.terminal import printable
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """names: of the images, sorted.  folders: all that hold something, and the empty ones.
+
+    others: all further files, hidden ones too, by their full names.
+
+    top: "" or "name/", the one folder around everything, taken off from the names.
+    """
+
+    path: Path
+    top: str
+    names: tuple[str, ...]
+    folders: frozenset[str]
+    others: tuple[str, ...]
+
+
+def scan(path: Path, refuse: archive.Refuse = archive.at_once) -> Tree:
+    """List the images below a folder or in an archive, without reading them. refuse: see archive.members. Raises
+    DataError."""
+    names: list[str] = []
+    folders: set[str] = set()
+    others: list[str] = []
+    for member, _ in archive.members(path, refuse=refuse):
+        if archive.hidden(member.name):
+            others += [] if member.folder else [member.name]
+        elif member.folder:
+            folders.add(member.name)
+        else:
+            folders.update(_around(member.name))
+            (names if is_image(member) else others).append(member.name)
+    names.sort()
+    for name, following in itertools.pairwise(names):
+        if name == following:
+            raise DataError([f"{path} holds {printable(name)} twice; make the archive again"])
+    top = _top(names)
+    below = frozenset(folder.removeprefix(top) for folder in folders if folder.startswith(top))
+    return Tree(path, top, tuple(name.removeprefix(top) for name in names), below - {""}, tuple(others))
+
+
+def contents(tree: Tree, refuse: archive.Refuse = archive.at_once) -> Iterator[tuple[int, archive.Content]]:
+    """(position in tree.names, content) of every image, in stored order; None for one that was refused and let pass,
+    see archive.members. Raises DataError where one has gone."""
+    position = {tree.top + name: row for row, name in enumerate(tree.names)}
+    for member, content in archive.members(tree.path, is_image, refuse):
+        if is_image(member):
+            if member.name not in position:
+                raise _changed(tree.path)
+            yield position.pop(member.name), content
+    if position:
+        raise _changed(tree.path)
+
+
+def is_image(member: archive.Member) -> bool:
+    """By its name: a file that is not hidden, with the extension of a format that labbook reads."""
+    suffix = os.path.splitext(member.name)[1].lower()
+    return suffix in SUFFIXES and not member.folder and not archive.hidden(member.name)
+
+
+def _around(name: str) -> Iterator[str]:
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def _top(names: list[str]) -> str:
+    """The one folder that holds two levels of folders and all the images, as archives often have it."""
+    tops = {name.partition("/")[0] for name in names}
+    top = next(iter(tops), "")
+    return f"{top}/" if len(tops) == 1 and top not in SPLITS and all(name.count("/") >= 2 for name in names) else ""
+
+
+def _changed(path: Path) -> DataError:
+    return DataError([f"{path} changed while it was read; start again"])

@@ -1,0 +1,140 @@
+"""The command line around training: experiments that cannot be read, verbs, `labbook`."""
+
+import json
+import sys
+
+import pytest
+
+import experiments
+from core.catalogue import entries
+from core.cli import list as listing
+from core.cli import main as command
+from core.cli import main as labbook
+from core.common import paths
+from core.common.errors import UserError
+from core.compare.rows import rows
+from core.record import journal
+from core.record.run import RECORD, SUMMARY, VERSION
+from core.runs.trained import Run, load
+
+BROKEN = '''"""Is it broken?
+
+Expected: not yet measured
+"""
+
+from experiments.digits_cnn import EXPERIMENT as BASE
+
+EXPERIMENT = type(BASE)(
+    data=BASE.data, model=BASE.model, optimizer=BASE.optimizer, epochs="many", batch_sice=3
+)
+'''
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """An experiment whose declaration has two mistakes."""
+    folder = tmp_path / "experiments" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(BROKEN)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(folder.parent)])
+    yield
+    sys.modules.pop("experiments.broken", None)
+
+
+def test_mistakes_in_a_declaration_name_file_line_and_field(broken, capsys):
+    with pytest.raises(SystemExit) as left:
+        command.experiment("experiments.broken", ["--smoke"])
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "broken/__init__.py, line 8: epochs: should be a valid integer" in error
+    assert "batch_sice: no such field" in error
+
+
+def test_a_broken_experiment_does_not_hide_the_others(broken, capsys):
+    found = {entry.name: entry for entry in entries()}
+    assert found["broken"].question.startswith("cannot be read: ValidationError")
+    assert found["digits_cnn"].question.endswith("?")
+
+
+def test_a_damaged_summary_does_not_hide_the_best(home):
+    for number, text in enumerate(("{", summary(0.7), summary(0.9, whole=False))):
+        on_record("x", number, text)
+    assert listing.best_on_record("x") == (0.7, "x-20260101-000000-0001")
+
+
+def test_an_experiment_is_not_credited_with_the_runs_of_one_whose_name_begins_like_its_own(home):
+    wide = on_record("digits_cnn-wide", 1, summary(0.99))
+    assert listing.best_on_record("digits_cnn") is None
+    assert list(Run.of_experiment("digits_cnn")) == []
+    with pytest.raises(UserError, match="digits_cnn: no experiment with runs on record"):
+        rows(["digits_cnn"])
+    with pytest.raises(UserError, match="digits_cnn: no such run"):
+        load("digits_cnn")
+    assert load("digits_cnn-w") == wide
+    own = on_record("digits_cnn", 2, summary(0.9))
+    assert listing.best_on_record("digits_cnn") == (0.9, own.id)
+    assert listing.best_on_record("digits_cnn-wide") == (0.99, wide.id)
+    assert [list(Run.of_experiment(name)) for name in ("digits_cnn", "digits_cnn-wide")] == [[own], [wide]]
+    assert load("digits_cnn") == own
+
+
+def test_a_damaged_record_hides_no_other_run_and_is_not_passed_over(home):
+    on_record("digits_cnn-wide", 1, summary(0.99), record="{")
+    damaged, own = on_record("digits_cnn", 2, summary(0.8), record="{"), on_record("digits_cnn", 3, summary(0.7))
+    assert list(Run.of_experiment("digits_cnn")) == [own, damaged]
+    with pytest.raises(UserError, match="not a record"):
+        _ = damaged.record
+
+
+def test_the_listing_reads_no_journal(home, monkeypatch):
+    own = on_record("x", 1, summary(0.7))
+    monkeypatch.setattr(journal, "read", lambda *words: pytest.fail("a journal was read"))
+    assert listing.best_on_record("x") == (0.7, own.id)
+
+
+def on_record(experiment, number, summary, record=None):
+    """A run's folder with what a listing reads."""
+    run = Run(paths.runs() / f"{experiment}-20260101-000000-{number:04x}")
+    (run.folder / "artifacts").mkdir(parents=True)
+    (run.folder / journal.FILE).touch()
+    (run.folder / SUMMARY).write_text(summary)
+    text = json.dumps({"labbook": VERSION, "run": run.id, "experiment": experiment})
+    (run.folder / "artifacts" / RECORD).write_text(record or text)
+    return run
+
+
+def summary(accuracy, whole=True):
+    return json.dumps({"status": "FINISHED", "metrics": {"test/accuracy": accuracy}, "whole": whole})
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ([], 2, "usage: labbook VERB"),
+        (["--help"], 0, "sync"),
+        (["synk"], 2, "did you mean sync?"),
+        (["sync", "nowhere-1"], 2, "no such run"),
+        (["sync"], 0, "0 of 0 runs are complete"),
+    ],
+    ids=["nothing", "help", "misspelt", "unknown_run", "no_runs"],
+)
+def test_labbook(words, status, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["labbook", *words])
+    with pytest.raises(SystemExit) as left:
+        labbook.labbook()
+    captured = capsys.readouterr()
+    assert left.value.code == status
+    assert message in captured.out + captured.err
+
+
+def test_without_network_and_data_one_message_says_what_to_do(capsys, monkeypatch, home):
+    monkeypatch.setenv("LABBOOK_CIFAR_URL", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(SystemExit) as left:
+        command.experiment("experiments.cifar_resnet", [])
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert error.startswith("python -m experiments.cifar_resnet: nothing was started\n")
+    assert f"put the file at {paths.store() / 'cifar-10-python.tar.gz'}" in error
+    assert "python -m experiments.cifar_resnet --data Digits" in error
+    assert "--root PATH" in error
+    assert not paths.runs().exists()

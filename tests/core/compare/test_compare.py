@@ -1,0 +1,312 @@
+"""labbook compare over runs on record: what is folded together, what is told, what is refused."""
+
+import csv
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.cli.compare import main as command
+from core.cli.main import labbook as main
+from core.common.errors import UserError
+from core.common.plots import band
+from core.compare import forest_plot
+from core.compare.groups import compare
+from core.compare.page import page
+from core.compare.render import as_csv, markdown, sentences, table
+from core.compare.rows import rows
+from core.compare.statistics import holm
+from core.record.journal import Journal
+from core.runs.trained import Run
+from experiments.digits_cnn import EXPERIMENT, VARIANTS
+from tests.support.records import seeds
+
+PLAIN = EXPERIMENT.but(VARIANTS["plain"])
+
+
+def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965, 0.961))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954, 0.951), variant="plain")
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert [(group.label, len(group.values)) for group in found.groups] == [("base", 4), ("plain", 4)]
+    assert {"augment", "augment.random_crop.padding", "loss.label_smoothing"} < set(found.differing)
+    assert "seed" not in found.differing
+    assert found.apart == {
+        "base": "augment=random_crop, loss.label_smoothing=0.1",
+        "plain": "augment=(), loss.label_smoothing=0.0",
+    }
+    (line,) = sentences(found)
+    assert line == "base beats plain by 1.00 points (95 % interval 0.87 to 1.13, 4 paired seeds)"
+
+
+def test_of_a_loss_the_smaller_is_better(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    found = compare(*rows(["digits_cnn"])[:1], "test/loss")
+    assert found.groups[0].label == "base"
+    assert next(sentences(found)).startswith("base beats plain by 0.01")
+
+
+def test_what_is_not_shown_says_how_many_seeds_would_show_it(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94, 0.97))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    (line,) = sentences(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
+    assert "plain against base: no difference shown (3 paired seeds); about" in line
+    assert "more seeds each would show 0.43 points" in line
+
+
+def test_a_single_seed_has_no_interval_and_a_failed_one_is_in_sight(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94, 0.97))
+    lab(PLAIN, 0.95, variant="plain")
+    lab(PLAIN.but({"seed": 1}), 0.0, variant="plain", status="FAILED", error="NonFinite: step 7")
+    lab(PLAIN.but({"seed": 2}), 0.0, variant="plain", status="RUNNING")
+    lab(EXPERIMENT.but({"seed": 1}), 0.0, status="FAILED")
+    lab(EXPERIMENT.but({"epochs": 99}), 0.0, status="FAILED", error="OutOfMemory: of memory")
+    found, left = rows(["digits_cnn"])
+    comparison = compare(found, "test/accuracy")
+    (line,) = sentences(comparison)
+    assert "plain with a single seed, so there is no interval" in line
+    assert comparison.notes == (
+        "base (epochs=30): 1 of 3 seeds failed at first and finished when run again (seed 1: FAILED)",
+        "plain: 1 of 3 seeds failed (seed 1: NonFinite: step 7)",
+        "plain: 1 of 3 seeds not finished (seed 2: goes still, or was interrupted)",
+        "base (epochs=99): 1 of 1 seeds failed (seed 0: OutOfMemory: of memory)",
+    )
+    assert [row[1] for row in table(comparison)] == ["3", "1 of 3"]
+    assert left == []
+
+
+def test_a_label_says_what_sets_a_setting_apart_once_and_no_more(lab):
+    changes = ({}, {"epochs": 20}, {"optimizer": "AdamW"}, {"optimizer": "AdamW", "optimizer.lr": 0.5})
+    for change in changes:
+        lab(EXPERIMENT.but(change), 0.9)
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert sorted(group.label for group in found.groups) == [
+        "base (epochs=20, optimizer=SGD)",
+        "base (optimizer=AdamW(lr=0.001))",
+        "base (optimizer=AdamW(lr=0.5))",
+        "base (optimizer=SGD)",
+    ]
+
+
+def test_many_comparisons_are_corrected(lab):
+    seeds(lab, EXPERIMENT, (0.960, 0.962, 0.961))
+    for number, lr in enumerate((0.2, 0.3, 0.4, 0.5)):
+        seeds(lab, EXPERIMENT.but({"optimizer.lr": lr}), (0.957 - 0.0001 * number, 0.9585, 0.956))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="base (optimizer.lr=0.1)")
+    assert len(found.against) == 4
+    assert [one.p for one in found.against] == holm([one.difference.p for one in found.against])
+    assert max(one.p for one in found.against) > max(one.difference.p for one in found.against)
+
+
+def test_by_a_field_pairs_runs_that_are_alike_in_all_else(lab):
+    for smoothing in (0.0, 0.1):
+        for epochs in (10, 20):
+            changed = EXPERIMENT.but({"loss.label_smoothing": smoothing, "epochs": epochs})
+            seeds(lab, changed, (0.9 + epochs / 1000 + smoothing / 10, 0.91 + epochs / 1000 + smoothing / 10))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy", by="loss.label_smoothing")
+    assert [group.label for group in found.groups] == ["loss.label_smoothing=0.1", "loss.label_smoothing=0.0"]
+    assert found.against[0].difference.n == 4
+    assert found.against[0].difference.mean == pytest.approx(-0.01)
+
+
+def test_a_seed_that_was_run_twice_counts_once(lab):
+    lab(EXPERIMENT, 0.9)
+    seeds(lab, EXPERIMENT, (0.96, 0.94))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert found.groups[0].summary[0] == pytest.approx(0.95)
+    assert "base: seeds run again: 1; the latest counts" in found.notes
+
+
+def test_other_data_are_refused_unless_anyway(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94))
+    seeds(lab, PLAIN, (0.96, 0.94), variant="plain", data="d2")
+    found, _ = rows(["digits_cnn"])
+    with pytest.raises(UserError, match=r"2 different sets of data \(d1, d2\).*--anyway"):
+        compare(found, "test/accuracy")
+    assert "warning: these runs saw 2 different" in compare(found, "test/accuracy", anyway=True).notes[0]
+
+
+def test_smoke_runs_are_left_out_where_there_are_others(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.94))
+    lab(EXPERIMENT.but({"limit": 64}), 0.2)
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert len(found.groups) == 1
+    assert found.notes == ("left out, of limited data or pruned: 1",)
+
+
+def test_the_parent_of_seeds_stands_for_them(lab):
+    parent = lab(EXPERIMENT, 0.0, seeds=2)
+    seeds(lab, EXPERIMENT, (0.96, 0.94), parent=parent)
+    seeds(lab, PLAIN, (0.9, 0.91))
+    found, left = rows([parent])
+    assert sorted(row.metrics["test/accuracy"] for row in found) == [0.94, 0.96]
+    assert left == []
+
+
+def test_the_command_writes_csv_and_markdown_that_agree(lab, tmp_path, capsys, monkeypatch):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    words = ["compare", "digits_cnn", "--csv", str(tmp_path / "a.csv"), "--markdown", str(tmp_path / "a.md")]
+    monkeypatch.setattr("sys.argv", ["labbook", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert "base beats plain by 1.00 points" in capsys.readouterr().out
+    written = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["setting"] for row in written] == ["base", "plain"]
+    assert float(written[1]["difference"]) == pytest.approx(-0.01)
+    assert written[1]["loss.label_smoothing"] == "0.0"
+    assert "| base | 3 | 96.23" in (tmp_path / "a.md").read_text()
+
+
+def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_the_same_numbers(lab, tmp_path):
+    seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
+    seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    lab(PLAIN.but({"seed": 3}), 0.0, variant="plain", status="FAILED")
+    words = ["digits_cnn", "--by", "augment", "--baseline", "augment=()"]
+    drawn = [tmp_path / name for name in ("a.svg", "b.svg", "a.png")]
+    for path in drawn:
+        assert command([*words, "--picture", str(path)]) == 0
+    shown = "".join(ElementTree.parse(drawn[0]).getroot().itertext())
+    for told in (
+        "augment=()",
+        "(n\u00a0=\u00a03\u00a0of\u00a04)",
+        "baseline",
+        "95.23",
+        "+1.00",
+        "test/accuracy, %",
+        "points",
+    ):
+        assert told in shown, told
+    (difference,) = compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain").against
+    _, right = forest_plot.forest(compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain")).axes
+    lines = [[float(x) for x in line.get_xdata()] for line in right.lines]
+    assert [0, 0] in lines
+    assert [100 * difference.difference.low, 100 * difference.difference.high] in lines
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+    assert drawn[0].stat().st_size < 50_000
+    assert forest_plot.told(drawn[0]) == forest_plot.told(drawn[2])
+    assert "95.23" in forest_plot.told(drawn[0])
+    with Image.open(drawn[2]) as image:
+        assert 700 < image.width < 1000
+        colors = {color for _, color in image.convert("RGB").getcolors(100_000)}
+    assert (0, 114, 178) in colors  # a difference that is shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["digits_cnn", "--picture", "a.jpg"], "--picture a.jpg: should end in .svg or .png"),
+        (["digits_cnn", "--picture", "/nowhere/a.svg"], "/nowhere/a.svg: No such file or directory"),
+        (["digits_cn"], "did you mean digits_cnn"),
+        (["digits_cnn", "--metric", "test/acuracy"], "did you mean test/accuracy"),
+        (["digits_cnn", "--by", "optimizer.lrr"], "did you mean optimizer.lr"),
+        (["digits_cnn", "--baseline", "plan"], "did you mean plain"),
+        (["digits_cnn", "--csv", "/nowhere/a.csv"], "/nowhere/a.csv: No such file or directory"),
+        (["digits_cnn", "--nonsense"], "--nonsense"),
+        ([], "required"),
+    ],
+)
+def test_bad_input_is_one_message(lab, words, told, monkeypatch, capsys):
+    seeds(lab, EXPERIMENT, (0.96, 0.962))
+    seeds(lab, PLAIN, (0.95, 0.953), variant="plain")
+    monkeypatch.setattr("sys.argv", ["labbook", "compare", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.962))
+    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    assert list(sentences(found)) == []
+    assert markdown(found).count("\n") == 4
+    assert len(as_csv(found).splitlines()) == 2
+
+
+def test_the_page_has_curves_with_bands_and_matrices_and_fetches_nothing(lab, home):
+    names = seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965)) + seeds(lab, PLAIN, (0.95, 0.953), variant="<plain>")
+    for number, name in enumerate(names):
+        journal = Journal(home / "mlruns" / "runs" / name)
+        for epoch in (1, 2, 3):
+            journal.metrics(epoch, {"val/accuracy": 0.5 + epoch / 10 + number / 100, "train/loss": 1 / epoch})
+        journal.artifact("confusion_matrix.csv").write_text("true,one,two\none,3,1\ntwo,0,4\n")
+    text = page(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
+    assert text.count("<svg") == 3
+    assert "&lt;plain&gt;" in text
+    assert "<plain>" not in text
+    assert "base beats &lt;plain&gt; by" in text
+    assert not re.search(r"(src|href)=.https?:", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+    assert "<script" not in text
+
+
+def test_a_band_is_the_interval_of_the_seeds_that_came_so_far():
+    epochs, (mean, low, high) = band([{1: 0.5, 2: 0.7}, {1: 0.7}])
+    assert epochs == [1, 2]
+    assert mean.tolist() == pytest.approx([0.6, 0.7])
+    assert high[0] - mean[0] == pytest.approx(12.706 * 0.1, rel=1e-3)  # t of one degree of freedom
+    assert np.isnan(low[1])
+
+
+@pytest.mark.parametrize("damage", ["", "garbage\n", "{}\n"])
+@pytest.mark.parametrize("file", ["journal.jsonl", "summary.json", "artifacts/record.json"])
+def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, damage):
+    good, bad = seeds(lab, EXPERIMENT, (0.96, 0.95))
+    (home / "mlruns" / "runs" / bad / file).write_text(damage)
+    found, left = rows(["digits_cnn"])
+    if file == "summary.json":  # the journal knows how it ended, not what it measured last
+        assert [(row.id, dict(row.metrics)) for row in found][1:] == [(bad, {})]
+    else:
+        assert [row.id for row in found] == [good]
+        assert bad in left[0]
+
+
+def test_a_record_of_another_version_is_refused_with_the_reason_and_the_rest_compared(lab, home, capsys):
+    old, new, _ = seeds(lab, EXPERIMENT, (0.9, 0.91, 0.92))
+    for run, version in ((old, 0), (new, 9)):
+        (home / "mlruns" / "runs" / run / "artifacts" / "record.json").write_text(f'{{"labbook": {version}}}')
+    assert command(["digits_cnn"]) == 0
+    out = capsys.readouterr().out
+    assert "92.00 %" in out
+    assert re.search(f"left out: {old}: .*version 0, .*: this labbook reads none so old", out)
+    assert re.search(f"left out: {new}: .*version 9, .*: use the labbook that wrote it", out)
+
+
+def test_the_time_of_a_run_is_that_of_its_rates_also_where_it_was_resumed_at_an_epochs_end(home):
+    run = Run(home / "mlruns" / "runs" / "digits_cnn-x")
+    journal = Journal(run.folder)
+    for epoch, rate in enumerate((100.0, 0.0, 50.0), 1):
+        journal.metrics(epoch, {"images_per_second": rate})
+    journal.artifact("record.json").write_text('{"labbook": 2, "data": {"train": 200}}')
+    assert run.seconds == 6.0
+
+
+def test_a_field_younger_than_some_runs_sets_nothing_apart_that_nobody_changed(lab):
+    older = seeds(lab, EXPERIMENT, (0.9, 0.91), lacking=("tta", "loss.label_smoothing"))
+    seeds(lab, EXPERIMENT, (0.9, 0.91, 0.92))
+    focal = EXPERIMENT.but({"loss": "FocalLoss"})
+    seeds(lab, focal, (0.8, 0.81))
+    found = compare(rows(["digits_cnn"])[0], "test/accuracy")
+    assert [len(group.rows) for group in found.groups] == [5, 2]
+    assert {row.id for row in found.groups[0].rows} >= set(older)
+    seeds(lab, EXPERIMENT.but({"tta": "flip"}), (0.95, 0.96))
+    found = compare(rows(["digits_cnn"])[0], "test/accuracy")
+    assert sorted(len(group.rows) for group in found.groups) == [2, 2, 2, 3]  # what the older ones had, nobody knows
+
+
+def test_an_ignored_field_sets_nothing_apart(lab):
+    for seed, value in enumerate((0.9, 0.91, 0.95)):
+        lab(EXPERIMENT.but({"seed": seed}), value - 0.02 - 0.001 * seed)
+        lab(EXPERIMENT.but({"seed": seed, "epochs": 50, "optimizer.lr": 0.1 + seed}), value)
+    found = compare(rows(["digits_cnn"])[0], "test/accuracy", ignore=["optimizer.lr"])
+    assert [(group.label, len(group.rows)) for group in found.groups] == [
+        ("base (epochs=50)", 3),
+        ("base (epochs=30)", 3),
+    ]
+    assert found.against[0].difference.paired
+    with pytest.raises(UserError, match=r"--ignore optimizer\.l: no such field; did you mean optimizer\.lr"):
+        compare(rows(["digits_cnn"])[0], "test/accuracy", ignore=["optimizer.l"])

@@ -1,0 +1,76 @@
+"""What images are normalized with: one declaration, the same for training, prediction, report, serving."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.common.errors import UserError
+from core.launch import Launch
+from core.loading.normalize import IMAGENET, statistics
+from core.methods import Distill
+from core.models import SmallCNN
+from core.runs.train import train
+from core.serving.export import exported
+from core.training.assemble import assemble
+from tests.support.loop import BASE, CPU, Tiny
+from tests.support.networks import Others
+
+QUIET = Launch(mlflow=False, threads=1)
+SHORT = BASE.but({"model": SmallCNN(widths=(4,)), "augment": (), "epochs": 1})
+PIXELS = np.random.default_rng(3).integers(0, 256, (5, 6, 6, 3)).astype(np.uint8)
+
+
+def by_hand(how, pixels):
+    """float64 [N, H, W, C], normalized as each name says."""
+    scaled = pixels / 255
+    if how == "image":
+        return (scaled - scaled.mean((1, 2, 3), keepdims=True)) / scaled.std((1, 2, 3), keepdims=True)
+    if how == "data":
+        train = Tiny().load().train
+        seen = train.pixels[train.rows] / 255
+        return (scaled - seen.mean((0, 1, 2))) / seen.std((0, 1, 2))
+    mean, std = IMAGENET if how == "imagenet" else ((0.5,) * 3, (0.5,) * 3)
+    return (scaled - mean) / std
+
+
+@pytest.mark.parametrize("how", ["data", "imagenet", "inception", "image"])
+def test_training_prediction_serving_and_report_see_the_same(how, home):
+    run = train(SHORT.but({"normalize": how}), QUIET)
+    images = torch.tensor(by_hand(how, PIXELS), dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = run.model(images).softmax(dim=1)
+    torch.testing.assert_close(torch.from_numpy(run.predict(PIXELS)), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(exported(run).module()(torch.from_numpy(PIXELS)), expected, rtol=1e-4, atol=1e-5)
+    splits = Tiny().load()
+    answers = run.predict(splits.test.pixels[splits.test.rows])
+    assert run.metrics["test/accuracy"] == (answers.argmax(1) == splits.test.targets).mean()
+    assert (run.folder / "artifacts" / "report.html").exists()
+    assert run.params["normalize"] == how
+    assert (run.folder / "artifacts" / "look.png").exists()
+
+
+def test_an_image_of_one_color_stays_finite():
+    parts = assemble(SHORT.but({"normalize": "image"}), Tiny().load(), Launch(), CPU)
+    batch = next(iter(parts.train.epoch(0)))
+    ready = parts.setup.normalize(batch._replace(images=torch.full_like(batch.images, 200))).images
+    assert torch.equal(ready, torch.zeros_like(ready))
+
+
+def test_gray_images_take_the_mean_of_imagenets_channels_and_other_numbers_are_refused():
+    gray = Others().load().train
+    mean, std = statistics("imagenet", gray)
+    assert mean == pytest.approx((0.449,))
+    assert std == pytest.approx((0.226,))
+    with pytest.raises(ValueError, match="imagenet is of 3 channels, these images have 2"):
+        statistics("imagenet", type(gray)(np.zeros((1, 4, 4, 2), np.uint8), gray.rows[:1], gray.targets[:1]))
+
+
+def test_a_teacher_normalized_otherwise_is_converted_or_refused(home):
+    teacher = train(SHORT.but({"normalize": "imagenet"}), QUIET)
+    parts = assemble(SHORT.but({"method": Distill(teacher=teacher.id)}), Tiny().load(), Launch(), CPU)
+    scale, shift = parts.setup.method.renormalize
+    own, theirs = (torch.tensor(by_hand(how, PIXELS)).permute(0, 3, 1, 2) for how in ("data", "imagenet"))
+    torch.testing.assert_close((own * scale + shift).float(), theirs.float(), rtol=1e-4, atol=1e-4)
+    pupil = SHORT.but({"method": Distill(teacher=teacher.id), "normalize": "image"})
+    with pytest.raises(UserError, match="use one normalize for both"):
+        assemble(pupil, Tiny().load(), Launch(), CPU)

@@ -1,0 +1,366 @@
+"""Methods: what a step computes, that teachers stay out of the state, and what is refused before step one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core import keys as K
+from core.augment import CutMix, Cutout, HorizontalFlip, RandomCrop
+from core.common.errors import UserError
+from core.declare.tree import choices
+from core.experiment import Experiment
+from core.launch import Launch
+from core.loading.batches import Batch
+from core.loading.images import Dataset, Images, Splits
+from core.losses import CrossEntropy
+from core.methods import Consistency, Distill, Method, Output, Supervised, WeightPenalty
+from core.models import MLP, SmallCNN
+from core.optimizers import SGD
+from core.record.journal import Journal
+from core.runs.train import train
+from core.runs.trained import load
+from core.schedules import Clock
+from core.training.assemble import assemble, check
+from core.training.loop import fit
+
+CPU = torch.device("cpu")
+OFFLINE = Launch(mlflow=False, threads=1)
+CLOCK = Clock(0, 10, 5)
+
+
+class Bars(Dataset):
+    """Images of 8x8 whose class shows in their brightness; shift makes other statistics of the same classes."""
+
+    names: tuple[str, ...] = tuple("abcd")
+    size: int = 8
+    shift: int = 0
+
+    def load(self, root=None):
+        targets = np.arange(64) % 4
+        pixels = np.random.default_rng(0).integers(0, 60, (64, self.size, self.size, 1))
+        pixels = pixels + 40 * targets[:, None, None, None] + self.shift
+        images = Images(pixels.astype(np.uint8), np.arange(64), targets)
+        train, val = images.take(np.arange(48)), images.take(np.arange(48, 64))
+        return Splits("bars", self.names, train, val, val, f"digest {self}", "made up")
+
+
+BASE = Experiment(data=Bars(), model=MLP(hidden=(16,)), optimizer=SGD(lr=0.05, momentum=0.9), epochs=3, batch_size=16)
+
+
+def built(changes=None):
+    experiment = BASE.but(changes or {})
+    return assemble(experiment, experiment.data.load(), Launch(), CPU)
+
+
+def first_batch(parts):
+    return parts.setup.augment(parts.setup.normalize(next(iter(parts.train.epoch(0)))))
+
+
+def step(parts, batch=None, clock=CLOCK):
+    setup = parts.setup
+    return setup.method.step(parts.state.model, setup.loss, batch or first_batch(parts), clock)
+
+
+def weights(state):
+    return [p.detach().clone() for p in state.model.parameters()]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_l2_moves_sgds_weights_as_weight_decay_does(decay):
+    schedule = {"epochs": 2, "grad_accum_steps": 2}
+    decayed = built(schedule | {"optimizer.weight_decay": decay})
+    method = WeightPenalty(l2=decay) if decay else Supervised()
+    penalized = built(schedule | {"method": method})
+    for parts in (decayed, penalized):
+        list(fit(parts.setup, parts.state, parts.train, parts.val))
+    torch.testing.assert_close(weights(penalized.state), weights(decayed.state))
+
+
+def test_the_penalty_is_added_to_each_loss_and_spares_norms_biases_and_what_is_frozen():
+    changes = {"model": SmallCNN(widths=(4, 6))}
+    plain, parts = built(changes), built(changes | {"method": WeightPenalty(l1=0.01, l2=0.1)})
+    for network in (plain.state.model, parts.state.model):
+        next(network.parameters()).requires_grad_(False)
+    free = [p for p in parts.state.model.parameters() if p.requires_grad]
+    kept = [p for p in free if p.ndim >= 2]
+    assert 0 < len(kept) < len(free)
+    penalty = sum(0.01 * p.abs().sum() + 0.05 * (p**2).sum() for p in kept)
+    got, expected = step(parts), step(plain)
+    torch.testing.assert_close(got.losses, expected.losses + penalty)
+    torch.testing.assert_close(got.logits, expected.logits)
+
+
+def test_l1_makes_weights_small_that_plain_training_does_not():
+    plain, sparse = built({"epochs": 20}), built({"epochs": 20, "method": WeightPenalty(l1=0.02)})
+    for parts in (plain, sparse):
+        list(fit(parts.setup, parts.state, parts.train, parts.val))
+    small = [(parts.state.model[1].weight.abs() < 5e-3).float().mean().item() for parts in (plain, sparse)]
+    assert small[1] > 3 * small[0]
+
+
+class Counting(Method):
+    """Keeps a count in a buffer and learns a scale."""
+
+    def build(self, context):
+        return _Counting()
+
+    def step(self, model, loss, batch, clock):
+        raise AssertionError
+
+
+class _Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def step(self, model, loss, batch, clock):
+        self.seen += len(batch.images)
+        logits = model(batch.images) * self.scale
+        return Output(loss(logits, batch.targets), logits)
+
+
+def test_a_method_with_weights_within_a_penalty_is_part_of_the_state():
+    parts = built({"method": WeightPenalty(method=Counting(), l1=1e-4), "epochs": 1})
+    list(fit(parts.setup, parts.state, parts.train, parts.val))
+    held = parts.state.trained["method"].state_dict()
+    assert held["method.seen"] == 48
+    assert held["method.scale"] != 1
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
+    yield train(BASE.but({"model": SmallCNN(widths=(8,), dropout=0.5), "epochs": 2}), OFFLINE)
+    patch.undo()
+
+
+def distilled(teacher, **fields):
+    return {"method": Distill(teacher=str(teacher.folder), **fields)}
+
+
+@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.5), (4.0, 0.9), (2.0, 1.0), (3.0, 0.0)])
+def test_distillation_is_the_papers_formula(teacher, temperature, alpha):
+    """The soft term is cross-entropy with the teacher's softened answer, less that answer's own entropy."""
+    parts = built(distilled(teacher, temperature=temperature, alpha=alpha))
+    batch = first_batch(parts)
+    got = step(parts, batch)
+    with torch.no_grad():
+        wanted = (teacher.model(batch.images) / temperature).softmax(dim=1)
+    soft = F.cross_entropy(got.logits / temperature, wanted, reduction="none") + (wanted * wanted.log()).sum(dim=1)
+    hard = F.cross_entropy(got.logits, batch.targets, reduction="none")
+    expected = (1 - alpha) * hard + alpha * temperature**2 * soft
+    torch.testing.assert_close(got.losses, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_distilled_gradients_are_those_of_the_values(teacher):
+    method = Distill(teacher="any", temperature=3.0, alpha=0.7)
+    logits, wanted = torch.randn(2, 4, 5, dtype=torch.float64)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: method.mixed(z.square().sum(dim=1), z, wanted), (logits,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_distilled_values_and_gradients_stay_finite_in_half_precision_at_extreme_logits(dtype):
+    extreme = torch.tensor([[1e4, -1e4, 0], [1e4] * 3, [-1e4] * 3], dtype=dtype)
+    logits = extreme.clone().requires_grad_()
+    losses = Distill(teacher="any", temperature=0.5).mixed(torch.zeros(3), logits, extreme.flip(1))
+    losses.sum().backward()
+    assert torch.isfinite(losses).all()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("wrap", [lambda method: method, lambda method: WeightPenalty(method=method, l1=1e-5)])
+def test_the_teacher_is_frozen_in_evaluation_mode_and_outside_state_and_optimizer(teacher, wrap):
+    method = wrap(Distill(teacher=str(teacher.folder)))
+    parts = built({"method": method, "ema.decay": 0.9})
+    inner = getattr(parts.setup.method, "method", parts.setup.method)
+    held = inner.teacher
+    before = {name: tensor.clone() for name, tensor in held.state_dict().items()}
+    list(fit(parts.setup, parts.state, parts.train, parts.val))
+    assert not held.training
+    assert not any(p.requires_grad or p.grad is not None for p in held.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in held.state_dict().items())
+    trained = {id(p) for group in parts.state.optimizer.param_groups for p in group["params"]}
+    assert not trained & {id(p) for p in held.parameters()}
+    assert all(name.startswith("model.") for name in parts.state.snapshot()["trained"])
+
+
+def test_a_distilled_run_left_and_taken_up_ends_in_the_same_bits(teacher):
+    changes = distilled(teacher) | {"model.dropout": 0.3}
+    whole, first, second = built(changes), built(changes), built(changes)
+    list(fit(whole.setup, whole.state, whole.train, whole.val))
+    for event in fit(first.setup, first.state, first.train, first.val):
+        if event.step == 4:
+            break
+    second.state.restore(first.state.snapshot())
+    list(fit(second.setup, second.state, second.train, second.val))
+    assert all(map(torch.equal, weights(second.state), weights(whole.state)))
+
+
+def test_a_pupil_learns_the_teachers_answers(teacher):
+    parts = built(distilled(teacher, alpha=1.0, temperature=2.0) | {"epochs": 40})
+    losses = [e.metrics["train/loss"] for e in fit(parts.setup, parts.state, parts.train, parts.val) if e.validation]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_teacher_sees_images_normalized_as_it_was_trained(teacher):
+    """The same pixels, in a data set whose statistics differ."""
+    parts = built(distilled(teacher) | {"data": Bars(shift=50)})
+    batch = first_batch(parts)
+    record = teacher.record["data"]
+    assert parts.mean != tuple(record["mean"])
+    pixels = batch.images * parts.std[0] + parts.mean[0]
+    expected = teacher.model((pixels - record["mean"][0]) / record["std"][0])
+    seen = []
+    parts.setup.method.teacher.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    step(parts, batch)
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Bars(names=tuple("abcx")), r"^method\.teacher: .* knows 4 classes, the data 4; not in both: d, x$"),
+        (Bars(names=tuple("bacd")), r"^method\.teacher: .* these classes in another order$"),
+        (Bars(size=9), r"^method\.teacher: .* images of 8x8x1, these are 9x9x1$"),
+    ],
+    ids=["classes", "order", "shape"],
+)
+def test_a_teacher_that_does_not_fit_the_data_is_a_mistake(teacher, data, message):
+    with pytest.raises(UserError, match=message):
+        built(distilled(teacher) | {"data": data})
+
+
+def test_a_teacher_that_cannot_teach_is_refused_before_data_are_read(home):
+    def refused(run, message):
+        for method in (Distill(teacher=str(run)), WeightPenalty(method=Distill(teacher=str(run)), l1=1)):
+            with pytest.raises(UserError, match=message):
+                check(BASE.but({"method": method}))
+
+    refused("nobody", r"teacher: nobody: no such run")
+    refused("", r"teacher: : no such run")
+    killed, stripped = (home / "mlruns" / "runs" / name for name in ("killed", "stripped"))
+    Journal(killed).close("KILLED")  # it may be resumed, and then its best weights change
+    refused(killed, r"teacher: killed is KILLED; only a finished run's weights stay")
+    Journal(stripped).close("FINISHED")
+    refused(stripped, r"teacher: stripped has kept no weights")
+
+
+def test_an_unbuilt_distillation_says_what_it_lacks():
+    with pytest.raises(TypeError, match="build"):
+        Distill(teacher="x").step(nn.Identity(), CrossEntropy(), None, CLOCK)
+
+
+def test_consistency_is_the_loss_and_the_distance_of_two_views():
+    view = (RandomCrop(padding=2), HorizontalFlip())
+    method = Consistency(view=view, weight=3.0, ramp_epochs=2)
+    parts = built({"method": method, "augment": (HorizontalFlip(), CutMix())})
+    batch, clock = first_batch(parts), Clock(10, 10, 5)
+    got = step(parts, batch, clock)
+    assert got.logits.shape == (16, 4)
+    logits = parts.state.model(batch.images)
+    keys = K.another(batch.keys, "second view")
+    images = batch.images
+    for part in view:
+        images, _ = part(images, batch.targets, keys, 4)
+    apart = F.mse_loss(parts.state.model(images).softmax(1), logits.softmax(1), reduction="none").mean(dim=1)
+    expected = F.cross_entropy(logits, batch.targets, reduction="none") + 3 * math.exp(-1.25) * apart
+    torch.testing.assert_close(got.losses, expected)
+    assert apart.max() > 0
+    weights = list(parts.state.model.parameters())  # through both views
+    ours, theirs = (torch.autograd.grad(losses.sum(), weights) for losses in (got.losses, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_second_view_is_a_function_of_the_keys_and_another_than_the_first():
+    method = Consistency(view=(HorizontalFlip(),))
+    images, keys = torch.randn(400, 1, 3, 3), torch.from_numpy(K.sample_keys(0, 0, np.arange(400)))
+    batch = Batch(images, torch.zeros(400, dtype=torch.int64), keys, torch.arange(400))
+    once, again = method.second(batch), method.second(batch)
+    assert torch.equal(once, again)
+    half = method.second(Batch(*(tensor[200:] for tensor in batch)))
+    assert torch.equal(once[200:], half), "it must not depend on the rest of the batch"
+    first, _ = HorizontalFlip()(images, batch.targets, keys, 1)
+    flipped = [(view != images).flatten(1).any(dim=1) for view in (first, once)]
+    for share in (flipped[0].float().mean(), flipped[1].float().mean(), (flipped[0] == flipped[1]).float().mean()):
+        assert abs(share - 0.5) < 0.1, "the two views must be drawn independently"
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, math.exp(-5)), (10, math.exp(-1.25)), (20, 1.0), (49, 1.0)])
+def test_the_weight_rises_as_in_the_paper(step, expected):
+    assert Consistency(ramp_epochs=2).risen(Clock(step, 10, 5)) == pytest.approx(expected)
+    assert Consistency().risen(Clock(step, 10, 5)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Consistency(view=(CutMix(),)), r"^method\.view\.cut_mix: it changes targets"),
+        (Consistency(view=(HorizontalFlip(), Cutout(size=9))), r"^method\.view\.cutout: a square of 9 pixels"),
+    ],
+    ids=["mixing", "size"],
+)
+def test_views_that_cannot_be_are_a_mistake(method, message):
+    with pytest.raises(UserError, match=message):
+        built({"method": method})
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [(Consistency(view=()), "method: view: it needs"), (WeightPenalty(), "method: l1 and l2 are both 0")],
+)
+def test_methods_that_would_do_nothing_are_refused(method, message):
+    with pytest.raises(UserError, match=message):
+        check(BASE.but({"method": method}))
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "value"),
+    [
+        ("WeightPenalty", "l1", -1),
+        ("WeightPenalty", "l2", -1),
+        ("WeightPenalty", "method", "Nothing"),
+        ("Distill", "temperature", 0),
+        ("Distill", "alpha", 1.1),
+        ("Consistency", "weight", -1),
+        ("Consistency", "ramp_epochs", -1),
+    ],
+)
+def test_bad_values_are_refused_by_field(method, field, value):
+    needed = {"method.teacher": "x"} if method == "Distill" else {}
+    with pytest.raises(UserError) as caught:
+        BASE.but({"method": method, f"method.{field}": value} | needed)
+    assert [line.split(":")[0] for line in caught.value.lines] == [f"method.{field}"]
+
+
+def test_a_distillation_without_a_teacher_is_refused_by_field():
+    with pytest.raises(UserError, match=r"^method\.teacher: missing"):
+        BASE.but({"method": "Distill"})
+
+
+def test_every_field_says_what_it_means():
+    ours = [kind for kind in choices(Method).values() if kind.__module__.startswith("core.methods.")]
+    assert {kind.__name__ for kind in ours} == {"Auxiliary", "Consistency", "Distill", "WeightPenalty", "Supervised"}
+    assert all(field.description for kind in ours for field in kind.model_fields.values())
+
+
+def test_records_from_when_methods_were_one_file_are_read():
+    assert Method.read({"class": "core.methods.Supervised"}) == Supervised()
+
+
+def test_whole_runs_with_each_method_are_recorded_and_loaded(teacher, home):
+    second = {"method": WeightPenalty(method=Consistency(ramp_epochs=1), l2=1e-3)}
+    for changes in (distilled(teacher), second):
+        run = train(BASE.but(changes | {"epochs": 1}), OFFLINE)
+        assert run.status == "FINISHED"
+        assert load(run.id).experiment == BASE.but(changes | {"epochs": 1})
+        table = (run.folder / "artifacts/per_class.csv").read_text().splitlines()
+        assert table[0] == "class,images,precision,recall,f1,recall_low,recall_high"
+        recalls = [float(line.split(",")[3]) for line in table[1:]]
+        assert np.mean(recalls) == pytest.approx(run.metrics["test/recall"], abs=1e-5)

@@ -1,0 +1,170 @@
+"""Layers that stand still: to the bit, for as long as is declared, whatever else is, and over a kill."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.common.errors import UserError
+from core.launch import Launch
+from core.models import SmallCNN, Torchvision
+from core.models.freeze import Freeze
+from core.models.transfer import head_of
+from core.optimizers import SAM, SGD, AdamW, Muon
+from core.optimizers.averaging import Ema, Swa
+from core.runs.train import train
+from core.training.assemble import assemble
+from core.training.loop import fit
+from tests.support import kills
+from tests.support.kills import Moment, Setup
+from tests.support.loop import BASE, CPU, Tiny, taken_up
+from tests.support.networks import context
+
+CNN = BASE.but({"model": SmallCNN(widths=(4, 8), dropout=0.2), "epochs": 3})
+STILL = tuple(f"{i}." for i in range(4))  # the first convolution and its norm, with `up_to` 3
+
+
+def built(changes):
+    return assemble(CNN.but(changes), Tiny().load(), Launch(), CPU)
+
+
+def state_at_epochs(parts):
+    """The network's state, and the judged one's, before training and after each epoch."""
+
+    def copied(network):
+        return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    yield copied(parts.state.model), copied(parts.state.evaluated)
+    for event in fit(parts.setup, parts.state, parts.train, parts.val):
+        if event.validation is not None:
+            yield copied(parts.state.model), copied(parts.state.evaluated)
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": AdamW(weight_decay=0.1)},
+        {"optimizer": SAM(base=SGD(lr=0.1, weight_decay=0.1))},
+        {"optimizer": Muon(weight_decay=0.1)},
+        {"ema": Ema(decay=0.5)},
+        {"swa": Swa(start=0.0)},
+        {"model.grad_checkpointing": True, "grad_accum_steps": 2, "clip_grad_norm": 0.1, "precision": "bf16"},
+    ],
+    ids=["sgd", "adamw", "sam", "muon", "ema", "swa", "all_else"],
+)
+def test_what_stands_still_stays_to_the_bit_statistics_too_until_it_is_let_go(changes):
+    parts = built({"freeze": Freeze(up_to="3", unfreeze_epoch=2)} | changes)
+    states = list(state_at_epochs(parts))
+    for which in (0, 1):
+        assert not any(name.startswith(STILL) for name in changed(states[0][which], states[2][which]))
+        moved = changed(states[0][which], states[2][which])
+        assert {"4.running_mean", "4.weight", "7.weight", "16.weight"} <= moved
+    moved = changed(states[2][0], states[3][0])
+    assert {"0.weight", "1.weight", "1.running_mean", "3.weight"} <= moved
+
+
+def test_the_head_alone_moves_where_no_layer_is_named():
+    parts = built({"freeze": Freeze()})
+    first, *_, last = [state for state, _ in state_at_epochs(parts)]
+    head = head_of(parts.state.model)
+    assert changed(first, last) == {f"{head}.weight", f"{head}.bias"}
+    assert any(isinstance(m, nn.Dropout) and m.training for m in parts.state.model.modules())
+
+
+def test_let_go_it_trains_as_one_that_never_stood_still_with_an_optimizer_of_its_age():
+    """Adam's first step after the thaw is corrected as a first step: each weight moves by the rate."""
+    parts = built({"freeze": Freeze(up_to="3", unfreeze_epoch=1), "optimizer": AdamW(lr=1e-3), "schedule": "Constant"})
+    before = parts.state.model[0].weight.detach().clone()
+    steps = len(parts.train.plan)
+    for event in fit(parts.setup, parts.state, parts.train, parts.val):
+        if event.step == steps + 1:
+            break
+    moved = (parts.state.model[0].weight.detach() - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-3), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("leave", [3, 5, 7])
+@pytest.mark.parametrize("changes", [{"optimizer": AdamW()}, {"ema": Ema(decay=0.5)}, {"swa": Swa(start=0.0)}])
+def test_left_and_taken_up_around_the_thaw_it_ends_in_the_same_bits(changes, leave):
+    declared = {"freeze": Freeze(up_to="3", unfreeze_epoch=1)} | changes
+    whole, first, second = built(declared), built(declared), built(declared)
+    *_, (expected, judged) = state_at_epochs(whole)
+    taken_up(first, second, leave)
+    assert not changed(expected, second.state.model.state_dict())
+    assert not changed(judged, second.state.evaluated.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [9, 20])
+def test_a_kill_before_and_after_the_thaw_changes_nothing(step, forge, tmp_path):
+    declared = (
+        "--epochs",
+        "3",
+        "--limit",
+        "200",
+        "--freeze.up_to",
+        "7",
+        "--freeze.unfreeze_epoch",
+        "2",
+        "--ema.decay",
+        "0.9",
+    )
+    declared += ("--batch_size", "16", "--optimizer", "AdamW", "--optimizer.lr", "0.002")
+    expected = kills.undisturbed(forge.start, declared, tmp_path / "whole")
+    setup = Setup(declared, ("--workers", "0", "--checkpoint_every", "4"))
+    assert kills.finish_killed(forge.start, setup, tmp_path / "killed", iter([Moment(step=step)]), expected)
+
+
+@pytest.mark.parametrize(
+    ("up_to", "told"),
+    [
+        ("layr3", "no module is named layr3; did you mean layer3"),
+        ("blocks.*", r"no module is named blocks\.\*; there are conv1, bn1"),
+        ("fc", "nothing of the model would be left to train"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_the_nearest(up_to, told):
+    with pytest.raises(ValueError, match=f"freeze.up_to: .*{told}"):
+        Freeze(up_to=up_to).of(Torchvision(name="resnet18").build(context()))
+    if up_to == "layr3":
+        with pytest.raises(UserError, match=r"freeze\.up_to: no module is named 99"):
+            built({"freeze": Freeze(up_to="99")})
+
+
+def test_up_to_a_layer_means_all_that_is_defined_before_it():
+    found = Freeze(up_to="layer2").of(Torchvision(name="resnet18").build(context()))
+    assert {name.partition(".")[0] for name in found.parameters} == {"conv1", "bn1", "layer1", "layer2"}
+    assert {"bn1", "layer2", "layer2.1.bn2"} <= set(found.modules)
+    assert not any(name.startswith("layer3") for name in found.modules)
+
+
+@pytest.mark.slow
+def test_positions_and_class_token_of_a_transformer_stand_still_with_its_first_blocks():
+    network = Torchvision(name="vit_b_32").build(context(shape=(32, 32, 3)))
+    found = Freeze(up_to="encoder.layers.encoder_layer_3").of(network)
+    assert {"class_token", "conv_proj.weight", "encoder.pos_embedding"} <= set(found.parameters)
+    assert not any("encoder_layer_4" in name for name in found.parameters)
+
+
+def test_among_several_processes_gradients_are_dropped_instead(monkeypatch):
+    """DistributedDataParallel waits for a gradient of every parameter that it has seen."""
+    alone, among = (built({"freeze": Freeze(up_to="3", unfreeze_epoch=1)}) for _ in range(2))
+    *_, (expected, _) = state_at_epochs(alone)
+    monkeypatch.setattr("core.models.freeze._alone", lambda: False)
+    first, *_, (last, _) = state_at_epochs(among)
+    assert among.state.model[0].weight.requires_grad
+    assert not changed(expected, last)
+    assert changed(first[0], last)
+
+
+@pytest.mark.slow
+def test_diagnosis_looks_at_the_layers_that_move(home):
+    run = train(
+        CNN.but({"freeze": Freeze(up_to="3", unfreeze_epoch=1)}), Launch(mlflow=False, threads=1, diagnose=True)
+    )
+    assert set(run.history["layer/16/update_ratio"]) == {1, 2, 3}
+    assert set(run.history["layer/0/update_ratio"]) == set(run.history["layer/0/grad_norm"]) == {2, 3}

@@ -1,0 +1,136 @@
+"""labbook rerun: the same run once more, and what is said of it."""
+
+import json
+import shutil
+
+import pytest
+
+from core.cli.rerun import main
+from core.common.errors import UserError
+from core.launch import Launch
+from core.runs.rerun import Check, first_difference, judge, standing
+from core.runs.train import train
+from core.runs.trained import load
+from experiments.digits_cnn import EXPERIMENT
+
+TINY = EXPERIMENT.but({"limit": 128, "epochs": 2})
+QUIET = Launch(mlflow=False, threads=1)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A run on record, in a home that the tests copy."""
+    home = tmp_path_factory.mktemp("rerun")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(home))
+        train(TINY, QUIET, "digits_cnn")
+    return home
+
+
+@pytest.fixture
+def run(recorded, home):
+    shutil.copytree(recorded / "mlruns", home / "mlruns", dirs_exist_ok=True)
+    return load("digits_cnn")
+
+
+def edit(run, change):
+    """Change the record as another machine, or another day, would have written it."""
+    path = run.folder / "artifacts" / "record.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    return load(run.id)
+
+
+def test_the_same_again_is_identical_to_the_bit(run, home, capsys):
+    assert main([run.id]) == 0
+    text = capsys.readouterr().out
+    for what in ("packages", "data", "machine"):
+        assert f"{what}: the same" in text
+    assert "identical to the bit: every metric of every epoch, and the weights" in text
+    assert "test/accuracy" in text
+    assert len(list((home / "mlruns" / "runs").iterdir())) == 2  # it is on record
+
+
+def test_another_seed_is_told_by_its_first_difference(run, capsys):
+    def change(record):
+        record["declaration"]["seed"] = 7
+
+    edit(run, change)
+    assert main([run.id]) == 1
+    text = capsys.readouterr().out
+    assert "different (first at" in text
+    assert "of epoch 1" in text
+
+
+def test_what_is_not_the_same_beforehand_is_named(run):
+    def change(record):
+        record["facts"] |= {"git.commit": "0123456789", "hardware.cpu": "abacus"}
+        record["data"]["digest"] = "f" * 64
+
+    changed = edit(run, change)
+    packages = run.folder / "artifacts" / "packages.txt"
+    packages.write_text(packages.read_text().replace("optuna==", "optuna==0."))
+    untracked = run.folder / "artifacts" / "code" / "untracked" / "notes.py"
+    untracked.parent.mkdir(parents=True, exist_ok=True)
+    untracked.write_text("x = 1\n")
+    told = {check.what: " ".join(check.differences) for check in standing(changed, QUIET)}
+    assert "commit 0123456 then" in told["code"]
+    assert "notes.py, untracked, is not the same" in told["code"]
+    assert "optuna 0." in told["packages"]
+    assert "digest ffffffffffff then" in told["data"]
+    assert "cpu abacus then" in told["machine"]
+
+
+def test_verdicts(run, home):
+    again = home / "mlruns" / "runs" / "digits_cnn-again"
+    shutil.copytree(run.folder, again)
+    same = [Check("code", ())]
+    assert judge(run, load(again), same).same
+    weights = again / "artifacts" / "weights" / "best.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    assert "the weights alone differ" in judge(run, load(again), same).words
+    journal = again / "journal.jsonl"
+    text = journal.read_text()
+    loss = run.history["train/loss"][1]
+    journal.write_text(text.replace(f'"train/loss":{loss!r}', f'"train/loss":{loss * (1 + 1e-9)!r}', 1))
+    verdict = judge(run, load(again), [Check("machine", ("cpu abacus then, EPYC now",))])
+    assert (verdict.same, verdict.close) == (False, True)
+    assert verdict.words.startswith("within rounding (first at train/loss of epoch 1")
+    assert verdict.words.endswith("because of: other machine (cpu abacus then, EPYC now)")
+    accuracy = run.metrics["test/accuracy"]
+    journal.write_text(text.replace(f'"test/accuracy":{accuracy!r}', f'"test/accuracy":{accuracy - 0.05!r}'))
+    verdict = judge(run, load(again), same)
+    assert not verdict.close
+    assert "for a reason that the record does not hold" in verdict.words
+
+
+def test_the_earliest_epoch_is_told_and_nan_is_nan():
+    nan = float("nan")
+    before = {"val/loss": {1: 1.0, 2: 2.0}, "train/loss": {1: nan, 2: 3.0}, "images_per_second": {1: 5.0}}
+    assert first_difference(before, {**before, "images_per_second": {1: 6.0}, "train/loss": {1: nan, 2: 3.0}}) is None
+    assert first_difference(before, {"val/loss": {1: 1.0, 2: 2.5}, "train/loss": {1: nan, 2: 3.0}}) == (
+        "val/loss", 2, "2 then, 2.5 now",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda record: record.update(continued="digits_cnn-x"), "went on from digits_cnn-x"),
+        (lambda record: record["facts"].update({"hardware.processes": "4"}), "was trained by 4 processes"),
+        (lambda record: record.pop("data"), "holds other runs"),
+    ],
+)
+def test_what_cannot_be_run_again_is_refused(run, change, told):
+    edit(run, change)
+    with pytest.raises(UserError, match=told):
+        main([run.id])
+
+
+@pytest.mark.slow
+def test_the_recorded_code_runs_in_a_worktree(run, capsys):
+    assert main([run.id, "--worktree"]) == 0
+    text = capsys.readouterr().out
+    assert "the recorded code is run in a worktree" in text
+    assert "identical to the bit" in text

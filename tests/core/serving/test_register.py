@@ -1,0 +1,437 @@
+"""labbook register: what is served is the run's model, by a real server that knows nothing of labbook."""
+
+import contextlib
+import json
+import os
+import pickletools
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from core.cli.main import labbook as command_line
+from core.cli.register import main
+from core.common import paths
+from core.common.errors import UserError
+from core.launch import Launch
+from core.models import Model, Torchvision
+from core.models.tta import averaged
+from core.record.journal import Journal
+from core.record.run import RECORD, WEIGHTS
+from core.runs.train import train
+from core.runs.trained import Run, load
+from core.serving.export import exported
+from core.serving.register import register
+from core.tracking import cursor
+from core.tracking.api import tracking_uri
+from core.tracking.client import connect
+from core.tracking.follower import Follower
+from data import ImageFolder
+from experiments.digits_cnn import EXPERIMENT
+from tests.support import mlflow_server
+from tests.support.mlflow_server import Server, answers, wait_for
+from tests.support.samples import tree
+
+empty_store = mlflow_server.empty_store
+SMALL = EXPERIMENT.but({"limit": 64, "epochs": 1})
+
+
+class Nowhere:
+    """What a run is told to that is mirrored later, or not at all."""
+
+    def follow(self, folder):
+        pass
+
+
+def mirrored(run):
+    """Into MLflow, by this process: another would have to import it all first."""
+    follower = Follower(run.folder, tracking_uri())
+    assert follower.hold()
+    while follower.advance(client()):
+        pass
+    follower.release()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, empty_store):
+    """A home with one run, on record and in MLflow."""
+    home = tmp_path_factory.mktemp("recorded")
+    shutil.copy(empty_store, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(home)
+        mirrored(train(SMALL, Launch(threads=1), "digits_cnn", mirror=Nowhere()))
+    return home
+
+
+@pytest.fixture
+def run(trained, home, monkeypatch):
+    """The run, in a home that holds what tests before this one have registered."""
+    monkeypatch.setenv("LABBOOK_HOME", str(trained))
+    return load("digits_cnn")
+
+
+@pytest.fixture
+def twin(run):
+    """A copy of the run, to be spoilt. MLflow takes both for the same one."""
+    folder = run.folder.with_name(f"twin-{run.id}")
+    shutil.copytree(run.folder, folder)
+    yield Run(folder)
+    shutil.rmtree(folder)
+
+
+def client():
+    return connect(f"sqlite:///{paths.home()}/mlflow.db")
+
+
+def images(run, number=3):
+    return np.random.default_rng(0).integers(0, 256, (number, *run.record["data"]["image_shape"]), dtype=np.uint8)
+
+
+def logged_models():
+    experiments = client().search_experiments()
+    found = client().search_logged_models([each.experiment_id for each in experiments])
+    return {each.model_id for each in found}
+
+
+@contextlib.contextmanager
+def served(command, folder):
+    """The printed command on another port, in a folder and with a path where labbook is not: its address."""
+    (folder / "without" / "core").mkdir(parents=True)
+    (folder / "without" / "core" / "__init__.py").write_text("raise ImportError('labbook is not here')")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = shlex.split(command)
+    words[words.index("5001")] = str(port)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PYTHONPATH": str(folder / "without"), "PATH": path}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(["env", *words], cwd=folder, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: server.poll() is not None or answers(f"{address}/ping"), 90)
+        assert server.poll() is None, (folder / "log").read_text()
+        yield address
+    finally:
+        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.terminate()
+        psutil.wait_procs(family, timeout=10)
+
+
+def ask(address, pixels):
+    body = json.dumps({"inputs": pixels.tolist()}).encode()
+    asked = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(asked, timeout=60))["predictions"]
+
+
+def assert_answers(predictions, expected, classes):
+    assert [answer["class"] for answer in predictions] == [classes[at] for at in expected.argmax(axis=1)]
+    assert all(list(answer["probabilities"]) == classes for answer in predictions)
+    found = [list(answer["probabilities"].values()) for answer in predictions]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_is_printed_serves_the_model_where_labbook_is_not(run, tmp_path, capsys):
+    assert main([run.id, "digits"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"registered: version 1 of digits: {run.id}, weights of epoch 1, test accuracy \d", said)
+    assert "it saw at most 64 images of each split" in said
+    assert "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false" in said
+    with served(re.search(r"serve: (.*)", said)[1], tmp_path) as address:
+        for number in (1, 3):
+            answers = ask(address, images(run, number))
+            assert_answers(answers, run.predict(images(run, number)), run.record["data"]["classes"])
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            ask(address, images(run)[:, :4])
+
+
+def test_a_version_leads_back_to_its_run(run):
+    done = register(run, "led back")
+    version = client().get_model_version_by_alias("led back", "champion")
+    assert version.version == done.version
+    assert version.run_id == cursor.load(run.folder).run_id
+    assert version.tags["labbook.run"] == run.id
+    assert version.tags["data.digest"] == run.record["data"]["digest"]
+    assert float(version.tags["test/accuracy"]) == pytest.approx(run.metrics["test/accuracy"])
+    assert version.tags.get("git.commit") == run.record["facts"].get("git.commit")
+    assert client().get_run(version.run_id).info.status == "FINISHED"
+    outputs = client().get_run(version.run_id).outputs.model_outputs
+    assert version.source in [f"models:/{each.model_id}" for each in outputs]
+
+
+def test_registered_again_it_stays_one_version_and_the_alias_moves(run, capsys):
+    first = register(run, "twice")
+    main([run.id, "twice", "--alias", "candidate"])
+    assert f"registered already: version {first.version} of twice" in capsys.readouterr().out
+    assert len(client().search_model_versions("name = 'twice'")) == 1
+    assert client().get_registered_model("twice").aliases.keys() == {"champion", "candidate"}
+
+
+def test_another_run_takes_the_alias_over(run, twin, capsys):
+    register(run, "taken over")
+    main([str(twin.folder), "taken over"])
+    assert "champion stands for version 2; until now it stood for version 1" in capsys.readouterr().out
+    assert client().get_model_version_by_alias("taken over", "champion").tags["labbook.run"] == twin.id
+
+
+def test_nothing_that_is_kept_is_a_pickle(run):
+    register(run, "files")
+    version = client().get_model_version_by_alias("files", "champion")
+    folder = Path(
+        client().get_logged_model(version.source.removeprefix("models:/")).artifact_location.removeprefix("file://")
+    )
+    contents = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(folder / "artifacts" / "network.pt2") as program:
+        contents |= {name: program.read(name) for name in program.namelist()}
+        configs = [json.loads(program.read(name)) for name in program.namelist() if name.endswith("_config.json")]
+    assert len(configs) == 2
+    assert not any(each["use_pickle"] for config in configs for each in config["config"].values())
+    assert not any(_is_pickle(content) for content in contents.values())
+    assert not any(name.endswith((".pkl", ".pth", ".pickle")) for name in contents)
+    assert "import core" not in contents["served.py"].decode()
+    assert "from core" not in contents["served.py"].decode()
+
+
+def _is_pickle(content):
+    """torch.save's zip counts: it holds one. A program that reads to its end, and does anything, is one."""
+    if content.startswith(b"PK"):
+        return b"data.pkl" in content
+    try:
+        return content.startswith(b"\x80") and any(pickletools.genops(content))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("tta", ["none", "flip", "flip_shift"])
+def test_the_declared_views_are_part_of_what_is_exported(run, tta):
+    run.record["declaration"]["tta"] = tta
+    program = exported(run).module()
+    views = averaged(run.model, tta)
+    mean, std = (torch.tensor(run.record["data"][name]) for name in ("mean", "std"))
+    for number in (1, 5):
+        pixels = torch.from_numpy(images(run, number))
+        with torch.inference_mode():
+            normalized = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+            torch.testing.assert_close(program(pixels), views(normalized).softmax(dim=1), atol=1e-5, rtol=0)
+
+
+class TinyTransformer(Model):
+    """torchvision's, with two small layers."""
+
+    def network(self, context):
+        height, _, _ = context.image_shape
+        return VisionTransformer(height, 8, 2, 2, 16, 32, num_classes=len(context.classes))
+
+
+class Looks(Model):
+    """Its way depends on what it sees."""
+
+    def network(self, context):
+        return Undecided(len(context.classes))
+
+
+class Undecided(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(classes))
+
+    def forward(self, x):
+        return (self.scale if x.sum() > 0 else 2 * self.scale).expand(x.shape[0], -1)
+
+
+class Draws(Model):
+    """It answers at random."""
+
+    def network(self, context):
+        return Restless(len(context.classes))
+
+
+class Restless(Undecided):
+    def forward(self, x):
+        return torch.rand(x.shape[0], len(self.scale)) * self.scale
+
+
+def test_colors_and_transformers_are_exported(tmp_path):
+    root = tree(tmp_path / "source", each=5)
+    declared = {"data": ImageFolder(size=16), "model": TinyTransformer(), "augment": (), "batch_size": 4}
+    run = train(SMALL.but(declared), Launch(threads=1, root=root), mirror=Nowhere())
+    assert run.record["data"]["image_shape"] == [16, 16, 3]
+    program = exported(load(run.id)).module()
+    for number in (1, 4):
+        answers = program(torch.from_numpy(images(run, number))).detach()
+        np.testing.assert_allclose(answers, run.predict(images(run, number)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (Looks(), "torch.export cannot export Looks: .*data-dependent"),
+        (Draws(), "Draws: exported, it answers otherwise"),
+    ],
+    ids=["looks", "draws"],
+)
+def test_a_network_that_cannot_be_exported_is_told(model, complaint):
+    run = train(SMALL.but({"model": model, "augment": ()}), Launch(threads=1), mirror=Nowhere())
+    with pytest.raises(UserError, match=complaint) as caught:
+        exported(run)
+    assert len(caught.value.lines) == 1
+
+
+def refused(run, name="refused", alias="champion"):
+    """The one line that says why; nothing is registered."""
+    with pytest.raises(UserError) as caught:
+        register(Run(run.folder), name, alias)
+    (line,) = caught.value.lines
+    assert "\n" not in line
+    assert not client().search_registered_models("name = 'refused'")
+    return line
+
+
+def reopened(run, status):
+    """As if it had not ended yet, or ended so."""
+    journal = run.folder / "journal.jsonl"
+    lines = [line for line in journal.read_text().splitlines(True) if '"event":"status"' not in line]
+    journal.write_text("".join(lines))
+    if status:
+        Journal(run.folder).close(status)
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_failed_is_refused(twin, status):
+    reopened(twin, status)
+    assert re.search(rf"is {status}; `python -m experiments.digits_cnn resume {twin.id}`", refused(twin))
+
+
+def test_a_run_that_has_not_ended_is_refused(twin):
+    reopened(twin, None)
+    assert "is interrupted; `python -m" in refused(twin)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"import sys, pathlib\nfrom core.record.lock import locked\n"
+         f"with locked(pathlib.Path({str(twin.folder)!r})): print(flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    holder.stdout.readline()
+    assert "is still going on" in refused(twin)
+    holder.communicate()
+
+
+def test_a_run_without_weights_or_with_damaged_ones_is_refused(twin):
+    weights = twin.folder / "artifacts" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "damaged" in refused(twin)
+    weights.unlink()
+    assert "has kept no weights (most trials of a search keep none); `python -m" in refused(twin)
+
+
+@pytest.mark.parametrize("kind", ["seeds", "study"])
+def test_a_parent_is_refused_and_those_below_it_named(run, twin, kind):
+    for one, changes in ((twin, {kind: 2}), (run, {"parent": twin.id})):
+        path = one.folder / "artifacts" / RECORD
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | changes))
+    assert f"name one below it: {run.id}" in refused(twin)
+    path.write_text(before)
+    assert "none below it has kept weights" in refused(twin)
+
+
+def test_what_mlflow_lacks_is_for_sync(twin):
+    cursor.save(twin.folder, replace(cursor.load(twin.folder), journal=0))
+    assert "is not whole in MLflow" in refused(twin)
+    (twin.folder / cursor.FILE).unlink()
+    assert f"`labbook sync {twin.id}` sends it" in refused(twin)
+
+
+def test_a_server_that_is_down_is_told_of_at_once(twin, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
+    mirrored = cursor.load(twin.folder)
+    cursor.save(twin.folder, replace(mirrored, tracking_uri="http://127.0.0.1:9"))
+    line = refused(twin)
+    assert line.startswith("MLflow at http://127.0.0.1:9 does not answer: ")
+    assert "secret" not in line
+
+
+def test_a_store_that_is_damaged_is_told_of(twin, tmp_path, monkeypatch):
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    cursor.save(twin.folder, replace(cursor.load(twin.folder), tracking_uri=uri))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert refused(twin).startswith(f"MLflow at {uri} does not answer: ")
+
+
+@pytest.mark.parametrize("name", ["a:b", "a/b", "", "a?b"])
+def test_a_name_that_mlflow_refuses_is_refused(run, name):
+    assert refused(run, name).startswith(f"NAME {name!r}: ")
+
+
+@pytest.mark.parametrize("alias", ["a b", "", "latest", "v3", "a@b"])
+def test_an_alias_that_mlflow_refuses_is_refused(run, alias):
+    assert refused(run, alias=alias).startswith(f"--alias {alias!r}: ")
+
+
+def test_an_unknown_run_is_told_as_a_mistake(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["labbook", "register", run.id.replace("cnn", "cnm"), "digits"])
+    with pytest.raises(SystemExit) as caught:
+        command_line()
+    assert caught.value.code == 2
+    assert f"no such run in {paths.runs()}; did you mean {run.id}?" in capsys.readouterr().err
+
+
+def test_a_disk_that_takes_no_model_leaves_nothing_registered(run):
+    before = logged_models()
+    place = paths.home() / "mlruns" / cursor.load(run.folder).experiment_id / "models"
+    place.rename(aside := place.with_name("aside")) if (had := place.exists()) else None
+    place.write_text("a file where a folder should be")
+    try:
+        assert "MLflow at sqlite" in refused(run)
+        assert logged_models() == before
+    finally:
+        place.unlink()
+        aside.rename(place) if had else None
+
+
+def test_a_registry_that_fails_late_has_nothing_half_registered(run, monkeypatch):
+    before = logged_models()
+
+    def fail(self, *given):
+        raise MlflowException("out of order")
+
+    monkeypatch.setattr(MlflowClient, "log_outputs", fail)
+    assert "out of order" in refused(run)
+    assert logged_models() == before
+
+
+@pytest.mark.slow
+def test_a_transformer_on_colors_through_a_server_that_keeps_the_artifacts(tmp_path, monkeypatch, capsys):
+    """torchvision's ViT-B/16 by name: 86 million parameters, to the server and back."""
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.port}")
+        root = tree(tmp_path / "source", each=5)
+        model = Torchvision(name="vit_b_16")
+        declared = {"data": ImageFolder(size=16), "model": model, "augment": (), "batch_size": 4}
+        run = train(SMALL.but(declared), Launch(threads=1, root=root))
+        assert main([run.id, "cats and dogs"]) == 0
+        with served(re.search(r"serve: (.*)", capsys.readouterr().out)[1], tmp_path) as address:
+            assert_answers(ask(address, images(run)), run.predict(images(run)), ["cat", "dog"])
+    finally:
+        server.end()

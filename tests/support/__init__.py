@@ -1,0 +1,1 @@
+"""What tests share. See README.md in this folder."""

@@ -1,0 +1,24 @@
+"""What tests ask of a run on disk."""
+
+from __future__ import annotations
+
+import hashlib
+
+from core.record.run import WEIGHTS
+from core.runs.trained import Run
+from tests.support.kills import OF_TIME_OR_SIZE
+
+
+def digest(run: Run) -> str:
+    return hashlib.sha256((run.folder / "artifacts" / WEIGHTS).read_bytes()).hexdigest()
+
+
+def points(run: Run):
+    """Every metric point that does not tell a time or a size."""
+    told = run.history
+    return {name: told[name] for name in told.keys() - set(OF_TIME_OR_SIZE)}
+
+
+def only_run(home) -> Run:
+    (folder,) = (home / "mlruns" / "runs").iterdir()
+    return Run(folder)

@@ -1,0 +1,35 @@
+"""Looking at a study that runs as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from core.runs.trained import load
+
+
+def parent_of(home):
+    records = (home / "mlruns" / "runs").glob("*/artifacts/record.json")
+    return next(load(p.parent.parent.name) for p in records if json.loads(p.read_text()).get("study"))
+
+
+def children(pid):
+    """Worker processes of a search: those that spawn made."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if "spawn_main" in command:
+            found.append(int(child))
+    return found
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, process.text
+        assert not process.ended, process.text
+        time.sleep(0.05)
