@@ -11,10 +11,11 @@ from pathlib import Path
 from pydantic import Field
 
 from core.common.errors import DataError
+from core.common.files import sha256_of
 from core.common.paths import store
 from core.loading.images import Dataset, Splits
 from data.reading import archive, cache, ingest, layout, pickles, tree
-from data.reading.download import download, sha256_of
+from data.reading.download import download
 
 URL = "https://www.cs.toronto.edu/~kriz"  # $LABBOOK_CIFAR_URL names a mirror: the folder that holds the archives
 SIZE = 32

@@ -14,10 +14,11 @@ import numpy as np
 from pydantic import Field
 
 from core.common.errors import DataError
+from core.common.files import sha256_of
 from core.common.paths import store
 from core.loading.images import Dataset, Splits
 from data.reading import archive, cache, disk
-from data.reading.download import download, sha256_of
+from data.reading.download import download
 from data.reading.terminal import printable
 
 SIDE = 28

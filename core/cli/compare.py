@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.common.arguments import Words
 from core.common.errors import UserError
-from core.common.terminal import tell
+from core.common.terminal import console, tell
 from core.compare.forest_plot import KINDS, save
 from core.compare.groups import Comparison, compare, why
 from core.compare.page import page
@@ -57,7 +57,6 @@ def main(words: Sequence[str]) -> int:
 def show(found: Comparison, left: Sequence[str] = ()) -> None:
     """On the terminal."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table(title=f"{found.metric}, mean and 95 % interval of n seeds", title_justify="left", box=SIMPLE_HEAD)
@@ -67,9 +66,7 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
         grid.add_column(HEADINGS[i], overflow="fold", no_wrap=i > 0, justify="right" if i else "left")
     for row in cells:
         grid.add_row(*(row[i] for i in used))
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(grid, highlight=False)
+    console().print(grid, highlight=False)
     for label, *_, apart in cells if len(found.differing) > 1 else ():
         if apart:
             tell(f"{label}: {apart}")

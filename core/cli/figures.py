@@ -6,7 +6,6 @@ and with --check also where one is out of date.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from core.common import paths
 from core.common.arguments import Words
 from core.common.errors import UserError
+from core.common.files import write_whole
 from core.common.terminal import tell
 from core.compare import forest_plot
 from core.compare.groups import Comparison
@@ -81,7 +81,7 @@ def _renew(path: Path, inside: Sequence[Marker], read: Reader, check: bool) -> t
     for line in lacks:
         tell(line)
     if changes and not check:
-        _write(path, replaced(path.read_text(), changes))
+        write_whole(path, replaced(path.read_text(), changes))
     return len(changes) + drawn, lacking
 
 
@@ -93,10 +93,3 @@ def _redraw(marker: Marker, picture: Path, comparison: Comparison, check: bool) 
     if not check:
         forest_plot.save(comparison, picture)
     return True
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole file or the old one."""
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)

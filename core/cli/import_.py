@@ -14,7 +14,7 @@ from pathlib import Path
 from core.common import paths
 from core.common.arguments import Words
 from core.common.errors import UserError
-from core.common.terminal import tell
+from core.common.terminal import console, tell
 from core.common.text import did_you_mean
 from core.importing.log import Log
 from core.importing.metric_names import Name, is_share, named, valid
@@ -140,7 +140,6 @@ def _folder_name(name: str) -> str:
 def _show(olds: Sequence[Old]) -> None:
     """What becomes of the metrics, in all runs."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table(box=SIMPLE_HEAD)
@@ -151,9 +150,7 @@ def _show(olds: Sequence[Old]) -> None:
         last = [point.value for point in having[0].log.points if point.name == name.old][-1]
         became = f"{last:.6g} -> {last * name.scale:.6g}" if name.scale != 1 else f"{last:.6g}"
         grid.add_row(name.old, name.new, str(len(having)), became)
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(grid, highlight=False, markup=False)
+    console().print(grid, highlight=False, markup=False)
 
 
 def _each(olds: Sequence[Old], dry: bool) -> Iterator[tuple[RecordedRun, RecordedRun | None]]:

@@ -42,6 +42,5 @@ def look(experiment: Experiment, launch: Launch, path: Path) -> Path:
     from core.diagnostics.contact_sheet import contact_sheet
     from core.training.assemble import prepare
 
-    _, parts = prepare(experiment, launch, ALONE)
-    contact_sheet(path, experiment, parts)
+    contact_sheet(path, prepare(experiment, launch, ALONE))
     return path

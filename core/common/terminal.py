@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def tell(line: str = "") -> None:
@@ -22,3 +26,11 @@ def mute() -> None:
 def is_terminal() -> bool:
     """Whether somebody watches standard output."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def console(width: int = 160) -> Console:
+    """Standard output for tables. A pipe has no width of its own, and names must not be cut: it gets this one."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=width)

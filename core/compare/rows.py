@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import intern
@@ -51,7 +51,7 @@ def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
         found = _read(RecordedRun.of_experiment(word))
         if not found:
             run = _run(word)
-            found = _read(_below(run)) or _read([run])
+            found = (_read(run.children()) if holds_others(run.record) else {}) or _read([run])
         told |= found
     return _parted(told)
 
@@ -106,20 +106,6 @@ def _run(word: str) -> RecordedRun:
         known = {named_in(path.parent.parent.name) for path in paths.runs().glob(f"*/artifacts/{RECORD}")}
         hint = did_you_mean(word, sorted(known))
         raise UserError([f"{word}: no experiment with runs on record{hint}", *mistakes.lines]) from None
-
-
-def _below(run: RecordedRun) -> Iterator[RecordedRun]:
-    """The runs under a parent's; none for a run of its own."""
-    found = RecordedRun.of_experiment(run.record["experiment"]) if holds_others(run.record) else ()
-    return (other for other in found if _parent(other) == run.id)
-
-
-def _parent(run: RecordedRun) -> str | None:
-    """None where nothing can be read: another run's damage is no matter of this parent."""
-    try:
-        return run.record.get("parent")
-    except UserError:
-        return None
 
 
 def _row(run: RecordedRun) -> Row | str:

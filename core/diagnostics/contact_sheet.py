@@ -10,7 +10,6 @@ import torch
 
 from core.augment import per_image
 from core.common import plots
-from core.experiment import Experiment
 from core.loading.batches import Batch, Fetch, Request
 from core.training.assemble import Assembly
 
@@ -19,12 +18,12 @@ SHOWN = 16
 MOST_NAMED = 2  # classes named of a mixed target
 
 
-def contact_sheet(path: Path, experiment: Experiment, parts: Assembly) -> None:
+def contact_sheet(path: Path, parts: Assembly) -> None:
     """Write a PNG of the first training images of step 1, as the network gets them, with their classes."""
     plan = parts.train.plan
     order, shown = plan.order(0), min(SHOWN, plan.size)
     request = Request(order[:shown], plan.keys(0, order)[:shown])
-    fetched = Fetch(parts.images, per_image(experiment.augment))[request]
+    fetched = Fetch(parts.images, per_image(parts.experiment.augment))[request]
     batch = Batch(*(tensor.to(parts.setup.device) for tensor in fetched))
     ready = parts.setup.augment(parts.setup.normalize(batch))
     said = label_titles if parts.setup.multi_label else titles

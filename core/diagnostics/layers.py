@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from core.common.tensors import full
 from core.loading.batches import Batch
+from core.models.inspection import evaluation_mode, hooked
 from core.record.journal import Journal
 from core.training.loop import Event
 from core.training.step import gradient_norm
@@ -65,25 +65,15 @@ def dead_units(model: nn.Module, images: torch.Tensor) -> dict[str, float]:
     Such a unit learns nothing more (Maas et al. 2013). Leaves the model in its mode."""
     counts: dict[str, list[int]] = {}
 
-    def look(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            axis = 1 if output.ndim == 4 else -1
-            alive = (output > 0).movedim(axis, 0).flatten(1).any(dim=1)
-            dead, units = counts.get(name, [0, 0])
-            counts[name] = [dead + int((~alive).sum()), units + len(alive)]
-
-        return hook
+    def count(name: str, module: nn.Module, output: torch.Tensor) -> None:
+        axis = 1 if output.ndim == 4 else -1
+        alive = (output > 0).movedim(axis, 0).flatten(1).any(dim=1)
+        dead, units = counts.get(name, [0, 0])
+        counts[name] = [dead + int((~alive).sum()), units + len(alive)]
 
     modules = [(name, module) for name, module in model.named_modules() if isinstance(module, RECTIFIERS)]
-    handles = [module.register_forward_hook(look(name)) for name, module in modules]
-    training = {module: module.training for module in model.modules()}
-    try:
-        full(model.eval()(images))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in training.items():
-            module.training = mode
+    with evaluation_mode(model), hooked(modules, count):
+        model(images)
     return {name: dead / units for name, (dead, units) in counts.items()}
 
 

@@ -19,7 +19,7 @@ from core.schedules import Clock
 from core.training import distributed
 from core.training.assemble import prepare
 from core.training.loop import fit
-from core.training.runtime import Stage, staged
+from core.training.runtime import Runtime, open_runtime
 from core.training.smoke import declared
 
 if TYPE_CHECKING:
@@ -56,18 +56,18 @@ def lr_find(
     ends the test.
     """
     launch, test = launch or Launch(), test or RangeTest()
-    with staged(launch, None) as stage:
-        chosen = declared(experiment, launch, stage.ranks)
-        _, parts = prepare(chosen, launch, stage.ranks)
+    with open_runtime(launch, None) as runtime:
+        chosen = declared(experiment, launch, runtime.ranks)
+        parts = prepare(chosen, launch, runtime.ranks)
         field = f"optimizer.{chosen.optimizer.rate_name()}"
         # where groups multiply every rate, no group's own is the declared one
         rate = chosen.flat().get(field, parts.state.optimizer.param_groups[0]["initial_lr"])
         with distributed.peers():
-            seen = _tried(parts, test, rate, stage)
-    return Found(seen, None if stage.ranks.rank else _written(seen, name), field)
+            seen = _tried(parts, test, rate, runtime)
+    return Found(seen, None if runtime.ranks.rank else _written(seen, name), field)
 
 
-def _tried(parts: Assembly, test: RangeTest, declared_rate: float, stage: Stage) -> Curve:
+def _tried(parts: Assembly, test: RangeTest, declared_rate: float, runtime: Runtime) -> Curve:
     """Iterate the loop until the rates are used up or the loss diverges, which every process sees at the same step."""
     epochs = -(-test.steps // parts.context.steps_per_epoch)
     growing = _Growing(test, declared_rate)
@@ -77,10 +77,10 @@ def _tried(parts: Assembly, test: RangeTest, declared_rate: float, stage: Stage)
     losses: list[float] = []
     agreed = distributed.Agreement()
     refused = None
-    with stage.stop.at_step_end():
+    with runtime.stop.at_step_end():
         try:
             for event in fit(setup, parts.state, parts.train, parts.val):
-                if number := agreed(stage.stop.number):
+                if number := agreed(runtime.stop.number):
                     raise Interrupted(number, "stopped")
                 if event.validation is None:
                     rates.append(test.rate(event.step - 1))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from core.common.terminal import console
 from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.batches import Batch
 from core.models import counted_flops
+from core.models.inspection import evaluation_mode, hooked
 from core.training.assemble import prepare
-from core.training.runtime import staged
+from core.training.runtime import open_runtime
 from core.training.smoke import declared
 
 
@@ -48,9 +49,9 @@ class Summary:
 def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
     """Of the network that `train` would train. Raises UserError as it does."""
     launch = launch or Launch()
-    with staged(launch, None) as stage:
-        chosen = declared(experiment, launch, stage.ranks)
-        _, parts = prepare(chosen, launch, stage.ranks)
+    with open_runtime(launch, None) as runtime:
+        chosen = declared(experiment, launch, runtime.ranks)
+        parts = prepare(chosen, launch, runtime.ranks)
         batch = next(iter(parts.val.epoch(0)))
         image = parts.setup.normalize(Batch(*(tensor[:1] for tensor in batch))).images
         beside = {name: _count(part) for name, part in parts.state.trained.items() if name != "model"}
@@ -60,24 +61,16 @@ def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
 def described(
     model: nn.Module, image: torch.Tensor, image_shape: tuple[int, int, int], beside: dict[str, int] | None = None
 ) -> Summary:
-    """Run one normalized image [1, C, H, W] through the model, in evaluation mode; the model is left in that."""
+    """Run one normalized image [1, C, H, W] through the model, in evaluation mode."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def look(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple | list) else output
-            if isinstance(first, torch.Tensor):
-                shapes[name] = tuple(first.shape[1:])
+    def note(name: str, module: nn.Module, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple | list) else output
+        if isinstance(first, torch.Tensor):
+            shapes[name] = tuple(first.shape[1:])
 
-        return hook
-
-    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
-    try:
-        with counted_flops() as counter:
-            model.eval()(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluation_mode(model), hooked(model.named_modules(), note), counted_flops() as counter:
+        model(image)
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     rows = tuple(_rows(model, shapes, flops))
     trainable = sum(row.trainable for row in rows)
@@ -110,10 +103,7 @@ def _count(module: nn.Module) -> int:
 
 def show(found: Summary) -> None:
     """Print the table."""
-    from rich.console import Console
     from rich.table import Table
-
-    from core.common.terminal import is_terminal
 
     table = Table(title=f"one image of {'x'.join(map(str, found.image_shape))}", show_footer=True)
     table.add_column("layer", "total")
@@ -131,8 +121,7 @@ def show(found: Summary) -> None:
             trainable = f"{layer.trainable:,}"
         numbers = [f"{number:,}" if number else "" for number in (layer.parameters, layer.flops)]
         table.add_row(layer.name or "(itself)", layer.kind, shape, numbers[0], share, trainable, numbers[1])
-    # a pipe has no width of its own, and names must not be cut
-    console = Console() if is_terminal() else Console(width=140)
-    console.print(table)
+    out = console(140)
+    out.print(table)
     for name, count in found.beside.items():
-        console.print(f"the {name} has {count:,} parameters of its own", highlight=False)
+        out.print(f"the {name} has {count:,} parameters of its own", highlight=False)

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from core.diagnostics.overfit import reached, verdict
-from core.experiment import Experiment
-from core.launch import Launch
 from core.record.journal import Journal
 from core.training.assemble import Assembly
 from core.training.loop import Event
@@ -20,18 +18,16 @@ Watch = Callable[[Event], None]
 
 
 @contextmanager
-def watching(
-    journal: Journal, experiment: Experiment, launch: Launch, parts: Assembly, say: Callable[[str], None]
-) -> Iterator[Watch]:
+def watching(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[Watch]:
     """To be called with each event. What is left to say and to keep follows when the training has ended by itself."""
-    watches: list[Watch] = []
+    launch, watches = parts.launch, list[Watch]()
     with ExitStack() as stack:
         if launch.overfit:
-            stack.enter_context(_judged(journal, experiment, parts, say))
+            stack.enter_context(_judged(journal, parts, say))
         if launch.profile:
             from core.diagnostics.profiler import profiled
 
-            total = parts.context.steps_per_epoch * experiment.epochs - parts.state.step
+            total = parts.context.steps_per_epoch * parts.experiment.epochs - parts.state.step
             watches.append(stack.enter_context(profiled(journal, parts.setup.device, total, say)))
         if launch.diagnose:
             from core.diagnostics.layers import diagnosed
@@ -53,8 +49,8 @@ def _nothing(event: Event) -> None:
 
 
 @contextmanager
-def _judged(journal: Journal, experiment: Experiment, parts: Assembly, say: Callable[[str], None]) -> Iterator[None]:
+def _judged(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[None]:
     yield
-    for line in verdict(experiment, parts.state.history):
+    for line in verdict(parts.experiment, parts.state.history):
         say(line)
     journal.write("tags", values={"overfit": "reached" if reached(parts.state.history) else "not reached"})

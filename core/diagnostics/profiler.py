@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from core.common.files import place
 from core.record import provenance
 from core.record.journal import Journal, keep_text
 from core.training.loop import Event
@@ -68,7 +68,7 @@ class _Profiler:
         trace = self.journal.artifact("profile/trace.json.gz")
         part = trace.with_name("trace.part.json.gz")
         seen.export_chrome_trace(str(part))
-        os.replace(part, trace)
+        place(part, trace)
         self.journal.keep("profile/trace.json.gz")
         keep_text(self.journal, "profile/operations.txt", operations(seen, self.device, steps))
         keep_text(self.journal, "profile/memory.txt", memory(seen, self.device))

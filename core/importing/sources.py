@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.common.errors import UserError
+from core.common.files import sha256_of
 from core.importing import csv_log, tensorboard
 from core.importing.log import Log
 
@@ -32,8 +33,7 @@ class Source:
         beside = (csv_log if self.kind == csv_log.KIND else tensorboard).beside(self.path)
         total = hashlib.sha256()
         for file in [*(file for _, file in self.parts), *([beside] if beside.is_file() else [])]:
-            with file.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+            total.update(bytes.fromhex(sha256_of(file)))
         return total.hexdigest()
 
     def read(self) -> Log:

@@ -15,6 +15,7 @@ from typing import Any
 
 from core.common import paths
 from core.common.errors import UserError
+from core.common.files import write_whole
 from core.importing.log import Log
 from core.importing.metric_names import Name, valid
 from core.importing.sources import Source
@@ -135,7 +136,7 @@ def _write(journal: Journal, old: Old, identity: str, replaces: RecordedRun | No
     last = {name: value for _, step, name, value in sorted(points, key=lambda point: point[1])}
     metrics = last | ({"seconds": (end - start) / 1000} if times else {})
     summary = {"status": "FINISHED", "metrics": metrics, "whole": True, IMPORTED: True}
-    (journal.folder / SUMMARY).write_text(json.dumps(summary))
+    write_whole(journal.folder / SUMMARY, json.dumps(summary))
     journal.close("FINISHED", time=end)
 
 

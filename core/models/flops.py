@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.models.inspection import evaluation_mode
+
 
 @contextmanager
 def counted_flops() -> Iterator[FlopCounterMode]:
@@ -41,13 +43,9 @@ def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int | None
     weight = next(network.parameters(), None)
     height, width, channels = shape
     image = torch.zeros(1, channels, height, width, device=None if weight is None else weight.device)
-    modes = [(module, module.training) for module in network.modules()]
     try:
-        with counted_flops() as counter:
-            network.eval()(image)
+        with counted_flops() as counter, evaluation_mode(network):
+            network(image)
     except Exception:  # a figure for the record: what is wrong with the network shows in training
         return None
-    finally:
-        for module, training in modes:
-            module.training = training
     return counter.get_total_flops()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import torch
 
 from core.common import paths
 from core.common.errors import UserError
+from core.common.files import sha256_of
 from core.common.text import did_you_mean
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -94,8 +94,7 @@ def digest(path: Path) -> str:
 
 @functools.lru_cache
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _published(name: str) -> dict[str, Any]:

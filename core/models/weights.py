@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from core.common.errors import UserError
+from core.common.files import write_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +58,4 @@ def save_weights(model: nn.Module, path: Path) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(save(tensors))  # not save_file, whose errors hide that the disk is full
-    os.replace(temporary, path)
+    write_whole(path, save(tensors))  # not save_file, whose errors hide that the disk is full

@@ -30,6 +30,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.common.files import write_whole
+
 FILE = "journal.jsonl"
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps would make one for each line
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -43,6 +45,10 @@ class Journal:
         self.folder = folder
         drop_torn_tail(folder / file)
         self._file = os.open(folder / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
 
     def write(self, event: str, **fields: Any) -> None:
         """fields: those of the event; `time` among them where it is not now."""
@@ -126,10 +132,7 @@ def drop_torn_tail(path: Path) -> None:
 
 def keep_text(journal: Journal, name: str, text: str) -> None:
     """An artifact of text, complete and recorded; the file is whole or not there."""
-    path = journal.artifact(name)
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(journal.artifact(name), text)
     journal.keep(name)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import secrets
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from core.common import paths
 from core.common.errors import UserError
+from core.common.files import write_whole
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_record
 from core.record import journal
@@ -136,6 +136,11 @@ class RecordedRun:
             if (run.folder / "artifacts" / RECORD).exists() and _experiment_of(run) == experiment:
                 yield run
 
+    def children(self) -> Iterator[Self]:
+        """The runs below this parent (of several seeds, of a study), the latest first, but for those whose record
+        cannot be read: the damage of another run is no matter of this one."""
+        return (run for run in self.of_experiment(self.record["experiment"]) if _parent_of(run) == self.id)
+
 
 def last(history: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """Metric name -> last value."""
@@ -147,6 +152,13 @@ def _experiment_of(run: RecordedRun) -> str:
         return str(run.record["experiment"])
     except (UserError, KeyError):
         return named_in(run.id)
+
+
+def _parent_of(run: RecordedRun) -> str | None:
+    try:
+        return run.record.get("parent")
+    except UserError:
+        return None
 
 
 def named_in(run_id: str) -> str:
@@ -201,7 +213,5 @@ def write_summary(run: RecordedRun, status: str) -> None:
     own = recorded and not holds_others(run.record)
     whole = own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags
     metrics = run.metrics | ({"seconds": run.seconds} if own else {})
-    temporary = run.folder / f"{SUMMARY}.part"
     with contextlib.suppress(OSError):  # on a full disk: the journal has it all
-        temporary.write_text(json.dumps({"status": status, "metrics": metrics, "whole": whole}))
-        os.replace(temporary, run.folder / SUMMARY)
+        write_whole(run.folder / SUMMARY, json.dumps({"status": status, "metrics": metrics, "whole": whole}))

@@ -47,7 +47,6 @@ def ask(network: Network, images: Images, until: float) -> Answers:
     """Answers on the images, in an order drawn by lot, as many as can be had until then (time.monotonic); one chunk
     at least, so that those had are a fair sample of all."""
     order = keys.permutation(0, 0, len(images))
-    network.model.eval()
     chunk, found, seen = CHUNK.get(network.device.type, 64), [], []
     for start in range(0, len(order), chunk):
         if start and time.monotonic() > until:

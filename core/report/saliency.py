@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from core.models.inspection import hooked
+
 
 def activation_maps(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor | None:
     """float [N, H, W] in 0..1: how much each place speaks for the class named, 1 at the place that speaks most.
@@ -62,16 +64,12 @@ def _outputs(model: nn.Module, count: int) -> Iterator[list[torch.Tensor]]:
     """Outputs of all modules for `count` images, in the order in which they come."""
     seen: list[torch.Tensor] = []
 
-    def note(module: nn.Module, inputs: Any, output: Any) -> Any:
+    def note(name: str, module: nn.Module, output: Any) -> Any:
         if isinstance(output, torch.Tensor) and output.dim() in (3, 4) and len(output) == count:
             # an in-place layer that follows would change what was noted: it gets a copy
             seen.append(output)
             return output.clone()
         return None
 
-    handles = [module.register_forward_hook(note) for module in model.modules()]
-    try:
+    with hooked(model.named_modules(), note):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from core.common import paths
 from core.common.errors import UserError
@@ -15,7 +15,6 @@ from core.common.ranks import invocation
 from core.diagnostics.contact_sheet import LOOK, contact_sheet
 from core.experiment import Experiment
 from core.launch import Launch
-from core.loading.images import Splits
 from core.models import forward_flops
 from core.record import provenance
 from core.record.journal import Journal, keep_text, read
@@ -39,6 +38,20 @@ class Heading:
     trial: int | None = None
 
 
+@dataclass(frozen=True)
+class RunSpec:
+    """What is asked for: a declaration, where and how it runs, what the run is called."""
+
+    experiment: Experiment
+    launch: Launch
+    heading: Heading
+
+    @classmethod
+    def of(cls, experiment: Experiment, launch: Launch | None, heading: Heading | str) -> Self:
+        """heading: or just the experiment's name."""
+        return cls(experiment, launch or Launch(), Heading(heading) if isinstance(heading, str) else heading)
+
+
 def new_run(experiment: str) -> tuple[Run, Journal]:
     """A run of its own and its open journal. Raises UserError where nothing can be written."""
     run = Run(paths.runs() / run_id(experiment))
@@ -49,27 +62,19 @@ def new_run(experiment: str) -> tuple[Run, Journal]:
         raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}; {advice}"]) from None
 
 
-def open_run(
-    journal: Journal,
-    run: Run,
-    experiment: Experiment,
-    launch: Launch,
-    heading: Heading,
-    splits: Splits,
-    parts: Assembly,
-    continued: Run | None = None,
-) -> None:
+def open_run(journal: Journal, heading: Heading, parts: Assembly, continued: Run | None = None) -> None:
     """The first entries of a run: what is declared, where it runs, what code and data it stands on.
 
     The record comes last: what dies before it is no run yet, what dies after it is resumed and lacks nothing.
     """
+    experiment, splits = parts.experiment, parts.splits
     facts = {
         "seed": str(experiment.seed),
-        "smoke": str(launch.smoke).lower(),
+        "smoke": str(parts.launch.smoke).lower(),
         "precision": parts.precision,
         "parameters": str(sum(p.numel() for p in parts.state.model.parameters())),
         "flops": str(forward_flops(parts.state.model, parts.context.image_shape) or "unknown"),
-        **{f"launch.{name}": str(value) for name, value in launch.flat().items()},
+        **{f"launch.{name}": str(value) for name, value in parts.launch.flat().items()},
         **provenance.hardware(parts.setup.device),
         "hardware.processes": str(parts.context.ranks),
         **({"continued": continued.id} if continued else {}),
@@ -88,14 +93,15 @@ def open_run(
         "mean": list(parts.mean),
         "std": list(parts.std),
     }
-    tags = open_journal(journal, run, heading, f"{heading.title} seed {experiment.seed}", experiment.flat(), facts)
+    spec = RunSpec(experiment, parts.launch, heading)
+    tags = open_journal(journal, spec, f"{heading.title} seed {experiment.seed}", facts)
     profile = {name: data[name] for name in ("train", "val", "test", "image_shape")}
     journal.write(
         "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile
     )
     if continued:  # its best epoch may remain the best
         shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
-    contact_sheet(journal.artifact(LOOK), experiment, parts)
+    contact_sheet(journal.artifact(LOOK), parts)
     journal.keep(LOOK)
     keep_text(journal, "packages.txt", provenance.packages())
     diff, untracked = provenance.uncommitted()
@@ -106,12 +112,12 @@ def open_run(
         journal.keep(f"code/untracked/{file}")
     origin = experiment.model.origin()
     more = {"data": data, "continued": continued and continued.id, "weights": origin and origin.record()}
-    keep_record(journal, run, experiment, launch, heading, tags, **more)
+    keep_record(journal, spec, tags, **more)
 
 
-def reopen_run(journal: Journal, run: Run) -> None:
+def reopen_run(journal: Journal) -> None:
     """Another event "run", with the process that goes on with it."""
-    events = [event for _, event in read(run.folder)]
+    events = [event for _, event in read(journal.folder)]
     first = next(event for event in events if event["event"] == "run")
     told = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
     journal.write("run", **told, pid=os.getpid(), host=platform.node())
@@ -120,14 +126,12 @@ def reopen_run(journal: Journal, run: Run) -> None:
         journal.keep(RECORD)  # it died between writing the file and saying so
 
 
-def open_journal(
-    journal: Journal, run: Run, heading: Heading, name: str, params: dict[str, Any], tags: dict[str, str]
-) -> dict[str, str]:
+def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str]) -> dict[str, str]:
     """What every run's journal begins with, also a parent's of several seeds; the tags that it now has.
 
     name: for people; need not be unique.
     """
-    code = provenance.code()
+    code, heading = provenance.code(), spec.heading
     tags = {
         **({"invocation": started_by} if (started_by := invocation()) else {}),
         "variant": heading.variant or "base",
@@ -140,7 +144,7 @@ def open_journal(
     }
     journal.write(
         "run",
-        id=run.id,
+        id=journal.run_id,
         experiment=heading.experiment,
         name=name,
         description=heading.description,
@@ -148,30 +152,23 @@ def open_journal(
         pid=os.getpid(),
         host=platform.node(),
     )
-    journal.write("params", values={name: str(value) for name, value in params.items()})
+    journal.write("params", values={name: str(value) for name, value in spec.experiment.flat().items()})
     journal.write("tags", values=tags)
     return tags
 
 
-def keep_record(
-    journal: Journal,
-    run: Run,
-    experiment: Experiment,
-    launch: Launch,
-    heading: Heading,
-    facts: dict[str, str],
-    **more: Any,
-) -> None:
+def keep_record(journal: Journal, spec: RunSpec, facts: dict[str, str], **more: Any) -> None:
     """record.json: all that is needed to do it again."""
+    heading = spec.heading
     record = {
         "labbook": VERSION,
-        "run": run.id,
+        "run": journal.run_id,
         "experiment": heading.experiment,
         "variant": heading.variant,
         "parent": heading.parent,
         "trial": heading.trial,
-        "declaration": experiment.record(),
-        "launch": launch.record(),
+        "declaration": spec.experiment.record(),
+        "launch": spec.launch.record(),
         "facts": facts,
         **more,
     }

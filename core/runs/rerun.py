@@ -6,7 +6,6 @@ one. A rerun is a run on record like any other.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from core.common import paths
 from core.common.errors import UserError
+from core.common.files import sha256_of
 from core.common.terminal import tell
 from core.launch import Launch
 from core.record import provenance
@@ -216,4 +216,4 @@ def _git(*words: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none"
+    return sha256_of(path) if path.exists() else "none"

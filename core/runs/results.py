@@ -7,7 +7,6 @@ import torch
 
 from core.common import plots
 from core.common.statistics import wilson
-from core.experiment import Experiment
 from core.loading.images import Splits
 from core.metrics.classification import by_class, by_label
 from core.metrics.names import best_epoch
@@ -21,26 +20,26 @@ from core.training.assemble import Assembly
 from core.training.evaluate import Evaluation, evaluate
 
 
-def judged(experiment: Experiment, splits: Splits, parts: Assembly) -> Evaluation:
+def judged(parts: Assembly) -> Evaluation:
     """The one reading of the test split, with the weights that the first process holds; every process takes part."""
     model, setup = parts.state.evaluated, parts.setup
     distributed.align(model, everything=True)
-    batches = parts.held_out(splits.test)
+    batches = parts.held_out(parts.splits.test)
     with setup.precision():
-        network = averaged(model, experiment.tta, setup.multi_label)
+        network = averaged(model, parts.experiment.tta, setup.multi_label)
         return evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.multi_label)
 
 
-def test(journal: Journal, experiment: Experiment, splits: Splits, parts: Assembly) -> None:
+def test(journal: Journal, parts: Assembly) -> None:
     """Test the best epoch's weights and put the figures on record."""
     from safetensors.torch import load_file
 
     parts.state.evaluated.load_state_dict(load_file(journal.artifact(WEIGHTS)))
-    result = judged(experiment, splits, parts)
-    best = best_epoch(parts.state.history, experiment.monitor)
+    result = judged(parts)
+    best = best_epoch(parts.state.history, parts.experiment.monitor)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
-    keep = _keep_labels if splits.multi_label else _keep_classes
-    keep(journal, result, splits)
+    keep = _keep_labels if parts.splits.multi_label else _keep_classes
+    keep(journal, result, parts.splits)
 
 
 def _keep_classes(journal: Journal, result: Evaluation, splits: Splits) -> None:
@@ -72,25 +71,25 @@ def _keep_each(journal: Journal, splits: Splits, counts: np.ndarray, figures: np
     )
 
 
-def curves(journal: Journal, experiment: Experiment, parts: Assembly) -> None:
+def curves(journal: Journal, parts: Assembly) -> None:
     """The learning curves of the epochs done."""
     history = parts.state.history
-    plots.learning_curves(history, best_epoch(history, experiment.monitor), journal.artifact(plots.CURVES))
+    plots.learning_curves(history, best_epoch(history, parts.experiment.monitor), journal.artifact(plots.CURVES))
     journal.keep(plots.CURVES)
 
 
-def close(journal: Journal, run: Run, experiment: Experiment, parts: Assembly, status: str) -> None:
+def close(journal: Journal, parts: Assembly, status: str) -> None:
     """What can be said of a run however it ended."""
-    history = parts.state.history
+    run, history = Run(journal.folder), parts.state.history
     try:
         if history:
-            best = best_epoch(history, experiment.monitor)
+            best = best_epoch(history, parts.experiment.monitor)
             journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
             if journal.artifact(WEIGHTS).exists():  # a search keeps those of its best trials alone
                 journal.keep(WEIGHTS)
             # a finished run has drawn its own; trials are seen as metrics alone
             if status != "FINISHED" and (run.folder / "artifacts" / RECORD).exists() and run.record["trial"] is None:
-                curves(journal, experiment, parts)
+                curves(journal, parts)
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
     finally:
         try:

@@ -10,23 +10,22 @@ from core.common.errors import UserError
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.launch import Launch
-from core.loading.images import Splits
 from core.models import load_weights
 from core.record.journal import Journal
 from core.record.lock import is_free, locked
 from core.record.run import in_study
 from core.runs.recorder import reopen_run
 from core.runs.trained import Run, declares, load
-from core.runs.trainer import Work
+from core.runs.trainer import Trainer
 from core.tracking.api import Follows
 from core.training import distributed
 from core.training.assemble import Assembly, belongs, prepare
 from core.training.checkpoint import CHECKPOINTS, latest
-from core.training.runtime import Stage, staged
+from core.training.runtime import Runtime, open_runtime
 from core.training.step import is_over
 
 
-def restore(run: Run, journal: Journal | None, splits: Splits, parts: Assembly) -> None:
+def restore(run: Run, journal: Journal | None, parts: Assembly) -> None:
     """Take up the last whole checkpoint, and say aloud what the bits may not survive. journal: of the first process,
     which reads for all."""
     found, wrong = latest(run.folder / CHECKPOINTS) if journal else (None, [])
@@ -36,7 +35,7 @@ def restore(run: Run, journal: Journal | None, splits: Splits, parts: Assembly) 
     if found is None:
         tell(f"{run.id} has no checkpoint: it starts anew")
         if earlier := run.record.get("continued"):
-            take_over(load(earlier), splits, parts)
+            take_over(load(earlier), parts)
         return
     parts.state.restore(found.state)
     tell(f"{run.id} goes on after step {found.step}")
@@ -56,12 +55,12 @@ def _tell_of_skipping(step: int, parts: Assembly) -> None:
         tell(f"{skipped:,} images of epoch {step // len(plan) + 1} have come before: skipped, not read again")
 
 
-def take_over(earlier: Run, splits: Splits, parts: Assembly) -> None:
+def take_over(earlier: Run, parts: Assembly) -> None:
     """Begin with the state in which another run has finished: its weights, optimizer, history. The learning rates and
     all else that is declared are the new run's own. Raises UserError where that cannot be.
     """
     state, setup = parts.state, parts.setup
-    if splits.digest != earlier.record["data"]["digest"]:
+    if parts.splits.digest != earlier.record["data"]["digest"]:
         raise UserError([f"--continue {earlier.id}: it was trained on other data ({earlier.record['data']['source']})"])
     found, _ = latest(earlier.folder / CHECKPOINTS) if earlier.status == "FINISHED" else (None, [])
     if found is None:
@@ -95,29 +94,29 @@ def resume(run: Run, mirror: Follows | None = None) -> Run:
     has finished, that another process is at work on, or whose data have changed.
     """
     _ = run.experiment  # an imported run is refused before its launch is read: it has none
-    with staged(Launch.read(run.record["launch"]), mirror) as stage, reopened(run, stage) as work:
-        work.to_the_end()
+    with open_runtime(Launch.read(run.record["launch"]), mirror) as runtime, reopened(run, runtime) as trainer:
+        trainer.to_the_end()
     return run
 
 
 @contextmanager
-def reopened(run: Run, stage: Stage) -> Iterator[Work]:
+def reopened(run: Run, runtime: Runtime) -> Iterator[Trainer]:
     """An unfinished run with its last state, ended on record with the body. Raises as `resume` does."""
     experiment, launch = run.experiment, Launch.read(run.record["launch"])
     with ExitStack() as held:
-        first = stage.ranks.rank == 0
+        first = runtime.ranks.rank == 0
         distributed.together(lambda: held.enter_context(taken_up(run)) if first else None)
-        splits, parts = prepare(experiment, launch, stage.ranks)
-        if splits.digest != run.record["data"]["digest"]:
-            raise UserError([f"{run.id}: the data have changed since it began ({splits.source})"])
+        parts = prepare(experiment, launch, runtime.ranks)
+        if parts.splits.digest != run.record["data"]["digest"]:
+            raise UserError([f"{run.id}: the data have changed since it began ({parts.splits.source})"])
         refuse_other_weights(run)
         journal = Journal(run.folder) if first else None
-        work = Work(run, journal, experiment, launch, splits, parts, stage)
-        with work.on_record():
+        trainer = Trainer(run, journal, parts, runtime)
+        with trainer.on_record():
             if journal:
-                reopen_run(journal, run)
-            restore(run, journal, splits, parts)
-            yield work
+                reopen_run(journal)
+            restore(run, journal, parts)
+            yield trainer
 
 
 def refuse_other_weights(run: Run) -> None:

@@ -10,14 +10,14 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.record.journal import Journal
 from core.record.lock import locked
-from core.runs.recorder import Heading, new_run, open_run
+from core.runs.recorder import Heading, RunSpec, new_run, open_run
 from core.runs.resume import take_over
 from core.runs.trained import Run
-from core.runs.trainer import Work
+from core.runs.trainer import Trainer
 from core.tracking.api import Follows
 from core.training import distributed
 from core.training.assemble import prepare
-from core.training.runtime import Stage, staged
+from core.training.runtime import Runtime, open_runtime
 from core.training.smoke import declared
 
 
@@ -35,31 +35,27 @@ def train(
     anything is recorded, Interrupted after SIGTERM or Ctrl-C, Unfinished where the machine failed it, and whatever the
     training itself raises, recorded as FAILED.
     """
-    launch = launch or Launch()
-    heading = Heading(heading) if isinstance(heading, str) else heading
-    with staged(launch, mirror) as stage, opened(experiment, launch, heading, stage, continued) as work:
-        work.to_the_end()
-    return work.run
+    spec = RunSpec.of(experiment, launch, heading)
+    with open_runtime(spec.launch, mirror) as runtime, opened(spec, runtime, continued) as trainer:
+        trainer.to_the_end()
+    return trainer.run
 
 
 @contextmanager
-def opened(
-    experiment: Experiment, launch: Launch, heading: Heading, stage: Stage, continued: Run | None = None
-) -> Iterator[Work]:
+def opened(spec: RunSpec, runtime: Runtime, continued: Run | None = None) -> Iterator[Trainer]:
     """A new run, ended on record with the body. Raises as `train` does."""
-    small = declared(experiment, launch, stage.ranks)
-    splits, parts = prepare(small, launch, stage.ranks)
+    parts = prepare(declared(spec.experiment, spec.launch, runtime.ranks), spec.launch, runtime.ranks)
     if continued:
-        distributed.together(lambda: take_over(continued, splits, parts))
-    run, journal = begin(heading, stage.ranks)
-    work = Work(run, journal, small, launch, splits, parts, stage)
+        distributed.together(lambda: take_over(continued, parts))
+    run, journal = begin(spec.heading, runtime.ranks)
+    trainer = Trainer(run, journal, parts, runtime)
     with ExitStack() as held:
         if journal:
             held.enter_context(locked(run.folder))
-        held.enter_context(work.on_record())
+        held.enter_context(trainer.on_record())
         if journal:
-            open_run(journal, run, small, launch, heading, splits, parts, continued)
-        yield work
+            open_run(journal, spec.heading, parts, continued)
+        yield trainer
 
 
 def begin(heading: Heading, ranks: Ranks) -> tuple[Run, Journal | None]:

@@ -13,9 +13,6 @@ from core.common.errors import Interrupted, Unfinished
 from core.common.terminal import tell
 from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
-from core.experiment import Experiment
-from core.launch import Launch
-from core.loading.images import Splits
 from core.metrics.names import best_epoch
 from core.models.weights import save_weights
 from core.record.journal import Journal, keep_text
@@ -25,11 +22,11 @@ from core.runs.progress import Forecast, progress
 from core.runs.results import close, curves, judged, peak_memory_mb, test
 from core.runs.trained import Run
 from core.training import distributed
-from core.training.assemble import Assembly, belongs, studied
+from core.training.assemble import Assembly, belongs
 from core.training.checkpoint import CHECKPOINTS, Saver, keep_last
 from core.training.feature_cache import fed
 from core.training.loop import Event, fit
-from core.training.runtime import Stage
+from core.training.runtime import Runtime
 from core.training.state import State
 
 NO_REPORT = "no report: its page is of one class for each image, and these have several labels; see per_class.csv"
@@ -37,17 +34,14 @@ REPORT_SECONDS, REPORT_SHARE = 20.0, 0.05  # what a report may take, of the time
 
 
 @dataclass(frozen=True)
-class Work:
+class Trainer:
     """A run that has begun and not ended. journal: the first process's alone; the others do the same steps, and put
     nothing on record."""
 
     run: Run
     journal: Journal | None
-    experiment: Experiment
-    launch: Launch
-    splits: Splits
     parts: Assembly
-    stage: Stage
+    runtime: Runtime
 
     def to_the_end(self) -> None:
         """From an open journal to the last figure."""
@@ -55,10 +49,10 @@ class Work:
             for _ in events:
                 pass
         if self.journal is None:
-            judged(self.experiment, self.splits, self.parts)
+            judged(self.parts)
             return
-        test(self.journal, self.experiment, self.splits, self.parts)
-        curves(self.journal, self.experiment, self.parts)
+        test(self.journal, self.parts)
+        curves(self.journal, self.parts)
         self._report(self.journal)
         keep_last(self.run.folder / CHECKPOINTS)
 
@@ -96,22 +90,19 @@ class Work:
 
     def _close(self, status: str) -> None:
         assert self.journal is not None
-        close(self.journal, self.run, self.experiment, self.parts, status)
+        close(self.journal, self.parts, status)
 
     def _report(self, journal: Journal) -> None:
         """The page that looks into the run. It is made of what is on record: failing, it takes nothing with it."""
-        if self.splits.multi_label:
+        if self.parts.splits.multi_label:
             tell(NO_REPORT)
             return
-        from core.report.predictions import Network
         from core.report.write import make
 
-        parts, setup = self.parts, self.parts.setup
-        views = self.experiment.tta
-        network = Network(parts.state.evaluated, setup.normalize, setup.device, setup.autocast, views)
-        journal.metrics(len(parts.state.history), {"peak_memory_mb": peak_memory_mb(setup.device)})
+        parts = self.parts
+        journal.metrics(len(parts.state.history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
         try:
-            make(journal, self.run, network, studied(self.experiment, self.splits), self._report_seconds())
+            make(journal, self.run, parts.network, parts.splits, self._report_seconds())
         except Exception as error:
             journal.write("tags", values={"report": f"failed: {type(error).__name__}: {error}"[:1000]})
             tell(f"no report ({type(error).__name__}: {error}); labbook report {self.run.id} tries again")
@@ -120,7 +111,7 @@ class Work:
         return max(REPORT_SECONDS, REPORT_SHARE * self.run.seconds)
 
     def _assisting(self) -> Generator[Event]:
-        agreed, stop = distributed.Agreement(), self.stage.stop
+        agreed, stop = distributed.Agreement(), self.runtime.stop
         with stop.at_step_end():
             for event in self._fitted():
                 if number := agreed(stop.number):
@@ -129,24 +120,24 @@ class Work:
             agreed.settle()
 
     def _recording(self, journal: Journal) -> Generator[Event]:
-        parts, stop, epochs = self.parts, self.stage.stop, self.experiment.epochs
-        if self.launch.mlflow:
-            self.stage.mirror.follow(self.run.folder)
+        parts, stop, epochs = self.parts, self.runtime.stop, self.parts.experiment.epochs
+        if parts.launch.mlflow:
+            self.runtime.mirror.follow(self.run.folder)
         steps, state = parts.context.steps_per_epoch, parts.state
         # a forward pass is about a third of a step
         forecast = Forecast(steps, epochs, state.step, overhead=parts.val.plan.count / parts.train.plan.count / 3)
         agreed = distributed.Agreement()
-        saver = Saver(self.run.folder / CHECKPOINTS, self.launch.checkpoint_every, belongs(parts))
+        saver = Saver(self.run.folder / CHECKPOINTS, parts.launch.checkpoint_every, belongs(parts))
         with (
-            progress(epochs, steps, self.experiment.batch_size, state.step) as shown,
+            progress(epochs, steps, parts.experiment.batch_size, state.step) as shown,
             stop.at_step_end(),
-            watching(journal, self.experiment, self.launch, parts, shown.say) as watch,
+            watching(journal, parts, shown.say) as watch,
             saver,
         ):
             shown.say(_opening(self.run, parts))
             for event in self._fitted():
                 watch(event)
-                _record(journal, self.experiment, parts, event)
+                _record(journal, parts, event)
                 shown.show(event)
                 if announcement := forecast.after(event):
                     shown.say(announcement)
@@ -165,7 +156,7 @@ class Work:
         journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
 
     def _fitted(self) -> Iterator[Event]:
-        given = fed(self.experiment, self.launch, self.parts)
+        given = fed(self.parts.experiment, self.parts.launch, self.parts)
         return anomaly.explained(fit(given.setup, self.parts.state, given.train, given.val), self.parts)
 
 
@@ -185,11 +176,11 @@ def _opening(run: Run, parts: Assembly) -> str:
     return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
 
 
-def _record(journal: Journal, experiment: Experiment, parts: Assembly, event: Event) -> None:
+def _record(journal: Journal, parts: Assembly, event: Event) -> None:
     if event.validation is None:
         if event.metrics:
             journal.metrics(event.step, event.metrics)
         return
     journal.metrics(event.epoch + 1, event.metrics)
-    if best_epoch(parts.state.history, experiment.monitor) == event.epoch:
+    if best_epoch(parts.state.history, parts.experiment.monitor) == event.epoch:
         save_weights(parts.state.evaluated, journal.artifact(WEIGHTS))

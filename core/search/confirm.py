@@ -55,10 +55,7 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
         for trial in best
         for seed in range(1, seeds + 1)
     ]
-    below = (
-        run for run in Run.of_experiment(at_work.heading.experiment) if run.record.get("parent") == at_work.parent.id
-    )
-    begun = [run for run in below if run.record.get("trial") is None]
+    begun = [run for run in at_work.parent.children() if run.record.get("trial") is None]
     for job in jobs:
         job.run = next((run for run in begun if declares(run.record, job.experiment)), None)
     at_work.shown.say(f"confirming the best {len(best)} on {seeds} fresh seeds each")

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from core.common.files import write_whole
 from core.common.terminal import tell
 from core.record.journal import Journal
 from core.search.objectives import Goals
@@ -45,7 +46,7 @@ def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
         title = html.escape(study.study_name)
         page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body>'
         path = journal.artifact(PAGE)
-        path.write_text(page + f"<h1>{title}</h1>" + "".join(sections) + "</body></html>\n")
+        write_whole(path, page + f"<h1>{title}</h1>" + "".join(sections) + "</body></html>\n")
         journal.keep(PAGE)
 
 

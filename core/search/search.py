@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -23,7 +23,7 @@ from core.record import provenance
 from core.record.journal import Journal, keep_text
 from core.record.lock import is_free, locked
 from core.record.run import BEST, VERSION, write_summary
-from core.runs.recorder import Heading, keep_record, new_run, open_journal, reopen_run
+from core.runs.recorder import Heading, RunSpec, keep_record, new_run, open_journal, reopen_run
 from core.runs.trained import Run
 from core.search import samplers, space
 from core.search.confirm import Confirmed, confirm, words
@@ -36,7 +36,7 @@ from core.search.storage import TOKEN, Direction, needed, open_storage, open_stu
 from core.search.study import DECLARED, Study, identity
 from core.tracking.api import Mirror
 from core.training.assemble import prepare
-from core.training.runtime import staged
+from core.training.runtime import open_runtime
 from core.training.smoke import declared as made_small
 
 
@@ -66,26 +66,26 @@ def search(
     seeds: fresh ones, on which options.confirm trials are retrained. Raises UserError before anything is recorded,
     Interrupted after a signal (the same call goes on), Failing.
     """
-    options, launch = options or Search(), launch or Launch()
-    heading = Heading(heading) if isinstance(heading, str) else heading
+    options = options or Search()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space.check(within, experiment)
     goals = goals_of(options, experiment, within)
-    launch = _shared(launch, options)
-    with staged(launch, None) as stage, warnings.catch_warnings():
+    spec = RunSpec.of(experiment, _shared(launch or Launch(), options), heading)
+    with open_runtime(spec.launch, None) as runtime, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage")  # given here by `beat`
-        assert isinstance(stage.mirror, Mirror)
-        experiment = made_small(experiment, launch, stage.ranks)
-        prepare(experiment, launch, stage.ranks)
+        mirror = runtime.mirror
+        assert isinstance(mirror, Mirror)
+        spec = replace(spec, experiment=made_small(experiment, spec.launch, runtime.ranks))
+        prepare(spec.experiment, spec.launch, runtime.ranks)
         with (
-            _opened(experiment, within, options, goals, heading, launch.smoke) as study,
-            _parent(study, experiment, launch, options, heading, stage.mirror) as (run, journal),
+            _opened(spec, within, options, goals) as study,
+            _parent(study, spec, options, mirror) as (run, journal),
             needed(options.storage),
         ):
-            pool, table = Pool(options.workers), shown(options)
-            at_work = Study(study, within, experiment, launch, options, goals, heading, run, stage.mirror, pool, table)
-            confirmed = _carried_out(at_work, journal, seeds, stage.stop)
+            asked = spec.experiment, spec.launch, options, goals, spec.heading
+            at_work = Study(study, within, *asked, run, mirror, Pool(options.workers), shown(options))
+            confirmed = _carried_out(at_work, journal, seeds, runtime.stop)
     return Found(run, study, goals, best_of(study), tuple(confirmed), tuple(words(at_work, confirmed)))
 
 
@@ -120,11 +120,10 @@ def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
 
 
 @contextmanager
-def _opened(
-    experiment: Experiment, within: space.Space, options: Search, goals: Goals, heading: Heading, smoke: bool
-) -> Iterator[optuna.Study]:
+def _opened(spec: RunSpec, within: space.Space, options: Search, goals: Goals) -> Iterator[optuna.Study]:
     """The study, begun or taken up again; one in a file is ours alone meanwhile."""
-    parts = (heading.experiment, heading.variant, "smoke" if smoke else None)
+    heading, experiment = spec.heading, spec.experiment
+    parts = (heading.experiment, heading.variant, "smoke" if spec.launch.smoke else None)
     name = options.study or "-".join(part for part in parts if part)
     folder = _folder(name)
     directions: list[Direction] = ["maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names]
@@ -155,24 +154,24 @@ def _alone(folder: Any, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _parent(
-    study: optuna.Study, experiment: Experiment, launch: Launch, options: Search, heading: Heading, mirror: Mirror
-) -> Iterator[tuple[Run, Journal]]:
+def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Mirror) -> Iterator[tuple[Run, Journal]]:
     """The study's own run: begun, or taken up again. However the body ends, its journal tells."""
     token = study.user_attrs[TOKEN]
-    begun = (r for r in Run.of_experiment(heading.experiment) if (r.record.get("study") or {}).get("token") == token)
+    begun = (
+        r for r in Run.of_experiment(spec.heading.experiment) if (r.record.get("study") or {}).get("token") == token
+    )
     known = next((r for r in begun if is_free(r.folder)), None)  # another machine, or terminal, has one of its own
     if known:
         run, journal = known, Journal(known.folder)
-        reopen_run(journal, run)
+        reopen_run(journal)
     else:
-        run, journal = new_run(heading.experiment)
+        run, journal = new_run(spec.heading.experiment)
         chosen = {f"search.{name}": str(value) for name, value in options.flat().items() if name != "storage"}
-        tags = {"study": study.study_name, "smoke": str(launch.smoke).lower(), **chosen}
-        facts = open_journal(journal, run, heading, f"study {study.study_name}", experiment.flat(), tags)
+        tags = {"study": study.study_name, "smoke": str(spec.launch.smoke).lower(), **chosen}
+        facts = open_journal(journal, spec, f"study {study.study_name}", tags)
         named = {"name": study.study_name, "token": token}
-        keep_record(journal, run, experiment, launch, heading, facts, study=named)
-    if launch.mlflow:
+        keep_record(journal, spec, facts, study=named)
+    if spec.launch.mlflow:
         mirror.follow(run.folder)
     status = "FAILED"
     try:

@@ -63,7 +63,7 @@ class Study:
 
     def iterate(self, stop: Stop) -> None:
         """Until all trials are told, the time is over, or a signal came. Raises Failing."""
-        self.runs = runs_by_trial(self.heading.experiment, self.parent.id)
+        self.runs = runs_by_trial(self.parent)
         self.orphans = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t)]
         self._give_up_lost()
         if not self.orphans and self._is_over() and not self._awaits_others():

@@ -15,15 +15,15 @@ from core.common.errors import UserError
 from core.experiment import Experiment
 from core.launch import Launch
 from core.record.run import PRUNED, WEIGHTS
-from core.runs.recorder import Heading
+from core.runs.recorder import Heading, RunSpec
 from core.runs.resume import reopened
 from core.runs.train import opened
 from core.runs.trained import Run
-from core.runs.trainer import Work
+from core.runs.trainer import Trainer
 from core.search.objectives import Goals
 from core.search.options import COSTS
 from core.training.checkpoint import CHECKPOINTS, keep_last
-from core.training.runtime import staged
+from core.training.runtime import open_runtime
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def run_trial(task: Task, run: Run | None, announce: Announce, verdict: Verdict,
     if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it heard
         return _outcome(task, run)
     launch = Launch.read(task.launch)
-    with staged(launch, _Elsewhere()) as stage:
-        begun = reopened(run, stage) if run else opened(Experiment.read(task.declaration), launch, task.heading, stage)
-        with begun as work:
-            run = work.run
+    spec = RunSpec(Experiment.read(task.declaration), launch, task.heading)
+    with open_runtime(launch, _Elsewhere()) as runtime:
+        with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
+            run = trainer.run
             announce(run)
             if task.whole:
-                work.to_the_end()
-            elif good := not _iterate(work, task, verdict) and kept(task.goals.score(run)):
+                trainer.to_the_end()
+            elif good := not _iterate(trainer, task, verdict) and kept(task.goals.score(run)):
                 keep_last(run.folder / CHECKPOINTS)
             else:
                 (run.folder / "artifacts" / WEIGHTS).unlink(missing_ok=True)
@@ -84,23 +84,23 @@ class _Elsewhere:
         pass
 
 
-def runs_by_trial(experiment: str, study: str) -> dict[int, Run]:
+def runs_by_trial(parent: Run) -> dict[int, Run]:
     """Trial number -> its run, of those on record below a study's run."""
     found: dict[int, Run] = {}
-    for run in Run.of_experiment(experiment):  # the latest first
-        if run.record.get("parent") == study and run.record.get("trial") is not None:
+    for run in parent.children():  # the latest first
+        if run.record.get("trial") is not None:
             found.setdefault(run.record["trial"], run)
     return found
 
 
-def _iterate(work: Work, task: Task, verdict: Verdict) -> bool:
+def _iterate(trainer: Trainer, task: Task, verdict: Verdict) -> bool:
     """Whether it was pruned."""
-    assert work.journal is not None
+    assert trainer.journal is not None
     name = task.goals.names[0]
-    with closing(work.events()) as events:
+    with closing(trainer.events()) as events:
         for event in events:
             if event.validation and not verdict(event.epoch + 1, _now(event.metrics, name)):
-                work.journal.write("tags", values={PRUNED: "true"})
+                trainer.journal.write("tags", values={PRUNED: "true"})
                 return True
     return False
 

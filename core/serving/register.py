@@ -106,11 +106,7 @@ def _refuse(run: RecordedRun) -> None:
 def _below(parent: RecordedRun) -> str:
     """What to do instead of naming a parent."""
     experiment = parent.record["experiment"]
-    runs = [
-        run
-        for run in RecordedRun.of_experiment(experiment)
-        if run.record.get("parent") == parent.id and run.status == "FINISHED"
-    ]
+    runs = [run for run in parent.children() if run.status == "FINISHED"]
     found = sorted(run.id for run in runs if (run.folder / "artifacts" / WEIGHTS).exists())
     if not found:
         return f"none below it has kept weights: `python -m experiments.{experiment} --from {parent.id}` trains one"

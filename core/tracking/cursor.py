@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core.common.files import write_whole
 from core.record import journal
 
 FILE = "mirror.json"
@@ -60,9 +61,7 @@ def load(folder: Path) -> Record | None:
 
 def save(folder: Path, record: Record) -> None:
     """Atomic. Not fsynced: an older record after a power cut only means that some points are sent twice."""
-    temporary = folder / f"{FILE}.tmp"
-    temporary.write_text(json.dumps(asdict(record), indent=1))
-    os.replace(temporary, folder / FILE)
+    write_whole(folder / FILE, json.dumps(asdict(record), indent=1))
 
 
 def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:

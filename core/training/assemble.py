@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from core.common.errors import UserError
 from core.common.ranks import ALONE, Ranks
 from core.context import Context
 from core.experiment import Experiment
+from core.inference.network import Network
 from core.launch import Launch
 from core.loading.batches import Batches, ImageFunction, Plan, feed
 from core.loading.images import Images, Splits
@@ -36,19 +36,40 @@ OVERFIT_STEPS = 20  # of an epoch with --overfit: were it one, validation would 
 
 @dataclass(frozen=True)
 class Assembly:
-    """Everything built for one run. images: those trained on.  mean, std: per channel, of pixels in 0..1,
-    with which they are normalized; empty: each image by its own.  held_out: a split -> its batches for evaluation."""
+    """A declaration, where it runs, its images and everything built of them: what travels through a run as one.
 
+    experiment: as it is trained, `declared` having made it small.  splits: train as it is trained on, with its long
+    tail and its label noise.  mean, std: per channel, of pixels in 0..1, with which images are normalized; empty: each
+    image by its own.
+    """
+
+    experiment: Experiment
+    launch: Launch
+    splits: Splits
     context: Context
     setup: Setup
     state: State
     train: Batches
     val: Batches
     precision: str
-    images: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    held_out: Callable[[Images], Batches]
+
+    @property
+    def images(self) -> Images:
+        """Those trained on."""
+        return self.splits.train
+
+    @property
+    def network(self) -> Network:
+        """The network that is judged, as it is asked: with the views and the precision declared."""
+        setup = self.setup
+        model = self.state.evaluated.eval()
+        return Network(model, setup.normalize, setup.device, setup.autocast, self.experiment.tta)
+
+    def held_out(self, images: Images) -> Batches:
+        """The batches of a split for evaluation."""
+        return _held_out(self.launch, self.setup.device, self.context, images)
 
 
 def check(experiment: Experiment) -> None:
@@ -72,12 +93,10 @@ def check(experiment: Experiment) -> None:
         raise UserError(wrong)
 
 
-def assemble(
-    experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks = ALONE
-) -> Assembly:
-    """Build every part. Raises UserError for what cannot work together."""
+def assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks = ALONE) -> Assembly:
+    """Build every part, on the device of the launch. Raises UserError for what cannot work together."""
     try:
-        return _assemble(experiment, splits, launch, device, ranks)
+        return _assemble(experiment, splits, launch, ranks)
     except UserError:
         raise
     except ValueError as error:
@@ -89,7 +108,8 @@ def assemble(
         raise UserError([f"{reason[:200]}; use a smaller model or batch_size, or raise grad_accum_steps"]) from None
 
 
-def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: torch.device, ranks: Ranks) -> Assembly:
+def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks) -> Assembly:
+    device = device_of(launch.device, ranks)
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
     if splits.multi_label:
@@ -156,9 +176,8 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, device: to
         setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained
     train = _fed(launch, device, plan, splits.train, image_function)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
-    evaluated = partial(_held_out, launch, device, ranks)
-    val = evaluated(splits.val)
-    return Assembly(context, setup, state, train, val, precision, splits.train, mean, std, evaluated)
+    val = _held_out(launch, device, context, splits.val)
+    return Assembly(experiment, launch, splits, context, setup, state, train, val, precision, mean, std)
 
 
 def studied(experiment: Experiment, splits: Splits) -> Splits:
@@ -176,13 +195,13 @@ def watched(experiment: Experiment) -> dict[str, str]:
     return {"monitor": experiment.monitor} | {field: m for field, m in named.items() if m.startswith("val/")}
 
 
-def connect(experiment: Experiment, splits: Splits, parts: Assembly) -> None:
+def connect(parts: Assembly) -> None:
     """What the processes have to do together, all being ready: see what validation gives, average gradients.
 
     Raises UserError, in all of them.
     """
-    state, setup, plan = parts.state, parts.setup, parts.train.plan
-    rehearse_metrics(watched(experiment), setup, state, parts.held_out(splits.val.take(np.arange(1))))
+    experiment, state, setup, plan = parts.experiment, parts.state, parts.setup, parts.train.plan
+    rehearse_metrics(watched(experiment), setup, state, parts.held_out(parts.splits.val.take(np.arange(1))))
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
     few = small_step(setup, parts.train, _few(plan, experiment))
@@ -201,10 +220,10 @@ def _fed(
     return feed(plan, images, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
 
 
-def _held_out(launch: Launch, device: torch.device, ranks: Ranks, images: Images) -> Batches:
+def _held_out(launch: Launch, device: torch.device, context: Context, images: Images) -> Batches:
     """A split for evaluation: in order, every image once, each by one process."""
-    size = EVALUATION_BATCH * ranks.ranks
-    plan = Plan(len(images), size, shuffled=False, rank=ranks.rank, ranks=ranks.ranks)
+    size = EVALUATION_BATCH * context.ranks
+    plan = Plan(len(images), size, shuffled=False, rank=context.rank, ranks=context.ranks)
     return _fed(launch, device, plan, images)
 
 
@@ -243,19 +262,18 @@ def belongs(parts: Assembly) -> dict[str, str]:
     }
 
 
-def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
+def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> Assembly:
     """Everything that can be refused, in every process before any goes on. Raises UserError, DataError among them."""
-    splits, parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
-    connect(experiment, splits, parts)
-    return splits, parts
+    parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
+    connect(parts)
+    return parts
 
 
-def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> tuple[Splits, Assembly]:
+def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Assembly:
     """In the order of its cost, and without a word to another process."""
     check(experiment)
-    device = device_of(launch.device, ranks)
-    splits = load_splits(experiment, launch)
-    return splits, assemble(experiment, splits, launch, device, ranks)
+    device_of(launch.device, ranks)  # refused before images are read
+    return assemble(experiment, load_splits(experiment, launch), launch, ranks)
 
 
 def load_splits(experiment: Experiment, launch: Launch) -> Splits:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import torch
 
 from core.common.errors import Damaged
 from core.common.failpoints import failpoint
-from core.common.files import sync
+from core.common.files import replacing
 from core.training.state import State
 
 VERSION = 1
@@ -47,18 +46,12 @@ def save(folder: Path, step: int, state: dict[str, Any], belongs: dict[str, Any]
     content = buffer.getbuffer()
     head = {"version": VERSION, "step": step, "sha256": hashlib.sha256(content).hexdigest(), "belongs": belongs}
     path = folder / f"{step:012d}.checkpoint"
-    part = path.with_suffix(".part")
-    with part.open("wb") as stream:
+    with replacing(path, lasting=True) as stream:
         stream.write(json.dumps(head).encode() + b"\n")
         failpoint("checkpoint head written")
         stream.write(content)
         stream.flush()
         failpoint("checkpoint written")
-        os.fsync(stream.fileno())
-    failpoint("checkpoint synced")
-    os.replace(part, path)
-    failpoint("checkpoint renamed")
-    sync(folder)
     keep_last(folder, KEPT)
     for left in folder.glob("*.part"):
         left.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch import nn
 from core import keys as K
 from core.common.errors import NonFinite
 from core.loading.batches import Batch, Batches
+from core.models.inspection import hooked
 from core.schedules import Clock
 from core.training import distributed
 from core.training.state import State
@@ -70,17 +71,9 @@ def _first_bad_output(model: nn.Module) -> Iterator[list[str]]:
     """Collects the names of layers whose output is not finite, in the order in which they ran."""
     bad: list[str] = []
 
-    def hook(name: str):
-        def look(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
-                bad.append(f"{name} ({type(module).__name__})")
+    def look(name: str, module: nn.Module, output: object) -> None:
+        if isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
+            bad.append(f"{name} ({type(module).__name__})")
 
-        return look
-
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    handles = [module.register_forward_hook(hook(name)) for name, module in leaves]
-    try:
+    with hooked([(name, module) for name, module in model.named_modules() if not list(module.children())], look):
         yield bad
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -19,8 +19,8 @@ from core.training import distributed
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Entered before anything is built. stop: signals sent to this process."""
+class Runtime:
+    """What is there before anything is built. stop: signals sent to this process."""
 
     mirror: Follows
     stop: Stop
@@ -28,10 +28,10 @@ class Stage:
 
 
 @contextmanager
-def staged(launch: Launch, mirror: Follows | None) -> Iterator[Stage]:
+def open_runtime(launch: Launch, mirror: Follows | None) -> Iterator[Runtime]:
     """Everything around a run, ended with it. mirror: of an invocation with several runs; none: one of its own."""
     with _mirrored(mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
-        yield Stage(following, stop, ranks)
+        yield Runtime(following, stop, ranks)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from core.common.terminal import tell
+from core.common.terminal import console, tell
 from data.check.findings import Finding, Inspection, number
 from data.check.labels import Opinion
 from data.reading.decode import POLICY
@@ -57,7 +57,6 @@ def doubts(opinion: Opinion, names: Sequence[str]) -> Iterator[Finding]:
 
 def _counts(found: Inspection, whole: bool) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -79,9 +78,7 @@ def _counts(found: Inspection, whole: bool) -> None:
     totals = [sum(count for (of, _), count in found.counts.items() if of == split) for split in splits]
     grid.add_section()
     grid.add_row("all", *(f"{total:,}" for total in totals))
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(grid, highlight=False)
+    console().print(grid, highlight=False)
 
 
 def _sizes(found: Inspection) -> Iterator[str]:

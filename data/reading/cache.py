@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.common.files import place
 from core.common.paths import store
 from core.loading.images import Images, Pixels
 from data.reading import disk
@@ -158,14 +159,14 @@ def _place(root: Path, part: Path, digest: str) -> None:
     except _Damaged as damage:
         say(f"{damage}: replacing it")
     shutil.rmtree(target, ignore_errors=True)
-    disk.place(part, target)
+    place(part, target)
 
 
 def _note(root: Path, key: str, note: dict[str, str]) -> None:
     part = root / "sources" / f"{key}.part"
     with disk.writing(part.parent, 0, "the note of the cache"):
         part.write_text(json.dumps(note))
-        disk.place(part, part.with_suffix(".json"))
+        place(part, part.with_suffix(".json"))
 
 
 def _look_up(root: Path, key: str) -> Cached | None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from core.common.errors import DataError
-from core.common.files import sync
 from data.reading.terminal import printable, say
 
 
@@ -52,15 +50,6 @@ def if_free(path: Path) -> Iterator[bool]:
             yield True
     except Timeout:
         yield False
-
-
-def place(part: Path, target: Path) -> None:
-    """Give a finished file or folder its name. It survives a power cut whole or not at all."""
-    for inner in sorted(part.iterdir()) if part.is_dir() else ():
-        sync(inner)
-    sync(part)
-    os.rename(part, target)
-    sync(target.parent)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.common.errors import DataError
+from core.common.files import place, sha256_of
 from data.reading import disk
 from data.reading.terminal import bar, say
 
@@ -51,14 +52,8 @@ def _fetch(url: str, target: Path, sha256: str) -> None:
         part.unlink()
         problem = f"what came is not what was expected: sha256 expected {sha256}, got {found}"
         raise _missing(url, target, sha256, problem)
-    disk.place(part, target)
+    place(part, target)
     say(f"fetched {target}")
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's contents."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _transfer(url: str, part: Path) -> str:

@@ -34,7 +34,7 @@ from core.training.checkpoint import CHECKPOINTS, Saver, save
 from core.training.loop import fit
 from tests.benchmarks.common import in_turn, show
 
-QUIET = Launch(mlflow=False, threads=1, checkpoint_every="1000000")
+QUIET = Launch(device="cpu", mlflow=False, threads=1, checkpoint_every="1000000")
 
 
 class Noise(Dataset):
@@ -53,7 +53,7 @@ class Noise(Dataset):
 def cost(rounds: int = 5, steps: int = 10) -> None:
     torch.set_num_threads(1)
     experiment = Experiment(data=Noise(count=3200), model=ResNet(stem="cifar"), optimizer=SGD(), batch_size=32)
-    parts = assemble(experiment, experiment.data.load(), QUIET, torch.device("cpu"))
+    parts = assemble(experiment, experiment.data.load(), QUIET)
     saver = Saver(Path(tempfile.mkdtemp()), "100", belongs(parts))
     events = fit(parts.setup, parts.state, parts.train, parts.val)
     next(events)
@@ -106,7 +106,7 @@ def first_step(rounds: int = 5) -> None:
             running.train(experiment, QUIET, "bench")
         except Reached:
             run = next(Run.of_experiment("bench"))
-        parts = assemble(experiment, experiment.data.load(), QUIET, torch.device("cpu"))
+        parts = assemble(experiment, experiment.data.load(), QUIET)
         parts.state.step = step
         save(run.folder / CHECKPOINTS, step, parts.state.snapshot(), belongs(parts))
         return run

@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
 
 def main() -> None:
     torch.set_num_threads(1)
-    parts = assemble(EXPERIMENT, Noise().load(), Launch(log_every=1), torch.device("cpu"))
+    parts = assemble(EXPERIMENT, Noise().load(), Launch(log_every=1, device="cpu"))
 
     def bare(fused: bool) -> float:
         model = EXPERIMENT.model.build(parts.context)
@@ -64,7 +64,7 @@ def main() -> None:
         return (time.perf_counter() - began) / STEPS
 
     def recorded(journal: Journal | None) -> float:
-        built = assemble(EXPERIMENT, Noise().load(), Launch(log_every=1), torch.device("cpu"))
+        built = assemble(EXPERIMENT, Noise().load(), Launch(log_every=1, device="cpu"))
         began = time.perf_counter()
         for event in fit(built.setup, built.state, built.train, built.val):
             if journal and event.metrics:

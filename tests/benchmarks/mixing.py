@@ -71,7 +71,7 @@ def mixed_and_judged(steps: tuple[Augment, ...], batch: Batch, logits: torch.Ten
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     torch.set_num_threads(1)
-    parts = assemble(EXPERIMENT, Noise().load(), Launch(), torch.device("cpu"))
+    parts = assemble(EXPERIMENT, Noise().load(), Launch(device="cpu"))
     batch = parts.setup.normalize(next(iter(parts.train.epoch(0))))
     logits = torch.randn(BATCH, CLASSES, requires_grad=True)
     events = fit(parts.setup, parts.state, parts.train, parts.val)

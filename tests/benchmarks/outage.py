@@ -63,7 +63,7 @@ def main() -> None:
         journal = Journal(Path(tempfile.mkdtemp(dir=os.environ["LABBOOK_HOME"])))
         journal.write("run", id=journal.folder.name, experiment="outage", name=name, description="", parent=None, pid=0)
         mirrors[name].follow(journal.folder)
-        parts = assemble(EXPERIMENT, EXPERIMENT.data.load(), Launch(log_every=1), torch.device("cpu"))
+        parts = assemble(EXPERIMENT, EXPERIMENT.data.load(), Launch(log_every=1, device="cpu"))
         began, before = time.thread_time(), resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         for event in fit(parts.setup, parts.state, parts.train, parts.val):
             journal.metrics(event.step, event.metrics)

@@ -47,8 +47,8 @@ def _seconds(cached: bool) -> Callable[[], float]:
     )
 
     def measure() -> float:
-        launch = Launch(cache_features=cached)
-        parts = assemble(declared, splits, launch, torch.device("cpu"))
+        launch = Launch(cache_features=cached, device="cpu")
+        parts = assemble(declared, splits, launch)
         began = time.process_time()
         given = fed(declared, launch, parts)
         for _ in fit(given.setup, parts.state, given.train, given.val):

@@ -51,7 +51,7 @@ def starting() -> float:
     found, home = study(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(home))
-        runs = runs_by_trial("digits_cnn", found.parent.id)
+        runs = runs_by_trial(found.parent)
         trials = found.study.get_trials(deepcopy=False)[WARM:]
         return statistics.median(_first_step(runs[t.number].folder) - t.datetime_start.timestamp() for t in trials)
 

@@ -118,7 +118,7 @@ FILES = (
     "artifacts/packages.txt",
     "checkpoints/*.part",
     "checkpoints/*.checkpoint",
-    "artifacts/weights/best.part",
+    f"artifacts/{WEIGHTS}.part",
     f"artifacts/{WEIGHTS}",
     "artifacts/confusion_matrix.png",
     "artifacts/learning_curves.png",

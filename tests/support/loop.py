@@ -19,8 +19,6 @@ from core.schedules import Cosine
 from core.training.assemble import assemble
 from core.training.loop import fit
 
-CPU = torch.device("cpu")
-
 
 class Tiny(Dataset):
     """Forty-eight images whose class shows in their brightness."""
@@ -54,7 +52,7 @@ BASE = Experiment(
 
 def built(changes=None, **launch):
     experiment = BASE.but(changes or {})
-    return assemble(experiment, experiment.data.load(), Launch(**launch), CPU)
+    return assemble(experiment, experiment.data.load(), Launch(**launch, device="cpu"))
 
 
 def run(parts):

@@ -361,7 +361,7 @@ def test_a_run_builds_its_steps_with_the_runs_seed():
 
     for seed in (0, 4):
         experiment = EXPERIMENT.but({"augment": (AlternatingFlip(),), "seed": seed, "limit": 64})
-        parts = assemble(experiment, Digits().load(None).limited(64), Launch(), torch.device("cpu"))
+        parts = assemble(experiment, Digits().load(None).limited(64), Launch(device="cpu"))
         ready = parts.setup.normalize(next(iter(parts.train.epoch(0))))
         turns = K.alternating(seed, "alternating flip", ready.keys, ready.index).bool()
         got = parts.setup.augment(ready).images

@@ -68,7 +68,7 @@ def test_all_that_count_cores_do_so_where_the_system_keeps_no_set_of_them(monkey
     assert list(ingest._in_pool(lambda number: -number, range(20))) == [-number for number in range(20)]
     told = []
     monkeypatch.setattr(torch, "set_num_threads", told.append)
-    with runtime.staged(Launch(mlflow=False), SimpleNamespace()):
+    with runtime.open_runtime(Launch(mlflow=False), SimpleNamespace()):
         assert told == [4]
 
 

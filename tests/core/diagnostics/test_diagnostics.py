@@ -28,7 +28,7 @@ from core.training.assemble import OVERFIT_STEPS, assemble
 from core.training.loop import fit
 from core.training.runtime import anomaly_mode
 from core.training.smoke import overfitted
-from tests.support.loop import BASE, CPU, Rooted, built, digest
+from tests.support.loop import BASE, Rooted, built, digest
 from tests.support.loop import run as run_loop
 from tests.support.processes import start
 
@@ -183,7 +183,7 @@ def test_an_anomaly_names_step_layer_operation_and_line(home):
     text = str(caught.value)
     assert "at step 3 (epoch 1): the loss is, but not the gradient of" in text
     assert "NaN first in the gradient of Pow, from " in text
-    assert "test_loop.py, line" in text
+    assert "loop.py, line" in text
     assert ".square().sum(dim=1).sqrt()" in text
     assert caught.value.step == 3
     assert only_run(home).status == "FAILED"
@@ -246,7 +246,7 @@ def test_a_loss_that_still_falls_asks_for_more_epochs():
 
 def test_every_step_sees_the_same_batch_whole():
     small = overfitted(BASE, 8)
-    parts = assemble(small, small.data.load().limited(8), Launch(overfit=8), CPU)
+    parts = assemble(small, small.data.load().limited(8), Launch(overfit=8, device="cpu"))
     batches = list(parts.train.epoch(3))
     assert len(batches) == parts.context.steps_per_epoch == OVERFIT_STEPS
     assert all(sorted(batch.index.tolist()) == list(range(8)) for batch in batches)
@@ -268,7 +268,7 @@ def test_one_batch_is_resumed_to_the_bit(home):
     changes = {"epochs": 4}
     declared = overfitted(BASE.but(changes), 8)
     splits = declared.data.load().limited(8)
-    whole, first = (assemble(declared, splits, Launch(overfit=8), CPU) for _ in range(2))
+    whole, first = (assemble(declared, splits, Launch(overfit=8, device="cpu")) for _ in range(2))
     run_loop(whole)
     for event in fit(first.setup, first.state, first.train, first.val):
         if event.step == OVERFIT_STEPS + 7:
@@ -348,7 +348,7 @@ def test_looking_changes_no_bit_of_the_weights(home):
 
 
 def test_what_is_not_asked_for_costs_nothing():
-    with watching(None, BASE, Launch(), built(), print) as watch:
+    with watching(None, built(), print) as watch:
         assert watch is _nothing
     events = iter(())
     assert anomaly.explained(events, None) is events

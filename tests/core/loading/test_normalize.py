@@ -12,7 +12,7 @@ from core.models import SmallCNN
 from core.runs.train import train
 from core.serving.export import exported
 from core.training.assemble import assemble
-from tests.support.loop import BASE, CPU, Tiny
+from tests.support.loop import BASE, Tiny
 from tests.support.networks import Others
 
 QUIET = Launch(mlflow=False, threads=1)
@@ -50,7 +50,7 @@ def test_training_prediction_serving_and_report_see_the_same(how, home):
 
 
 def test_an_image_of_one_color_stays_finite():
-    parts = assemble(SHORT.but({"normalize": "image"}), Tiny().load(), Launch(), CPU)
+    parts = assemble(SHORT.but({"normalize": "image"}), Tiny().load(), Launch(device="cpu"))
     batch = next(iter(parts.train.epoch(0)))
     ready = parts.setup.normalize(batch._replace(images=torch.full_like(batch.images, 200))).images
     assert torch.equal(ready, torch.zeros_like(ready))
@@ -67,10 +67,10 @@ def test_gray_images_take_the_mean_of_imagenets_channels_and_other_numbers_are_r
 
 def test_a_teacher_normalized_otherwise_is_converted_or_refused(home):
     teacher = train(SHORT.but({"normalize": "imagenet"}), QUIET)
-    parts = assemble(SHORT.but({"method": Distill(teacher=teacher.id)}), Tiny().load(), Launch(), CPU)
+    parts = assemble(SHORT.but({"method": Distill(teacher=teacher.id)}), Tiny().load(), Launch(device="cpu"))
     scale, shift = parts.setup.method.renormalize
     own, theirs = (torch.tensor(by_hand(how, PIXELS)).permute(0, 3, 1, 2) for how in ("data", "imagenet"))
     torch.testing.assert_close((own * scale + shift).float(), theirs.float(), rtol=1e-4, atol=1e-4)
     pupil = SHORT.but({"method": Distill(teacher=teacher.id), "normalize": "image"})
     with pytest.raises(UserError, match="use one normalize for both"):
-        assemble(pupil, Tiny().load(), Launch(), CPU)
+        assemble(pupil, Tiny().load(), Launch(device="cpu"))

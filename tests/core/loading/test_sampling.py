@@ -204,7 +204,7 @@ def test_weights_that_do_not_fit_are_refused(changes, told):
     splits = experiment.data.load()
     splits = splits.limited(experiment.limit) if experiment.limit else splits
     with pytest.raises(UserError, match=told):
-        assemble(experiment, splits, Launch(), CPU)
+        assemble(experiment, splits, Launch(device="cpu"))
 
 
 @pytest.mark.parametrize("factor", [1, 3.5, 100])
@@ -216,7 +216,7 @@ def test_a_smoke_run_has_three_batches_left_of_a_long_tail(factor):
 
     experiment = smoked(EXPERIMENT.but({"long_tail.factor": factor, "batch_size": 8}))
     splits = experiment.data.load(None).limited(experiment.limit)
-    assert len(assemble(experiment, splits, Launch(), CPU).train.plan) >= 3
+    assert len(assemble(experiment, splits, Launch(device="cpu")).train.plan) >= 3
 
 
 @pytest.mark.parametrize("weights", [(), (0, 0), (1, -1), (1e308, 1e308)])

@@ -305,7 +305,7 @@ SHORT = EXPERIMENT.but({"epochs": 1, "limit": 200, "model": MLP(hidden=(16,))})
 
 def test_arcfaces_weights_are_trained_averaged_saved_tested_and_loaded_with_the_network(home):
     arcface = L.ArcFace(embedding_dim=8, scale=16.0)
-    parts = assemble(SHORT.but({"loss": arcface, "ema.decay": 0.5}), SHORT.data.load(None), Launch(), CPU)
+    parts = assemble(SHORT.but({"loss": arcface, "ema.decay": 0.5}), SHORT.data.load(None), Launch(device="cpu"))
     trained = {id(p) for group in parts.state.optimizer.param_groups for p in group["params"]}
     assert id(parts.state.model.head.weight) in trained
     assert "head.weight" in dict(parts.state.evaluated.named_parameters())
@@ -339,7 +339,7 @@ class _Learned(nn.Module):
 
 def test_a_weighted_loss_with_weights_of_its_own_is_part_of_the_state():
     changes = {"loss": L.ClassBalanced(loss=Learned())}
-    parts = assemble(SHORT.but(changes), SHORT.data.load(None), Launch(), CPU)
+    parts = assemble(SHORT.but(changes), SHORT.data.load(None), Launch(device="cpu"))
     assert list(parts.state.trained["loss"].state_dict()) == ["loss.heat"]
     trained = {id(p) for group in parts.state.optimizer.param_groups for p in group["params"]}
     assert id(parts.setup.loss.loss.heat) in trained
@@ -361,7 +361,7 @@ def test_numbers_move_with_the_module_and_are_in_no_checkpoint():
 )
 def test_what_does_not_fit_the_classes_is_a_mistake(changes, message):
     with pytest.raises(UserError, match=message):
-        assemble(SHORT.but(changes), SHORT.data.load(None), Launch(), CPU)
+        assemble(SHORT.but(changes), SHORT.data.load(None), Launch(device="cpu"))
 
 
 @pytest.mark.parametrize(

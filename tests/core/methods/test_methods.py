@@ -27,7 +27,6 @@ from core.schedules import Clock
 from core.training.assemble import assemble, check
 from core.training.loop import fit
 
-CPU = torch.device("cpu")
 OFFLINE = Launch(mlflow=False, threads=1)
 CLOCK = Clock(0, 10, 5)
 
@@ -53,7 +52,7 @@ BASE = Experiment(data=Bars(), model=MLP(hidden=(16,)), optimizer=SGD(lr=0.05, m
 
 def built(changes=None):
     experiment = BASE.but(changes or {})
-    return assemble(experiment, experiment.data.load(), Launch(), CPU)
+    return assemble(experiment, experiment.data.load(), Launch(device="cpu"))
 
 
 def first_batch(parts):

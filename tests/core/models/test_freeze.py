@@ -16,7 +16,7 @@ from core.training.assemble import assemble
 from core.training.loop import fit
 from tests.support import kills
 from tests.support.kills import Moment, Setup
-from tests.support.loop import BASE, CPU, Tiny, taken_up
+from tests.support.loop import BASE, Tiny, taken_up
 from tests.support.networks import context
 
 CNN = BASE.but({"model": SmallCNN(widths=(4, 8), dropout=0.2), "epochs": 3})
@@ -24,7 +24,7 @@ STILL = tuple(f"{i}." for i in range(4))  # the first convolution and its norm, 
 
 
 def built(changes):
-    return assemble(CNN.but(changes), Tiny().load(), Launch(), CPU)
+    return assemble(CNN.but(changes), Tiny().load(), Launch(device="cpu"))
 
 
 def state_at_epochs(parts):

@@ -119,7 +119,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(home, monkeypatch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(file)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Exception, match="No space left"):
         train(SHORT, QUIET)
     monkeypatch.undo()

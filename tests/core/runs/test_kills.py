@@ -1,5 +1,6 @@
 """Random SIGKILLs: whatever was trained, wherever it died, `resume` ends in the same bits."""
 
+import os
 import random
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_record_is_whole_or_not_there_and_is_told_of_by_whoever_goes_on(home, 
     run = resume(interrupted("digits_cnn"))
     assert RECORD in kills.artifacts(run)
     torn = run.folder / "torn"
-    monkeypatch.setattr(recorder.os, "replace", lambda *arguments: (_ for _ in ()).throw(Died))
+    monkeypatch.setattr(os, "replace", lambda *arguments: (_ for _ in ()).throw(Died))
     with pytest.raises(Died):
         keep_text(Journal(torn), RECORD, "{}")
     assert not (torn / "artifacts" / RECORD).exists()

@@ -189,7 +189,7 @@ def test_a_study_is_continued(moved):
     options, seeds = STUDIES["running"]
     study = search(STUDIED, SPACE, options, LAUNCH, HEADING, seeds).study
     assert [trial.state for trial in study.get_trials()] == [optuna.trial.TrialState.COMPLETE] * options.trials
-    by_trial = runs_by_trial("digits_cnn", called("study running").id)
+    by_trial = runs_by_trial(called("study running"))
     assert sorted(by_trial) == list(range(options.trials))
     assert set(journals()) - set(before) == {by_trial[4].id}
     assert all(journals()[by_trial[number].id] == before[by_trial[number].id] for number in range(3))

@@ -70,7 +70,7 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
     trials = study_of(home).get_trials(deepcopy=False)
     assert [trial.state for trial in trials] == [optuna.trial.TrialState.COMPLETE] * 6, text
     parent = parent_of(home)
-    runs = runs_by_trial("digits_cnn", parent.id)
+    runs = runs_by_trial(parent)
     assert sorted(runs) == list(range(6))
     for trial in trials:
         run = runs[trial.number]
@@ -125,7 +125,7 @@ def test_forty_trials_are_told_once_however_often_workers_and_parents_die(forge,
     ended = [trial for trial in trials if trial.state.is_finished()]
     assert len(ended) == len(trials) == 40, text
     parent = parent_of(home)
-    runs = runs_by_trial("digits_cnn", parent.id)
+    runs = runs_by_trial(parent)
     assert sorted(runs) == list(range(40))
     assert {run.status for run in runs.values()} == {"FINISHED"}
     records = [json.loads(p.read_text()) for p in (home / "mlruns" / "runs").glob("*/artifacts/record.json")]
@@ -146,7 +146,7 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(forge, home):
     assert process.wait(120) == 130, process.text
     assert "the same command goes on with it" in process.text
     assert parent_of(home).status == "KILLED"
-    assert not any(run.status == "RUNNING" for run in runs_by_trial("digits_cnn", parent_of(home).id).values())
+    assert not any(run.status == "RUNNING" for run in runs_by_trial(parent_of(home)).values())
     status, text = forge.run(*words)
     assert status == 0, text
     assert [t.state.is_finished() for t in study_of(home).get_trials()] == [True] * 4
@@ -168,7 +168,7 @@ def found(tmp_path_factory):
 def test_the_first_trial_is_the_declaration(found, monkeypatch):
     home, result = found
     monkeypatch.setenv("LABBOOK_HOME", str(home))
-    run = runs_by_trial("digits_cnn", result.parent.id)[0]
+    run = runs_by_trial(result.parent)[0]
     assert run.experiment == TINY
     assert result.study.trials[0].params == {"optimizer.lr": TINY.optimizer.lr}
 
@@ -194,7 +194,7 @@ def test_pictures_and_weights_of_the_best_are_kept(found, monkeypatch):
     artifacts = {p.name for p in (result.parent.folder / "artifacts" / "study").iterdir()}
     names = {"history", "importances", "parallel_coordinates", "slices", "intermediate_values"}
     assert {f"{name}.png" for name in names} | {"study.html", "confirmed.txt"} == artifacts
-    runs = runs_by_trial("digits_cnn", result.parent.id)
+    runs = runs_by_trial(result.parent)
     best = runs[result.best[0].number]
     assert len(digest(best)) == 64
     with_weights = [n for n, run in runs.items() if (run.folder / "artifacts" / "weights/best.safetensors").exists()]
@@ -218,7 +218,7 @@ def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
         search(TINY.but({"optimizer.lr": 1e30}), space, Search(trials=20, sampler="random"), OFFLINE, "digits_cnn")
     parent = parent_of(home)
     assert parent.status == "FAILED"
-    runs = runs_by_trial("digits_cnn", parent.id)
+    runs = runs_by_trial(parent)
     assert [run.status for run in runs.values()] == ["FAILED"] * 5
     assert all("NonFinite" in trial.user_attrs["error"] for trial in study_of(home).trials)
 

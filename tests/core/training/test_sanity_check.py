@@ -69,7 +69,7 @@ def test_it_leaves_the_weights_and_statistics_as_they_were():
     from core.training.assemble import assemble
     from data import Digits
 
-    parts = assemble(EXPERIMENT, Digits().load(None), Launch(), torch.device("cpu"))
+    parts = assemble(EXPERIMENT, Digits().load(None), Launch(device="cpu"))
     norms = [module for module in parts.state.model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(int(norm.num_batches_tracked) == 0 for norm in norms)
     assert norms

@@ -216,9 +216,9 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, home, monke
         names[descriptor] = path
         return descriptor
 
-    monkeypatch.setattr(disk.os, "open", remember)
-    monkeypatch.setattr(disk.os, "fsync", recorded("fsync", os.fsync))
-    monkeypatch.setattr(disk.os, "rename", recorded("rename", os.rename))
+    monkeypatch.setattr(os, "open", remember)
+    monkeypatch.setattr(os, "fsync", recorded("fsync", os.fsync))
+    monkeypatch.setattr(os, "replace", recorded("rename", os.replace))
     ImageFolder(size=16).load(tree(tmp_path / "source"))
     folder = only_cache(home).name
     key = next((cache_of(home) / "sources").glob("*.json")).stem

@@ -1,0 +1,35 @@
+"""Runs on record, read back from their folders."""
+
+import json
+
+import pytest
+
+from core.common import paths
+from core.common.errors import UserError
+from core.record.journal import Journal, keep_text
+from core.record.run import RECORD, VERSION, RecordedRun
+
+
+def on_record(name, parent=None, experiment="digits_cnn"):
+    journal = Journal(paths.runs() / f"{experiment}-20260101-{name}")
+    record = {"labbook": VERSION, "run": journal.run_id, "experiment": experiment, "parent": parent}
+    keep_text(journal, RECORD, json.dumps(record))
+    return RecordedRun(journal.folder)
+
+
+def test_the_children_of_a_parent_are_the_runs_below_it_the_latest_first():
+    parent, other = on_record("000000-aaaa"), on_record("000001-aaaa")
+    first, second = (on_record(f"00000{n}-aaaa", parent.id) for n in (2, 3))
+    on_record("000004-aaaa", other.id)
+    on_record("000005-aaaa", parent.id, "digits_cnn-wide")
+    assert list(parent.children()) == [second, first]
+    assert list(first.children()) == []
+
+
+def test_a_damaged_record_does_not_hide_the_children_beside_it():
+    parent = on_record("000000-aaaa")
+    child, damaged = on_record("000001-aaaa", parent.id), on_record("000002-aaaa", parent.id)
+    (damaged.folder / "artifacts" / RECORD).write_text("{")
+    assert list(parent.children()) == [child]
+    with pytest.raises(UserError):
+        _ = RecordedRun(damaged.folder).record
