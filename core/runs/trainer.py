@@ -100,7 +100,7 @@ class Work:
 
     def _report(self, journal: Journal) -> None:
         """The page that looks into the run. It is made of what is on record: failing, it takes nothing with it."""
-        if self.splits.multi_label:
+        if not self.parts.setup.task.exclusive:
             tell(NO_REPORT)
             return
         from core.report.predictions import Network
