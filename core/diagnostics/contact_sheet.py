@@ -15,7 +15,6 @@ from core.training.assemble import Assembly
 
 LOOK = "look.png"
 SHOWN = 16
-MOST_NAMED = 2  # classes named of a mixed target
 
 
 def contact_sheet(path: Path, parts: Assembly) -> None:
@@ -26,8 +25,8 @@ def contact_sheet(path: Path, parts: Assembly) -> None:
     fetched = Fetch(parts.images, per_image(parts.experiment.augment))[request]
     batch = Batch(*(tensor.to(parts.setup.device) for tensor in fetched))
     ready = parts.setup.augment(parts.setup.normalize(batch))
-    said = label_titles if parts.setup.multi_label else titles
-    plots.contact_sheet(pixels(ready.images, parts.mean, parts.std), said(ready.targets, parts.context.classes), path)
+    titles = parts.setup.task.titles(ready.targets, parts.context.classes)
+    plots.contact_sheet(pixels(ready.images, parts.mean, parts.std), titles, path)
 
 
 def pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -37,19 +36,3 @@ def pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) ->
     channels_last = images.detach().float().cpu().permute(0, 2, 3, 1)
     scaled = channels_last * torch.tensor(tuple(std) or (0.25,)) + torch.tensor(tuple(mean) or (0.5,))
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-
-
-def titles(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
-    """The class of each of N targets, int64 [N]; of mixed ones, float [N, C], the largest with their shares."""
-    if not targets.is_floating_point():
-        return [classes[target] for target in targets.tolist()]
-    shares, places = targets.cpu().topk(min(MOST_NAMED, targets.shape[1]), dim=1)
-    return [
-        " + ".join(f"{classes[place]} {share:.2f}" for share, place in zip(*row, strict=True) if share >= 0.005)
-        for row in zip(shares.tolist(), places.tolist(), strict=True)
-    ]
-
-
-def label_titles(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
-    """The labels of each of N targets, float [N, C] of 0 and 1."""
-    return [" + ".join(name for name, has in zip(classes, row, strict=True) if has) or "-" for row in targets.tolist()]

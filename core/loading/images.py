@@ -96,8 +96,8 @@ class Splits:
     """A data set, ready to train on. `test` is read once, at the end of a run; selection sees train and val only.
 
     digest: names the content of all images, labels and the decode policy.  source: where they came from, for people.
-    several: an image may have any number of labels, none too; `classes` are these labels. Raises DataError for targets
-    that name no class, or are not of this kind.
+    multi_label: an image may have any number of labels, including none; `classes` are these labels; which task that
+    makes, core/metrics/task.py knows. Raises DataError for targets that name no class, or are not of this kind.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Splits:
     def _wrong_labels(self, split: str, targets: np.ndarray) -> list[str]:
         shape = (len(targets), len(self.classes))
         if not self.multi_label:
-            return [f"{self.name}, {split}: targets of several labels at a time; declare several=True"]
+            return [f"{self.name}, {split}: targets of several labels at a time; declare multi_label=True"]
         if targets.shape != shape or targets.dtype != np.float32 or not np.isin(targets, (0, 1)).all():
             told = f"{targets.dtype} {list(targets.shape)}, not float32 {list(shape)} of 0 and 1"
             return [f"{self.name}, {split}: targets are {told}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from core.common.text import did_you_mean
 
@@ -22,8 +22,6 @@ Metric = Literal[
     "val/ece",
     "val/map",
 ]
-# measured whatever the data, where each image has one class
-ALWAYS = tuple(name for name in get_args(Metric) if name not in ("val/top5", "val/map"))
 _SMALLER_IS_BETTER = ("loss", "nll", "ece")
 
 

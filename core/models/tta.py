@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -11,13 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.common.tensors import full
+from core.metrics.task import SINGLE_LABEL, Task
 
 Views = Literal["none", "flip", "flip_shift"]
 
 
-def averaged(model: nn.Module, views: Views, multi_label: bool = False) -> nn.Module:
-    """A network that gives the logarithm of the mean of `model`'s probabilities over the views; `model` for none. Of
-    several labels at a time, the logits of the mean of each label's own probability.
+def averaged(model: nn.Module, views: Views, task: Task = SINGLE_LABEL) -> nn.Module:
+    """A network that gives the logits of the mean of `model`'s probabilities over the views; `model` for none.
 
     Probabilities, not logits, as Krizhevsky et al. (2012, section 4.1) do: a view that is sure of one class does not
     outweigh the others. flip: the image and its mirror. flip_shift: these, and both moved by one pixel up and left and
@@ -27,21 +26,18 @@ def averaged(model: nn.Module, views: Views, multi_label: bool = False) -> nn.Mo
     test/loss alone then cannot be held against val/loss.
     """
     shifts = (-1, 0, 1) if views == "flip_shift" else (0,)
-    return model if views == "none" else _Averaged(model, shifts, multi_label)
+    return model if views == "none" else _Averaged(model, shifts, task)
 
 
 class _Averaged(nn.Module):
-    def __init__(self, model: nn.Module, shifts: tuple[int, ...], multi_label: bool):
+    def __init__(self, model: nn.Module, shifts: tuple[int, ...], task: Task):
         super().__init__()
-        self.model, self.shifts, self.multi_label = model, shifts, multi_label
+        self.model, self.shifts, self.task = model, shifts, task
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images: float [N, C, H, W] -> log-probabilities [N, classes], as good as logits; or logits of several."""
+        """images: float [N, C, H, W] -> [N, classes]: log-probabilities, or the logits of each label's own."""
         # one view at a time: in memory it costs what evaluation costs anyway
-        views = torch.stack([full(self.model(view)) for view in self._views(images)])
-        if self.multi_label:
-            return F.logsigmoid(views).logsumexp(dim=0) - F.logsigmoid(-views).logsumexp(dim=0)
-        return views.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views))
+        return self.task.mean_of_views(torch.stack([full(self.model(view)) for view in self._views(images)]))
 
     def _views(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
         height, width = images.shape[2:]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from core.common import plots
-from core.common.statistics import wilson
 from core.loading.images import Splits
-from core.metrics.classification import by_class, by_label
 from core.metrics.names import best_epoch
+from core.metrics.task import PerClass
 from core.models.tta import averaged
 from core.record import provenance
 from core.record.journal import Journal, keep_rows
@@ -26,8 +24,8 @@ def judged(parts: Assembly) -> Evaluation:
     distributed.align(model, everything=True)
     batches = parts.held_out(parts.splits.test)
     with setup.precision():
-        network = averaged(model, parts.experiment.tta, setup.multi_label)
-        return evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.multi_label)
+        network = averaged(model, parts.experiment.tta, setup.task)
+        return evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.task)
 
 
 def test(journal: Journal, parts: Assembly) -> None:
@@ -38,35 +36,27 @@ def test(journal: Journal, parts: Assembly) -> None:
     result = judged(parts)
     best = best_epoch(parts.state.history, parts.experiment.monitor)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
-    keep = _keep_labels if parts.splits.multi_label else _keep_classes
-    keep(journal, result, parts.splits)
+    task = parts.setup.task
+    if task.exclusive:
+        _keep_confusion(journal, result, parts.splits)
+    _keep_per_class(journal, task.per_class(result.table), parts.splits)
 
 
-def _keep_classes(journal: Journal, result: Evaluation, splits: Splits) -> None:
+def _keep_confusion(journal: Journal, result: Evaluation, splits: Splits) -> None:
     table, classes = result.table.numpy(), splits.classes
     title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
     plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
     journal.keep(plots.MATRIX)
     rows = zip(classes, table.tolist(), strict=True)
     keep_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
-    counts = table.sum(axis=1)
-    figures = np.column_stack([by_class(result.table).numpy(), *wilson(table.diagonal(), counts)])
-    _keep_each(journal, splits, counts, figures, ["precision", "recall", "f1", "recall_low", "recall_high"])
 
 
-def _keep_labels(journal: Journal, result: Evaluation, splits: Splits) -> None:
-    counts = result.table[1].sum(dim=1).numpy()
-    figures = by_label(result.table).numpy()
-    _keep_each(journal, splits, counts, figures, ["average_precision", "precision", "recall", "f1"])
-
-
-def _keep_each(journal: Journal, splits: Splits, counts: np.ndarray, figures: np.ndarray, names: list[str]) -> None:
-    """A row for each class. counts: int64 [C], images that have it.  figures: float [C, names]."""
-    each = zip(splits.classes, counts.tolist(), figures.tolist(), strict=True)
+def _keep_per_class(journal: Journal, found: PerClass, splits: Splits) -> None:
+    each = zip(splits.classes, found.counts.tolist(), found.figures.tolist(), strict=True)
     keep_rows(
         journal,
         "per_class.csv",
-        ["class", "images", *names],
+        ["class", "images", *found.names],
         ([name, n, *(f"{x:.6f}" for x in row)] for name, n, row in each),
     )
 

@@ -46,6 +46,7 @@ class Run(RecordedRun):
 
         from core.loading.batches import Batch
         from core.loading.normalize import normalizer
+        from core.metrics.task import task_of
 
         data = self.record["data"]
         if images.dtype != np.uint8 or list(images.shape[1:]) != data["image_shape"]:
@@ -57,7 +58,7 @@ class Run(RecordedRun):
         with torch.inference_mode():
             normalized = normalizer(data["mean"], data["std"], torch.device("cpu"))(batch).images
             logits = self.model(normalized)
-        return (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).numpy()
+        return task_of(self.multi_label).probabilities(logits).numpy()
 
 
 load = Run.load

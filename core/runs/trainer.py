@@ -94,7 +94,7 @@ class Trainer:
 
     def _report(self, journal: Journal) -> None:
         """The page that looks into the run. It is made of what is on record: failing, it takes nothing with it."""
-        if self.parts.splits.multi_label:
+        if not self.parts.setup.task.exclusive:
             tell(NO_REPORT)
             return
         from core.report.write import make

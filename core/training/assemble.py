@@ -23,6 +23,7 @@ from core.loading.batches import Batches, ImageFunction, Plan, feed
 from core.loading.images import Images, Splits
 from core.loading.normalize import normalizer, statistics
 from core.methods import Forward
+from core.metrics.task import Task, task_of
 from core.optimizers.averaging import equal_average, moving_average
 from core.training import distributed
 from core.training.sanity_check import rehearse, rehearse_metrics, small_step
@@ -112,8 +113,8 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     device = device_of(launch.device, ranks)
     image_function = per_image(experiment.augment)
     classes = len(splits.classes)
-    if splits.multi_label:
-        refuse(experiment)
+    task = task_of(splits.multi_label)
+    refuse(experiment, task)
     splits = studied(experiment, splits)
     sampling = experiment.sampling
     drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
@@ -157,6 +158,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
         schedule=experiment.schedule.build(context),
         stopping=experiment.stopping,
+        task=task,
         classes=classes,
         epochs=experiment.epochs,
         log_every=launch.log_every or max(1, len(plan) // INTERVALS_PER_EPOCH),
@@ -170,7 +172,6 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         autocast=dtype,
         rank=ranks.rank,
         frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
-        multi_label=splits.multi_label,
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained
@@ -282,9 +283,9 @@ def load_splits(experiment: Experiment, launch: Launch) -> Splits:
     return splits.limited(experiment.limit) if experiment.limit else splits
 
 
-def refuse(experiment: Experiment) -> None:
-    """Raises UserError with every declared part that needs one class for each image."""
-    unfit = [(name, type(part)) for name, part in experiment.parts() if not getattr(part, "multi_label", True)]
+def refuse(experiment: Experiment, task: Task) -> None:
+    """Raises UserError with every declared part that cannot handle the targets of this task."""
+    unfit = [(name, type(part)) for name, part in experiment.parts() if not task.takes(part)]
     if unfit:
         raise UserError(
             f"{name}: {kind.__name__} needs one class for each image, and these images have several labels; {advice}"

@@ -17,7 +17,6 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.loading.batches import Batches, Fetch, Request
 from core.loading.images import Images
-from core.metrics.names import ALWAYS
 from core.schedules import Clock
 from core.training.evaluate import evaluate
 from core.training.state import State
@@ -83,10 +82,10 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
 
 def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
     """Raises UserError for a metric, by the field that names it, which evaluation does not give for these data."""
-    if not setup.multi_label and set(named.values()) <= set(ALWAYS):
+    if set(named.values()) <= set(setup.task.always):
         return
     with setup.precision():
-        found = evaluate(state.evaluated, setup.loss, val, setup.normalize, setup.classes, setup.multi_label)
+        found = evaluate(state.evaluated, setup.loss, val, setup.normalize, setup.classes, setup.task)
     measured = [f"val/{name}" for name in found.metrics]
     for field, metric in named.items():
         if metric not in measured:

@@ -14,8 +14,8 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 
 from core.loading.batches import Batch
 from core.methods import LossFunction, Method, Output
-from core.metrics.classification import correct, matched
 from core.metrics.names import History
+from core.metrics.task import Task
 from core.models.freeze import Frozen
 from core.schedules import Clock, Schedule
 from core.schedules.stopping import EarlyStopping, out_of_time
@@ -33,6 +33,7 @@ class Setup:
     augment: Callable[[Batch], Batch]
     schedule: Schedule
     stopping: EarlyStopping | None
+    task: Task
     classes: int
     epochs: int
     log_every: int
@@ -46,7 +47,6 @@ class Setup:
     autocast: torch.dtype | None = None
     rank: int = 0
     frozen: Frozen | None = None
-    multi_label: bool = False
 
     def precision(self) -> AbstractContextManager[object]:
         """The context that forward passes run in."""
@@ -143,7 +143,6 @@ def gradients(
     """
     parts = [batch] if setup.grad_accum_steps == 1 else _split(batch, setup.grad_accum_steps)
     means, rights = [], []
-    count = matched if setup.multi_label else correct
     for part in parts:
         with distributed.last_of(forward, part is parts[-1]):
             with setup.precision():
@@ -152,7 +151,7 @@ def gradients(
             weights = _equal(len(losses), len(parts), losses.dtype, losses.device)
             losses.backward(state.scaler.scale(weights) if state.scaler else weights)
         means.append(losses.detach() @ weights)
-        rights.append(count(logits.detach(), part.targets))
+        rights.append(setup.task.right(logits.detach(), part.targets))
     return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())
 
 

@@ -12,10 +12,11 @@ from core.augment import HorizontalFlip, Mixup, RandAugment, RandomCrop
 from core.cli.look import look
 from core.common import plots
 from core.common.errors import UserError
-from core.diagnostics.contact_sheet import LOOK, pixels, titles
+from core.diagnostics.contact_sheet import LOOK, pixels
 from core.launch import Launch
 from core.loading.batches import Batch
 from core.loading.normalize import normalizer
+from core.metrics.task import SINGLE_LABEL
 from core.runs.train import train
 from experiments.digits_cnn import EXPERIMENT
 
@@ -35,9 +36,9 @@ def test_pixels_come_back_from_normalized_images(channels):
 
 def test_titles_name_the_class_or_the_shares():
     classes = ["cat", "dog", "owl"]
-    assert titles(torch.tensor([2, 0]), classes) == ["owl", "cat"]
+    assert SINGLE_LABEL.titles(torch.tensor([2, 0]), classes) == ["owl", "cat"]
     mixed = torch.tensor([[0.7, 0.3, 0.0], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
-    assert titles(mixed, classes) == ["cat 0.70 + dog 0.30", "cat 1.00", "owl 0.50 + dog 0.30"]
+    assert SINGLE_LABEL.titles(mixed, classes) == ["cat 0.70 + dog 0.30", "cat 1.00", "owl 0.50 + dog 0.30"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_run_keeps_one_that_shows_the_first_batch(changes, monkeypatch):
     data = run.record["data"]
     assert len(shown) == 1
     assert np.array_equal(shown[0][0], pixels(stepped[0].images[:16], data["mean"], data["std"]))
-    assert shown[0][1] == titles(stepped[0].targets[:16], data["classes"])
+    assert shown[0][1] == SINGLE_LABEL.titles(stepped[0].targets[:16], data["classes"])
     assert any(" + " in title for title in shown[0][1])
 
 

@@ -27,7 +27,8 @@ from core.metrics.classification import (
     likelihood,
     score_table,
 )
-from core.training.evaluate import evaluate, summary
+from core.metrics.task import MULTI_LABEL, SINGLE_LABEL
+from core.training.evaluate import evaluate
 
 CPU = torch.device("cpu")
 
@@ -90,8 +91,8 @@ def test_sums_over_parts_add_up_to_the_metrics_of_the_whole(sizes, seed):
     def sums(logits, targets):
         return torch.cat([torch.tensor([float(len(targets)), 0.0]), likelihood(logits, targets)]).double()
 
-    whole = summary(confusion(logits, targets), sums(logits, targets))
-    added = summary(sum(confusion(*part) for part in parts), sum(sums(*part) for part in parts))
+    whole = SINGLE_LABEL.summary(confusion(logits, targets), sums(logits, targets))
+    added = SINGLE_LABEL.summary(sum(confusion(*part) for part in parts), sum(sums(*part) for part in parts))
     assert added == pytest.approx(whole, rel=1e-5, abs=1e-6)
     assert whole["loss"] == 1
 
@@ -117,7 +118,7 @@ def test_evaluate_reports_them_all_over_several_batches():
             return logits[images.flatten().long()]
 
     result = evaluate(
-        Known(), lambda z, t: F.cross_entropy(z, t, reduction="none"), batches, lambda batch: batch, classes=7
+        Known(), lambda z, t: F.cross_entropy(z, t, reduction="none"), batches, lambda batch: batch, 7, SINGLE_LABEL
     )
     predicted = logits.argmax(dim=1)
     assert set(result.metrics) == {
@@ -158,3 +159,18 @@ def test_several_labels_add_up_too_and_a_label_without_examples_is_left_out():
     others = [0, 1, 3, 4, 5]
     exact = S.average_precision_score(targets[:, others].numpy(), logits.sigmoid()[:, others].numpy(), average="macro")
     assert from_scores(added)["map"] == pytest.approx(exact, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [(SINGLE_LABEL, torch.tensor([0, 2])), (MULTI_LABEL, torch.tensor([[1.0, 0, 1], [0, 0, 0]]))],
+    ids=["single_label", "multi_label"],
+)
+def test_a_task_measures_what_it_says_that_it_always_measures(task, targets):
+    table, sums = task.count(torch.randn(2, 3), targets)
+    assert table.shape == task.empty_table(3, CPU).shape
+    assert len(sums) == task.sums
+    found = task.summary(table, torch.cat([torch.ones(1), sums]))
+    assert set(task.always) == {f"val/{name}" for name in found}
+    each = task.per_class(table)
+    assert each.figures.shape == (len(each.counts), len(each.names)) == (3, len(each.names))

@@ -15,13 +15,13 @@ from core.augment import CutMix, HorizontalFlip, Mixup
 from core.cli.report import main as report
 from core.common import plots
 from core.common.errors import DataError, UserError
-from core.diagnostics.contact_sheet import label_titles
 from core.launch import Launch
 from core.loading.images import Images, Splits
 from core.loading.sampling import ClassBalanced as Balanced
 from core.loading.sampling import LabelNoise, LongTail
 from core.losses import BinaryCrossEntropy, ClassBalanced, CrossEntropy, Loss
 from core.methods import Consistency, WeightPenalty
+from core.metrics.task import MULTI_LABEL
 from core.models import MLP
 from core.models.tta import averaged
 from core.record.run import RECORD, REPORT, WEIGHTS
@@ -110,7 +110,7 @@ def test_training_counts_whole_sets_of_labels_and_the_sheet_names_them(root, mon
     right = (claimed == splits.train.targets).all(axis=1).mean()
     assert run.metrics["train/accuracy"] == pytest.approx(right, abs=1e-6)
     order = K.permutation(SEVERAL.seed, 0, len(splits.train))[:16]
-    assert shown == label_titles(torch.from_numpy(splits.train.targets[order]), splits.classes)
+    assert shown == MULTI_LABEL.titles(torch.from_numpy(splits.train.targets[order]), splits.classes)
 
 
 def test_what_is_of_one_class_an_image_is_left_out_and_refused_by_name(trained, capsys):
@@ -189,14 +189,14 @@ def test_views_are_averaged_label_by_label():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
     images = torch.randn(5, 1, 3, 4)
     expected = (model(images).sigmoid() + model(images.flip(3)).sigmoid()) / 2
-    torch.testing.assert_close(averaged(model, "flip", multi_label=True)(images).sigmoid(), expected)
+    torch.testing.assert_close(averaged(model, "flip", MULTI_LABEL)(images).sigmoid(), expected)
 
 
 def test_targets_that_are_not_what_the_splits_say_are_refused():
     one = Images(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), np.array([0, 1]))
     both = Images(one.pixels, one.rows, np.array([[0, 1], [0.5, 1]], np.float32))
     for images, multi_label, expected in ((one, True, "not float32 [2, 2] of 0 and 1"), (both, True, "not float32"),
-                                      (both, False, "several labels at a time; declare several=True")):  # fmt: skip
+                                      (both, False, "several labels at a time; declare multi_label=True")):  # fmt: skip
         with pytest.raises(DataError) as caught:
             Splits("x", ("a", "b"), images, images, images, "", "", multi_label)
         assert len(caught.value.lines) == 3
@@ -204,4 +204,4 @@ def test_targets_that_are_not_what_the_splits_say_are_refused():
 
 
 def test_labels_are_named_beside_the_images():
-    assert label_titles(torch.tensor([[1.0, 0, 1], [0, 0, 0]]), ("a", "b", "c")) == ["a + c", "-"]
+    assert MULTI_LABEL.titles(torch.tensor([[1.0, 0, 1], [0, 0, 0]]), ("a", "b", "c")) == ["a + c", "-"]

@@ -1,0 +1,192 @@
+"""The task, single-label or multi-label classification: everything that differs between the two.
+
+Whoever trains, evaluates or shows a network asks the task, and need not know which of the two it is.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from core.common.statistics import wilson
+from core.metrics.classification import (
+    BINS,
+    THRESHOLDS,
+    by_class,
+    by_label,
+    confusion,
+    correct,
+    from_confusion,
+    from_likelihood,
+    from_scores,
+    in_top,
+    likelihood,
+    matched,
+    score_table,
+)
+from core.metrics.names import Metric
+
+TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
+MOST_NAMED = 2  # classes named of a mixed target
+
+
+class PerClass(NamedTuple):
+    """counts: int64 [C], images of each class.  names: of the figures.  figures: float64 [C, names]."""
+
+    counts: np.ndarray
+    names: tuple[str, ...]
+    figures: np.ndarray
+
+
+class Task(ABC):
+    """What is done with logits [N, C] and targets.
+
+    exclusive: each image has exactly one class, so that a confusion matrix can be drawn and a report be made.
+    always: the validation metrics that are measured for any data.  sums: how many `count` adds up beside its table.
+    """
+
+    exclusive: ClassVar[bool]
+    always: ClassVar[tuple[str, ...]]
+    sums: ClassVar[int]
+
+    @abstractmethod
+    def takes(self, part: object) -> bool:
+        """Whether a part of a declaration can handle the targets."""
+
+    @abstractmethod
+    def right(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """How many of N predictions are right, float32 scalar. targets: also mixed ones, float [N, C]."""
+
+    @abstractmethod
+    def empty_table(self, classes: int, device: torch.device) -> torch.Tensor:
+        """int64 zeros, to which the tables of `count` are added."""
+
+    @abstractmethod
+    def count(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(table, sums [self.sums]) of a batch; both add up over batches and processes."""
+
+    @abstractmethod
+    def summary(self, table: torch.Tensor, sums: torch.Tensor) -> dict[str, float]:
+        """The metrics of a whole split. table: of `count`, added up.  sums: of the loss, then those of `count`."""
+
+    @abstractmethod
+    def per_class(self, table: torch.Tensor) -> PerClass:
+        """Figures of each class, from a table of a whole split, on the host."""
+
+    @abstractmethod
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """float [N, C]."""
+
+    @abstractmethod
+    def mean_of_views(self, views: torch.Tensor) -> torch.Tensor:
+        """Logits [N, C] of the mean of the probabilities over V views of each image. views: logits [V, N, C]."""
+
+    @abstractmethod
+    def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
+        """What to write beside each of N images."""
+
+
+@dataclass(frozen=True)
+class SingleLabel(Task):
+    """Each image has one class: targets int64 [N], probabilities by softmax. The table is the confusion matrix, int64
+    [C, C], rows true classes; sums are top-5 hits and those of `likelihood`."""
+
+    exclusive = True
+    always = tuple(name for name in get_args(Metric) if name not in ("val/top5", "val/map"))
+    sums = 2 + 3 * BINS
+
+    def takes(self, part: object) -> bool:
+        return True
+
+    def right(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return correct(logits, targets)
+
+    def empty_table(self, classes: int, device: torch.device) -> torch.Tensor:
+        return torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+    def count(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        top5 = in_top(logits, targets, 5) if logits.shape[1] >= TOP5_FROM else torch.zeros((), device=logits.device)
+        return confusion(logits, targets), torch.cat([top5[None], likelihood(logits, targets)])
+
+    def summary(self, table: torch.Tensor, sums: torch.Tensor) -> dict[str, float]:
+        count, (loss, top5) = int(table.sum()), sums[:2].tolist()
+        metrics = {"loss": loss / count} | from_confusion(table) | from_likelihood(sums[2:])
+        return metrics | ({"top5": top5 / count} if len(table) >= TOP5_FROM else {})
+
+    def per_class(self, table: torch.Tensor) -> PerClass:
+        right, counts = table.numpy().diagonal(), table.numpy().sum(axis=1)
+        names = ("precision", "recall", "f1", "recall_low", "recall_high")
+        return PerClass(counts, names, np.column_stack([by_class(table).numpy(), *wilson(right, counts)]))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.softmax(dim=1)
+
+    def mean_of_views(self, views: torch.Tensor) -> torch.Tensor:
+        return views.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views))
+
+    def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
+        """The class; of mixed targets, float [N, C], the largest with their shares."""
+        if not targets.is_floating_point():
+            return [classes[target] for target in targets.tolist()]
+        shares, places = targets.cpu().topk(min(MOST_NAMED, targets.shape[1]), dim=1)
+        return [
+            " + ".join(f"{classes[place]} {share:.2f}" for share, place in zip(*row, strict=True) if share >= 0.005)
+            for row in zip(shares.tolist(), places.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """Each image has any number of labels: targets float [N, C] of 0 and 1, each label's probability by sigmoid. The
+    table is that of `score_table`, int64 [2, C, THRESHOLDS]; the one sum is that of exact matches."""
+
+    exclusive = False
+    always = ("val/accuracy", "val/loss", "val/f1", "val/map")
+    sums = 1
+
+    def takes(self, part: object) -> bool:
+        return getattr(part, "multi_label", True)
+
+    def right(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return matched(logits, targets)
+
+    def empty_table(self, classes: int, device: torch.device) -> torch.Tensor:
+        return torch.zeros(2, classes, THRESHOLDS, dtype=torch.int64, device=device)
+
+    def count(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return score_table(logits, targets), matched(logits, targets)[None]
+
+    def summary(self, table: torch.Tensor, sums: torch.Tensor) -> dict[str, float]:
+        count, (loss, right) = int(table[:, 0].sum()), sums.tolist()
+        return {"loss": loss / count, "accuracy": right / count} | from_scores(table)
+
+    def per_class(self, table: torch.Tensor) -> PerClass:
+        names = ("average_precision", "precision", "recall", "f1")
+        return PerClass(table[1].sum(dim=1).numpy(), names, by_label(table).numpy())
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.sigmoid()
+
+    def mean_of_views(self, views: torch.Tensor) -> torch.Tensor:
+        return F.logsigmoid(views).logsumexp(dim=0) - F.logsigmoid(-views).logsumexp(dim=0)
+
+    def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
+        """All labels; a dash for none."""
+        return [
+            " + ".join(name for name, has in zip(classes, row, strict=True) if has) or "-" for row in targets.tolist()
+        ]
+
+
+SINGLE_LABEL, MULTI_LABEL = SingleLabel(), MultiLabel()
+
+
+def task_of(multi_label: bool) -> Task:
+    """The task that Splits or a record name by this word."""
+    return MULTI_LABEL if multi_label else SINGLE_LABEL
