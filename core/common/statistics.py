@@ -18,6 +18,8 @@ def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
     return float(np.mean(values)), std, float(t.ppf(0.975, n - 1) * std / math.sqrt(n))
 
 
+# The formula stands here, although scipy.stats.binomtest(...).proportion_ci("wilson") is the same: that takes one share
+# at a time, 0.14 ms each, and a training that has no use for scipy would wait a second for its import.
 Z = 1.959963984540054  # of a standard normal, 2.5 % lie above it
 
 

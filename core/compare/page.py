@@ -15,10 +15,10 @@ from core.compare.render import HEADINGS, sentences, table
 from core.record.run import RecordedRun
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 MOST = 12  # settings drawn, the best ones: more lines cannot be told apart
-_STYLE = ".forest { max-width: 50rem } td:first-child { white-space: normal; min-width: 12rem }"  # long labels fold
 MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
 
 
@@ -26,23 +26,21 @@ def page(found: Comparison) -> str:
     """The whole page; it fetches nothing."""
     shown = found.groups[:MOST]
     runs = [[RecordedRun(paths.runs() / row.id) for row in group.rows] for group in shown]
-    title = f"{found.metric} of {len(found.groups)} settings"
-    parts = [
-        f"<h1>{html.text(title)}</h1><p>Mean and 95 % interval (Student's t) of n seeds.</p>",
-        f'<div class="forest">{html.svg(forest(found))}</div>',
-        html.table(HEADINGS, table(found)),
-        html.items([*sentences(found), *found.notes]),
-        "<h2>Curves</h2><p>Mean over seeds; the band is its 95 % interval.</p>",
-        _curves(found, shown, runs),
-    ]
-    if matrices := _matrices(shown, runs):
-        parts += ["<h2>Confusion</h2><p>Share of each true class (rows), mean over seeds.</p>", matrices]
-    if len(found.groups) > MOST:
-        parts.append(f"<p>Drawn are the best {MOST} of {len(found.groups)} settings.</p>")
-    return html.document(title, parts, _STYLE)
+    return html.render(
+        "compare/page.html.jinja",
+        title=f"{found.metric} of {len(found.groups)} settings",
+        forest=html.svg(forest(found)),
+        headings=HEADINGS,
+        rows=table(found),
+        sentences=[*sentences(found), *found.notes],
+        curves=_curves(found, shown, runs),
+        matrices=_matrices(shown, runs),
+        settings=len(found.groups),
+        most=MOST,
+    )
 
 
-def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> str:
+def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> Markup:
     histories = [[run.history for run in members] for members in runs]
     short = found.metric.rpartition("/")[2]
     figure = _figure(12, 4)
@@ -57,11 +55,11 @@ def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[
     return html.svg(figure)
 
 
-def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> str:
+def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> Markup | None:
     found = [(group.label, _shares(members)) for group, members in zip(groups, runs, strict=True)]
     drawn = [(label, shares) for label, shares in found if shares]
     if not drawn:
-        return ""
+        return None
     across = min(3, len(drawn))
     down = -(-len(drawn) // across)
     figure = _figure(4.6 * across, 4.2 * down)

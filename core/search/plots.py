@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import optuna
+from markupsafe import Markup
 
+from core.common import html
 from core.common.files import write_whole
 from core.common.terminal import tell
 from core.record.journal import Journal
@@ -31,7 +32,7 @@ def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
         return
     wanted = _SINGLE if len(goals.names) == 1 else {"pareto_front": "pareto_front"}
     arguments = {"target_name": goals.names[0]} if len(goals.names) == 1 else {"target_names": list(goals.names)}
-    sections: list[str] = []
+    figures: list[Markup] = []
     for name, kind in wanted.items():
         given = {} if kind == "intermediate_values" else arguments
         try:
@@ -39,14 +40,12 @@ def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
                 warnings.simplefilter("ignore")
                 _picture(journal, f"study/{name}.png", kind, study, given)
                 figure = _drawing("optuna.visualization", kind)(study, **given)
-                sections.append(figure.to_html(full_html=False, include_plotlyjs=not sections))  # the script once
+                figures.append(Markup(figure.to_html(full_html=False, include_plotlyjs=not figures)))  # the script once
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             tell(f"no picture of {name.replace('_', ' ')}: {str(error).splitlines()[0] if str(error) else error!r}")
-    if sections:
-        title = html.escape(study.study_name)
-        page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body>'
-        path = journal.artifact(PAGE)
-        write_whole(path, page + f"<h1>{title}</h1>" + "".join(sections) + "</body></html>\n")
+    if figures:
+        page = html.render("search/study.html.jinja", title=study.study_name, figures=figures)
+        write_whole(journal.artifact(PAGE), page)
         journal.keep(PAGE)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from core.compare.statistics import LEVEL, POWER, difference, holm, power, seeds_needed
 
@@ -65,15 +64,30 @@ def test_the_seeds_asked_for_show_it_and_fewer_do_not():
     assert seeds_needed(1e-6, 1.0, True) is None
 
 
-def test_p_values_and_intervals_are_scipys():
-    a, b = {0: 0.81, 1: 0.80, 2: 0.83}, {0: 0.79, 1: 0.80, 2: 0.80}
-    paired, welch = difference(a, b), difference(a, dict(enumerate(b.values(), start=3)))
-    reference = stats.ttest_rel(list(a.values()), list(b.values()))
-    assert paired.p == pytest.approx(reference.pvalue)
-    assert (paired.low, paired.high) == pytest.approx(tuple(reference.confidence_interval()))
-    reference = stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False)
-    assert welch.p == pytest.approx(reference.pvalue)
-    assert (welch.low, welch.high) == pytest.approx(tuple(reference.confidence_interval()))
+A = (0.9541, 0.9562, 0.9533, 0.9571, 0.9549)
+B = (0.9502, 0.9548, 0.9510, 0.9513, 0.9530)
+PINNED = {  # values of a, values of b, first seed of b -> low, high, p by the formulas of the t distribution
+    "paired": (A, B, 0, 0.0008308759280078663, 0.005289124071992125, 0.018918558752257602),
+    "two_pairs": (A[:2], B[:2], 0, -0.013232755920217339, 0.01853275592021731, 0.2805907043841394),
+    "unpaired": (A, B, 5, 0.0005714682916786481, 0.005548531708321255, 0.02213232647835226),
+    "unequal_numbers": (A, B[:2], 5, -0.01864375140311644, 0.02388375140311635, 0.44899462487179853),
+    "one_side_constant": (A, (0.95, 0.95), 5, 0.0032076761945003724, 0.007032323805499655, 0.00174864044630976),
+    "large": ((1e6, 1.5e6, 1.2e6), (9e5, 1e6, 1.1e6), 0, -340353.6972999282, 807020.3639665949, 0.22222222222222215),
+}
+
+
+@pytest.mark.parametrize("case", PINNED)
+def test_intervals_and_p_values_are_those_of_the_formulas(case):
+    a, b, first, *expected = PINNED[case]
+    found = difference(dict(enumerate(a)), dict(enumerate(b, start=first)))
+    assert (found.low, found.high, found.p) == pytest.approx(tuple(expected), rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.filterwarnings("error")
+def test_differences_that_are_equal_but_for_rounding_warn_nobody():
+    found = difference({0: 0.81, 1: 0.82, 2: 0.83}, {0: 0.80, 1: 0.81, 2: 0.82})
+    assert (found.mean, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
+    assert found.p < 1e-20
 
 
 def test_only_seeds_that_both_have_are_paired():

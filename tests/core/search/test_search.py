@@ -194,6 +194,9 @@ def test_pictures_and_weights_of_the_best_are_kept(found, monkeypatch):
     artifacts = {p.name for p in (result.parent.folder / "artifacts" / "study").iterdir()}
     names = {"history", "importances", "parallel_coordinates", "slices", "intermediate_values"}
     assert {f"{name}.png" for name in names} | {"study.html", "confirmed.txt"} == artifacts
+    page = (result.parent.folder / "artifacts" / "study" / "study.html").read_text()
+    assert page.count('class="plotly-graph-div"') == len(names)
+    assert f"<h1>{result.study.study_name}</h1>" in page
     runs = runs_by_trial(result.parent)
     best = runs[result.best[0].number]
     assert len(digest(best)) == 64
