@@ -1,4 +1,4 @@
-"""Words of a command line -> a declaration, a launch, and what to do with them. All mistakes at once."""
+"""The words of a command line as a declaration and a launch; all errors are reported at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from core.common.errors import UserError
-from core.common.text import did_you_mean
+from core.common.spellings import OPTIONS
+from core.common.text import did_you_mean, suggestion
+from core.declare.changes import changed
 from core.declare.part import Part
+from core.declare.renamed import hint
 from core.declare.tree import names
 from core.experiment import Experiment
 from core.launch import Launch
 from core.runs.trained import Run, load, read_declaration
 
+NO_VARIANTS = "; this experiment declares no VARIANTS"
 OWN = {
     "variant": "a named change of the declaration",
-    "seeds": "how many seeds to train, under one parent run",
-    "from": "a run, a study's run or its best.json: that declaration is what further options change",
-    "continue": "a finished run to train for longer: its declaration and its state are where this one begins",
+    "seeds": "number of seeds to train, under one parent run",
+    "from": "start from the declaration of this run, search or best.json; other options change it",
+    "continue": "train this finished run for longer: start from its declaration, weights and optimizer state",
 }
 
 
@@ -30,7 +34,7 @@ class Options:
     experiment: Experiment
     launch: Launch
     variant: str | None = None
-    seeds: int | None = None  # none: not told
+    seeds: int | None = None  # none: not given
     title: str = "base"
     continued: Run | None = None
     verb: Part | None = None
@@ -42,8 +46,8 @@ def parse(
     variants: Mapping[str, Mapping[str, Any]],
     verb: Part | None = None,
 ) -> Options:
-    """Raises UserError with everything that is wrong, nearest spellings named. verb: its fields are options too."""
-    given, wrong = _pairs(words)
+    """Raises UserError with every error, nearest spellings named. verb: its fields are options too."""
+    given, wrong = pairs(words)
     verbs = type(verb).model_fields if verb else {}
     verb, trouble = _change(verb, {n: given.pop(n) for n in list(given) if n in verbs}) if verb else (verb, [])
     wrong += trouble
@@ -57,17 +61,17 @@ def parse(
     if "variant" in own and variant is None:
         wrong.append("--variant: needs a value")
     elif variant is not None and variant not in variants:
-        wrong.append(f"--variant {variant}: no such variant{did_you_mean(variant, variants) or _list(variants)}")
+        wrong.append(f"--variant {variant}: unknown variant{suggestion(variant, variants) or NO_VARIANTS}")
     else:
         experiment = experiment.but(variants[variant]) if variant else experiment
     known = [*names(experiment), *Launch.model_fields, *OWN, *verbs]
     for name in list(given):
         if name.split(".")[0] not in Experiment.model_fields and name not in Launch.model_fields:
-            wrong.append(f"--{name}: no such option{_dashed(did_you_mean(name, known))}")
+            wrong.append(f"--{name}: unknown option{_hint(name, known)}")
             del given[name]
     changed, mistakes = _change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
     launch, more = _change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
-    seeds, more_trouble = _whole_number("seeds", own["seeds"]) if "seeds" in own else (None, [])
+    seeds, more_trouble = _positive("seeds", own["seeds"]) if "seeds" in own else (None, [])
     wrong += [*mistakes, *more, *more_trouble]
     if wrong:
         raise UserError(wrong)
@@ -84,7 +88,7 @@ def _declared(own: Mapping[str, str | None]) -> tuple[Experiment | None, list[st
     place = own["from"] or ""
     try:
         if "continue" in own:
-            raise UserError(["--continue brings a declaration of its own; leave out one of them"])
+            raise UserError(["--continue has a declaration of its own; leave out one of the two"])
         return read_declaration(place), []
     except UserError as mistakes:
         return None, [f"--from {place}".rstrip() + f": {line}" for line in mistakes.lines]
@@ -96,14 +100,14 @@ def _finished(own: Mapping[str, str | None]) -> tuple[Run | None, list[str]]:
         return None, []
     try:
         if "seeds" in own:
-            raise UserError(["it continues one run, with that run's seed; leave out --seeds"])
+            raise UserError(["continues one run with the seed of that run; leave out --seeds"])
         run = load(own["continue"] or "")
         return (run, []) if run.experiment else (None, [])
     except UserError as mistakes:
         return None, [f"--continue {own['continue'] or ''}".rstrip() + f": {line}" for line in mistakes.lines]
 
 
-def _pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+def pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
     """--name value, --name=value, or a bare --name (None) -> {name: value}."""
     given: dict[str, Any] = {}
     wrong: list[str] = []
@@ -111,7 +115,9 @@ def _pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
-            wrong.append(f"{word}: not an option; options are --name value")
+            wrong.append(_stray(word))
+            if word.startswith("-") and rest and not rest[0].startswith("-"):
+                rest.pop(0)  # its value
             continue
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
@@ -123,6 +129,23 @@ def _pairs(words: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
     return given, wrong
 
 
+def _stray(word: str) -> str:
+    """What is wrong with a word where an option is expected."""
+    name, equals, value = word.lstrip("-+~").partition("=")
+    if equals:  # Hydra's form
+        return f"{word}: options are written --{name} {value}"
+    if word.startswith("-"):
+        return f"{word}: unknown option; {OPTIONS.get(name, 'options are written --name value')}"
+    return f"{word}: unexpected word; options are written --name value"
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an option that is unknown: its new name, what to do instead, or similar names."""
+    if new := hint(Experiment, name, "--"):
+        return new
+    return f"; {OPTIONS[name]}" if name in OPTIONS else did_you_mean(name, known, "--")
+
+
 def _change(part: Part, given: Mapping[str, str | None]) -> tuple[Part, list[str]]:
     changes: dict[str, Any] = {}
     wrong: list[str] = []
@@ -132,9 +155,9 @@ def _change(part: Part, given: Mapping[str, str | None]) -> tuple[Part, list[str
         except ValueError as error:
             wrong.append(f"--{name} {text or ''}".rstrip() + f": {error}")
     try:
-        return part.but(changes), wrong
+        return changed(part, changes, "option", "--"), wrong
     except UserError as mistakes:
-        return part, wrong + [f"--{_dashed(line) if 'no such field' in line else line}" for line in mistakes.lines]
+        return part, wrong + mistakes.lines
 
 
 def _value(part: Part, name: str, text: str | None) -> Any:
@@ -152,17 +175,7 @@ def _value(part: Part, name: str, text: str | None) -> Any:
     return text
 
 
-def _whole_number(name: str, text: str | None) -> tuple[int, list[str]]:
+def _positive(name: str, text: str | None) -> tuple[int, list[str]]:
     if text is not None and text.isascii() and text.isdecimal() and int(text) > 0:
         return int(text), []
-    return 1, [f"--{name} {text or ''}".rstrip() + ": should be a whole number from 1 on"]
-
-
-def _dashed(line: str) -> str:
-    """Spellings after "did you mean" as options."""
-    head, found, tail = line.partition("did you mean ")
-    return head + found + " or ".join(f"--{name}" for name in tail.split(" or ")) if found else line
-
-
-def _list(known: Mapping[str, Any]) -> str:
-    return f"; there is {', '.join(known)}" if known else "; this experiment has none"
+    return 1, [f"--{name}: should be a positive integer" + ("" if text is None else f" (got {text!r})")]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from core.catalogue import experiments, import_data
 from core.cli.exits import guarded
 from core.common.errors import DataError, UserError
-from core.common.text import did_you_mean
+from core.common.text import suggestion
 from core.declare.part import Part
 from core.declare.tree import choices, dotted, message
 from core.experiment import Experiment
@@ -58,13 +58,13 @@ class Named:
 def named(verb: str, words: Sequence[str]) -> tuple[Named, list[str]]:
     """(the experiment that the first word names, by its name or as a package, the other words). Raises UserError."""
     import_data()
+    known = experiments()
     if not words or words[0].startswith("-"):
-        raise UserError([f"{verb} needs an experiment: {', '.join(experiments())}"])
+        raise UserError([f"EXPERIMENT is missing{suggestion('', known)}; usage: labbook {verb} EXPERIMENT"])
     name, *rest = words
     if "." not in name:
-        known = experiments()
         if name not in known:
-            raise UserError([f"{verb} {name}: no such experiment{did_you_mean(name, known) or _list(known)}"])
+            raise UserError([f"{name}: unknown experiment{suggestion(name, known)}"])
         name = f"experiments.{name}"
     return Named(imported(name)), rest
 
@@ -81,38 +81,34 @@ def imported(package: str) -> ModuleType:
 
 
 def helped(experiment: Named, words: Sequence[str], verb: Part | None = None) -> bool:
-    """Show the help, where it is asked for: with the parts that the other words name, if nothing is wrong with them."""
+    """Show the help, where it is asked for, with the parts that the other words name."""
     others = [word for word in words if word not in ("--help", "-h")]
     if len(others) == len(words):
         return False
-    from core.cli.help import show
+    from core.cli.help import page
 
     try:
-        declared = experiment.parse(others, verb).experiment
+        declared = experiment.parse([word for word in others if word != "all"], verb).experiment
     except UserError:
         declared = experiment.experiment
-    show(experiment.module, declared, experiment.command)
+    page(experiment.module, declared, experiment.command, others, verb)
     return True
 
 
 def acted(experiment: Named, action: Callable[[], int]) -> int:
-    """The exit status of what trains an experiment. Raises UserError."""
+    """The exit status of an action on an experiment. Raises UserError."""
     try:
         return guarded(experiment.command, action)
     except DataError as error:
         embedded = [name for name, kind in choices(Dataset).items() if kind.embedded]  # type: ignore[type-abstract]
         if experiment.experiment.data.embedded:
             raise
-        advice = f"To train this same network at once on data that need no download: {experiment.command} --data"
+        advice = f"To train the same network now on data that need no download: {experiment.command} --data"
         raise DataError([*error.lines, f"{advice} {embedded[0]}"]) from None
 
 
 def only_one(options: Options, verb: str) -> None:
-    """Raises UserError for what makes sense in training alone."""
+    """Raises UserError for options that only make sense in training."""
     given = {"--seeds": (options.seeds or 1) > 1, "--continue": options.continued is not None}
-    if wrong := [f"{name}: {verb} looks at one fresh set-up; leave it out" for name, there in given.items() if there]:
+    if wrong := [f"{name}: only for training, not for {verb}; leave it out" for name, there in given.items() if there]:
         raise UserError(wrong)
-
-
-def _list(known: Sequence[str]) -> str:
-    return f"; there is {', '.join(known)}"

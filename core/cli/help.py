@@ -1,67 +1,177 @@
-"""--help: every field with its meaning and default, every part that may take its place."""
+"""--help of an experiment: the options that are changed most often; with `all`, every option of every part."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic_core import PydanticUndefined
 
 from core.cli.main import OF_AN_EXPERIMENT
+from core.common.layout import Group, Row, show
 from core.declare.part import Part
 from core.declare.tree import choices, is_steps, optional_part, step_names
 from core.diagnostics.lr_curve import RangeTest
+from core.experiment import Experiment
 from core.launch import Launch
-from core.options import OWN
+from core.options import OWN, pairs
 from core.search.options import Search
 
-WIDTH = 34
 OF_VERBS = {"search": Search(), "lr_find": RangeTest()}  # verbs with options of their own
+OFTEN = ("epochs", "batch_size", "model", "augment", "loss", "optimizer", "lr", "device")  # with variant and seeds: ten
+REQUIRED = "(required)"
+BOUNDS: Mapping[type, str] = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
+HUGE = 1e12  # a bound above it says nothing to people
+
+DECLARATION: Mapping[str, Sequence[str]] = {
+    "Data": ("data", "long_tail", "label_noise", "sampling", "normalize", "limit"),
+    "Augmentation": ("augment", "tta"),
+    "Model": ("model", "freeze", "ema", "swa"),
+    "Loss and training method": ("loss", "method"),
+    "Optimizer and learning-rate schedule": ("optimizer", "schedule"),
+    "Batches, gradients and precision": (
+        "batch_size", "grad_accum_steps", "clip_grad_norm", "clip_grad_value", "sync_batch_norm", "precision",
+    ),
+    "Length of training, early stopping and seed": ("epochs", "max_minutes", "stopping", "monitor", "seed"),
+}  # fmt: skip
+LAUNCH: Mapping[str, Sequence[str]] = {
+    "Device and data loading": (
+        "root", "device", "threads", "workers", "worker_timeout", "resident", "cache_features", "deterministic",
+    ),
+    "Logging and checkpoints": ("log_every", "checkpoint_every", "mlflow"),
+    "Debugging and profiling": ("smoke", "overfit", "profile", "diagnose", "detect_anomaly"),
+}  # fmt: skip
 
 
-def show(module: ModuleType, experiment: Part, command: str) -> None:
-    """Print the help of one experiment. experiment: its declaration, perhaps with other parts."""
-    print((module.__doc__ or "").strip())
-    print(f"\nusage: {command} [verb] [--name value ...]")
-    print(f"       {command} --loss FocalLoss --help    the fields of another part\n\nverbs")
-    for verb, meaning in OF_AN_EXPERIMENT.items():
-        _row(verb, meaning)
-    print("\noptions")
-    for name, meaning in OWN.items():
-        _row(f"--{name}", meaning)
-    print("\nthe declaration (recorded as params)")
-    fields(experiment)
-    print("\nwhere and how it runs (recorded as tags)")
-    fields(Launch())
-    for verb, part in OF_VERBS.items():
-        print(f"\n{verb} alone")
-        fields(part)
-    if variants := getattr(module, "VARIANTS", {}):
-        print("\nvariants")
-        for name, changes in variants.items():
-            _row(name, ", ".join(f"{key} = {value!r}" for key, value in changes.items()))
+def page(module: ModuleType, experiment: Experiment, command: str, words: Sequence[str], verb: Part | None) -> None:
+    """Print the help of an experiment. experiment: its declaration, perhaps with other parts.
+
+    words: what was typed beside --help. verb: the part whose fields are options of the verb that was typed.
+    """
+    everything = "all" in words
+    given = pairs([word for word in words if word != "all"])[0]
+    own = next((name for name, part in OF_VERBS.items() if part is verb or part == verb), None) if verb else None
+    text = f"{(module.__doc__ or '').strip()}\n\n  usage: {command} [VERB] [--option value ...]"
+    text += "\n         a flag needs no value: --smoke is --smoke true"
+    groups = [Group(f"Options of the verb {own}", tuple(fields(verb)))] if verb and own else []
+    groups += _all(experiment, own) if everything else [_often(experiment), *_of_words(module, experiment, given)]
+    show(text, [*groups, Group("Verbs", _verbs()), Group("Variants", tuple(_variants(module))), _more(command)])
 
 
-def fields(part: Part, prefix: str = "") -> None:
-    """Print every field of a part and of the parts below it, with its value and meaning."""
-    for name, info in type(part).model_fields.items():
-        value = getattr(part, name)
-        kinds = _kinds(info.annotation)
-        meaning = info.description or ""
-        if kinds:
-            known = ", ".join(choices(kinds[0]))
-            shown = type(value).__name__ if isinstance(value, Part) else _plain(value)
-            _row(f"--{prefix}{name} {shown}", f"{meaning}; one of {known}" if len(choices(kinds[0])) > 1 else meaning)
-        else:
-            _row(f"--{prefix}{name} {_plain(value)}", meaning)
-        if value is None and (absent := optional_part(part, name)):
-            for field, below in absent.model_fields.items():
-                _row(
-                    f"--{prefix}{name}.{field} {_plain(below.default)}", f"{below.description}; setting it adds {name}"
-                )
+def fields(part: Part | type[Part], prefix: str = "", end: str = "") -> Iterator[Row]:
+    """Every field of a part and of the parts below it: name, value, meaning. Of a class: its defaults.
+
+    end: what the meaning of each ends with.
+    """
+    kind = part if inspect.isclass(part) else type(part)
+    for name, info in kind.model_fields.items():
+        value = getattr(part, name) if isinstance(part, Part) else info.get_default(call_default_factory=True)
+        yield Row(f"--{prefix}{name}", _plain(value), _meaning(info, end))
+        if value is None and isinstance(part, Part) and (absent := optional_part(part, name)):
+            yield from fields(absent, f"{prefix}{name}.", f"adds {name}")
         if isinstance(value, Part):
-            fields(value, f"{prefix}{name}.")
+            yield from fields(value, f"{prefix}{name}.")
         elif is_steps(value):
             for label, step in zip(step_names(value), value, strict=True):
-                fields(step, f"{prefix}{name}.{label}.")
+                yield from fields(step, f"{prefix}{name}.{label}.")
+
+
+def _own() -> Iterator[Row]:
+    for name, meaning in OWN.items():
+        yield Row(f"--{name}", {"variant": "NAME", "seeds": "N"}.get(name, "RUN"), meaning)
+
+
+def _often(experiment: Experiment) -> Group:
+    """The ten options that are changed most often."""
+    known = {row.name: row for row in fields(experiment)} | {row.name: row for row in fields(Launch())}
+    rates = [name for name in known if name.startswith("--optimizer.") and name.endswith(".lr")]
+    names = [name for each in OFTEN for name in (rates[:1] if each == "lr" else [f"--{each}"])]
+    own = [row for row in _own() if row.name in ("--variant", "--seeds")]
+    title = "Options that are changed most often, and their values when they are not given"
+    return Group(title, (*own, *(known[name] for name in names if name in known)))
+
+
+def _all(experiment: Experiment, verb: str | None) -> Iterator[Group]:
+    yield Group("What to run", tuple(_own()))
+    for part, table in ((experiment, DECLARATION), (Launch(), LAUNCH)):
+        rows = list(fields(part))
+        for title, names in table.items():
+            yield Group(title, tuple(row for row in rows if row.name[2:].split(".")[0] in names))
+    for name, own in OF_VERBS.items():
+        if name != verb:
+            yield Group(f"Options of the verb {name}", tuple(fields(own)))
+
+
+def _of_words(module: ModuleType, experiment: Experiment, given: Mapping[str, str | None]) -> Iterator[Group]:
+    """The fields of each part that is named beside --help, or by the variant that is."""
+    variant = getattr(module, "VARIANTS", {}).get(given.get("variant"), {})
+    for name in dict.fromkeys(each.split(".")[0] for each in [*variant, *given]):
+        info = Experiment.model_fields.get(name)
+        kinds = _kinds(info.annotation) if info else []
+        if not kinds:
+            continue
+        declared = getattr(experiment, name)
+        chosen = choices(kinds[0]).get(given.get(name) or "")
+        if chosen and not isinstance(declared, chosen):  # it has required fields that are not given
+            yield Group(f"Options of --{name} {chosen.__name__}", tuple(fields(chosen, f"{name}.")))
+            continue
+        rows = [row for row in fields(experiment) if row.name.startswith(f"--{name}.")]
+        yield Group(f"Options of --{name} {_plain(declared)}", tuple(rows))
+
+
+def _verbs() -> tuple[Row, ...]:
+    return tuple(Row(verb, "", meaning) for verb, meaning in OF_AN_EXPERIMENT.items())
+
+
+def _variants(module: ModuleType) -> Iterator[Row]:
+    for name, changes in getattr(module, "VARIANTS", {}).items():
+        yield Row(name, "", ", ".join(f"{key} = {_short(value)}" for key, value in changes.items()))
+
+
+def _more(command: str) -> Group:
+    rows = (
+        Row("--help all", "", "every option: data, model, augmentation, optimizer, device, logging and the others"),
+        Row(
+            "--model Torchvision --help", "", "the options of another part; the same for --loss, --optimizer and so on"
+        ),
+    )
+    return Group(f"More help: {command}", rows)
+
+
+def _meaning(info: Any, end: str) -> str:
+    """The description of a field, then what it takes."""
+    taken = [*_takes(info), *([end] if end else [])]
+    return (info.description or "") + (f" ({'; '.join(taken)})" if taken else "")
+
+
+def _takes(info: Any) -> Iterator[str]:
+    """The type, range or choices of a field."""
+    kinds = _kinds(info.annotation)
+    if kinds:
+        if len(known := choices(kinds[0])) > 1:
+            many = get_origin(info.annotation) is tuple
+            yield f"{'comma-separated list of' if many else 'choose one of'} {', '.join(known)}"
+        return
+    plain = [kind for kind in get_args(info.annotation) if kind is not type(None)]
+    kind = info.annotation if not plain or get_origin(info.annotation) in (Literal, tuple) else plain[0]
+    if get_origin(kind) is Literal:
+        yield f"choose one of {', '.join(map(str, get_args(kind)))}"
+    else:
+        bounds = _bounds(info.metadata)
+        if kind is int and bounds[:1] == ["at least 1"]:
+            yield ", ".join(["positive integer", *bounds[1:]])
+        elif bounds or kind is int:
+            yield ", ".join([*(["integer"] if kind is int else []), *bounds])
+
+
+def _bounds(metadata: Iterable[Any]) -> list[str]:
+    found = {type(bound): getattr(bound, type(bound).__name__.lower()) for bound in metadata if type(bound) in BOUNDS}
+    if Ge in found and Le in found:
+        return [f"{found[Ge]:g} to {found[Le]:g}"]
+    return [f"{BOUNDS[kind]} {value:g}" for kind, value in found.items() if value < HUGE]
 
 
 def _kinds(annotation: Any) -> list[type[Part]]:
@@ -71,12 +181,20 @@ def _kinds(annotation: Any) -> list[type[Part]]:
 
 
 def _plain(value: Any) -> str:
+    """A value as it is typed."""
+    if value is PydanticUndefined:
+        return REQUIRED
     if value is None or value == ():
         return "none"
+    if isinstance(value, Part):
+        return type(value).__name__
     if isinstance(value, tuple):
         return ",".join(type(item).__name__ if isinstance(item, Part) else str(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _row(name: str, meaning: str) -> None:
-    print(f"  {name:<{WIDTH}} {meaning}" if len(name) <= WIDTH else f"  {name}\n  {'':<{WIDTH}} {meaning}")
+def _short(value: Any) -> str:
+    """A value of a variant, without the fields of a part that have their defaults."""
+    from core.search.space import label
+
+    return label(value)

@@ -1,4 +1,4 @@
-"""labbook launch: an experiment as a job of Slurm, or of this machine, that goes on by itself after a preemption.
+"""labbook launch: run an experiment as a job of Slurm or of this machine; the job resumes itself after a preemption.
 
 This file is its command line; core/cluster/submit.py submits, and core/cluster/task.py is what a task of the job does.
 """
@@ -13,19 +13,19 @@ from typing import Any
 from core.catalogue import experiments, import_data
 from core.cluster.job import Launcher
 from core.common.errors import UserError
-from core.common.text import did_you_mean
+from core.common.text import suggestion
+from core.declare.changes import changed
 
-USAGE = """usage: labbook launch [--option value ...] EXPERIMENT [verb] [--name value ...]
+USAGE = """usage: labbook launch [--option value ...] EXPERIMENT [VERB] [--option value ...]
 
-What stands before the experiment's name is the launcher's; what stands after it is what would stand after
-`python -m experiments.EXPERIMENT`, whose --help lists it.
+Options before the name of the experiment are those of the job, listed below. Options after it are those of the
+experiment; python -m experiments.EXPERIMENT --help lists them.
 
   labbook launch digits_cnn --epochs 60                            a job on this machine
   labbook launch --gpus_per_node 4 cifar_resnet                    four tasks, one per GPU, on this machine
-  labbook launch --cluster slurm --nodes 2 --gpus_per_node 4 --hours 4 --partition gpu cifar_resnet --epochs 60
   labbook launch --cluster slurm --gpus_per_node 1 cifar_resnet resume RUN
-
-options"""
+  labbook launch --cluster slurm --nodes 2 --gpus_per_node 4 --hours 4 --partition gpu cifar_resnet
+"""
 
 BARE = ("true", "false", "none", "yes", "no", "on", "off", "1", "0")  # what may follow --wait
 
@@ -34,9 +34,9 @@ def main(words: Sequence[str]) -> int:
     """The verb launch; the exit status. Raises UserError before anything is submitted."""
     if not words or "--help" in words or "-h" in words:
         from core.cli.help import fields
+        from core.common.layout import Group, show
 
-        print(USAGE)
-        fields(Launcher())
+        show(USAGE, [Group("Options of the job", tuple(fields(Launcher())))])
         return 0 if words else 2
     from core.cluster.submit import follow, submit
 
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
-    """What a command line asks for: the launcher, the experiment, its own words. Raises UserError, all at once."""
+    """(options of the job, name of the experiment, the words after it). Raises UserError with every error."""
     import_data()  # so that every data set can be named
     known = experiments()
     given, rest, wrong = _split(words, known)
@@ -54,19 +54,19 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
     try:
         importlib.import_module("submitit")
     except ImportError:
-        wrong.append('submitit is missing, which submits the job: pip install -e ".[slurm]"')
+        wrong.append('submitit is not installed; it submits the job: pip install -e ".[slurm]"')
     try:
-        launcher = launcher.but(given)
+        launcher = changed(launcher, given, "option", "--")
     except UserError as mistakes:
-        wrong += [_as_option(line, name) for line in mistakes.lines]
-        refused = {line.partition(":")[0] for line in mistakes.lines}
+        wrong += [_of_experiment(line, name) for line in mistakes.lines]
+        refused = {line.removeprefix("--").partition(":")[0] for line in mistakes.lines}
         launcher = launcher.but({option: value for option, value in given.items() if option not in refused})
     wrong += launcher.mistakes()
     own: tuple[str, ...] = ()
     if not name:
-        wrong.append(f"name an experiment: {', '.join(known)}")
+        wrong.append(f"EXPERIMENT is missing{suggestion('', known)}")
     elif name not in known:
-        wrong.append(f"{name}: no such experiment{did_you_mean(name, known) or '; there is ' + ', '.join(known)}")
+        wrong.append(f"{name}: unknown experiment{suggestion(name, known)}")
     else:
         try:
             own = _checked(name, rest[1:])
@@ -102,22 +102,23 @@ def _is_value(word: str, name: str, known: Sequence[str]) -> bool:
     return not word.startswith("--") and (name in Launcher.model_fields or word not in known)
 
 
-def _as_option(line: str, name: str) -> str:
+def _of_experiment(line: str, name: str) -> str:
+    """What is wrong with an option of the job, where it is one of the experiment."""
     from core.experiment import Experiment
     from core.launch import Launch
 
-    option = line.partition(":")[0]
-    if "no such field" in line and option.split(".")[0] in {*Experiment.model_fields, *Launch.model_fields}:
-        return f"--{option}: the experiment's own options stand after its name{f', {name}' if name else ''}"
-    return "--" + line.replace("no such field", "no such option").replace("did you mean ", "did you mean --")
+    option = line.removeprefix("--").partition(":")[0]
+    if "unknown option" in line and option.split(".")[0] in {*Experiment.model_fields, *Launch.model_fields}:
+        return f"--{option}: is an option of the experiment; write it after the name{f' {name}' if name else ''}"
+    return line
 
 
 def _misplaced(lines: Sequence[str], name: str) -> Iterator[str]:
-    """What is wrong with the experiment's own words, where some of them are the launcher's."""
+    """What is wrong with the experiment's own words, where some of them are options of the job."""
     for line in lines:
         option = line.removeprefix("--").partition(":")[0]
-        found = line.startswith("--") and "no such" in line and option in Launcher.model_fields
-        yield f"--{option}: the launcher's options stand before {name}" if found else line
+        found = "unknown option" in line and option in Launcher.model_fields
+        yield f"--{option}: is an option of the job; write it before the name {name}" if found else line
 
 
 def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -132,13 +133,12 @@ def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
     module = imported(f"experiments.{name}")
     verb, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else ("train", words)
     if verb not in OF_AN_EXPERIMENT:
-        hint = did_you_mean(verb, OF_AN_EXPERIMENT) or f"; there is {', '.join(OF_AN_EXPERIMENT)}"
-        raise UserError([f"{verb}: no such verb{hint}"])
+        raise UserError([f"{verb}: unknown verb{suggestion(verb, OF_AN_EXPERIMENT)}"])
     if verb == "train":
         check(parse_own(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {})).experiment)
     if verb == "resume" and len(rest) < 2:
         run = load(rest[0]) if rest else interrupted(name)
         if run.status in ("FINISHED", "FAILED"):
-            raise UserError([f"{run.id} is {run.status}: there is nothing to resume"])
+            raise UserError([f"{run.id} is {run.status}: it cannot be resumed"])
         return verb, run.id  # by its name: "the latest" could be another one after a requeue
     return tuple(words)

@@ -8,75 +8,89 @@ from __future__ import annotations
 import importlib
 import keyword
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
+from core.catalogue import experiments
 from core.cli.exits import explain
 from core.common.errors import UserError
+from core.common.layout import Group, Row, show
 from core.common.ranks import ranks_here
 from core.common.terminal import mute
-from core.common.text import did_you_mean
+from core.common.text import suggestion
 
 # python -m experiments.NAME VERB is the same as labbook VERB NAME
 OF_AN_EXPERIMENT = {
-    "train": "train it (also when no verb is given)",
-    "resume": "go on with the latest interrupted run, or with the one named",
-    "search": "an Optuna study over SPACE; the same command goes on with one that was interrupted",
-    "lr_find": "try growing learning rates on a copy, suggest one, plot; nothing is recorded as a run",
-    "summary": "layers, output shapes, parameters, FLOPs; nothing is trained",
-    "look": "what the network sees, as a PNG; --to PATH says where",
+    "train": "train the model (the default)",
+    "resume": "resume the latest interrupted run, or the run that is named",
+    "search": "search hyperparameters over SPACE with Optuna; run it again to resume a study",
+    "lr_find": "learning-rate range test on a copy of the model; suggests a learning rate",
+    "summary": "layers, output shapes, parameters and FLOPs; nothing is trained",
+    "look": "save the augmented images of the first batch as a PNG (--to PATH)",
+}
+OF_RUNS = {
+    "compare": "compare settings over their seeds, with confidence intervals",
+    "report": "RUN: write the report page of a finished run again",
+    "rerun": "RUN: train the same declaration again and check that the result is the same",
+    "register": "RUN NAME: add the model of a run to MLflow's model registry",
+    "import": "PATH ...: add old runs from TensorBoard or CSV logs to the record",
+    "sync": "[RUN ...]: send everything that MLflow does not have yet",
+    "ui": "open MLflow's pages in the browser",
 }
 OTHERS = {
-    "cache": "what has been decoded into data/store; cache --prune DAYS makes room",
-    "check": "check PATH: what is wrong with images of one's own, before a run takes them",
-    "compare": "settings on record: seeds folded together, differences with intervals",
-    "figures": "the READMEs' numbers and pictures anew from the record, or what is missing",
-    "import": "import PATH ...: old runs, of TensorBoard or CSV logs, into the record",
-    "launch": "an experiment as a job of Slurm or of this machine; it goes on after a preemption",
-    "list": "every experiment: question, command, expected, best on record",
-    "register": "register RUN NAME [--alias ALIAS]: its model into MLflow's registry, to be served",
-    "report": "report RUN: a page that looks into a finished run, made anew",
-    "rerun": "rerun RUN: the same declaration once more, and whether the same comes out",
-    "sync": "send to MLflow what it lacks (of the runs named, or of all)",
-    "ui": "MLflow's pages over the right store, on this machine, in the browser",
+    "list": "list the experiments: result, best run on record, question",
+    "launch": "run an experiment as a job of Slurm or of this machine; resumes when preempted",
+    "check": "PATH: inspect your own images before a run reads them",
+    "cache": "list the decoded data in data/store, or remove old data (--prune DAYS)",
+    "figures": "update the numbers and pictures in the READMEs from the record",
 }
+VERBS = {**OF_AN_EXPERIMENT, **OF_RUNS, **OTHERS}
+TRAINING = (*OF_AN_EXPERIMENT, "launch")  # verbs that start nothing where a word is wrong
+ASKED = ("-h", "--help")
 
 
 def labbook() -> NoReturn:
     """The command `labbook`, and `python -m core`."""
     words = sys.argv[1:]
-    if words and words[0] not in ("-h", "--help", "help"):
-        sys.exit(run(words[0], words[1:], "labbook", OF_AN_EXPERIMENT | OTHERS))
-    print(
-        "usage: labbook VERB\n\nwhat concerns one experiment: labbook VERB NAME, or python -m experiments.NAME VERB\n"
-    )
-    _print(OF_AN_EXPERIMENT)
-    print("\nwhat concerns runs, the record, the data\n")
-    _print(OTHERS)
+    if words and words[0] not in (*ASKED, "help"):
+        sys.exit(run(words[0], words[1:], VERBS))
+    groups = {
+        "Experiments: labbook VERB EXPERIMENT, or python -m experiments.EXPERIMENT [VERB]": OF_AN_EXPERIMENT,
+        "Runs: labbook VERB RUN": OF_RUNS,
+        "Repository and data: labbook VERB": OTHERS,
+    }
+    _show("usage: labbook VERB ...\n\nlabbook VERB --help shows the options of a verb.", groups)
     sys.exit(0 if words else 2)
 
 
 def experiment(package: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """The command line that every experiment has: `python -m experiments.NAME [VERB]`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    verb = words.pop(0) if words and not words[0].startswith("-") else "train"
-    verb, words = ("train", ["--help"]) if verb == "help" else (verb, words)
-    sys.exit(run(verb, [package, *words], f"python -m {package}", OF_AN_EXPERIMENT))
+    # Hydra's field=value is an option that is written wrongly, no verb
+    verb = words.pop(0) if words and not words[0].startswith("-") and "=" not in words[0] else "train"
+    verb, words = ("train", ["--help", *words]) if verb == "help" else (verb, words)
+    sys.exit(run(verb, [package, *words], OF_AN_EXPERIMENT))
 
 
-def run(verb: str, words: Sequence[str], command: str, known: dict[str, str]) -> int:
+def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
     """Do what a verb does; the exit status."""
     if ranks_here().rank:  # one of several processes speaks for all
         mute()
     try:
         if verb not in known:
-            raise UserError([f"{verb}: no such verb{did_you_mean(verb, known) or '; there is ' + ', '.join(known)}"])
+            raise UserError([f"{verb}: unknown verb{_hint(verb, known)}"])
+        if verb in OF_AN_EXPERIMENT and words[:1] in (["-h"], ["--help"]):
+            usage = f"usage: labbook {verb} EXPERIMENT [--option value ...]"
+            more = f"labbook {verb} EXPERIMENT --help shows the options. Experiments: {', '.join(experiments())}."
+            _show(f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n\n{usage}\n\n{more}", {})
+            return 0
         name = f"{verb}_" if keyword.iskeyword(verb) else verb
         status: int = importlib.import_module(f"core.cli.{name}").main(words)
         sys.stdout.flush()
         return status
     except UserError as mistakes:
-        return explain(command, mistakes)
+        title = f"labbook {verb}" if verb in known else "labbook"
+        return explain(title, mistakes, started=verb in known and verb not in TRAINING)
     except BrokenPipeError:
         mute()
         return 0
@@ -84,6 +98,20 @@ def run(verb: str, words: Sequence[str], command: str, known: dict[str, str]) ->
         return 130
 
 
-def _print(verbs: dict[str, str]) -> None:
-    for verb, meaning in verbs.items():
-        print(f"  {verb:<12} {meaning}")
+def _hint(verb: str, known: Mapping[str, str]) -> str:
+    if verb in VERBS:
+        return f"; use labbook {verb}"
+    if verb in experiments():
+        return f", but an experiment; to train it: labbook train {verb}"
+    return suggestion(verb, known)
+
+
+def _show(text: str, groups: Mapping[str, Mapping[str, str]]) -> None:
+    show(text, [Group(title, tuple(Row(*row) for row in _rows(verbs))) for title, verbs in groups.items()])
+
+
+def _rows(verbs: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(verb, its arguments, meaning)."""
+    for verb, text in verbs.items():
+        arguments, colon, meaning = text.partition(": ")
+        yield (verb, arguments, meaning) if colon and arguments[:1] in "[RP" else (verb, "", text)

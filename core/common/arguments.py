@@ -3,16 +3,80 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from core.common.errors import UserError
+from core.common.layout import Group, Row, show
+from core.common.text import did_you_mean
+
+HELP = "show this help"
 
 
 class Words(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit."""
+    """Raises UserError where argparse would print its usage and exit; its help is laid out as that of experiments."""
 
     def __init__(self, verb: str, description: str | None):
-        super().__init__(prog=f"labbook {verb}", description=description)
+        text = re.sub(r"\Alabbook [^:]*: ", "", description or "")
+        super().__init__(prog=f"labbook {verb}", description=text[:1].upper() + text[1:], add_help=False)
+        self.add_argument("-h", "--help", action="help", help=HELP)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Raises UserError, one line for each word that is not known."""
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            raise UserError(self._unknown(word) for word in unknown)
+        return given
 
     def error(self, message: str) -> NoReturn:
-        raise UserError([f"{self.prog.removeprefix('labbook ')}: {message}"])
+        """Raises UserError with argparse's message in the words of the other errors."""
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            verb = "are" if "," in missing else "is"
+            raise UserError([f"{missing} {verb} missing; usage: {self.usage_line()}"])
+        option, _, what = message.removeprefix("argument ").partition(": ")
+        option = option.rpartition("/")[2]
+        if found := re.fullmatch(r"invalid (int|float|Path) value: (.*)", what):
+            noun = {"int": "an integer", "float": "a number", "Path": "a path"}[found[1]]
+            raise UserError([f"{option}: should be {noun} (got {found[2]})"])
+        raise UserError([f"{option}: {'needs a value' if what.startswith('expected') else what}"])
+
+    def usage_line(self) -> str:
+        """The command with its required arguments."""
+        words = [_placeholder(action) for action in self._positionals_here()]
+        return " ".join([self.prog, *words, "[--option value ...]"])
+
+    def print_help(self, file: Any = None) -> None:
+        """On standard output, laid out."""
+        options = [action for action in self._actions if action.option_strings]
+        show(
+            f"{self.description}\n\nusage: {self.usage_line()}",
+            [
+                Group("Arguments", tuple(_row(action) for action in self._positionals_here())),
+                Group("Options", tuple(_row(action) for action in options)),
+            ],
+        )
+
+    def _positionals_here(self) -> Iterator[argparse.Action]:
+        return (action for action in self._actions if not action.option_strings)
+
+    def _unknown(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"{word}: unexpected word"
+        name = word.partition("=")[0]
+        known: Sequence[str] = [each for each in self._option_string_actions if each.startswith("--")]
+        return f"{name}: unknown option{did_you_mean(name, known)}"
+
+
+def _placeholder(action: argparse.Action) -> str:
+    name = str(action.metavar or action.dest.upper())
+    return {"+": f"{name} ...", "*": f"[{name} ...]", "?": f"[{name}]"}.get(str(action.nargs), name)
+
+
+def _row(action: argparse.Action) -> Row:
+    name = action.option_strings[-1] if action.option_strings else _placeholder(action)
+    value = _placeholder(action) if action.option_strings and action.nargs != 0 else ""
+    default = action.default if action.option_strings else None
+    end = "" if default in (None, False, [], argparse.SUPPRESS) else f" (default: {default})"
+    return Row(name, value, f"{action.help or ''}{end}")

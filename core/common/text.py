@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from core.common.spellings import metric
+
 
 def snake(name: str) -> str:
     """RandomCrop -> random_crop, SGD -> sgd."""
@@ -15,15 +17,23 @@ def snake(name: str) -> str:
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """The spellings most like `name`, best first; a last component that is right counts as near."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=n, cutoff=0.6)
+    same = [k for k in known if "/" in k and k.rsplit("/", 1)[-1] == metric(name)]  # val_acc, top1: val/accuracy
+    close = [] if same else difflib.get_close_matches(name, known, n=n, cutoff=0.6)
     leaf = name.rsplit(".", 1)[-1]
-    return list(dict.fromkeys([*close, *(k for k in known if k.rsplit(".", 1)[-1] == leaf)]))[:n]
+    return list(dict.fromkeys([*same, *close, *(k for k in known if k.rsplit(".", 1)[-1] == leaf)]))[:n]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message: the nearest spellings as a question, or nothing."""
+def did_you_mean(name: str, known: Iterable[str], mark: str = "") -> str:
+    """The end of a message: the nearest spellings as a question, or nothing. mark: what precedes each, such as --."""
     close = nearest(name, [other for other in known if other != name])
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"; did you mean {' or '.join(mark + each for each in close)}?" if close else ""
+
+
+def suggestion(name: str, known: Iterable[str], mark: str = "") -> str:
+    """The end of a message: the nearest spellings, or else all of them; nothing where nothing is known."""
+    known = list(known)
+    everything = f"; choose one of {', '.join(mark + each for each in known)}" if known else ""
+    return did_you_mean(name, known, mark) or everything
 
 
 def numbered(labels: list[str]) -> list[str]:

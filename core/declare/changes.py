@@ -8,21 +8,35 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 
 from core.common.errors import UserError
-from core.common.text import did_you_mean, numbered, snake
-from core.declare.tree import AnyPart, Declared, choices, dotted, from_text, is_steps, message, names, step_names
+from core.common.text import did_you_mean, numbered, snake, suggestion
+from core.declare.renamed import hint
+from core.declare.tree import (
+    UNKNOWN,
+    AnyPart,
+    Declared,
+    choices,
+    dotted,
+    from_text,
+    is_steps,
+    message,
+    names,
+    step_names,
+)
+
+MOST_NAMED = 12  # fields that a message lists
 
 
-def changed(part: AnyPart, changes: Mapping[str, Any]) -> AnyPart:
-    """See but of Part."""
+def changed(part: AnyPart, changes: Mapping[str, Any], noun: str = "field", mark: str = "") -> AnyPart:
+    """See but of Part. noun, mark: what a field is called in messages, and what precedes its name (option, --)."""
     draft: dict[str, Any] = {"class": type(part)} | {name: getattr(part, name) for name in type(part).model_fields}
     wrong = []
     for name in sorted(changes, key=lambda name: name.count(".")):
         if not _put(draft, name.split("."), changes[name]):
-            wrong.append(f"{name}: no such field{did_you_mean(name, names(part))}")
+            wrong.append(f"{mark}{name}: unknown {noun}{did_you_mean(name, names(part), mark)}")
     try:
         result = type(part).model_validate(_close(draft))
     except ValidationError as error:
-        wrong += [_explain(e, draft, changes, part) for e in error.errors()]
+        wrong += [_explain(e, draft, changes, part, noun, mark) for e in error.errors()]
     if wrong:
         raise UserError(dict.fromkeys(wrong))
     return result
@@ -50,8 +64,8 @@ def _put(node: dict[str, Any], path: list[str], value: Any) -> bool:
         return False
     annotation = _annotation(node, head)
     if not rest:
-        several = isinstance(value, str) and get_origin(annotation) is tuple and _kinds(annotation)
-        steps = _opened_steps(from_text(annotation, value), annotation) if several else None
+        many = isinstance(value, str) and get_origin(annotation) is tuple and _kinds(annotation)
+        steps = _opened_steps(from_text(annotation, value), annotation) if many else None
         node[head] = value if steps is None else steps
         return True
     child = node.get(head, _default(node, head))
@@ -113,8 +127,23 @@ def _class_name(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) else str(kind).rsplit(".", 1)[-1]
 
 
-def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Declared) -> str:
+def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Declared, noun: str, mark: str) -> str:
     """One validation error in the words of the name that the user typed."""
+    location = _location(error, draft)
+    place = dotted(location)
+    below = (name for name in changes if name.startswith(f"{place}."))
+    typed = place if place in changes else next(below, place)
+    if error["type"] != UNKNOWN:
+        return f"{mark}{typed}: {message(error)}"
+    kind = _holder(location, draft)
+    beside = _fields_beside(location, kind)
+    prefix = mark + place.removesuffix(str(location[-1]))
+    end = hint(kind, str(location[-1]), prefix) or did_you_mean(typed, beside + names(part), mark)
+    return f"{mark}{typed}: unknown {noun}{end or suggestion(typed, beside if len(beside) <= MOST_NAMED else [], mark)}"
+
+
+def _location(error: Any, draft: Any) -> list[Any]:
+    """Where an error is, steps by name."""
     node, location = draft, []
     for item in error["loc"]:
         if isinstance(node, _Steps) and isinstance(item, int):
@@ -125,25 +154,25 @@ def _explain(error: Any, draft: Any, changes: Mapping[str, Any], part: Declared)
             break
         node = node.get(item) if isinstance(node, dict) else getattr(node, str(item), None)
         location.append(item)
-    if error["type"] == "class" and isinstance(error["loc"][-1], int):
-        location = location[:-1]  # a step of no known class goes by no name
-    place = dotted(location)
-    typed = next((name for name in changes if name == place or name.startswith(f"{place}.")), place)
-    if error["type"] != "extra_forbidden":
-        return f"{typed}: {message(error)}"
-    beside = _fields_beside(location, draft)
-    hint = did_you_mean(typed, beside + names(part)) or (f"; there is {', '.join(beside)}" if beside else "")
-    return f"{typed}: no such field{hint}"
+    # a step of no known class goes by no name
+    return location[:-1] if error["type"] == "class" and isinstance(error["loc"][-1], int) else location
 
 
-def _fields_beside(location: list[Any], draft: Any) -> list[str]:
-    """Dotted names of the fields of the part that holds this location, also where the same call put it in place, and
-    of the parts that are its defaults."""
-    node = draft
+def _holder(location: list[Any], draft: Any) -> type[Declared] | None:
+    """The class of the part that holds this location, also where the same call puts it in place."""
+    node, kind = draft, _class_of(draft)
     for item in location[:-1]:
+        fields = kind.model_fields if kind else {}
+        declared = _kinds(fields[item].annotation) if item in fields else []
         node = node.get(item) if isinstance(node, dict) else node
+        kind = _class_of(node) or next(iter(declared), None)
+    return kind
+
+
+def _fields_beside(location: list[Any], kind: type[Declared] | None) -> list[str]:
+    """Dotted names of the fields of the class that holds this location, and of the parts that are its defaults."""
     found: list[str] = []
-    for field, info in getattr(_class_of(node), "model_fields", {}).items():
+    for field, info in kind.model_fields.items() if kind else ():
         below = names(info.default) if isinstance(info.default, Declared) else []
         found += [field, *(f"{field}.{name}" for name in below)]
     return [dotted([*location[:-1], field]) for field in found]

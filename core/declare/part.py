@@ -6,21 +6,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from core.common.errors import UserError
 from core.declare.changes import changed
 from core.declare.tree import (
+    UNKNOWN,
     Declared,
     _children,
     _choose,
     _encode,
     _is_base,
     _walk,
+    a,
     choices,
     dotted,
     from_text,
     message,
+    unknown,
 )
 
 
@@ -46,11 +49,12 @@ class Part(Declared):
             if chosen is not cls:
                 return chosen.model_validate(fields)
             if _is_base(cls):
-                raise PydanticCustomError("class", "{text}", {"text": f"name one of {', '.join(choices(cls))}"})
+                raise PydanticCustomError("class", "{text}", {"text": f"choose one of {', '.join(choices(cls))}"})
             known = cls.model_fields
-            return handler({n: from_text(known[n].annotation, v) if n in known else v for n, v in fields.items()})
+            read = {n: from_text(known[n].annotation, v) if n in known else v for n, v in fields.items()}
+            return handler(read) if read.keys() <= known.keys() else _explained(cls, read, handler)
         if isinstance(value, Part) and not isinstance(value, cls):
-            text = f"{type(value).__name__} is no {cls.__name__}; there are {', '.join(choices(cls))}"
+            text = f"{type(value).__name__} is not {a(cls)}; choose one of {', '.join(choices(cls))}"
             raise PydanticCustomError("class", "{text}", {"text": text})
         return handler(value)
 
@@ -91,3 +95,23 @@ class Part(Declared):
             if isinstance(value, Part):
                 yield name, value
                 yield from ((f"{name}.{below}", part) for below, part in value.parts())
+
+
+def _explained(cls: type[Part], fields: dict[str, Any], handler: Any) -> Any:
+    """Validate what has unknown fields. Raises ValidationError that says for each what may have been meant."""
+    try:
+        return handler(fields)
+    except ValidationError as error:
+        raise ValidationError.from_exception_data(
+            cls.__name__, [_detail(cls, each) for each in error.errors()]
+        ) from None
+
+
+def _detail(cls: type[Part], error: Any) -> InitErrorDetails:
+    place = error["loc"]
+    kind = error["type"]
+    if kind == "extra_forbidden" and len(place) == 1:
+        kind = PydanticCustomError(UNKNOWN, "{text}", {"text": unknown(cls, str(place[0]))})
+    elif kind in ("class", UNKNOWN):
+        kind = PydanticCustomError(kind, "{text}", error["ctx"])
+    return InitErrorDetails(type=kind, loc=place, input=error["input"], ctx=error.get("ctx", {}))

@@ -86,10 +86,16 @@ def migrated_names(flat: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def hint(kind: str, field: str, place: str = "") -> str:
-    """The end of a message about a field that a class does not have: what it is called today, or nothing."""
-    new = renamed(kind, place).get(field)
-    return f"; it is now called {new}" if new else ""
+def hint(kind: type | None, field: str, prefix: str = "") -> str:
+    """The end of a message about a field that a class does not have: what it is called now, or nothing.
+
+    prefix: what precedes the field's name where it is written, such as `--schedule.`
+    """
+    for name in [base.__name__ for base in kind.__mro__] if kind else ():
+        if new := renamed(name, name.lower()).get(field):
+            ranges = name in WITH_RANGES
+            return f"; it is now part of {prefix}{new}, (min, max)" if ranges else f"; it is now called {prefix}{new}"
+    return ""
 
 
 def _ranges(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
@@ -12,7 +13,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
-from core.common.text import did_you_mean, numbered, snake
+from core.common.text import did_you_mean, numbered, snake, suggestion
+from core.declare.renamed import CLASSES, hint
+
+UNKNOWN = "unknown_field"  # the type of the error about a field that a class does not have
 
 
 class Declared(BaseModel):
@@ -77,18 +81,23 @@ def from_text(annotation: Any, value: Any) -> Any:
     return None if absent and type(None) in arguments else value
 
 
+def a(kind: type[Declared]) -> str:
+    """The class as a noun: a Loss, an Optimizer."""
+    return f"{'an' if kind.__name__[0] in 'AEIO' else 'a'} {kind.__name__}"
+
+
 def _choose(kind: type[Declared], wanted: Any) -> type[Declared]:
     if isinstance(wanted, type):
         if issubclass(wanted, kind):
             return wanted
-        raise PydanticCustomError("class", "{text}", {"text": f"{wanted.__name__} is no {kind.__name__}"})
+        raise PydanticCustomError("class", "{text}", {"text": f"{wanted.__name__} is not {a(kind)}"})
     known = choices(kind)
     if isinstance(wanted, str):
         path = wanted.split(".")
         if named := [part for part in _concrete(kind) if part.__name__ == path[-1]]:
             return max(reversed(named), key=lambda part: _shared(_qualified(part).split("."), path))
-    text = f"there is no {kind.__name__} named {wanted}"
-    text += did_you_mean(str(wanted), known) or f"; there are {', '.join(known)}"
+    new = CLASSES.get(str(wanted).rpartition(".")[-1])
+    text = f"{wanted} is not {a(kind)}" + (f"; it is now called {new}" if new else suggestion(str(wanted), known))
     raise PydanticCustomError("class", "{text}", {"text": text})
 
 
@@ -148,12 +157,21 @@ def dotted(location: Iterable[Any]) -> str:
     return ".".join(str(item) for item in location) or "the record"
 
 
+def unknown(kind: type[Declared], name: str) -> str:
+    """What is said of a field that a class does not have."""
+    return f"unknown field{hint(kind, name) or did_you_mean(name, kind.model_fields)}"
+
+
 def message(error: Any) -> str:
     """One of pydantic's errors in plain words."""
-    if error["type"] == "extra_forbidden":
-        return "no such field"
     if error["type"] == "missing":
-        return "missing"
-    text = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        return "is required"
+    text = error["msg"].removeprefix("Input ").removeprefix("Value error, ").partition(", unable to parse")[0]
+    if error["type"] == "greater_than_equal" and error["ctx"]["ge"] == 1 and isinstance(error["ctx"]["ge"], int):
+        text = "should be a positive integer"
     shown = repr(error["input"]) if isinstance(error["input"], str | int | float | bool | None) else ""
-    return text if error["type"] == "class" or not shown else f"{text} (got {shown})"
+    if error["type"] in ("class", UNKNOWN) or not shown:
+        return text
+    known = re.findall(r"'([^']+)'", text) if error["type"] == "literal_error" else []
+    text = text.replace("'", "") if known else text
+    return f"{text} (got {shown}){did_you_mean(str(error['input']), known)}"

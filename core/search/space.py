@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.common.errors import UserError
-from core.common.text import did_you_mean
+from core.common.text import suggestion
 from core.declare.part import Part
 from core.declare.tree import step_names
 from core.experiment import Experiment
@@ -44,7 +44,7 @@ class Float:
 
 @dataclass(frozen=True)
 class Int:
-    """A whole number from low to high, both included; log: evenly by magnitude; step: only low, low + step, ..."""
+    """An integer from low to high, both included; log: evenly by magnitude; step: only low, low + step, ..."""
 
     low: int
     high: int
@@ -211,13 +211,13 @@ def _faults(dimension: Dimension) -> Iterator[str]:
         known = {*dimension.options, *(type(o).__name__ for o in dimension.options.values() if isinstance(o, Part))}
         for key in dimension.within:
             if key not in known:
-                yield f"within {key}: no such option{did_you_mean(key, known) or f'; there are {chr(44).join(known)}'}"
+                yield f"within {key}: unknown option{suggestion(key, sorted(known))}"
         return
     if not isinstance(dimension, Float | Int):
         yield f"should be a Float, an Int or a Choice (got {dimension!r})"
         return
     ends = {"low": dimension.low, "high": dimension.high, "step": dimension.step}
-    kind, told = (int, "a whole number") if isinstance(dimension, Int) else (int | float, "a number")
+    kind, told = (int, "an integer") if isinstance(dimension, Int) else (int | float, "a number")
     if bad := [
         name for name, end in ends.items() if not isinstance(end, kind) and not (name == "step" and end is None)
     ]:

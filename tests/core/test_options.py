@@ -1,13 +1,23 @@
 """The command line: what it accepts, and that it refuses everything else with status 2 and the right spelling."""
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 
 from core.cli import main as command
+from core.common import paths
 from core.common.errors import UserError
+from core.common.spellings import OPTIONS
 from core.declare.tree import names
+from core.diagnostics.lr_curve import RangeTest
+from core.experiment import Experiment
 from core.launch import Launch
 from core.losses import FocalLoss
 from core.options import OWN, parse
+from core.search.options import Search
 from experiments import cifar_resnet
 from experiments.cifar_resnet import EXPERIMENT, VARIANTS
 from tests.support.mistakes import refused
@@ -67,8 +77,8 @@ def test_all_mistakes_are_listed_at_once_before_anything_starts(monkeypatch, cap
     words = ["--epochs", "0", "--optimizer.lrr", "1", "--devise", "cpu", "--loss", "FocalLos", "--seeds", "no", "stray"]
     status, error = run(words, monkeypatch, capsys)
     assert status == 2
-    assert "6 mistakes" in error
-    for spelling in ("--optimizer.lr", "--device", "did you mean FocalLoss", "greater than or equal to 1", "stray"):
+    assert error.startswith("labbook train: 6 errors, nothing was started\n")
+    for spelling in ("--optimizer.lr", "--device", "did you mean FocalLoss", "a positive integer (got 'no')", "stray"):
         assert spelling in error
     assert "Traceback" not in error
 
@@ -83,12 +93,36 @@ def test_all_mistakes_are_listed_at_once_before_anything_starts(monkeypatch, cap
         (["--model.depth", "19"], "18, 34 or 50"),
         (["--device", "cdua"], "should be auto, cpu, cuda"),
         (["--augment", "[broken"], "not JSON"),
+        (["--clip_norm", "1"], "--clip_norm: unknown option; it is now called --clip_grad_norm"),
+        (["--schedule.final", "0.1"], "--schedule.final: unknown option; it is now called --schedule.min_lr_ratio"),
+        (["--stopping.metric=val/loss"], "--stopping.metric: unknown option; it is now called --stopping.monitor"),
+        (["--monitor", "val_acc"], "did you mean val/accuracy?"),
+        (["--monitor", "top1"], "did you mean val/accuracy?"),
+        (["optimizer.lr=0.1"], "optimizer.lr=0.1: options are written --optimizer.lr 0.1"),
+        (["+model=MLP", "--smoke"], "+model=MLP: options are written --model MLP"),
+        (["-m", "train"], "-m: unknown option; declare SPACE and use the verb search"),
+        (["--resume", "digits_cnn-1"], "--resume: unknown option; `labbook resume RUN`"),
+        (["--output-dir", "out"], "LABBOOK_HOME"),
+        (["--compile"], "--compile: unknown option; torch.compile is not supported yet"),
     ],
 )
 def test_a_mistake_is_explained(words, message, monkeypatch, capsys):
     status, error = run(words, monkeypatch, capsys)
     assert status == 2
     assert message in error
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_usual_spelling_gets_a_hint_whose_options_exist(name):
+    known = {*names(EXPERIMENT.but({"optimizer": "SAM"})), *names(EXPERIMENT), *Launch.model_fields, *OWN}
+    assert name not in known, "the table hides an option that exists"
+    dashes = "--" if len(name) > 1 else "-"
+    with pytest.raises(UserError) as caught:
+        options(dashes + name.replace("_", "-"), "1")
+    (line,) = caught.value.lines
+    assert line.startswith(f"{dashes}{name}: unknown option; ")
+    told = set(re.findall(r"--([\w.]+)", line.partition(";")[2]))
+    assert told <= known | {"nproc", "gpus_per_node"}
 
 
 def test_1000_generated_mistakes_are_refused_and_the_right_spelling_named():
@@ -110,31 +144,74 @@ variant seeds
 """.split()
 
 
-def test_help_names_every_field_and_choice(capsys):
+def shown(words, capsys):
+    """The help that a command line prints."""
     with pytest.raises(SystemExit) as left:
-        command.experiment(PACKAGE, ["--help"])
-    out = capsys.readouterr().out
+        command.experiment(PACKAGE, words)
     assert left.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_all_names_every_field_and_choice(capsys):
+    out = shown(["--help", "all"], capsys)
     assert out.startswith(cifar_resnet.__doc__.strip()[:40])
+    for name in (*Experiment.model_fields, *Launch.model_fields, *Search.model_fields, *RangeTest.model_fields, *OWN):
+        assert f"  --{name} " in out, name
     for name in (*FROZEN, *VARIANTS, "FocalLoss", "Cifar100"):
         assert name in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_help_shows_the_ten_options_that_are_changed_most_and_leads_to_the_rest(capsys):
+    out = shown(["--help"], capsys)
+    assert max(map(len, out.splitlines())) <= 100
+    options = re.findall(r"^  --([\w.]+) ", out.partition("More help")[0], re.MULTILINE)
+    assert len(options) == 10
+    assert {"variant", "seeds", "epochs", "model", "optimizer.lr"} < {*options}
+    assert "--help all" in out
+    assert "\x1b" not in out
+    assert "--optimizer.base.lr 0.1" in shown(["--optimizer", "SAM", "--help"], capsys)
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    "line",
+    [
+        "--epochs 60 epochs at most \\(positive integer\\)",
+        "--loss.label_smoothing 0.1 .*\\(at least 0, below 1\\)",
+        "--swa.start 0.75 .*\\(at least 0, below 1; adds swa\\)",
+        "--schedule.min_lr_ratio 0.0 .*\\(0 to 1\\)",
+        "--precision auto .*\\(choose one of auto, fp32, bf16, fp16\\)",
+        "--optimizer SGD .*choose one of SGD, Adam, AdamW, RMSprop, Muon, SAM",
+    ],
+)
+def test_help_says_what_a_field_takes(line, capsys):
+    assert re.search(line, " ".join(shown(["--help", "all"], capsys).split()))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
     [
         (["--loss", "FocalLoss", "--help"], "--loss.gamma 2.0"),
         (["--help", "--optimizer=SAM", "--optimizer.base=AdamW"], "--optimizer.base.betas 0.9,0.999"),
         (["--variant", "cutmix", "-h"], "--augment.cut_mix.alpha 1.0"),
         (["--loss", "FocalLos", "--help"], "--loss.label_smoothing 0.1"),
+        (["--model", "Torchvision", "--help"], "--model.name (required)"),
+        (["search", "--help"], "--trials 50"),
     ],
-    ids=["part", "nested", "variant", "misspelt"],
+    ids=["part", "nested", "variant", "misspelled", "required", "verb"],
 )
-def test_help_shows_the_fields_of_the_parts_that_are_named_beside_it(words, shown, capsys):
-    with pytest.raises(SystemExit) as left:
-        command.experiment(PACKAGE, words)
-    assert left.value.code == 0
-    assert shown in capsys.readouterr().out
+def test_help_shows_the_fields_of_the_parts_that_are_named_beside_it(words, expected, capsys):
+    assert expected in shown(words, capsys)
+
+
+def test_help_has_color_on_a_terminal_only():
+    code = "import pty; pty.spawn([__import__('sys').executable, '-m', 'experiments.digits_cnn', '--help'])"
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "90"}
+    environment.pop("NO_COLOR", None)
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=paths.ROOT, check=True)
+    assert "\x1b[" in done.stdout
+    assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in done.stdout.splitlines()) <= 90
 
 
 def test_mistakes_in_the_declaration_itself_come_before_data():

@@ -1,6 +1,7 @@
 """The command line around training: experiments that cannot be read, verbs, `labbook`."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -9,7 +10,6 @@ import experiments
 from core.catalogue import entries
 from core.cli import list as listing
 from core.cli import main as command
-from core.cli import main as labbook
 from core.common import paths
 from core.common.errors import UserError
 from core.compare.rows import rows
@@ -47,7 +47,7 @@ def test_mistakes_in_a_declaration_name_file_line_and_field(broken, capsys):
     error = capsys.readouterr().err
     assert left.value.code == 2
     assert "broken/__init__.py, line 8: epochs: should be a valid integer" in error
-    assert "batch_sice: no such field" in error
+    assert "batch_sice: unknown field; did you mean batch_size?" in error
 
 
 def test_a_broken_experiment_does_not_hide_the_others(broken, capsys):
@@ -111,17 +111,24 @@ def summary(accuracy, whole=True):
     ("words", "status", "message"),
     [
         ([], 2, "usage: labbook VERB"),
-        (["--help"], 0, "sync"),
+        (["--help"], 0, "  sync [RUN ...]  "),
+        (["trian"], 2, "labbook: 1 error, nothing was started\n  trian: unknown verb; did you mean train?"),
+        (["digits_cnn"], 2, "to train it: labbook train digits_cnn"),
+        (["train"], 2, "EXPERIMENT is missing; choose one of cifar_cnn"),
+        (["report"], 2, "labbook report: 1 error\n  RUN is missing; usage: labbook report RUN"),
+        (["compare", "x", "--metrik", "y"], 2, "--metrik: unknown option; did you mean --metric?"),
+        (["ui", "--port", "x"], 2, "--port: should be an integer (got 'x')"),
+        (["ui", "--port"], 2, "--port: needs a value"),
         (["synk"], 2, "did you mean sync?"),
         (["sync", "nowhere-1"], 2, "no such run"),
         (["sync"], 0, "0 of 0 runs are complete"),
     ],
-    ids=["nothing", "help", "misspelt", "unknown_run", "no_runs"],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
 def test_labbook(words, status, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["labbook", *words])
     with pytest.raises(SystemExit) as left:
-        labbook.labbook()
+        command.labbook()
     captured = capsys.readouterr()
     assert left.value.code == status
     assert message in captured.out + captured.err
@@ -133,8 +140,43 @@ def test_without_network_and_data_one_message_says_what_to_do(capsys, monkeypatc
         command.experiment("experiments.cifar_resnet", [])
     error = capsys.readouterr().err
     assert left.value.code == 2
-    assert error.startswith("python -m experiments.cifar_resnet: nothing was started\n")
+    assert error.startswith("labbook train: 1 error, nothing was started\n")
     assert f"put the file at {paths.store() / 'cifar-10-python.tar.gz'}" in error
     assert "python -m experiments.cifar_resnet --data Digits" in error
     assert "--root PATH" in error
     assert not paths.runs().exists()
+
+
+@pytest.mark.parametrize("verb", command.VERBS)
+def test_every_verb_has_help(verb, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["labbook", verb, "--help"])
+    with pytest.raises(SystemExit) as left:
+        command.labbook()
+    out = capsys.readouterr().out
+    assert left.value.code == 0
+    assert f"usage: labbook {verb}" in out
+    # commands to be copied are not broken
+    assert max(len(line) for line in out.splitlines() if not line.startswith("  labbook")) <= 100
+
+
+def test_verbs_are_the_files_of_the_room_and_each_takes_one_line(monkeypatch, capsys):
+    files = {path.stem.rstrip("_") for path in (paths.ROOT / "core" / "cli").glob("*.py")}
+    assert files - {"__init", "exits", "experiment", "help", "main", "outcome"} == {*command.VERBS}
+    monkeypatch.setattr(sys, "argv", ["labbook", "--help"])
+    with pytest.raises(SystemExit):
+        command.labbook()
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(line.startswith(f"  {verb} ") for line in lines) for verb in command.VERBS)
+    assert max(map(len, lines)) <= 100
+    assert not any(line.startswith("   ") for line in lines)
+
+
+def test_the_list_fits_80_columns_and_breaks_no_name(home, capsys):
+    own = on_record("folder_finetune", 1, summary(0.9))
+    listing.main([])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for entry in entries():
+        assert re.search(rf"^{entry.name} +(\d+\.\d+ % \+- \d+\.\d+|-)  ", out, re.MULTILINE), entry.name
+    assert re.search(r"^folder_finetune +- +90.00%  How far", out, re.MULTILINE)
+    assert f" {own.id}\n" in out

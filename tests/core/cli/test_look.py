@@ -126,8 +126,8 @@ def test_the_sheet_needs_no_matplotlib(tmp_path):
     [
         (["digits_cnn", "--augment.random_crop.padding", "2", "--to", "x.png"], 0, "x.png"),
         (["digits_cnn", "--variant", "plain"], 0, "look_digits_cnn.png"),
-        (["digit_cnn"], 2, "no such experiment; did you mean digits_cnn"),
-        ([], 2, "look needs an experiment"),
+        (["digit_cnn"], 2, "unknown experiment; did you mean digits_cnn"),
+        ([], 2, "EXPERIMENT is missing"),
         (["digits_cnn", "--help"], 0, "usage: python -m experiments.digits_cnn"),
         (["digits_cnn", "--to"], 2, "--to: needs the path"),
         (["digits_cnn", "--augment.random_crop.paddin", "2"], 2, "padding"),

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from core.augment import Albumentation, CutMix, HorizontalFlip, RandomCrop
 from core.common.errors import UserError
@@ -14,6 +14,7 @@ from core.declare.part import Part
 from core.declare.tree import choices
 from core.losses import CrossEntropy, FocalLoss
 from core.optimizers import SAM, SGD
+from core.schedules import Cosine
 from experiments.cifar_resnet import EXPERIMENT
 
 
@@ -76,11 +77,11 @@ def test_every_mistake_is_told_at_once():
     for expected in (
         "optimizer.lr: should be greater than 0 (got -1)",
         "epochs: should be a valid integer",
-        "los: no such field; did you mean loss",
-        "no Loss named FocalLos; did you mean FocalLoss",
-        "augment.random_crp.padding: no such field; did you mean augment.random_crop.padding",
-        "optimizer.momentun: no such field; did you mean optimizer.momentum",
-        "CrossEntropy is no Schedule; there are",
+        "los: unknown field; did you mean loss",
+        "FocalLos is not a Loss; did you mean FocalLoss",
+        "augment.random_crp.padding: unknown field; did you mean augment.random_crop.padding",
+        "optimizer.momentun: unknown field; did you mean optimizer.momentum",
+        "CrossEntropy is not a Schedule; choose one of",
     ):
         assert expected in text
 
@@ -99,8 +100,8 @@ def test_a_part_that_is_the_default_of_one_put_in_place_by_the_same_call_is_chan
 
 
 def test_what_a_step_named_by_its_class_lacks_is_told_by_its_own_name():
-    assert mistakes({"augment": "HorizontalFlip,Albumentation"}) == ["augment.albumentation.name: missing"]
-    assert mistakes({"augment": "HorizontalFlip,RandomCropp"})[0].startswith("augment: there is no Augment named")
+    assert mistakes({"augment": "HorizontalFlip,Albumentation"}) == ["augment.albumentation.name: is required"]
+    assert mistakes({"augment": "HorizontalFlip,RandomCropp"})[0].startswith("augment: RandomCropp is not an Augment")
 
 
 def test_of_two_parts_of_one_name_the_one_that_the_field_takes_is_suggested():
@@ -145,13 +146,13 @@ def test_a_record_names_classes_and_never_imports_what_it_names(tmp_path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     record = EXPERIMENT.record()
     assert record["loss"]["class"] == "core.losses.cross_entropy.CrossEntropy"
-    with pytest.raises(UserError, match=r"no Loss named evil\.Loss"):
+    with pytest.raises(UserError, match=r"evil\.Loss is not a Loss"):
         type(EXPERIMENT).read(record | {"loss": {"class": "evil.Loss"}})
     assert not marker.exists()
 
 
 def test_a_record_with_a_field_that_no_longer_exists_is_refused_by_name():
-    with pytest.raises(UserError, match=r"color: no such field"):
+    with pytest.raises(UserError, match=r"color: unknown field"):
         type(EXPERIMENT).read(EXPERIMENT.record() | {"color": "red"})
 
 
@@ -202,3 +203,44 @@ def test_snake(name, expected):
 def test_a_step_of_albumentations_goes_by_the_name_of_its_transform():
     changed = EXPERIMENT.but({"augment": (Albumentation(name="ColorJitter", arguments={"p": 0.5}),)})
     assert changed.but({"augment.color_jitter.arguments.p": 0.1}).augment[0].arguments == {"p": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"clip_norm": 1}, "clip_norm: unknown field; it is now called clip_grad_norm"),
+        ({"schedule.final": 0.1}, "schedule.final: unknown field; it is now called schedule.min_lr_ratio"),
+        ({"stopping.metric": "x"}, "stopping.metric: unknown field; it is now called stopping.monitor"),
+        ({"freeze.until": 3}, "freeze.until: unknown field; it is now called freeze.unfreeze_epoch"),
+        (
+            {"model.checkpointing": True},
+            "checkpointing: unknown field; it is now called model.grad_checkpointing",
+        ),
+        ({"loss": "GeneralisedCrossEntropy"}, "is not a Loss; it is now called GeneralizedCrossEntropy"),
+        (
+            {"augment": "RandomErasing", "augment.random_erasing.largest": 0.3},
+            "it is now part of augment.random_erasing.scale, (min, max)",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_old_name_is_refused_with_the_new_one(changes, line):
+    assert mistakes(changes)[0].endswith(line)
+
+
+def test_an_old_name_is_refused_with_the_new_one_where_a_part_is_written_too():
+    with pytest.raises(ValidationError, match="unknown field; it is now called min_lr_ratio") as caught:
+        Cosine(final=0.1, warmup_epochs=-1)
+    assert len(caught.value.errors()) == 2
+    with pytest.raises(UserError, match=r"schedule\.final: unknown field; it is now called min_lr_ratio"):
+        type(EXPERIMENT).read(EXPERIMENT.record() | {"schedule": {"class": "Cosine", "final": 0.1}})
+
+
+@pytest.mark.parametrize("name", ["val_acc", "acc", "top1", "val/acc"])
+def test_the_usual_names_of_accuracy_get_its_name(name):
+    (line,) = mistakes({"monitor": name})
+    assert line.endswith("did you mean val/accuracy?")
+
+
+def test_a_class_that_is_none_is_named_by_its_own_field_when_others_below_it_are_set():
+    assert mistakes({"optimizer": "SGDD", "optimizer.lr": 1})[0].startswith("optimizer: SGDD is not an Optimizer")

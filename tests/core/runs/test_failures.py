@@ -69,7 +69,7 @@ def test_a_lost_loader_worker_is_named_with_its_batch_and_the_run_resumes(number
     assert run.status == "KILLED", process.text
     assert re.search(r"stopped: (epoch 2, batch|step) \d+: DataLoader", process.text), process.text
     assert "--worker_timeout" in process.text
-    assert f"go on with: python -m {DIGITS} resume {run.id}" in process.text
+    assert f"resume it with: python -m {DIGITS} resume {run.id}" in process.text
     assert "Traceback" not in process.text
     status, text = forge.run(DIGITS, "resume")
     assert status == 0, text

@@ -68,7 +68,7 @@ def test_a_signal_saves_the_step_and_names_the_command_that_goes_on(number, stat
     assert _kill_after(process, home, 17, number) == status
     run = only_run(home)
     assert run.status == "KILLED"
-    assert f"go on with: python -m {DIGITS} resume {run.id}" in process.text
+    assert f"resume it with: python -m {DIGITS} resume {run.id}" in process.text
     resumed, text = forge.run(DIGITS, "resume", run.id)
     assert resumed == 0, text
     assert "goes on after step" in text

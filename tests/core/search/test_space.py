@@ -71,7 +71,7 @@ def test_labels_are_readable(value, expected):
 
 
 WRONG = {
-    "unknown_name": ({"optimizer.lrr": Float(0.1, 1)}, r"optimizer.lrr: no such field; did you mean optimizer.lr"),
+    "unknown_name": ({"optimizer.lrr": Float(0.1, 1)}, r"optimizer.lrr: unknown field; did you mean optimizer.lr"),
     "empty_range": ({"optimizer.lr": Float(1, 0.1)}, r"optimizer.lr: Float\(1, 0.1\) is empty"),
     "one_point": ({"epochs": Int(3, 3)}, "low must be below high"),
     "not_finite": ({"optimizer.lr": Float(0.1, math.inf)}, "both ends must be finite"),
@@ -80,16 +80,16 @@ WRONG = {
     "bad_step": ({"optimizer.lr": Float(0.1, 1, step=0)}, "step must be above 0"),
     "out_of_the_field": ({"loss.label_smoothing": Float(0, 2)}, r"loss.label_smoothing: should be less than"),
     "wrong_type": ({"epochs": Float(0.5, 1.5)}, "epochs"),
-    "misfit": ({"loss": Choice(CrossEntropy(), SGD())}, "SGD is no Loss"),
+    "misfit": ({"loss": Choice(CrossEntropy(), SGD())}, "SGD is not a Loss"),
     "no_option": ({"loss": Choice()}, "no option"),
     "alike": ({"loss": Choice(CrossEntropy(), CrossEntropy())}, "two options are alike"),
     "within_unknown": (
         {"loss": Choice(FocalLoss(), CrossEntropy(), within={"FocalLos": {}})},
-        "no such option; did you mean FocalLoss",
+        "unknown option; did you mean FocalLoss",
     ),
     "not_of_every_option": (
         {"loss": Choice(FocalLoss(), CrossEntropy()), "loss.gamma": Float(1, 2)},
-        "loss.gamma: no such field",
+        "loss.gamma: unknown field",
     ),
     "nothing": ({}, "it is empty"),
 }
@@ -140,5 +140,5 @@ def test_a_space_of_the_wrong_make_is_told_in_words():
     assert caught.value.lines == [
         "SPACE optimizer.lr: should be a Float, an Int or a Choice (got (0.1, 1))",
         "SPACE clip_grad_norm: low should be a number (got '0.1')",
-        "SPACE batch_size: low should be a whole number (got 8.5)",
+        "SPACE batch_size: low should be an integer (got 8.5)",
     ]

@@ -177,7 +177,7 @@ def test_one_process_killed_ends_both_and_the_run_resumes_to_the_same_bits(who, 
     run = only_run(home)
     if who:
         assert run.status == "KILLED"
-        assert f"go on with: torchrun --nproc-per-node 2 -m {DIGITS} resume {run.id}" in processes[0].text
+        assert f"resume it with: torchrun --nproc-per-node 2 -m {DIGITS} resume {run.id}" in processes[0].text
     for process in start(forge, DIGITS, "resume"):
         assert process.wait() == 0, process.text
     assert digest(run) == digest(undisturbed)
