@@ -302,7 +302,7 @@ def test_the_weight_rises_as_in_the_paper(step, expected):
     ("method", "message"),
     [
         (Consistency(view=(CutMix(),)), r"^method\.view\.cut_mix: it changes targets"),
-        (Consistency(view=(HorizontalFlip(), Cutout(size=9))), r"^method\.view\.cutout: a square of 9 pixels"),
+        (Consistency(view=(HorizontalFlip(), Cutout(size=9))), r"^method\.view\.cutout: size 9: the square is larger"),
     ],
     ids=["mixing", "size"],
 )

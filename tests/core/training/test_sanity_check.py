@@ -47,7 +47,7 @@ def image_step(name, **arguments):
     [
         ({"augment": (RandomCrop(padding=8, reflect=True),)}, "augment: padding 8 must be less than the 8x8 image"),
         ({"augment": (Cutout(size=100),)}, "larger than the 8x8 image"),
-        ({"augment": (CoarseDropout(size=9),)}, "augment: a square of 9 pixels is larger than the 8x8 image"),
+        ({"augment": (CoarseDropout(size=9),)}, "augment.coarse_dropout.size 9: the squares are larger than the 8x8 images"),
         (image_step("CenterCrop", height=4, width=4, p=0.01), "image steps must keep size and type"),
         (image_step("ToFloat", max_value=255, p=0.5), "image steps must keep size and type"),
         (image_step("RandomCrop", height=40, width=40), r"augment\.random_crop: "),
