@@ -128,7 +128,9 @@ def test_the_box_is_cut_from_the_upright_image(form, orientation):
 
 
 def test_it_must_come_first():
-    with pytest.raises(ValueError, match="random_resized_crop crops the image as it is stored; it must be the first step"):
+    with pytest.raises(
+        ValueError, match="random_resized_crop crops the image as it is stored; it must be the first step"
+    ):
         per_image((ColorJitter(), RandomResizedCrop()))
     with pytest.raises(ValueError, match="random_resized_crop transforms single images and must come before"):
         per_image((HorizontalFlip(), RandomResizedCrop()))
