@@ -21,7 +21,7 @@ from core.schedules import Clock
 
 
 class Distill(Method):
-    """Knowledge distillation (Hinton et al. 2015, section 2): (1 - alpha) * loss + alpha * T^2 * KL(teacher || student).
+    """Knowledge distillation (Hinton et al. 2015, section 2): (1 - alpha) loss + alpha T^2 KL(teacher || student).
 
     Both distributions are softened by the temperature T. The teacher is the best network of a finished run. It receives
     the augmented images of the student, normalized as in its own training. Its weights are read from that run's record:
