@@ -1,4 +1,4 @@
-"""Augmentation: per-image steps (albumentations, in the loader), then per-batch steps (torch, on the device)."""
+"""Data augmentation: transforms of single images (in the loader workers), then of whole batches (on the device)."""
 
 from core.augment.albumentation import Albumentation
 from core.augment.base import Augment, BatchStep, Crop, ImageStep, augmented

@@ -1,4 +1,4 @@
-"""Any albumentations transform by name, reseeded for every sample from its key."""
+"""Albumentation, which wraps any albumentations transform by name; its random numbers come from each sample's key."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pydantic import Field
 from core.augment.base import ImageStep
 from core.common.text import did_you_mean, snake
 
-# albumentations asks the network for its version when imported, unless told not to
+# without this variable, albumentations checks for a newer version over the network when it is imported
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 class Albumentation(ImageStep):
-    """One transform of albumentations 2.0, for instance Albumentation(name="ColorJitter", arguments={"p": 0.8})."""
+    """A transform of albumentations 2.0, for instance Albumentation(name="ColorJitter", arguments={"p": 0.8})."""
 
-    name: str = Field(description="a class of albumentations")
-    arguments: dict[str, Any] = Field({}, description="its keyword arguments")
+    name: str = Field(description="class name of the albumentations transform, e.g. GaussianBlur")
+    arguments: dict[str, Any] = Field({}, description="keyword arguments of the transform")
 
     def label(self) -> str:
         return snake(self.name)
@@ -30,7 +30,10 @@ class Albumentation(ImageStep):
         self.transform()
 
     def transform(self) -> Any:
-        """Raises ValueError for a name that albumentations lacks and for arguments that it refuses or ignores."""
+        """The albumentations transform.
+
+        Raises ValueError if albumentations has no transform of this name, or if it rejects or ignores an argument.
+        """
         import warnings
 
         import albumentations
@@ -40,21 +43,22 @@ class Albumentation(ImageStep):
             kinds = [item for item in vars(albumentations).values() if isinstance(item, type)]
             known = [item.__name__ for item in kinds if issubclass(item, albumentations.BasicTransform)]
             raise ValueError(f"albumentations has no transform {self.name}{did_you_mean(self.name, known)}")
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 transform = kind(**self.arguments)
             except (TypeError, ValueError) as error:
                 reason = " ".join(str(error).partition("For further information")[0].split())
                 raise ValueError(f"{self.name}: {reason}") from None
-        # an unknown argument is only warned of, and then ignored: here it is a mistake
-        if ignored := [str(warning.message) for warning in told if "not valid for transform" in str(warning.message)]:
+        # albumentations warns about an unknown argument and ignores it; in a declaration it is an error
+        if ignored := [str(warning.message) for warning in caught if "not valid for transform" in str(warning.message)]:
             raise ValueError(f"{self.name}: {ignored[0]}")
         return transform
 
 
 def of_function(function: Callable[[np.ndarray, random.Random], np.ndarray]) -> Any:
-    """A transform of a function of (image uint8 [H, W, C], random), whose chance comes from the sample's key."""
+    """An albumentations transform that calls function(image uint8 [H, W, C], random); the generator `random` is seeded
+    with the sample's key."""
     import albumentations
 
     class Own(albumentations.ImageOnlyTransform):

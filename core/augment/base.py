@@ -1,4 +1,4 @@
-"""Augment, the base of augmentation steps, and how a tuple of them is applied."""
+"""Base classes of augmentation steps, and the function that applies a sequence of them to a batch."""
 
 from __future__ import annotations
 
@@ -22,41 +22,44 @@ Steps = Callable[[np.ndarray, int], np.ndarray]
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     if not 0 < bounds[0] <= bounds[1]:
-        raise ValueError("should be two positive numbers, the smaller one first")
+        raise ValueError("should be two positive numbers (min, max) with min <= max")
     return bounds
 
 
-def _shares(bounds: tuple[float, float]) -> tuple[float, float]:
+def _at_most_one(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[1] > 1:
-        raise ValueError("should be at most 1")
+        raise ValueError("should be fractions: (min, max) with max <= 1")
     return bounds
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
-Shares = Annotated[Range, AfterValidator(_shares)]
+FractionRange = Annotated[Range, AfterValidator(_at_most_one)]
 
 
 class Augment(Part, ABC):
-    """Base of augmentation steps."""
+    """Base class of all augmentation steps."""
 
 
 class ImageStep(Augment):
-    """A step for one image at a time, in the loader, before every BatchStep."""
+    """Base class of steps that transform one image at a time, in the loader, before every BatchStep."""
 
     @abstractmethod
     def transform(self) -> object:
-        """An albumentations transform for uint8 images [H, W, C] that keeps their size."""
+        """An albumentations transform of uint8 images [H, W, C] that preserves their size."""
 
 
 class Crop(Augment):
-    """A step that cuts its part out of an image as it is stored, so that no more of it need be decoded; the first."""
+    """Base class of crops from the image as it is stored, of which only the cropped region needs to be decoded.
+
+    A crop must be the first step of the augmentation.
+    """
 
     @abstractmethod
     def box(self, key: int, height: int, width: int) -> Box:
-        """The part of an image of this size that the sample with this key gets."""
+        """(top, left, height, width) in pixels of the crop, for the sample with this key and an image of this size."""
 
     def of(self, pixels: np.ndarray | Pixels, row: int, key: int) -> np.ndarray:
-        """uint8 [H, W, C], of the size that all have."""
+        """The crop of image `row`, resized to the size shared by all images: uint8 [H, W, C]."""
         if not isinstance(pixels, np.ndarray):
             return pixels.crop(row, partial(self.box, key))
         image = pixels[row]
@@ -66,22 +69,26 @@ class Crop(Augment):
 
 
 class BatchStep(Augment):
-    """A step for a whole batch on the device: a pure function of images, targets and keys."""
+    """Base class of steps that transform a whole batch on the device: pure functions of images, targets and keys."""
 
     @abstractmethod
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """images: float [N, C, H, W], normalized, so that 0 is the mean color.  keys: int64 [N]."""
+        """The transformed (images, targets).
+
+        images: float [N, C, H, W], normalized, so that 0 is the mean color.  targets: int64 [N] or float [N, C].
+        keys: int64 [N].
+        """
 
     def apply(self, batch: Batch, classes: int) -> Batch:
-        """The batch after this step. One that looks at more of it than the call does overrides this."""
+        """The batch after this step. Override it in a step that needs more of the batch than `__call__` receives."""
         images, targets = self(batch.images, batch.targets, batch.keys, classes)
         return batch._replace(images=images, targets=targets)
 
 
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [height, width, C] of an image uint8 [h, w, C]; bilinear, antialiased."""
+    """Resize an image, uint8 [h, w, C], to uint8 [height, width, C] with antialiased bilinear interpolation."""
     from PIL import Image
 
     planes = [image] if image.shape[2] == 3 else [image[..., channel] for channel in range(image.shape[2])]
@@ -90,7 +97,7 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def augmented(steps: Iterable[Augment], classes: int, batch: Batch) -> Batch:
-    """The batch after every BatchStep."""
+    """Apply every BatchStep of `steps` to the batch, in order."""
     for step in steps:
         if isinstance(step, BatchStep):
             batch = step.apply(batch, classes)

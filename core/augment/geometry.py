@@ -1,4 +1,4 @@
-"""Crop, flip, translation, cutout and erasing of a batch, from keys."""
+"""Random crop, flip, translation, cutout and erasing of a batch; random choices are functions of the sample keys."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ import torch.nn.functional as F
 from pydantic import Field, PrivateAttr
 
 from core import keys as K
-from core.augment.base import BatchStep, Range, Shares
+from core.augment.base import BatchStep, FractionRange, Range
 from core.context import Context
 
 if TYPE_CHECKING:
     from core.loading.batches import Batch
 
-_LARGE = 1 << 14  # numbers in an image
+_LARGE = 1 << 14  # elements of an image
 
 
 class RandomCrop(BatchStep):
-    """Pad with the mean color on each side, then cut the old size out at a random place (He et al. 2016, section 4.2);
-    or pad by reflection (Zagoruyko and Komodakis 2016, section 3)."""
+    """Pad each side, then crop to the original size at a random location (He et al. 2016, section 4.2).
 
-    padding: int = Field(4, ge=1, description="pixels on each side")
-    reflect: bool = Field(False, description="pad by reflection, not with the mean color")
+    The padding is the mean color, or a reflection of the image (Zagoruyko and Komodakis 2016, section 3).
+    """
+
+    padding: int = Field(4, ge=1, description="padding on each side, in pixels")
+    reflect: bool = Field(False, description="pad with a reflection of the image instead of the mean color")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = images.shape[2:]
         if self.padding >= min(height, width):
-            raise ValueError(f"padding {self.padding} must be less than the {height}x{width} image")
-        places = 2 * self.padding + 1
+            raise ValueError(f"padding {self.padding} must be smaller than both sides of the {height}x{width} images")
+        offsets = 2 * self.padding + 1
         padded = F.pad(images, (self.padding,) * 4, mode="reflect" if self.reflect else "constant")
-        down, right = K.integers(keys, "crop down", places), K.integers(keys, "crop right", places)
+        down, right = K.integers(keys, "crop down", offsets), K.integers(keys, "crop right", offsets)
         return cut(padded, down, right, height, width), targets
 
 
 class HorizontalFlip(BatchStep):
-    """Mirror left and right with probability p (Krizhevsky et al. 2012, section 4.1)."""
+    """Flip images horizontally with probability p (Krizhevsky et al. 2012, section 4.1)."""
 
-    p: float = Field(0.5, ge=0, le=1, description="share of images mirrored")
+    p: float = Field(0.5, ge=0, le=1, description="probability of flipping an image")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
@@ -76,10 +78,10 @@ class AlternatingFlip(BatchStep):
 
 
 class Translate(BatchStep):
-    """Move images [N, C, H, W] by whole pixels, up to a share of each side, as Simard et al. (2003, section 2) do; the
-    mean color comes in."""
+    """Translate images [N, C, H, W] by a random integer number of pixels in both directions (Simard et al. 2003,
+    section 2). The area uncovered is filled with the mean color."""
 
-    share: float = Field(0.125, gt=0, lt=1, description="largest move, as a share of height and width")
+    share: float = Field(0.125, gt=0, lt=1, description="maximum translation as a fraction of height and of width")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
@@ -93,33 +95,40 @@ class Translate(BatchStep):
 
 
 class Cutout(BatchStep):
-    """Set a square at a random center to the mean color (DeVries and Taylor 2017)."""
+    """Fill a square at a random location with the mean color (DeVries and Taylor 2017).
 
-    size: int = Field(8, ge=1, description="side of the square in pixels, parts outside the image lost")
+    The center of the square is uniform over the image, so that part of the square may lie outside it.
+    """
+
+    size: int = Field(8, ge=1, description="side length of the square, in pixels")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = images.shape[2:]
         if self.size > min(height, width):
-            raise ValueError(f"a square of {self.size} pixels is larger than the {height}x{width} image")
+            raise ValueError(f"size {self.size}: the square is larger than the {height}x{width} images")
         top = K.integers(keys, "cutout down", height) - self.size // 2
         left = K.integers(keys, "cutout right", width) - self.size // 2
         return torch.where(box(images, top, left, top + self.size, left + self.size), 0.0, images), targets
 
 
 class RandomErasing(BatchStep):
-    """Fill one rectangle of random area and aspect within each image [C, H, W] (Zhong et al. 2020, algorithm 1).
+    """Erase a rectangle of random area and aspect ratio in each image [C, H, W] (Zhong et al. 2020, algorithm 1).
 
-    The aspect is drawn evenly by its logarithm, so that lying and standing are alike; a side longer than the image's
-    is cut to it, where the paper draws again.
+    The aspect ratio is log-uniform. A side longer than that of the image is clipped to it, where the paper samples
+    again.
     """
 
-    p: float = Field(0.5, ge=0, le=1, description="share of images changed")
-    scale: Shares = Field((0.02, 0.4), description="smallest and largest area, as shares of the image's")
-    ratio: Range = Field((0.3, 1 / 0.3), description="smallest and largest height over width")
+    p: float = Field(0.5, ge=0, le=1, description="probability of erasing a rectangle of an image")
+    scale: FractionRange = Field(
+        (0.02, 0.4), description="minimum and maximum area of the rectangle as a fraction of the image area"
+    )
+    ratio: Range = Field(
+        (0.3, 1 / 0.3), description="minimum and maximum aspect ratio (height / width) of the rectangle"
+    )
     fill: Literal["mean", "noise"] = Field(
-        "mean", description="mean: the mean color; noise: even noise, of deviation 1"
+        "mean", description="mean: the mean color; noise: uniform noise with mean 0 and standard deviation 1"
     )
 
     def __call__(
@@ -140,27 +149,27 @@ class RandomErasing(BatchStep):
 
 
 def mirrored(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Images [N, C, H, W] of which those chosen (bool [N]) are mirrored left and right."""
+    """Images [N, C, H, W], those selected by `chosen`, bool [N], flipped horizontally."""
     if images.device.type != "cpu" or images[0].numel() < _LARGE:
         return torch.where(chosen[:, None, None, None], images.flip(3), images)
     made = torch.empty_like(images)
-    for image, one, flipped in zip(images, made, chosen.tolist(), strict=True):  # each alone stays in the CPU's cache
+    for image, one, flipped in zip(images, made, chosen.tolist(), strict=True):  # one image fits the CPU cache
         one.copy_(image.flip(2) if flipped else image)
     return made
 
 
 def _noise(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Of each pixel on its own: even between -sqrt(3) and sqrt(3), so of mean 0 and deviation 1."""
+    """Independent noise for each element, uniform on [-sqrt(3), sqrt(3)]: mean 0, standard deviation 1."""
     places = torch.arange(images[0].numel(), device=images.device)
     drawn = K.uniform(K.fold(keys[:, None], places), "erasing noise").view(images.permute(0, 2, 3, 1).shape)
     return ((2 * drawn - 1) * 3**0.5).to(images.dtype).permute(0, 3, 1, 2)
 
 
 def cut(padded: torch.Tensor, down: torch.Tensor, right: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """[N, C, height, width], channels last in memory, from each image of `padded` at its own place (int64 [N] each)."""
+    """Crop each image of `padded` at its own offset, int64 [N] each; [N, C, height, width], channels last in memory."""
     n, channels, tall, wide = padded.shape
     strides = padded.stride()
-    # A view of every window as [N, down, right, H, W, C]: picking one of each image copies whole rows.
+    # a view of all windows as [N, down, right, H, W, C], so that indexing one window per image copies whole rows
     windows = padded.as_strided(
         (n, tall - height + 1, wide - width + 1, height, width, channels),
         (strides[0], strides[2], strides[3], strides[2], strides[3], strides[1]),

@@ -1,4 +1,4 @@
-"""Ready sets of image steps: learned and random policies, color jitter, rotation, coarse dropout."""
+"""Image steps: RandAugment, TrivialAugment, AutoAugment, color jitter, rotation and coarse dropout."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ from core.augment.operations import LEVELS, OPERATIONS, POLICY_LEVELS, SIGNED, o
 from core.augment.policies import POLICIES
 from core.context import Context
 
-FILL = Field(128, ge=0, le=255, description="gray level of what comes in from outside the image")
+FILL = Field(128, ge=0, le=255, description="gray level of pixels filled in from outside the image, from 0 to 255")
 
 
 class Operations(ImageStep, ABC):
-    """Base of steps that apply operations drawn for each image, uint8 [H, W, 1 or 3], from its key."""
+    """Base class of steps that apply operations sampled per image, uint8 [H, W, 1 or 3], from the sample's key."""
 
     fill: int = FILL
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], chance: random.Random) -> list[tuple[str, float]]:
-        """(operation, value) in the order in which they act on an image of this shape."""
+        """Sample (operation, value) pairs, in the order in which they are applied to an image of this shape."""
 
     def transform(self) -> object:
         return of_function(self.act)
 
     def act(self, image: np.ndarray, chance: random.Random) -> np.ndarray:
-        """The image after what is drawn."""
+        """The image after the sampled operations."""
         for name, value in self.draw(image.shape, chance):
             image = operate(image, name, value, self.fill)
         return image
 
 
 class RandAugment(Operations):
-    """n operations of 14, drawn with replacement, each at the same magnitude (Cubuk et al. 2020, section 3)."""
+    """RandAugment (Cubuk et al. 2020, section 3): `num_ops` random operations of 14, all at the same magnitude.
 
-    num_ops: int = Field(2, ge=1, le=20, description="operations for each image")
-    magnitude: int = Field(9, ge=0, lt=LEVELS, description="strength of every operation, of 0 .. 30")
+    Operations are sampled with replacement for each image.
+    """
+
+    num_ops: int = Field(2, ge=1, le=20, description="number of operations applied to each image")
+    magnitude: int = Field(9, ge=0, lt=LEVELS, description="magnitude of every operation, from 0 to 30")
 
     def draw(self, shape: tuple[int, ...], chance: random.Random) -> list[tuple[str, float]]:
         names = [chance.choice(OPERATIONS) for _ in range(self.num_ops)]
@@ -50,7 +53,10 @@ class RandAugment(Operations):
 
 
 class TrivialAugment(Operations):
-    """One operation of 14, its strength drawn evenly from a wide range (Müller and Hutter 2021, section 3)."""
+    """TrivialAugment (Müller and Hutter 2021, section 3): one random operation of 14 at a random magnitude.
+
+    The magnitude is uniform over the paper's wide range.
+    """
 
     def draw(self, shape: tuple[int, ...], chance: random.Random) -> list[tuple[str, float]]:
         name, level = chance.choice(OPERATIONS), chance.randrange(LEVELS) / (LEVELS - 1)
@@ -58,9 +64,14 @@ class TrivialAugment(Operations):
 
 
 class AutoAugment(Operations):
-    """One of 25 learned pairs of operations, each with its probability (Cubuk et al. 2019, tables 7 to 9)."""
+    """AutoAugment (Cubuk et al. 2019, tables 7 to 9): one of the 25 sub-policies of a learned policy, for each image.
 
-    policy: Literal["cifar10", "imagenet", "svhn"] = Field("cifar10", description="the data that it was learned on")
+    A sub-policy is two operations, each with its own probability and magnitude.
+    """
+
+    policy: Literal["cifar10", "imagenet", "svhn"] = Field(
+        "cifar10", description="dataset on which the policy was learned"
+    )
 
     def draw(self, shape: tuple[int, ...], chance: random.Random) -> list[tuple[str, float]]:
         drawn = []
@@ -76,26 +87,27 @@ def _signed(name: str, value: float, chance: random.Random) -> float:
 
 
 class ColorJitter(ImageStep):
-    """Brightness, contrast, saturation and hue of an image, each changed at random, in random order (albumentations).
+    """Randomly change the brightness, contrast, saturation and hue of an image, in random order (albumentations).
 
-    Each is the largest change: a factor drawn from 1 - x .. 1 + x, and for hue a turn of -x .. x of the circle.
+    Factors are uniform on [1 - x, 1 + x]; the shift of the hue is uniform on [-x, x], as a fraction of the color wheel.
     """
 
-    brightness: float = Field(0.2, ge=0, le=1, description="largest change of brightness")
-    contrast: float = Field(0.2, ge=0, le=1, description="largest change of contrast")
-    saturation: float = Field(0.2, ge=0, le=1, description="largest change of saturation")
-    hue: float = Field(0.0, ge=0, le=0.5, description="largest turn of hue")
-    p: float = Field(1.0, ge=0, le=1, description="share of images changed")
+    brightness: float = Field(0.2, ge=0, le=1, description="maximum change x of the brightness factor, 1 - x to 1 + x")
+    contrast: float = Field(0.2, ge=0, le=1, description="maximum change x of the contrast factor, 1 - x to 1 + x")
+    saturation: float = Field(0.2, ge=0, le=1, description="maximum change x of the saturation factor, 1 - x to 1 + x")
+    hue: float = Field(0.0, ge=0, le=0.5, description="maximum shift of the hue, as a fraction of the color wheel")
+    p: float = Field(1.0, ge=0, le=1, description="probability of applying the transform to an image")
 
     def transform(self) -> object:
         return _transform("ColorJitter", **{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class Rotation(ImageStep):
-    """Rotate an image about its center by an angle drawn evenly; its size stays (albumentations)."""
+    """Rotate an image around its center by a random angle, uniform on [-degrees, degrees], at the same size
+    (albumentations)."""
 
-    degrees: float = Field(15.0, gt=0, le=180, description="largest angle to either side")
-    p: float = Field(1.0, ge=0, le=1, description="share of images rotated")
+    degrees: float = Field(15.0, gt=0, le=180, description="maximum rotation angle in either direction, in degrees")
+    p: float = Field(1.0, ge=0, le=1, description="probability of rotating an image")
     fill: int = FILL
 
     def transform(self) -> object:
@@ -103,18 +115,20 @@ class Rotation(ImageStep):
 
 
 class CoarseDropout(ImageStep):
-    """Set several squares at random places to one gray level (albumentations; after DeVries and Taylor 2017)."""
+    """Fill several squares at random locations with one gray level (albumentations; after DeVries and Taylor 2017)."""
 
-    holes: int = Field(3, ge=1, le=1000, description="squares in an image")
-    size: int = Field(8, ge=1, description="side of a square in pixels")
-    p: float = Field(1.0, ge=0, le=1, description="share of images changed")
-    fill: int = FILL
+    holes: int = Field(3, ge=1, le=1000, description="number of squares per image")
+    size: int = Field(8, ge=1, description="side length of a square, in pixels")
+    p: float = Field(1.0, ge=0, le=1, description="probability of applying the transform to an image")
+    fill: int = Field(128, ge=0, le=255, description="gray level of the squares, from 0 to 255")
 
     def build(self, context: Context) -> CoarseDropout:
-        """Raises ValueError for squares that do not fit into the images."""
+        """This step. Raises ValueError if the squares are larger than the images."""
         height, width = context.image_shape[:2]
         if self.size > min(height, width):
-            raise ValueError(f"augment: a square of {self.size} pixels is larger than the {height}x{width} image")
+            raise ValueError(
+                f"augment.coarse_dropout.size {self.size}: the squares are larger than the {height}x{width} images"
+            )
         return self
 
     def transform(self) -> object:

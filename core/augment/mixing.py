@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each image with its neighbor (i xor 1) in the batch, which the epoch's order has made random."""
+"""Mixup and CutMix. An image is mixed with its neighbor (i xor 1) in the batch; shuffling makes the pairs random."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from core.augment.geometry import box
 
 
 class Mixup(BatchStep):
-    """lam x + (1 - lam) neighbor, for images and targets, lam ~ Beta(alpha, alpha) per image (Zhang et al. 2018)."""
+    """Mixup (Zhang et al. 2018): images and targets become lam * x + (1 - lam) * neighbor.
 
-    multi_label: ClassVar[bool] = False  # a share of a label is no label
+    lam ~ Beta(alpha, alpha) is sampled per image.
+    """
 
-    alpha: float = Field(0.2, gt=0, description="larger mixes more evenly")
-    p: float = Field(1.0, ge=0, le=1, description="share of images mixed")
+    multi_label: ClassVar[bool] = False  # multi-label targets are 0 or 1, and mixing gives values in between
+
+    alpha: float = Field(
+        0.2, gt=0, description="parameter of the Beta(alpha, alpha) distribution of the mixing coefficient"
+    )
+    p: float = Field(1.0, ge=0, le=1, description="probability of mixing an image")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
@@ -33,12 +38,18 @@ class Mixup(BatchStep):
 
 
 class CutMix(BatchStep):
-    """A box of the neighbor pasted in, targets by area; the box holds 1 - lam of the image (Yun et al. 2019)."""
+    """CutMix (Yun et al. 2019): a random box of the image is replaced by that of its neighbor, targets mixed by area.
+
+    The box covers 1 - lam of the image area before it is clipped to the image; lam ~ Beta(alpha, alpha) is sampled per
+    image.
+    """
 
     multi_label: ClassVar[bool] = False
 
-    alpha: float = Field(1.0, gt=0, description="of Beta(alpha, alpha), from which lam is drawn per image")
-    p: float = Field(1.0, ge=0, le=1, description="share of images mixed")
+    alpha: float = Field(
+        1.0, gt=0, description="parameter of the Beta(alpha, alpha) distribution of the mixing coefficient"
+    )
+    p: float = Field(1.0, ge=0, le=1, description="probability of mixing an image")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
@@ -56,20 +67,20 @@ class CutMix(BatchStep):
 
 
 def neighbors(keys: torch.Tensor) -> torch.Tensor:
-    """int64 [N]: i xor 1; the last of an odd number is its own neighbor."""
+    """Index of each sample's neighbor, i xor 1, int64 [N]; in an odd batch the last sample is its own neighbor."""
     index = torch.arange(len(keys), device=keys.device)
     partner = index ^ 1
     return torch.where(partner < len(keys), partner, index)
 
 
 def _mixed(targets: torch.Tensor, partner: torch.Tensor, share: torch.Tensor, classes: int) -> torch.Tensor:
-    """float [N, C]: `share` of the own target, the rest of the partner's."""
+    """Mixed targets, float [N, C]: `share`, [N], of the sample's own target, the rest of the partner's."""
     soft = targets if targets.is_floating_point() else F.one_hot(targets, classes).float()
     return torch.lerp(soft[partner], soft, share[:, None])
 
 
 def _beta(keys: torch.Tensor, purpose: str, alpha: float) -> torch.Tensor:
-    """Beta(alpha, alpha) in [0, 1], shape of keys: its quantile function, interpolated, at a uniform."""
+    """Samples of Beta(alpha, alpha), shape of keys: an interpolated quantile function of uniform random numbers."""
     u = K.uniform(keys, purpose)
     if alpha == 1:
         return u

@@ -1,6 +1,6 @@
-"""The operations of AutoAugment and its successors on one image, and how strong each is at a level.
+"""The image operations of AutoAugment and its successors, and the strength of each at a magnitude level.
 
-Pure functions of pixels, computed by Pillow, in which those papers define them (Cubuk et al. 2019, table 6).
+They are pure functions of pixels, computed with Pillow, with which the papers define them (Cubuk et al. 2019, table 6).
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
-LEVELS = 31  # levels 0 .. 30, as RandAugment and TrivialAugment count
-POLICY_LEVELS = 10  # levels 0 .. 9, as AutoAugment's policies count
+LEVELS = 31  # magnitude levels 0 .. 30 of RandAugment and TrivialAugment
+POLICY_LEVELS = 10  # magnitude levels 0 .. 9 of AutoAugment's policies
 SIGNED = frozenset("shear_x shear_y translate_x translate_y rotate brightness color contrast sharpness".split())
 OPERATIONS = (*sorted(SIGNED), "posterize", "solarize", "auto_contrast", "equalize", "identity")  # without invert
 
 
 def strength(name: str, level: float, shape: tuple[int, ...], wide: bool = False) -> float:
-    """What an operation is called with on images of this (height, width, ...); without sign.
+    """The unsigned argument of an operation at a magnitude level, for images of shape (height, width, ...).
 
-    level: 0 .. 1, the share of its range. Shear in pixels a pixel, translation in pixels, rotation in degrees, bits
-    kept, the gray value from which to invert, or how far to go from 1, the image itself. wide: TrivialAugment's ranges
-    (Müller and Hutter 2021, table 7), else AutoAugment's.
+    level: from 0 to 1, the position in the operation's range.  wide: use TrivialAugment's ranges (Müller and Hutter
+    2021, table 7) instead of AutoAugment's.
+
+    Units: shear in pixels per pixel, translation in pixels, rotation in degrees; posterize, the number of bits kept;
+    solarize, the gray value from which pixels are inverted; enhancements, the difference of the factor from 1.
     """
     if name.startswith("shear"):
         return (0.99 if wide else 0.3) * level
@@ -38,14 +40,14 @@ def strength(name: str, level: float, shape: tuple[int, ...], wide: bool = False
 
 
 def operate(image: np.ndarray, name: str, value: float, fill: int = 0) -> np.ndarray:
-    """The image, uint8 [H, W, 1 or 3], after an operation. fill: the gray level that comes in from outside.
+    """Apply an operation to an image, uint8 [H, W, 1 or 3].  fill: gray level of pixels from outside the image.
 
-    Raises ValueError for other numbers of channels.
+    Raises ValueError for any other number of channels.
     """
     from PIL import Image
 
     if image.shape[2] not in (1, 3):
-        raise ValueError(f"these operations work on images of 1 or 3 channels, not {image.shape[2]}")
+        raise ValueError(f"augment: {name} expects images of 1 or 3 channels, not {image.shape[2]}")
     gray = image.shape[2] == 1
     picture = Image.fromarray(image[:, :, 0] if gray else image)
     changed = np.asarray(_ACTIONS[name](picture, value, fill if gray else (fill,) * 3))

@@ -1,4 +1,4 @@
-"""The image steps of a declaration as one function that a loader worker applies."""
+"""The image steps of a declaration composed into one function, which the loader workers call."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from core.loading.images import Pixels
 
 
 class Pipeline:
-    """The image steps as one function of (image, key), the same in any process and any order.
+    """The image steps composed into a function of (image, key) whose result does not depend on process or call order.
 
-    All transforms share one Philox generator, whose counter is set from the key of the sample: what a sample gets
-    depends on nothing that came before. Built on first use, so that it travels to a worker as its declaration.
+    All transforms share one Philox generator, whose counter is set to the key of the sample, so that a sample's random
+    numbers do not depend on earlier samples. The transforms are built on first use: only the declaration is pickled
+    when a worker starts.
     """
 
     def __init__(self, steps: tuple[ImageStep, ...]):
@@ -35,8 +36,8 @@ class Pipeline:
         changed = self._compose(image=image)["image"]
         if changed.shape != image.shape or changed.dtype != image.dtype:
             raise ValueError(
-                f"augment: an image of {image.shape} {image.dtype} came out as {changed.shape} {changed.dtype}; "
-                "image steps must keep size and type"
+                f"augment: the image steps changed an image from shape {image.shape}, {image.dtype} to "
+                f"{changed.shape}, {changed.dtype}; they must preserve shape and dtype"
             )
         return changed
 
@@ -53,8 +54,8 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class ImageFunction:
-    """Every ImageStep together: (image uint8 [H, W, C], key) -> image. crop: what cuts from the image as it is stored,
-    before all else."""
+    """All image steps as one function: (image uint8 [H, W, C], key) -> image.  crop: the crop from the stored image,
+    which is applied first."""
 
     crop: Crop | None
     others: Steps | None
@@ -63,26 +64,29 @@ class ImageFunction:
         return self.read(image[None], 0, key)
 
     def read(self, pixels: np.ndarray | Pixels, row: int, key: int) -> np.ndarray:
-        """One image out of many, uint8 [M, H, W, C]; of one that is decoded only now, what is cut out alone. It can be
-        written to, as torch asks of what becomes a tensor."""
+        """The transformed image `row` of pixels, uint8 [M, H, W, C]. If images are decoded on access and there is a
+        crop, only the cropped region is decoded. The array is writable, as torch.from_numpy expects."""
         image = self.crop.of(pixels, row, key) if self.crop else np.array(pixels[row])
         made = self.others(image, key) if self.others else image
-        return np.require(made, requirements=["C", "W"])  # Pillow gives read-only ones
+        return np.require(made, requirements=["C", "W"])  # arrays of Pillow images are read-only
 
 
 def per_image(steps: tuple[Augment, ...]) -> ImageFunction | None:
-    """None where there is no ImageStep.
+    """The image steps among `steps` as one function; None if there are none.
 
-    Raises ValueError where an ImageStep stands behind a BatchStep: the loader comes before the device; and where a Crop
-    stands behind anything: it cuts from the image as it is stored.
+    Raises ValueError if an ImageStep comes after a BatchStep, since batch steps run on the device, after the loader;
+    and if a Crop is not the first step, since it reads the image as it is stored.
     """
     image_steps = tuple(step for step in steps if isinstance(step, ImageStep | Crop))
     for step, expected in zip(steps, image_steps, strict=False):
         if step is not expected:
-            raise ValueError(f"augment: {expected.label()} works on single images and must stand before {step.label()}")
+            raise ValueError(
+                f"augment: {expected.label()} transforms single images and must come before {step.label()}, "
+                "which transforms batches"
+            )
     crops = [step for step in image_steps if isinstance(step, Crop)]
     if crops and (len(crops) > 1 or image_steps[0] is not crops[0]):
-        raise ValueError(f"augment: {crops[-1].label()} cuts from the image as it is stored: it must come first")
+        raise ValueError(f"augment: {crops[-1].label()} crops the image as it is stored; it must be the first step")
     if not image_steps:
         return None
 

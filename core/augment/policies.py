@@ -1,6 +1,6 @@
-"""The policies that AutoAugment learned (Cubuk et al. 2019): pairs of (operation, probability, level 0 .. 9).
+"""AutoAugment's learned policies (Cubuk et al. 2019): sub-policies of two (operation, probability, level 0 .. 9).
 
-A line of a table is one pair; - stands where an operation has no strength.
+Each line of a table is one sub-policy; the level is "-" for operations without a magnitude.
 """
 
 from __future__ import annotations

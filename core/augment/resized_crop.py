@@ -1,4 +1,4 @@
-"""A part of each image, of random size and shape, resized to the size that all have."""
+"""RandomResizedCrop: a crop of random area and aspect ratio, resized to the size shared by all images."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import numpy as np
 from pydantic import Field
 
 from core import keys as K
-from core.augment.base import Crop, Range, Shares
+from core.augment.base import Crop, FractionRange, Range
 from core.loading.images import Box
 
-_TRIES = 10  # as many as the paper's successors make before they take the middle
+_TRIES = 10  # as in torchvision, which then falls back to a central crop
 
 
 class RandomResizedCrop(Crop):
-    """A box of random area and aspect, resized to the whole (Szegedy et al. 2015, section 6).
+    """Crop a random area of an image and resize it to the original size (Szegedy et al. 2015, section 6).
 
-    Must come first. Of files that are decoded as they come (ImageFolder with cached false), it is cut from the file
-    itself; of decoded images, from those.
+    It must be the first step. If image files are decoded during training (ImageFolder with cached=False), the crop is
+    taken from the file at its original resolution; otherwise, from the cached image.
     """
 
-    scale: Shares = Field((0.08, 1.0), description="smallest and largest area, as shares of the image's")
-    ratio: Range = Field((3 / 4, 4 / 3), description="smallest and largest width over height")
+    scale: FractionRange = Field(
+        (0.08, 1.0), description="minimum and maximum area of the crop as a fraction of the image area"
+    )
+    ratio: Range = Field((3 / 4, 4 / 3), description="minimum and maximum aspect ratio (width / height) of the crop")
 
     def box(self, key: int, height: int, width: int) -> Box:
         tries = K.fold(np.array([key], dtype=np.int64), np.arange(_TRIES, dtype=np.int64))
@@ -39,7 +41,7 @@ class RandomResizedCrop(Crop):
         return top, left, int(tall[at]), int(wide[at])
 
     def _middle(self, height: int, width: int) -> Box:
-        """The largest box of an allowed ratio, in the middle."""
+        """The largest central crop whose aspect ratio is in range."""
         wide = min(width, math.floor(height * self.ratio[1]))
         tall = min(height, math.floor(width / self.ratio[0]))
         return (height - tall) // 2, (width - wide) // 2, max(1, tall), max(1, wide)

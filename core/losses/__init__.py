@@ -1,6 +1,6 @@
-"""Losses: (logits [N, C], targets) -> [N], one value for each example. Their mean is what is minimized.
+"""Loss functions: (logits [N, C], targets) -> unreduced losses [N]. Training minimizes their mean.
 
-targets: int64 [N], or float [N, C] probabilities once images are mixed.
+targets: class indices, int64 [N], or class probabilities, float [N, C], after Mixup or CutMix.
 """
 
 from core.common.tensors import full

@@ -1,4 +1,4 @@
-"""Loss, the base of losses, and what several of them share."""
+"""Loss, the base class of loss functions, and helpers shared by several of them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ if TYPE_CHECKING:
 
 
 class Loss(Part, ABC):
-    """Base of losses. One with weights or buffers of its own builds an nn.Module with this same call.
+    """Base class of losses. `build` of a loss with parameters or buffers returns an nn.Module with the same call.
 
-    What evaluation, prediction and the moving average need beside the network belongs into the network: see `network`.
+    Layers that evaluation, prediction and weight averaging also need belong to the network: see `network`.
     """
 
-    multi_label: ClassVar[bool] = False  # takes targets float [N, C] of 0 and 1, several labels at a time
+    multi_label: ClassVar[bool] = False  # accepts multi-label targets, float [N, C] of 0 and 1
     instead: ClassVar[str] = "use BinaryCrossEntropy"
 
     @abstractmethod
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """[N], one value for each example, of logits [N, C] and targets int64 [N] or float [N, C]."""
+        """The loss of each example, [N], given logits [N, C] and targets, int64 [N] or float [N, C]."""
 
     def network(self, model: Model, context: Context) -> nn.Module:
-        """The network whose logits this loss takes: that of the model, unless the loss brings a last layer."""
+        """The network that computes the logits: the model's, unless the loss adds a last layer of its own."""
         return model.build(context)
 
 
 class BuiltLoss(Loss, ABC):
-    """Base of losses that must know the classes: called is what `build` gives, an nn.Module."""
+    """Base class of losses that depend on the classes of the data. `build(context)` returns the callable nn.Module."""
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        raise TypeError(f"{type(self).__name__} must know the classes: call what its build(context) gives")
+        raise TypeError(
+            f"{type(self).__name__} depends on the classes of the data; call the module that build(context) returns"
+        )
 
 
 class ByClass(nn.Module):
-    """`function(logits, targets, numbers) -> [N]` with its numbers, float [C], on whatever device the module is.
+    """Module that calls `function(logits, targets, numbers) -> [N]`, with one number per class, float [C], as a buffer.
 
-    The numbers follow from the declaration and the data: they are made anew for a resumed run, and not saved.
+    The buffer is not saved: a resumed run computes it again from the declaration and the data.
     """
 
     numbers: torch.Tensor
@@ -60,33 +62,37 @@ class ByClass(nn.Module):
 
 
 def expected(per_class: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """[N]: of per_class [N, C], the value of the true class (int64 [N]), or the mean under targets float [N, C]."""
+    """Expectation of per_class [N, C] under the targets, [N]: the value of the true class for targets int64 [N], the
+    mean weighted by the probabilities for targets float [N, C]."""
     if targets.is_floating_point():
-        # by where, for 0 times an infinite value is no number
+        # where, because 0 times an infinite value is NaN
         return (targets * per_class).where(targets != 0, 0.0).sum(dim=1)
     return per_class.gather(1, targets[:, None]).squeeze(1)
 
 
-def spread(targets: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Targets int64 [N] or float [N, C] as probabilities [N, C] of the dtype of logits [N, C]."""
+def probabilities(targets: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Targets, int64 [N] or float [N, C], as probabilities [N, C] with the dtype of logits [N, C]."""
     if targets.is_floating_point():
         return targets.to(logits.dtype)
     return F.one_hot(targets, logits.shape[1]).to(logits.dtype)
 
 
 def weights_of(targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """[N]: the weight (of float [C]) of each example's class; of a mixed target float [N, C], the mean under it."""
-    # by sums: a product of matrices would be taken in half precision under autocast
+    """Weight of each example, [N], from class weights, float [C]; for targets float [N, C], the expected weight."""
+    # a sum, because autocast would compute a matrix product in half precision
     return (targets * weights).sum(dim=1) if targets.is_floating_point() else weights[targets]
 
 
 def counts(context: Context) -> torch.Tensor:
-    """float64 [C], training samples of each class, at least 1: a class without any must not become an infinity."""
+    """Number of training samples per class, float64 [C], at least 1, so that weights of empty classes are finite."""
     return torch.tensor(context.class_counts, dtype=torch.float64).clamp(min=1)
 
 
 def number_per_class(value: Any) -> tuple[float, ...] | str | None:
-    """A field's value or its text ("1,2,0.5") as one number for each class, "balanced" or None. Raises ValueError."""
+    """Parse class weights: a sequence or text ("1,2,0.5") of one number per class, "balanced", or None.
+
+    Raises ValueError for anything else, for negative or infinite numbers, and if all numbers are 0.
+    """
     if value is None or value == "balanced":
         return value
     try:
@@ -94,5 +100,5 @@ def number_per_class(value: Any) -> tuple[float, ...] | str | None:
     except (TypeError, ValueError):
         numbers = ()
     if not any(numbers) or not all(0 <= number < float("inf") for number in numbers):
-        raise ValueError("should be balanced, none, or a number from 0 on for each class, not all 0")
+        raise ValueError("should be balanced, none, or one nonnegative number per class, not all of them 0")
     return numbers

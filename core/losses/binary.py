@@ -1,4 +1,4 @@
-"""Losses that ask about each class by itself."""
+"""Losses that treat each class as a separate output: binary cross-entropy and mean squared error."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from core.common.tensors import full
-from core.losses.base import Loss, spread
+from core.losses.base import Loss, probabilities
 
 
 class BinaryCrossEntropy(Loss):
-    """One yes-or-no question for each class: binary cross-entropy of sigmoid(logit) (Wightman et al. 2021).
+    """Binary cross-entropy of sigmoid(logits), one binary classification per class (Wightman et al. 2021).
 
-    logits [N, C]; targets int64 [N], float [N, C] mixed, or float [N, C] of several labels; gives [N]. Summed over
-    classes it is minus the log-likelihood of C independent answers, and pulls the true class's logit as hard as
-    cross-entropy does, whatever C: that is the default. The mean divides value and gradient by C, as in the paper's
-    own code: its learning rates go with `over_classes = "mean"`.
+    logits [N, C]; targets int64 [N], mixed targets float [N, C], or multi-label targets float [N, C]; returns [N].
+    The default, the sum over classes, is the negative log-likelihood of C independent labels; the gradient of the true
+    class's logit is then of the same size as that of cross-entropy, for any C. The mean divides value and gradient by
+    C, as the code of the paper does; learning rates from the paper are meant for `over_classes="mean"`.
     """
 
     multi_label: ClassVar[bool] = True
 
-    over_classes: Literal["sum", "mean"] = Field("sum", description="how the classes' terms make one value")
+    over_classes: Literal["sum", "mean"] = Field("sum", description="reduction of the loss over classes")
     threshold: float | None = Field(
-        None, ge=0, lt=1, description="a mixed target above it counts as 1, else as 0; none leaves it as it is"
+        None,
+        ge=0,
+        lt=1,
+        description="targets mixed by Mixup or CutMix are set to 1 above this value, else to 0; none: left unchanged",
     )
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = full(logits)
-        wanted = spread(targets, logits)
+        labels = probabilities(targets, logits)
         if self.threshold is not None:
-            wanted = (wanted > self.threshold).to(logits.dtype)
-        terms = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+            labels = (labels > self.threshold).to(logits.dtype)
+        terms = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         return terms.sum(dim=1) if self.over_classes == "sum" else terms.mean(dim=1)
 
 
 class MeanSquaredError(Loss):
-    """Squared distance of logits, no softmax, from one-hot targets; mean over classes (Hui and Belkin 2021).
+    """Mean squared error between logits (without softmax) and one-hot targets (Hui and Belkin 2021).
 
-    logits [N, C]; targets int64 [N] or float [N, C]; gives [N].
+    logits [N, C]; targets int64 [N] or float [N, C]; returns [N], the mean over classes.
     """
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = full(logits)
-        return (logits - spread(targets, logits)).square().mean(dim=1)
+        return (logits - probabilities(targets, logits)).square().mean(dim=1)

@@ -1,4 +1,4 @@
-"""Cross-entropy and its kin: from log-probabilities of the true class."""
+"""Cross-entropy and losses derived from it: negative log-likelihood, focal loss, PolyLoss."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 class CrossEntropy(Loss):
     """Cross-entropy, optionally with label smoothing (Szegedy et al. 2016, section 7) and class weights.
 
-    logits [N, C]; targets int64 [N] or float [N, C]; gives [N]. Each class's term is multiplied by its weight and the
-    mean over a batch is a plain one. "balanced" is N / (C n_c), whose mean over the training set is 1 (King and
-    Zeng 2001).
+    logits [N, C]; targets int64 [N] or float [N, C]; returns [N]. The term of each class is multiplied by its weight;
+    unlike in torch, the mean over a batch is not divided by the weights. "balanced" is n_samples / (n_classes * count
+    of the class), as in scikit-learn, with a mean of 1 over the training set (King and Zeng 2001).
     """
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability shared out over all classes")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="amount of label smoothing; 0: none")
     weights: tuple[float, ...] | Literal["balanced"] | None = Field(
-        None, description="of each class (1,1,2), or balanced: by the inverse of its count; none: all 1"
+        None,
+        description="class weights, e.g. 1,1,2; balanced: inversely proportional to class frequencies; none: all 1",
     )
 
     @field_validator("weights", mode="plain")
@@ -38,27 +39,29 @@ class CrossEntropy(Loss):
             return self
         classes = len(context.classes)
         if isinstance(self.weights, tuple) and len(self.weights) != classes:
-            raise ValueError(f"loss.weights: {len(self.weights)} numbers for {classes} classes; one each is needed")
+            raise ValueError(
+                f"loss.weights: got {len(self.weights)} weights for {classes} classes; give one weight per class"
+            )
         balanced = context.train_size / (classes * counts(context))
         return ByClass(self.values, balanced if self.weights == "balanced" else torch.tensor(self.weights))
 
     def values(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """[N], of logits [N, C] and targets, each class weighted by weights float [C]."""
+        """Losses [N] of logits [N, C] and targets, with class weights, float [C]."""
         logits = full(logits)
         weight = None if weights is None else weights.to(logits.dtype)
         return F.cross_entropy(logits, targets, weight=weight, reduction="none", label_smoothing=self.label_smoothing)
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self.weights is not None:
-            raise TypeError("CrossEntropy with weights: call what its build(context) gives")
+            raise TypeError("CrossEntropy with weights: call the module that build(context) returns")
         return self.values(logits, targets)
 
 
 class NegativeLogLikelihood(Loss):
-    """-log p of the true class, for a network that ends in log_softmax (Bishop 2006, equation 4.108).
+    """Negative log-likelihood, for a network whose last layer is log_softmax (Bishop 2006, equation 4.108).
 
-    "logits" [N, C] are log-probabilities here; targets int64 [N] or float [N, C]; gives [N]. With a network that does
-    not end so, it has no lower bound.
+    logits [N, C] must be log-probabilities, or the loss is unbounded below; targets int64 [N] or float [N, C]; returns
+    [N].
     """
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -66,27 +69,29 @@ class NegativeLogLikelihood(Loss):
 
 
 class FocalLoss(Loss):
-    """(1 - p_t)^gamma times cross-entropy (Lin et al. 2017, equation 4); with soft targets, its expectation.
+    """Focal loss, (1 - p_t)^gamma times cross-entropy (Lin et al. 2017, equation 4).
 
-    logits [N, C]; targets int64 [N] or float [N, C]; gives [N].
+    logits [N, C]; targets int64 [N], or float [N, C], for which it is the expected loss; returns [N].
     """
 
-    gamma: float = Field(2.0, ge=0, description="0 is cross-entropy; larger looks away from easy examples")
+    gamma: float = Field(
+        2.0, ge=0, description="focusing parameter; larger values down-weight easy examples, 0 is cross-entropy"
+    )
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         log_p = full(logits).log_softmax(dim=1)
-        # kept from 0, where a power below 1 has an infinite slope
+        # clamped, because a power below 1 has an infinite gradient at 0
         missing = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
         return expected(-(missing**self.gamma) * log_p, targets)
 
 
 class PolyLoss(Loss):
-    """Poly-1: cross-entropy + epsilon (1 - p_t) (Leng et al. 2022); with soft targets, its expectation.
+    """Poly-1 loss, cross-entropy + epsilon * (1 - p_t) (Leng et al. 2022).
 
-    logits [N, C]; targets int64 [N] or float [N, C]; gives [N].
+    logits [N, C]; targets int64 [N], or float [N, C], for which it is the expected loss; returns [N].
     """
 
-    epsilon: float = Field(2.0, ge=-1, description="added to the first coefficient of cross-entropy's series, 1")
+    epsilon: float = Field(2.0, ge=-1, description="coefficient of the term (1 - p_t) added to cross-entropy")
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         log_p = full(logits).log_softmax(dim=1)

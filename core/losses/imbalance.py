@@ -1,4 +1,4 @@
-"""Losses for classes of unequal size: what they know of the data are the training set's class counts."""
+"""Losses for imbalanced data, computed from the class counts of the training set."""
 
 from __future__ import annotations
 
@@ -21,41 +21,44 @@ if TYPE_CHECKING:
 
 
 class LogitAdjusted(BuiltLoss):
-    """Cross-entropy of logits + tau log(class prior) (Menon et al. 2021, equation 10).
+    """Logit-adjusted cross-entropy: cross-entropy of logits + tau * log(class prior) (Menon et al. 2021, equation 10).
 
-    logits [N, C]; targets int64 [N] or float [N, C]; gives [N]. Predictions are made from the plain logits: so they
-    are those of a balanced world.
+    logits [N, C]; targets int64 [N] or float [N, C]; returns [N]. Predictions use the unadjusted logits, which assumes
+    equal class frequencies.
     """
 
-    tau: float = Field(1.0, ge=0, description="strength of the adjustment; 0 is cross-entropy")
+    tau: float = Field(1.0, ge=0, description="scale of the log prior added to the logits; 0 is cross-entropy")
 
     def build(self, context: Context) -> nn.Module:
         known = counts(context)
         return ByClass(self.values, self.tau * (known / known.sum()).log())
 
     def values(self, logits: torch.Tensor, targets: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        """[N], of logits [N, C], targets, and what is added to the logits of each class, float [C]."""
+        """Losses [N] of logits [N, C] and targets.  shift: added to the logits of each class, float [C]."""
         return F.cross_entropy(full(logits) + shift, targets, reduction="none")
 
 
 class ClassBalanced(BuiltLoss):
-    """A loss times (1 - beta) / (1 - beta^n), n the class's count: one over the effective number of its samples.
+    """Class-balanced loss (Cui et al. 2019, section 4): a loss weighted by the inverse effective number of samples.
 
-    Cui et al. 2019, section 4; as there, the weights add up to the number of classes. logits [N, C]; targets int64
-    [N] or float [N, C], whose weight is the mean under it; gives [N].
+    The weight of a class with n training samples is (1 - beta) / (1 - beta^n); as in the paper, the weights are scaled
+    to sum to the number of classes. logits [N, C]; targets int64 [N], or float [N, C], for which it is the expected
+    weight; returns [N].
     """
 
-    beta: float = Field(0.999, ge=0, lt=1, description="0 weighs all alike; near 1, by the inverse of the count")
-    loss: Loss = Field(CrossEntropy(), description="what is weighted")
+    beta: float = Field(
+        0.999, ge=0, lt=1, description="0: equal class weights; near 1: weights inversely proportional to class counts"
+    )
+    loss: Loss = Field(CrossEntropy(), description="loss that is weighted")
 
     def build(self, context: Context) -> nn.Module:
         return _Balanced(self.loss.build(context), self.weights(context))
 
     def weights(self, context: Context) -> torch.Tensor:
-        """float [C], of mean 1."""
+        """Class weights, float [C], with mean 1."""
         if not self.beta:
             return torch.ones(len(context.classes))
-        weights = -1 / torch.expm1(counts(context) * math.log(self.beta))  # expm1: exact also for beta near 1
+        weights = -1 / torch.expm1(counts(context) * math.log(self.beta))  # expm1 is accurate for beta near 1
         return weights * len(weights) / weights.sum()
 
     def network(self, model: Model, context: Context) -> nn.Module:
@@ -63,7 +66,7 @@ class ClassBalanced(BuiltLoss):
 
 
 class _Balanced(nn.Module):
-    """A loss, itself perhaps a module, which is then a part of this one, times weights float [C]."""
+    """A loss times class weights, float [C]. If the loss is a module, it becomes a submodule."""
 
     weights: torch.Tensor
 

@@ -1,4 +1,4 @@
-"""Methods: what one training step computes. The seam for what needs more than a loss."""
+"""Training methods: what a training step computes, for training that needs more than a loss function."""
 
 from core.methods.auxiliary import Auxiliary
 from core.methods.base import Forward, LossFunction, Method, Output, Supervised

@@ -1,4 +1,4 @@
-"""Auxiliary, the method for networks with auxiliary heads."""
+"""Auxiliary, the training method for networks with auxiliary classifiers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from core.schedules import Clock
 
 
 class Auxiliary(Method):
-    """The loss of the logits plus `weight` times that of each auxiliary head (Szegedy et al. 2015, section 5).
+    """The loss of the logits plus `weight` times that of each auxiliary classifier (Szegedy et al. 2015, section 5).
 
-    For networks that give (logits, auxiliary logits, ...) in training, each [N, C], as Torchvision with auxiliary does.
+    For networks that return (logits, auxiliary logits, ...) in training, each [N, C], such as Torchvision with
+    aux_logits.
     """
 
     multi_label: ClassVar[bool] = True
 
     weight: float = Field(
-        0.4, ge=0, description="of each auxiliary loss; GoogLeNet's paper has 0.3, Inception v3 is trained with 0.4"
+        0.4, ge=0, description="weight of each auxiliary loss; 0.3 in the paper of GoogLeNet, 0.4 for Inception v3"
     )
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
-        """Raises UserError for a network without auxiliary heads."""
+        """Raises UserError if the network has no auxiliary classifiers."""
         outputs = model(batch.images)
         if isinstance(outputs, torch.Tensor):
-            known = "Torchvision with name googlenet or inception_v3 and auxiliary"
-            raise UserError([f"method: Auxiliary needs a model with auxiliary heads: {known}"])
+            known = "--model Torchvision --model.name googlenet (or inception_v3) --model.aux_logits true"
+            raise UserError([f"method: Auxiliary needs a model with auxiliary heads, for example {known}"])
         logits, *auxiliary = (output for output in outputs if output is not None)
         losses = loss(logits, batch.targets)
         for heads in auxiliary:

@@ -1,4 +1,4 @@
-"""Method, the base of methods, and Supervised, the default."""
+"""Method, the base class of training methods, and Supervised, the default."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Output(NamedTuple):
-    """losses: [N], what is minimized, per example.  logits: [N, C]."""
+    """losses: per-example losses [N], whose mean is minimized.  logits: [N, C]."""
 
     losses: torch.Tensor
     logits: torch.Tensor
 
 
 class Method(Part, ABC):
-    """Base of methods. One with weights or buffers that change (a queue, a moving average) builds an nn.Module with
-    this same `step`, which becomes part of the state; what stays as it is (a teacher) may build any object with it."""
+    """Base class of training methods.
 
-    multi_label: ClassVar[bool] = False  # takes targets float [N, C] of 0 and 1, several labels at a time
+    `build` of a method whose parameters or buffers change (a queue, a moving average) returns an nn.Module with the
+    same `step`, which becomes part of the training state. If they are constant (a teacher), it may return any object
+    with this `step`.
+    """
+
+    multi_label: ClassVar[bool] = False  # accepts multi-label targets, float [N, C] of 0 and 1
     instead: ClassVar[str] = "use Supervised"
 
     @abstractmethod
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
-        """Forward pass of a batch whose images are augmented, normalized and on the device."""
+        """The forward pass on a batch of augmented, normalized images on the device."""
 
 
 class Supervised(Method):
-    """The loss of the logits of each image, whose mean is the empirical risk (Vapnik 1991)."""
+    """Supervised training: the loss of the logits of each image, that is, empirical risk minimization (Vapnik 1991)."""
 
     multi_label: ClassVar[bool] = True
 
@@ -46,7 +50,7 @@ class Supervised(Method):
 
 
 class Forward(nn.Module):
-    """Everything that is trained, as one module whose forward pass is the method's step."""
+    """A module of everything that is trained, whose forward pass is the step of the method."""
 
     def __init__(self, trained: nn.ModuleDict, method: Method, loss: LossFunction):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Two views of one image should get one answer."""
+"""Consistency regularization: two views of an image should get the same prediction."""
 
 from __future__ import annotations
 
@@ -19,24 +19,28 @@ from core.schedules import Clock
 
 
 class Consistency(Method):
-    """The loss of an image + weight times the squared distance of its probabilities from those of a second view.
+    """The loss plus the squared distance between the predicted probabilities of two views of an image, weighted.
 
-    The Pi-model (Laine and Aila 2017, section 2.1): mean over classes, gradients through both views, the weight rising
-    as exp(-5 (1 - t)^2) over the first `ramp_epochs`. The second view is `view` applied to the image as `augment` left
-    it, with keys of its own hashed from the batch's: so it too is the same in any process and after any resume. Both
-    views go through the network as one batch of 2N.
+    This is the Pi-model (Laine and Aila 2017, section 2.1): the distance is a mean over classes, gradients flow through
+    both views, and the weight ramps up as exp(-5 (1 - t)^2) over the first `ramp_epochs`. The second view is `view`
+    applied to the augmented image. Its random keys are hashed from those of the batch, so that it is reproducible in
+    any process and after a resume. Both views pass through the network as one batch of size 2N.
     """
 
-    view: tuple[BatchStep, ...] = Field((HorizontalFlip(),), description="batch steps that make the second view")
-    weight: float = Field(1.0, ge=0, description="of the distance between the two answers, once risen")
-    ramp_epochs: float = Field(0.0, ge=0, description="epochs over which the weight rises; 0: full from the start")
+    view: tuple[BatchStep, ...] = Field(
+        (HorizontalFlip(),), description="batch augmentations that create the second view from the augmented image"
+    )
+    weight: float = Field(1.0, ge=0, description="weight of the distance between the two predictions, after the ramp")
+    ramp_epochs: float = Field(
+        0.0, ge=0, description="epochs over which the weight ramps up; 0: full weight from the start"
+    )
 
     def check(self) -> None:
         if not self.view:
-            raise ValueError("view: it needs at least one step, or both views are the same")
+            raise ValueError("view must contain at least one augmentation; without one, both views are identical")
 
     def build(self, context: Context) -> Any:
-        """Raises ValueError for a step of `view` that mixes images: two views must show the same."""
+        """This method. Raises ValueError if a step of `view` changes the targets, as Mixup and CutMix do."""
         height, width, channels = context.image_shape
         images, targets = torch.zeros(2, channels, height, width), torch.arange(2)
         for step in self.view:
@@ -45,21 +49,24 @@ class Consistency(Method):
             except ValueError as error:
                 raise ValueError(f"method.view.{step.label()}: {error}") from None
             if changed is not targets:
-                raise ValueError(f"method.view.{step.label()}: it changes targets; a second view must show the same")
+                raise ValueError(
+                    f"method.view.{step.label()}: this augmentation changes the targets; both views must show the "
+                    "same image"
+                )
         return self
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         both = model(torch.cat([batch.images, self.second(batch)]))
-        logits, again = both.chunk(2)
-        apart = (full(logits).softmax(dim=1) - full(again).softmax(dim=1)).square().mean(dim=1)
-        return Output(loss(logits, batch.targets) + self.weight * self.risen(clock) * apart, logits)
+        logits, second = both.chunk(2)
+        distance = (full(logits).softmax(dim=1) - full(second).softmax(dim=1)).square().mean(dim=1)
+        return Output(loss(logits, batch.targets) + self.weight * self.ramp(clock) * distance, logits)
 
     def second(self, batch: Batch) -> torch.Tensor:
-        """float [N, C, H, W]: another view of each image of an augmented batch."""
+        """A second view of each image of an augmented batch, float [N, C, H, W]."""
         keys = K.another(batch.keys, "second view")
         return augmented(self.view, 0, batch._replace(keys=keys)).images
 
-    def risen(self, clock: Clock) -> float:
-        """Share of the weight that is reached at this step, in (0, 1]."""
+    def ramp(self, clock: Clock) -> float:
+        """Fraction of the full weight at this step, in (0, 1]."""
         end = self.ramp_epochs * clock.steps_per_epoch
         return math.exp(-5 * (1 - clock.step / end) ** 2) if clock.step < end else 1.0

@@ -1,4 +1,4 @@
-"""Distillation from a run on record."""
+"""Knowledge distillation from the network of a recorded run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ from core.schedules import Clock
 
 
 class Distill(Method):
-    """(1 - alpha) loss + alpha T^2 KL(teacher || pupil), both softened by T (Hinton et al. 2015, section 2).
+    """Knowledge distillation (Hinton et al. 2015, section 2): (1 - alpha) loss + alpha T^2 KL(teacher || student).
 
-    The teacher is the best epoch's network of a finished run. It sees the pupil's augmented images, normalized as it
-    was trained. Its weights stand in that run's record: they are not trained, not part of the state, and in no
-    checkpoint; a resumed run reads them there again.
+    Both distributions are softened by the temperature T. The teacher is the best network of a finished run. It receives
+    the augmented images of the student, normalized as in its own training. Its weights are read from that run's record:
+    they are not trained and not part of the training state or its checkpoints, and are read again after a resume.
     """
 
-    teacher: str = Field(description="a finished run: its id, a unique beginning of it, or its folder")
-    temperature: float = Field(4.0, gt=0, description="T: logits are divided by it; larger shows the lesser classes")
-    alpha: float = Field(0.9, ge=0, le=1, description="weight of the teacher; the rest is the targets'")
+    teacher: str = Field(description="finished run of the teacher: its id, a unique prefix of the id, or its folder")
+    temperature: float = Field(
+        4.0, gt=0, description="temperature T that divides the logits; larger values give softer distributions"
+    )
+    alpha: float = Field(
+        0.9, ge=0, le=1, description="weight of the distillation term; the loss of the targets has weight 1 - alpha"
+    )
 
     def check(self) -> None:
         try:
@@ -38,12 +42,15 @@ class Distill(Method):
         except UserError as mistakes:
             raise ValueError(f"teacher: {mistakes}") from None
         if run.status != "FINISHED":
-            raise ValueError(f"teacher: {run.id} is {run.status}; only a finished run's weights stay as they are")
+            raise ValueError(f"teacher: run {run.id} is {run.status}; the teacher must be a finished run")
         if not (run.folder / "artifacts" / WEIGHTS).exists():
-            raise ValueError(f"teacher: {run.id} has kept no weights")
+            raise ValueError(f"teacher: run {run.id} has no saved weights ({WEIGHTS})")
 
     def build(self, context: Context) -> Any:
-        """Raises ValueError for a teacher of other classes or another image shape."""
+        """The method with its teacher loaded.
+
+        Raises ValueError if the classes, the image shape or the normalization of the teacher do not fit.
+        """
         self.check()
         run = RecordedRun.load(self.teacher)
         _fits(run, context)
@@ -51,10 +58,10 @@ class Distill(Method):
         return _Distilled(self, teacher, _renormalization(run.record["data"], context))
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
-        raise TypeError("Distill must load its teacher: call what its build(context) gives")
+        raise TypeError("Distill has not loaded its teacher; call step of the object that build(context) returns")
 
     def mixed(self, losses: torch.Tensor, logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """[N], of losses [N] and the logits [N, C] of pupil and teacher."""
+        """Combined losses [N], given the losses [N] and the logits [N, C] of student and teacher."""
         soft = F.kl_div(
             (full(logits) / self.temperature).log_softmax(dim=1),
             (full(teacher) / self.temperature).log_softmax(dim=1),
@@ -66,9 +73,9 @@ class Distill(Method):
 
 @dataclass(frozen=True, eq=False)
 class _Distilled:
-    """No nn.Module on purpose: whatever walks the state's modules passes the teacher by.
+    """Distill with its teacher. Not an nn.Module, so that the teacher is not among the modules of the training state.
 
-    renormalize: (scale, shift), float [C, 1, 1] each, from the pupil's normalization to the teacher's; None where they
+    renormalize: (scale, shift), float [C, 1, 1] each, from the student's normalization to the teacher's; None if they
     are the same.
     """
 
@@ -81,12 +88,12 @@ class _Distilled:
             images = batch.images
             if self.renormalize:
                 images = images * self.renormalize[0] + self.renormalize[1]
-            wanted = self.teacher(images)
+            teacher_logits = self.teacher(images)
         logits = model(batch.images)
-        return Output(self.declared.mixed(loss(logits, batch.targets), logits, wanted), logits)
+        return Output(self.declared.mixed(loss(logits, batch.targets), logits, teacher_logits), logits)
 
     def __deepcopy__(self, memo: Any) -> _Distilled:
-        return self  # it never changes: one teacher in memory is enough
+        return self  # it is immutable: copies can share one teacher
 
 
 def _fits(run: RecordedRun, context: Context) -> None:
@@ -94,22 +101,26 @@ def _fits(run: RecordedRun, context: Context) -> None:
     classes, shape = tuple(data["classes"]), tuple(data["image_shape"])
     if classes != context.classes:
         if sorted(classes) == sorted(context.classes):
-            raise ValueError(f"method.teacher: {run.id} has these classes in another order")
+            raise ValueError(
+                f"method.teacher: run {run.id} was trained on the same classes in a different order; train it again "
+                "on these data"
+            )
         only = sorted(set(classes) ^ set(context.classes))[:5]
-        told = f"{len(classes)} classes, the data {len(context.classes)}; not in both: {', '.join(only)}"
-        raise ValueError(f"method.teacher: {run.id} knows {told}")
+        counts = f"{len(classes)} classes, the data have {len(context.classes)}; not in both: {', '.join(only)}"
+        raise ValueError(f"method.teacher: run {run.id} was trained on {counts}")
     if shape != context.image_shape:
         there, here = ("x".join(map(str, sides)) for sides in (shape, context.image_shape))
-        raise ValueError(f"method.teacher: {run.id} was trained on images of {there}, these are {here}")
+        raise ValueError(f"method.teacher: run {run.id} was trained on images of shape {there}, the data have {here}")
 
 
 def _renormalization(data: Any, context: Context) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """What images normalized here are multiplied by, and then what is added, to be what the teacher was trained on."""
+    """(scale, shift) from the normalization of `context` to that of the teacher, whose run recorded `data`; None if the
+    two are the same."""
     if (tuple(data["mean"]), tuple(data["std"])) == (context.mean, context.std):
         return None
     if not data["mean"] or not context.mean:
         raise ValueError(
-            "method.teacher: one of the two sees each image normalized by itself; use one normalize for both"
+            "method.teacher: teacher and student must use the same normalize if one of them uses normalize=image"
         )
     known = (data["mean"], data["std"], context.mean, context.std)
     mean, std, own_mean, own_std = (torch.tensor(v, device=context.device)[:, None, None] for v in known)

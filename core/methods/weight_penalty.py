@@ -1,4 +1,4 @@
-"""Penalties on the size of weights, for any method."""
+"""L1 and L2 penalties on the weights, for any training method."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from core.schedules import Clock
 
 
 class WeightPenalty(Method):
-    """Another method's losses + l1 sum |w| + l2 / 2 sum w^2, over the network's trained weights.
+    """Add l1 * sum |w| + l2 / 2 * sum w^2, over the trainable weights of the network, to the losses of another method.
 
-    Norms and biases (fewer than two dimensions) are spared, as the optimizers' weight_decay spares them. l1: Tibshirani
-    1996. l2 is what SGD calls weight_decay: its gradient is l2 w (Krogh and Hertz 1991, equation 3); under Adam it is
-    not AdamW's.
+    Biases and the parameters of normalization layers (fewer than two dimensions) are excluded, as from weight_decay of
+    the optimizers. l1 is the lasso (Tibshirani 1996). l2 has the gradient l2 * w (Krogh and Hertz 1991, equation 3),
+    which is the same as weight_decay of SGD and Adam, but not of AdamW.
     """
 
-    multi_label: ClassVar[bool] = True  # where the method within does
+    multi_label: ClassVar[bool] = True  # if the inner method does
 
-    method: Method = Field(Supervised(), description="whose losses are penalized")
-    l1: float = Field(0.0, ge=0, description="pulls every weight to 0 with the same force: many become small")
-    l2: float = Field(0.0, ge=0, description="pulls every weight to 0 in proportion to it")
+    method: Method = Field(Supervised(), description="training method whose losses are penalized")
+    l1: float = Field(0.0, ge=0, description="coefficient of the L1 penalty, the sum of |w|")
+    l2: float = Field(0.0, ge=0, description="coefficient of the L2 penalty, half the sum of w^2")
 
     def check(self) -> None:
         if not (self.l1 or self.l2):
-            raise ValueError("l1 and l2 are both 0: nothing is penalized; set one, or use its method alone")
+            raise ValueError("l1 and l2 are both 0; set at least one of them, or use the inner method without penalty")
 
     def build(self, context: Any) -> Any:
         return _Penalized(self, self.method.build(context))
@@ -38,7 +38,7 @@ class WeightPenalty(Method):
         return self.penalized(self.method.step(model, loss, batch, clock), model)
 
     def penalized(self, output: Output, model: nn.Module) -> Output:
-        """The same with the penalty added to each of losses [N], so that it is added to their mean."""
+        """The output with the penalty added to each of the losses [N], and so to their mean."""
         weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
         terms = [self.l1 * torch.stack([w.abs().sum() for w in weights]).sum()] if self.l1 else []
         terms += [self.l2 / 2 * torch.stack([w.square().sum() for w in weights]).sum()] if self.l2 else []
@@ -46,7 +46,8 @@ class WeightPenalty(Method):
 
 
 class _Penalized(nn.Module):
-    """A module, since the method within may have been built to one: its weights then belong to the state."""
+    """WeightPenalty with its inner method built. An nn.Module, so that the parameters of an inner method that is a
+    module belong to the training state."""
 
     def __init__(self, declared: WeightPenalty, method: Any):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Optimizers: a declaration builds a torch.optim.Optimizer over what is trained."""
+"""Optimizers: declarations that build a torch.optim.Optimizer for the parameters being trained."""
 
 from core.optimizers.base import Descent, Optimizer
 from core.optimizers.muon import Muon

@@ -1,4 +1,4 @@
-"""Optimizers made of others, whole through state_dict and load_state_dict."""
+"""Optimizers composed of other optimizers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 Closure = Callable[[], torch.Tensor]
 
 
-def computed(closure: Closure | None) -> torch.Tensor | None:
-    """The closure's loss, its gradients computed although a step runs without; None for none."""
+def evaluate(closure: Closure | None) -> torch.Tensor | None:
+    """Call the closure with gradients enabled, which a step disables; returns its loss, or None without a closure."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -19,9 +19,10 @@ def computed(closure: Closure | None) -> torch.Tensor | None:
 
 
 class Composite(torch.optim.Optimizer):
-    """Several optimizers of different parameters as one: a closure's gradient, then a step of each.
+    """Several optimizers of disjoint parameters combined into one: the closure is called once, then each takes a step.
 
-    Its groups are theirs, the same dicts; so is its state; and what is set as `found_inf` (see step.py) reaches all.
+    Parameter groups and state are those of the inner optimizers (the same dicts). `found_inf` (see
+    core/training/step.py) is passed on to all of them.
     """
 
     def __init__(self, inner: Sequence[torch.optim.Optimizer]):
@@ -30,7 +31,7 @@ class Composite(torch.optim.Optimizer):
 
     @property
     def found_inf(self) -> torch.Tensor | None:
-        """float32 scalar, 1 where the step is to be called off on the device; None where it is not asked."""
+        """Scalar float32 tensor on the device, 1 if the step must be skipped; None if it is not used."""
         return getattr(self.inner[0], "found_inf", None)
 
     @found_inf.setter
@@ -40,21 +41,21 @@ class Composite(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
-        """The closure's loss. What the closure raises comes before any weight is touched."""
-        loss = computed(closure)
+        """Take a step; returns the loss of the closure. If the closure raises, no weight has changed."""
+        loss = evaluate(closure)
         for part in self.inner:
             part.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """{"inner": one state of each}"""
+        """{"inner": [state dict of each inner optimizer]}"""
         return {"inner": [part.state_dict() for part in self.inner]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Become what `state_dict` was taken of."""
+        """Load the states of the inner optimizers."""
         for part, state in zip(self.inner, state_dict["inner"], strict=True):
             part.load_state_dict(state)
-        # loading gives the parts new groups
+        # load_state_dict replaces the group dicts of the inner optimizers
         self.param_groups = [group for part in self.inner for group in part.param_groups]
 
     def __getstate__(self) -> dict[str, Any]:

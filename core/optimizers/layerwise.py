@@ -1,4 +1,4 @@
-"""How deep in a network a parameter lies."""
+"""The parameters of a network by layer, for layer-wise learning rate decay."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def layers(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of a network, layer after layer from the images to the logits, in order of definition.
+    """The parameters of a network by layer, from the images to the logits, in order of definition.
 
-    Lists of modules are opened, and so is a module that holds a list of two or more modules of one class (a stage, an
-    encoder); what then comes is one layer, be it a convolution or a whole residual or transformer block. What has no
-    weights of two dimensions (a norm) belongs to the layer before it; parameters that stand alone (a class token,
-    position embeddings) to the layer defined around them, the first as a rule. ResNet-18: stem, 8 blocks, classifier:
-    10 layers. As in the layer-wise learning rates of ELECTRA (Clark et al. 2020, appendix A) and BEiT (Bao et al. 2022,
-    appendix), where the embedding is the first layer, each block one more and the classifier the last.
+    Containers (Sequential, ModuleList, ModuleDict) are traversed, and so is a module that holds a list of two or more
+    modules of the same class (a stage, an encoder). Each module reached in this way is one layer: a convolution, or a
+    whole residual or transformer block. A module without weight matrices (a normalization layer) belongs to the layer
+    before it; parameters of a traversed module itself (class token, position embeddings) belong to the layer defined at
+    that point, usually the first. Example: ResNet-18 has 10 layers (stem, 8 blocks, classifier). The scheme follows the
+    layer-wise learning rates of ELECTRA (Clark et al. 2020, appendix A) and BEiT (Bao et al. 2022, appendix): the
+    embedding is the first layer, each block is one layer, and the classifier is the last.
     """
     found: list[list[nn.Parameter]] = [[]]
-    begun = False
-    for parameters, weighty in _pieces(model):
-        if weighty and begun:
+    started = False
+    for parameters, has_matrix in _pieces(model):
+        if has_matrix and started:
             found.append([])
-        begun = begun or weighty
+        started = started or has_matrix
         found[-1] += parameters
     return found
 
 
 def _pieces(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], bool]]:
-    """(parameters, whether a layer begins with them) of what a module holds."""
+    """(parameters, whether they start a new layer) of each piece of a module."""
     yield list(module.parameters(recurse=False)), False
     for child in module.children():
-        if _is_opened(child):
+        if _is_traversed(child):
             yield from _pieces(child)
         else:
             parameters = list(child.parameters())
             yield parameters, any(p.ndim >= 2 for p in parameters)
 
 
-def _is_opened(module: nn.Module) -> bool:
+def _is_traversed(module: nn.Module) -> bool:
     return isinstance(module, _LISTS) or any(_is_stage(child) for child in module.children())
 
 

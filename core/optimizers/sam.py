@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: a second gradient, taken uphill, moves the weights."""
+"""Sharpness-aware minimization (SAM): the base optimizer steps with the gradient at perturbed weights."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from core.optimizers.torch_optimizers import SGD
 
 
 class SAM(Optimizer):
-    """Sharpness-aware minimization (Foret et al. 2021, algorithm 1 with p = 2) over any other optimizer.
+    """Sharpness-aware minimization (Foret et al. 2021, algorithm 1 with p = 2) on top of another optimizer.
 
-    The gradient g at the weights w gives w + rho * g / |g|; the gradient there is what `base` steps with, from w. A
-    step takes twice the time of its base. Both gradients see the same batch and the same dropout; the second leaves
-    running statistics as the first made them, for it is w that is evaluated. Reported are the loss and norm at w.
+    With the gradient g at the weights w, the optimizer `base` updates w with the gradient at w + rho * g / |g|. A step
+    takes about twice the time of a step of `base`. Both gradients use the same batch and dropout masks; the second does
+    not update running statistics, since w is evaluated. Loss and gradient norm are logged at w.
     """
 
-    base: Descent = Field(SGD(), description="the optimizer that steps with the second gradient")
-    rho: float = Field(0.05, gt=0, description="distance in weights at which the second gradient is taken")
+    base: Descent = Field(SGD(), description="optimizer that takes the step with the second gradient")
+    rho: float = Field(0.05, gt=0, description="neighborhood size: L2 norm of the perturbation of the weights")
 
     def build(self, trained: nn.Module, scaled: bool = False) -> torch.optim.Optimizer:
         if scaled:
             raise ValueError(
-                "optimizer: SAM takes two gradients a step, and fp16's gradient scaler allows but one; "
+                "optimizer: SAM computes two gradients per step, which the gradient scaler of fp16 does not support; "
                 "use precision bf16 or fp32"
             )
         return TwoGradients(self.base.build(trained), self.rho, trained)
 
 
 class TwoGradients(Composite):
-    """SAM's step around another optimizer. trained: the modules whose buffers the second pass must not change."""
+    """SAM's step on top of another optimizer.  trained: modules whose buffers the second pass must not change."""
 
-    aside = "; the second gradient of SAM is not among what is replayed: lower optimizer.rho"
+    aside = "; the replay does not include the second gradient of SAM: lower optimizer.rho"
 
     def __init__(self, base: torch.optim.Optimizer, rho: float, trained: nn.Module):
         self.rho, self.trained = rho, trained
@@ -44,9 +44,12 @@ class TwoGradients(Composite):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
-        """The closure's loss at the weights. Whatever the second gradient is, the weights are put back to the bit."""
+        """Take a step; returns the loss of the closure at the unperturbed weights, which are restored exactly.
+
+        Raises ValueError without a closure.
+        """
         if closure is None:
-            raise ValueError("SAM's step needs a closure that computes loss and gradient")
+            raise ValueError("SAM.step requires a closure that computes the loss and its gradients")
         device = self.param_groups[0]["params"][0].device
         noise = _noise(device)
         with torch.enable_grad():
@@ -62,7 +65,7 @@ class TwoGradients(Composite):
             with torch.enable_grad():
                 closure()
         finally:
-            # copied back, not subtracted: exact, also where the gradient was not finite
+            # copying is exact, even if the gradient was not finite; subtracting the perturbation is not
             for tensor, before in zip((*weights, *buffers), kept, strict=True):
                 tensor.copy_(before)
         self.inner[0].step()
@@ -73,7 +76,7 @@ class TwoGradients(Composite):
 
 
 def _noise(device: torch.device) -> list[torch.Tensor]:
-    """Where torch's generators (dropout) stand."""
+    """States of torch's random number generators, from which dropout takes its masks."""
     state = [torch.get_rng_state()]
     if device.type == "cuda":
         state.append(torch.cuda.get_rng_state(device))

@@ -1,4 +1,4 @@
-"""A method of one's own: what one training step computes."""
+"""A custom method, which defines what a training step computes."""
 
 import torch
 from pydantic import Field
@@ -10,10 +10,9 @@ from core.schedules import Clock
 
 
 class ConfidencePenalty(Method):
-    """The loss minus a share of the entropy of the prediction, so that no answer is given with certainty
-    (Pereyra et al. 2017, equation 3)."""
+    """Confidence penalty (Pereyra et al. 2017, equation 3): the loss minus beta times the entropy of the prediction."""
 
-    beta: float = Field(0.1, ge=0, description="weight of the entropy, in nats")
+    beta: float = Field(0.1, ge=0, description="weight of the entropy (in nats) of the predicted probabilities")
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         logits = model(batch.images)

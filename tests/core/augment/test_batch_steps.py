@@ -216,7 +216,7 @@ def test_wrong_albumentations_are_refused_before_any_image_is_read(name, argumen
 
 
 def test_an_image_step_behind_a_batch_step_is_refused():
-    with pytest.raises(ValueError, match="must stand before random_crop"):
+    with pytest.raises(ValueError, match="must come before random_crop"):
         per_image((RandomCrop(), JITTER[0]))
 
 

@@ -393,7 +393,7 @@ def test_fields_refuse_bad_values(kind, fields):
 
 
 def test_a_smallest_area_above_the_largest_is_refused():
-    with pytest.raises(UserError, match=r"scale: .*the smaller one first"):
+    with pytest.raises(UserError, match=r"scale: .*min <= max"):
         RandomErasing.read({"scale": (0.5, 0.4)})
 
 

@@ -354,8 +354,8 @@ def test_numbers_move_with_the_module_and_are_in_no_checkpoint():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": L.CrossEntropy(weights=(1, 2, 3))}, r"^loss\.weights: 3 numbers for 10 classes"),
-        ({"loss": L.ClassBalanced(loss=L.CrossEntropy(weights=(1,)))}, r"^loss\.weights: 1 numbers for 10 classes"),
+        ({"loss": L.CrossEntropy(weights=(1, 2, 3))}, r"^loss\.weights: got 3 weights for 10 classes"),
+        ({"loss": L.ClassBalanced(loss=L.CrossEntropy(weights=(1,)))}, r"^loss\.weights: got 1 weights for 10 classes"),
     ],
     ids=["weights", "nested"],
 )

@@ -225,9 +225,9 @@ def test_the_teacher_sees_images_normalized_as_it_was_trained(teacher):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (Bars(names=tuple("abcx")), r"^method\.teacher: .* knows 4 classes, the data 4; not in both: d, x$"),
-        (Bars(names=tuple("bacd")), r"^method\.teacher: .* these classes in another order$"),
-        (Bars(size=9), r"^method\.teacher: .* images of 8x8x1, these are 9x9x1$"),
+        (Bars(names=tuple("abcx")), r"^method\.teacher: .* 4 classes, the data have 4; not in both: d, x$"),
+        (Bars(names=tuple("bacd")), r"^method\.teacher: .* the same classes in a different order"),
+        (Bars(size=9), r"^method\.teacher: .* images of shape 8x8x1, the data have 9x9x1$"),
     ],
     ids=["classes", "order", "shape"],
 )
@@ -246,9 +246,9 @@ def test_a_teacher_that_cannot_teach_is_refused_before_data_are_read(home):
     refused("", r"teacher: : no such run")
     killed, stripped = (home / "mlruns" / "runs" / name for name in ("killed", "stripped"))
     Journal(killed).close("KILLED")  # it may be resumed, and then its best weights change
-    refused(killed, r"teacher: killed is KILLED; only a finished run's weights stay")
+    refused(killed, r"teacher: run killed is KILLED; the teacher must be a finished run")
     Journal(stripped).close("FINISHED")
-    refused(stripped, r"teacher: stripped has kept no weights")
+    refused(stripped, r"teacher: run stripped has no saved weights")
 
 
 def test_an_unbuilt_distillation_says_what_it_lacks():
@@ -293,15 +293,15 @@ def test_the_second_view_is_a_function_of_the_keys_and_another_than_the_first():
 
 @pytest.mark.parametrize(("step", "expected"), [(0, math.exp(-5)), (10, math.exp(-1.25)), (20, 1.0), (49, 1.0)])
 def test_the_weight_rises_as_in_the_paper(step, expected):
-    assert Consistency(ramp_epochs=2).risen(Clock(step, 10, 5)) == pytest.approx(expected)
-    assert Consistency().risen(Clock(step, 10, 5)) == 1.0
+    assert Consistency(ramp_epochs=2).ramp(Clock(step, 10, 5)) == pytest.approx(expected)
+    assert Consistency().ramp(Clock(step, 10, 5)) == 1.0
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (Consistency(view=(CutMix(),)), r"^method\.view\.cut_mix: it changes targets"),
-        (Consistency(view=(HorizontalFlip(), Cutout(size=9))), r"^method\.view\.cutout: a square of 9 pixels"),
+        (Consistency(view=(CutMix(),)), r"^method\.view\.cut_mix: this augmentation changes the targets"),
+        (Consistency(view=(HorizontalFlip(), Cutout(size=9))), r"^method\.view\.cutout: size 9: the square is larger"),
     ],
     ids=["mixing", "size"],
 )
@@ -312,7 +312,7 @@ def test_views_that_cannot_be_are_a_mistake(method, message):
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [(Consistency(view=()), "method: view: it needs"), (WeightPenalty(), "method: l1 and l2 are both 0")],
+    [(Consistency(view=()), "method: view must contain"), (WeightPenalty(), "method: l1 and l2 are both 0")],
 )
 def test_methods_that_would_do_nothing_are_refused(method, message):
     with pytest.raises(UserError, match=message):

@@ -118,6 +118,17 @@ def test_orthogonalized_singular_values_are_about_1():
     assert 0.5 < values.min() < values.max() < 1.5
 
 
+def test_a_copy_of_muon_steps_as_the_original():
+    weight = nn.Parameter(torch.randn(6, 4))
+    optimizer = Muon(ns_steps=3).over([{"params": [weight], "lr": 0.1, "weight_decay": 0.1}])
+    copied = copy.deepcopy(optimizer)
+    (its,) = copied.param_groups[0]["params"]
+    for one, p in ((optimizer, weight), (copied, its)):
+        torch_steps(one, [p], [[torch.ones(6, 4)]])
+    assert its is not weight
+    assert torch.equal(its, weight)
+
+
 def test_muon_takes_hidden_matrices_and_leaves_the_rest():
     trained = network()
     optimizer = Muon().build(trained)
@@ -169,7 +180,7 @@ def test_beside_muon_the_rest_moves_as_torchs_do_at_its_own_rate(rest, reference
 
 
 def test_muon_without_a_hidden_layer_is_refused():
-    with pytest.raises(UserError, match=r"optimizer: Muon moves hidden layers"):
+    with pytest.raises(UserError, match=r"optimizer: Muon needs trainable hidden layers"):
         built({"optimizer": Muon(), "model": MLP(hidden=(8,))})
 
 
@@ -277,14 +288,14 @@ def test_the_first_group_has_the_declared_rate_for_that_is_what_is_reported():
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match=r"optimizer\.groups: no parameter is named fd\.\*; did you mean fc\.\*"):
+    with pytest.raises(UserError, match=r"optimizer\.groups: no parameter matches fd\.\*; did you mean fc\.\*"):
         built({"optimizer.groups": {"fd.*": 10}, "model": ResNet(depth=18, stem="cifar")})
-    with pytest.raises(ValueError, match=r"no parameter is named xyz; there are 0\.weight"):
+    with pytest.raises(ValueError, match=r"no parameter matches xyz; parameter names: 0\.weight"):
         SGD(groups={"xyz": 1}).build(network())
 
 
 def test_groups_that_leave_nothing_to_move_are_refused():
-    with pytest.raises(ValueError, match=r"optimizer\.groups: every rate would be 0"):
+    with pytest.raises(ValueError, match=r"optimizer\.groups: every learning rate would be 0"):
         SGD(groups={"*": 0}).build(network())
 
 

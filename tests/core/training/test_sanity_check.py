@@ -45,11 +45,14 @@ def image_step(name, **arguments):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"augment": (RandomCrop(padding=8, reflect=True),)}, "augment: padding 8 must be less than the 8x8 image"),
+        (
+            {"augment": (RandomCrop(padding=8, reflect=True),)},
+            "augment: padding 8 must be smaller than both sides of the 8x8",
+        ),
         ({"augment": (Cutout(size=100),)}, "larger than the 8x8 image"),
-        ({"augment": (CoarseDropout(size=9),)}, "augment: a square of 9 pixels is larger than the 8x8 image"),
-        (image_step("CenterCrop", height=4, width=4, p=0.01), "image steps must keep size and type"),
-        (image_step("ToFloat", max_value=255, p=0.5), "image steps must keep size and type"),
+        ({"augment": (CoarseDropout(size=9),)}, r"augment\.coarse_dropout\.size 9: the squares are larger"),
+        (image_step("CenterCrop", height=4, width=4, p=0.01), "must preserve shape and dtype"),
+        (image_step("ToFloat", max_value=255, p=0.5), "must preserve shape and dtype"),
         (image_step("RandomCrop", height=40, width=40), r"augment\.random_crop: "),
         ({"model": ResNet(stem="imagenet"), "batch_size": 1}, "BatchNorm needs more than 1 image"),
         ({"model": Eleven()}, r"logits are \[8, 11\] for 8 images of 10 classes"),

@@ -128,9 +128,11 @@ def test_the_box_is_cut_from_the_upright_image(form, orientation):
 
 
 def test_it_must_come_first():
-    with pytest.raises(ValueError, match="random_resized_crop cuts from the image as it is stored: it must come first"):
+    with pytest.raises(
+        ValueError, match="random_resized_crop crops the image as it is stored; it must be the first step"
+    ):
         per_image((ColorJitter(), RandomResizedCrop()))
-    with pytest.raises(ValueError, match="random_resized_crop works on single images and must stand before"):
+    with pytest.raises(ValueError, match="random_resized_crop transforms single images and must come before"):
         per_image((HorizontalFlip(), RandomResizedCrop()))
 
 
