@@ -3,7 +3,6 @@
 import ast
 import importlib
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +12,12 @@ import pytest
 
 from core.catalogue import entries
 from core.cli.figures import pages
-from core.cli.help import OF_VERBS
-from core.cli.main import OF_AN_EXPERIMENT
 from core.experiment import Experiment
 from core.figures.markers import FIGURE, markers
 from core.launch import Launch
-from core.options import parse
 from core.runs.train import train
 from core.search.space import check
+from tests.support.documentation import accept
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("core", "data", "experiments") for path in (ROOT / room).rglob("*.py"))
@@ -48,16 +45,6 @@ def test_what_is_public_is_explained(path):
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{name_of(path)}: {node.name} has no docstring"
-
-
-def accept(module, words):
-    """A command that is told parses as the command line would, but for runs, which only the reader has."""
-    verb, rest = words.split()[:1], shlex.split(words)
-    if verb and not verb[0].startswith("-"):
-        assert verb[0] in OF_AN_EXPERIMENT
-        rest = rest[1:]
-    if "--help" not in words and "RUN" not in rest and verb != ["resume"]:
-        parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), OF_VERBS.get("".join(verb)))
 
 
 @pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)

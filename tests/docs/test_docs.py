@@ -1,0 +1,140 @@
+"""The documentation says what is so: its code runs, its commands parse, its links lead somewhere."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.documentation import ROOT, anchors, blocks, commands, files, links
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(DOCS).as_posix()
+
+
+def navigation(entry) -> list[str]:
+    """The pages below an entry of mkdocs.yml's nav."""
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry if isinstance(entry, list) else entry.values()
+    return [page for below in inner for page in navigation(below)]
+
+
+def test_every_page_is_in_the_navigation():
+    # the file has tags of mkdocs' own, of which only the mkdocs loader knows
+    text = (ROOT / "mkdocs.yml").read_text()
+    nav = yaml.safe_load(text[text.index("\nnav:") :])["nav"]
+    assert sorted(navigation(nav)) == sorted(map(name_of, PAGES))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_runs_and_commands_parse(page, forge, home):
+    text = page.read_text()
+    if not blocks(text, "python") and not blocks(text, "bash"):
+        return
+    status, output = forge.run("tests.support.documentation", str(page), env={"LABBOOK_HOME": str(home)})
+    assert status == 0, output[-3000:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_and_files_exist(page):
+    text = page.read_text()
+    for target in links(text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        place = page.parent / path if path else page
+        assert place.is_file(), f"{name_of(page)}: {target}"
+        assert DOCS in place.resolve().parents, f"{name_of(page)}: {target} is not part of the site"
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors(place.read_text()), f"{name_of(page)}: {target}"
+    for path in files(text):
+        assert (ROOT / path).exists(), f"{name_of(page)}: {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_language_of_each_block_is_named(page):
+    """A block without a language is not checked, and not colored either."""
+    fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert all(fences[::2]), f"{name_of(page)} has a block without a language"
+
+
+def test_shell_blocks_are_split_into_commands():
+    text = "```bash\nexport A=1 && B=2 labbook sync RUN > log  # all\nlabbook \\\n    list | head -n 3\n```\n"
+    assert list(commands(blocks(text, "bash")[0])) == [
+        ["export", "A=1"],
+        ["labbook", "sync", "RUN"],
+        ["log"],
+        ["labbook", "list"],
+        ["head", "-n", "3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n",
+        "```bash\nlabbook compair digits_cnn\n```\n",
+        "```bash\nlabbook compare digits_cnn --metrik test/f1\n```\n",
+        "```bash\nHERE=1 python -m experiments.digits_cnn --optimizer.lrr 1  # a comment\n```\n",
+        "```bash\ntorchrun --nproc-per-node 2 -m experiments.digits_cnn --epoch 3\n```\n",
+        "```bash\npython -m experiments.digits_cnn --from RUN --seed 5 --loss.gama 1\n```\n",
+        "```bash\npython -m tests.benchmarks.nothing\n```\n",
+    ],
+    ids=["python", "verb", "option", "field", "torchrun", "beside_a_run", "module"],
+)
+def test_mistakes_of_a_page_are_found(page, tmp_path, forge):
+    (tmp_path / "page.md").write_text(page)
+    status, output = forge.run("tests.support.documentation", str(tmp_path / "page.md"))
+    assert status == 1
+    assert "page.md" in output
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
+    if not importlib.util.find_spec("material"):
+        pytest.skip('mkdocs-material is missing: pip install -e ".[docs]"')
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in (tmp_path / "site").rglob("*.html"):
+        fetched = re.findall(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="?(https?:[^" >]+)', path.read_text())
+        assert not fetched, f"{path.name} loads {fetched}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_notebook_runs(tmp_path, home):
+    nbclient = pytest.importorskip("nbclient", reason='pip install -e ".[docs]"')
+    pytest.importorskip("ipykernel", reason='pip install -e ".[docs]"')
+    import nbformat
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import KernelManager
+
+    notebook = nbformat.read(DOCS / "tutorial.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are cleared before a commit"
+    manager = KernelManager()
+    # the kernel of this interpreter, whatever is registered on the machine
+    manager._kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+    client = nbclient.NotebookClient(notebook, km=manager, timeout=600, resources={"metadata": {"path": str(ROOT)}})
+    client.execute()
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    ]
+    assert any("test accuracy" in text for text in texts)
