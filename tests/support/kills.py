@@ -28,7 +28,7 @@ PATIENCE = 300.0  # s for one process, on a machine that others use too
 
 
 class Process(Protocol):
-    """As tests.forge has it."""
+    """As tests.support.forge has it."""
 
     def kill(self, number: int = signal.SIGKILL) -> None: ...
     def wait(self, timeout: float = PATIENCE) -> int: ...

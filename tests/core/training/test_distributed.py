@@ -17,7 +17,7 @@ from core.training import distributed
 from tests.support.processes import COMMON, DIGITS, free_port, start, wait_for_step
 from tests.support.runs import digest, only_run, points
 
-DOUBLED = "tests.programs.doubled"
+DOUBLED = "tests.support.doubled"
 WORDS = (DIGITS, "--epochs", "4", *COMMON, "--model.dropout", "0.2", "--ema.decay", "0.9", "--checkpoint_every", "7",
          "--augment", "RandomCrop,Mixup", "--augment.random_crop.padding", "1", "--batch_size", "60")  # fmt: skip
 
