@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from core.common import paths
+from core.common.errors import UserError
+from core.common.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,15 @@ def experiments() -> list[str]:
     """The name of every experiment. None is imported."""
     package = importlib.import_module("experiments")
     return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if found.ispkg)
+
+
+def package_of(name: str) -> str:
+    """The package of an experiment, which is not imported. Raises UserError for a name that no experiment has."""
+    known = experiments()
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; choose one of {', '.join(known)}"
+        raise UserError([f"{name}: no such experiment{hint}"])
+    return f"experiments.{name}"
 
 
 def entries() -> Iterator[Entry]:

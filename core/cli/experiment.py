@@ -11,10 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core.catalogue import experiments, import_data
+from core.catalogue import experiments, import_data, package_of
 from core.cli.exits import guarded
 from core.common.errors import DataError, UserError
-from core.common.text import did_you_mean
 from core.declare.part import Part
 from core.declare.tree import choices, dotted, message
 from core.experiment import Experiment
@@ -61,12 +60,7 @@ def named(verb: str, words: Sequence[str]) -> tuple[Named, list[str]]:
     if not words or words[0].startswith("-"):
         raise UserError([f"{verb} needs an experiment: {', '.join(experiments())}"])
     name, *rest = words
-    if "." not in name:
-        known = experiments()
-        if name not in known:
-            raise UserError([f"{verb} {name}: no such experiment{did_you_mean(name, known) or _list(known)}"])
-        name = f"experiments.{name}"
-    return Named(imported(name)), rest
+    return Named(imported(name if "." in name else package_of(name))), rest
 
 
 def imported(package: str) -> ModuleType:
@@ -112,7 +106,3 @@ def only_one(options: Options, verb: str) -> None:
     given = {"--seeds": (options.seeds or 1) > 1, "--continue": options.continued is not None}
     if wrong := [f"{name}: {verb} looks at one fresh set-up; leave it out" for name, there in given.items() if there]:
         raise UserError(wrong)
-
-
-def _list(known: Sequence[str]) -> str:
-    return f"; there is {', '.join(known)}"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from core.catalogue import experiments, import_data
+from core.catalogue import experiments, import_data, package_of
 from core.cluster.job import Launcher
 from core.common.errors import UserError
 from core.common.text import did_you_mean
@@ -65,10 +65,9 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
     own: tuple[str, ...] = ()
     if not name:
         wrong.append(f"name an experiment: {', '.join(known)}")
-    elif name not in known:
-        wrong.append(f"{name}: no such experiment{did_you_mean(name, known) or '; there is ' + ', '.join(known)}")
     else:
         try:
+            package_of(name)
             own = _checked(name, rest[1:])
         except UserError as mistakes:
             wrong += _misplaced(mistakes.lines, name)
