@@ -1,4 +1,4 @@
-"""Experiments and data sets by name. The one place where core looks for what stands above it."""
+"""Experiments and data sets by name. The one place where core looks for what is above it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from core.common import paths
+from core.common.errors import UserError
+from core.common.text import suggestion
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,14 @@ def experiments() -> list[str]:
     """The name of every experiment. None is imported."""
     package = importlib.import_module("experiments")
     return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if found.ispkg)
+
+
+def package_of(name: str) -> str:
+    """The package of an experiment, which is not imported. Raises UserError for a name that no experiment has."""
+    known = experiments()
+    if name not in known:
+        raise UserError([f"{name}: unknown experiment{suggestion(name, known)}"])
+    return f"experiments.{name}"
 
 
 def entries() -> Iterator[Entry]:

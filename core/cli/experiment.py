@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core.catalogue import experiments, import_data
+from core.catalogue import experiments, import_data, package_of
 from core.cli.exits import guarded
 from core.common.errors import DataError, UserError
 from core.common.text import suggestion
@@ -62,11 +62,7 @@ def named(verb: str, words: Sequence[str]) -> tuple[Named, list[str]]:
     if not words or words[0].startswith("-"):
         raise UserError([f"EXPERIMENT is missing{suggestion('', known)}; usage: labbook {verb} EXPERIMENT"])
     name, *rest = words
-    if "." not in name:
-        if name not in known:
-            raise UserError([f"{name}: unknown experiment{suggestion(name, known)}"])
-        name = f"experiments.{name}"
-    return Named(imported(name)), rest
+    return Named(imported(name if "." in name else package_of(name))), rest
 
 
 def imported(package: str) -> ModuleType:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from core.catalogue import experiments, import_data
+from core.catalogue import experiments, import_data, package_of
 from core.cluster.job import Launcher
 from core.common.errors import UserError
 from core.common.text import suggestion
@@ -65,10 +65,9 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
     own: tuple[str, ...] = ()
     if not name:
         wrong.append(f"EXPERIMENT is missing{suggestion('', known)}")
-    elif name not in known:
-        wrong.append(f"{name}: unknown experiment{suggestion(name, known)}")
     else:
         try:
+            package_of(name)
             own = _checked(name, rest[1:])
         except UserError as mistakes:
             wrong += _misplaced(mistakes.lines, name)

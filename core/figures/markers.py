@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
-from core.catalogue import experiments, import_data
+from core.catalogue import import_data, package_of
 from core.common import paths
 from core.common.errors import UserError
 from core.common.text import did_you_mean
@@ -148,14 +148,11 @@ def _unfit(text: str, seeds: int) -> Iterator[str]:
 
 def _settings(name: str, words: list[str], all_variants: bool) -> tuple[Setting, ...]:
     """That of the words; of a picture, also with each variant. Raises UserError."""
-    known = experiments()
-    if name not in known:
-        hint = did_you_mean(name, known) or f"; there is {', '.join(known)}"
-        raise UserError([f"{name}: no such experiment{hint}"])
+    package = package_of(name)
     if bare := [word for word in words if "=" not in word]:
         raise UserError([f"{word}: should read option=value" for word in bare])
     import_data()
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(package)
     if not all_variants:
         return (_setting(name, module, words),)
     if any(word.startswith("variant=") for word in words):

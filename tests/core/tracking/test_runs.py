@@ -117,7 +117,7 @@ TRAINER = """
 import os, subprocess, sys, time
 from pathlib import Path
 from core.record.journal import Journal
-from core.tracking import Mirror
+from core.tracking.api import Mirror
 mirror = Mirror()
 mirror.start()
 log = Journal(Path(sys.argv[1]))
