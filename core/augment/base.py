@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import AfterValidator
 
+from core.context import Clock
 from core.declare.part import Part
 from core.loading.images import Box, Pixels
 
@@ -74,8 +75,9 @@ class BatchStep(Augment):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """images: float [N, C, H, W], normalized, so that 0 is the mean color.  keys: int64 [N]."""
 
-    def apply(self, batch: Batch, classes: int) -> Batch:
-        """The batch after this step. One that looks at more of it than the call does overrides this."""
+    def apply(self, batch: Batch, classes: int, clock: Clock) -> Batch:
+        """The batch after this step. One that looks at more of the batch than the call does, or at the clock, overrides
+        this."""
         images, targets = self(batch.images, batch.targets, batch.keys, classes)
         return batch._replace(images=images, targets=targets)
 
@@ -89,9 +91,9 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.array(made[0]) if image.shape[2] == 3 else np.stack([np.array(plane) for plane in made], axis=2)
 
 
-def augmented(steps: Iterable[Augment], classes: int, batch: Batch) -> Batch:
-    """The batch after every BatchStep."""
+def augmented(steps: Iterable[Augment], classes: int, batch: Batch, clock: Clock) -> Batch:
+    """The batch after every BatchStep. clock: of the step that it is for."""
     for step in steps:
         if isinstance(step, BatchStep):
-            batch = step.apply(batch, classes)
+            batch = step.apply(batch, classes, clock)
     return batch

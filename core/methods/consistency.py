@@ -49,15 +49,15 @@ class Consistency(Method):
         return self
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
-        both = model(torch.cat([batch.images, self.second(batch)]))
+        both = model(torch.cat([batch.images, self.second(batch, clock)]))
         logits, again = both.chunk(2)
         apart = (full(logits).softmax(dim=1) - full(again).softmax(dim=1)).square().mean(dim=1)
         return Output(loss(logits, batch.targets) + self.weight * self.risen(clock) * apart, logits)
 
-    def second(self, batch: Batch) -> torch.Tensor:
+    def second(self, batch: Batch, clock: Clock) -> torch.Tensor:
         """float [N, C, H, W]: another view of each image of an augmented batch."""
         keys = K.another(batch.keys, "second view")
-        return augmented(self.view, 0, batch._replace(keys=keys)).images
+        return augmented(self.view, 0, batch._replace(keys=keys), clock).images
 
     def risen(self, clock: Clock) -> float:
         """Share of the weight that is reached at this step, in (0, 1]."""
