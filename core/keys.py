@@ -35,19 +35,6 @@ def fold(keys: Keys, values: Keys) -> Keys:
     return mix((keys ^ (values * _GOLDEN)) + _GOLDEN)
 
 
-def unfold(keys: Keys, values: Keys) -> Keys:
-    """The keys that were folded with `values`: fold(unfold(keys, values), values) == keys."""
-    return _before_fold(keys) ^ (values * _GOLDEN)
-
-
-def _before_fold(keys: Keys) -> Keys:
-    keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)  # a shift by more than half undoes itself
-    keys = keys * -7154897129451604005  # the inverses of mix's factors
-    keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
-    keys = keys * 5725274745694666757
-    return (keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)) - _GOLDEN
-
-
 def key(seed: int, *values: int | str) -> np.ndarray:
     """One key, int64 [1], of a seed and whatever tells this draw from others (epoch, purpose, rank)."""
     result = mix(np.array([_signed(seed)], dtype=np.int64))
@@ -76,16 +63,21 @@ def told_apart(keys: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(before > 0, fold(keys, before), keys)
 
 
-def alternating(seed: int, purpose: str, keys: Keys, index: Keys) -> Keys:
+def first_times(seed: int, epoch: int, keys: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """bool [N]: whether these are the keys that `sample_keys` gives for `index`, not those of samples that come again
+    in the epoch nor of a second set of choices."""
+    import torch
+
+    return keys == fold(torch.full_like(index, int(key(seed, "sample", epoch)[0])), index)
+
+
+def alternating(seed: int, purpose: str, epoch: int, index: Keys) -> Keys:
     """int64 0 or 1 for each sample: a coin of (seed, index) that is turned over from every epoch to the next.
 
-    keys: as `sample_keys` gave them for `index`, in any epoch.  Shape of `keys`.
+    Shape of `index`, int64.
     """
-    # What is left of a sample's key without its index is the epoch's; before it was mixed, that was of (seed, "sample")
-    # xor epoch times an odd number: its lowest bit changes with every epoch.
-    parity = _before_fold(unfold(keys, index)) & 1
-    start = _signed(int(key(seed, purpose)[0]))
-    return ((mix(index ^ start) >> 40) & 1) ^ parity
+    side = (int(key(seed, "sample")[0]) + epoch) & 1
+    return ((mix(index ^ int(key(seed, purpose)[0])) >> 40) & 1) ^ side
 
 
 def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import AfterValidator
 
+from core.context import Clock
 from core.declare.part import Part
 from core.loading.images import Box, Pixels
 
@@ -81,8 +82,9 @@ class BatchStep(Augment):
         keys: int64 [N].
         """
 
-    def apply(self, batch: Batch, classes: int) -> Batch:
-        """The batch after this step. Override it in a step that needs more of the batch than `__call__` receives."""
+    def apply(self, batch: Batch, classes: int, clock: Clock) -> Batch:
+        """The batch after this step. Override it in a step that needs the clock, or more of the batch than `__call__`
+        receives."""
         images, targets = self(batch.images, batch.targets, batch.keys, classes)
         return batch._replace(images=images, targets=targets)
 
@@ -96,9 +98,9 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.array(made[0]) if image.shape[2] == 3 else np.stack([np.array(plane) for plane in made], axis=2)
 
 
-def augmented(steps: Iterable[Augment], classes: int, batch: Batch) -> Batch:
-    """Apply every BatchStep of `steps` to the batch, in order."""
+def augmented(steps: Iterable[Augment], classes: int, batch: Batch, clock: Clock) -> Batch:
+    """Apply every BatchStep of `steps` to the batch, in order. clock: of the training step that the batch is for."""
     for step in steps:
         if isinstance(step, BatchStep):
-            batch = step.apply(batch, classes)
+            batch = step.apply(batch, classes, clock)
     return batch

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from core import keys as K
 from core.augment.base import BatchStep, FractionRange, Range
-from core.context import Context
+from core.context import Clock, Context
 
 if TYPE_CHECKING:
     from core.loading.batches import Batch
@@ -54,8 +54,8 @@ class HorizontalFlip(BatchStep):
 class AlternatingFlip(BatchStep):
     """Mirror half of the images in the first epoch, the other half in the next, and so on (Jordan 2024, section 3.6).
 
-    Every pair of epochs so shows each image [C, H, W] from both sides. It looks at index and keys of the batch; which
-    half is first depends on the seed. What sampling repeats in an epoch is from its second time on mirrored at random.
+    Every pair of epochs so shows each image [C, H, W] from both sides. Which half is first depends on the seed. What
+    sampling repeats in an epoch is from its second time on mirrored at random.
     """
 
     _seed: int = PrivateAttr(0)
@@ -66,9 +66,11 @@ class AlternatingFlip(BatchStep):
         built._seed = context.seed
         return built
 
-    def apply(self, batch: Batch, classes: int) -> Batch:
-        turns = K.alternating(self._seed, "alternating flip", batch.keys, batch.index)
-        return batch._replace(images=self(batch.images, batch.targets, turns, classes)[0])
+    def apply(self, batch: Batch, classes: int, clock: Clock) -> Batch:
+        first = K.first_times(self._seed, clock.epoch, batch.keys, batch.index)
+        turns = K.alternating(self._seed, "alternating flip", clock.epoch, batch.index)
+        chance = K.integers(batch.keys, "alternating flip", 2)
+        return batch._replace(images=self(batch.images, batch.targets, turns.where(first, chance), classes)[0])
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int

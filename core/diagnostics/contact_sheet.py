@@ -12,6 +12,7 @@ from core.augment import per_image
 from core.common import plots
 from core.loading.batches import Batch, Fetch, Request
 from core.training.assemble import Assembly
+from core.training.sanity_check import START
 
 LOOK = "look.png"
 SHOWN = 16
@@ -24,7 +25,7 @@ def contact_sheet(path: Path, parts: Assembly) -> None:
     request = Request(order[:shown], plan.keys(0, order)[:shown])
     fetched = Fetch(parts.images, per_image(parts.experiment.augment))[request]
     batch = Batch(*(tensor.to(parts.setup.device) for tensor in fetched))
-    ready = parts.setup.augment(parts.setup.normalize(batch))
+    ready = parts.setup.augment(parts.setup.normalize(batch), START)
     titles = parts.setup.task.titles(ready.targets, parts.context.classes)
     plots.contact_sheet(pixels(ready.images, parts.mean, parts.std), titles, path)
 

@@ -56,15 +56,15 @@ class Consistency(Method):
         return self
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
-        both = model(torch.cat([batch.images, self.second(batch)]))
+        both = model(torch.cat([batch.images, self.second(batch, clock)]))
         logits, second = both.chunk(2)
         distance = (full(logits).softmax(dim=1) - full(second).softmax(dim=1)).square().mean(dim=1)
         return Output(loss(logits, batch.targets) + self.weight * self.ramp(clock) * distance, logits)
 
-    def second(self, batch: Batch) -> torch.Tensor:
+    def second(self, batch: Batch, clock: Clock) -> torch.Tensor:
         """A second view of each image of an augmented batch, float [N, C, H, W]."""
         keys = K.another(batch.keys, "second view")
-        return augmented(self.view, 0, batch._replace(keys=keys)).images
+        return augmented(self.view, 0, batch._replace(keys=keys), clock).images
 
     def ramp(self, clock: Clock) -> float:
         """Fraction of the full weight at this step, in (0, 1]."""

@@ -9,6 +9,7 @@ from torch.optim.swa_utils import update_bn
 
 from core import keys as K
 from core.loading.batches import Batches
+from core.schedules import Clock
 from core.training.state import State
 from core.training.step import Setup, reseed
 
@@ -26,7 +27,11 @@ def average_epoch(setup: Setup, state: State, train: Batches) -> None:
     state.swa.update_parameters(state.model)
     # the noise of this pass (dropout) is a function of the step too, wherever training was taken up
     reseed(K.step_seeds(setup.seed, setup.rank, state.step, 1)[0], setup.device)
-    images = (setup.augment(setup.normalize(batch)).images for batch in train.epoch(epoch))
+    steps = len(train.plan)
+    images = (
+        setup.augment(setup.normalize(batch), Clock(step, steps, setup.epochs)).images
+        for step, batch in enumerate(train.epoch(epoch), epoch * steps)
+    )
     averaged = state.swa.module
     standing = setup.frozen.held(averaged, epoch) if setup.frozen else nullcontext()
     with torch.no_grad(), setup.precision(), standing:

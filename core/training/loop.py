@@ -55,7 +55,7 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
             clock = Clock(state.step, steps, setup.epochs)
             set_learning_rates(state.optimizer, setup.schedule(clock, state.history))
             try:
-                advance(setup, state, trained, setup.augment(setup.normalize(batch)), clock, standing)
+                advance(setup, state, trained, setup.augment(setup.normalize(batch), clock), clock, standing)
             except StepSkipped:
                 raise diagnose(setup, state, train, state.step, state.step + 1) from None
             state.step += 1

@@ -33,7 +33,8 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
     for step, (seed, batch) in enumerate(
         zip(seeds, train.epoch(epoch, first - epoch * per_epoch), strict=False), first
     ):
-        ready, clock = setup.augment(setup.normalize(batch)), Clock(step, per_epoch, setup.epochs)
+        clock = Clock(step, per_epoch, setup.epochs)
+        ready = setup.augment(setup.normalize(batch), clock)
         for replay in (_losses, _gradients):
             reseed(seed, setup.device)
             if where := next(filter(None, distributed.gathered(replay(setup, state, ready, clock))), ""):

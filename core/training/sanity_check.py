@@ -23,6 +23,7 @@ from core.training.state import State
 from core.training.step import Setup
 
 PROBED = 4  # images shown to each image step
+START = Clock(0, 1, 1)
 
 
 def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Images, count: int) -> None:
@@ -38,7 +39,7 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     fetched = Fetch(images, per_image(steps))[Request(index, K.sample_keys(setup.seed, 0, index))]
     batch = type(fetched)(*(tensor.to(setup.device) for tensor in fetched))
     try:
-        ready = setup.augment(setup.normalize(batch))
+        ready = setup.augment(setup.normalize(batch), START)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"augment: {_first_line(error)}") from None
     copies = dict(copy.deepcopy(state.trained).train().items())
@@ -47,7 +48,7 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     parts["model"].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with setup.precision(), torch.no_grad():
-            losses, logits = parts["method"].step(parts["model"], parts["loss"], ready, Clock(0, 1, 1))
+            losses, logits = parts["method"].step(parts["model"], parts["loss"], ready, START)
     except UserError:
         raise
     except Exception as error:
@@ -74,7 +75,7 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
         batch = next(iter(train.epoch(0)))
         few = type(batch)(*(tensor[:count] for tensor in batch))
         with setup.precision():
-            losses, _ = forward(setup.augment(setup.normalize(few)), Clock(0, 1, 1))
+            losses, _ = forward(setup.augment(setup.normalize(few), START), START)
         losses.mean().backward()
 
     return step

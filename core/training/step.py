@@ -30,7 +30,7 @@ class Setup:
     method: Method
     loss: LossFunction
     normalize: Callable[[Batch], Batch]
-    augment: Callable[[Batch], Batch]
+    augment: Callable[[Batch, Clock], Batch]
     schedule: Schedule
     stopping: EarlyStopping | None
     task: Task

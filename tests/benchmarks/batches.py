@@ -23,6 +23,7 @@ from torchvision import transforms
 
 from core.augment import Albumentation, Augment, HorizontalFlip, RandAugment, RandomCrop, augmented
 from core.augment import per_image as of_images
+from core.context import Clock
 from core.loading.batches import Batch, Plan, feed
 from core.loading.images import Images
 from core.loading.normalize import normalizer
@@ -72,7 +73,7 @@ def through_batches(images: Images, *steps: Augment, workers: int = WORKERS) -> 
     """Epochs of labbook's Batches; without an image step they need no workers."""
     batches = feed(Plan(COUNT, SIZE), images, CPU, of_images(steps), workers=workers)
     normalize, epochs = normalizer(MEAN, STD, CPU), count()
-    return lambda: (augmented(steps, 10, normalize(batch)) for batch in batches.epoch(next(epochs)))
+    return lambda: (augmented(steps, 10, normalize(batch), Clock(0, 1, 1)) for batch in batches.epoch(next(epochs)))
 
 
 def by_albumentations() -> tuple[Callable, Callable]:

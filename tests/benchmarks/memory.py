@@ -21,7 +21,7 @@ def bare(root: str) -> None:
     from torch import nn
 
     from core.augment import HorizontalFlip, RandomCrop, augmented
-    from core.context import Context
+    from core.context import Clock, Context
     from core.loading.batches import Plan, feed
     from core.loading.normalize import mean_and_std, normalizer
     from core.models import ResNet
@@ -36,7 +36,7 @@ def bare(root: str) -> None:
     model = ResNet(depth=18, stem="cifar").build(context).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for batch in batches.epoch(0):
-        images, targets, *_ = augmented((RandomCrop(), HorizontalFlip()), 10, normalize(batch))
+        images, targets, *_ = augmented((RandomCrop(), HorizontalFlip()), 10, normalize(batch), Clock(0, 1, 1))
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), targets, label_smoothing=0.1).backward()
         optimizer.step()

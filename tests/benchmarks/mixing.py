@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from core.augment import Augment, CutMix, Mixup, augmented
+from core.context import Clock
 from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.batches import Batch
@@ -60,7 +61,7 @@ def mixed_and_judged(steps: tuple[Augment, ...], batch: Batch, logits: torch.Ten
         began = time.thread_time()
         for _ in range(TIMES):
             logits.grad = None
-            targets = augmented(steps, CLASSES, batch).targets
+            targets = augmented(steps, CLASSES, batch, Clock(0, 1, 1)).targets
             loss(logits, targets).backward(weights)
             correct(logits.detach(), targets)
         return (time.thread_time() - began) / TIMES

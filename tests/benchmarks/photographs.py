@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from core.augment import HorizontalFlip, RandomResizedCrop, augmented, per_image
+from core.context import Clock
 from core.loading.batches import Plan, feed
 from core.loading.normalize import normalizer
 from core.training.runtime import keep_freed_memory
@@ -75,7 +76,7 @@ def ours(folder: Path) -> Callable[[], Iterable]:
     steps, images = (RandomResizedCrop(), HorizontalFlip()), splits.train
     batches = feed(Plan(len(images), BATCH), images, CPU, per_image(steps), workers=WORKERS)
     normalize, epochs = normalizer(MEAN, STD, CPU), count()
-    return lambda: (augmented(steps, 2, normalize(batch)) for batch in batches.epoch(next(epochs)))
+    return lambda: (augmented(steps, 2, normalize(batch), Clock(0, 1, 1)) for batch in batches.epoch(next(epochs)))
 
 
 def seconds(epoch: Callable[[], Iterable]) -> Callable[[], float]:

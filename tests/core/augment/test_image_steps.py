@@ -35,7 +35,7 @@ from core.augment.operations import LEVELS, OPERATIONS, POLICY_LEVELS, SIGNED, o
 from core.augment.policies import POLICIES
 from core.common.errors import UserError
 from core.common.text import snake
-from core.context import Context
+from core.context import Clock, Context
 from core.declare.tree import choices
 from core.launch import Launch
 from core.loading.batches import Batch, Host, Plan, Resident, feed
@@ -234,8 +234,8 @@ ON_DEVICE = [
 def test_steps_depend_on_key_and_index_alone_and_leave_the_batch_as_it_was(step):
     batch, built = batch_of(), step.build(context())
     before = batch.images.clone()
-    whole = built.apply(batch, CLASSES)
-    some = built.apply(Batch(*(tensor[5:9] for tensor in batch)), CLASSES)
+    whole = built.apply(batch, CLASSES, Clock(3, 1, 4))
+    some = built.apply(Batch(*(tensor[5:9] for tensor in batch)), CLASSES, Clock(3, 1, 4))
     assert torch.equal(whole.images[5:9], some.images)
     assert torch.equal(batch.images, before)
     assert not torch.equal(whole.images, before)
@@ -307,7 +307,7 @@ def test_erasing_fills_one_rectangle_of_the_stated_area(fill):
 
 def flips(seed, epoch, n=400):
     batch = batch_of(n, seed, epoch)
-    out = AlternatingFlip().build(context(seed)).apply(batch, CLASSES).images
+    out = AlternatingFlip().build(context(seed)).apply(batch, CLASSES, Clock(epoch, 1, epoch + 1)).images
     mirrored = (out == batch.images.flip(3)).flatten(1).all(dim=1)
     assert (mirrored | (out == batch.images).flatten(1).all(dim=1)).all()
     return mirrored
@@ -327,16 +327,48 @@ def test_alternating_flip_differs_between_seeds():
     assert torch.equal(flips(3, 2), flips(3, 2))
 
 
+# written down when the epoch was still recovered from the keys: a run of then that is resumed sees the same images
+PLACES = [0, 1, 2, 3, 7, 100, 4_000_000, 12_345_678, 49_999, 50_000, 11, 12]
+TURNED = {
+    (0, 0): "110100011010",
+    (0, 1): "001011100101",
+    (0, 299): "001011100101",
+    (4, 0): "001011100000",
+    (4, 2): "001011100000",
+    (2**63 - 1, 0): "010100011001",
+    (2**63 - 1, 299): "101011100110",
+}
+
+
+@pytest.mark.parametrize(("seed", "epoch"), TURNED)
+def test_alternating_flip_mirrors_the_images_that_it_always_did(seed, epoch):
+    assert turned(seed, epoch, np.array(PLACES)).tolist() == [bit == "1" for bit in TURNED[seed, epoch]]
+
+
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10**6), st.integers(0, 10**7))
-def test_unfold_undoes_fold_in_numpy_and_torch(seed, epoch, first):
-    index = np.arange(first, first + 5)
-    keys = K.sample_keys(seed, epoch, index)
-    before = K.unfold(keys, index)
-    assert set(before.tolist()) == set(K.key(seed, "sample", epoch).tolist())
-    assert torch.equal(K.unfold(torch.from_numpy(keys), torch.from_numpy(index)), torch.from_numpy(before))
-    coins = [K.alternating(seed, "x", K.sample_keys(seed, e, index), index) for e in (epoch, epoch + 1, epoch + 2)]
-    assert np.array_equal(coins[0], 1 - coins[1])
-    assert np.array_equal(coins[0], coins[2])
+def test_each_image_is_seen_from_both_sides_in_two_epochs(seed, epoch, first):
+    places = np.arange(first, first + 5)
+    one, two, three = (turned(seed, epoch + i, places) for i in range(3))
+    assert torch.equal(one, ~two)
+    assert torch.equal(one, three)
+
+
+def test_what_comes_again_in_an_epoch_is_mirrored_at_random():
+    """As sampling makes it; by a coin of its own key, so not as it was the first time."""
+    places = np.repeat(np.arange(300), 2)
+    keys = K.told_apart(K.sample_keys(0, 5, places), places)
+    found = turned(0, 5, places, keys)
+    assert torch.equal(found[::2], turned(0, 5, places[::2]))
+    assert 100 < int((found[::2] == found[1::2]).sum()) < 200
+
+
+def turned(seed, epoch, index, keys=None):
+    """bool [N], which of the images at these positions the step mirrors."""
+    images = torch.arange(2.0).expand(len(index), 1, 1, 2).to(memory_format=torch.channels_last)
+    keys = torch.from_numpy(K.sample_keys(seed, epoch, index) if keys is None else keys)
+    batch = Batch(images, torch.zeros(len(index), dtype=torch.int64), keys, torch.from_numpy(index))
+    step = AlternatingFlip().build(context(seed))
+    return step.apply(batch, CLASSES, Clock(10 * epoch + 9, 10, epoch + 1)).images[:, 0, 0, 0].bool()
 
 
 def test_alternating_flip_is_the_same_however_batches_come():
@@ -349,9 +381,10 @@ def test_alternating_flip_is_the_same_however_batches_come():
     resident, host = feed(plan, images, cpu), feed(plan, images, cpu, workers=1)
     assert isinstance(resident, Resident)
     assert isinstance(host, Host)
-    steps = (AlternatingFlip().build(context(5)),)
+    steps, clock = (AlternatingFlip().build(context(5)),), Clock(10, 3, 4)
     for one, other in zip(resident.epoch(3, 1), host.epoch(3, 1), strict=True):
-        seen = [augmented(steps, CLASSES, b._replace(images=b.images.permute(0, 3, 1, 2))).images for b in (one, other)]
+        batches = (b._replace(images=b.images.permute(0, 3, 1, 2)) for b in (one, other))
+        seen = [augmented(steps, CLASSES, batch, clock).images for batch in batches]
         assert torch.equal(*seen)
 
 
@@ -363,8 +396,8 @@ def test_a_run_builds_its_steps_with_the_runs_seed():
         experiment = EXPERIMENT.but({"augment": (AlternatingFlip(),), "seed": seed, "limit": 64})
         parts = assemble(experiment, Digits().load(None).limited(64), Launch(device="cpu"))
         ready = parts.setup.normalize(next(iter(parts.train.epoch(0))))
-        turns = K.alternating(seed, "alternating flip", ready.keys, ready.index).bool()
-        got = parts.setup.augment(ready).images
+        turns = K.alternating(seed, "alternating flip", 0, ready.index).bool()
+        got = parts.setup.augment(ready, Clock(0, 1, 1)).images
         assert torch.equal(got, torch.where(turns[:, None, None, None], ready.images.flip(3), ready.images))
 
 

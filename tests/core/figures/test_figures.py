@@ -133,7 +133,7 @@ def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, pag
 
 
 BAD = {
-    figure("digits_cn", "1.0"): "page.md:3: digits_cn: no such experiment; did you mean digits_cnn",
+    figure("digits_cn", "1.0"): "page.md:3: digits_cn: unknown experiment; did you mean digits_cnn",
     figure("digits_cnn variant=plan", "1.0"): "page.md:3: variant plan: no such variant; did you mean plain?",
     figure("digits_cnn optimizer.lrr=1", "1.0"): "page.md:3: optimizer.lrr: no such",
     figure("digits_cnn seeds", "1.0"): "page.md:3: seeds: should read option=value",

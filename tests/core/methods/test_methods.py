@@ -56,7 +56,7 @@ def built(changes=None):
 
 
 def first_batch(parts):
-    return parts.setup.augment(parts.setup.normalize(next(iter(parts.train.epoch(0)))))
+    return parts.setup.augment(parts.setup.normalize(next(iter(parts.train.epoch(0)))), CLOCK)
 
 
 def step(parts, batch=None, clock=CLOCK):
@@ -281,9 +281,9 @@ def test_the_second_view_is_a_function_of_the_keys_and_another_than_the_first():
     method = Consistency(view=(HorizontalFlip(),))
     images, keys = torch.randn(400, 1, 3, 3), torch.from_numpy(K.sample_keys(0, 0, np.arange(400)))
     batch = Batch(images, torch.zeros(400, dtype=torch.int64), keys, torch.arange(400))
-    once, again = method.second(batch), method.second(batch)
+    once, again = method.second(batch, CLOCK), method.second(batch, CLOCK)
     assert torch.equal(once, again)
-    half = method.second(Batch(*(tensor[200:] for tensor in batch)))
+    half = method.second(Batch(*(tensor[200:] for tensor in batch)), CLOCK)
     assert torch.equal(once[200:], half), "it must not depend on the rest of the batch"
     first, _ = HorizontalFlip()(images, batch.targets, keys, 1)
     flipped = [(view != images).flatten(1).any(dim=1) for view in (first, once)]
