@@ -1,4 +1,4 @@
-"""Schedules: (clock, history) -> multiplier of every learning rate. A function of the step, testable on its own."""
+"""Learning rate schedules: pure functions (clock, history) -> multiplier of the learning rates."""
 
 from core.context import Clock
 from core.schedules.base import Schedule

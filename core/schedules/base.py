@@ -1,4 +1,4 @@
-"""What every schedule shares: the clock, and warmup."""
+"""Schedule, the base class of learning rate schedules, with linear warmup."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from core.metrics.names import History
 
 
 class Schedule(Part, ABC):
-    """Base of schedules. Warmup stands in front of any: linear from 1/n to 1 over its first n steps (Goyal et al. 2017,
-    section 2.2). Steps and epochs of the schedule proper are counted from the end of warmup."""
+    """Base class of learning rate schedules.
 
-    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warmup before the schedule proper")
+    Any schedule can start with a linear warmup, from 1/n to 1 over its n steps (Goyal et al. 2017, section 2.2). Steps
+    and epochs of the schedule itself are counted from the end of the warmup.
+    """
+
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warmup before the schedule starts")
 
     def __call__(self, clock: Clock, history: History = ()) -> float:
-        """The multiplier for step `clock.step`."""
+        """The multiplier of the learning rate at step `clock.step`.  history: validation metrics of past epochs."""
         warmup = min(round(self.warmup_epochs * clock.steps_per_epoch), clock.total)
         if clock.step < warmup:
             return (clock.step + 1) / warmup
@@ -26,4 +29,4 @@ class Schedule(Part, ABC):
 
     @abstractmethod
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        """The multiplier at `step` of `total`, both counted from the end of warmup."""
+        """The multiplier at `step` of `total` steps, both counted from the end of the warmup."""

@@ -1,4 +1,4 @@
-"""When a run ends before its epochs do: functions of the validation history. No counter to save."""
+"""Early stopping and the time limit: pure functions of the validation history, without state to save."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from core.metrics.names import History, Metric, scores
 
 
 class EarlyStopping(Part):
-    """Stop when `metric` has not improved by more than `min_delta` for `patience` epochs (Prechelt 1998, UP_s with
-    strips of one epoch). Whether larger or smaller is better follows from the metric's name."""
+    """Stop training when the metric `monitor` has not improved for `patience` epochs (Prechelt 1998: UP_s with strips
+    of one epoch). Whether the metric is maximized or minimized follows from its name."""
 
-    patience: int = Field(10, ge=1, description="epochs without improvement that are borne")
-    min_delta: float = Field(0.0, ge=0, description="an improvement must exceed this, in units of the metric")
-    monitor: Metric = Field("val/accuracy", description="what is watched")
+    patience: int = Field(10, ge=1, description="epochs without improvement after which training stops")
+    min_delta: float = Field(
+        0.0, ge=0, description="minimum change of the metric, in its units, that counts as an improvement"
+    )
+    monitor: Metric = Field("val/accuracy", description="validation metric to monitor")
 
     def __call__(self, history: History) -> bool:
         best, since = -float("inf"), 0
@@ -24,10 +26,10 @@ class EarlyStopping(Part):
 
 
 def out_of_time(history: History, minutes: float) -> bool:
-    """Whether one more epoch would go beyond the budget, at the mean pace of the epochs so far.
+    """Whether another epoch would exceed the time limit, given the mean duration of the epochs so far.
 
-    An entry's "minutes" is the time trained up to the end of that epoch, over all resumes. The first epoch is always
-    trained: without one there is nothing to keep.
+    "minutes" of a history entry is the training time up to the end of that epoch, including time before a resume. The
+    first epoch is always trained, so that a run has a result.
     """
     if not history:
         return False

@@ -98,8 +98,8 @@ def test_every_number_has_a_bound_and_every_field_a_meaning(kind):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"optimizer": SGD(nesterov=True, momentum=0.0)}, "optimizer: nesterov needs momentum above 0"),
-        ({"optimizer": AdamW(betas=(0.9, 1.0))}, "optimizer: betas must lie in"),
+        ({"optimizer": SGD(nesterov=True, momentum=0.0)}, "optimizer: nesterov requires a momentum"),
+        ({"optimizer": AdamW(betas=(0.9, 1.0))}, "optimizer: betas must both be in"),
         ({"model": SmallCNN(widths=())}, "model: widths must be one or more"),
         ({"model": SmallCNN(widths=(17,), norm="group")}, "model: norm group needs widths that 8 divides"),
         ({"sampling": Weighted(weights=(1, -1))}, "sampling: weights must not be negative"),

@@ -222,5 +222,5 @@ def test_fields_refuse_bad_values(record):
 
 @pytest.mark.parametrize("milestones", [(), (0, 3), (5, 3), (3, 3)])
 def test_milestones_that_do_not_rise_are_refused(milestones):
-    with pytest.raises(ValueError, match="milestones must be rising"):
+    with pytest.raises(ValueError, match="milestones must be an increasing"):
         MultiStep(milestones=milestones).check()
