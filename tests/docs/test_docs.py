@@ -1,6 +1,8 @@
 """The documentation says what is so: its code runs, its commands parse, its links lead somewhere."""
 
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
@@ -34,13 +36,31 @@ def test_every_page_is_in_the_navigation():
     assert sorted(navigation(nav)) == sorted(map(name_of, PAGES))
 
 
+def errors_of(pages, home, *options) -> dict[str, str]:
+    """Page -> what went wrong in it, empty where nothing did."""
+    command = [sys.executable, "-m", "tests.support.documentation", *options, *map(str, pages)]
+    environment = {**os.environ, "LABBOOK_HOME": str(home), "MPLBACKEND": "agg"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """Of all pages at once: they share the imports."""
+    return errors_of(PAGES, tmp_path_factory.mktemp("home"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_code_runs_and_commands_parse(page, forge, home):
-    text = page.read_text()
-    if not blocks(text, "python") and not blocks(text, "bash"):
-        return
-    status, output = forge.run("tests.support.documentation", str(page), env={"LABBOOK_HOME": str(home)})
-    assert status == 0, output[-3000:]
+def test_code_runs_and_commands_parse(page, errors):
+    assert not errors[str(page)], errors[str(page)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_pages_train_is_trained_to_the_end(home):
+    wrong = {page: error for page, error in errors_of(PAGES, home, "--whole").items() if error}
+    assert not wrong, "\n".join(wrong.values())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -78,24 +98,24 @@ def test_shell_blocks_are_split_into_commands():
     ]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n",
-        "```bash\nlabbook compair digits_cnn\n```\n",
-        "```bash\nlabbook compare digits_cnn --metrik test/f1\n```\n",
-        "```bash\nHERE=1 python -m experiments.digits_cnn --optimizer.lrr 1  # a comment\n```\n",
-        "```bash\ntorchrun --nproc-per-node 2 -m experiments.digits_cnn --epoch 3\n```\n",
-        "```bash\npython -m experiments.digits_cnn --from RUN --seed 5 --loss.gama 1\n```\n",
-        "```bash\npython -m tests.benchmarks.nothing\n```\n",
-    ],
-    ids=["python", "verb", "option", "field", "torchrun", "beside_a_run", "module"],
-)
-def test_mistakes_of_a_page_are_found(page, tmp_path, forge):
-    (tmp_path / "page.md").write_text(page)
-    status, output = forge.run("tests.support.documentation", str(tmp_path / "page.md"))
-    assert status == 1
-    assert "page.md" in output
+MISTAKES = {
+    "python": "```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n",
+    "verb": "```bash\nlabbook compair digits_cnn\n```\n",
+    "option": "```bash\nlabbook compare digits_cnn --metrik test/f1\n```\n",
+    "field": "```bash\nHERE=1 python -m experiments.digits_cnn --optimizer.lrr 1  # a comment\n```\n",
+    "torchrun": "```bash\ntorchrun --nproc-per-node 2 -m experiments.digits_cnn --epoch 3\n```\n",
+    "beside_a_run": "```bash\npython -m experiments.digits_cnn --from RUN --seed 5 --loss.gama 1\n```\n",
+    "module": "```bash\npython -m tests.benchmarks.nothing\n```\n",
+}
+
+
+def test_mistakes_of_a_page_are_found(tmp_path, home):
+    pages = {name: tmp_path / f"{name}.md" for name in MISTAKES}
+    for name, page in pages.items():
+        page.write_text(MISTAKES[name])
+    found = errors_of(pages.values(), home)
+    for name, page in pages.items():
+        assert page.name in found[str(page)], name
 
 
 @pytest.mark.slow

@@ -1,18 +1,22 @@
 """Pages of Markdown: their code blocks, the command lines and links in them, and what it takes to run a page.
 
-`python -m tests.support.documentation PAGE` runs a page: each `python` block, in order and in one namespace, after the
-blocks with a title `experiments/NAME/FILE.py` have been written to such a file in a temporary folder, and checks each
-command of its `bash` blocks. A block below `<!-- no-run -->` is only compiled.
+`python -m tests.support.documentation PAGE ...` runs pages, each in a process of its own: each `python` block, in order
+and in one namespace, after the blocks with a title `experiments/NAME/FILE.py` have been written to such a file in a
+temporary folder; then it checks each command of the `bash` blocks. A block below `<!-- no-run -->` is only compiled.
+It prints page -> error, as JSON; with --whole first, what a page trains is trained to its end, not as with --smoke.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
+import os
 import re
 import shlex
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,13 +173,9 @@ def anchors(text: str) -> set[str]:
 
 
 def run(page: Path, folder: Path) -> None:
-    """Run a page; a mistake in it is raised with the page's name and line."""
+    """Run a page; whatever its code raises is raised. AssertionError names the place of a command that is refused."""
     import experiments
-    from core.launch import Launch
 
-    # a page shows what a user types; the mirror is tested elsewhere and would cost each page its start
-    Launch.model_fields["mlflow"].default = False
-    Launch.model_rebuild(force=True)
     text = page.read_text()
     python = blocks(text, "python")
     experiments.__path__.append(str(folder / "experiments"))
@@ -189,9 +189,8 @@ def run(page: Path, folder: Path) -> None:
     for block in python:
         code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
         if block in own:
-            module = importlib.import_module(
-                block.title.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            )
+            name = block.title.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            module = importlib.import_module(name)
             namespace |= {name: value for name, value in vars(module).items() if not name.startswith("__")}
         elif block.runs:
             exec(code, namespace)
@@ -200,14 +199,41 @@ def run(page: Path, folder: Path) -> None:
             try:
                 check(words)
             except Exception as error:
-                raise AssertionError(
-                    f"{page.name}, block at line {block.line}: {shlex.join(words)}: {error}"
-                ) from error
+                place = f"{page.name}, block at line {block.line}"
+                raise AssertionError(f"{place}: {shlex.join(words)}: {error}") from error
+
+
+def main(pages: list[str], whole: bool) -> None:
+    """Run each page in a process forked from one that has done all imports."""
+    import torch
+
+    from core import train
+    from core.launch import Launch
+    from experiments.digits_cnn import EXPERIMENT
+
+    torch.set_num_threads(1)
+    # a page shows what a user types; the mirror is tested elsewhere and would cost each page its start
+    Launch.model_fields["mlflow"].default = False
+    Launch.model_fields["smoke"].default = not whole
+    Launch.model_rebuild(force=True)
+    shown, errors = os.dup(1), {}
+    os.dup2(2, 1)
+    if any("train(" in block.code for page in pages for block in blocks(Path(page).read_text(), "python")):
+        train(EXPERIMENT.but({"augment": ()}), Launch(smoke=True, device="cpu", threads=1))
+    for page in pages:
+        with tempfile.TemporaryDirectory() as temporary:
+            told = Path(temporary) / "error.txt"
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    run(Path(page), Path(temporary))
+                except BaseException:
+                    told.write_text(traceback.format_exc())
+                os._exit(0)
+            _, status = os.waitpid(pid, 0)
+            errors[page] = told.read_text() if told.exists() else f"ended with status {status}" if status else ""
+    os.write(shown, json.dumps(errors).encode())
 
 
 if __name__ == "__main__":
-    import torch
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        run(Path(sys.argv[1]), Path(temporary))
+    main([word for word in sys.argv[1:] if word != "--whole"], "--whole" in sys.argv)
