@@ -139,10 +139,7 @@ def resize_input(network: nn.Module, side: int) -> None:
 
 
 def _resize_input(side: int, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    images = inputs[0]
-    if images.ndim != 4:  # features, computed already
-        return inputs
-    return (F.interpolate(images, (side, side), mode="bilinear", antialias=True), *inputs[1:])
+    return (F.interpolate(inputs[0], (side, side), mode="bilinear", antialias=True), *inputs[1:])
 
 
 def drop_branches(branches: Sequence[nn.Module], deepest: float) -> None:

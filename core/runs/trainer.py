@@ -24,8 +24,8 @@ from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly, belongs
 from core.training.checkpoint import CHECKPOINTS, Saver, keep_last
-from core.training.feature_cache import fed
-from core.training.loop import Event, fit
+from core.training.feature_cache import fit_cached
+from core.training.loop import Event
 from core.training.runtime import Runtime
 from core.training.state import State
 
@@ -156,8 +156,7 @@ class Trainer:
         journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
 
     def _fitted(self) -> Iterator[Event]:
-        given = fed(self.parts.experiment, self.parts.launch, self.parts)
-        return anomaly.explained(fit(given.setup, self.parts.state, given.train, given.val), self.parts)
+        return anomaly.explained(fit_cached(self.parts), self.parts)
 
 
 def _save(journal: Journal, saver: Saver, state: State) -> None:

@@ -18,8 +18,7 @@ from core.models import ResNet
 from core.models.freeze import Freeze
 from core.optimizers import SGD
 from core.training.assemble import assemble
-from core.training.feature_cache import fed
-from core.training.loop import fit
+from core.training.feature_cache import fit_cached
 from data import Digits
 from tests.benchmarks.common import in_turn, show
 
@@ -50,8 +49,7 @@ def _seconds(cached: bool) -> Callable[[], float]:
         launch = Launch(cache_features=cached, device="cpu")
         parts = assemble(declared, splits, launch)
         began = time.process_time()
-        given = fed(declared, launch, parts)
-        for _ in fit(given.setup, parts.state, given.train, given.val):
+        for _ in fit_cached(parts):
             pass
         return time.process_time() - began
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from core.augment import HorizontalFlip
+from core.common.errors import NonFinite
 from core.launch import Launch
 from core.models import ResNet, SmallCNN, Torchvision
 from core.models.freeze import Freeze
@@ -12,7 +13,9 @@ from core.runs.resume import resume
 from core.runs.train import train
 from core.runs.trained import load
 from core.training import feature_cache
-from tests.support.loop import BASE
+from core.training.assemble import assemble
+from core.training.feature_cache import Tail, fit_cached
+from tests.support.loop import BASE, CPU, Tiny
 from tests.support.runs import digest
 
 PROBE = BASE.but({"model": SmallCNN(widths=(4, 8), dropout=0.3), "augment": (), "freeze": Freeze(), "epochs": 2})
@@ -84,3 +87,31 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(home, monkeypatch):
     monkeypatch.setenv("LABBOOK_HOME", str(home))
     stopped = next(r for r in map(load, (p.name for p in (home / "mlruns" / "runs").iterdir())) if r.status == "KILLED")
     assert digest(resume(stopped)) == digest(whole)
+
+
+def test_what_is_trained_is_the_tail_of_the_network_which_itself_takes_images_as_ever():
+    parts = assemble(PROBE.but({"ema": Ema(decay=0.5)}), Tiny().load(), CACHED, CPU)
+    network, average = parts.state.model, parts.state.ema.module
+    images = parts.setup.normalize(next(iter(parts.val.epoch(0)))).images
+    before = network.eval()(images), average.eval()(images)
+    tail = Tail(network, ("16",))
+    assert {name: tensor.data_ptr() for name, tensor in tail.state_dict().items()} == {
+        name: tensor.data_ptr() for name, tensor in network.state_dict().items() if name.startswith("16.")
+    }
+    *_, last = fit_cached(parts)
+    assert last.step == parts.state.step == 2 * len(parts.train.plan)
+    assert len(parts.state.history) == 2
+    assert int(parts.state.ema.n_averaged) == last.step
+    for old, new in zip(before, (network.eval()(images), average.eval()(images)), strict=True):
+        assert not torch.equal(old, new)
+    assert last.validation.metrics["loss"] == pytest.approx(
+        float(parts.setup.loss(average(images), next(iter(parts.val.epoch(0))).targets).mean().detach()), rel=1e-4
+    )
+
+
+def test_a_layer_that_is_not_finite_has_the_name_that_it_has_in_the_network():
+    parts = assemble(PROBE, Tiny().load(), CACHED, CPU)
+    with torch.no_grad():
+        parts.state.model.get_submodule("16").bias.fill_(float("inf"))
+    with pytest.raises(NonFinite, match=r"layer 16 \(Linear\)"):
+        list(fit_cached(parts))
