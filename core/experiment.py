@@ -1,4 +1,4 @@
-"""Experiment: what is trained. Whatever may change a result beyond rounding stands here."""
+"""Experiment: what is trained. Everything that may change a result beyond rounding is declared here."""
 
 from __future__ import annotations
 
@@ -24,47 +24,61 @@ from core.schedules.stopping import EarlyStopping
 
 
 class Experiment(Part):
-    """A declared image-classification setup. Two are the same declaration when equal but for the seed."""
+    """A declared image-classification setup. Two declarations are the same if they differ in their seeds alone."""
 
-    data: Dataset = Field(description="images and their splits")
-    model: Model = Field(description="the network")
-    freeze: Freeze | None = Field(None, description="layers that stand still; none: all are trained")
-    long_tail: LongTail | None = Field(None, description="make classes of the training set rare, for studies")
-    label_noise: LabelNoise | None = Field(None, description="make training labels wrong, for studies")
-    sampling: Sampling | None = Field(None, description="how often each image comes; none: each once an epoch")
-    normalize: Normalize = Field("data", description=NORMALISE_MEANING)
-    augment: tuple[Augment, ...] = Field((), description="steps applied to training images, in this order")
-    loss: Loss = Field(CrossEntropy(), description="per-example loss; its mean is minimized")
-    method: Method = Field(Supervised(), description="what a training step computes")
-    optimizer: Optimizer = Field(description="how weights move")
-    schedule: Schedule = Field(Constant(), description="learning rate over time")
-    stopping: EarlyStopping | None = Field(None, description="early stopping; none trains all epochs")
-    epochs: int = Field(10, ge=1, description="epochs at most")
-    max_minutes: float | None = Field(
-        None, gt=0, description="time to train at most, over all resumes; no epoch begins that would end later"
+    data: Dataset = Field(description="data set: images, labels and splits")
+    model: Model = Field(description="network")
+    freeze: Freeze | None = Field(None, description="layers whose weights are frozen; none: all layers are trained")
+    long_tail: LongTail | None = Field(
+        None, description="make classes of the training set rare, to study class imbalance"
     )
-    batch_size: int = Field(128, ge=1, description="images per optimizer step, over all ranks")
-    grad_accum_steps: int = Field(1, ge=1, description="parts that a batch is computed in, to save memory")
+    label_noise: LabelNoise | None = Field(None, description="make some training labels wrong, to study label noise")
+    sampling: Sampling | None = Field(None, description="sampling of training images; none: each image once per epoch")
+    normalize: Normalize = Field("data", description=NORMALISE_MEANING)
+    augment: tuple[Augment, ...] = Field((), description="augmentations of the training images, applied in this order")
+    loss: Loss = Field(CrossEntropy(), description="loss function; the mean over the batch is minimized")
+    method: Method = Field(Supervised(), description="training method: what a step computes from a batch")
+    optimizer: Optimizer = Field(description="optimizer")
+    schedule: Schedule = Field(Constant(), description="learning-rate schedule")
+    stopping: EarlyStopping | None = Field(None, description="early stopping; none: all epochs are trained")
+    epochs: int = Field(10, ge=1, description="maximum number of epochs")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="maximum training time in minutes, over all resumes; an epoch that would exceed it is not started",
+    )
+    batch_size: int = Field(128, ge=1, description="images per optimizer step, over all processes")
+    grad_accum_steps: int = Field(
+        1, ge=1, description="gradient accumulation: micro-batches per optimizer step; saves memory"
+    )
     clip_grad_norm: float | None = Field(
-        None, gt=0, description="largest norm of the gradient (Pascanu et al. 2013); none does not clip"
+        None, gt=0, description="clip the gradient to this norm (Pascanu et al. 2013); none: no clipping"
     )
     clip_grad_value: float | None = Field(
         None,
         gt=0,
-        description="largest magnitude of an element of the gradient, after clip_grad_norm; none does not clip",
+        description="clip each element of the gradient to this magnitude, after clip_grad_norm; none: no clipping",
     )
-    sync_batch_norm: bool = Field(False, description="BatchNorm over the images of all processes; GPUs only")
-    ema: Ema | None = Field(None, description="moving average of the weights")
-    swa: Swa | None = Field(None, description="equal average of the weights of the last epochs")
+    sync_batch_norm: bool = Field(False, description="synchronize BatchNorm over all processes; GPUs only")
+    ema: Ema | None = Field(None, description="exponential moving average (EMA) of the weights")
+    swa: Swa | None = Field(
+        None, description="stochastic weight averaging (SWA): equal average of the weights of the last epochs"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 on a GPU that has it, else fp16 on a GPU, else fp32"
+        "auto", description="numerical precision; auto: bf16 or, if the GPU lacks it, fp16 on a GPU, fp32 elsewhere"
     )
-    monitor: Metric = Field("val/accuracy", description="metric by which the best epoch's weights are kept")
+    monitor: Metric = Field(
+        "val/accuracy", description="validation metric that selects the best epoch, whose weights are kept"
+    )
     tta: Views = Field(
-        "none", description="views of each test image whose probabilities are averaged; validation sees the image alone"
+        "none", description="test-time augmentation: views of each test image whose probabilities are averaged"
     )
-    limit: int | None = Field(None, ge=1, description="at most this many images of each split, for quick studies")
-    seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation, dropout")
+    limit: int | None = Field(
+        None, ge=1, description="maximum number of images per split, for quick studies; none: all images"
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="seed of the run: initial weights, order of images, augmentation, dropout"
+    )
 
     def check(self) -> None:
         if self.batch_size % self.grad_accum_steps:

@@ -1,4 +1,4 @@
-"""Launch: where and how a run goes. Nothing here changes a result beyond rounding."""
+"""Launch: where and how a run is executed. Nothing here changes a result beyond rounding."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ from core.declare.part import Part
 class Launch(Part):
     """Recorded as tags. Not part of the declaration: two runs that differ only here are comparable."""
 
-    root: Path | None = Field(None, description="where the data are; none: data/store, downloaded at need")
-    device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes the best there is")
-    threads: int | None = Field(None, ge=1, le=512, description="CPU threads; none: as many as this process may use")
-    workers: int | None = Field(
-        None, ge=0, description="processes that load images; none: 0 on a CPU, up to 8 on a GPU"
+    root: Path | None = Field(
+        None, description="folder of the data; none: data/store, to which data are downloaded if needed"
     )
+    device: str = Field("auto", description="device: cpu, cuda, cuda:1 or mps; auto: the fastest one available")
+    threads: int | None = Field(None, ge=1, le=512, description="CPU threads; none: all that this process may use")
+    workers: int | None = Field(None, ge=0, description="loader worker processes; none: 0 on a CPU, up to 8 on a GPU")
     worker_timeout: int = Field(
-        300, ge=1, description="seconds without a batch after which such a process counts as dead"
+        300, ge=1, description="seconds without a batch after which a loader worker process is considered dead"
     )
-    resident: bool | None = Field(None, description="keep the images on the device; none: if they fit a quarter of it")
+    resident: bool | None = Field(
+        None, description="keep all images in the memory of the device; none: if they fit into a quarter of it"
+    )
     cache_features: bool = Field(
-        True, description="compute once what goes into the head, where freeze leaves that alone to train, unaugmented"
+        True, description="if only the head is trained, on images without augmentation: compute its inputs once"
     )
-    log_every: int | None = Field(None, ge=1, description="steps between step/ metrics; none: 20 times an epoch")
-    checkpoint_every: str = Field("1m", description="steps (500) or time (90s, 5m) between checkpoints")
-    deterministic: bool = Field(False, description="the same bits on a GPU too, at some speed")
-    smoke: bool = Field(False, description="every step of the pipeline in seconds: a few batches, one epoch")
+    log_every: int | None = Field(
+        None, ge=1, description="optimizer steps between logged step/ metrics; none: 20 times per epoch"
+    )
+    checkpoint_every: str = Field("1m", description="checkpoint interval: optimizer steps (500) or time (90s, 5m, 1h)")
+    deterministic: bool = Field(False, description="deterministic algorithms on a GPU, which are slower")
+    smoke: bool = Field(False, description="smoke test: run every step of the pipeline on a few batches in one epoch")
     overfit: int | None = Field(
-        None, ge=2, description="train on one batch of so many images over and over, and tell whether it is learnt"
+        None, ge=2, description="train repeatedly on one batch of this many images and report whether it is learned"
     )
-    profile: bool = Field(False, description="keep a trace, the dearest operations and memory of a few steps")
+    profile: bool = Field(False, description="profile a few steps: trace, most expensive operations, memory")
     diagnose: bool = Field(
-        False, description="per epoch and layer: gradient norm, update over weight, share of dead ReLU units"
+        False, description="log per epoch and layer: gradient norm, update-to-weight ratio, fraction of dead ReLU units"
     )
     detect_anomaly: bool = Field(
-        False, description="name the operation whose gradient is first not a number; several times slower"
+        False, description="find the operation whose gradient first becomes NaN; training is several times slower"
     )
-    mlflow: bool = Field(True, description="mirror the run to MLflow; without, labbook sync does it later")
+    mlflow: bool = Field(True, description="send the run to MLflow; if false, labbook sync can send it later")
 
     @field_validator("checkpoint_every")
     @classmethod

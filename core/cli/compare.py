@@ -1,4 +1,4 @@
-"""labbook compare NAME|RUN ...: what differs, by how much, and whether that is more than luck."""
+"""labbook compare NAME|RUN ...: compare settings over their seeds, with confidence intervals and paired tests."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ MOST_LEFT = 20  # damaged runs that are named
 def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises UserError."""
     parser = Words("compare", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments (all their runs), or runs")
-    parser.add_argument("--metric", default="test/accuracy", help="test/accuracy unless told; any final metric")
-    parser.add_argument("--by", metavar="FIELD", help="settings are the values of this field, whatever else differs")
+    parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments, with all their runs, or single runs")
+    parser.add_argument("--metric", default="test/accuracy", help="final metric that is compared")
+    parser.add_argument("--by", metavar="FIELD", help="group runs by this field alone, whatever else differs")
     parser.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="FIELD",
-        help="a field that sets nothing apart; may be repeated",
+        help="ignore this field when runs are grouped; may be repeated",
     )
-    parser.add_argument("--baseline", metavar="SETTING", help="a setting or a run; the best unless told")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also as CSV, unrounded")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also as a Markdown table")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also as a page with curves and confusion matrices")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also as a picture, .svg or .png")
-    parser.add_argument("--anyway", action="store_true", help="also where the runs saw different data")
+    parser.add_argument(
+        "--baseline", metavar="SETTING", help="setting or run that the others are compared with; default: the best one"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, unrounded")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves and confusion matrices")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write a forest plot, .svg or .png")
+    parser.add_argument("--anyway", action="store_true", help="compare even if the runs used different data")
     given = parser.parse_args(list(words))
     if given.picture and given.picture.suffix not in KINDS:
         raise UserError([f"--picture {given.picture}: should end in {' or '.join(KINDS)}"])

@@ -13,7 +13,7 @@ from core.common.ranks import ranks_here
 
 def explain(title: str, mistakes: UserError, started: bool = False) -> int:
     """Print every error of the user below a title; the exit status. started: the verb may have begun its work."""
-    # the lines of a DataError tell of one thing
+    # the lines of a DataError are about one error
     count = 1 if isinstance(mistakes, DataError) else len(mistakes.lines)
     title = f"{title}: {count} error{'s' if count != 1 else ''}{'' if started else ', nothing was started'}"
     if not ranks_here().rank:

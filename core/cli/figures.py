@@ -1,7 +1,7 @@
-"""labbook figures: every number and picture of the READMEs anew from the record, or which run is missing.
+"""labbook figures: update the numbers and pictures in the READMEs from the record, and name the runs that are missing.
 
-Exit status 0 where all of them stand as the record has them, 1 where a run is missing (its figure is left as it is),
-and with --check also where one is out of date.
+The exit status is 0 if all of them agree with the record and 1 if a run is missing (its figure is left as it is) or,
+with --check, if one is out of date.
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ Reader = Callable[[str], Sequence[Row]]
 
 
 def main(words: Sequence[str]) -> int:
-    """Raises UserError for markers that say nothing clear."""
+    """The exit status. Raises UserError for markers with errors."""
     parser = Words("figures", __doc__)
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="Markdown; README.md and the experiments'")
-    parser.add_argument("--check", action="store_true", help="write nothing, tell what is out of date or missing")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="Markdown files; default: README.md and those of the experiments",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; list what is out of date or missing")
     given = parser.parse_args(list(words))
     files = given.files or pages()
     found = _all_markers(files)
@@ -89,7 +95,7 @@ def _redraw(marker: Marker, picture: Path, comparison: Comparison, check: bool) 
     """Whether the picture was not there, or drawn from other numbers."""
     if forest_plot.told(picture) == markdown(comparison):
         return False
-    tell(f"{marker.place}: {marker.text} {'is out of date' if check else 'drawn anew'}")
+    tell(f"{marker.place}: {marker.text} {'is out of date' if check else 'drawn again'}")
     if not check:
         forest_plot.save(comparison, picture)
     return True

@@ -1,7 +1,7 @@
-"""labbook import PATH ...: old runs, of TensorBoard's events or CSV logs, taken into the record.
+"""labbook import PATH ...: add old runs from TensorBoard events or CSV logs to the record.
 
-Each becomes a run like any other: labbook compare sets it beside others, MLflow shows it. A path is one run's folder or
-file, or a folder of many. Common names of metrics become labbook's, accuracies 0..1; a table says what became of each.
+An imported run is a run like any other: labbook compare compares it, MLflow shows it. Usual names of metrics are
+renamed to those of labbook, and accuracies are scaled to 0..1; a table shows the name and value of each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from core.common import paths
 from core.common.arguments import Words
 from core.common.errors import UserError
 from core.common.terminal import console, tell
-from core.common.text import did_you_mean
+from core.common.text import suggestion
 from core.importing.log import Log
 from core.importing.metric_names import Name, is_share, named, valid
 from core.importing.sources import Source, find
@@ -38,16 +38,24 @@ def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises UserError."""
     parser = Words("import", __doc__)
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="a run's folder or file, or a folder of many"
+        "paths", nargs="+", type=Path, metavar="PATH", help="folder or file of a run, or a folder of many runs"
     )
-    parser.add_argument("--experiment", metavar="NAME", help="what they stand under; the path's name unless told")
-    parser.add_argument("--rename", action="append", default=[], metavar="OLD=NEW", help="another name for a metric")
-    parser.add_argument("--percent", action="append", default=[], metavar="OLD", help="a metric of 0..100, not 0..1")
-    parser.add_argument("--data", metavar="RUN|NAME", help="the images are those of this run, or those called so")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--experiment", metavar="NAME", help="experiment of the runs; default: the name of the path")
+    parser.add_argument(
+        "--rename", action="append", default=[], metavar="OLD=NEW", help="rename a metric; may be repeated"
+    )
+    parser.add_argument(
+        "--percent",
+        action="append",
+        default=[],
+        metavar="OLD",
+        help="metric in percent (0..100), which is divided by 100; may be repeated",
+    )
+    parser.add_argument("--data", metavar="RUN|NAME", help="the data are those of this run, or have this name")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be imported and import nothing")
     given = parser.parse_args(list(words))
     if given.experiment is not None and given.experiment != (fit := _folder_name(given.experiment)):
-        raise UserError([f"--experiment {given.experiment}: cannot name a folder; {fit} can"])
+        raise UserError([f"--experiment {given.experiment}: is not a valid folder name; use {fit}"])
     asked = Asked(_renames(given.rename), frozenset(given.percent), given.experiment, _data(given.data))
     olds, left = gather(given.paths, asked)
     _show(olds)
@@ -108,10 +116,7 @@ def _renames(words: Iterable[str]) -> dict[str, str]:
 
 
 def _known(asked: Iterable[str], names: Collection[str]) -> None:
-    there = f"; there is {', '.join(sorted(names))}"
-    wrong = [
-        f"{name}: no metric is called so{did_you_mean(name, names) or there}" for name in asked if name not in names
-    ]
+    wrong = [f"{name}: unknown metric{suggestion(name, sorted(names))}" for name in asked if name not in names]
     if wrong:
         raise UserError(wrong)
 
@@ -122,7 +127,7 @@ def _data(word: str | None) -> str | None:
         return word
     digest = (RecordedRun(paths.runs() / word).record.get("data") or {}).get("digest")
     if not digest:
-        raise UserError([f"--data {word}: this run does not say which data it saw"])
+        raise UserError([f"--data {word}: this run does not record which data it used"])
     return digest
 
 
@@ -159,9 +164,9 @@ def _each(olds: Sequence[Old], dry: bool) -> Iterator[tuple[RecordedRun, Recorde
     for old in olds:
         before, unchanged = earlier(old, known)
         what = f"{old.source.name} ({old.log.kind}, points: {len(old.log.points)}, experiment {old.experiment})"
-        again = f", in place of {before.id}: the log or what is asked for has changed" if before else ""
+        again = f", replacing {before.id}: the log or the options have changed" if before else ""
         if unchanged and before:
-            tell(f"{old.source.name}: on record already as {before.id}; nothing is added")
+            tell(f"{old.source.name}: already on record as {before.id}")
             continue
         if dry:
             tell(f"would import {what}{again}")
@@ -175,7 +180,7 @@ def _each(olds: Sequence[Old], dry: bool) -> Iterator[tuple[RecordedRun, Recorde
 
 
 def _send(imported: Sequence[tuple[RecordedRun, RecordedRun | None]]) -> None:
-    """To MLflow, and how to go on."""
+    """Send them to MLflow and print the command that compares them."""
     from core.tracking.api import sync
 
     runs = [run for run, _ in imported]

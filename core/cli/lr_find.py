@@ -1,4 +1,4 @@
-"""labbook lr_find NAME: try growing learning rates on a copy, suggest one, plot; nothing is recorded as a run."""
+"""labbook lr_find NAME: learning-rate range test on a copy of the model; nothing is recorded as a run."""
 
 from __future__ import annotations
 

@@ -86,7 +86,8 @@ def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
             return 0
         name = f"{verb}_" if keyword.iskeyword(verb) else verb
         status: int = importlib.import_module(f"core.cli.{name}").main(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed before the start
+            sys.stdout.flush()
         return status
     except UserError as mistakes:
         title = f"labbook {verb}" if verb in known else "labbook"

@@ -1,4 +1,4 @@
-"""What is said when training is over."""
+"""What is printed when training is over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.tracking.api import default_uri, run_url, standing, tracking_uri
 
 
 def told(result: Run | Seeds) -> int:
-    """Tell what came of a training; the exit status."""
+    """Print the result of a training; the exit status."""
     if ranks_here().rank:
         return 0
     if isinstance(result, Run):
@@ -30,7 +30,7 @@ def told(result: Run | Seeds) -> int:
 
 
 def report(run: Run) -> None:
-    """The result of one run and where to look at it."""
+    """Print the result of one run and where to look at it."""
     metrics, history = run.metrics, run.history["test/accuracy"]
     n = run.record["data"]["test"]
     accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
@@ -59,10 +59,10 @@ def where(run: Run) -> None:
     """The record of a run, and how to look at it."""
     tell(f"record: {run.folder}")
     if not run.record["launch"]["mlflow"]:
-        tell("not in MLflow, as told; labbook sync sends it there")
+        tell("not sent to MLflow (--mlflow false); labbook sync sends it")
         return
     if missing := standing(run.folder).why:
-        tell(f"MLflow lacks some of it ({missing}); nothing is lost: labbook sync sends the rest")
+        tell(f"MLflow does not have all of it yet ({missing}); nothing is lost: labbook sync sends the rest")
     uri, page = tracking_uri(), run_url(run.folder) or ""
     if uri.startswith("http"):
         tell(f"look:   {public(uri)}/{page}")
@@ -81,7 +81,7 @@ def report_search(found: Found, command: str) -> None:
         tell("no trial has finished")
     else:
         number = found.confirmed[0].trial if found.confirmed else found.best[0].number
-        several = len(found.goals.names) > 1  # then each of the front is best in its own way
+        several = len(found.goals.names) > 1  # then each trial of the Pareto front is best in its own way
         for top in found.best if several else [trial for trial in found.best if trial.number == number]:
             tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
             for name, value in sorted(top.params.items()):

@@ -1,4 +1,4 @@
-"""labbook register RUN NAME: the best epoch's model of a run into MLflow's registry, ready to be served."""
+"""labbook register RUN NAME: add the best epoch's model of a run to MLflow's model registry, ready to be served."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from core.serving.register import Registered, _epoch, register
 def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises UserError."""
     parser = Words("register", __doc__)
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("name", metavar="NAME", help="of the model; where there is one, it gets another version")
-    parser.add_argument("--alias", default="champion", help="what stands for this version from now on (champion)")
+    parser.add_argument("run", metavar="RUN", help="finished run")
+    parser.add_argument("name", metavar="NAME", help="name of the registered model; an existing one gets a new version")
+    parser.add_argument("--alias", default="champion", help="alias of this version")
     given = parser.parse_args(list(words))
     run = load(given.run)
     done = register(run, given.name, given.alias)

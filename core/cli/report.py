@@ -1,4 +1,4 @@
-"""labbook report RUN: the page that looks into a finished run."""
+"""labbook report RUN: write the report page of a finished run again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from core.record.lock import locked
 from core.record.run import CONFUSION, REPORT, holds_others
 from core.runs.trained import Run, declared, load
 
-ENOUGH = 24 * 3600.0  # s: asked for by hand, nothing is left out
+ENOUGH = 24 * 3600.0  # s: the user asked for the report, so nothing is left out
 
 
 def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises UserError."""
     parser = Words("report", __doc__)
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--root", type=Path, help="where the data are now, if not where they were")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes the best there is")
+    parser.add_argument("run", metavar="RUN", help="finished run")
+    parser.add_argument("--root", type=Path, help="folder of the data, if it has moved since training")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
     given = parser.parse_args(list(words))
     run = load(given.run)
     _refuse(run)
@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def report(run: Run, launch: Launch) -> Path:
-    """Make the page of a finished run, anew where it has one; its path. Raises UserError where that cannot be."""
+    """Write the page of a finished run, replacing an earlier one; its path. Raises UserError if that is impossible."""
     from core.inference.network import network_of
     from core.report.write import make
     from core.training.assemble import load_splits, studied

@@ -1,4 +1,4 @@
-"""labbook rerun RUN: the same declaration once more, and whether the same comes out."""
+"""labbook rerun RUN: train the same declaration again and check that the result is the same."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from core.runs.trained import Run, load
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0 where the same came out, but for rounding; 1 where not. Raises UserError."""
+    """Exit status 0 if the result is the same up to rounding, else 1. Raises UserError."""
     parser = Words("rerun", __doc__)
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--root", type=Path, help="where the data are now, if not where they were")
-    parser.add_argument("--worktree", action="store_true", help="with the recorded code, in a temporary git worktree")
+    parser.add_argument("run", metavar="RUN", help="finished run")
+    parser.add_argument("--root", type=Path, help="folder of the data, if it has moved since training")
+    parser.add_argument("--worktree", action="store_true", help="use the recorded code, in a temporary git worktree")
     given = parser.parse_args(list(words))
     run = load(given.run)
     return guarded(f"python -m experiments.{run.record['experiment']}", lambda: _rerun(run, given.root, given.worktree))

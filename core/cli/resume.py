@@ -1,4 +1,4 @@
-"""labbook resume RUN|NAME: finish an interrupted run; of an experiment, the latest one."""
+"""labbook resume RUN|EXPERIMENT: resume an interrupted run; of an experiment, the latest one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def main(words: Sequence[str]) -> int:
     """The exit status. Raises UserError."""
     if words and "." not in words[0] and words[0] not in experiments():
         if len(words) > 1 or words[0].startswith("-"):
-            raise UserError([f"resume takes a run, or the name of an experiment, not {' '.join(words)}"])
+            raise UserError([f"{' '.join(words)}: resume takes one run or one experiment, without options"])
         return guarded(f"python -m experiments.{load(words[0]).record['experiment']}", lambda: _resume(words[0]))
     experiment, rest = named("resume", words)
     if helped(experiment, rest):
         return 0
     if len(rest) > 1 or (rest and rest[0].startswith("-")):
-        raise UserError([f"resume takes a run, or nothing for the latest interrupted one, not {' '.join(rest)}"])
+        raise UserError(
+            [f"{' '.join(rest)}: resume takes one run, or none for the latest interrupted one, without options"]
+        )
     return acted(experiment, lambda: _resume(rest[0] if rest else experiment))
 
 
@@ -38,12 +40,12 @@ def _resume(which: str | Named) -> int:
     run = from_first(together(find))
     assert run is not None
     if in_study(run):
-        raise UserError([f"{run.id} belongs to a study: the command that searched goes on with it"])
-    return go_on(run)
+        raise UserError([f"{run.id} belongs to a study: run the search command again to resume it"])
+    return resumed(run)
 
 
-def go_on(run: Run) -> int:
-    """Finish a run, or several seeds of one parent; one that has finished is told of again."""
+def resumed(run: Run) -> int:
+    """Resume a run, or all seeds of a parent run; of one that has finished, the result is printed again."""
     from core.cli.outcome import told
     from core.runs.resume import resume
     from core.runs.seeds import resume_seeds

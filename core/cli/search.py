@@ -1,4 +1,4 @@
-"""labbook search NAME: an Optuna study over an experiment's SPACE; the same command resumes it."""
+"""labbook search NAME: search hyperparameters over an experiment's SPACE; the same command resumes the study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def _search(experiment: Named, options: Options) -> int:
 
     assert isinstance(options.verb, Search)
     if options.seeds and not options.verb.confirm:
-        raise UserError(["--seeds: they are those of --confirm K, which retrains the K best; a trial has one seed"])
+        raise UserError(
+            ["--seeds: only together with --confirm K, which retrains the K best trials; a trial has one seed"]
+        )
     only_one(replace(options, seeds=None), "search")
     if not (space := getattr(experiment.module, "SPACE", None)):
         place = f"experiments/{experiment.name}/__init__.py"

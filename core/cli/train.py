@@ -20,9 +20,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def train(experiment: Named, options: Options) -> int:
-    """Train it, or go on with what an earlier start of the same job has begun."""
+    """Train it, or resume the run that an earlier start of the same job has started."""
     from core.cli.outcome import told
-    from core.cli.resume import go_on
+    from core.cli.resume import resumed
     from core.runs.resume import begun
     from core.runs.seeds import train_seeds
     from core.runs.train import train
@@ -33,8 +33,8 @@ def train(experiment: Named, options: Options) -> int:
     earlier = begun(options.experiment, experiment.name, invocation(), seeds) if again else None
     earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
     if earlier:
-        tell(f"{earlier.id}, begun by an earlier start of this job, {'has finished' if finished else 'goes on'}")
-        return 0 if finished else go_on(earlier)
+        tell(f"{earlier.id}, started by an earlier start of this job, {'has finished' if finished else 'is resumed'}")
+        return 0 if finished else resumed(earlier)
     heading = experiment.heading(options)
     if seeds > 1:
         return told(train_seeds(options.experiment, seeds, options.launch, heading))

@@ -1,4 +1,4 @@
-"""labbook ui: MLflow's pages over the store that runs are sent to, for this machine alone."""
+"""labbook ui: open MLflow's pages on the runs of this record in the browser, for this machine only."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to come up, and to go
 def main(words: Sequence[str]) -> int:
     """Serve until Ctrl-C; exit status 0. Raises UserError."""
     parser = Words("ui", __doc__)
-    parser.add_argument("--port", type=int, help="a free one unless told")
-    parser.add_argument("--host", default=HERE[0], help="other than this machine's own: refused, for nobody signs in")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    parser.add_argument("--port", type=int, help="port; default: a free one")
+    parser.add_argument(
+        "--host",
+        default=HERE[0],
+        help="address of this machine; others are refused, since the pages ask for no password",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     given = parser.parse_args(list(words))
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):

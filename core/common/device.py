@@ -9,7 +9,7 @@ from core.common.ranks import ALONE, Ranks
 
 
 def device_of(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
-    """The device of this name: cpu, cuda, cuda:1, mps, or auto for the best there is.
+    """The device of this name: cpu, cuda, cuda:1, mps, or auto for the fastest one available.
 
     Raises UserError for a device that this machine lacks. Each process of a run takes a GPU of its own.
     """

@@ -1,4 +1,4 @@
-"""Every error that a run, a search or a command can end with."""
+"""Every error with which a run, a search or a command can end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """What a user got wrong, all of it at once: one line each, ready to print."""
+    """Every mistake of a user at once: one line each, ready to print."""
 
     def __init__(self, lines: Iterable[str]):
         self.lines = list(lines)
@@ -19,7 +19,7 @@ class Damaged(ValueError):
 
 
 class PeerLost(RuntimeError):
-    """Another process of this run has gone, and so this one cannot go on; the run can be resumed."""
+    """Another process of this run has died, so this one cannot continue; the run can be resumed."""
 
 
 class Unfinished(RuntimeError):
@@ -31,37 +31,37 @@ class Unfinished(RuntimeError):
 
 
 class Failing(RuntimeError):
-    """Trial after trial of a search failed: the cause lies in what they share."""
+    """Many trials of a search failed in a row: the cause lies in what they have in common."""
 
 
 class OutOfMemory(RuntimeError):
-    """The device, or the machine, has no memory left."""
+    """The device or the machine is out of memory."""
 
 
 class DataError(UserError):
-    """The data are missing, broken or not what the declaration says. Each line says what to do."""
+    """The data are missing, damaged or different from the declaration. Each line says what to do."""
 
 
 class ImageLost(RuntimeError):
-    """A file that was there when the run began cannot be read any more. One line that names it."""
+    """A file that existed when the run started can no longer be read. The message names it."""
 
 
 class NonFinite(ArithmeticError):
-    """A loss or gradient was NaN or infinite. The weights were kept from it. `step` counts from 1."""
+    """A loss or gradient was NaN or infinite. The weights were not updated with it. `step` counts from 1."""
 
     def __init__(self, step: int, epoch: int, where: str):
         self.step, self.epoch = step, epoch
         advice = "Lower optimizer.lr, add schedule.warmup_epochs or clip_grad_norm, or use precision fp32"
-        if step == 1:  # no rate has moved anything yet
-            advice = "Nothing had moved yet: look at the fields of loss, method and model, or use precision fp32"
+        if step == 1:  # no learning rate has changed a weight yet
+            advice = "No weight had been updated yet: check the fields of loss, method and model, or use precision fp32"
         super().__init__(
-            f"loss or gradient not finite at step {step} (epoch {epoch + 1}): {where}. The weights were kept from it. "
+            f"loss or gradient not finite at step {step} (epoch {epoch + 1}): {where}. The weights were not updated. "
             + advice
         )
 
 
 class Interrupted(KeyboardInterrupt):
-    """Left because of a signal; the exit status is 128 + number.  run: the id of one that can be resumed."""
+    """Stopped by a signal; the exit status is 128 + number.  run: the id of a run that can be resumed."""
 
     def __init__(self, number: int, where: str, run: str | None = None):
         self.number, self.run = number, run
@@ -69,7 +69,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class WorkerLost(RuntimeError):
-    """A process that loads images died, or gave no sign of life for too long."""
+    """A loader worker process died, or did not answer for too long."""
 
     def __init__(self, what: str):
         super().__init__(f"{what}; if memory ran out, use fewer --workers; if reading is slow, raise --worker_timeout")

@@ -1,4 +1,4 @@
-"""Which of several processes this is, and what started it, as the environment tells. Imports nothing heavy."""
+"""The rank of this process and what started it, read from the environment. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Ranks:
 
 
 def ranks_here() -> Ranks:
-    """As torchrun, srun with torch's variables or `labbook launch` say; alone where nobody says anything."""
+    """As torchrun, srun with torch's variables or `labbook launch` say; a single process if none of them is set."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(os.environ.get(name, "").isdecimal() for name in names):
         return Ranks()

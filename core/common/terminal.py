@@ -1,4 +1,4 @@
-"""Printing that a run outlives: a closed pipe or a full disk behind standard output ends the printing, not the run."""
+"""Printing that cannot stop a run: a closed pipe or a full disk behind standard output ends the printing alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def tell(line: str = "") -> None:
-    """A line on standard output, at once; nowhere, once that is closed."""
+    """Print a line at once; print nothing once standard output is closed."""
     try:
         print(line, flush=True)
     except (OSError, ValueError):
@@ -19,12 +19,12 @@ def tell(line: str = "") -> None:
 
 
 def mute() -> None:
-    """Send standard output to nowhere, so that neither the next line nor the exit fails on it."""
+    """Discard standard output, so that neither the next line nor the exit fails on it."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
 
 
 def is_terminal() -> bool:
-    """Whether somebody watches standard output."""
+    """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 

@@ -98,14 +98,14 @@ def _close(node: Any) -> Any:
 
 
 def _class_of(node: Any) -> type[Declared] | None:
-    """The class of a draft, where it can be told."""
+    """The class of a draft, or None if it is unknown."""
     kind = node.get("class") if isinstance(node, dict) else type(node)
     kind = choices(Declared).get(kind.rsplit(".", 1)[-1]) if isinstance(kind, str) else kind
     return kind if isinstance(kind, type) and issubclass(kind, Declared) else None
 
 
 def _annotation(node: dict[str, Any], name: str) -> Any:
-    """The type of a field of a draft; Declared, the widest, where it cannot be told."""
+    """The type of a field of a draft; Declared, the widest, if it is unknown."""
     kind = _class_of(node)
     return kind.model_fields[name].annotation if kind and name in kind.model_fields else Declared
 

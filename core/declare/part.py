@@ -32,7 +32,7 @@ class Part(Declared):
 
     A field whose type is a Part takes an instance, a class name (its defaults), or a record
     `{"class": name, field: value}`. A name is resolved among the subclasses of the field's type only; a module before
-    it decides between classes of the same name, and need not be where the class stands now. Text is taken for any
+    it decides between classes of the same name, and need not be the module of the class today. Text is taken for any
     value: "0.1", "none" where a field may be None, "32,64" for a tuple.
     """
 
@@ -86,7 +86,7 @@ class Part(Declared):
         return changed(self, changes)
 
     def flat(self) -> dict[str, Any]:
-        """Dotted name -> value of every declared field; a part stands as its class name, its fields below it."""
+        """Dotted name -> value of every declared field; a part is its class name, its fields follow."""
         return dict(_walk(self))
 
     def parts(self) -> Iterator[tuple[str, Part]]:

@@ -75,7 +75,7 @@ def migrated(value: Any, place: str = "") -> Any:
 def migrated_names(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted name -> value, as version 1 wrote the params of a run and the identity of a study: with today's names.
 
-    The value of a part's own name is its class. Of ranges that took the place of three numbers, the last one stands.
+    The value of a part's own name is its class. Of three numbers that became ranges, the last one is kept.
     """
     found = {}
     for dotted, value in flat.items():

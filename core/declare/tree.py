@@ -70,7 +70,7 @@ def step_names(parts: Iterable[Declared]) -> list[str]:
 
 
 def from_text(annotation: Any, value: Any) -> Any:
-    """What a text stands for in a field of this type, where validation alone would not take it."""
+    """The value that a text means in a field of this type, if validation alone would refuse it."""
     if not isinstance(value, str):
         return value
     arguments, absent = get_args(annotation), value.lower() in ("none", "null")

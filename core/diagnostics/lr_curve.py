@@ -1,4 +1,4 @@
-"""The learning-rate range test as pure functions: which rates are tried, when it stops, what the curve suggests.
+"""The learning-rate range test as pure functions: the rates that are tried, when it stops, and the suggestion.
 
 Source: Smith 2017, "Cyclical learning rates for training neural networks", section 3.3.
 """
@@ -13,18 +13,24 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from core.declare.part import Part
 
-FEWEST = 5  # points below which a curve tells nothing
+FEWEST = 5  # points that a curve needs to be read
 # shares of the loss at the start: less of a fall, or of a climb back, is noise
 REAL_FALL, REAL_RISE = 0.02, 0.25
 
 
 class RangeTest(Part):
-    """What `lr_find` tries (Smith 2017, section 3.3)."""
+    """Learning-rate range test (Smith 2017, section 3.3)."""
 
-    min_lr: float = Field(1e-6, gt=0, description="rate of the first step, in the place of optimizer.lr")
-    max_lr: float = Field(10.0, gt=0, validate_default=True, description="rate of the last step")
-    steps: int = Field(100, ge=10, description="optimizer steps at most, the rate growing by the same factor in each")
-    smoothing: float = Field(0.8, ge=0, lt=1, description="of the loss: share of the running mean kept at each step")
+    min_lr: float = Field(1e-6, gt=0, description="learning rate of the first step")
+    max_lr: float = Field(10.0, gt=0, validate_default=True, description="learning rate of the last step")
+    steps: int = Field(
+        100,
+        ge=10,
+        description="maximum number of optimizer steps; the learning rate grows by a constant factor per step",
+    )
+    smoothing: float = Field(
+        0.8, ge=0, lt=1, description="smoothing of the loss: weight of the previous running mean at each step"
+    )
 
     @field_validator("max_lr")
     @classmethod

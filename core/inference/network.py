@@ -20,6 +20,7 @@ from core.context import Context
 from core.loading.batches import Batch
 from core.loading.normalize import normalizer
 from core.losses import Loss
+from core.metrics.task import SINGLE_LABEL, Task, task_of
 from core.models import Model, load_weights
 from core.models.tta import Views, averaged
 from core.record.run import WEIGHTS, RecordedRun
@@ -30,7 +31,7 @@ class Network:
     """A trained network as it is judged.
 
     model: normalized images -> logits, in evaluation mode.  normalize: see core/loading/normalize.py.  autocast: the
-    type of its forward passes, None for full precision.  views: of test-time augmentation.
+    type of its forward passes, None for full precision.  views: of test-time augmentation.  task: single-label or multi-label.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class Network:
     device: torch.device
     autocast: torch.dtype | None = None
     views: Views = "none"
+    task: Task = SINGLE_LABEL
 
     def images(self, pixels: np.ndarray) -> torch.Tensor:
         """uint8 [N, H, W, C] -> float [N, C, H, W] on the device, normalized."""
@@ -47,7 +49,7 @@ class Network:
     def logits(self, pixels: np.ndarray) -> torch.Tensor:
         """float32 [N, C] on the host, of images uint8 [N, H, W, C]; with views, logarithms of mean probabilities."""
         with torch.inference_mode(), self.precision():
-            return full(averaged(self.model, self.views)(self.images(pixels))).float().cpu()
+            return full(averaged(self.model, self.views, self.task)(self.images(pixels))).float().cpu()
 
     def precision(self) -> AbstractContextManager[object]:
         """The context of its forward passes."""
@@ -60,7 +62,8 @@ def network_of(run: RecordedRun, device: str = "auto") -> Network:
     data, declared = run.record["data"], run.record["declaration"]
     autocast, _ = autocast_of(declared.get("precision", "auto"), where)
     model = model_of(run).to(where).to(memory_format=torch.channels_last)
-    return Network(model, normalizer(data["mean"], data["std"], where), where, autocast, declared.get("tta", "none"))
+    normalize, views = normalizer(data["mean"], data["std"], where), declared.get("tta", "none")
+    return Network(model, normalize, where, autocast, views, task_of(run.multi_label))
 
 
 def model_of(run: RecordedRun) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What `search` is told on the command line."""
+"""The options of the verb search."""
 
 from __future__ import annotations
 
@@ -9,34 +9,44 @@ from pydantic import Field, field_validator
 
 from core.declare.part import Part
 
-COSTS = ("parameters", "seconds")  # goals that are no metrics: smaller is better
+COSTS = ("parameters", "seconds")  # goals that are not metrics; smaller is better
 
 
 class Search(Part):
     """Options of the verb search."""
 
-    trials: int = Field(50, ge=1, description="trials in all, those of earlier calls included")
-    workers: int = Field(1, ge=1, le=512, description="processes that train trials; they share the CPU's threads")
-    workers_per_gpu: int = Field(1, ge=1, le=64, description="how many of them share a GPU")
-    loader_workers: int | None = Field(None, ge=0, description="processes that load images, for each worker")
+    trials: int = Field(50, ge=1, description="total number of trials, including those of earlier calls")
+    workers: int = Field(1, ge=1, le=512, description="worker processes that train trials; they share the CPU threads")
+    workers_per_gpu: int = Field(1, ge=1, le=64, description="worker processes per GPU")
+    loader_workers: int | None = Field(
+        None, ge=0, description="loader worker processes of each trial; none: chosen as in training"
+    )
     goal: tuple[str, ...] = Field(
         (),
-        description="validation metric (none: the declared `monitor`), or several goals, also parameters and seconds",
+        description="objective: a validation metric, parameters or seconds, or several; none: the declared monitor",
     )
-    epoch: Literal["best", "last"] = Field("best", description="the epoch whose metric counts")
-    sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = Field("tpe", description="what proposes trials")
+    epoch: Literal["best", "last"] = Field("best", description="epoch whose metric is the objective")
+    sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = Field(
+        "tpe", description="sampler: proposes the hyperparameters of a trial"
+    )
     pruner: Literal["median", "hyperband", "halving", "patient", "percentile", "none"] = Field(
-        "median", description="what ends hopeless trials early"
+        "median", description="pruner: stops unpromising trials early"
     )
-    timeout: str | None = Field(None, description="time (90s, 30m, 8h) after which no trial begins")
-    confirm: int = Field(0, ge=0, description="retrain so many of the best trials on --seeds fresh seeds (3), and test")
-    keep: int = Field(3, ge=0, description="weights are kept of trials among so many best when they end")
+    timeout: str | None = Field(
+        None, description="time (90s, 30m, 8h) after which no new trial is started; none: no limit"
+    )
+    confirm: int = Field(
+        0,
+        ge=0,
+        description="number of best trials that are retrained with new seeds (--seeds, 3 by default) and tested",
+    )
+    keep: int = Field(3, ge=0, description="number of best trials whose weights are kept")
     storage: str | None = Field(
         None,
-        description="URL of a database that machines share (postgresql, mysql+pymysql, grpc); none: a file here",
+        description="URL of a database that machines share (postgresql, mysql+pymysql, grpc); none: a local file",
     )
-    study: str | None = Field(None, description="name of the study; none: the experiment's, with the variant's")
-    new: bool = Field(False, description="begin a fresh study beside the one of this name")
+    study: str | None = Field(None, description="name of the study; none: the names of the experiment and the variant")
+    new: bool = Field(False, description="start a new study, even if one with this name exists")
 
     @field_validator("timeout")
     @classmethod

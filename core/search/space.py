@@ -1,4 +1,4 @@
-"""SPACE: what a search may vary, ranges and choices at dotted names of a declaration.
+"""SPACE: the hyperparameters of a search, as ranges and choices at dotted names of a declaration.
 
 SPACE = {
     "optimizer": Choice(
@@ -61,8 +61,8 @@ class Int:
 
 
 class Choice:
-    """One of several values: numbers, texts, None, parts, tuples of them. Each is told by its label; parts by their
-    classes alone where that is enough.
+    """One of several values: numbers, texts, None, parts, tuples of them. Each is recorded by its label; parts by
+    their classes alone if these differ.
 
     within: label or class name of an option -> the space of its own fields, searched only where it is chosen.
     """
@@ -125,7 +125,7 @@ def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
                 if not exact and isinstance(value, Part):
                     name = next((n for n, option in dimension.options.items() if type(option) is type(value)), None)
                 below = list(dimension.below(name)) if name is not None and isinstance(value, Part) else []
-                if exact or below:  # the same class with other fields: its option stands for it
+                if exact or below:  # the same class with other fields counts as its option
                     found[f"{prefix}{field}{suffix}"] = name
                 for key, deeper in below:
                     visit(deeper, f"{prefix}{field}.", f"{suffix} ({key})")
@@ -137,19 +137,19 @@ def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
 
 
 def changes_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes that a trial's parameters (name -> number or label) stand for."""
+    """The changes that a trial's parameters (name -> number or label) describe."""
     return changes(space, lambda name, dimension: params[name])
 
 
 def check(space: Space, experiment: Experiment) -> None:
-    """Raises UserError with everything that is wrong with a space."""
+    """Raises UserError with every error of a space."""
     if not isinstance(space, Mapping):
         raise UserError([f"SPACE: should be a dictionary, name -> Float, Int or Choice (got a {type(space).__name__})"])
     wrong: list[str] = []
     for name, dimension in dimensions(space).items():
         wrong += [f"SPACE {name}: {line}" for line in _faults(dimension)]
     if not space:
-        wrong.append("SPACE: it is empty; name what to search, as in {'optimizer.lr': Float(0.01, 1, log=True)}")
+        wrong.append("SPACE: is empty; declare what to search, as in {'optimizer.lr': Float(0.01, 1, log=True)}")
     if not wrong:
         for some in _corners(space):
             try:
@@ -163,8 +163,8 @@ def check(space: Space, experiment: Experiment) -> None:
 def label(value: Any) -> str:
     """A readable name of an option: 0.1, none, CrossEntropy(label_smoothing=0.1), random_crop + mixup."""
     if isinstance(value, Part):
-        told = [f"{name}={label(item)}" for name, item in value if _differs(value, name, item)]
-        return type(value).__name__ + (f"({', '.join(told)})" if told else "")
+        fields = [f"{name}={label(item)}" for name, item in value if _differs(value, name, item)]
+        return type(value).__name__ + (f"({', '.join(fields)})" if fields else "")
     if isinstance(value, tuple | list):
         if value and all(isinstance(item, Part) for item in value):
             plain = [label(item) for item in value]
@@ -174,7 +174,7 @@ def label(value: Any) -> str:
 
 
 def text(space: Space) -> dict[str, str]:
-    """Name -> dimension in words: what two spaces are compared by."""
+    """Name -> dimension as text, by which two spaces are compared."""
     return {name: str(dimension) for name, dimension in dimensions(space).items()}
 
 
@@ -205,9 +205,9 @@ def _corners(space: Space) -> Iterator[dict[str, Any]]:
 def _faults(dimension: Dimension) -> Iterator[str]:
     if isinstance(dimension, Choice):
         if not dimension.options:
-            yield "no option"
+            yield "has no option"
         if dimension.repeated:
-            yield f"two options are alike: {dimension}"
+            yield f"has two equal options: {dimension}"
         known = {*dimension.options, *(type(o).__name__ for o in dimension.options.values() if isinstance(o, Part))}
         for key in dimension.within:
             if key not in known:
@@ -217,26 +217,26 @@ def _faults(dimension: Dimension) -> Iterator[str]:
         yield f"should be a Float, an Int or a Choice (got {dimension!r})"
         return
     ends = {"low": dimension.low, "high": dimension.high, "step": dimension.step}
-    kind, told = (int, "an integer") if isinstance(dimension, Int) else (int | float, "a number")
+    kind, noun = (int, "an integer") if isinstance(dimension, Int) else (int | float, "a number")
     if bad := [
         name for name, end in ends.items() if not isinstance(end, kind) and not (name == "step" and end is None)
     ]:
-        yield from (f"{name} should be {told} (got {ends[name]!r})" for name in bad)
+        yield from (f"{name} should be {noun} (got {ends[name]!r})" for name in bad)
         return
     if not (math.isfinite(dimension.low) and math.isfinite(dimension.high)):
         yield f"{dimension}: both ends must be finite"
     elif dimension.low >= dimension.high:
         yield f"{dimension} is empty: low must be below high"
     if dimension.log and dimension.low <= 0:
-        yield f"{dimension}: a range by magnitude must begin above 0"
+        yield f"{dimension}: low must be above 0 if log is True"
     if dimension.step is not None and dimension.step <= 0:
         yield f"{dimension}: step must be above 0"
     if dimension.log and dimension.step not in (None, 1):
-        yield f"{dimension}: log and step exclude each other"
+        yield f"{dimension}: log and step cannot be combined"
 
 
 def _value(experiment: Experiment, name: str) -> Any:
-    """What stands at a dotted name of a declaration; None where nothing does."""
+    """The value at a dotted name of a declaration; None if the name does not exist."""
     node: Any = experiment
     for item in name.split("."):
         if isinstance(node, tuple | list):

@@ -176,7 +176,7 @@ def test_help_shows_the_ten_options_that_are_changed_most_and_leads_to_the_rest(
 @pytest.mark.parametrize(
     "line",
     [
-        "--epochs 60 epochs at most \\(positive integer\\)",
+        "--epochs 60 maximum number of epochs \\(positive integer\\)",
         "--loss.label_smoothing 0.1 .*\\(at least 0, below 1\\)",
         "--swa.start 0.75 .*\\(at least 0, below 1; adds swa\\)",
         "--schedule.min_lr_ratio 0.0 .*\\(0 to 1\\)",

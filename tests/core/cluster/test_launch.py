@@ -397,7 +397,7 @@ def test_mistakes_are_told_at_once_and_nothing_is_submitted(words, messages, mon
     assert status == 2
     for message in messages:
         assert message in shown.err
-    assert shown.err.count("\n") == len(messages)
+    assert shown.err.count("\n") == 1 + len(messages)
     assert "Traceback" not in shown.err
 
 
@@ -406,7 +406,7 @@ def test_without_submitit_the_way_to_it_is_told(monkeypatch, capsys):
     status, shown = launch(["digits_cnn"], monkeypatch, capsys)
     assert status == 2
     assert 'pip install -e ".[slurm]"' in shown.err
-    assert shown.err.count("\n") == 1
+    assert shown.err.count("\n") == 2
 
 
 def test_help_lists_every_option_with_its_default(monkeypatch, capsys):

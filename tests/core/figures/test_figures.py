@@ -129,13 +129,13 @@ def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, pag
     lab(PLAIN, 0.5, variant="plain")
     assert main([str(path)]) == 0
     assert "plain | 2 | 73.50" in forest_plot.told(picture)
-    assert "page.md:1: all.svg drawn anew" in capsys.readouterr().out
+    assert "page.md:1: all.svg drawn again" in capsys.readouterr().out
 
 
 BAD = {
     figure("digits_cn", "1.0"): "page.md:3: digits_cn: unknown experiment; did you mean digits_cnn",
-    figure("digits_cnn variant=plan", "1.0"): "page.md:3: variant plan: no such variant; did you mean plain?",
-    figure("digits_cnn optimizer.lrr=1", "1.0"): "page.md:3: optimizer.lrr: no such",
+    figure("digits_cnn variant=plan", "1.0"): "page.md:3: variant plan: unknown variant; did you mean plain?",
+    figure("digits_cnn optimizer.lrr=1", "1.0"): "page.md:3: optimizer.lrr: unknown option",
     figure("digits_cnn seeds", "1.0"): "page.md:3: seeds: should read option=value",
     figure("digits_cnn --seeds=3", "1.0"): "GitHub shows a comment that holds --",
     figure("digits_cnn", "1.0", "test/acuracy"): "test/acuracy: no such metric; did you mean test/accuracy",

@@ -186,7 +186,7 @@ def test_the_same_adds_nothing_and_what_has_grown_or_is_asked_for_otherwise_repl
     labbook("import", log)
     status, printed = labbook("import", tmp_path / "old")
     assert (status, len(runs(home))) == (0, 1)
-    assert f"on record already as {runs(home)[0].id}; nothing is added" in printed
+    assert f"already on record as {runs(home)[0].id}" in printed
     log.write_text("epoch,val_acc\n1,0.5\n2,0.7\n")
     assert "in place of" in labbook("import", log)[1]
     labbook("import", log, "--data", "cifar")
@@ -271,11 +271,11 @@ def test_mistakes_name_the_word(tmp_path, home, labbook, monkeypatch):
     for words, told in (
         ((tmp_path / "gone",), "gone: no such file or folder"),
         ((tmp_path / "none",), "neither event files of TensorBoard nor CSV logs"),
-        ((log, "--rename", "val_ac=val/f1"), "val_ac: no metric is called so; did you mean val_acc?"),
+        ((log, "--rename", "val_ac=val/f1"), "val_ac: unknown metric; did you mean val_acc?"),
         ((log, "--rename", "mine=a//b"), "--rename mine=a//b"),
         ((log, "--rename", "mine=x", "--rename", "val_acc=x"), "several metrics would become x"),
-        ((log, "--experiment", "a b"), "--experiment a b: cannot name a folder; a_b can"),
-        ((), "the following arguments are required: PATH"),
+        ((log, "--experiment", "a b"), "--experiment a b: is not a valid folder name; use a_b"),
+        ((), "PATH is missing; usage: labbook import PATH ..."),
     ):
         status, printed = labbook("import", *words)
         assert (status, told in printed) == (2, True), printed

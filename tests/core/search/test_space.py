@@ -75,14 +75,14 @@ WRONG = {
     "empty_range": ({"optimizer.lr": Float(1, 0.1)}, r"optimizer.lr: Float\(1, 0.1\) is empty"),
     "one_point": ({"epochs": Int(3, 3)}, "low must be below high"),
     "not_finite": ({"optimizer.lr": Float(0.1, math.inf)}, "both ends must be finite"),
-    "log_of_zero": ({"optimizer.lr": Float(0, 1, log=True)}, "must begin above 0"),
-    "log_and_step": ({"optimizer.lr": Float(0.1, 1, log=True, step=0.1)}, "exclude each other"),
+    "log_of_zero": ({"optimizer.lr": Float(0, 1, log=True)}, "low must be above 0"),
+    "log_and_step": ({"optimizer.lr": Float(0.1, 1, log=True, step=0.1)}, "cannot be combined"),
     "bad_step": ({"optimizer.lr": Float(0.1, 1, step=0)}, "step must be above 0"),
     "out_of_the_field": ({"loss.label_smoothing": Float(0, 2)}, r"loss.label_smoothing: should be less than"),
     "wrong_type": ({"epochs": Float(0.5, 1.5)}, "epochs"),
     "misfit": ({"loss": Choice(CrossEntropy(), SGD())}, "SGD is not a Loss"),
-    "no_option": ({"loss": Choice()}, "no option"),
-    "alike": ({"loss": Choice(CrossEntropy(), CrossEntropy())}, "two options are alike"),
+    "no_option": ({"loss": Choice()}, "has no option"),
+    "alike": ({"loss": Choice(CrossEntropy(), CrossEntropy())}, "has two equal options"),
     "within_unknown": (
         {"loss": Choice(FocalLoss(), CrossEntropy(), within={"FocalLos": {}})},
         "unknown option; did you mean FocalLoss",
@@ -91,7 +91,7 @@ WRONG = {
         {"loss": Choice(FocalLoss(), CrossEntropy()), "loss.gamma": Float(1, 2)},
         "loss.gamma: unknown field",
     ),
-    "nothing": ({}, "it is empty"),
+    "nothing": ({}, "is empty"),
 }
 
 

@@ -15,7 +15,7 @@ from core.runs.trained import load
 from core.training import feature_cache
 from core.training.assemble import assemble
 from core.training.feature_cache import Tail, fit_cached
-from tests.support.loop import BASE, CPU, Tiny
+from tests.support.loop import BASE, Tiny
 from tests.support.runs import digest
 
 PROBE = BASE.but({"model": SmallCNN(widths=(4, 8), dropout=0.3), "augment": (), "freeze": Freeze(), "epochs": 2})
@@ -75,10 +75,10 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(home, monkeypatch):
     whole = train(PROBE, CACHED)
     record = module._record
 
-    def stop(journal, experiment, parts, event):
+    def stop(journal, parts, event):
         if event.step == 7:
             raise KeyboardInterrupt
-        record(journal, experiment, parts, event)
+        record(journal, parts, event)
 
     monkeypatch.setattr(module, "_record", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -90,7 +90,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(home, monkeypatch):
 
 
 def test_what_is_trained_is_the_tail_of_the_network_which_itself_takes_images_as_ever():
-    parts = assemble(PROBE.but({"ema": Ema(decay=0.5)}), Tiny().load(), CACHED, CPU)
+    parts = assemble(PROBE.but({"ema": Ema(decay=0.5)}), Tiny().load(), CACHED.but({"device": "cpu"}))
     network, average = parts.state.model, parts.state.ema.module
     images = parts.setup.normalize(next(iter(parts.val.epoch(0)))).images
     before = network.eval()(images), average.eval()(images)
@@ -110,7 +110,7 @@ def test_what_is_trained_is_the_tail_of_the_network_which_itself_takes_images_as
 
 
 def test_a_layer_that_is_not_finite_has_the_name_that_it_has_in_the_network():
-    parts = assemble(PROBE, Tiny().load(), CACHED, CPU)
+    parts = assemble(PROBE, Tiny().load(), CACHED.but({"device": "cpu"}))
     with torch.no_grad():
         parts.state.model.get_submodule("16").bias.fill_(float("inf"))
     with pytest.raises(NonFinite, match=r"layer 16 \(Linear\)"):

@@ -129,8 +129,8 @@ def test_it_resumes_to_the_same_bits(trained, root, home, monkeypatch):
 
     original = module._record
 
-    def crash(log, declared, parts, event):
-        original(log, declared, parts, event)
+    def crash(log, parts, event):
+        original(log, parts, event)
         if event.step == 29:
             raise KeyboardInterrupt
 
