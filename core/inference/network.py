@@ -31,7 +31,8 @@ class Network:
     """A trained network as it is judged.
 
     model: normalized images -> logits, in evaluation mode.  normalize: see core/loading/normalize.py.  autocast: the
-    type of its forward passes, None for full precision.  views: of test-time augmentation.  task: single-label or multi-label.
+    type of its forward passes, None for full precision.  views: of test-time augmentation.  task: single-label or
+    multi-label.
     """
 
     model: nn.Module
