@@ -66,7 +66,7 @@ class Assembly:
         """The network that is judged, as it is asked: with the views and the precision declared."""
         setup = self.setup
         model = self.state.evaluated.eval()
-        return Network(model, setup.normalize, setup.device, setup.autocast, self.experiment.tta)
+        return Network(model, setup.normalize, setup.device, setup.autocast, self.experiment.tta, setup.task)
 
     def held_out(self, images: Images) -> Batches:
         """The batches of a split for evaluation."""
