@@ -8,11 +8,11 @@ from core.declare.tree import names
 from core.launch import Launch
 from core.losses import FocalLoss
 from core.options import OWN, parse
-from experiments import cifar_resnet
-from experiments.cifar_resnet import EXPERIMENT, VARIANTS
+from experiments import pictures
+from experiments.pictures import EXPERIMENT, VARIANTS
 from tests.support.mistakes import refused
 
-PACKAGE = "experiments.cifar_resnet"
+PACKAGE = "experiments.pictures"
 
 
 def run(words, monkeypatch, capsys):
@@ -115,7 +115,7 @@ def test_help_names_every_field_and_choice(capsys):
         command.experiment(PACKAGE, ["--help"])
     out = capsys.readouterr().out
     assert left.value.code == 0
-    assert out.startswith(cifar_resnet.__doc__.strip()[:40])
+    assert out.startswith(pictures.__doc__.strip()[:40])
     for name in (*FROZEN, *VARIANTS, "FocalLoss", "Cifar100"):
         assert name in out
 

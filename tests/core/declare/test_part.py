@@ -14,7 +14,7 @@ from core.declare.part import Part
 from core.declare.tree import choices
 from core.losses import CrossEntropy, FocalLoss
 from core.optimizers import SAM, SGD
-from experiments.cifar_resnet import EXPERIMENT
+from experiments.pictures import EXPERIMENT
 
 
 class Shape(Part, ABC):
