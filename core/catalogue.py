@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
-from core.common import paths
 from core.common.errors import UserError
 from core.common.text import suggestion
 
@@ -61,5 +60,5 @@ def import_data(module: str = "data") -> ModuleType:
 def import_experiment(name: str) -> None:
     """Make the parts of the data sets and of experiments.<name> known. A name from elsewhere imports nothing."""
     import_data()
-    if name.isidentifier() and (paths.ROOT / "experiments" / name / "__init__.py").is_file():
+    if name in experiments():
         importlib.import_module(f"experiments.{name}")

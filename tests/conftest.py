@@ -1,16 +1,31 @@
 """Shared by all tests: nothing is written into the repository's own mlruns, store or database."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+import tests.support  # noqa: F401 its experiments become known before any other is imported
 
 settings.register_profile("labbook", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("labbook")
 
 torch.set_num_threads(1)  # the tensors of tests are small: a second thread costs more than it does
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Two processes, whose start would cost more than it saves where single files are named."""
+    return 0 if all(Path(name.split("::")[0]).is_file() for name in config.args) else 2
+
+
+def pytest_collection_modifyitems(items):
+    """Files that start programs come first: they take longest, and the last one is waited for by all."""
+    long = {item.path for item in items if "forge" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(autouse=True)

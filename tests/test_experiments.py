@@ -7,10 +7,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from core.catalogue import entries
 from core.record.run import RECORD
+from tests.support.shipped import SHIPPED
 
-EXPERIMENTS = [entry.name for entry in entries()]
+EXPERIMENTS = [entry.name for entry in SHIPPED]
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from types import ModuleType
 
 import pytest
 
-from core.catalogue import entries
 from core.cli.figures import pages
 from core.experiment import Experiment
 from core.figures.markers import FIGURE, markers
@@ -18,11 +17,15 @@ from core.launch import Launch
 from core.runs.train import train
 from core.search.space import check
 from tests.support.documentation import accept
+from tests.support.shipped import SHIPPED
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("core", "data", "experiments") for path in (ROOT / room).rglob("*.py"))
-EXPERIMENTS = list(entries())
 README = (ROOT / "README.md").read_text()
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+OF_OLD_RECORDS = "tests/core/runs/test_old_homes.py"  # written by the repository's experiments of the time
 
 
 def name_of(path: Path) -> str:
@@ -47,7 +50,7 @@ def test_what_is_public_is_explained(path):
             assert ast.get_docstring(node), f"{name_of(path)}: {node.name} has no docstring"
 
 
-@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_docstrings_ask_a_question_and_their_commands_are_accepted(entry):
     module = importlib.import_module(f"experiments.{entry.name}")
     assert isinstance(module.EXPERIMENT, Experiment)
@@ -59,21 +62,21 @@ def test_docstrings_ask_a_question_and_their_commands_are_accepted(entry):
         accept(module, words)
 
 
-@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_a_declared_space_fits_its_experiment(entry):
     module = importlib.import_module(f"experiments.{entry.name}")
     if space := getattr(module, "SPACE", None):
         check(space, module.EXPERIMENT)
 
 
-@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_variants_change_something(entry):
     module = importlib.import_module(f"experiments.{entry.name}")
     for name, changes in module.VARIANTS.items():
         assert module.EXPERIMENT.but(changes) != module.EXPERIMENT, name
 
 
-@pytest.mark.parametrize("entry", EXPERIMENTS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_the_readme_has_a_row_for_it_that_says_what_the_docstring_expects(entry):
     row = next(line for line in README.splitlines() if line.startswith(f"| [{entry.name}]"))
     told, expected = (set(re.findall(r"\d+\.\d+ %", text)) for text in (row, entry.expected))
@@ -84,7 +87,7 @@ def test_the_readme_has_a_row_for_it_that_says_what_the_docstring_expects(entry)
 def test_the_readme_names_files_and_options_that_exist():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
-    known = {entry.name for entry in EXPERIMENTS} | {"my_idea"}
+    known = {entry.name for entry in SHIPPED} | {"my_idea"}
     assert set(re.findall(r"python -m experiments\.(\w+)", README)) <= known
 
 
@@ -154,3 +157,34 @@ def test_the_map_names_files_that_exist():
     missing = [path for path in named if not re.search("NAME|VERB", path) and not (ROOT / path).exists()]
     assert len(named) > 60
     assert not missing
+
+
+def imported(path: Path) -> set[str]:
+    """The full dotted name of everything that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_no_test_imports_another():
+    for path in TESTS:
+        for name in imported(path):
+            assert not re.search(r"^tests\b.*\.(test_|conftest)", name), f"{name_of(path)} imports {name}"
+
+
+def test_tests_of_core_and_data_declare_their_own_experiments():
+    names = "|".join(entry.name for entry in SHIPPED)
+    for path in (path for path in TESTS if name_of(path).startswith(("tests/core/", "tests/data/", "tests/support/"))):
+        found = re.findall(rf"\bexperiments(?:\.| import )(?:{names})\b", path.read_text())
+        assert not found or name_of(path) == OF_OLD_RECORDS, f"{name_of(path)}: {found}: use experiments.tiny"
+
+
+def test_each_file_of_support_is_explained():
+    told = re.findall(r"^\| `([\w./]+)` \| \S", (ROOT / "tests/support/README.md").read_text(), re.MULTILINE)
+    support = ROOT / "tests" / "support"
+    assert sorted(told) == sorted(["experiments/", *(path.name for path in support.glob("[!_]*.py"))])

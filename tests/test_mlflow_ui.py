@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import time
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
 
 from core.common.html import document, items
 from core.launch import Launch
@@ -21,6 +19,10 @@ from core.runs.trained import Run
 from core.tracking.api import run_url, sync, tracking_uri
 from core.tracking.client import connect
 from experiments import digits_cnn
+from tests.support.browser import chromium
+from tests.support.optional import library
+
+expect = library("playwright.sync_api", package="playwright").expect
 
 LAUNCH = Launch(threads=1, mlflow=False)
 RATES = (0.001, 0.003, 0.01)
@@ -37,7 +39,7 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory, forge):
+def lab(tmp_path_factory, forge, browser):
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(home))
@@ -77,14 +79,9 @@ def recorded() -> tuple[dict[float, Run], Run]:
 
 @pytest.fixture(scope="module")
 def browser():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("NOT TESTED: no Chromium is installed (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with chromium() as browser:
         expect.set_options(timeout=PATIENCE)
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def lab(home):
         variant=None,
         status="FINISHED",
         data="d1",
-        name="digits_cnn",
+        name="tiny",
         error="",
         lacking=(),
         **more,

@@ -18,11 +18,11 @@ from core.launch import Launch
 from core.losses import FocalLoss
 from core.options import OWN, parse
 from core.search.options import Search
-from experiments import cifar_resnet
-from experiments.cifar_resnet import EXPERIMENT, VARIANTS
+from experiments import pictures
+from experiments.pictures import EXPERIMENT, VARIANTS
 from tests.support.mistakes import refused
 
-PACKAGE = "experiments.cifar_resnet"
+PACKAGE = "experiments.pictures"
 
 
 def run(words, monkeypatch, capsys):
@@ -154,7 +154,7 @@ def shown(words, capsys):
 
 def test_help_all_names_every_field_and_choice(capsys):
     out = shown(["--help", "all"], capsys)
-    assert out.startswith(cifar_resnet.__doc__.strip()[:40])
+    assert out.startswith(pictures.__doc__.strip()[:40])
     for name in (*Experiment.model_fields, *Launch.model_fields, *Search.model_fields, *RangeTest.model_fields, *OWN):
         assert f"  --{name} " in out, name
     for name in (*FROZEN, *VARIANTS, "FocalLoss", "Cifar100"):
@@ -205,7 +205,7 @@ def test_help_shows_the_fields_of_the_parts_that_are_named_beside_it(words, expe
 
 
 def test_help_has_color_on_a_terminal_only():
-    code = "import pty; pty.spawn([__import__('sys').executable, '-m', 'experiments.digits_cnn', '--help'])"
+    code = "import pty; pty.spawn([__import__('sys').executable, '-m', 'experiments.tiny', '--help'])"
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "90"}
     environment.pop("NO_COLOR", None)
     words = [sys.executable, "-c", code]

@@ -11,21 +11,18 @@ from core.common.errors import DataError
 from data import Hdf5, HuggingFace, ImageFolder
 from data.reading import ingest
 from data.reading.decode import decode
+from tests.support.optional import library
 from tests.support.samples import encoded, noise, tree
-
-
-def library(name, extra):
-    return pytest.importorskip(name, reason=f"the extra {extra} is not installed")
 
 
 @pytest.fixture
 def h5py():
-    return library("h5py", "hdf5")
+    return library("h5py", extra="hdf5")
 
 
 @pytest.fixture
 def lmdb():
-    return library("lmdb", "lmdb")
+    return library("lmdb", extra="lmdb")
 
 
 @pytest.fixture
@@ -33,7 +30,7 @@ def datasets(monkeypatch, tmp_path):
     """Nothing is asked of the network while it is there."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    found = library("datasets", "huggingface")
+    found = library("datasets", extra="huggingface")
     monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("it asks the network"))
     return found
 

@@ -1,9 +1,7 @@
 """Tar shards: the same epoch from any number of workers, from any step, and nothing kept of the images."""
 
-import io
 import json
 import random
-import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -21,31 +19,12 @@ from data.reading import ingest
 from data.reading.decode import decode
 from tests.support import kills
 from tests.support.kills import Moment, Setup
+from tests.support.optional import library
 from tests.support.processes import COMMON, start, wait_for_step
 from tests.support.samples import age, encoded, noise, packed, tree
+from tests.support.shards import picture, samples, shard
 
 CPU = torch.device("cpu")
-
-
-def shard(path, files):
-    """A tar of (name, content)s, in this order."""
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def picture(number):
-    return encoded(noise(number, 20, 26))
-
-
-def samples(first, count, classes=("cat", "dog")):
-    for number in range(first, first + count):
-        yield f"{number:04}.png", picture(number)
-        yield f"{number:04}.cls", classes[number % len(classes)].encode()
 
 
 def three(folder, each=8, **rest):
@@ -90,7 +69,7 @@ def test_samples_are_what_was_packed_and_splits_what_the_shards_are_called(tmp_p
 
 
 def test_shards_of_the_library_itself_are_read_with_labels_as_numbers_and_in_json(tmp_path):
-    webdataset = pytest.importorskip("webdataset", reason="webdataset of the extra dev is not installed")
+    webdataset = library("webdataset", package="webdataset")
     root = tmp_path / "set"
     root.mkdir()
     with webdataset.ShardWriter(str(root / "x-%03d.tar"), maxcount=7, verbose=0) as sink:
@@ -258,7 +237,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_says_what_it_skips(forge, tmp
     kills._wait_for(Moment(step=5), process, home, whole.seconds)
     process.kill()
     process.wait()
-    status, told = forge.run(kills.DIGITS, "resume", env={"LABBOOK_HOME": str(home)})
+    status, told = forge.run(kills.PROGRAM, "resume", env={"LABBOOK_HOME": str(home)})
     assert status == 0, told
     assert "images of epoch 1 have come before: skipped, not read again" in told
     assert not kills.outcome(home).differences(whole)
@@ -276,7 +255,7 @@ def test_random_kills_change_nothing(seed, forge, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_each_with_shards_of_their_own_resume_to_the_same_bits(forge, home, tmp_path):
-    asked = (kills.DIGITS, *words(three(tmp_path / "set", each=60)), "--model.norm", "group", *COMMON)
+    asked = (kills.PROGRAM, *words(three(tmp_path / "set", each=60)), "--model.norm", "group", *COMMON)
     for process in start(forge, *asked, LABBOOK_HOME=tmp_path / "undisturbed"):
         assert process.wait() == 0, process.text
     processes = start(forge, *asked, "--checkpoint_every", "1", "--workers", "1")
@@ -284,7 +263,7 @@ def test_two_processes_each_with_shards_of_their_own_resume_to_the_same_bits(for
     processes[1].kill()
     for process in processes:
         process.wait()
-    first, second = start(forge, kills.DIGITS, "resume")
+    first, second = start(forge, kills.PROGRAM, "resume")
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
     assert "images of epoch 1 have come before: skipped, not read again" in first.text
     resumed, whole = kills.outcome(home), kills.outcome(tmp_path / "undisturbed")

@@ -1,4 +1,4 @@
-"""Runs of digits_cnn killed at random moments and finished by `resume`, held against the same runs left alone.
+"""Runs of tiny killed at random moments and finished by `resume`, held against the same runs left alone.
 
 Everything is a function of a seed: what is trained, how it is launched, and when it dies.
 """
@@ -21,7 +21,7 @@ from core.record import journal
 from core.record.run import RECORD, SUMMARY, WEIGHTS
 from core.runs.trained import Run
 
-DIGITS = "experiments.digits_cnn"
+PROGRAM = "experiments.tiny"
 DECLARATIONS = 20  # different ones; many kills share an undisturbed run
 OF_TIME_OR_SIZE = ("images_per_second", "peak_memory_mb", "checkpoint_seconds")
 PATIENCE = 300.0  # s for one process, on a machine that others use too
@@ -57,7 +57,7 @@ class Setup:
 
     @property
     def words(self) -> tuple[str, ...]:
-        return (DIGITS, *self.declared, *self.launched, "--mlflow", "false", "--threads", "1")
+        return (PROGRAM, *self.declared, *self.launched, "--mlflow", "false", "--threads", "1")
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _go_on(start: Starter, setup: Setup, home: Path) -> Process | None:
     env = {"LABBOOK_HOME": str(home)}
     if any(run.status == "FINISHED" for run in runs(home)):
         return None
-    return start(DIGITS, "resume", env=env) if runs(home) else start(*setup.words, env=env)
+    return start(PROGRAM, "resume", env=env) if runs(home) else start(*setup.words, env=env)
 
 
 def _wait(process: Process) -> int:

@@ -13,9 +13,9 @@ from core.cli import main as command
 from core.declare.tree import choices, names
 from core.launch import Launch
 from core.options import OWN
-from experiments.cifar_resnet import EXPERIMENT
+from experiments.pictures import EXPERIMENT
 
-PACKAGE = "experiments.cifar_resnet"
+PACKAGE = "experiments.pictures"
 LETTERS = string.ascii_lowercase + "_."
 
 

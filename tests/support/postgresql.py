@@ -54,7 +54,7 @@ def served(database: str, password: str | None = None, kind: type[Server] = Serv
     """A server with an empty database; skips the test where PostgreSQL is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
-        pytest.skip("NOT TESTED: PostgreSQL is not installed (apt-get install postgresql)")
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="labbook-pg-"))
     if os.getuid() == 0:
         shutil.chown(folder, "postgres")

@@ -8,7 +8,7 @@ import time
 from core.record import journal
 from tests.support.runs import only_run
 
-DIGITS = "experiments.digits_cnn"
+PROGRAM = "experiments.tiny"
 
 
 COMMON = ("--mlflow", "false", "--threads", "1")

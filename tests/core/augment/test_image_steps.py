@@ -42,7 +42,7 @@ from core.loading.batches import Batch, Host, Plan, Resident, feed
 from core.loading.images import Images
 from core.models.tta import averaged
 from core.runs.train import train
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 GREY = COLOUR[:, :, :1].copy()

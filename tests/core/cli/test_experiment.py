@@ -22,7 +22,7 @@ BROKEN = '''"""Is it broken?
 Expected: not yet measured
 """
 
-from experiments.digits_cnn import EXPERIMENT as BASE
+from experiments.tiny import EXPERIMENT as BASE
 
 EXPERIMENT = type(BASE)(
     data=BASE.data, model=BASE.model, optimizer=BASE.optimizer, epochs="many", batch_sice=3
@@ -53,7 +53,7 @@ def test_mistakes_in_a_declaration_name_file_line_and_field(broken, capsys):
 def test_a_broken_experiment_does_not_hide_the_others(broken, capsys):
     found = {entry.name: entry for entry in entries()}
     assert found["broken"].question.startswith("cannot be read: ValidationError")
-    assert found["digits_cnn"].question.endswith("?")
+    assert found["tiny"].question.endswith("?")
 
 
 def test_a_damaged_summary_does_not_hide_the_best(home):
@@ -63,25 +63,25 @@ def test_a_damaged_summary_does_not_hide_the_best(home):
 
 
 def test_an_experiment_is_not_credited_with_the_runs_of_one_whose_name_begins_like_its_own(home):
-    wide = on_record("digits_cnn-wide", 1, summary(0.99))
-    assert listing.best_on_record("digits_cnn") is None
-    assert list(Run.of_experiment("digits_cnn")) == []
-    with pytest.raises(UserError, match="digits_cnn: no experiment with runs on record"):
-        rows(["digits_cnn"])
-    with pytest.raises(UserError, match="digits_cnn: no such run"):
-        load("digits_cnn")
-    assert load("digits_cnn-w") == wide
-    own = on_record("digits_cnn", 2, summary(0.9))
-    assert listing.best_on_record("digits_cnn") == (0.9, own.id)
-    assert listing.best_on_record("digits_cnn-wide") == (0.99, wide.id)
-    assert [list(Run.of_experiment(name)) for name in ("digits_cnn", "digits_cnn-wide")] == [[own], [wide]]
-    assert load("digits_cnn") == own
+    wide = on_record("tiny-wide", 1, summary(0.99))
+    assert listing.best_on_record("tiny") is None
+    assert list(Run.of_experiment("tiny")) == []
+    with pytest.raises(UserError, match="tiny: no experiment with runs on record"):
+        rows(["tiny"])
+    with pytest.raises(UserError, match="tiny: no such run"):
+        load("tiny")
+    assert load("tiny-w") == wide
+    own = on_record("tiny", 2, summary(0.9))
+    assert listing.best_on_record("tiny") == (0.9, own.id)
+    assert listing.best_on_record("tiny-wide") == (0.99, wide.id)
+    assert [list(Run.of_experiment(name)) for name in ("tiny", "tiny-wide")] == [[own], [wide]]
+    assert load("tiny") == own
 
 
 def test_a_damaged_record_hides_no_other_run_and_is_not_passed_over(home):
-    on_record("digits_cnn-wide", 1, summary(0.99), record="{")
-    damaged, own = on_record("digits_cnn", 2, summary(0.8), record="{"), on_record("digits_cnn", 3, summary(0.7))
-    assert list(Run.of_experiment("digits_cnn")) == [own, damaged]
+    on_record("tiny-wide", 1, summary(0.99), record="{")
+    damaged, own = on_record("tiny", 2, summary(0.8), record="{"), on_record("tiny", 3, summary(0.7))
+    assert list(Run.of_experiment("tiny")) == [own, damaged]
     with pytest.raises(UserError, match="not a record"):
         _ = damaged.record
 
@@ -113,7 +113,7 @@ def summary(accuracy, whole=True):
         ([], 2, "usage: labbook VERB"),
         (["--help"], 0, "  sync [RUN ...]  "),
         (["trian"], 2, "labbook: 1 error, nothing was started\n  trian: unknown verb; did you mean train?"),
-        (["digits_cnn"], 2, "to train it: labbook train digits_cnn"),
+        (["tiny"], 2, "to train it: labbook train tiny"),
         (["train"], 2, "EXPERIMENT is missing; choose one of cifar_cnn"),
         (["report"], 2, "labbook report: 1 error\n  RUN is missing; usage: labbook report RUN"),
         (["compare", "x", "--metrik", "y"], 2, "--metrik: unknown option; did you mean --metric?"),
@@ -137,12 +137,12 @@ def test_labbook(words, status, message, monkeypatch, capsys):
 def test_without_network_and_data_one_message_says_what_to_do(capsys, monkeypatch, home):
     monkeypatch.setenv("LABBOOK_CIFAR_URL", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(SystemExit) as left:
-        command.experiment("experiments.cifar_resnet", [])
+        command.experiment("experiments.pictures", [])
     error = capsys.readouterr().err
     assert left.value.code == 2
     assert error.startswith("labbook train: 1 error, nothing was started\n")
     assert f"put the file at {paths.store() / 'cifar-10-python.tar.gz'}" in error
-    assert "python -m experiments.cifar_resnet --data Digits" in error
+    assert "python -m experiments.pictures --data Digits" in error
     assert "--root PATH" in error
     assert not paths.runs().exists()
 

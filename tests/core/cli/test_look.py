@@ -18,7 +18,7 @@ from core.loading.batches import Batch
 from core.loading.normalize import normalizer
 from core.metrics.task import SINGLE_LABEL
 from core.runs.train import train
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 
 OFFLINE = Launch(mlflow=False, threads=1)
 SHORT = EXPERIMENT.but({"epochs": 1, "limit": 100})
@@ -124,13 +124,13 @@ def test_the_sheet_needs_no_matplotlib(tmp_path):
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
-        (["digits_cnn", "--augment.random_crop.padding", "2", "--to", "x.png"], 0, "x.png"),
-        (["digits_cnn", "--variant", "plain"], 0, "look_digits_cnn.png"),
-        (["digit_cnn"], 2, "unknown experiment; did you mean digits_cnn"),
+        (["tiny", "--augment.random_crop.padding", "2", "--to", "x.png"], 0, "x.png"),
+        (["tiny", "--variant", "plain"], 0, "look_tiny.png"),
+        (["tinny"], 2, "unknown experiment; did you mean tiny"),
         ([], 2, "EXPERIMENT is missing"),
-        (["digits_cnn", "--help"], 0, "usage: python -m experiments.digits_cnn"),
-        (["digits_cnn", "--to"], 2, "--to: needs the path"),
-        (["digits_cnn", "--augment.random_crop.paddin", "2"], 2, "padding"),
+        (["tiny", "--help"], 0, "usage: python -m experiments.tiny"),
+        (["tiny", "--to"], 2, "--to: needs the path"),
+        (["tiny", "--augment.random_crop.paddin", "2"], 2, "padding"),
     ],
     ids=lambda value: "_".join(value)[:30] if isinstance(value, list) else "",
 )

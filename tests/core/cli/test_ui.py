@@ -13,13 +13,13 @@ from core.cli.ui import main
 from core.common.errors import UserError
 from core.launch import Launch
 from core.runs.train import train
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 
 
 @pytest.fixture
 def recorded(home, monkeypatch):
     """A home in which a run is on record and in MLflow."""
-    train(EXPERIMENT.but({"limit": 64, "epochs": 1}), Launch(threads=1), "digits_cnn")
+    train(EXPERIMENT.but({"limit": 64, "epochs": 1}), Launch(threads=1), "tiny")
     return home
 
 

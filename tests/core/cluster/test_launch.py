@@ -26,8 +26,9 @@ from core.common.errors import UserError
 from core.record import journal
 from core.runs.trained import Run
 from core.training.checkpoint import CHECKPOINTS
+from tests.support.optional import library
 
-FailedJobError = pytest.importorskip("submitit.core.utils").FailedJobError
+FailedJobError = library("submitit.core.utils", extra="slurm").FailedJobError
 
 # a program that tells how it was started, and, told to stop by SIGTERM, saves, leaves with 143 and ends the next time
 STANDIN = """
@@ -102,9 +103,9 @@ def preempt(parent):
 
 @pytest.fixture(scope="module")
 def preempted(forge, tmp_path_factory):
-    """digits_cnn, preempted once: home, status, text, and how the child was started in each round."""
+    """tiny, preempted once: home, status, text, and how the child was started in each round."""
     home = tmp_path_factory.mktemp("preempted")
-    words = ["digits_cnn", *"--epochs 6 --batch_size 8 --limit 320 --mlflow false --threads 1".split()]
+    words = ["tiny", *"--epochs 6 --batch_size 8 --limit 320 --mlflow false --threads 1".split()]
     process = forge.start("core", "launch", *words, env={"LABBOOK_HOME": str(home)})
     runs = home / "mlruns" / "runs"
     until(lambda: any(journal.history(run).get("step/loss") for run in runs.glob("*")) if runs.exists() else False, 120)
@@ -123,14 +124,14 @@ def _child(number):
         ((task),) = psutil.Process(int(number)).children()
         (child,) = task.children()
         words = child.cmdline()
-        return (child.pid, words, child.environ()["LABBOOK_INVOCATION"]) if "experiments.digits_cnn" in words else None
+        return (child.pid, words, child.environ()["LABBOOK_INVOCATION"]) if "experiments.tiny" in words else None
     except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError, ValueError):
         return None
 
 
 def test_a_job_trains_and_tells_where(preempted):
     assert preempted.status == 0, preempted.text
-    number = re.search(r"job (\d+) on local: python -m experiments\.digits_cnn --epochs 6", preempted.text)[1]
+    number = re.search(r"job (\d+) on local: python -m experiments\.tiny --epochs 6", preempted.text)[1]
     (launch,) = (preempted.home / "mlruns" / "launches").iterdir()
     assert f"logs    {launch}" in preempted.text
     assert f"-F {launch / number}_0_log.out" in preempted.text
@@ -143,7 +144,7 @@ def test_a_preempted_job_saves_and_the_same_command_starts_again(preempted):
     (pid, words, invocation), (other, *again) = preempted.rounds
     assert other != pid
     assert again == [words, invocation]
-    assert re.fullmatch(r"local \d+ digits_cnn-[\w-]+", invocation)
+    assert re.fullmatch(r"local \d+ tiny-[\w-]+", invocation)
     saved = re.search(r"SIGTERM: (\S+) stopped and saved", preempted.text)
     assert saved[1] == preempted.run.id
     assert any((preempted.run.folder / CHECKPOINTS).iterdir())
@@ -287,7 +288,7 @@ def test_what_sbatch_is_asked_for(slurm, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_CONF", "there")
     words = "--cluster slurm --nodes 2 --gpus_per_node 4 --cpus_per_task 8 --hours 4 --partition gpu --mem_gb 64"
     more = ["--sbatch", '["reservation=a,b", "exclusive"]', "--setup", "module load cuda"]
-    launcher, name, own = parse([*words.split(), *more, "digits_cnn", "--epochs", "3"])
+    launcher, name, own = parse([*words.split(), *more, "tiny", "--epochs", "3"])
     assert not launcher.waits
     job = submit(launcher, name, own)
     lines = job.paths.submission_file.read_text().splitlines()
@@ -299,9 +300,9 @@ def test_what_sbatch_is_asked_for(slurm, capsys, monkeypatch, tmp_path):
     command = next(line for line in lines if line.startswith("srun"))
     assert "--kill-on-bad-exit=1 --cpus-per-task=8" in command
     task = job.submission().function
-    assert (task.words, task.cwd) == (("experiments.digits_cnn", "--epochs", "3"), str(tmp_path))
+    assert (task.words, task.cwd) == (("experiments.tiny", "--epochs", "3"), str(tmp_path))
     told = capsys.readouterr().out
-    assert "job 4711 on slurm: python -m experiments.digits_cnn --epochs 3, 8 tasks" in told
+    assert "job 4711 on slurm: python -m experiments.tiny --epochs 3, 8 tasks" in told
     assert "cancel  scancel 4711" in told
     where, *environment = (slurm / "sbatch.told").read_text().splitlines()
     assert where == str(paths.ROOT)  # where submitit's own process finds core
@@ -364,28 +365,28 @@ def launch(words, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
-        ("--nodess 2 digits_cnn", ["--nodess: unknown option; did you mean --nodes?"]),
-        ("--nodess digits_cnn --epochs x", ["--nodess: unknown option", "--epochs: should be a valid integer"]),
+        ("--nodess 2 tiny", ["--nodess: unknown option; did you mean --nodes?"]),
+        ("--nodess tiny --epochs x", ["--nodess: unknown option", "--epochs: should be a valid integer"]),
         (
-            "--nodes digits_cnn",
+            "--nodes tiny",
             ["--nodes: should be a valid integer", "EXPERIMENT is missing; choose one of"],
         ),
-        ("--nodes 2 digits_cnn", ["--nodes 2: local is one machine"]),
-        ("digits_cn", ["digits_cn: unknown experiment; did you mean digits_cnn"]),
-        ("digits_cnn --optimizer.lrr 1", ["did you mean --optimizer.lr"]),
-        ("digits_cnn trian", ["trian"]),
-        ("digits_cnn trian --epochs 1", ["trian: unknown verb; did you mean train?"]),
-        ("digits_cnn resume nothing", ["nothing: no such run"]),
-        ("digits_cnn resume", ["no interrupted run of digits_cnn"]),
-        ("digits_cnn --nodes 2", ["--nodes: is an option of the job; write it before the name digits_cnn"]),
-        ("--epochs 2 digits_cnn", ["--epochs: is an option of the experiment; write it after the name digits_cnn"]),
-        ("--gpus_per_node 2 --tasks_per_node 3 digits_cnn", ["a task takes a GPU, and --gpus_per_node is 2"]),
-        ("--partition gpu digits_cnn", ["--partition: only --cluster slurm knows it"]),
-        ("--hours 0.01 digits_cnn", ["--save_seconds 120: leaves nothing of 0.01 hours"]),
-        ("--cluster slurm digits_cnn", ["there is no sbatch, srun, scontrol here"]),
-        ("--wait --wait digits_cnn", ["--wait: given twice"]),
+        ("--nodes 2 tiny", ["--nodes 2: local is one machine"]),
+        ("tin", ["tin: unknown experiment; did you mean tiny"]),
+        ("tiny --optimizer.lrr 1", ["did you mean --optimizer.lr"]),
+        ("tiny trian", ["trian"]),
+        ("tiny trian --epochs 1", ["trian: unknown verb; did you mean train?"]),
+        ("tiny resume nothing", ["nothing: no such run"]),
+        ("tiny resume", ["no interrupted run of tiny"]),
+        ("tiny --nodes 2", ["--nodes: is an option of the job; write it before the name tiny"]),
+        ("--epochs 2 tiny", ["--epochs: is an option of the experiment; write it after the name tiny"]),
+        ("--gpus_per_node 2 --tasks_per_node 3 tiny", ["a task takes a GPU, and --gpus_per_node is 2"]),
+        ("--partition gpu tiny", ["--partition: only --cluster slurm knows it"]),
+        ("--hours 0.01 tiny", ["--save_seconds 120: leaves nothing of 0.01 hours"]),
+        ("--cluster slurm tiny", ["there is no sbatch, srun, scontrol here"]),
+        ("--wait --wait tiny", ["--wait: given twice"]),
         (
-            "--nodess 2 --hours -1 --partition gpu digits_cnn --epochs x --devise cpu",
+            "--nodess 2 --hours -1 --partition gpu tiny --epochs x --devise cpu",
             ["--nodes?", "--hours: ", "--partition: ", "--epochs: ", "--device?"],
         ),
     ],
@@ -403,7 +404,7 @@ def test_mistakes_are_told_at_once_and_nothing_is_submitted(words, messages, mon
 
 def test_without_submitit_the_way_to_it_is_told(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    status, shown = launch(["digits_cnn"], monkeypatch, capsys)
+    status, shown = launch(["tiny"], monkeypatch, capsys)
     assert status == 2
     assert 'pip install -e ".[slurm]"' in shown.err
     assert shown.err.count("\n") == 2
@@ -428,13 +429,13 @@ def test_the_commands_that_are_told_are_accepted(slurm, monkeypatch):
 
 
 def test_the_run_to_resume_is_named_once(home):
-    for name, status in (("digits_cnn-1", "KILLED"), ("digits_cnn-2", "FINISHED")):
+    for name, status in (("tiny-1", "KILLED"), ("tiny-2", "FINISHED")):
         folder = paths.runs() / name
         (folder / "artifacts").mkdir(parents=True)
-        record = {"labbook": 2, "experiment": "digits_cnn"}
+        record = {"labbook": 2, "experiment": "tiny"}
         (folder / "artifacts" / "record.json").write_text(json.dumps(record))
         journal.Journal(folder).close(status)
-    assert parse(["digits_cnn", "resume"])[2] == ("resume", "digits_cnn-1")
-    assert parse(["digits_cnn", "resume", "digits_cnn-1"])[2] == ("resume", "digits_cnn-1")
+    assert parse(["tiny", "resume"])[2] == ("resume", "tiny-1")
+    assert parse(["tiny", "resume", "tiny-1"])[2] == ("resume", "tiny-1")
     with pytest.raises(UserError, match="is FINISHED"):
-        parse(["digits_cnn", "resume", "digits_cnn-2"])
+        parse(["tiny", "resume", "tiny-2"])

@@ -46,7 +46,7 @@ def read_text(path, *arguments, **keywords):
 pathlib.Path.read_text = read_text
 multiprocessing.set_start_method("spawn")
 from core.cli.main import experiment as main
-main("experiments.digits_cnn")
+main("experiments.tiny")
 """
 
 

@@ -20,7 +20,7 @@ from core.compare.rows import rows
 from core.compare.statistics import holm
 from core.record.journal import Journal
 from core.runs.trained import Run
-from experiments.digits_cnn import EXPERIMENT, VARIANTS
+from experiments.tiny import EXPERIMENT, VARIANTS
 from tests.support.records import seeds
 
 PLAIN = EXPERIMENT.but(VARIANTS["plain"])
@@ -29,7 +29,7 @@ PLAIN = EXPERIMENT.but(VARIANTS["plain"])
 def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965, 0.961))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954, 0.951), variant="plain")
-    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy")
     assert [(group.label, len(group.values)) for group in found.groups] == [("base", 4), ("plain", 4)]
     assert {"augment", "augment.random_crop.padding", "loss.label_smoothing"} < set(found.differing)
     assert "seed" not in found.differing
@@ -44,7 +44,7 @@ def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
 def test_of_a_loss_the_smaller_is_better(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
-    found = compare(*rows(["digits_cnn"])[:1], "test/loss")
+    found = compare(*rows(["tiny"])[:1], "test/loss")
     assert found.groups[0].label == "base"
     assert next(sentences(found)).startswith("base beats plain by 0.01")
 
@@ -52,7 +52,7 @@ def test_of_a_loss_the_smaller_is_better(lab):
 def test_what_is_not_shown_says_how_many_seeds_would_show_it(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94, 0.97))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
-    (line,) = sentences(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
+    (line,) = sentences(compare(*rows(["tiny"])[:1], "test/accuracy"))
     assert "plain against base: no difference shown (3 paired seeds); about" in line
     assert "more seeds each would show 0.43 points" in line
 
@@ -64,7 +64,7 @@ def test_a_single_seed_has_no_interval_and_a_failed_one_is_in_sight(lab):
     lab(PLAIN.but({"seed": 2}), 0.0, variant="plain", status="RUNNING")
     lab(EXPERIMENT.but({"seed": 1}), 0.0, status="FAILED")
     lab(EXPERIMENT.but({"epochs": 99}), 0.0, status="FAILED", error="OutOfMemory: of memory")
-    found, left = rows(["digits_cnn"])
+    found, left = rows(["tiny"])
     comparison = compare(found, "test/accuracy")
     (line,) = sentences(comparison)
     assert "plain with a single seed, so there is no interval" in line
@@ -82,7 +82,7 @@ def test_a_label_says_what_sets_a_setting_apart_once_and_no_more(lab):
     changes = ({}, {"epochs": 20}, {"optimizer": "AdamW"}, {"optimizer": "AdamW", "optimizer.lr": 0.5})
     for change in changes:
         lab(EXPERIMENT.but(change), 0.9)
-    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy")
     assert sorted(group.label for group in found.groups) == [
         "base (epochs=20, optimizer=SGD)",
         "base (optimizer=AdamW(lr=0.001))",
@@ -95,7 +95,7 @@ def test_many_comparisons_are_corrected(lab):
     seeds(lab, EXPERIMENT, (0.960, 0.962, 0.961))
     for number, lr in enumerate((0.2, 0.3, 0.4, 0.5)):
         seeds(lab, EXPERIMENT.but({"optimizer.lr": lr}), (0.957 - 0.0001 * number, 0.9585, 0.956))
-    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="base (optimizer.lr=0.1)")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy", baseline="base (optimizer.lr=0.1)")
     assert len(found.against) == 4
     assert [one.p for one in found.against] == holm([one.difference.p for one in found.against])
     assert max(one.p for one in found.against) > max(one.difference.p for one in found.against)
@@ -106,7 +106,7 @@ def test_by_a_field_pairs_runs_that_are_alike_in_all_else(lab):
         for epochs in (10, 20):
             changed = EXPERIMENT.but({"loss.label_smoothing": smoothing, "epochs": epochs})
             seeds(lab, changed, (0.9 + epochs / 1000 + smoothing / 10, 0.91 + epochs / 1000 + smoothing / 10))
-    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy", by="loss.label_smoothing")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy", by="loss.label_smoothing")
     assert [group.label for group in found.groups] == ["loss.label_smoothing=0.1", "loss.label_smoothing=0.0"]
     assert found.against[0].difference.n == 4
     assert found.against[0].difference.mean == pytest.approx(-0.01)
@@ -115,7 +115,7 @@ def test_by_a_field_pairs_runs_that_are_alike_in_all_else(lab):
 def test_a_seed_that_was_run_twice_counts_once(lab):
     lab(EXPERIMENT, 0.9)
     seeds(lab, EXPERIMENT, (0.96, 0.94))
-    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy")
     assert found.groups[0].summary[0] == pytest.approx(0.95)
     assert "base: seeds run again: 1; the latest counts" in found.notes
 
@@ -123,7 +123,7 @@ def test_a_seed_that_was_run_twice_counts_once(lab):
 def test_other_data_are_refused_unless_anyway(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94))
     seeds(lab, PLAIN, (0.96, 0.94), variant="plain", data="d2")
-    found, _ = rows(["digits_cnn"])
+    found, _ = rows(["tiny"])
     with pytest.raises(UserError, match=r"2 different sets of data \(d1, d2\).*--anyway"):
         compare(found, "test/accuracy")
     assert "warning: these runs saw 2 different" in compare(found, "test/accuracy", anyway=True).notes[0]
@@ -132,7 +132,7 @@ def test_other_data_are_refused_unless_anyway(lab):
 def test_smoke_runs_are_left_out_where_there_are_others(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94))
     lab(EXPERIMENT.but({"limit": 64}), 0.2)
-    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy")
     assert len(found.groups) == 1
     assert found.notes == ("left out, of limited data or pruned: 1",)
 
@@ -149,7 +149,7 @@ def test_the_parent_of_seeds_stands_for_them(lab):
 def test_the_command_writes_csv_and_markdown_that_agree(lab, tmp_path, capsys, monkeypatch):
     seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
-    words = ["compare", "digits_cnn", "--csv", str(tmp_path / "a.csv"), "--markdown", str(tmp_path / "a.md")]
+    words = ["compare", "tiny", "--csv", str(tmp_path / "a.csv"), "--markdown", str(tmp_path / "a.md")]
     monkeypatch.setattr("sys.argv", ["labbook", *words])
     with pytest.raises(SystemExit) as end:
         main()
@@ -166,7 +166,7 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
     seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
     lab(PLAIN.but({"seed": 3}), 0.0, variant="plain", status="FAILED")
-    words = ["digits_cnn", "--by", "augment", "--baseline", "augment=()"]
+    words = ["tiny", "--by", "augment", "--baseline", "augment=()"]
     drawn = [tmp_path / name for name in ("a.svg", "b.svg", "a.png")]
     for path in drawn:
         assert command([*words, "--picture", str(path)]) == 0
@@ -181,8 +181,8 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
         "points",
     ):
         assert told in shown, told
-    (difference,) = compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain").against
-    _, right = forest_plot.forest(compare(*rows(["digits_cnn"])[:1], "test/accuracy", baseline="plain")).axes
+    (difference,) = compare(*rows(["tiny"])[:1], "test/accuracy", baseline="plain").against
+    _, right = forest_plot.forest(compare(*rows(["tiny"])[:1], "test/accuracy", baseline="plain")).axes
     lines = [[float(x) for x in line.get_xdata()] for line in right.lines]
     assert [0, 0] in lines
     assert [100 * difference.difference.low, 100 * difference.difference.high] in lines
@@ -199,14 +199,14 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["digits_cnn", "--picture", "a.jpg"], "--picture a.jpg: should end in .svg or .png"),
-        (["digits_cnn", "--picture", "/nowhere/a.svg"], "/nowhere/a.svg: No such file or directory"),
-        (["digits_cn"], "did you mean digits_cnn"),
-        (["digits_cnn", "--metric", "test/acuracy"], "did you mean test/accuracy"),
-        (["digits_cnn", "--by", "optimizer.lrr"], "did you mean optimizer.lr"),
-        (["digits_cnn", "--baseline", "plan"], "did you mean plain"),
-        (["digits_cnn", "--csv", "/nowhere/a.csv"], "/nowhere/a.csv: No such file or directory"),
-        (["digits_cnn", "--nonsense"], "--nonsense"),
+        (["tiny", "--picture", "a.jpg"], "--picture a.jpg: should end in .svg or .png"),
+        (["tiny", "--picture", "/nowhere/a.svg"], "/nowhere/a.svg: No such file or directory"),
+        (["tin"], "did you mean tiny"),
+        (["tiny", "--metric", "test/acuracy"], "did you mean test/accuracy"),
+        (["tiny", "--by", "optimizer.lrr"], "did you mean optimizer.lr"),
+        (["tiny", "--baseline", "plan"], "did you mean plain"),
+        (["tiny", "--csv", "/nowhere/a.csv"], "/nowhere/a.csv: No such file or directory"),
+        (["tiny", "--nonsense"], "--nonsense"),
         ([], "required"),
     ],
 )
@@ -222,7 +222,7 @@ def test_bad_input_is_one_message(lab, words, told, monkeypatch, capsys):
 
 def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.962))
-    found = compare(*rows(["digits_cnn"])[:1], "test/accuracy")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy")
     assert list(sentences(found)) == []
     assert markdown(found).count("\n") == 4
     assert len(as_csv(found).splitlines()) == 2
@@ -235,7 +235,7 @@ def test_the_page_has_curves_with_bands_and_matrices_and_fetches_nothing(lab, ho
         for epoch in (1, 2, 3):
             journal.metrics(epoch, {"val/accuracy": 0.5 + epoch / 10 + number / 100, "train/loss": 1 / epoch})
         journal.artifact("confusion_matrix.csv").write_text("true,one,two\none,3,1\ntwo,0,4\n")
-    text = page(compare(*rows(["digits_cnn"])[:1], "test/accuracy"))
+    text = page(compare(*rows(["tiny"])[:1], "test/accuracy"))
     assert text.count("<svg") == 3
     assert "&lt;plain&gt;" in text
     assert "<plain>" not in text
@@ -257,7 +257,7 @@ def test_a_band_is_the_interval_of_the_seeds_that_came_so_far():
 def test_a_damaged_run_is_left_out_and_the_others_compared(lab, home, file, damage):
     good, bad = seeds(lab, EXPERIMENT, (0.96, 0.95))
     (home / "mlruns" / "runs" / bad / file).write_text(damage)
-    found, left = rows(["digits_cnn"])
+    found, left = rows(["tiny"])
     if file == "summary.json":  # the journal knows how it ended, not what it measured last
         assert [(row.id, dict(row.metrics)) for row in found][1:] == [(bad, {})]
     else:
@@ -269,7 +269,7 @@ def test_a_record_of_another_version_is_refused_with_the_reason_and_the_rest_com
     old, new, _ = seeds(lab, EXPERIMENT, (0.9, 0.91, 0.92))
     for run, version in ((old, 0), (new, 9)):
         (home / "mlruns" / "runs" / run / "artifacts" / "record.json").write_text(f'{{"labbook": {version}}}')
-    assert command(["digits_cnn"]) == 0
+    assert command(["tiny"]) == 0
     out = capsys.readouterr().out
     assert "92.00 %" in out
     assert re.search(f"left out: {old}: .*version 0, .*: this labbook reads none so old", out)
@@ -277,7 +277,7 @@ def test_a_record_of_another_version_is_refused_with_the_reason_and_the_rest_com
 
 
 def test_the_time_of_a_run_is_that_of_its_rates_also_where_it_was_resumed_at_an_epochs_end(home):
-    run = Run(home / "mlruns" / "runs" / "digits_cnn-x")
+    run = Run(home / "mlruns" / "runs" / "tiny-x")
     journal = Journal(run.folder)
     for epoch, rate in enumerate((100.0, 0.0, 50.0), 1):
         journal.metrics(epoch, {"images_per_second": rate})
@@ -290,11 +290,11 @@ def test_a_field_younger_than_some_runs_sets_nothing_apart_that_nobody_changed(l
     seeds(lab, EXPERIMENT, (0.9, 0.91, 0.92))
     focal = EXPERIMENT.but({"loss": "FocalLoss"})
     seeds(lab, focal, (0.8, 0.81))
-    found = compare(rows(["digits_cnn"])[0], "test/accuracy")
+    found = compare(rows(["tiny"])[0], "test/accuracy")
     assert [len(group.rows) for group in found.groups] == [5, 2]
     assert {row.id for row in found.groups[0].rows} >= set(older)
     seeds(lab, EXPERIMENT.but({"tta": "flip"}), (0.95, 0.96))
-    found = compare(rows(["digits_cnn"])[0], "test/accuracy")
+    found = compare(rows(["tiny"])[0], "test/accuracy")
     assert sorted(len(group.rows) for group in found.groups) == [2, 2, 2, 3]  # what the older ones had, nobody knows
 
 
@@ -302,11 +302,11 @@ def test_an_ignored_field_sets_nothing_apart(lab):
     for seed, value in enumerate((0.9, 0.91, 0.95)):
         lab(EXPERIMENT.but({"seed": seed}), value - 0.02 - 0.001 * seed)
         lab(EXPERIMENT.but({"seed": seed, "epochs": 50, "optimizer.lr": 0.1 + seed}), value)
-    found = compare(rows(["digits_cnn"])[0], "test/accuracy", ignore=["optimizer.lr"])
+    found = compare(rows(["tiny"])[0], "test/accuracy", ignore=["optimizer.lr"])
     assert [(group.label, len(group.rows)) for group in found.groups] == [
         ("base (epochs=50)", 3),
         ("base (epochs=30)", 3),
     ]
     assert found.against[0].difference.paired
     with pytest.raises(UserError, match=r"--ignore optimizer\.l: no such field; did you mean optimizer\.lr"):
-        compare(rows(["digits_cnn"])[0], "test/accuracy", ignore=["optimizer.l"])
+        compare(rows(["tiny"])[0], "test/accuracy", ignore=["optimizer.l"])

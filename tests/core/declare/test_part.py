@@ -15,7 +15,7 @@ from core.declare.tree import choices
 from core.losses import CrossEntropy, FocalLoss
 from core.optimizers import SAM, SGD
 from core.schedules import Cosine
-from experiments.cifar_resnet import EXPERIMENT
+from experiments.pictures import EXPERIMENT
 
 
 class Shape(Part, ABC):

@@ -32,7 +32,7 @@ from tests.support.loop import BASE, Rooted, built, digest
 from tests.support.loop import run as run_loop
 from tests.support.processes import start
 
-DIGITS = "experiments.digits_cnn"
+PROGRAM = "experiments.tiny"
 SUPERVISED = Supervised()
 OFFLINE = {"mlflow": False, "threads": 1}
 
@@ -129,7 +129,7 @@ def test_every_flop_of_the_network_stands_in_one_row():
 
 def test_summary_on_the_command_line(capsys, home):
     with pytest.raises(SystemExit) as left:
-        command.experiment(DIGITS, ["summary", "--model.widths", "8,16"])
+        command.experiment(PROGRAM, ["summary", "--model.widths", "8,16"])
     out = capsys.readouterr().out
     assert left.value.code == 0
     assert "8x8x8" in out
@@ -368,7 +368,7 @@ def test_what_is_not_asked_for_costs_nothing():
 )
 def test_bad_values_are_refused(words, message, capsys, home):
     with pytest.raises(SystemExit) as left:
-        command.experiment(DIGITS, words)
+        command.experiment(PROGRAM, words)
     assert left.value.code == 2
     assert message in capsys.readouterr().err
     assert not paths.runs().exists()
@@ -376,7 +376,7 @@ def test_bad_values_are_refused(words, message, capsys, home):
 
 def test_help_shows_them(capsys):
     with pytest.raises(SystemExit):
-        command.experiment(DIGITS, ["--help"])
+        command.experiment(PROGRAM, ["--help"])
     out = capsys.readouterr().out
     for name in ("lr_find", "summary", "--min_lr", "--max_lr", "--smoothing", "--overfit", "--profile", "--diagnose",
                  "--detect_anomaly"):  # fmt: skip
@@ -384,7 +384,7 @@ def test_help_shows_them(capsys):
 
 
 def test_two_processes_look_and_only_the_first_writes(forge, home):
-    words = (DIGITS, "--mlflow", "false", "--threads", "1", "--overfit", "32", "--epochs", "2")
+    words = (PROGRAM, "--mlflow", "false", "--threads", "1", "--overfit", "32", "--epochs", "2")
     looking = ("--profile", "--diagnose", "--detect-anomaly")
     processes = start(forge, *words, *looking)
     assert [process.wait() for process in processes] == [0, 0], processes[0].text

@@ -16,7 +16,7 @@ from core.optimizers import SAM, SGD
 from tests.support.loop import BASE
 from tests.support.processes import start
 
-DIGITS = "experiments.digits_cnn"
+PROGRAM = "experiments.tiny"
 OFFLINE = Launch(mlflow=False, threads=1)
 
 
@@ -140,7 +140,7 @@ def test_an_empty_curve_suggests_nothing():
 )
 def test_mistakes_are_refused(words, message, capsys, home):
     with pytest.raises(SystemExit) as left:
-        command.experiment(DIGITS, ["lr_find", *words])
+        command.experiment(PROGRAM, ["lr_find", *words])
     assert left.value.code == 2
     assert message in capsys.readouterr().err
     assert not (home / "mlruns").exists()
@@ -148,7 +148,7 @@ def test_mistakes_are_refused(words, message, capsys, home):
 
 def test_its_options_are_no_options_of_training(capsys):
     with pytest.raises(SystemExit) as left:
-        command.experiment(DIGITS, ["--min_lr", "1"])
+        command.experiment(PROGRAM, ["--min_lr", "1"])
     assert left.value.code == 2
 
 
@@ -159,7 +159,7 @@ def test_a_range_that_goes_down_is_refused_in_python_too():
 
 def test_the_command_line_says_where_the_plot_lies(home, capsys):
     with pytest.raises(SystemExit) as left:
-        command.experiment(DIGITS, ["lr_find", "--steps", "12", "--threads", "1", "--limit", "300"])
+        command.experiment(PROGRAM, ["lr_find", "--steps", "12", "--threads", "1", "--limit", "300"])
     (folder,) = (home / "mlruns" / "lr_find").iterdir()
     assert left.value.code == 0
     assert str(folder) in capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_the_command_line_says_where_the_plot_lies(home, capsys):
 
 
 def test_two_processes_write_once_and_agree(forge, home):
-    words = (DIGITS, "lr_find", "--steps", "12", "--threads", "1", "--batch_size", "60", "--model.norm", "group")
+    words = (PROGRAM, "lr_find", "--steps", "12", "--threads", "1", "--batch_size", "60", "--model.norm", "group")
     assert [process.wait() for process in start(forge, *words)] == [0, 0]
     (folder,) = (home / "mlruns" / "lr_find").iterdir()
     assert forge.run(*words)[0] == 0

@@ -6,7 +6,7 @@ from core.cli.figures import main
 from core.common.errors import UserError
 from core.compare import forest_plot
 from core.figures.markers import markers
-from experiments.digits_cnn import EXPERIMENT, VARIANTS
+from experiments.tiny import EXPERIMENT, VARIANTS
 from tests.support.records import seeds
 
 PLAIN = EXPERIMENT.but(VARIANTS["plain"])
@@ -40,11 +40,11 @@ def test_numbers_are_told_anew_in_the_shape_that_stands_there(lab, page, capsys)
 And {} with another rate.
 """
     shapes = [
-        ("digits_cnn seeds=3", "0.00 % +- 0.00", "97.00 % +- 2.48"),
-        ("digits_cnn seeds=3", "0.0 (n = 9)", "97.0 (n = 3)"),
-        ("digits_cnn variant=plain seeds=3", "92 +- 1", "92 +- 7"),
-        ("digits_cnn variant=plain seeds=3", "1.0, 2.0, 3.0", "90.0, 91.0, 95.0"),
-        ("digits_cnn optimizer.lr=0.3", "0.000", "0.500"),
+        ("tiny seeds=3", "0.00 % +- 0.00", "97.00 % +- 2.48"),
+        ("tiny seeds=3", "0.0 (n = 9)", "97.0 (n = 3)"),
+        ("tiny variant=plain seeds=3", "92 +- 1", "92 +- 7"),
+        ("tiny variant=plain seeds=3", "1.0, 2.0, 3.0", "90.0, 91.0, 95.0"),
+        ("tiny optimizer.lr=0.3", "0.000", "0.500"),
     ]
     metrics = ["test/accuracy"] * 4 + ["test/loss"]
     path = page(text.format(*(figure(words, old, m) for (words, old, _), m in zip(shapes, metrics, strict=True))))
@@ -53,18 +53,18 @@ And {} with another rate.
         *(figure(words, new, m) for (words, _, new), m in zip(shapes, metrics, strict=True))
     )
     out = capsys.readouterr().out
-    assert "page.md:3: digits_cnn base test/accuracy: 0.00 % +- 0.00 -> 97.00 % +- 2.48" in out
+    assert "page.md:3: tiny base test/accuracy: 0.00 % +- 0.00 -> 97.00 % +- 2.48" in out
     assert "5 of 5 figures and pictures are on record, 5 changed; 0 lack runs" in out
     assert main([str(path), "--check"]) == 0
 
 
 def test_check_tells_and_writes_nothing(lab, page, capsys):
     lab(EXPERIMENT, 0.96)
-    path = page(f"It is {figure('digits_cnn', '12.3 %')}.\n")
+    path = page(f"It is {figure('tiny', '12.3 %')}.\n")
     before = path.read_text()
     assert main([str(path), "--check"]) == 1
     assert path.read_text() == before
-    assert "page.md:1: digits_cnn base test/accuracy: 12.3 % -> 96.0 %" in capsys.readouterr().out
+    assert "page.md:1: tiny base test/accuracy: 12.3 % -> 96.0 %" in capsys.readouterr().out
 
 
 def test_only_whole_runs_of_todays_declaration_and_seeds_count_and_what_lacks_is_named(lab, page, home, capsys):
@@ -76,31 +76,31 @@ def test_only_whole_runs_of_todays_declaration_and_seeds_count_and_what_lacks_is
     pruned.write_text(pruned.read_text().replace('"whole": true', '"whole": false'))
     lab(EXPERIMENT.but({"seed": 5}), 0.99)
     seeds(lab, LR, (0.5, 0.5, 0.5))
-    text = f"x {figure('digits_cnn seeds=5', '99.28 % +- 0.31')} y {figure('digits_cnn seeds=2', '1.0')}\n"
+    text = f"x {figure('tiny seeds=5', '99.28 % +- 0.31')} y {figure('tiny seeds=2', '1.0')}\n"
     path = page(text)
     assert main([str(path)]) == 1
     assert path.read_text() == text.replace(">1.0<", ">96.5<")
     assert (
-        "page.md:1: digits_cnn base: 2 of 5 seeds on record (seed 2: NonFinite: step 7; seed 3: goes still, or was "
+        "page.md:1: tiny base: 2 of 5 seeds on record (seed 2: NonFinite: step 7; seed 3: goes still, or was "
         "interrupted; 3 runs are of another declaration and do not count: optimizer.lr); "
-        "python -m experiments.digits_cnn --seeds 5\n"
+        "python -m experiments.tiny --seeds 5\n"
     ) in capsys.readouterr().out
 
 
 def test_a_field_younger_than_a_run_counts_as_it_is_by_default(lab, page, capsys):
     older = ("tta", "optimizer.nesterov")  # one by default none, one that is not declared as it is by default
     seeds(lab, EXPERIMENT, (0.96, 0.98), lacking=older[:1])
-    assert main([str(page(f"x {figure('digits_cnn seeds=2', '1.0')}\n"))]) == 0
+    assert main([str(page(f"x {figure('tiny seeds=2', '1.0')}\n"))]) == 0
     lab(LR, 0.5, lacking=older)
     capsys.readouterr()
-    assert main([str(page(f"x {figure('digits_cnn optimizer.lr=0.3', '1.0')}\n"))]) == 1
+    assert main([str(page(f"x {figure('tiny optimizer.lr=0.3', '1.0')}\n"))]) == 1
     assert "0 of 1 seeds on record (3 runs are of another declaration" in capsys.readouterr().out
 
 
 def test_without_any_run_the_command_is_told(page, capsys):
-    path = page(f"x {figure('digits_cnn variant=mlp optimizer.lr=0.2 seeds=5', '1.0 %')}\n")
+    path = page(f"x {figure('tiny variant=mlp optimizer.lr=0.2 seeds=5', '1.0 %')}\n")
     assert main([str(path)]) == 1
-    assert "page.md:1: digits_cnn mlp: 0 of 5 seeds on record; python -m experiments.digits_cnn --variant mlp " in (
+    assert "page.md:1: tiny mlp: 0 of 5 seeds on record; python -m experiments.tiny --variant mlp " in (
         out := capsys.readouterr().out
     )
     assert "--optimizer.lr 0.2 --seeds 5\n" in out
@@ -109,15 +109,15 @@ def test_without_any_run_the_command_is_told(page, capsys):
 def test_runs_on_different_data_make_no_figure(lab, page, capsys):
     lab(EXPERIMENT, 0.96)
     lab(EXPERIMENT.but({"seed": 1}), 0.96, data="d2")
-    path = page(f"x {figure('digits_cnn seeds=2', '1.0 %')}\n")
+    path = page(f"x {figure('tiny seeds=2', '1.0 %')}\n")
     assert main([str(path)]) == 1
-    assert "digits_cnn base: these runs saw 2 different sets of data (d1, d2)" in capsys.readouterr().out
+    assert "tiny base: these runs saw 2 different sets of data (d1, d2)" in capsys.readouterr().out
 
 
 def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, page, capsys):
     for name, changes in (("", {}), *VARIANTS.items()):
         seeds(lab, EXPERIMENT.but(changes), (0.96, 0.97), variant=name or None)
-    path = page("![all](all.svg)<!-- picture test/accuracy: digits_cnn seeds=2 baseline=plain -->\n")
+    path = page("![all](all.svg)<!-- picture test/accuracy: tiny seeds=2 baseline=plain -->\n")
     picture = path.with_name("all.svg")
     assert main([str(path), "--check"]) == 1
     assert not picture.exists()
@@ -133,21 +133,21 @@ def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, pag
 
 
 BAD = {
-    figure("digits_cn", "1.0"): "page.md:3: digits_cn: unknown experiment; did you mean digits_cnn",
-    figure("digits_cnn variant=plan", "1.0"): "page.md:3: variant plan: unknown variant; did you mean plain?",
-    figure("digits_cnn optimizer.lrr=1", "1.0"): "page.md:3: optimizer.lrr: unknown option",
-    figure("digits_cnn seeds", "1.0"): "page.md:3: seeds: should read option=value",
-    figure("digits_cnn --seeds=3", "1.0"): "GitHub shows a comment that holds --",
-    figure("digits_cnn", "1.0", "test/acuracy"): "test/acuracy: no such metric; did you mean test/accuracy",
-    figure("digits_cnn", "about ten"): "'about ten': a figure reads like 72.06 % +- 0.97",
-    figure("digits_cnn", "1.0 +- 0.1"): "one seed has no interval; say seeds=N",
-    "<!-- figure test/accuracy: digits_cnn -->1.0": "page.md:3: a figure should read, on one line: <!-- figure METRIC",
+    figure("tin", "1.0"): "page.md:3: tin: unknown experiment; did you mean tiny",
+    figure("tiny variant=plan", "1.0"): "page.md:3: variant plan: unknown variant; did you mean plain?",
+    figure("tiny optimizer.lrr=1", "1.0"): "page.md:3: optimizer.lrr: unknown option",
+    figure("tiny seeds", "1.0"): "page.md:3: seeds: should read option=value",
+    figure("tiny --seeds=3", "1.0"): "GitHub shows a comment that holds --",
+    figure("tiny", "1.0", "test/acuracy"): "test/acuracy: no such metric; did you mean test/accuracy",
+    figure("tiny", "about ten"): "'about ten': a figure reads like 72.06 % +- 0.97",
+    figure("tiny", "1.0 +- 0.1"): "one seed has no interval; say seeds=N",
+    "<!-- figure test/accuracy: tiny -->1.0": "page.md:3: a figure should read, on one line: <!-- figure METRIC",
     "1.0<!-- /figure -->": "page.md:3: a figure should read",
-    "<!-- picture test/accuracy: digits_cnn -->": "page.md:3: a picture should read, on one line: ![TEXT](FILE.svg)",
-    "![a](a.gif)<!-- picture test/accuracy: digits_cnn -->": "a.gif: a picture ends in .svg or .png",
-    "![a](no/a.svg)<!-- picture test/accuracy: digits_cnn -->": "no/a.svg: no such folder",
-    "![a](a.svg)<!-- picture test/accuracy: digits_cnn baseline=no -->": "baseline=no: no such variant",
-    "![a](a.svg)<!-- picture test/accuracy: digits_cnn variant=mlp -->": "variant: a picture shows them all",
+    "<!-- picture test/accuracy: tiny -->": "page.md:3: a picture should read, on one line: ![TEXT](FILE.svg)",
+    "![a](a.gif)<!-- picture test/accuracy: tiny -->": "a.gif: a picture ends in .svg or .png",
+    "![a](no/a.svg)<!-- picture test/accuracy: tiny -->": "no/a.svg: no such folder",
+    "![a](a.svg)<!-- picture test/accuracy: tiny baseline=no -->": "baseline=no: no such variant",
+    "![a](a.svg)<!-- picture test/accuracy: tiny variant=mlp -->": "variant: a picture shows them all",
 }
 
 
@@ -160,9 +160,9 @@ def test_a_marker_that_says_nothing_clear_is_a_mistake_with_file_and_line(marker
 
 
 def test_all_mistakes_are_told_at_once_and_code_blocks_are_no_markers(page):
-    marker = figure("digits_cnn", "1.0")
+    marker = figure("tiny", "1.0")
     assert markers(page(f"```text\n{marker} <!-- figure\n```\n")) == []
     with pytest.raises(UserError, match=r"(?s)page\.md:1: it begins a line.*page\.md:2: .*no such metric"):
-        main([str(page(f"{marker} is raw\nx {figure('digits_cnn', '1.0', 'speed')}\n"))])
+        main([str(page(f"{marker} is raw\nx {figure('tiny', '1.0', 'speed')}\n"))])
     with pytest.raises(UserError, match=r"nowhere\.md: No such file"):
         main(["nowhere.md"])

@@ -27,7 +27,8 @@ from core.record.journal import Journal, read
 from core.runs.resume import resume
 from core.runs.trained import Run, load
 from core.tracking.api import tracking_uri
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
+from tests.support.optional import library
 
 TIMM = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n0,2.1,1.9,33.1,88.0,0.1\n1,1.1,1.2,63.1,98.0,0.05\n"
 KERAS = "epoch,accuracy,learning_rate,loss,val_accuracy,val_loss\n0,0.5,0.001,1.2,0.6,1.0\n1,0.7,0.001,0.9,0.8,0.9\n"
@@ -70,6 +71,7 @@ def write(path, text):
 
 
 def board(folder):
+    library("tensorboard", extra="import")
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder)
@@ -233,7 +235,7 @@ def test_data_that_nobody_named_are_not_claimed_to_be_the_same(tmp_path, home, l
 
 
 def test_whatever_needs_a_declaration_says_that_there_is_none(tmp_path, home, labbook):
-    labbook("import", write(tmp_path / "digits_cnn" / "a.csv", "epoch,test_acc\n1,1.0\n"))
+    labbook("import", write(tmp_path / "tiny" / "a.csv", "epoch,test_acc\n1,1.0\n"))
     (run,) = runs(home)
     for refused in (lambda: rerun([run.id]), lambda: resume(run), lambda: load(run.id).model, lambda: run.experiment,
                     lambda: parse(["--from", run.id], EXPERIMENT, {}),
@@ -241,7 +243,7 @@ def test_whatever_needs_a_declaration_says_that_there_is_none(tmp_path, home, la
         with pytest.raises(UserError, match=f"{run.id} was imported: it has no declaration") as mistakes:
             refused()
         assert len(mistakes.value.lines) == 1
-    assert best_on_record("digits_cnn") is None
+    assert best_on_record("tiny") is None
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_a_smoke_run_has_three_batches_left_of_a_long_tail(factor):
     from core.launch import Launch
     from core.training.assemble import assemble
     from core.training.smoke import smoked
-    from experiments.digits_cnn import EXPERIMENT
+    from experiments.tiny import EXPERIMENT
 
     experiment = smoked(EXPERIMENT.but({"long_tail.factor": factor, "batch_size": 8}))
     splits = experiment.data.load(None).limited(experiment.limit)

@@ -20,8 +20,7 @@ from core.models import MLP
 from core.runs.train import train
 from core.runs.trained import load
 from core.training.assemble import assemble
-from experiments.cifar_longtail.loss import MarginByClass
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 
 CPU = torch.device("cpu")
 COUNTS = (50, 20, 10, 6, 4)
@@ -53,8 +52,6 @@ EVERY = [
     L.ClassBalanced(loss=L.LogitAdjusted()),
     L.ClassBalanced(beta=0.0),
     L.ArcFace(scale=8.0, margin=1.0),
-    MarginByClass(),
-    MarginByClass(margin=5.0),
 ]
 every = pytest.mark.parametrize("loss", [loss.build(CONTEXT) for loss in EVERY], ids=[repr(loss) for loss in EVERY])
 soft_and_hard = pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
@@ -233,23 +230,6 @@ def test_logit_adjusted_is_the_papers_pairwise_form():
     torch.testing.assert_close(L.LogitAdjusted(tau=0.8).build(CONTEXT)(LOGITS, HARD), expected)
 
 
-def test_margins_by_class_are_the_papers():
-    """Cao et al. 2019, equations 11 and 13: C / n^(1/4), C such that the largest is the declared one."""
-    largest = 2.0
-    scale = largest * min(COUNTS) ** 0.25
-    margins = torch.tensor([scale / n**0.25 for n in COUNTS])
-    assert margins.max() == pytest.approx(largest)
-    loss = MarginByClass(margin=largest).build(CONTEXT)
-    torch.testing.assert_close(loss.numbers, margins)
-    lowered = (LOGITS - margins * ONE_HOT).exp()
-    expected = -torch.log(lowered[torch.arange(N), HARD] / lowered.sum(dim=1))
-    torch.testing.assert_close(loss(LOGITS, HARD), expected)
-    log_p = (LOGITS - margins * SOFT).log_softmax(dim=1)  # a mixed target: each class's margin by its share
-    torch.testing.assert_close(loss(LOGITS, SOFT), -(SOFT * log_p).sum(dim=1))
-    plain = MarginByClass(margin=0.0).build(CONTEXT)
-    torch.testing.assert_close(plain(LOGITS, SOFT), F.cross_entropy(LOGITS, SOFT, reduction="none"))
-
-
 @pytest.mark.parametrize("beta", [0.9, 0.99, 0.9999])
 def test_class_balanced_weighs_by_the_effective_number_and_adds_up_to_the_classes(beta):
     effective = np.array([sum(beta**j for j in range(n)) for n in COUNTS])  # the paper's, before it is summed
@@ -262,7 +242,7 @@ def test_class_balanced_weighs_by_the_effective_number_and_adds_up_to_the_classe
 
 def test_a_class_without_training_images_gives_no_infinity():
     context = Context(tuple("abcde"), (50, 0, 10, 6, 4), (4, 4, 1), 70, 2, 3, 10, CPU)
-    for loss in (L.CrossEntropy(weights="balanced"), L.LogitAdjusted(), L.ClassBalanced(), MarginByClass()):
+    for loss in (L.CrossEntropy(weights="balanced"), L.LogitAdjusted(), L.ClassBalanced()):
         assert torch.isfinite(loss.build(context)(LOGITS, HARD)).all()
 
 
@@ -387,11 +367,10 @@ def test_what_does_not_fit_the_classes_is_a_mistake(changes, message):
         ("LogitAdjusted", "tau", -0.1),
         ("ClassBalanced", "beta", 1.0),
         ("ClassBalanced", "loss", "Nothing"),
-        ("ArcFace", "embedding", 1),
-        ("ArcFace", "embedding", 10**11),
+        ("ArcFace", "embedding_dim", 1),
+        ("ArcFace", "embedding_dim", 10**11),
         ("ArcFace", "scale", 0),
         ("ArcFace", "margin", 1.6),
-        ("MarginByClass", "margin", -1),
     ],
 )
 def test_bad_values_are_refused_by_field(loss, field, value):
@@ -402,7 +381,7 @@ def test_bad_values_are_refused_by_field(loss, field, value):
 
 
 def test_every_field_says_what_it_means():
-    for loss in (*OURS, MarginByClass()):
+    for loss in OURS:
         assert all(field.description for field in type(loss).model_fields.values()), loss
 
 
@@ -413,9 +392,7 @@ def test_weights_are_read_from_a_command_lines_text():
     assert L.CrossEntropy.read(changed.record()) == changed
 
 
-@pytest.mark.parametrize(
-    "loss", [L.CrossEntropy(weights="balanced"), L.LogitAdjusted(), L.ClassBalanced(), MarginByClass()], ids=repr
-)
+@pytest.mark.parametrize("loss", [L.CrossEntropy(weights="balanced"), L.LogitAdjusted(), L.ClassBalanced()], ids=repr)
 def test_a_loss_that_needs_the_classes_says_so(loss):
     with pytest.raises(TypeError, match="build"):
         loss(LOGITS, HARD)

@@ -25,7 +25,8 @@ from core.models.initialize import initialize
 from core.models.input_size import match_channels, refusal
 from core.models.weights import load_weights
 from core.runs.train import train
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
+from tests.support.optional import library
 
 OFFLINE = Launch(mlflow=False, threads=1)
 SHORT = EXPERIMENT.but({"epochs": 1, "limit": 100, "augment": ()})
@@ -332,7 +333,7 @@ def test_neither_declaring_nor_help_imports_torchvision():
         "from core.models import *; Torchvision(name='resnet18'); Timm(name='resnet18'); CifarResNet()\n"
         "from core.augment import *; RandAugment(); RandomErasing()\n"
         "import runpy\n"
-        "try: runpy.run_module('experiments.digits_cnn', run_name='__main__')\n"
+        "try: runpy.run_module('experiments.tiny', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "print('HEAVY', [m for m in ('torchvision', 'albumentations', 'timm', 'matplotlib') if m in sys.modules])"
     )
@@ -411,7 +412,7 @@ def test_a_run_with_auxiliary_heads_and_the_mistakes_around_it():
 
 
 def test_timm_by_name():
-    timm = pytest.importorskip("timm")
+    timm = library("timm", extra="timm")
     ours = built(Timm(name="resnet10t", dropout=0.1, stochastic_depth=0.2), (32, 32, 1), 7).eval()
     theirs = timm.create_model("resnet10t", num_classes=7, in_chans=1).eval()
     theirs.load_state_dict(ours.state_dict())

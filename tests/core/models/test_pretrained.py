@@ -147,7 +147,7 @@ def test_torchvisions_file_is_found_and_its_hash_checked(place, home, tmp_path, 
 def test_without_file_and_network_one_line_says_where_to_put_it(forge, home):
     words = ("--model", "ResNet", "--model.weights", "IMAGENET1K_V1")
     blocked = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(home)}
-    status, text = forge.run("experiments.digits_cnn", *words, env=blocked)
+    status, text = forge.run("experiments.tiny", *words, env=blocked)
     assert status == 2
     (line,) = [line for line in text.splitlines() if "model.weights" in line]
     target = home / "data" / "store" / "resnet18-f37072fd.pth"
@@ -225,19 +225,3 @@ def test_a_network_that_sees_enlarged_images_is_served_so_too(home):
     pixels = np.zeros((3, 6, 6, 3), np.uint8)
     served = exported(run).module()(torch.from_numpy(pixels))
     torch.testing.assert_close(served, torch.from_numpy(run.predict(pixels)), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_ten_images_of_two_classes_are_enough_for_folder_finetune(forge, tmp_path):
-    from PIL import Image
-
-    for number in range(10):
-        path = tmp_path / "images" / ("cat", "dog")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 60), (25 * number, 0, 200 * (number % 2))).save(path)
-    words = ("--root", str(tmp_path / "images"), "--model.weights", "none", "--data.size", "32", "--mlflow", "false")
-    status, text = forge.run("experiments.folder_finetune", "--variant", "few", "--epochs", "2", *words)
-    assert status == 0, text
-    assert "features of 6 + 2 images" in text
-    status, text = forge.run("experiments.folder_finetune", *words)
-    assert (status, "batch_size: 32 is more than the 6 training images" in text) == (2, True)

@@ -40,7 +40,8 @@ from core.runs.resume import interrupted, resume
 from core.runs.train import train
 from core.runs.trained import Run
 from data import Digits
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
+from tests.support.browser import chromium
 
 CPU = torch.device("cpu")
 SHORT = EXPERIMENT.but({"epochs": 1, "limit": 300})
@@ -56,7 +57,7 @@ def trained(tmp_path_factory):
     """A run on record, with its report; tests that change it work on a copy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-        yield train(SHORT, QUIET, Heading("digits_cnn", description="Is <this> a question?\n\nMore of it."))
+        yield train(SHORT, QUIET, Heading("tiny", description="Is <this> a question?\n\nMore of it."))
 
 
 def test_every_training_leaves_a_page_that_fetches_nothing(trained):
@@ -81,22 +82,21 @@ def test_every_training_leaves_a_page_that_fetches_nothing(trained):
 
 
 def test_the_page_fits_a_telephone_and_a_desk(trained):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    """In whatever font there is: a page that is wider than its window shows a second scroll bar."""
+    with chromium() as browser:
         for width in (400, 1300):
             page = browser.new_page(viewport={"width": width, "height": 800})
             page.goto(f"file://{trained.folder}/artifacts/report.html")
-            assert page.evaluate("document.documentElement.scrollWidth") == width
+            for font in ("system-ui", "monospace"):
+                page.add_style_tag(content=f"body {{ font-family: {font} !important }}")
+                assert page.evaluate("document.documentElement.scrollWidth") == width, font
             assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
             assert page.get_by_role("heading", name="Its most confident mistakes").is_visible()
-        browser.close()
 
 
 def test_a_report_that_fails_takes_nothing_with_it(home, monkeypatch, capsys):
     monkeypatch.setattr(write, "look_into", lambda *arguments: 1 / 0)
-    run = train(SHORT.but({"limit": 64}), QUIET, "digits_cnn")
+    run = train(SHORT.but({"limit": 64}), QUIET, "tiny")
     assert run.status == "FINISHED"
     assert run.tags["report"] == "failed: ZeroDivisionError: division by zero"
     assert f"labbook report {run.id} tries again" in capsys.readouterr().out
@@ -115,10 +115,10 @@ def test_a_run_stopped_in_its_report_is_resumed_and_reported_on(home, monkeypatc
 
     monkeypatch.setattr(write, "look_into", stopped)
     with pytest.raises(Interrupted):
-        train(SHORT.but({"limit": 64}), QUIET, "digits_cnn")
+        train(SHORT.but({"limit": 64}), QUIET, "tiny")
     monkeypatch.undo()
     monkeypatch.setenv("LABBOOK_HOME", str(home))
-    run = interrupted("digits_cnn")
+    run = interrupted("tiny")
     assert run.status == "KILLED"
     assert resume(run).status == "FINISHED"
     assert (run.folder / "artifacts" / "report.html").exists()
@@ -128,13 +128,13 @@ def test_what_it_may_take_grows_with_the_training(trained, monkeypatch):
     asked = []
     monkeypatch.setattr(trainer, "REPORT_SECONDS", 1e-9)
     monkeypatch.setattr(write, "look_into", lambda network, splits, seconds: asked.append(seconds) or 1 / 0)
-    run = train(SHORT.but({"limit": 64}), QUIET, "digits_cnn")
+    run = train(SHORT.but({"limit": 64}), QUIET, "tiny")
     assert asked[0] == pytest.approx(0.05 * run.seconds, rel=0.01)
 
 
 @pytest.mark.parametrize("what", ["unknown", "killed", "untested", "parent", "data"])
 def test_what_cannot_be_reported_on_is_refused_with_the_reason(home, what, monkeypatch):
-    run = train(SHORT.but({"limit": 64}), QUIET, "digits_cnn")
+    run = train(SHORT.but({"limit": 64}), QUIET, "tiny")
     if what == "unknown":
         expected, word = f"no such run.*{run.id}", run.id[:-1] + "z"
     else:
@@ -302,7 +302,7 @@ def test_a_leak_is_an_alarm_on_the_page(trained, monkeypatch):
     page = (trained.folder / "artifacts" / "report.html").read_text()
     assert "None of 300 test images has a near-duplicate in train." in page
     assert 'class="alarm"' not in page
-    run = train(SHORT.but({"data": Leaking(), "limit": None}), QUIET, "digits_cnn")
+    run = train(SHORT.but({"data": Leaking(), "limit": None}), QUIET, "tiny")
     page = (run.folder / "artifacts" / "report.html").read_text()
     assert re.search(r'class="alarm">3 of 359 test images \(0.84%\) have a near-duplicate in train', page)
     assert run.metrics["report/near_duplicates"] == 3

@@ -11,19 +11,19 @@ from core.runs.resume import resume
 from core.runs.seeds import resume_seeds, train_seeds
 from core.runs.train import train
 from core.runs.trained import load
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support.runs import digest, only_run, points
 
-DIGITS = "experiments.digits_cnn"
+PROGRAM = "experiments.tiny"
 QUIET = Launch(mlflow=False, threads=1)
 SHORT = EXPERIMENT.but({"epochs": 2, "limit": 300, "schedule": "Constant", "stopping": None})
-WORDS = (DIGITS, "--epochs", "2", "--limit", "300", "--schedule", "Constant", "--mlflow", "false", "--threads", "1")
+WORDS = (PROGRAM, "--epochs", "2", "--limit", "300", "--schedule", "Constant", "--mlflow", "false", "--threads", "1")
 
 
 def test_a_finished_run_trains_on_as_a_new_one_that_says_what_it_continued(forge, home):
-    whole = train(SHORT.but({"epochs": 4}), QUIET, "digits_cnn")
-    first = train(SHORT, QUIET, "digits_cnn")
-    status, text = forge.run(DIGITS, "--continue", first.id, "--epochs", "4", "--mlflow", "false", "--threads", "1")
+    whole = train(SHORT.but({"epochs": 4}), QUIET, "tiny")
+    first = train(SHORT, QUIET, "tiny")
+    status, text = forge.run(PROGRAM, "--continue", first.id, "--epochs", "4", "--mlflow", "false", "--threads", "1")
     assert status == 0, text
     longer = next(load(p.name) for p in (home / "mlruns" / "runs").iterdir() if p not in (whole.folder, first.folder))
     assert longer.record["continued"] == first.id
@@ -76,7 +76,7 @@ def test_what_cannot_be_continued_is_refused_before_anything_is_recorded(changes
 
 
 def test_a_run_to_continue_that_is_not_there_is_a_mistake_among_others(forge):
-    status, text = forge.run(DIGITS, "--continue", "nonesuch", "--epochs", "x")
+    status, text = forge.run(PROGRAM, "--continue", "nonesuch", "--epochs", "x")
     assert status == 2
     assert "--continue nonesuch: nonesuch: no such run" in text
     assert "epochs" in text.replace("--continue", "")
@@ -99,7 +99,7 @@ def test_several_seeds_go_on_where_they_stood(number, forge, home, tmp_path, mon
     wait_for(home, 3)  # the parent, the first seed, the second
     process.kill(number)
     process.wait()
-    status, text = forge.run(DIGITS, "resume")
+    status, text = forge.run(PROGRAM, "resume")
     assert status == 0, text
     runs = [load(path.name) for path in (home / "mlruns" / "runs").iterdir()]
     assert [run.status for run in runs] == ["FINISHED"] * 4
@@ -108,13 +108,13 @@ def test_several_seeds_go_on_where_they_stood(number, forge, home, tmp_path, mon
     assert [run.record["parent"] for run in seeds] == [parent.id] * 3
     assert f"resume {parent.id}" in process.text or number == signal.SIGKILL
     monkeypatch.setenv("LABBOOK_HOME", str(tmp_path))
-    again = train_seeds(SHORT, 3, QUIET, "digits_cnn")
+    again = train_seeds(SHORT, 3, QUIET, "tiny")
     assert [points(run) for run in again.runs] == [points(run) for run in seeds]
     assert again.parent.history == parent.history
 
 
 def test_finished_seeds_are_not_resumed(home):
-    seeds = train_seeds(SHORT, 2, QUIET, "digits_cnn")
+    seeds = train_seeds(SHORT, 2, QUIET, "tiny")
     with pytest.raises(UserError, match="is FINISHED"):
         resume_seeds(seeds.parent)
 

@@ -20,12 +20,12 @@ from core.runs.resume import resume
 from core.runs.train import train
 from core.runs.trained import load
 from core.training import checkpoint
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support.forge import Cold
 from tests.support.runs import digest, only_run, points
 
-DIGITS = "experiments.digits_cnn"
-LOADED = (DIGITS, "--epochs", "3", "--mlflow", "false", "--threads", "1", "--workers", "1", "--limit", "640",
+PROGRAM = "experiments.tiny"
+LOADED = (PROGRAM, "--epochs", "3", "--mlflow", "false", "--threads", "1", "--workers", "1", "--limit", "640",
           "--checkpoint_every", "5", "--worker_timeout", "2")  # fmt: skip
 SHORT = EXPERIMENT.but({"epochs": 2, "limit": 640})
 QUIET = Launch(mlflow=False, threads=1, checkpoint_every="3")
@@ -69,9 +69,9 @@ def test_a_lost_loader_worker_is_named_with_its_batch_and_the_run_resumes(number
     assert run.status == "KILLED", process.text
     assert re.search(r"stopped: (epoch 2, batch|step) \d+: DataLoader", process.text), process.text
     assert "--worker_timeout" in process.text
-    assert f"resume it with: python -m {DIGITS} resume {run.id}" in process.text
+    assert f"resume it with: python -m {PROGRAM} resume {run.id}" in process.text
     assert "Traceback" not in process.text
-    status, text = forge.run(DIGITS, "resume")
+    status, text = forge.run(PROGRAM, "resume")
     assert status == 0, text
     assert digest(run) == digest(undisturbed)
     assert points(run) == points(undisturbed)
@@ -84,7 +84,7 @@ def test_a_full_disk_ends_a_run_that_resumes_once_there_is_room(forge, home, tmp
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip(f"this needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
-    words = (DIGITS, "--epochs", "3", "--mlflow", "false", "--threads", "1", "--checkpoint_every", "5")
+    words = (PROGRAM, "--epochs", "3", "--mlflow", "false", "--threads", "1", "--checkpoint_every", "5")
     try:
         filler = disk / "filler"
         process = forge.start(*words, env={"LABBOOK_HOME": str(disk)})
@@ -101,7 +101,7 @@ def test_a_full_disk_ends_a_run_that_resumes_once_there_is_room(forge, home, tmp
         assert f"resume {run.id}" in process.text
         assert checkpoint.latest(run.folder / "checkpoints")[0] is not None
         filler.unlink()
-        status, text = forge.run(DIGITS, "resume", env={"LABBOOK_HOME": str(disk)})
+        status, text = forge.run(PROGRAM, "resume", env={"LABBOOK_HOME": str(disk)})
         assert status == 0, text
         status, text = forge.run(*words, env={"LABBOOK_HOME": str(home)})
         assert digest(run) == digest(only_run(home))

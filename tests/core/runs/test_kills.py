@@ -14,7 +14,7 @@ from core.runs import recorder
 from core.runs import trainer as module
 from core.runs.resume import interrupted, resume
 from core.runs.train import train
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support import kills
 from tests.support.kills import Differs, Moment, Setup
 
@@ -53,9 +53,9 @@ def test_what_dies_before_its_record_is_no_run(step, home, monkeypatch):
     monkeypatch.setattr(module, "close", lambda *arguments: None)
     monkeypatch.setattr(recorder.provenance, step, lambda: (_ for _ in ()).throw(Died))
     with pytest.raises(Died):
-        train(SHORT, OFFLINE, "digits_cnn")
+        train(SHORT, OFFLINE, "tiny")
     with pytest.raises(UserError, match="no interrupted run"):
-        interrupted("digits_cnn")
+        interrupted("tiny")
 
 
 def test_a_record_is_whole_or_not_there_and_is_told_of_by_whoever_goes_on(home, monkeypatch):
@@ -69,10 +69,10 @@ def test_a_record_is_whole_or_not_there_and_is_told_of_by_whoever_goes_on(home, 
     monkeypatch.setattr(module, "close", lambda *arguments: None)
     monkeypatch.setattr(Journal, "keep", dies)
     with pytest.raises(Died):
-        train(SHORT, OFFLINE, "digits_cnn")
+        train(SHORT, OFFLINE, "tiny")
     monkeypatch.undo()
     monkeypatch.setenv("LABBOOK_HOME", str(home))
-    run = resume(interrupted("digits_cnn"))
+    run = resume(interrupted("tiny"))
     assert RECORD in kills.artifacts(run)
     torn = run.folder / "torn"
     monkeypatch.setattr(os, "replace", lambda *arguments: (_ for _ in ()).throw(Died))
@@ -89,7 +89,7 @@ def test_a_run_that_has_ended_is_never_without_its_summary(home, monkeypatch):
         close(journal, status)
 
     monkeypatch.setattr(Journal, "close", looks)
-    run = train(SHORT, OFFLINE, "digits_cnn")
+    run = train(SHORT, OFFLINE, "tiny")
     assert run.status == "FINISHED"
     assert f'"status": "{run.status}"' in (run.folder / SUMMARY).read_text()
 
@@ -99,7 +99,7 @@ def test_loader_workers_change_nothing(home):
     """Whole runs with albumentations in the loader, over 0, 1, 2 and 4 workers: every bit and every point."""
     steps = (Albumentation(name="ColorJitter"), RandomCrop(padding=1))
     experiment = SHORT.but({"augment": steps, "epochs": 2, "batch_size": 20})
-    runs = [train(experiment, OFFLINE.but({"workers": count}), "digits_cnn") for count in (0, 1, 2, 4)]
+    runs = [train(experiment, OFFLINE.but({"workers": count}), "tiny") for count in (0, 1, 2, 4)]
     alone, *others = map(kills.outcome_of, runs)
     for other in others:
         assert not alone.differences(other)

@@ -25,6 +25,7 @@ from core.search.trial import runs_by_trial
 from core.training.assemble import load_splits
 from core.training.checkpoint import CHECKPOINTS, generations
 from tests.fixtures.write_home_v1 import FULL, HEADING, LAUNCH, OWN, SLURM, SPACE, STUDIED, STUDIES, WORDS
+from tests.support.optional import library
 
 ARCHIVE = Path(__file__).parents[2] / "fixtures" / "home_v1.tar.xz"
 CLASS = re.compile(r'("class": ")(core|data|experiments\.\w+)\.[\w.]+\.(\w+")')
@@ -158,7 +159,7 @@ def test_a_finished_run_is_trained_for_longer(moved):
 
 def test_a_requeued_job_finds_its_run(moved, capsys, monkeypatch):
     """What a job in the queue runs again is a pickle of submitit's, which names modules by itself."""
-    submitit = pytest.importorskip("submitit.core.utils")
+    submitit = library("submitit.core.utils", extra="slurm")
     (submission,) = paths.launches().glob("*/*_submitted.pkl")
     task = submitit.DelayedSubmission.load(submission).function
     job = submission.name.partition("_")[0]

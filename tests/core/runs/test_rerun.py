@@ -11,7 +11,7 @@ from core.launch import Launch
 from core.runs.rerun import Check, first_difference, judge, standing
 from core.runs.train import train
 from core.runs.trained import load
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 
 TINY = EXPERIMENT.but({"limit": 128, "epochs": 2})
 QUIET = Launch(mlflow=False, threads=1)
@@ -23,14 +23,14 @@ def recorded(tmp_path_factory):
     home = tmp_path_factory.mktemp("rerun")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(home))
-        train(TINY, QUIET, "digits_cnn")
+        train(TINY, QUIET, "tiny")
     return home
 
 
 @pytest.fixture
 def run(recorded, home):
     shutil.copytree(recorded / "mlruns", home / "mlruns", dirs_exist_ok=True)
-    return load("digits_cnn")
+    return load("tiny")
 
 
 def edit(run, change):
@@ -83,7 +83,7 @@ def test_what_is_not_the_same_beforehand_is_named(run):
 
 
 def test_verdicts(run, home):
-    again = home / "mlruns" / "runs" / "digits_cnn-again"
+    again = home / "mlruns" / "runs" / "tiny-again"
     shutil.copytree(run.folder, again)
     same = [Check("code", ())]
     assert judge(run, load(again), same).same
@@ -117,7 +117,7 @@ def test_the_earliest_epoch_is_told_and_nan_is_nan():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda record: record.update(continued="digits_cnn-x"), "went on from digits_cnn-x"),
+        (lambda record: record.update(continued="tiny-x"), "went on from tiny-x"),
         (lambda record: record["facts"].update({"hardware.processes": "4"}), "was trained by 4 processes"),
         (lambda record: record.pop("data"), "holds other runs"),
     ],

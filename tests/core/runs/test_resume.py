@@ -18,13 +18,13 @@ from core.runs.train import train
 from core.runs.trained import load
 from core.training import checkpoint
 from core.training.checkpoint import CHECKPOINTS
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support.runs import digest, only_run, points
 
-DIGITS = "experiments.digits_cnn"
-WORDS = (DIGITS, "--epochs", "3", "--mlflow", "false", "--threads", "1", "--ema.decay", "0.9", "--model.dropout", "0.2",
-         "--grad_accum_steps", "2", "--augment", "RandomCrop,Mixup", "--augment.random_crop.padding", "1",
-         "--checkpoint_every", "7")  # fmt: skip
+PROGRAM = "experiments.tiny"
+WORDS = (PROGRAM, "--epochs", "3", "--mlflow", "false", "--threads", "1", "--ema.decay", "0.9",
+         "--model.dropout", "0.2", "--grad_accum_steps", "2", "--augment", "RandomCrop,Mixup",
+         "--augment.random_crop.padding", "1", "--checkpoint_every", "7")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_killed_runs_resume_to_the_same_bits(steps, undisturbed, forge, home):
     process = forge.start(*WORDS)
     for step in steps:
         assert _kill_after(process, home, step, signal.SIGKILL) == -signal.SIGKILL
-        process = forge.start(DIGITS, "resume")
+        process = forge.start(PROGRAM, "resume")
     assert process.wait() == 0, process.text
     run = only_run(home)
     assert run.status == "FINISHED"
@@ -68,8 +68,8 @@ def test_a_signal_saves_the_step_and_names_the_command_that_goes_on(number, stat
     assert _kill_after(process, home, 17, number) == status
     run = only_run(home)
     assert run.status == "KILLED"
-    assert f"resume it with: python -m {DIGITS} resume {run.id}" in process.text
-    resumed, text = forge.run(DIGITS, "resume", run.id)
+    assert f"resume it with: python -m {PROGRAM} resume {run.id}" in process.text
+    resumed, text = forge.run(PROGRAM, "resume", run.id)
     assert resumed == 0, text
     assert "goes on after step" in text
     assert digest(run) == digest(undisturbed)
@@ -81,7 +81,7 @@ def test_image_steps_and_bf16_resume_to_the_same_bits(home, tmp_path, monkeypatc
     steps = (Albumentation(name="ShiftScaleRotate", arguments={"p": 1.0}), RandomCrop(padding=1), Mixup())
     experiment = EXPERIMENT.but({"augment": steps, "epochs": 2, "precision": "bf16", "model.dropout": 0.3})
     launch = Launch(mlflow=False, threads=1, checkpoint_every="5")
-    whole = train(experiment, launch, "digits_cnn")
+    whole = train(experiment, launch, "tiny")
     from core.runs import trainer as module
 
     original = module._record
@@ -93,10 +93,10 @@ def test_image_steps_and_bf16_resume_to_the_same_bits(home, tmp_path, monkeypatc
 
     monkeypatch.setattr(module, "_record", crash)
     with pytest.raises(KeyboardInterrupt):
-        train(experiment, launch, "digits_cnn")
+        train(experiment, launch, "tiny")
     monkeypatch.undo()
     monkeypatch.setenv("LABBOOK_HOME", str(home))
-    stopped = interrupted("digits_cnn")
+    stopped = interrupted("tiny")
     assert stopped.status == "KILLED"
     assert digest(resume(stopped)) == digest(whole)
 
@@ -110,7 +110,7 @@ def test_killed_while_a_checkpoint_is_written(point, undisturbed, forge, home):
     assert process.wait() == -signal.SIGKILL
     for path in checkpoint.generations(only_run(home).folder / CHECKPOINTS):
         checkpoint.read(path)  # what bears the name of a checkpoint is whole
-    status, text = forge.run(DIGITS, "resume")
+    status, text = forge.run(PROGRAM, "resume")
     assert status == 0, text
     assert digest(only_run(home)) == digest(undisturbed)
 
@@ -171,7 +171,7 @@ def test_the_journal_is_on_the_disk_before_a_checkpoint_is_begun(home, monkeypat
         original = getattr(kind, name)
         noted = lambda self, *rest, name=name, original=original: calls.append(name) or original(self, *rest)  # noqa: E731
         monkeypatch.setattr(kind, name, noted)
-    train(EXPERIMENT.but({"epochs": 1, "limit": 200}), Launch(mlflow=False, checkpoint_every="1"), "digits_cnn")
+    train(EXPERIMENT.but({"epochs": 1, "limit": 200}), Launch(mlflow=False, checkpoint_every="1"), "tiny")
     assert calls.count("save") > 2
     assert all(calls[i - 1] == "sync" for i, call in enumerate(calls) if call == "save")
 
@@ -195,9 +195,9 @@ def test_a_run_that_somebody_is_at_work_on_is_refused(forge, home):
         end = time.monotonic() + 60
         while "epoch 1/" not in process.text and time.monotonic() < end:
             time.sleep(0.02)
-        status, text = forge.run(DIGITS, "resume", only_run(home).id)
+        status, text = forge.run(PROGRAM, "resume", only_run(home).id)
         assert (status, "another process is at work" in text) == (2, True), text
-        status, text = forge.run(DIGITS, "resume")
+        status, text = forge.run(PROGRAM, "resume")
         assert (status, "no interrupted run" in text) == (2, True), text
     finally:
         process.kill(signal.SIGKILL)
@@ -212,13 +212,13 @@ def test_one_process_cannot_work_on_a_run_twice(tmp_path):
 
 
 def test_a_finished_run_is_not_resumed(home):
-    run = train(EXPERIMENT.but({"epochs": 1, "limit": 100}), Launch(mlflow=False), "digits_cnn")
+    run = train(EXPERIMENT.but({"epochs": 1, "limit": 100}), Launch(mlflow=False), "tiny")
     with pytest.raises(UserError, match="is FINISHED"):
         resume(load(run.id))
 
 
 def test_changed_data_are_refused(home, monkeypatch):
-    run = train(EXPERIMENT.but({"epochs": 1, "limit": 100}), Launch(mlflow=False), "digits_cnn")
+    run = train(EXPERIMENT.but({"epochs": 1, "limit": 100}), Launch(mlflow=False), "tiny")
     journal.Journal(run.folder).write("status", value="KILLED")
     monkeypatch.setitem(run.record["data"], "digest", "another")
     with pytest.raises(UserError, match="the data have changed"):

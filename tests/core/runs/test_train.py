@@ -26,12 +26,12 @@ from core.runs.seeds import resume_seeds, train_seeds
 from core.runs.train import train
 from core.runs.trained import Run, load
 from data import Digits
-from experiments.cifar_resnet import EXPERIMENT as CIFAR
-from experiments.digits_cnn import EXPERIMENT
+from experiments.pictures import EXPERIMENT as CIFAR
+from experiments.tiny import EXPERIMENT
 
 OFFLINE = Launch(mlflow=False, threads=1)
 SHORT = EXPERIMENT.but({"epochs": 2, "limit": 300})
-DIGITS = "experiments.digits_cnn"
+PROGRAM = "experiments.tiny"
 
 
 class Broken(Loss):
@@ -52,7 +52,7 @@ class Nan(Loss):
 def run(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-    yield train(SHORT, OFFLINE, Heading("digits_cnn", "short", description="a question"))
+    yield train(SHORT, OFFLINE, Heading("tiny", "short", description="a question"))
     patch.undo()
 
 
@@ -175,7 +175,7 @@ def test_missing_data_are_a_data_error(home):
 
 
 def test_several_seeds_stand_under_one_parent_with_mean_and_interval(home):
-    seeds = train_seeds(SHORT.but({"epochs": 2, "seed": 5}), 3, OFFLINE, "digits_cnn")
+    seeds = train_seeds(SHORT.but({"epochs": 2, "seed": 5}), 3, OFFLINE, "tiny")
     values = [run.metrics["test/accuracy"] for run in seeds.runs]
     assert [run.experiment.seed for run in seeds.runs] == [5, 6, 7]
     assert all(run.record["parent"] == seeds.parent.id for run in seeds.runs)
@@ -231,10 +231,10 @@ def test_the_picture_of_several_seeds_names_those_that_failed(tmp_path, monkeypa
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: drawn.append(figure))
     history = {"val/loss": {1: 0.5, 2: 0.4}, "train/loss": {1: 0.6, 2: 0.3}}
     other = {"val/loss": {1: 0.7}, "train/loss": {1: 0.8}}
-    draw_seeds("digits_cnn base", [history, other], {3: {"val/loss": {1: 9.0}}}, {3: "NonFinite: step 7"}, tmp_path)
+    draw_seeds("tiny base", [history, other], {3: {"val/loss": {1: 9.0}}}, {3: "NonFinite: step 7"}, tmp_path)
     (figure,) = drawn
     said = " ".join(text.get_text() for text in figure.findobj(Text))
-    assert "digits_cnn base: 2 of 3 seeds" in said
+    assert "tiny base: 2 of 3 seeds" in said
     assert "seed 3 failed: NonFinite: step 7" in said
     assert "val/loss, failed seed 3" in said
     bands = figure.axes[0].collections
@@ -280,7 +280,7 @@ def test_a_run_is_found_by_the_beginning_of_its_id_and_misspellings_are_told(run
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"])
 def test_a_signal_ends_a_run_at_the_end_of_a_step_as_killed(number, status, forge, home):
-    process = forge.start(DIGITS, "--epochs", "1000", "--stopping", "none", "--mlflow", "false", "--threads", "1")
+    process = forge.start(PROGRAM, "--epochs", "1000", "--stopping", "none", "--mlflow", "false", "--threads", "1")
     _wait_for(lambda: "epoch 2/" in process.text)
     process.kill(number)
     assert process.wait(30) == status
@@ -294,7 +294,7 @@ def test_a_signal_ends_a_run_at_the_end_of_a_step_as_killed(number, status, forg
 
 
 def test_a_second_signal_ends_at_once(forge, home):
-    process = forge.start(DIGITS, "--epochs", "1000", "--stopping", "none", "--mlflow", "false", "--threads", "1")
+    process = forge.start(PROGRAM, "--epochs", "1000", "--stopping", "none", "--mlflow", "false", "--threads", "1")
     _wait_for(lambda: "epoch 1/" in process.text)
     process.kill(signal.SIGSTOP)
     process.kill(signal.SIGINT)
@@ -304,7 +304,7 @@ def test_a_second_signal_ends_at_once(forge, home):
 
 
 def test_output_that_is_no_terminal_gets_one_plain_line_per_epoch(forge, home):
-    status, text = forge.run(DIGITS, "--epochs", "3", "--mlflow", "false", "--threads", "1")
+    status, text = forge.run(PROGRAM, "--epochs", "3", "--mlflow", "false", "--threads", "1")
     assert status == 0, text
     assert [line.split()[1] for line in text.splitlines() if line.startswith("epoch")] == ["1/3", "2/3", "3/3"]
     assert "test accuracy" in text
@@ -312,7 +312,7 @@ def test_output_that_is_no_terminal_gets_one_plain_line_per_epoch(forge, home):
 
 
 def test_the_command_line_shows_no_traceback_for_a_number_that_is_none(forge, home):
-    status, text = forge.run(DIGITS, "--optimizer.lr", "1e30", "--mlflow", "false")
+    status, text = forge.run(PROGRAM, "--optimizer.lr", "1e30", "--mlflow", "false")
     assert status == 1
     assert "not finite at step" in text
     assert "Traceback" not in text
@@ -325,7 +325,7 @@ HEAVY = ("torchvision", "mlflow", "optuna", "albumentations")
 def test_asking_for_help_or_a_mistake_imports_nothing_heavy(words, home):
     code = (
         "import sys; from core.cli.main import experiment as main\n"
-        "try: main('experiments.cifar_resnet', sys.argv[1:])\n"
+        "try: main('experiments.pictures', sys.argv[1:])\n"
         f"except SystemExit: print('LOADED', [name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
@@ -334,7 +334,7 @@ def test_asking_for_help_or_a_mistake_imports_nothing_heavy(words, home):
 
 def test_the_trainer_never_imports_mlflow(home):
     code = (
-        "import sys; from core import train, Launch; from experiments.digits_cnn import EXPERIMENT\n"
+        "import sys; from core import train, Launch; from experiments.tiny import EXPERIMENT\n"
         "train(EXPERIMENT, Launch(smoke=True))\n"
         "print('LOADED', [name for name in ('mlflow', 'optuna') if name in sys.modules])"
     )
@@ -357,13 +357,13 @@ def test_mlflow_shows_a_run_while_it_trains_and_as_killed_after_kill_9(forge, ho
     """Started in a folder that is neither the repository nor the home."""
     from mlflow import MlflowClient
 
-    words = (DIGITS, "--epochs", "1000", "--stopping", "none", "--threads", "1")
+    words = (PROGRAM, "--epochs", "1000", "--stopping", "none", "--threads", "1")
     process = forge.start(*words, cwd=tmp_path)
     _wait_for(lambda: (home / "mlflow.db").exists())
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
 
     def seen():
-        experiments = [found.experiment_id for found in client.search_experiments() if found.name == "digits_cnn"]
+        experiments = [found.experiment_id for found in client.search_experiments() if found.name == "tiny"]
         runs = client.search_runs(experiments) if experiments else []
         return runs[0] if runs and "val/accuracy" in runs[0].data.metrics else None
 
@@ -385,7 +385,7 @@ def _wait_for(condition, timeout=60):
 
 @pytest.mark.parametrize("where", ["| head -1", "> /dev/full", ">&-"])
 def test_a_run_outlives_its_display(where, home):
-    command = f"{sys.executable} -m {DIGITS} --epochs 2 --limit 200 --mlflow false --threads 1 {where}"
+    command = f"{sys.executable} -m {PROGRAM} --epochs 2 --limit 200 --mlflow false --threads 1 {where}"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert only_run(home).status == "FINISHED"

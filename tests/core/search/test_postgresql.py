@@ -17,7 +17,7 @@ from core.search.trial import runs_by_trial
 from tests.support import postgresql
 from tests.support.studies import children, parent_of, wait_for
 
-WORDS = ("experiments.digits_cnn", "search", "--goal", "val/accuracy", "--limit", "320", "--threads", "1",
+WORDS = ("experiments.tiny", "search", "--goal", "val/accuracy", "--limit", "320", "--threads", "1",
          "--mlflow", "false", "--pruner", "none")  # fmt: skip
 
 

@@ -22,18 +22,18 @@ from core.search.search import search
 from core.search.storage import open_storage
 from core.search.study import Study
 from core.search.trial import runs_by_trial
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support.runs import digest
 from tests.support.studies import children, parent_of, wait_for
 
-DIGITS = "experiments.digits_cnn"
-WORDS = (DIGITS, "search", "--goal", "val/accuracy", "--limit", "320", "--epochs", "3", "--threads", "1")
+PROGRAM = "experiments.tiny"
+WORDS = (PROGRAM, "search", "--goal", "val/accuracy", "--limit", "320", "--epochs", "3", "--threads", "1")
 TINY = EXPERIMENT.but({"limit": 320, "epochs": 2, "monitor": "val/accuracy"})
 SPACE = {"optimizer.lr": Float(0.01, 1.0, log=True), "model.widths": Choice((4,), (8,))}
 OFFLINE = Launch(mlflow=False, threads=1)
 
 
-def study_of(home, name="digits_cnn"):
+def study_of(home, name="tiny"):
     folder = home / "mlruns" / "studies" / name
     return optuna.load_study(study_name=name, storage=open_storage(None, folder))
 
@@ -79,7 +79,7 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
         assert len(run.history["val/accuracy"]) == 3
         assert "test/accuracy" not in run.metrics
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "digits_cnn"]
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
     end = time.monotonic() + 60  # the mirror of the killed parent may still be sending
     while True:
         found = client.search_runs([experiment.experiment_id])
@@ -104,7 +104,7 @@ def test_forty_trials_are_told_once_however_often_workers_and_parents_die(forge,
     import random
 
     luck = random.Random(0)
-    words = (DIGITS, "search", "--goal", "val/accuracy", "--epochs", "12", "--threads", "1", "--trials", "40",
+    words = (PROGRAM, "search", "--goal", "val/accuracy", "--epochs", "12", "--threads", "1", "--trials", "40",
              "--workers", "2", "--checkpoint-every", "5")  # fmt: skip
     dead = 0
     for kills in (4, 3, 3):
@@ -134,7 +134,7 @@ def test_forty_trials_are_told_once_however_often_workers_and_parents_die(forge,
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "digits_cnn"]
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
     assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"FINISHED"}
 
 
@@ -159,7 +159,7 @@ def found(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     home = tmp_path_factory.mktemp("study")
     patch.setenv("LABBOOK_HOME", str(home))
-    result = search(TINY, SPACE, Search(trials=7, confirm=2), OFFLINE, "digits_cnn", seeds=2)
+    result = search(TINY, SPACE, Search(trials=7, confirm=2), OFFLINE, "tiny", seeds=2)
     result.parent.record  # noqa: B018 - read while the home stands
     yield home, result
     patch.undo()
@@ -209,16 +209,16 @@ def test_a_study_that_began_otherwise_is_refused_and_new_begins_beside_it(found,
     monkeypatch.setenv("LABBOOK_HOME", str(home))
     other = SPACE | {"optimizer.lr": Float(0.01, 0.5, log=True)}
     with pytest.raises(UserError, match=r"Float\(0.01, 1, log\) then, Float\(0.01, 0.5, log\) now") as caught:
-        search(TINY, other, Search(trials=7), OFFLINE, "digits_cnn")
+        search(TINY, other, Search(trials=7), OFFLINE, "tiny")
     assert "--new" in str(caught.value)
-    fresh = search(TINY, other, Search(trials=1, new=True), OFFLINE, "digits_cnn")
-    assert fresh.study.study_name == "digits_cnn.2"
+    fresh = search(TINY, other, Search(trials=1, new=True), OFFLINE, "tiny")
+    assert fresh.study.study_name == "tiny.2"
 
 
 def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
     space = {"optimizer": Choice(SGD(lr=1e30), SGD(lr=1e29)), "model.widths": Choice((4,), (8,))}
     with pytest.raises(Failing, match="5 trials in a row failed, the last one: NonFinite"):
-        search(TINY.but({"optimizer.lr": 1e30}), space, Search(trials=20, sampler="random"), OFFLINE, "digits_cnn")
+        search(TINY.but({"optimizer.lr": 1e30}), space, Search(trials=20, sampler="random"), OFFLINE, "tiny")
     parent = parent_of(home)
     assert parent.status == "FAILED"
     runs = runs_by_trial(parent)
@@ -227,12 +227,12 @@ def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
 
 
 def test_a_command_line_is_told_everything_that_is_wrong(forge, home):
-    status, text = forge.run(DIGITS, "search", "--goal", "val/acuracy", "--trials", "2")
+    status, text = forge.run(PROGRAM, "search", "--goal", "val/acuracy", "--trials", "2")
     assert (status, "did you mean val/accuracy" in text) == (2, True)
-    status, text = forge.run("experiments.custom_method", "search")
+    status, text = forge.run("experiments.pictures", "search")
     assert (status, "has no SPACE to search" in text) == (2, True)
     url = "postgresql://nobody:secret@127.0.0.1:9/none"
-    status, text = forge.run(DIGITS, "search", "--goal", "val/accuracy", "--storage", url)
+    status, text = forge.run(PROGRAM, "search", "--goal", "val/accuracy", "--storage", url)
     assert status == 2
     assert "cannot be used" in text
     assert "secret" not in text
@@ -266,7 +266,7 @@ def test_a_password_with_an_at_sign_is_refused_and_not_told(tmp_path):
 def test_no_trial_is_pruned_after_its_last_epoch_and_a_grid_at_its_end_waits_for_nothing():
     plain = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.0))
     goals, options = Goals(("val/accuracy",), "best"), Search(sampler="grid")
-    given = (OFFLINE, options, goals, Heading("digits_cnn"), None, None, None, None)
+    given = (OFFLINE, options, goals, Heading("tiny"), None, None, None, None)
     study = Study(plain, SPACE, TINY, *given)  # what it asks of others is not asked here
     trial = plain.ask()
     study.running[trial.number] = trial
@@ -289,5 +289,5 @@ def test_without_a_goal_it_is_the_declared_one_where_its_values_compare():
 def test_a_grid_trains_the_declaration_once(home):
     space = {"model.widths": Choice((4,), (32, 64)), "schedule.warmup_epochs": Choice(0.0, 1.0)}
     options = Search(trials=1, sampler="grid", study="grid")
-    found = search(TINY.but({"limit": 64, "epochs": 1}), space, options, OFFLINE, "digits_cnn")
+    found = search(TINY.but({"limit": 64, "epochs": 1}), space, options, OFFLINE, "tiny")
     assert len(found.study.get_trials()) == 4  # that of the declaration is one of the four points

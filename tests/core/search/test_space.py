@@ -13,7 +13,7 @@ from core.optimizers import SGD, AdamW
 from core.search import Choice, Float, Int
 from core.search.samplers import grid
 from core.search.space import changes, check, declared, dimensions, label, text
-from experiments.digits_cnn import EXPERIMENT, SPACE
+from experiments.tiny import EXPERIMENT, SPACE
 
 NESTED = {
     "optimizer": Choice(

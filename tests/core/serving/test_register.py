@@ -43,7 +43,7 @@ from core.tracking.api import tracking_uri
 from core.tracking.client import connect
 from core.tracking.follower import Follower
 from data import ImageFolder
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support import mlflow_server
 from tests.support.mlflow_server import Server, answers, wait_for
 from tests.support.samples import tree
@@ -77,7 +77,7 @@ def trained(tmp_path_factory, empty_store):
         patch.setenv("LABBOOK_HOME", str(home))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(home)
-        mirrored(train(SMALL, Launch(threads=1), "digits_cnn", mirror=Nowhere()))
+        mirrored(train(SMALL, Launch(threads=1), "tiny", mirror=Nowhere()))
     return home
 
 
@@ -85,7 +85,7 @@ def trained(tmp_path_factory, empty_store):
 def run(trained, home, monkeypatch):
     """The run, in a home that holds what tests before this one have registered."""
     monkeypatch.setenv("LABBOOK_HOME", str(trained))
-    return load("digits_cnn")
+    return load("tiny")
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def reopened(run, status):
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_run_that_failed_is_refused(twin, status):
     reopened(twin, status)
-    assert re.search(rf"is {status}; `python -m experiments.digits_cnn resume {twin.id}`", refused(twin))
+    assert re.search(rf"is {status}; `python -m experiments.tiny resume {twin.id}`", refused(twin))
 
 
 def test_a_run_that_has_not_ended_is_refused(twin):

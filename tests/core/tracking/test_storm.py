@@ -22,8 +22,8 @@ cold = mlflow_server.cold
 home = mlflow_server.home
 server = mlflow_server.server
 
-DIGITS = "experiments.digits_cnn"
-WORDS = (DIGITS, "--epochs", "2", "--limit", "300", "--threads", "1", "--checkpoint_every", "3")
+PROGRAM = "experiments.tiny"
+WORDS = (PROGRAM, "--epochs", "2", "--limit", "300", "--threads", "1", "--checkpoint_every", "3")
 SHORTEST_WAIT = 9000  # ms; whoever waited for MLflow would wait for a request (10 s) or for the mirror's end (30 s)
 Start = Callable[..., Process]
 
@@ -82,7 +82,7 @@ def test_trainer_and_mirror_killed_then_synced_then_resumed(point: str, start: S
     assert len(told["step/loss"]) >= 5
     assert_folder_mirrored(folder, "KILLED")
 
-    resumed = start(DIGITS, "resume")
+    resumed = start(PROGRAM, "resume")
     assert resumed.wait() == 0, resumed.text
     assert_folder_mirrored(folder)
     run = run_of(folder.name).info.run_id

@@ -14,11 +14,11 @@ from torch import nn
 
 from core.models.hooks import drop_branches, keep_in_fp32
 from core.training import distributed
-from tests.support.processes import COMMON, DIGITS, free_port, start, wait_for_step
+from tests.support.processes import COMMON, PROGRAM, free_port, start, wait_for_step
 from tests.support.runs import digest, only_run, points
 
 DOUBLED = "tests.support.doubled"
-WORDS = (DIGITS, "--epochs", "4", *COMMON, "--model.dropout", "0.2", "--ema.decay", "0.9", "--checkpoint_every", "7",
+WORDS = (PROGRAM, "--epochs", "4", *COMMON, "--model.dropout", "0.2", "--ema.decay", "0.9", "--checkpoint_every", "7",
          "--augment", "RandomCrop,Mixup", "--augment.random_crop.padding", "1", "--batch_size", "60")  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_two_processes_compute_what_one_does(words, forge, home, tmp_path):
 
 
 def test_the_first_process_writes_and_speaks_for_all(forge, home):
-    first, second = start(forge, DIGITS, "--smoke", *COMMON)
+    first, second = start(forge, PROGRAM, "--smoke", *COMMON)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
     assert "2 processes" in first.text
     assert second.text == ""
@@ -107,7 +107,7 @@ def test_validation_is_of_the_weights_that_are_kept(average, undisturbed, forge,
     """BatchNorm's statistics differ between processes until the first one's are everybody's."""
     run = undisturbed
     if average == "swa":
-        for process in start(forge, DIGITS, "--epochs", "2", "--batch_size", "60", "--swa.start", "0", *COMMON):
+        for process in start(forge, PROGRAM, "--epochs", "2", "--batch_size", "60", "--swa.start", "0", *COMMON):
             assert process.wait() == 0, process.text
         run = only_run(home)
     kept = max(run.history["val/accuracy"], key=lambda epoch: (run.history["val/accuracy"][epoch], -epoch))
@@ -118,7 +118,7 @@ def test_validation_is_of_the_weights_that_are_kept(average, undisturbed, forge,
 
 
 def test_several_seeds_over_two_processes(forge, home):
-    first, second = start(forge, DIGITS, "--seeds", "2", "--smoke", *COMMON)
+    first, second = start(forge, PROGRAM, "--seeds", "2", "--smoke", *COMMON)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
     assert "of 2 seeds" in first.text
     assert len(list((home / "mlruns" / "runs").iterdir())) == 3
@@ -137,7 +137,7 @@ def test_several_seeds_over_two_processes(forge, home):
     ids=["share", "grad_accum_steps", "sync_batch_norm"],
 )
 def test_what_cannot_be_shared_is_refused_by_all_and_said_once(words, message, forge, home):
-    first, second = start(forge, DIGITS, *COMMON, *words)
+    first, second = start(forge, PROGRAM, *COMMON, *words)
     assert (first.wait(), second.wait()) == (2, 2)
     assert message in first.text
     assert second.text == ""
@@ -146,7 +146,7 @@ def test_what_cannot_be_shared_is_refused_by_all_and_said_once(words, message, f
 
 def test_a_mistake_of_one_process_alone_ends_all_and_is_said_by_the_first(forge, home):
     """As when the second machine lacks the data, or here the device."""
-    words = (DIGITS, *COMMON, "--batch_size", "60")
+    words = (PROGRAM, *COMMON, "--batch_size", "60")
     shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     first, second = (
         forge.start(
@@ -177,8 +177,8 @@ def test_one_process_killed_ends_both_and_the_run_resumes_to_the_same_bits(who, 
     run = only_run(home)
     if who:
         assert run.status == "KILLED"
-        assert f"resume it with: torchrun --nproc-per-node 2 -m {DIGITS} resume {run.id}" in processes[0].text
-    for process in start(forge, DIGITS, "resume"):
+        assert f"resume it with: torchrun --nproc-per-node 2 -m {PROGRAM} resume {run.id}" in processes[0].text
+    for process in start(forge, PROGRAM, "resume"):
         assert process.wait() == 0, process.text
     assert digest(run) == digest(undisturbed)
     assert points(run) == points(undisturbed)
@@ -193,7 +193,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(who, undisturbed, f
     assert processes[1].text == ""
     run = only_run(home)
     assert run.status == "KILLED"
-    for process in start(forge, DIGITS, "resume", run.id):
+    for process in start(forge, PROGRAM, "resume", run.id):
         assert process.wait() == 0, process.text
     assert digest(run) == digest(undisturbed)
     assert points(run) == points(undisturbed)
@@ -204,7 +204,7 @@ def test_another_number_of_processes_is_said_aloud(forge, home):
     wait_for_step(home, 25)
     first.kill(signal.SIGTERM)
     assert (first.wait(), second.wait()) == (143, 143)
-    status, text = forge.run(DIGITS, "resume")
+    status, text = forge.run(PROGRAM, "resume")
     assert status == 0, text
     assert "not bit-exact any more: processes: 2 then, 1 now" in text
 
@@ -232,7 +232,7 @@ def test_three_processes_resume_to_the_same_bits(forge, home, tmp_path):
     processes[2].kill(signal.SIGKILL)
     for process in processes:
         process.wait()
-    for process in start(forge, DIGITS, "resume", ranks=3):
+    for process in start(forge, PROGRAM, "resume", ranks=3):
         assert process.wait() == 0, process.text
     assert digest(only_run(home)) == digest(only_run(tmp_path))
     assert points(only_run(home)) == points(only_run(tmp_path))

@@ -7,9 +7,9 @@ from core.launch import Launch
 from core.loading import batches
 from core.runs.train import train
 from data import ImageFolder, WebShards
-from experiments.digits_cnn import EXPERIMENT
-from tests.data.test_shards import samples, shard
+from experiments.tiny import EXPERIMENT
 from tests.support.samples import encoded, noise
+from tests.support.shards import samples, shard
 
 CLASSES = tuple("abcdef")  # enough for val/top5, a metric that is rehearsed
 COUNTS = {"train": 24, "val": 12, "test": 18, "rehearsal": 1}

@@ -30,7 +30,7 @@ from core.runs.train import train
 from core.runs.trained import Run
 from core.serving.register import register
 from data import Digits, ImageTable
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 
 COUNT = 1000  # digits, of 1,797
 LABELS = {"above4": {5, 6, 7, 8, 9}, "even": {0, 2, 4, 6, 8}, "round": {0, 6, 8, 9}}
@@ -55,7 +55,7 @@ def root(tmp_path_factory):
 def trained(root, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-    yield train(SEVERAL, Launch(mlflow=False, threads=1, root=root), "digits_cnn")
+    yield train(SEVERAL, Launch(mlflow=False, threads=1, root=root), "tiny")
     patch.undo()
 
 
@@ -136,9 +136,9 @@ def test_it_resumes_to_the_same_bits(trained, root, home, monkeypatch):
 
     monkeypatch.setattr(module, "_record", crash)
     with pytest.raises(KeyboardInterrupt):
-        train(SEVERAL, Launch(mlflow=False, threads=1, root=root, checkpoint_every="5"), "digits_cnn")
+        train(SEVERAL, Launch(mlflow=False, threads=1, root=root, checkpoint_every="5"), "tiny")
     monkeypatch.setattr(module, "_record", original)
-    assert digest(resume(interrupted("digits_cnn"))) == digest(trained)
+    assert digest(resume(interrupted("tiny"))) == digest(trained)
 
 
 def digest(run: Run) -> str:
@@ -147,7 +147,7 @@ def digest(run: Run) -> str:
 
 def complaint(root, changes):
     with pytest.raises(UserError) as caught:
-        train(SEVERAL.but(changes), Launch(mlflow=False, threads=1, root=root), "digits_cnn")
+        train(SEVERAL.but(changes), Launch(mlflow=False, threads=1, root=root), "tiny")
     return caught.value.lines
 
 
@@ -182,7 +182,7 @@ def test_metrics_are_refused_where_they_are_not_measured(root):
     (line,) = complaint(root, {"monitor": "val/balanced_accuracy"})
     assert line.startswith("monitor: val/balanced_accuracy is not measured for these data; did you mean val/accuracy")
     with pytest.raises(UserError, match="monitor: val/map is not measured for these data"):
-        train(EXPERIMENT.but({"data": Digits(), "monitor": "val/map"}), Launch(mlflow=False), "digits_cnn")
+        train(EXPERIMENT.but({"data": Digits(), "monitor": "val/map"}), Launch(mlflow=False), "tiny")
 
 
 def test_views_are_averaged_label_by_label():

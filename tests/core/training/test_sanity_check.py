@@ -11,7 +11,7 @@ from core.launch import Launch
 from core.losses import Loss
 from core.models import MLP, Model, ResNet
 from core.runs.train import train
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 
 OFFLINE = Launch(mlflow=False, threads=1)
 SHORT = EXPERIMENT.but({"epochs": 1, "limit": 100})

@@ -25,7 +25,7 @@ from data.check.pairs import near
 from data.check.survey import survey
 from data.reading import tree as trees
 from data.reading.decode import Unreadable, decode
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support.golden import GOLDEN
 from tests.support.mutations import mutated
 from tests.support.samples import encoded, noise, packed, tree
@@ -379,7 +379,7 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, capsys, monkeypatch
             labbook.labbook()
         assert ended.value.code == 2
         printed = capsys.readouterr()
-        assert re.search(f"^labbook: .*{expected}", printed.err, re.MULTILINE), printed.err
+        assert re.search(f"^(labbook:|  ).*{expected}", printed.err, re.MULTILINE), printed.err
         assert not printed.out
 
 
@@ -399,7 +399,7 @@ def test_usual_confidence_is_the_mean_over_a_label():
 def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-        return train(EXPERIMENT.but({"epochs": 3}), Launch(threads=1, mlflow=False), Heading("digits_cnn"))
+        return train(EXPERIMENT.but({"epochs": 3}), Launch(threads=1, mlflow=False), Heading("tiny"))
 
 
 def test_a_run_doubts_the_labels_that_were_planted(trained, tmp_path, capsys):

@@ -22,7 +22,7 @@ from data import ImageFolder
 from data.reading import ingest
 from data.reading.decode import decode, decode_crop
 from data.reading.files import Files
-from experiments.digits_cnn import EXPERIMENT
+from experiments.tiny import EXPERIMENT
 from tests.support.samples import encoded, noise, packed, tree
 
 CPU = torch.device("cpu")
@@ -156,7 +156,7 @@ def test_a_run_on_files_is_reported_on_and_a_lost_file_ends_it_resumably(tmp_pat
         "data": ImageFolder(size=16, cached=False), "augment": (RandomResizedCrop(),), "batch_size": 8, "epochs": 2,
     })  # fmt: skip
     launch = Launch(threads=1, mlflow=False, root=root, workers=1)
-    whole = train(declared, launch, "digits_cnn")
+    whole = train(declared, launch, "tiny")
     assert (whole.folder / "artifacts" / "report.html").exists()
 
     real, taken = Fetch.__getitem__, tmp_path / "taken.jpg"
@@ -173,7 +173,7 @@ def test_a_run_on_files_is_reported_on_and_a_lost_file_ends_it_resumably(tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fetch, "__getitem__", losing)
         with pytest.raises(Unfinished, match=r"7\.jpg: No such file or directory \(it could be read") as stopped:
-            train(declared, launch, "digits_cnn")
+            train(declared, launch, "tiny")
     taken.rename(lost)
     again = resume(load(stopped.value.run))
     assert again.status == "FINISHED"
