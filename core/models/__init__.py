@@ -1,4 +1,4 @@
-"""Models: a declaration builds an nn.Module from images float [N, C, H, W] to logits [N, classes]."""
+"""Models: declarations that build an nn.Module from images, float [N, C, H, W], to logits [N, classes]."""
 
 from core.models.base import Model
 from core.models.flops import counted_flops, forward_flops

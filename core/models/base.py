@@ -1,4 +1,4 @@
-"""Model, the base of declared networks, and what any of them may declare."""
+"""Model, the base class of declared networks, with the options that all of them share."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from core.models.transfer import adapt
 
 
 class Model(Part, ABC):
-    """Base of models. One's own model is one `network(context)`; what stands here applies to every model.
+    """Base class of models. A custom model implements `network(context)`; the options below apply to every model.
 
-    None of it renames a weight: a network loads into the same network with other choices here.
+    They do not change the names of parameters, so that a state dict loads into the same network with other options.
     """
 
     weights: str | None = Field(
         None,
-        description="pretrained: torchvision's by name (IMAGENET1K_V1), a finished run, or a file (.safetensors, or a "
-        "state dict of torch.save); none: drawn",
+        description="pretrained weights: a torchvision name (IMAGENET1K_V1), a finished run, or a file (.safetensors, "
+        "or a state dict saved with torch.save); none: random initialization",
     )
     init: Literal["default", "kaiming", "xavier", "orthogonal"] = Field(
-        "default", description="first weights; default: as the architecture has them"
+        "default",
+        description="initialization of linear and convolution layers; default: the initialization of the architecture",
     )
     grad_checkpointing: bool = Field(
-        False, description="compute blocks again in the backward pass instead of keeping them: less memory, more time"
+        False, description="gradient checkpointing: recompute activations in the backward pass to save memory"
     )
     fp32: tuple[str, ...] = Field(
-        (), description="modules kept in fp32 under bf16 or fp16, by name, with *, e.g. fc,layer4.*"
+        (), description="names of modules that compute in fp32 under bf16 or fp16; * is a wildcard, e.g. fc,layer4.*"
     )
 
     def build(self, context: Context) -> nn.Module:
-        """The network, from images float [N, C, H, W] to logits [N, classes], freshly initialized.
+        """The network, from images, float [N, C, H, W], to logits [N, classes], initialized or with `weights` loaded.
 
-        With `weights`, its head is drawn all the same where the classes are others. Raises ValueError for images that
-        it cannot take, for weights that do not fit and for names in fp32 that it lacks.
+        The head is always initialized if the classes of the weights differ from those of the data. Raises ValueError
+        for images that the network does not support and for names in fp32 that match no module, UserError for weights
+        that do not fit.
         """
         network = self.network(context)
         if self.init != "default":
@@ -51,25 +53,26 @@ class Model(Part, ABC):
             self._load(network, origin, context)
         if self.grad_checkpointing and not recompute(network):
             raise ValueError(
-                f"model.grad_checkpointing: {self.label()} has no chain of blocks that could be computed again"
+                f"model.grad_checkpointing: {self.label()} has no nn.Sequential of layers with weights to checkpoint; "
+                "set it to false"
             )
         keep_in_fp32(network, self.fp32)
         return network
 
     def origin(self) -> Origin | None:
-        """Where the declared weights are from; None for drawn ones. Raises UserError where there are none such."""
+        """Where the pretrained weights come from; None without. Raises UserError if they are not found."""
         return find(self.weights, self.published()) if self.weights else None
 
     def published(self) -> str | None:
-        """The name by which torchvision offers weights for this network; None where it does not."""
+        """The name of this network in torchvision, if torchvision has pretrained weights for it; otherwise None."""
         return None
 
     def _load(self, network: nn.Module, origin: Origin, context: Context) -> None:
         same = origin.classes is None or origin.classes == context.classes
-        told = f"weights of {origin.name} ({origin.path.name}, sha256 {origin.sha256[:12]})"
-        came = adapt(network, read(origin.path), len(context.classes), same, f"model.weights: {told}")
+        source = f"weights of {origin.name} ({origin.path.name}, sha256 {origin.sha256[:12]})"
+        adapted = adapt(network, read(origin.path), len(context.classes), same, f"model.weights: {source}")
         if not context.rank:
-            tell(f"{told}: {came.told()}")
+            tell(f"{source}: {adapted.summary()}")
 
     @abstractmethod
     def network(self, context: Context) -> nn.Module:

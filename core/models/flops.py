@@ -1,7 +1,7 @@
-"""What a network costs, in floating-point operations (FLOPs).
+"""The number of floating-point operations (FLOPs) of a network.
 
-One convention everywhere: convolutions and matrix products count, those of attention among them, a multiply-add as 2
-(papers often count it as 1). Activations, normalizations and additions do not count.
+Convolutions and matrix products, including those of attention, are counted, with a multiply-add as 2 operations (papers
+often count 1). Activations, normalizations and additions are not counted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from core.models.inspection import evaluation_mode
 
 @contextmanager
 def counted_flops() -> Iterator[FlopCounterMode]:
-    """Count what runs in the body, without gradients; the same on every version of torch and every device.
+    """Context manager that counts the FLOPs of its body, without gradients.
 
-    Fused attention is a single operation, which some versions of torch count and others leave out. Here attention runs
-    as the matrix products that it consists of.
+    The count is the same for all versions of torch and all devices: attention is computed as separate matrix products,
+    because some versions of torch count fused attention and others do not.
     """
     from torch.backends import mha
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -36,9 +36,9 @@ def counted_flops() -> Iterator[FlopCounterMode]:
 
 
 def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int | None:
-    """FLOPs of the forward pass of one image (height, width, channels), in evaluation mode.
+    """FLOPs of the forward pass of one image of shape (height, width, channels), in evaluation mode.
 
-    None where the network cannot be run so. It leaves the network as it was.
+    None if that forward pass fails. The network and its training mode are unchanged.
     """
     weight = next(network.parameters(), None)
     height, width, channels = shape
@@ -46,6 +46,6 @@ def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int | None
     try:
         with counted_flops() as counter, evaluation_mode(network):
             network(image)
-    except Exception:  # a figure for the record: what is wrong with the network shows in training
+    except Exception:  # the count is only for the record; an error of the network appears in training
         return None
     return counter.get_total_flops()

@@ -1,7 +1,7 @@
-"""Changes to a built network that leave the names of its weights alone: recomputing, fp32, dropping.
+"""Changes to a built network that keep the names of its parameters: gradient checkpointing, fp32, dropout, resizing.
 
-They are hooks and classes of this module, not wrappers or closures, so that copies of a network (the moving average,
-the rehearsal) are whole and pickle.
+They are hooks and classes of this module instead of wrappers and closures, so that a network with them can be copied
+(for the moving average and the sanity check) and pickled.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from core.common.text import did_you_mean
 
 
 class Recomputed(nn.Sequential):
-    """A Sequential whose activations are kept only between its blocks; the rest is computed again (Chen et al. 2016).
-
-    Gradients, noise and running statistics are the same as without.
-    """
+    """A Sequential with gradient checkpointing: activations inside its blocks are recomputed in the backward pass (Chen
+    et al. 2016). Gradients, dropout masks and running statistics are the same as without it."""
 
     def forward(self, x: Any) -> Any:
         if not (self.training and torch.is_grad_enabled()):
@@ -33,17 +31,17 @@ class Recomputed(nn.Sequential):
 
         for block in _blocks(list(self)):
             run, contexts = partial(_run, block), partial(_contexts, block)
-            again = _weighty(block[0])
-            x = checkpoint(run, x, use_reentrant=False, context_fn=contexts) if again else run(x)
+            checkpointed = _has_matrix(block[0])
+            x = checkpoint(run, x, use_reentrant=False, context_fn=contexts) if checkpointed else run(x)
         return x
 
 
 def recompute(network: nn.Module) -> int:
-    """Turn every innermost chain of blocks into a Recomputed one; how many there were.
+    """Enable gradient checkpointing in every innermost Sequential of layers with weights; returns their number.
 
-    A chain is a plain Sequential with weights that holds no other, and lies in no other chain.
+    Innermost: a plain nn.Sequential that has no nn.Sequential among its children.
     """
-    plain = type(network) is nn.Sequential and any(map(_weighty, network))
+    plain = type(network) is nn.Sequential and any(map(_has_matrix, network))
     if plain and not any(type(child) is nn.Sequential for child in network.children()):
         network.__class__ = Recomputed
         return 1
@@ -51,16 +49,16 @@ def recompute(network: nn.Module) -> int:
 
 
 def _blocks(layers: list[nn.Module]) -> list[list[nn.Module]]:
-    """Each begins at a layer with a weight matrix: one that begins with an in-place ReLU would spoil its own input."""
+    """Blocks that start at a layer with a weight matrix; an in-place ReLU at the start would overwrite the input."""
     blocks: list[list[nn.Module]] = []
     for layer in layers:
-        if not blocks or _weighty(layer):
+        if not blocks or _has_matrix(layer):
             blocks.append([])
         blocks[-1].append(layer)
     return blocks
 
 
-def _weighty(module: nn.Module) -> bool:
+def _has_matrix(module: nn.Module) -> bool:
     return any(weight.dim() > 1 for weight in module.parameters())
 
 
@@ -71,16 +69,16 @@ def _run(layers: Sequence[nn.Module], x: Any) -> Any:
 
 
 def _contexts(layers: Sequence[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
-    return nullcontext(), _statistics_stand(layers)
+    return nullcontext(), _frozen_statistics(layers)
 
 
 @contextmanager
-def _statistics_stand(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Running means must not take in a batch twice."""
+def _frozen_statistics(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Context manager without updates of BatchNorm statistics, which must not count a recomputed batch twice."""
     norms = [norm for layer in layers for norm in layer.modules() if isinstance(norm, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        # not track_running_stats: what is saved for the backward pass must be the same in number
+        # not track_running_stats, which would change the number of tensors saved for the backward pass
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
@@ -90,16 +88,16 @@ def _statistics_stand(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def keep_in_fp32(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Modules whose name matches a pattern take float32 and compute in it, whatever autocast is on.
+    """Modules whose names match a pattern cast their inputs to float32 and compute in it, also under autocast.
 
-    Raises ValueError for a pattern that no module matches.
+    Raises ValueError for a pattern that matches no module.
     """
     modules = {name: module for name, module in network.named_modules() if name}
     chosen: dict[str, nn.Module] = {}
     for pattern in patterns:
         found = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
         if not found:
-            raise ValueError(f"model.fp32: no module matches {pattern}{did_you_mean(pattern, modules)}")
+            raise ValueError(f"model.fp32: no module of the model matches {pattern}{did_you_mean(pattern, modules)}")
         chosen |= found
     for module in chosen.values():
         module.register_forward_pre_hook(_enter_fp32, with_kwargs=True)
@@ -124,7 +122,7 @@ def _floated(value: Any) -> Any:
 
 
 def dropout_before(module: nn.Module, p: float) -> None:
-    """Drop a share p of what goes into this module (Srivastava et al. 2014)."""
+    """Apply dropout with probability p to the input of this module (Srivastava et al. 2014)."""
     if p:
         module.register_forward_pre_hook(partial(_drop_input, p))
 
@@ -134,7 +132,7 @@ def _drop_input(p: float, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -
 
 
 def resize_input(network: nn.Module, side: int) -> None:
-    """Images [N, C, H, W] come to it as [N, C, side, side], bilinear, antialiased where that makes them smaller."""
+    """Resize the network's input images [N, C, H, W] to [N, C, side, side], bilinear, antialiased when downsampling."""
     network.register_forward_pre_hook(partial(_resize_input, side))
 
 
@@ -143,10 +141,10 @@ def _resize_input(side: int, module: nn.Module, inputs: tuple[torch.Tensor, ...]
 
 
 def drop_branches(branches: Sequence[nn.Module], deepest: float) -> None:
-    """Stochastic depth (Huang et al. 2016): drop the output of the l-th of L branches with l / L * deepest.
+    """Stochastic depth (Huang et al. 2016): drop the output of branch l of L with probability l / L * deepest.
 
-    branches: what ends each residual branch, in order. An image each, and what is kept is scaled up by 1 / (1 - p) in
-    training, where the paper drops for a batch and scales down in evaluation.
+    branches: the last module of each residual branch, in order. Branches are dropped per image, and kept outputs are
+    scaled by 1 / (1 - p) in training; the paper drops them per batch and scales in evaluation.
     """
     for place, branch in enumerate(branches, 1):
         if deepest:

@@ -1,19 +1,19 @@
-"""First weights by declaration."""
+"""Weight initialization schemes."""
 
 from __future__ import annotations
 
 from torch import nn
 
-RECTIFIED = 2**0.5  # half of what comes in is cut off by ReLU
+RELU_GAIN = 2**0.5  # as nn.init.calculate_gain("relu")
 
 
 def initialize(network: nn.Module, how: str) -> None:
-    """Draw the weights of every convolution and fully connected layer anew; their biases become 0.
+    """Initialize the weights of all convolution and linear layers; their biases are set to 0.
 
-    kaiming: normal, variance 2 / fan in (He et al. 2015, equation 10).
-    xavier: uniform, variance 2 / (fan in + fan out) (Glorot and Bengio 2010, equation 16).
-    orthogonal: orthogonal rows or columns times sqrt(2) (Saxe et al. 2014, section 3; the factor as ReLU needs it).
-    Norms, embeddings and the input projections of attention keep theirs.
+    kaiming: normal, variance 2 / fan_in (He et al. 2015, equation 10).
+    xavier: uniform, variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010, equation 16).
+    orthogonal: (semi-)orthogonal matrices times the ReLU gain sqrt(2) (Saxe et al. 2014, section 3).
+    Normalization layers, embeddings and the input projections of attention are not changed.
     """
     for module in network.modules():
         if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
@@ -23,6 +23,6 @@ def initialize(network: nn.Module, how: str) -> None:
         elif how == "xavier":
             nn.init.xavier_uniform_(module.weight)
         else:
-            nn.init.orthogonal_(module.weight, gain=RECTIFIED)
+            nn.init.orthogonal_(module.weight, gain=RELU_GAIN)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""A network made for other images, fitted to these: channels, classes, and whether the size will do."""
+"""Adapts a network to the shape of the images and the number of classes, and checks that it supports the image size."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Make = Callable[[tuple[int, int, int], int], nn.Module]
 
 
 def fitted(name: str, make: Make, context: Context) -> nn.Module:
-    """make((height, width, channels), classes), with a first convolution for the images' channels.
+    """make((height, width, channels), classes), with the first convolution adapted to the channels of the images.
 
-    Whether it takes the images is tried on a copy without memory (torch's meta device), before a weight is drawn.
-    Raises ValueError with the smallest size that it takes.
+    A forward pass on torch's meta device, without memory, first checks that the network supports the image size.
+    Raises ValueError with the minimum image size if it does not.
     """
     height, width, channels = context.image_shape
     classes = len(context.classes)
     if reason := refusal(make, context.image_shape, classes):
         smallest = smallest_side(make, channels, classes)
-        advice = f"the smallest is {smallest}x{smallest}" if smallest else "use another network"
-        raise ValueError(f"model: {name} takes no images of {height}x{width}x{channels}: {reason}; {advice}")
+        advice = f"the minimum size is {smallest}x{smallest}" if smallest else "use another network"
+        raise ValueError(f"model: {name} does not support images of {height}x{width}x{channels}: {reason}; {advice}")
     network = make(context.image_shape, classes)
     match_channels(network, channels)
     return network
 
 
 def refusal(make: Make, shape: tuple[int, int, int], classes: int) -> str:
-    """Why a network cannot train on images of this shape; empty where it can."""
+    """The reason why a network cannot be trained on images of this shape; an empty string if it can."""
     height, width, channels = shape
     try:
         try:
@@ -47,9 +47,10 @@ def refusal(make: Make, shape: tuple[int, int, int], classes: int) -> str:
 
 
 def smallest_side(make: Make, channels: int, classes: int) -> int | None:
-    """The side of the smallest square image that it takes, or None.
+    """The side length of the smallest square image that the network supports, or None if none is found.
 
-    Halving finds it where every larger size will do; for networks of a fixed grid, doubling finds one that fits first.
+    Candidate sides are tried first, for networks that require multiples of a patch size; bisection below the first one
+    that fits then finds the minimum of networks that support every larger size.
     """
     sides = sorted([8 << i for i in range(8)] + [14 << i for i in range(6)])
     side = next((side for side in sides if not refusal(make, (side, side, channels), classes)), None)
@@ -64,9 +65,10 @@ def smallest_side(make: Make, channels: int, classes: int) -> int | None:
 
 
 def match_channels(network: nn.Module, channels: int) -> None:
-    """Replace the first convolution by one for so many channels, its weights as large as they must be.
+    """Replace the first convolution by one with this number of input channels, if it has another.
 
-    Drawn with the deviation of the old ones times sqrt(old / new channels), so that what comes out is of one size.
+    Its weights are normal, with the standard deviation of the old weights times sqrt(old channels / new channels), so
+    that the scale of the outputs is preserved.
     """
     name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
     if first.in_channels == channels:
@@ -89,5 +91,5 @@ def match_channels(network: nn.Module, channels: int) -> None:
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """The layer that gives the logits."""
+    """The last linear layer of the network, which computes the logits."""
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]

@@ -1,4 +1,4 @@
-"""The norms that a network may be declared with."""
+"""The normalization layers that a declared network can use."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Literal
 from torch import nn
 
 Norm = Literal["batch", "group"]
-NORM_MEANING = "batch: BatchNorm (Ioffe and Szegedy 2015); group: GroupNorm of 8 channels each (Wu and He 2018)"
+NORM_MEANING = (
+    "normalization layer. batch: BatchNorm (Ioffe and Szegedy 2015); group: GroupNorm with 8 channels per group (Wu "
+    "and He 2018)"
+)
 
 
 def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """Channels -> a norm of [N, channels, H, W]. GroupNorm sees one image at a time."""
+    """A function from the number of channels to a normalization layer for [N, channels, H, W]."""
     return nn.BatchNorm2d if norm == "batch" else _groups
 
 

@@ -1,4 +1,4 @@
-"""First weights from elsewhere: torchvision's by name, a run on record, a file. Nothing is ever unpickled."""
+"""Pretrained weights: of torchvision by name, of a recorded run, or from a file. Files are never unpickled."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from core.common.files import sha256_of
 from core.common.text import did_you_mean
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
-NESTS = ("state_dict", "model_state_dict", "model")  # where the checkpoints of other programs keep the network
-SECONDS = 20.0  # without a byte, after which a download has failed
+NESTS = ("state_dict", "model_state_dict", "model")  # keys of the state dict in checkpoints of other programs
+SECONDS = 20.0  # timeout of a download, without receiving data
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network's first weights are from, the file there and whole.
+    """The source of pretrained weights; the file exists and is complete.
 
-    name: for people.  sha256: hex, of the file.  classes: what the outputs mean, where that is known.
+    name: for messages.  sha256: of the file, hexadecimal.  classes: class names in the order of the outputs, if known.
     """
 
     name: str
@@ -36,58 +36,62 @@ class Origin:
     classes: tuple[str, ...] | None = None
 
     def record(self) -> dict[str, str]:
-        """What a run's record notes."""
+        """The entry for a run's record."""
         return {"name": self.name, "file": self.path.name, "sha256": self.sha256}
 
 
 def find(wanted: str, published: str | None) -> Origin:
-    """What `model.weights` names. published: the network's name among torchvision's, if it has one.
+    """Resolve `model.weights`.  published: name of the network in torchvision, if torchvision has weights for it.
 
-    A file that is there comes first, then torchvision's names, then runs. Torchvision's file is looked for in the store
-    and in torch.hub's folder, and fetched into the store where it is in neither. Raises UserError in one line.
+    An existing file comes first, then the names of torchvision, then runs. A torchvision file is looked up in the data
+    store and in the folder of torch.hub, and downloaded to the store otherwise. Raises UserError in one line.
     """
     path = Path(wanted).expanduser()
     if path.is_file():
         return Origin(wanted, path, digest(path))
     if path.suffix in SUFFIXES:
-        raise _wrong(f"there is no file {wanted}")
+        raise _error(f"the file {wanted} does not exist")
     known = _published(published) if published else {}
     if wanted in known:
         return _of_torchvision(f"{wanted} of {published}", known[wanted])
     if re.fullmatch(r"[A-Z0-9_]+", wanted):
-        there = f"{published} has {', '.join(known)}" if known else "torchvision has none for this network"
-        raise _wrong(f"there are no weights {wanted}{did_you_mean(wanted, known)}; {there}")
+        available = f"{published} has {', '.join(known)}" if known else "torchvision has no weights for this network"
+        raise _error(f"the weights {wanted} do not exist{did_you_mean(wanted, known)}; {available}")
     return _of_run(wanted, known)
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file: safetensors, or what torch.save wrote of tensors and plain values.
+    """The state dict in a safetensors file, or in a torch.save file of tensors and plain values.
 
-    Raises UserError, in one line, for one that is damaged, holds none, or would run code.
+    Raises UserError, in one line, if the file is damaged, contains no state dict, or could execute code.
     """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of pickle protocols: what is refused is told below
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols; files are rejected below
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # hostile bytes raise nearly anything
+    except Exception as error:  # malformed files can raise nearly any exception
         unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
-        reason = "it holds more than tensors, which may run code" if unsafe else "it is damaged or of another format"
-        advice = "save the network's state_dict() alone, best as safetensors"
-        raise _wrong(f"{path} is refused: {reason}; {advice}") from None
+        reason = (
+            "it contains pickled objects other than tensors, which could execute code"
+            if unsafe
+            else "it is damaged or has an unsupported format"
+        )
+        advice = "save only the state_dict() of the network, preferably as safetensors"
+        raise _error(f"cannot load {path}: {reason}; {advice}") from None
     for nest in NESTS:
         if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
             found = found[nest]
     tensors = {n: t for n, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, Mapping) else {}
     if not tensors:
-        raise _wrong(f"{path} holds no state dict; save the network's state_dict() there")
+        raise _error(f"{path} contains no state dict; save the state_dict() of the network to it")
     return tensors
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, hex; read again only when the file has changed."""
+    """The sha256 of a file, hexadecimal; cached until the file changes."""
     status = path.stat()
     return _digest(path, status.st_size, status.st_mtime_ns)
 
@@ -98,7 +102,7 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _published(name: str) -> dict[str, Any]:
-    """Name of weights -> torchvision's entry, DEFAULT among them."""
+    """Name of weights (including DEFAULT) -> the entry of torchvision's weights enum."""
     import torchvision.models
 
     return dict(torchvision.models.get_model_weights(name).__members__.items())
@@ -112,7 +116,9 @@ def _of_torchvision(name: str, entry: Any) -> Origin:
     path = path or _fetched(entry.url, paths.store() / file, expected)
     found = digest(path)
     if not found.startswith(expected):
-        raise _wrong(f"{path} is damaged: sha256 begins with {found[:8]}, not {expected}; delete it")
+        raise _error(
+            f"{path} is damaged: its sha256 starts with {found[:8]}, not {expected}; delete it to download it again"
+        )
     categories = entry.meta.get("categories")
     return Origin(name, path, found, tuple(categories) if categories else None)
 
@@ -126,24 +132,23 @@ def _fetched(url: str, target: Path, expected: str) -> Path:
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f"{target.name}.lock")), _impatient():
+        with FileLock(target.with_name(f"{target.name}.lock")), _socket_timeout():
             if not target.exists():
                 torch.hub.download_url_to_file(url, str(target), expected or None, progress=False)
     except (OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = f"put the file at {target}, or use --model.weights none"
-        told = f"{target.name} is not there, and fetching {url} failed ({reason})"
-        raise _wrong(f"{told}: {advice}") from None
+        raise _error(f"downloading {url} failed ({reason}); {advice}") from None
     return target
 
 
-def _wrong(what: str) -> UserError:
-    return UserError([f"model.weights: {what}"])
+def _error(message: str) -> UserError:
+    return UserError([f"model.weights: {message}"])
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """torch.hub sets no time limit of its own."""
+def _socket_timeout() -> Iterator[None]:
+    """Context manager with a timeout, which torch.hub does not set."""
     import socket
 
     before = socket.getdefaulttimeout()
@@ -161,11 +166,11 @@ def _of_run(wanted: str, known: Mapping[str, Any]) -> Origin:
         run = RecordedRun.load(wanted)
         classes = tuple(run.record["data"]["classes"]) if "data" in run.record else ()
     except UserError as mistakes:
-        others = f", and torchvision has {', '.join(known)}" if known else ""
-        raise _wrong(f"{mistakes}; {wanted} is no file either{others}") from None
+        others = f"; torchvision has {', '.join(known)}" if known else ""
+        raise _error(f"{mistakes}; {wanted} is not a file either{others}") from None
     path = run.folder / "artifacts" / WEIGHTS
     if run.status != "FINISHED":
-        raise _wrong(f"{run.id} is {run.status}; only a finished run's weights stay as they are")
+        raise _error(f"run {run.id} is {run.status}; name a finished run")
     if not path.exists():
-        raise _wrong(f"{run.id} has kept no weights")
+        raise _error(f"run {run.id} has no saved weights ({WEIGHTS})")
     return Origin(run.id, path, digest(path), classes)

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016): torchvision's with a stem that suits the images, and the paper's for CIFAR."""
+"""Residual networks (He et al. 2016): those of torchvision, with an optional CIFAR stem, and the paper's for CIFAR."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from core.models.base import Model
 from core.models.hooks import drop_branches, dropout_before
 from core.models.norms import NORM_MEANING, Norm, norm_layer
 
-DEPTH_MEANING = "probability of dropping the last residual branch, falling in a line to the first; 0 drops none"
+DEPTH_MEANING = (
+    "stochastic depth: probability of dropping the last residual branch, decreasing linearly towards the first"
+)
 
 
 class ResNet(Model):
-    """ResNet-18, -34 or -50 (He et al. 2016, table 1): images [N, C, H, W] to logits [N, classes].
+    """ResNet-18, -34 or -50 (He et al. 2016, table 1), from images [N, C, H, W] to logits [N, classes].
 
-    The cifar stem is one 3x3 convolution of stride 1 and no pooling, for small images.
+    The cifar stem, for small images, is one 3x3 convolution of stride 1, without max pooling.
     """
 
-    depth: Literal[18, 34, 50] = Field(18, description="layers with weights")
-    stem: Literal["cifar", "imagenet"] = Field("imagenet", description="cifar for images up to about 64 pixels")
+    depth: Literal[18, 34, 50] = Field(18, description="number of layers with weights")
+    stem: Literal["cifar", "imagenet"] = Field(
+        "imagenet",
+        description="first layers. imagenet: 7x7 convolution of stride 2 and max pooling; cifar: 3x3 convolution of "
+        "stride 1, for images up to about 64 pixels",
+    )
     norm: Norm = Field("batch", description=NORM_MEANING)
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability before the last layer")
     stochastic_depth: float = Field(0.0, ge=0, lt=1, description=DEPTH_MEANING)
 
     def published(self) -> str | None:
         return f"resnet{self.depth}" if self.norm == "batch" else None
 
     def network(self, context: Context) -> nn.Module:
-        # torchvision takes 1.3 s to import: only who builds a ResNet pays for it
+        # imported here, because importing torchvision takes 1.3 s
         from torchvision.models import resnet
 
         network = getattr(resnet, f"resnet{self.depth}")(
@@ -52,7 +58,7 @@ class ResNet(Model):
 
 
 def branch_ends(network: nn.Module) -> list[nn.Module]:
-    """The last norm of each residual branch of one of torchvision's ResNets, in order."""
+    """The last normalization layer of each residual branch of a torchvision ResNet, in order."""
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
     blocks = [block for block in network.modules() if isinstance(block, BasicBlock | Bottleneck)]
@@ -60,15 +66,16 @@ def branch_ends(network: nn.Module) -> list[nn.Module]:
 
 
 class CifarResNet(Model):
-    """The paper's networks for CIFAR-10 (He et al. 2016, section 4.2): images [N, C, H, W] to logits [N, classes].
+    """ResNet for CIFAR-10 (He et al. 2016, section 4.2), from images [N, C, H, W] to logits [N, classes].
 
-    A 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, mean over space, a linear layer:
-    depth = 6 n + 2. Shortcuts have no weights (option A). ResNet-20: 0.27 M, -32: 0.46 M, -56: 0.85 M parameters.
+    A 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, global average pooling, a linear layer;
+    depth = 6 n + 2. Shortcuts have no weights (option A). ResNet-20 has 0.27 M parameters, ResNet-32 0.46 M, ResNet-56
+    0.85 M.
     """
 
-    depth: Literal[8, 14, 20, 32, 44, 56, 110] = Field(20, description="layers with weights, 6 n + 2")
+    depth: Literal[8, 14, 20, 32, 44, 56, 110] = Field(20, description="number of layers with weights, 6 n + 2")
     norm: Norm = Field("batch", description=NORM_MEANING)
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability before the last layer")
     stochastic_depth: float = Field(0.0, ge=0, lt=1, description=DEPTH_MEANING)
 
     def network(self, context: Context) -> nn.Module:
@@ -101,7 +108,7 @@ class _CifarResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions; where the channels double, the first has stride 2."""
+    """Residual block of two 3x3 convolutions; if the number of channels doubles, the first has stride 2."""
 
     def __init__(self, before: int, after: int, norm: Norm):
         super().__init__()
@@ -112,7 +119,7 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.more:  # every second pixel, zeros in the new channels
+        if self.more:  # subsample, and pad the new channels with zeros
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
         return F.relu(branch + x)
 

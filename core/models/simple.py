@@ -13,15 +13,15 @@ from core.context import Context
 from core.models.base import Model
 from core.models.norms import NORM_MEANING, Norm, norm_layer
 
-# beyond any memory; torch's own words for sizes that overflow would not be understood
+# larger than any memory allows; torch's error for sizes that overflow is hard to understand
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class MLP(Model):
-    """Fully connected layers (Rumelhart et al. 1986) with ReLU between: images [N, C, H, W] to logits [N, classes]."""
+    """Multilayer perceptron with ReLU (Rumelhart et al. 1986), from images [N, C, H, W] to logits [N, classes]."""
 
-    hidden: tuple[Width, ...] = Field((128,), description="width of each hidden layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a hidden unit")
+    hidden: tuple[Width, ...] = Field((128,), description="number of units of each hidden layer, e.g. 256,128")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after each hidden layer")
 
     def network(self, context: Context) -> nn.Module:
         widths = [math.prod(context.image_shape), *self.hidden]
@@ -33,27 +33,33 @@ class MLP(Model):
 
 
 class SmallCNN(Model):
-    """Stages of two 3x3 convolutions with a norm and ReLU; max pooling between; mean over space; linear. After VGG
-    (Simonyan and Zisserman 2015, section 2.1).
+    """Small convolutional network after VGG (Simonyan and Zisserman 2015, section 2.1), from images [N, C, H, W] to
+    logits [N, classes].
 
-    Images [N, C, H, W] to logits [N, classes]. norm group sees one image at a time, and so is the same over any number
-    of processes.
+    Stages of two 3x3 convolutions, each with normalization and ReLU; max pooling between stages; global average
+    pooling; a linear layer. With norm group, images are normalized independently of each other, so that results do not
+    depend on the number of processes.
     """
 
-    widths: tuple[Width, ...] = Field((32, 64), description="channels of each stage; the image halves between stages")
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
+    widths: tuple[Width, ...] = Field(
+        (32, 64), description="number of channels of each stage; the image size halves between stages"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability before the last layer")
     norm: Norm = Field("batch", description=NORM_MEANING)
 
     def check(self) -> None:
         if not self.widths:
-            raise ValueError("widths must be one or more numbers of channels")
+            raise ValueError("widths must contain at least one number of channels, e.g. 32,64")
         if self.norm == "group" and any(width % max(1, width // 8) for width in self.widths):
-            raise ValueError(f"norm group needs widths that 8 divides, or below 8, not {self.widths}")
+            raise ValueError(f"with norm group, widths must be multiples of 8 or less than 8, not {self.widths}")
 
     def network(self, context: Context) -> nn.Module:
         height, width, channels = context.image_shape
         if min(height, width) >> (len(self.widths) - 1) < 1:
-            raise ValueError(f"{len(self.widths)} stages halve a {height}x{width} image to nothing: use fewer widths")
+            raise ValueError(
+                f"model.widths: {len(self.widths)} stages need images of at least {1 << (len(self.widths) - 1)} pixels "
+                f"a side, and these have {height}x{width}; use fewer widths"
+            )
         layers: list[nn.Module] = []
         for stage, wide in enumerate(self.widths):
             layers += [nn.MaxPool2d(2)] if stage else []

@@ -1,4 +1,4 @@
-"""Weights of one task into a network for another: head replaced, first convolution and positions adapted."""
+"""Transfer learning: loads pretrained weights into a network with another head, channels or position embeddings."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from torch import nn
 from core.models.weights import few, load_weights
 
 POSITIONS = "encoder.pos_embedding"
-WRAPPERS = ("module.", "model.", "_orig_mod.", "body.")  # what others, and ArcFace, put before every name
+WRAPPERS = ("module.", "model.", "_orig_mod.", "body.")  # prefixes added by other programs, and by ArcFace
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """Names of weights: as they came; drawn, for other classes; changed to fit (with how); without a place here."""
+    """Names of parameters by what happened to them.
+
+    loaded: unchanged.  replaced: newly initialized, because the classes differ.  adapted: converted to the shape of the
+    network, with a note.  ignored: not in the network.
+    """
 
     loaded: tuple[str, ...]
     replaced: tuple[str, ...]
     adapted: tuple[str, ...]
     ignored: tuple[str, ...]
 
-    def told(self) -> str:
-        """One line for people."""
+    def summary(self) -> str:
+        """A one-line summary, such as "60 loaded, 2 replaced (fc.weight, fc.bias)"."""
         parts = {"replaced": self.replaced, "adapted": self.adapted, "ignored": self.ignored}
         named = [f"{len(names)} {what} ({few(names)})" for what, names in parts.items() if names]
         return ", ".join([f"{len(self.loaded)} loaded", *named])
 
 
 def adapt(network: nn.Module, weights: Mapping[str, torch.Tensor], classes: int, same: bool, source: str) -> Adapted:
-    """Load `weights` as far as they fit; what came of each.
+    """Load pretrained `weights` into the network, adapting them if needed; returns what happened to each parameter.
 
-    The head keeps its own where the classes are others (same is False) or not as many. A first convolution of other
-    channels gets the old one's: see `to_channels`. Position embeddings of a vision transformer are interpolated
-    (Dosovitskiy et al. 2021, section 3.2). Raises UserError for anything else that is missing or of another shape; the
-    network is then unchanged.
+    The head keeps its initialization if the classes differ (`same` is False) or their number does. The weights of the
+    first convolution are converted to another number of channels, see `to_channels`. Position embeddings of a vision
+    transformer are interpolated (Dosovitskiy et al. 2021, section 3.2).
+
+    Raises UserError if any other parameter is missing or has another shape; the network is then unchanged.
     """
     own = network.state_dict()
     given = _unwrapped(weights, own)
@@ -52,7 +57,7 @@ def adapt(network: nn.Module, weights: Mapping[str, torch.Tensor], classes: int,
             replaced.append(name)
             final[name] = tensor
         elif found is None:
-            if name.endswith("num_batches_tracked"):  # files of old torchvision count none
+            if name.endswith("num_batches_tracked"):  # missing in weights of old torchvision versions
                 final[name] = tensor
         elif name == first and found.shape[2:] == tensor.shape[2:] and found.shape[1] != tensor.shape[1]:
             adapted.append(f"{name}: {found.shape[1]} to {tensor.shape[1]} channels")
@@ -63,16 +68,17 @@ def adapt(network: nn.Module, weights: Mapping[str, torch.Tensor], classes: int,
         else:
             final[name] = found
     load_weights(network, final, source)
-    drawn = {*replaced, *(text.partition(":")[0] for text in adapted)}
-    loaded = tuple(name for name in own if name not in drawn)
+    changed = {*replaced, *(text.partition(":")[0] for text in adapted)}
+    loaded = tuple(name for name in own if name not in changed)
     return Adapted(loaded, tuple(replaced), tuple(adapted), tuple(name for name in given if name not in own))
 
 
 def to_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """[out, in, h, w] -> [out, channels, h, w], so that channels which are all alike give what they gave before.
+    """Convert a convolution weight [out, in, h, w] to [out, channels, h, w].
 
-    More: repeated in turn, times in / channels, as Carreira and Zisserman (2017, section 2.4) inflate filters; fewer:
-    their sum, shared out, as timm does for gray images.
+    For more channels, the weights are repeated and scaled by in / channels, as Carreira and Zisserman (2017, section
+    2.4) inflate filters; for fewer, they are summed and divided by the number of channels, as timm does for grayscale.
+    In both cases the output is unchanged for images whose channels are all equal.
     """
     before = weight.shape[1]
     if channels < before:
@@ -81,7 +87,7 @@ def to_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def head_of(network: nn.Module) -> str:
-    """The name of the layer that gives the logits: the last linear layer or convolution."""
+    """The name of the layer that computes the logits: the last linear layer or convolution."""
     layers = [name for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return layers[-1] if layers else ""
 
@@ -92,7 +98,7 @@ def _first(network: nn.Module) -> str:
 
 
 def _of_other_classes(found: torch.Tensor, own: torch.Tensor, classes: int) -> bool:
-    """As in the auxiliary heads of GoogLeNet and Inception."""
+    """Whether a parameter outside the head depends on the number of classes, as in auxiliary heads of GoogLeNet."""
     return own.dim() > 0 and own.shape[0] == classes != found.shape[0] and found.shape[1:] == own.shape[1:]
 
 
@@ -104,7 +110,7 @@ def _positions(network: nn.Module, found: torch.Tensor) -> torch.Tensor:
 
 
 def _unwrapped(weights: Mapping[str, torch.Tensor], own: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The weights without a prefix that a program put before all their names."""
+    """The weights, without a prefix that another program has added to all names."""
 
     def stripped(prefixes: Sequence[str]) -> dict[str, torch.Tensor]:
         return {next((n.removeprefix(p) for p in prefixes if n.startswith(p)), n): t for n, t in weights.items()}

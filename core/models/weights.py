@@ -1,4 +1,4 @@
-"""Weights into a network, or what keeps them out."""
+"""Loading and saving of state dicts, with errors that name the parameters that do not fit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ MOST_NAMED = 5
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load a state dict that must fit exactly. source: where it is from, for people.
+    """Load a state dict that must match the network exactly.  source: its origin, for messages.
 
-    Raises UserError, one line each for what is missing, unexpected and of another shape; the network is then unchanged.
+    Raises UserError, with one line each for missing and unexpected parameters and for those of another shape; the
+    network is then unchanged.
     """
     expected = network.state_dict()
     missing = [name for name in expected if name not in weights]
@@ -44,18 +45,18 @@ def _shape(tensor: torch.Tensor) -> str:
 
 
 def few(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first names, and the number of further ones."""
     return ", ".join(names[:MOST_NAMED]) + (f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """All weights and buffers as safetensors; the file is whole or the old one."""
+    """Save all parameters and buffers as a safetensors file, atomically: a failure leaves the old file."""
     import torch
     from safetensors.torch import save
 
-    # copies: tied weights share memory, which the format refuses
+    # copies, because tied weights share memory, which safetensors does not support
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    write_whole(path, save(tensors))  # not save_file, whose errors hide that the disk is full
+    write_whole(path, save(tensors))  # save_file does not report a full disk as such

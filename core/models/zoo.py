@@ -1,4 +1,4 @@
-"""Networks of other libraries by name: torchvision's, and timm's where it is installed."""
+"""Networks of torchvision, and of timm if it is installed, by name."""
 
 from __future__ import annotations
 
@@ -19,26 +19,38 @@ AUXILIARY = ("googlenet", "inception_v3")
 
 
 class Torchvision(Model):
-    """A classification network of torchvision by name: images [N, C, H, W] to logits [N, classes].
+    """A classification network of torchvision by name, from images [N, C, H, W] to logits [N, classes].
 
-    Its first convolution takes the images' channels, its head their classes, a transformer their size. With auxiliary,
-    GoogLeNet and Inception v3 give (logits, auxiliary logits, ...) in training, which method Auxiliary weighs.
+    The first convolution is adapted to the channels of the images, the head to the number of classes, and a vision
+    transformer to the image size. With aux_logits, GoogLeNet and Inception v3 return (logits, auxiliary logits, ...) in
+    training, for the method Auxiliary.
     """
 
-    name: str = Field(description="as torchvision.models spells it, e.g. efficientnet_b0")
+    name: str = Field(description="name of the model in torchvision.models, e.g. efficientnet_b0")
     dropout: float | None = Field(
-        None, ge=0, lt=1, description="none: the network's own; where it has none, before the last layer"
+        None,
+        ge=0,
+        lt=1,
+        description="dropout probability, before the last layer if the network has no dropout; none: its default",
     )
     resize: int | None = Field(
-        None, ge=8, le=1024, description="the network sees images resized to this side, bilinear; none: as they come"
+        None,
+        ge=8,
+        le=1024,
+        description="side length in pixels to which the network resizes its input, bilinear; none: no resizing",
     )
     stochastic_depth: float | None = Field(
-        None, ge=0, lt=1, description="of the deepest residual branch (Huang et al. 2016); none: the network's own"
+        None,
+        ge=0,
+        lt=1,
+        description="probability of dropping the last residual branch (Huang et al. 2016); none: the network's default",
     )
-    aux_logits: bool = Field(False, description="googlenet, inception_v3: with their auxiliary heads")
+    aux_logits: bool = Field(
+        False, description="use the auxiliary heads of googlenet and inception_v3; needs method Auxiliary"
+    )
 
     def check(self) -> None:
-        # torchvision takes 1.3 s to import: not when a declaration is written or --help is asked for
+        # imported here, because importing torchvision takes 1.3 s, too long for a declaration or --help
         import torchvision.models
 
         known = torchvision.models.list_models(module=torchvision.models)
@@ -46,13 +58,13 @@ class Torchvision(Model):
             hint = did_you_mean(self.name, known)
             raise ValueError(f"torchvision has no classification model {self.name}{hint}")
         if self.aux_logits and self.name not in AUXILIARY:
-            raise ValueError(f"{self.name} has no auxiliary heads; there is {', '.join(AUXILIARY)}")
+            raise ValueError(f"aux_logits: {self.name} has no auxiliary heads; {' and '.join(AUXILIARY)} have")
 
     def published(self) -> str | None:
         return self.name
 
     def network(self, context: Context) -> nn.Module:
-        """Raises ValueError for images that it cannot take, with the smallest that it can."""
+        """The network. Raises ValueError, with the minimum image size, for images that it does not support."""
         self.check()
         side = self.resize
         shape = context.image_shape if side is None else (side, side, context.image_shape[2])
@@ -73,13 +85,13 @@ class Torchvision(Model):
         if self.name.startswith("vit_") or self.name == "maxvit_t":
             side = int(self.name.rsplit("_", 1)[1]) if self.name != "maxvit_t" else 224
             if height != width or height % side:
-                raise ValueError(f"it takes square images whose side is a multiple of {side}")
+                raise ValueError(f"it requires square images whose side is a multiple of {side}")
             given |= {"image_size": height} if self.name != "maxvit_t" else {"input_size": (height, width)}
         if self.dropout is None:
             return torchvision.models.get_model(self.name, weights=None, **given)
         try:
             return torchvision.models.get_model(self.name, weights=None, dropout=self.dropout, **given)
-        except TypeError:  # it has none of its own
+        except TypeError:  # the network has no dropout argument
             network = torchvision.models.get_model(self.name, weights=None, **given)
             dropout_before(last_linear(network), self.dropout)
             return network
@@ -91,22 +103,27 @@ class Torchvision(Model):
             return drop_branches(ends, deepest)
         dropping = [module for module in network.modules() if isinstance(module, StochasticDepth)]
         if not dropping:
-            raise ValueError(f"model.stochastic_depth: {self.name} has no residual branches to drop; leave it at none")
+            raise ValueError(f"model.stochastic_depth: {self.name} has no residual branches to drop; set it to none")
         largest = max(module.p for module in dropping)
-        for module in dropping:  # theirs rise in a line, too
+        for module in dropping:  # torchvision's probabilities increase linearly as well
             module.p *= deepest / largest
         return None
 
 
 class Timm(Model):
-    """A network of timm by name, where timm is installed: images [N, C, H, W] to logits [N, classes].
+    """A network of timm by name, from images [N, C, H, W] to logits [N, classes].
 
-    `pip install -e ".[timm]"` installs it. Weights are drawn, not downloaded.
+    Requires timm (`pip install -e ".[timm]"`). timm's pretrained weights are not downloaded; the network is randomly
+    initialized, unless `weights` names a run or a file.
     """
 
-    name: str = Field(description="as timm.list_models() spells it, e.g. resnet26d")
-    dropout: float | None = Field(None, ge=0, lt=1, description="timm's drop_rate; none: the network's own")
-    stochastic_depth: float | None = Field(None, ge=0, lt=1, description="timm's drop_path_rate; none: its own")
+    name: str = Field(description="name of the model in timm.list_models(), e.g. resnet26d")
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout probability (drop_rate of timm); none: the network's default"
+    )
+    stochastic_depth: float | None = Field(
+        None, ge=0, lt=1, description="stochastic depth (drop_path_rate of timm); none: the network's default"
+    )
 
     def check(self) -> None:
         timm = _timm()
@@ -114,7 +131,7 @@ class Timm(Model):
             raise ValueError(f"timm has no model {self.name}{did_you_mean(self.name, timm.list_models())}")
 
     def network(self, context: Context) -> nn.Module:
-        """Raises ValueError for images that it cannot take, with the smallest that it can."""
+        """The network. Raises ValueError, with the minimum image size, for images that it does not support."""
         self.check()
         return fitted(self.name, self._make, context)
 
@@ -132,12 +149,12 @@ class Timm(Model):
                 img_size=shape[:2] if sized else None,
             )
         except TypeError as error:
-            raise ValueError(f"it does not take this: {error}") from None
+            raise ValueError(f"timm does not accept these options for it: {error}") from None
 
 
 def _timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise ValueError('timm is not installed; pip install -e ".[timm]" adds it') from None
+        raise ValueError('timm is not installed; install it with pip install -e ".[timm]"') from None
     return timm

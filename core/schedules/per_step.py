@@ -13,7 +13,7 @@ from core.schedules.base import Schedule
 
 
 class Constant(Schedule):
-    """Constant learning rate (after the warmup)."""
+    """Constant learning rate after the warmup, as torch's ConstantLR with factor 1."""
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
         return 1.0

@@ -122,16 +122,16 @@ def test_a_kill_before_and_after_the_thaw_changes_nothing(step, forge, tmp_path)
 @pytest.mark.parametrize(
     ("up_to", "told"),
     [
-        ("layr3", "no module is named layr3; did you mean layer3"),
-        ("blocks.*", r"no module is named blocks\.\*; there are conv1, bn1"),
-        ("fc", "nothing of the model would be left to train"),
+        ("layr3", "no module of the model is named layr3; did you mean layer3"),
+        ("blocks.*", r"no module of the model is named blocks\.\*; module names: conv1, bn1"),
+        ("fc", "fc freezes all parameters of the model"),
     ],
 )
 def test_a_wrong_name_is_refused_with_the_nearest(up_to, told):
     with pytest.raises(ValueError, match=f"freeze.up_to: .*{told}"):
         Freeze(up_to=up_to).of(Torchvision(name="resnet18").build(context()))
     if up_to == "layr3":
-        with pytest.raises(UserError, match=r"freeze\.up_to: no module is named 99"):
+        with pytest.raises(UserError, match=r"freeze\.up_to: no module of the model is named 99"):
             built({"freeze": Freeze(up_to="99")})
 
 
@@ -154,7 +154,7 @@ def test_among_several_processes_gradients_are_dropped_instead(monkeypatch):
     """DistributedDataParallel waits for a gradient of every parameter that it has seen."""
     alone, among = (built({"freeze": Freeze(up_to="3", unfreeze_epoch=1)}) for _ in range(2))
     *_, (expected, _) = state_at_epochs(alone)
-    monkeypatch.setattr("core.models.freeze._alone", lambda: False)
+    monkeypatch.setattr("core.models.freeze._single_process", lambda: False)
     first, *_, (last, _) = state_at_epochs(among)
     assert among.state.model[0].weight.requires_grad
     assert not changed(expected, last)

@@ -291,12 +291,12 @@ def test_channels_that_fit_are_left_alone():
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("inception_v3", (32, 32, 3), "inception_v3 takes no images of 32x32x3: .*; the smallest is 75x75"),
-        ("vgg11", (16, 16, 3), "vgg11 takes no images of 16x16x3: .*; the smallest is 32x32"),
-        ("alexnet", (32, 32, 1), "the smallest is 63x63"),
-        ("vit_b_16", (40, 40, 3), "square images whose side is a multiple of 16; the smallest is 16x16"),
+        ("inception_v3", (32, 32, 3), "inception_v3 does not support images of 32x32x3: .*; the minimum size is 75x75"),
+        ("vgg11", (16, 16, 3), "vgg11 does not support images of 16x16x3: .*; the minimum size is 32x32"),
+        ("alexnet", (32, 32, 1), "the minimum size is 63x63"),
+        ("vit_b_16", (40, 40, 3), "square images whose side is a multiple of 16; the minimum size is 16x16"),
         ("vit_b_16", (32, 48, 3), "square images"),
-        ("maxvit_t", (32, 32, 3), "a multiple of 224; the smallest is 224x224"),
+        ("maxvit_t", (32, 32, 3), "a multiple of 224; the minimum size is 224x224"),
     ],
 )
 def test_images_that_are_too_small_are_refused_with_the_smallest_size(name, shape, message):
@@ -311,7 +311,7 @@ def test_the_smallest_size_is_the_smallest():
 
 
 def test_what_does_not_fit_is_told_before_anything_is_recorded():
-    with pytest.raises(UserError, match="inception_v3 takes no images of 8x8x1") as caught:
+    with pytest.raises(UserError, match="inception_v3 does not support images of 8x8x1") as caught:
         train(SHORT.but({"model": Torchvision(name="inception_v3")}), OFFLINE)
     assert len(caught.value.lines) == 1
 
@@ -421,13 +421,13 @@ def test_timm_by_name():
     assert vit(images()).shape == (4, 7)
     with pytest.raises(ValueError, match=r"no model resnet10x; did you mean .*resnet10t"):
         Timm(name="resnet10x").check()
-    with pytest.raises(ValueError, match=r"takes no images of 8x8x3: .*; the smallest is 16x16"):
+    with pytest.raises(ValueError, match=r"does not support images of 8x8x3: .*; the minimum size is 16x16"):
         built(Timm(name="vit_tiny_patch16_224"), (8, 8, 3))
 
 
 def test_timm_missing_is_one_message(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"timm is not installed; pip install .*\[timm\]"):
+    with pytest.raises(ValueError, match=r"timm is not installed; install it with pip install .*\[timm\]"):
         Timm(name="resnet18").check()
 
 
@@ -528,7 +528,7 @@ def test_computing_again_keeps_less(model, share):
 
 
 def test_a_network_without_a_chain_cannot_be_computed_again():
-    with pytest.raises(ValueError, match=r"model\.checkpointing: .* no chain"):
+    with pytest.raises(ValueError, match=r"model\.grad_checkpointing: .* has no nn\.Sequential"):
         built(Torchvision(name="inception_v3", grad_checkpointing=True), (75, 75, 3))
 
 
@@ -549,7 +549,7 @@ def dtypes(network, names, x):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_named_modules_compute_in_fp32_under_autocast(checkpointing):
-    model = CifarResNet(depth=8, fp32=("fc", "layer3.*"), checkpointing=checkpointing)
+    model = CifarResNet(depth=8, fp32=("fc", "layer3.*"), grad_checkpointing=checkpointing)
     network = built(model)
     names = ["conv1", "layer2.0.conv1", "layer3.0.conv1", "layer3.0", "fc"]
     seen, out = dtypes(network, names, images())
@@ -576,7 +576,7 @@ def test_autocast_is_as_before_when_a_module_fails():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"model\.fp32: no module matches fcc; did you mean fc"):
+    with pytest.raises(ValueError, match=r"model\.fp32: no module of the model matches fcc; did you mean fc"):
         built(CifarResNet(depth=8, fp32=("fcc",)))
 
 
