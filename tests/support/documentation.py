@@ -35,7 +35,7 @@ _BLOCK = re.compile(
 )
 _TITLE = re.compile(r'title="([^"]+)"')
 _LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
-_PATH = re.compile(r"`((?:core|data|docs|experiments|tests)/[\w./-]*|\w+\.(?:md|toml|yml|txt|cff))`")
+_PATH = re.compile(r"`((?:core|data|docs|experiments|tests)/[\w./-]*|[\w-]+\.(?:md|toml|yml|cff)|constraints\.txt)`")
 _RUN_FIRST = ("from", "continue")  # options whose value is a run that only the reader has
 
 
@@ -231,6 +231,7 @@ def main(pages: list[str], whole: bool) -> None:
                     told.write_text(traceback.format_exc())
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
+            print("CPU", page, os.times(), file=sys.stderr)
             errors[page] = told.read_text() if told.exists() else f"ended with status {status}" if status else ""
     os.write(shown, json.dumps(errors).encode())
 
