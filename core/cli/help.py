@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from core.cli.main import OF_AN_EXPERIMENT
 from core.common.layout import Group, Row, show
 from core.declare.part import Part
-from core.declare.tree import choices, is_steps, optional_part, step_names
+from core.declare.tree import Declared, choices, is_steps, optional_part, step_names
 from core.diagnostics.lr_curve import RangeTest
 from core.experiment import Experiment
 from core.launch import Launch
@@ -61,7 +61,7 @@ def page(module: ModuleType, experiment: Experiment, command: str, words: Sequen
     show(text, [*groups, Group("Verbs", _verbs()), Group("Variants", tuple(_variants(module))), _more(command)])
 
 
-def fields(part: Part | type[Part], prefix: str = "", end: str = "") -> Iterator[Row]:
+def fields(part: Part | type[Declared], prefix: str = "", end: str = "") -> Iterator[Row]:
     """Every field of a part and of the parts below it: name, value, meaning. Of a class: its defaults.
 
     end: what the meaning of each ends with.

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from core.common.text import did_you_mean, numbered, snake, suggestion
 from core.declare.renamed import CLASSES, hint
 
+MOST_NAMED = 6  # values that a message lists although a similar one is named
 UNKNOWN = "unknown_field"  # the type of the error about a field that a class does not have
 
 
@@ -173,5 +174,7 @@ def message(error: Any) -> str:
     if error["type"] in ("class", UNKNOWN) or not shown:
         return text
     known = re.findall(r"'([^']+)'", text) if error["type"] == "literal_error" else []
-    text = text.replace("'", "") if known else text
-    return f"{text} (got {shown}){did_you_mean(str(error['input']), known)}"
+    close = did_you_mean(str(error["input"]), known)
+    if close and len(known) > MOST_NAMED:
+        return f"unknown value {shown}{close}"
+    return f"{text.replace(chr(39), '') if known else text} (got {shown}){close}"

@@ -190,9 +190,9 @@ def test_the_same_adds_nothing_and_what_has_grown_or_is_asked_for_otherwise_repl
     assert (status, len(runs(home))) == (0, 1)
     assert f"already on record as {runs(home)[0].id}" in printed
     log.write_text("epoch,val_acc\n1,0.5\n2,0.7\n")
-    assert "in place of" in labbook("import", log)[1]
+    assert "replacing" in labbook("import", log)[1]
     labbook("import", log, "--data", "cifar")
-    assert "nothing is added" in labbook("import", log, "--data", "cifar")[1]
+    assert "already on record" in labbook("import", log, "--data", "cifar")[1]
     by_time = {run.record["imported"]["replaces"]: run for run in runs(home)}
     assert len(by_time) == 3
     first = by_time[None]
