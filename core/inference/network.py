@@ -23,7 +23,7 @@ from core.losses import Loss
 from core.metrics.task import SINGLE_LABEL, Task, task_of
 from core.models import Model, load_weights
 from core.models.tta import Views, averaged
-from core.record.run import WEIGHTS, RecordedRun
+from core.record.run import IMPORTED, WEIGHTS, RecordedRun
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def model_of(run: RecordedRun) -> nn.Module:
 
     Raises UserError for a run that has kept no weights, or weights that are damaged or of another architecture.
     """
+    if IMPORTED in run.record:
+        raise UserError([f"{run.id} was imported: it has no declaration, and so no network"])
     weights = run.folder / "artifacts" / WEIGHTS
     if not weights.exists():
         raise UserError([f"{run.id} has kept no weights ({weights} is missing)"])

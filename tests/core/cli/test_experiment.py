@@ -163,6 +163,7 @@ def test_verbs_are_the_files_of_the_room_and_each_takes_one_line(monkeypatch, ca
     files = {path.stem.rstrip("_") for path in (paths.ROOT / "core" / "cli").glob("*.py")}
     assert files - {"__init", "exits", "experiment", "help", "main", "outcome"} == {*command.VERBS}
     monkeypatch.setattr(sys, "argv", ["labbook", "--help"])
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         command.labbook()
     lines = capsys.readouterr().out.splitlines()

@@ -207,7 +207,7 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
         (["tiny", "--baseline", "plan"], "did you mean plain"),
         (["tiny", "--csv", "/nowhere/a.csv"], "/nowhere/a.csv: No such file or directory"),
         (["tiny", "--nonsense"], "--nonsense"),
-        ([], "required"),
+        ([], "NAME|RUN is missing"),
     ],
 )
 def test_bad_input_is_one_message(lab, words, told, monkeypatch, capsys):

@@ -72,5 +72,5 @@ def test_a_teacher_normalized_otherwise_is_converted_or_refused(home):
     own, theirs = (torch.tensor(by_hand(how, PIXELS)).permute(0, 3, 1, 2) for how in ("data", "imagenet"))
     torch.testing.assert_close((own * scale + shift).float(), theirs.float(), rtol=1e-4, atol=1e-4)
     pupil = SHORT.but({"method": Distill(teacher=teacher.id), "normalize": "image"})
-    with pytest.raises(UserError, match="use one normalize for both"):
+    with pytest.raises(UserError, match="must use the same normalize"):
         assemble(pupil, Tiny().load(), Launch(device="cpu"))

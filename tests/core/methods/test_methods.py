@@ -339,7 +339,7 @@ def test_bad_values_are_refused_by_field(method, field, value):
 
 
 def test_a_distillation_without_a_teacher_is_refused_by_field():
-    with pytest.raises(UserError, match=r"^method\.teacher: missing"):
+    with pytest.raises(UserError, match=r"^method\.teacher: is required"):
         BASE.but({"method": "Distill"})
 
 
