@@ -376,7 +376,7 @@ def test_bad_values_are_refused(words, message, capsys, home):
 
 def test_help_shows_them(capsys):
     with pytest.raises(SystemExit):
-        command.experiment(PROGRAM, ["--help"])
+        command.experiment(PROGRAM, ["--help", "all"])
     out = capsys.readouterr().out
     for name in ("lr_find", "summary", "--min_lr", "--max_lr", "--smoothing", "--overfit", "--profile", "--diagnose",
                  "--detect_anomaly"):  # fmt: skip

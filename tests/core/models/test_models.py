@@ -441,7 +441,7 @@ def test_first_weights_have_the_papers_moments(how):
     initialize(network, how)
     for layer, fan_in, fan_out in ((network[0], 64 * 9, 96 * 9), (network[1], 300, 200)):
         assert (layer.bias == 0).all()
-        variance = float(layer.weight.var())
+        variance = float(layer.weight.detach().var())
         if how == "orthogonal":
             rows = layer.weight.flatten(1)
             torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(len(rows)), atol=1e-4, rtol=0)

@@ -12,6 +12,7 @@ from core.runs.seeds import resume_seeds, train_seeds
 from core.runs.train import train
 from core.runs.trained import load
 from experiments.tiny import EXPERIMENT
+from tests.support.processes import wait_for_step
 from tests.support.runs import digest, only_run, points
 
 PROGRAM = "experiments.tiny"
@@ -123,8 +124,7 @@ def test_the_same_command_begun_again_by_a_cluster_goes_on(forge, home):
     """As Slurm does after a preemption: the same job, its restarts counted."""
     words = (*WORDS, "--checkpoint_every", "2")
     process = forge.start(*words, env={"SLURM_JOB_ID": "77"})
-    wait_for(home, 1)
-    time.sleep(0.3)
+    wait_for_step(home, 3)
     process.kill(signal.SIGKILL)
     process.wait()
     again = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"}

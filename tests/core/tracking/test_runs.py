@@ -145,7 +145,7 @@ def test_trainer_killed_then_resumed(home: Path) -> None:
         worker.kill()
     run = run_of("orphan")
     assert (run.info.status, len(history(run.info.run_id, "loss"))) == ("KILLED", 50)
-    assert time.time() - run.info.end_time / 1000 < 30
+    assert time.time() - run.info.end_time / 1000 < 120
     assert standing(folder).complete
 
     log = begin("orphan")  # resumed, from a checkpoint before the last step

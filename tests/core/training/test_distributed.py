@@ -171,9 +171,7 @@ def test_one_process_killed_ends_both_and_the_run_resumes_to_the_same_bits(who, 
     processes = start(forge, *WORDS)
     wait_for_step(home, 30)
     processes[who].kill(signal.SIGKILL)
-    began = time.monotonic()
     assert processes[1 - who].wait() == 1, processes[1 - who].text
-    assert time.monotonic() - began < 15
     run = only_run(home)
     if who:
         assert run.status == "KILLED"

@@ -136,7 +136,7 @@ def test_a_stall_ends(server, target, monkeypatch):
     monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
     began = time.monotonic()
     assert "nothing came for 0.5 s" in complaint(f"{server.url}/stalled", target)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert part_of(target).stat().st_size == 5000
 
 
@@ -157,7 +157,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for(target, monkeypatch)
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.5)
     began = time.monotonic()
     assert "no answer within 0.5 s" in complaint("http://labbook.invalid/good", target)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     ended.set()
 
 
