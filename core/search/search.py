@@ -79,12 +79,13 @@ def search(
         experiment = made_small(experiment, launch, stage.ranks)
         prepare(experiment, launch, stage.ranks)
         with (
-            _opened(experiment, within, options, goals, heading, launch.smoke) as study,
+            _opened(experiment, within, options, goals, heading, launch.smoke) as (storage, study),
             _parent(study, experiment, launch, options, heading, stage.mirror) as (run, journal),
             needed(options.storage),
         ):
             pool, table = Pool(options.workers), shown(options)
-            at_work = Study(study, within, experiment, launch, options, goals, heading, run, stage.mirror, pool, table)
+            asked = (within, experiment, launch, options, goals, heading)
+            at_work = Study(storage, study, *asked, run, stage.mirror, pool, table)
             confirmed = _carried_out(at_work, journal, seeds, stage.stop)
     return Found(run, study, goals, best_of(study), tuple(confirmed), tuple(words(at_work, confirmed)))
 
@@ -122,7 +123,7 @@ def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
 @contextmanager
 def _opened(
     experiment: Experiment, within: space.Space, options: Search, goals: Goals, heading: Heading, smoke: bool
-) -> Iterator[optuna.Study]:
+) -> Iterator[tuple[optuna.storages.BaseStorage, optuna.Study]]:
     """The study, begun or taken up again; one in a file is ours alone meanwhile."""
     parts = (heading.experiment, heading.variant, "smoke" if smoke else None)
     name = options.study or "-".join(part for part in parts if part)
@@ -138,7 +139,7 @@ def _opened(
         study = open_study(storage, name, options.new, directions, told, queue)
         name = options.pruner if len(goals.names) == 1 else "none"
         study.pruner = samplers.pruner(name, experiment.epochs, options.trials)
-        yield study
+        yield storage, study
 
 
 @contextmanager
@@ -271,4 +272,5 @@ def _folder(name: str) -> Any:
 def _free_memory_mb() -> float:
     import psutil
 
-    return psutil.virtual_memory().available / 2**20
+    available: int = psutil.virtual_memory().available
+    return available / 2**20
