@@ -52,7 +52,8 @@ def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
 def _drawing(module: str, kind: str) -> Callable[..., Any]:
     import importlib
 
-    return getattr(importlib.import_module(module), f"plot_{kind}")
+    plot: Callable[..., Any] = getattr(importlib.import_module(module), f"plot_{kind}")
+    return plot
 
 
 def _picture(journal: Journal, name: str, kind: str, study: optuna.Study, given: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class Table(Lines):
             table.add_column(heading)
         for worker in study.pool.busy():
             if worker.task and (trial := study.running.get(worker.task.number)):
-                values = study.study._storage.get_trial(trial._trial_id).intermediate_values
+                values = study.now(trial).intermediate_values
                 last = max(values, default=0)
                 now = f"{values[last]:.4f}" if last else ""
                 table.add_row(str(trial.number), f"{last}/{study.experiment.epochs}", now, _told(trial.params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ def sampler(name: str, seed: int | None) -> samplers.BaseSampler:
     """One that remembers nothing itself: it may be made anew for each trial, with another seed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return {
+        makers: dict[str, Callable[[], samplers.BaseSampler]] = {
             "tpe": lambda: samplers.TPESampler(seed=seed, multivariate=True, group=True),
             "random": lambda: samplers.RandomSampler(seed=seed),
             "grid": lambda: samplers.RandomSampler(seed=seed),  # its points are queued when the study begins
@@ -29,7 +29,8 @@ def sampler(name: str, seed: int | None) -> samplers.BaseSampler:
             ),
             "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
             "cmaes": lambda: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
-        }[name]()
+        }
+        return makers[name]()
 
 
 def pruner(name: str, epochs: int, trials: int) -> pruners.BasePruner:

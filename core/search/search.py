@@ -79,12 +79,13 @@ def search(
         spec = replace(spec, experiment=made_small(experiment, spec.launch, runtime.ranks))
         prepare(spec.experiment, spec.launch, runtime.ranks)
         with (
-            _opened(spec, within, options, goals) as study,
+            _opened(spec, within, options, goals) as (storage, study),
             _parent(study, spec, options, mirror) as (run, journal),
             needed(options.storage),
         ):
             asked = spec.experiment, spec.launch, options, goals, spec.heading
-            at_work = Study(study, within, *asked, run, mirror, Pool(options.workers), shown(options))
+            pool, table = Pool(options.workers), shown(options)
+            at_work = Study(storage, study, within, *asked, run, mirror, pool, table)
             confirmed = _carried_out(at_work, journal, seeds, runtime.stop)
     return Found(run, study, goals, best_of(study), tuple(confirmed), tuple(words(at_work, confirmed)))
 
@@ -120,7 +121,9 @@ def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
 
 
 @contextmanager
-def _opened(spec: RunSpec, within: space.Space, options: Search, goals: Goals) -> Iterator[optuna.Study]:
+def _opened(
+    spec: RunSpec, within: space.Space, options: Search, goals: Goals
+) -> Iterator[tuple[optuna.storages.BaseStorage, optuna.Study]]:
     """The study, begun or taken up again; one in a file is ours alone meanwhile."""
     heading, experiment = spec.heading, spec.experiment
     parts = (heading.experiment, heading.variant, "smoke" if spec.launch.smoke else None)
@@ -137,7 +140,7 @@ def _opened(spec: RunSpec, within: space.Space, options: Search, goals: Goals) -
         study = open_study(storage, name, options.new, directions, told, queue)
         name = options.pruner if len(goals.names) == 1 else "none"
         study.pruner = samplers.pruner(name, experiment.epochs, options.trials)
-        yield study
+        yield storage, study
 
 
 @contextmanager
@@ -270,4 +273,5 @@ def _folder(name: str) -> Any:
 def _free_memory_mb() -> float:
     import psutil
 
-    return psutil.virtual_memory().available / 2**20
+    available: int = psutil.virtual_memory().available
+    return available / 2**20

@@ -17,9 +17,7 @@ from typing import Literal
 
 import optuna
 from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from core.common.errors import Failing, UserError
 from core.declare.renamed import migrated_names
@@ -116,17 +114,26 @@ def open_study(
     return study
 
 
-def has_heartbeats(study: optuna.Study) -> bool:
+def attached(storage: optuna.storages.BaseStorage, study: optuna.Study, number: int) -> optuna.Trial:
+    """A trial that another process began, to resume it here."""
+    return optuna.Trial(study, _trial_id(storage, study, number))
+
+
+def has_heartbeats(storage: optuna.storages.BaseStorage) -> bool:
     """Whether machines can see of one another that they are alive: of a file nobody asks, a proxy does not tell."""
-    return isinstance(study._storage, BaseHeartbeat)
+    return isinstance(storage, RDBStorage)
 
 
-def beat(study: optuna.Study, trials: Iterable[int]) -> None:
-    """A sign of life for the trials of these ids; what has given none for GRACE s is queued to be done again."""
-    if isinstance(study._storage, BaseHeartbeat):
-        for trial in trials:
-            study._storage.record_heartbeat(trial)
+def beat(storage: optuna.storages.BaseStorage, study: optuna.Study, numbers: Iterable[int]) -> None:
+    """A sign of life for the trials of these numbers; what has given none for GRACE s is queued to be done again."""
+    if isinstance(storage, RDBStorage):
+        for number in numbers:
+            storage.record_heartbeat(_trial_id(storage, study, number))
         optuna.storages.fail_stale_trials(study)
+
+
+def _trial_id(storage: optuna.storages.BaseStorage, study: optuna.Study, number: int) -> int:
+    return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study.study_name), number)
 
 
 @contextmanager
@@ -147,8 +154,11 @@ def _is_outage(error: Exception) -> bool:
     return isinstance(error, optuna.exceptions.StorageInternalError) or type(error).__module__.startswith("grpc")
 
 
-class _KernelLock(BaseJournalFileLock):
-    """Given back by the kernel when its holder dies: Optuna's own files would make the next writer wait for 30 s."""
+class _KernelLock(JournalFileOpenLock):
+    """Given back by the kernel when its holder dies: Optuna's own files would make the next writer wait for 30 s.
+
+    Nothing is inherited but the type that JournalFileBackend takes.
+    """
 
     def __init__(self, path: Path):
         self.path = path.with_suffix(".lock")

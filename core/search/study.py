@@ -28,7 +28,7 @@ from core.search.objectives import Goals
 from core.search.options import Search
 from core.search.pool import Pool, Worker
 from core.search.space import Space, changes, changes_of, declared, dimensions, label, text
-from core.search.storage import HEARTBEAT, beat, has_heartbeats
+from core.search.storage import HEARTBEAT, attached, beat, has_heartbeats
 from core.search.trial import Outcome, Task, runs_by_trial
 from core.tracking.api import Mirror
 
@@ -40,6 +40,7 @@ DEATHS, ROW = 3, 5  # of workers in one epoch, after which a trial fails; failur
 class Study:
     """One parent's part in a study. parent: the run under which trials stand."""
 
+    storage: optuna.storages.BaseStorage
     study: optuna.Study
     space: Space
     experiment: Experiment
@@ -86,6 +87,10 @@ class Study:
             return self.experiment
         return self.experiment.but(changes_of(self.space, trial.params))
 
+    def now(self, trial: optuna.Trial) -> FrozenTrial:
+        """What is known of a trial by now, from other machines too."""
+        return self.study.get_trials(deepcopy=False)[trial.number]
+
     def follow(self, folder: str) -> Run:
         """The run in this folder, mirrored from now on."""
         run = Run(Path(folder))
@@ -95,8 +100,7 @@ class Study:
 
     def _next(self, place: int) -> Task | None:
         if self.orphans:
-            frozen = self.orphans.pop(0)
-            trial = optuna.Trial(self.study, frozen._trial_id)
+            trial = attached(self.storage, self.study, self.orphans.pop(0).number)
         elif self._is_over():
             return None
         else:
@@ -106,7 +110,7 @@ class Study:
                 self.study.tell(trial, state=TrialState.FAIL)
                 return None
         self.running[trial.number] = trial
-        beat(self.study, [trial._trial_id])
+        beat(self.storage, self.study, [trial.number])
         return self._task(trial, place)
 
     def _is_late(self) -> bool:
@@ -136,7 +140,8 @@ class Study:
             experiment = self.experiment.but(chosen)
             chosen = trial.params
         trial.set_user_attr(OWNER, owner())
-        if (silent := self._now(trial).system_attrs.get("failed_trial")) is not None:
+        silent = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(self.now(trial))
+        if silent is not None:
             self.shown.say(f"trial {trial.number} is trial {silent} again, whose machine gave no sign of life")
         title = " ".join([f"trial {trial.number}", *(f"{name}={label(value)}" for name, value in chosen.items())])
         heading = replace(self.heading, title=title, parent=self.parent.id, trial=trial.number)
@@ -173,9 +178,10 @@ class Study:
     def _verdict(self, number: int, epochs: int, value: float) -> bool:
         """Whether the trial goes on. The declaration itself is never pruned: it is what others are measured by."""
         trial = self.running[number]
-        if len(self.goals.names) > 1 or self._is_taken(number):
+        now = self.now(trial)
+        if len(self.goals.names) > 1 or now.state.is_finished():
             return True
-        if epochs not in self._now(trial).intermediate_values:  # a resumed one has told of it before
+        if epochs not in now.intermediate_values:  # a resumed one has told of it before
             trial.report(value, epochs)
             self.deaths.pop(number, None)
         spared = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.experiment.epochs  # nothing is left to save
@@ -217,13 +223,12 @@ class Study:
             self._tell(Outcome(number, error=error))
             return
         self.shown.say(f"trial {number}: its worker ended ({how}); it goes on in another")
-        self.orphans.append(self._now(self.running.pop(number)))
+        self.orphans.append(self.now(self.running.pop(number)))
 
     def _heartbeat(self) -> None:
         if time.monotonic() - self.last_beat > HEARTBEAT / 2:
             self.last_beat = time.monotonic()
-            mine = [trial._trial_id for trial in self.running.values()]
-            beat(self.study, mine + [trial._trial_id for trial in self._nobodys()])
+            beat(self.storage, self.study, [*self.running, *(trial.number for trial in self._nobodys())])
 
     def _nobodys(self) -> list[FrozenTrial]:
         """Trials whose machine died before it could say that they are its own: somebody has to count their silence."""
@@ -235,7 +240,7 @@ class Study:
     def _awaits_others(self) -> bool:
         """Whether other machines are at work: one that dies leaves its trials to be done again."""
         going = [t for t in self._in_state(TrialState.RUNNING) if t.number not in self.running]
-        if not going or not has_heartbeats(self.study) or self._is_late():
+        if not going or not has_heartbeats(self.storage) or self._is_late():
             return False
         if not self.waiting:
             self.waiting = True
@@ -249,7 +254,7 @@ class Study:
 
     def _is_taken(self, number: int) -> bool:
         """Whether another machine does it again, for this one gave no sign of life (it slept, or its network did)."""
-        return self._now(self.running[number]).state.is_finished()
+        return self.now(self.running[number]).state.is_finished()
 
     def _let_go(self, number: int) -> None:
         del self.running[number]
@@ -269,9 +274,6 @@ class Study:
             journal.write("tags", values={"error": error})
             journal.close(status)
             self.follow(str(run.folder))
-
-    def _now(self, trial: optuna.Trial) -> FrozenTrial:
-        return self.study._storage.get_trial(trial._trial_id)
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         """Whether whoever had it is dead: surely so where a file's lock is ours; else on this machine."""

@@ -11,7 +11,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from core.search.storage import GRACE, open_storage
+from core.search.storage import GRACE, attached, open_storage
 from core.search.study import OWNER
 from core.search.trial import runs_by_trial
 from tests.support import postgresql
@@ -50,7 +50,7 @@ class Studies(postgresql.Server):
         """Let running trials look as those of a machine that fell silent long ago; how many there were."""
         going = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING])
         for trial in going:
-            study._storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere:1")
+            attached(open_storage(self.url, self.folder), study, trial.number).set_user_attr(OWNER, "elsewhere:1")
         self.age()
         return len(going)
 
@@ -166,7 +166,7 @@ def test_a_dead_machines_trial_is_taken_over_by_the_clock_alone(server, forge, t
     dead.wait()
     study = server.study("dead")
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study._storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere:1")
+        attached(open_storage(server.url, server.folder), study, trial.number).set_user_attr(OWNER, "elsewhere:1")
     began = time.monotonic()
     status, text = forge.run(*words, env={"LABBOOK_HOME": str(homes[1])}, timeout=500)
     assert status == 0, text

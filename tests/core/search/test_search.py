@@ -245,9 +245,9 @@ def test_workers_are_spread_over_gpus(monkeypatch, sharing, devices):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     options = Search(workers=4, workers_per_gpu=sharing)
-    study = Study(None, {}, TINY, Launch(), options, None, None, None, None, None, None)
+    study = Study(None, None, {}, TINY, Launch(), options, None, None, None, None, None, None)
     assert [study.placed(place).device for place in range(4)] == [f"cuda:{device}" for device in devices.split()]
-    elsewhere = Study(None, {}, TINY, Launch(device="cpu"), options, None, None, None, None, None, None)
+    elsewhere = Study(None, None, {}, TINY, Launch(device="cpu"), options, None, None, None, None, None, None)
     assert elsewhere.placed(1).device == "cpu"
 
 
@@ -267,7 +267,7 @@ def test_no_trial_is_pruned_after_its_last_epoch_and_a_grid_at_its_end_waits_for
     plain = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.0))
     goals, options = Goals(("val/accuracy",), "best"), Search(sampler="grid")
     given = (OFFLINE, options, goals, Heading("tiny"), None, None, None, None)
-    study = Study(plain, SPACE, TINY, *given)  # what it asks of others is not asked here
+    study = Study(None, plain, SPACE, TINY, *given)  # what it asks of others is not asked here
     trial = plain.ask()
     study.running[trial.number] = trial
     assert [study._verdict(trial.number, epochs, 0.1) for epochs in (1, TINY.epochs)] == [False, True]
