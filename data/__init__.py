@@ -1,4 +1,4 @@
-"""The data sets that a declaration can name."""
+"""The datasets that a declaration can use."""
 
 from data.cifar import Cifar10, Cifar100
 from data.digits import Digits

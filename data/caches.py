@@ -1,4 +1,4 @@
-"""labbook cache: what has been decoded into data/store, and room made there."""
+"""labbook cache: list the caches of decoded images in data/store, and remove old ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ DAY = 24 * 3600
 
 @dataclass(frozen=True)
 class Entry:
-    """A cache. sources: what it was built from, for people.  notes: the files that lead to it.  size: bytes.
-    used: when it was last asked for, in seconds since 1970."""
+    """A cache of decoded images.
+
+    sources: descriptions of the data it was built from.  notes: files that map sources to it.  size: bytes.
+    used: time of last use, in seconds since the epoch (1970).
+    """
 
     folder: Path
     sources: tuple[str, ...]
@@ -32,26 +35,27 @@ class Entry:
 def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises UserError."""
     parser = Words("cache", __doc__)
-    parser.add_argument("--prune", type=float, metavar="DAYS", help="remove what was not asked for in so many days")
+    parser.add_argument("--prune", type=float, metavar="DAYS", help="remove caches not used for this number of days")
     given = parser.parse_args(list(words))
     found = sorted(entries(), key=lambda entry: -entry.used)
     if given.prune is None:
         for entry in found:
-            tell(f"{_told(entry)}  {entry.folder}")
-        tell(f"{len(found)} caches, {_size(sum(entry.size for entry in found))}; labbook cache --prune DAYS makes room")
+            tell(f"{_description(entry)}  {entry.folder}")
+        total = _size(sum(entry.size for entry in found))
+        tell(f"{len(found)} caches, {total}; labbook cache --prune DAYS removes those not used for DAYS days")
         return 0
     old = [entry for entry in found if time.time() - entry.used >= given.prune * DAY]
     for entry in old:
         remove(entry)
-        tell(f"removed: {_told(entry)}")
-    tell(
-        f"{len(old)} of {len(found)} caches removed, {_size(sum(entry.size for entry in old))}; built anew when missed"
-    )
+        tell(f"removed: {_description(entry)}")
+    freed = _size(sum(entry.size for entry in old))
+    tell(f"{len(old)} of {len(found)} caches removed, {freed}; a removed cache is rebuilt when it is needed")
     return 0
 
 
 def entries() -> Iterator[Entry]:
-    """All caches, in no order. A cache that no source leads to, a killed process's, is as old as its folder."""
+    """All caches, in no particular order. A cache without a source, left by a killed process, has the time of its
+    folder."""
     root = store() / "cache"
     leading: dict[str, list[tuple[Path, str]]] = {}
     for path in (root / "sources").glob("*.json"):
@@ -59,7 +63,7 @@ def entries() -> Iterator[Entry]:
             note = json.loads(path.read_text())
             leading.setdefault(note["digest"], []).append((path, str(note["source"])))
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # damaged: whoever asks for it builds it again
+            continue  # damaged: the cache is rebuilt on next use
     for folder in root.glob("*"):
         if (folder / "index.json").exists():
             notes = leading.get(folder.name, [])
@@ -70,17 +74,17 @@ def entries() -> Iterator[Entry]:
 
 
 def remove(entry: Entry) -> None:
-    """A run that has it open goes on with it; what is asked for again is built anew. Raises DataError."""
+    """Delete a cache. A run that has it open can still read it; it is rebuilt on next use. Raises DataError."""
     with (
         disk.locked(entry.folder.parent / "place.lock", "waiting: another process is finishing a cache"),
-        disk.told(entry.folder),
+        disk.as_data_error(entry.folder),
     ):
         for note in entry.notes:
             note.unlink(missing_ok=True)
         shutil.rmtree(entry.folder)
 
 
-def _told(entry: Entry) -> str:
+def _description(entry: Entry) -> str:
     days = (time.time() - entry.used) / DAY
     return f"{_size(entry.size):>9}  used {days:.0f} days ago  {'; '.join(entry.sources) or 'left by a killed process'}"
 

@@ -23,7 +23,7 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class Official:
-    """What tells one of the two from the other. train, test, meta: members of `folder` in the archive `file`."""
+    """An official dataset.  train, test, meta: members of `folder` in the archive `file`."""
 
     title: str
     classes: int
@@ -64,13 +64,13 @@ HUNDRED = Official(
 
 
 class Cifar(Dataset, ABC):
-    """Base of the two."""
+    """Base class of CIFAR-10 and CIFAR-100."""
 
-    only: tuple[str, ...] = Field((), description="classes to keep, e.g. cat,dog: a data set of its own; none: all")
+    only: tuple[str, ...] = Field((), description="use only these classes, e.g. cat,dog; none: all classes")
 
     @abstractmethod
     def official(self) -> Official:
-        """Which of the two."""
+        """The official dataset: its archive, checksum and class count."""
 
     def load(self, root: Path | None) -> Splits:
         splits = _load(self, self.official(), root)
@@ -78,10 +78,10 @@ class Cifar(Dataset, ABC):
 
 
 class Cifar10(Cifar):
-    """50,000 + 10,000 color photographs, 32 x 32, ten classes; downloaded (170 MB) unless --root names them.
+    """CIFAR-10: 50,000 training and 10,000 test images, 32x32, color, 10 classes; downloaded (170 MB) without --root.
 
-    --root: the official archive, a folder that holds it, its unpacked batches, or the images as files in
-    train/<class>/ and test/<class>/: a folder, a tar or a zip.
+    --root: the official archive, the folder that contains it, its unpacked batches, or image files in train/<class>/
+    and test/<class>/, as a folder, tar or zip.
     """
 
     def official(self) -> Official:
@@ -89,7 +89,7 @@ class Cifar10(Cifar):
 
 
 class Cifar100(Cifar):
-    """50,000 + 10,000 color photographs, 32 x 32, a hundred classes (the fine labels); --root as for Cifar10."""
+    """CIFAR-100: 50,000 training and 10,000 test images, 32x32, color, 100 (fine) classes; --root as for Cifar10."""
 
     def official(self) -> Official:
         return HUNDRED
@@ -106,7 +106,8 @@ def _load(dataset: Dataset, official: Official, root: Path | None) -> Splits:
         if names := _batch_names(official, found):
             return _from_batches(official, path, names, folder)
         if not found.names:
-            raise DataError([f"{path} holds neither images nor {official.folder}/{official.test}", _expected(official)])
+            line = f"{path} contains neither images nor {official.folder}/{official.test}"
+            raise DataError([line, _expected(official)])
         arranged = layout.arrange(found)
         _refuse_other_layout(official, path, arranged)
         return ingest.build(found, arranged, recipe, folder)
@@ -128,18 +129,18 @@ def _fetched(official: Official) -> Path:
 def _verify(official: Official, path: Path) -> None:
     if (found := sha256_of(path)) != official.sha256:
         line = f"{path} is not the official archive: sha256 expected {official.sha256}, got {found}"
-        raise DataError([line, "delete it, and the next start fetches it again; or name other data with --root PATH"])
+        raise DataError([line, "delete it to download it again on the next start; or use other data with --root PATH"])
 
 
 def _within(official: Official, root: Path) -> Path:
-    """The archive or folder of batches in a folder, if it holds one."""
+    """The archive or folder of batches in `root`, if there is one; otherwise `root`."""
     if (root / official.file).is_file():
         return root / official.file
     return root / official.folder if (root / official.folder).is_dir() else root
 
 
 def _batch_names(official: Official, found: tree.Tree) -> dict[str, str]:
-    """Batch -> member name, for what is there of the official files."""
+    """Batch -> member name, for the official files that exist."""
     wanted = (*official.train, official.test, official.meta)
     places = {f"{folder}{name}": name for folder in ("", f"{official.folder}/") for name in wanted}
     return {places[name]: name for name in found.others if name in places}
@@ -147,11 +148,11 @@ def _batch_names(official: Official, found: tree.Tree) -> dict[str, str]:
 
 def _from_batches(official: Official, path: Path, names: dict[str, str], folder: Path) -> cache.Index:
     if missing := [name for name in (*official.train, official.test, official.meta) if name not in names]:
-        raise DataError([f"{path} lacks {', '.join(missing)}", _expected(official)])
+        raise DataError([f"{path} does not contain {', '.join(missing)}", _expected(official)])
     classes, read = pickles.read(path, names, official.meta, official.names, official.labels)
     if len(classes) != official.classes:
         raise DataError(
-            [f"{path}: {official.meta} names {len(classes)} classes, {official.title} has {official.classes}"]
+            [f"{path}: {official.meta} lists {len(classes)} classes, but {official.title} has {official.classes}"]
         )
     count = sum(len(batch.labels) for batch in read.values())
     splits: list[str] = []
@@ -179,23 +180,22 @@ def _from_batches(official: Official, path: Path, names: dict[str, str], folder:
 def _refuse_other_layout(official: Official, path: Path, arranged: layout.Layout) -> None:
     wrong = []
     if set(arranged.splits) != {"train", "test"}:
-        wrong.append(
-            f"{path}: {official.title} has train/ and test/, here are {', '.join(sorted(set(arranged.splits)))}"
-        )
+        found = ", ".join(sorted(set(arranged.splits) - {layout.WHOLE})) or "no splits"
+        wrong.append(f"{path} has {found}, but {official.title} has train and test")
     if len(arranged.classes) != official.classes:
-        wrong.append(f"{path} has {len(arranged.classes)} classes, {official.title} has {official.classes}")
+        wrong.append(f"{path} has {len(arranged.classes)} classes, but {official.title} has {official.classes}")
     if wrong:
-        raise DataError([*wrong, "for images of your own use ImageFolder"])
+        raise DataError([*wrong, "for your own images, use --data ImageFolder"])
 
 
 def _formats(names: list[str]) -> str:
-    """JPEG where that is what the files are: recompressed images train a little worse than the original pixels."""
+    """The file formats, for the name of the dataset: JPEG compression lowers accuracy a little."""
     suffixes = {name.rpartition(".")[2].lower() for name in names}
     return "JPEG" if suffixes <= {"jpg", "jpeg", "jfif"} else "/".join(sorted(suffixes)).upper()
 
 
 def _expected(official: Official) -> str:
     return (
-        f"expected: {official.file}, a folder that holds it, its unpacked {official.folder}/, "
-        "or train/<class>/*.png and test/<class>/*.png as a folder, a tar or a zip"
+        f"expected: {official.file}, a folder that contains it, its unpacked {official.folder}/, "
+        "or train/<class>/*.png and test/<class>/*.png as a folder, tar or zip"
     )

@@ -1,4 +1,4 @@
-"""Digits: small real images that need no download."""
+"""Digits: the handwritten digits of scikit-learn, which need no download."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from core.common.errors import DataError
 from core.loading.images import Dataset, Images, Splits
 from core.loading.stratify import stratified
 
-TEST_SEED = -1  # no split_seed can be negative: the test split is fixed and drawn apart from validation
+TEST_SEED = -1  # differs from every split_seed, which cannot be negative: the test split is fixed
 
 
 class Digits(Dataset):
-    """1,797 handwritten digits, gray, 8 x 8, ten classes, as scikit-learn brings them (from UCI)."""
+    """Digits: 1,797 handwritten digits, 8x8, grayscale, 10 classes, included in scikit-learn (from UCI)."""
 
     embedded: ClassVar[bool] = True
 
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test, in each class; fixed")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="fraction of each class used as the test split, which is the same for all runs"
+    )
 
     def load(self, root: Path | None) -> Splits:
-        """Raises DataError where a root is given: the images come with scikit-learn."""
+        """The splits. Raises DataError if a root is given, because the images are included in scikit-learn."""
         if root is not None:
-            raise DataError([f"Digits come with scikit-learn: --root {root} has nothing to do with them; leave it out"])
+            raise DataError([f"Digits is included in scikit-learn and does not use --root {root}; omit --root"])
         from sklearn.datasets import load_digits
 
         raw = load_digits()

@@ -1,4 +1,4 @@
-"""ImageFolder: images of your own, sorted into folders by class."""
+"""ImageFolder: your own images in one folder per class."""
 
 from __future__ import annotations
 
@@ -13,20 +13,29 @@ from core.loading.stratify import stratified
 from data.reading import archive, cache, ingest, layout, tree
 from data.reading.files import Files
 
-TEST_SEED = -1  # no split_seed can be negative: the test split is fixed and drawn apart from validation
+TEST_SEED = -1  # differs from every split_seed, which cannot be negative: the test split is fixed
 
 
 class OwnImages(Dataset, ABC):
-    """Base of images of your own, given with --root, with ready splits or with some that are still to be drawn."""
+    """Base class of datasets of your own images, given with --root. Splits that they do not define are created."""
 
-    size: int = Field(224, ge=8, le=4096, description="pixels; the largest centered square is resized to size x size")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test, in each class; no test/ needed")
-    skip_unreadable: bool = Field(False, description="leave unreadable images out and say so, instead of refusing")
+    size: int = Field(
+        224,
+        ge=8,
+        le=4096,
+        description="image size in pixels; images are center-cropped to a square and resized to size x size",
+    )
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="fraction of each class used as the test split, if the data have no test split"
+    )
+    skip_unreadable: bool = Field(
+        False, description="skip images that cannot be read, with a message, instead of stopping with an error"
+    )
 
     def splits(self, cached: cache.Cached, root: Path, pixels: Pixels | None = None) -> Splits:
-        """What the cache has of train, val and test, the rest drawn. pixels: the rows of a cache that keeps none.
+        """The train, val and test splits of the cached data; missing splits are created, stratified by class.
 
-        Raises DataError where a split lacks a class.
+        pixels: the images, if the cache does not store them. Raises DataError if a split has no image of a class.
         """
         present = set(cached.index.splits)
         rest = cached.images(layout.WHOLE if layout.WHOLE in present else "train", pixels)
@@ -45,23 +54,25 @@ class OwnImages(Dataset, ABC):
 
 
 class ImageFolder(OwnImages):
-    """A folder, tar, zip or LMDB of class folders, given with --root.
+    """Images in one folder per class, as a folder, tar, zip or LMDB given with --root.
 
-    Either ready splits (train/, test/ and perhaps val/, which then replaces val_fraction), or class folders alone,
-    of which test_fraction becomes the test split, the same for every run. In an LMDB, a key is a file's name and its
-    value that file's bytes; it takes `pip install -e ".[lmdb]"`.
+    The class folders are in train/, test/ and optionally val/ (which replaces val_fraction), or directly in the root.
+    In that case, test_fraction of each class is the test split, the same for all runs. In an LMDB, keys are file names
+    and values are file contents; it requires `pip install -e ".[lmdb]"`.
     """
 
     cached: bool = Field(
-        True, description="decoded once, into a memory map on disk; false: each image whenever it comes, from its file"
+        True,
+        description="decode the images once, to a memory-mapped file on disk; false: decode the image files during "
+        "training",
     )
 
     def load(self, root: Path | None) -> Splits:
         if root is None:
-            raise DataError(["ImageFolder needs your images: name them with --root PATH", layout.EXPECTED])
+            raise DataError(["ImageFolder needs the path of your images: add --root PATH", layout.EXPECTED])
         if not self.cached and not archive.stored(root).is_dir():
             raise DataError(
-                [f"{root}: images that are decoded as they come need a folder; unpack it, or leave out cached"]
+                [f"{root} is not a folder, which --data.cached false requires; unpack it, or omit --data.cached"]
             )
         recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable, keep=self.cached)
 

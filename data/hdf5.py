@@ -1,4 +1,4 @@
-"""Hdf5: images of your own in one HDF5 file."""
+"""Hdf5: your own images in one HDF5 file."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from data.reading.decode import MAX_PIXELS
 from data.reading.terminal import printable
 
 EXPECTED = (
-    "expected: images, uint8 [N, H, W] or [N, H, W, 1 or 3], or the bytes of image files (uint8 of variable length); "
-    "labels, [N], whole numbers or names; in groups train, test and perhaps val, or without groups"
+    "expected: images, uint8 [N, H, W] or [N, H, W, 1 or 3], or the contents of image files (variable-length uint8); "
+    "labels, [N], integers or names; in the groups train, test and optionally val, or without groups"
 )
 _AT_ONCE = 8 << 20  # bytes of images that are read at a time
 
 
 class Hdf5(OwnImages):
-    """An HDF5 file of images and labels, given with --root; takes `pip install -e ".[hdf5]"`.
+    """Images and labels in an HDF5 file given with --root; requires `pip install -e ".[hdf5]"`.
 
-    Images are arrays uint8 [N, H, W] or [N, H, W, 1 or 3], or the bytes of image files. Either groups train, test and
-    perhaps val, or the two datasets alone; splits that are lacking are drawn. Labels are names or whole
-    numbers; where there is a dataset of class names, numbers from 0 on are places in it.
+    Images are arrays, uint8 [N, H, W] or [N, H, W, 1 or 3], or the contents of image files. The two HDF5 datasets are
+    in the groups train, test and optionally val, or directly in the file; missing splits are created. Labels are class
+    names or integers. If the file has an HDF5 dataset of class names, integer labels are indices into it, from 0.
     """
 
-    images: str = Field("images", min_length=1, description="name of the dataset of images, in each group")
-    labels: str = Field("labels", min_length=1, description="name of the dataset of labels, in each group")
-    classes: str = Field("classes", min_length=1, description="name of the dataset of class names; may be absent")
+    images: str = Field("images", min_length=1, description="name of the HDF5 dataset of images, in each group")
+    labels: str = Field("labels", min_length=1, description="name of the HDF5 dataset of labels, in each group")
+    classes: str = Field(
+        "classes", min_length=1, description="name of the HDF5 dataset of class names, if there is one"
+    )
 
     def load(self, root: Path | None) -> Splits:
         if root is None:
-            raise DataError(["Hdf5 needs your file: name it with --root PATH", EXPECTED])
-        h5py = extras.library("h5py", "hdf5", f"{root} is to be read as HDF5")
+            raise DataError(["Hdf5 needs the path of your HDF5 file: add --root PATH", EXPECTED])
+        h5py = extras.library("h5py", "hdf5", f"reading {root} as HDF5")
         recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable)
 
         def build(folder: Path) -> cache.Index:
@@ -71,24 +73,27 @@ class Hdf5(OwnImages):
         return classes, [packed.Group(split, numbers[split], partial(_read, images[split])) for split in images]
 
     def _pair(self, h5py: Any, file: Any, group: str) -> tuple[Any, np.ndarray]:
-        """(dataset of images, labels [N] as numbers or text). Raises ValueError."""
+        """(HDF5 dataset of images, labels [N] as integers or text) of a group. Raises ValueError."""
         at = f"{group}/" if group else ""
-        images, beside = (_get(h5py, file, f"{at}{name}") for name in (self.images, self.labels))
-        for name, found in ((self.images, images), (self.labels, beside)):
+        images, targets = (_get(h5py, file, f"{at}{name}") for name in (self.images, self.labels))
+        for role, name, found in (("images", self.images, images), ("labels", self.labels, targets)):
             if not isinstance(found, h5py.Dataset):
                 raise ValueError(
-                    f"there is no dataset {at}{name}; it holds {', '.join(map(printable, file)) or 'none'}"
+                    f"the file has no dataset {at}{name}, it has {', '.join(map(printable, file)) or 'none'}; name the "
+                    f"dataset of {role} with --data.{role} NAME"
                 )
         _refuse_form(h5py, images, f"{at}{self.images}")
-        numbers = _values(h5py, beside, f"{at}{self.labels}")
+        numbers = _values(h5py, targets, f"{at}{self.labels}")
         if len(numbers) != len(images):
-            raise ValueError(f"{len(images):,} images in {at}{self.images}, {len(numbers):,} labels beside them")
+            raise ValueError(
+                f"{at}{self.images} has {len(images):,} images, but {at}{self.labels} has {len(numbers):,} labels"
+            )
         return images, numbers
 
     def _numbered(
         self, h5py: Any, file: Any, root: Path, found: dict[str, np.ndarray]
     ) -> tuple[list[str], dict[str, Any]]:
-        """(classes, split -> for each image its position in classes)"""
+        """(class names, split -> class index of each image)"""
         if all(values.dtype.kind in "iu" for values in found.values()):
             named = _get(h5py, file, self.classes)
             if isinstance(named, h5py.Dataset):
@@ -102,13 +107,13 @@ class Hdf5(OwnImages):
 
 def _opened(h5py: Any, root: Path) -> Any:
     try:
-        return h5py.File(root, "r", locking="best-effort")  # a lock may be impossible on a network disk
+        return h5py.File(root, "r", locking="best-effort")  # network file systems may not support locks
     except OSError as error:
-        raise DataError([f"{root} cannot be read as HDF5 ({printable(str(error))})", EXPECTED]) from None
+        raise DataError([f"{root} cannot be read as an HDF5 file ({printable(str(error))})", EXPECTED]) from None
 
 
 def _get(h5py: Any, file: Any, name: str) -> Any:
-    """What a path names within the file; None where nothing. Raises DataError for what leads to other files."""
+    """The object at a path within the file, or None. Raises DataError for links and data in other files."""
     found, here = file, []
     for part in filter(None, name.split("/")):
         here.append(part)
@@ -116,41 +121,41 @@ def _get(h5py: Any, file: Any, name: str) -> Any:
         if link is None:
             return None
         if not isinstance(link, h5py.HardLink):
-            raise DataError([f"{file.filename}: {printable('/'.join(here))} is a link; put what it leads to there"])
+            link_name = printable("/".join(here))
+            raise DataError([f"{file.filename}: {link_name} is a link; replace it by the object that it points to"])
         found = found[part]
     if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
-        raise DataError([f"{file.filename}: {printable(name)} lies in other files; copy it into this one"])
+        raise DataError([f"{file.filename}: {printable(name)} is stored in other files; copy the data into this file"])
     return found
 
 
 def _values(h5py: Any, dataset: Any, name: str) -> np.ndarray:
-    """[N], whole numbers or text. Raises ValueError."""
+    """The values of a dataset, [N], integers or text. Raises ValueError."""
     if h5py.check_string_dtype(dataset.dtype) is not None and dataset.ndim == 1:
         return dataset.asstr()[:]
     if dataset.dtype.kind in "iu" and dataset.ndim in (1, 2) and dataset.shape[1:] in ((), (1,)):
         return dataset[:].reshape(-1)
-    told = f"{dataset.dtype} {list(dataset.shape)}"
-    raise ValueError(f"{name} is {told}; labels are [N], whole numbers or text")
+    raise ValueError(f"{name} is {dataset.dtype} {list(dataset.shape)}; labels must be [N], integers or text")
 
 
 def _refuse_form(h5py: Any, images: Any, name: str) -> None:
-    """Raises ValueError for what are no images."""
-    told, shape = f"{name} is {images.dtype} {list(images.shape)}", images.shape
+    """Raises ValueError if a dataset does not contain images."""
+    found, shape = f"{name} is {images.dtype} {list(images.shape)}", images.shape
     if h5py.check_vlen_dtype(images.dtype) is not None:
         if h5py.check_vlen_dtype(images.dtype) != np.uint8 or len(shape) != 1:
-            raise ValueError(f"{name} holds other things of variable length than bytes; store each file as uint8")
+            raise ValueError(f"{name} has variable-length elements that are not bytes; store each file as uint8")
     elif images.dtype != np.uint8:
-        raise ValueError(f"{told}; store pixels as uint8, 0 to 255")
+        raise ValueError(f"{found}; store pixels as uint8, 0 to 255")
     elif len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3):
-        raise ValueError(f"{told}; channels come last: store [N, H, W, C]")
+        raise ValueError(f"{found}; store images channels last, [N, H, W, C]")
     elif len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-        raise ValueError(f"{told}; images are [N, H, W] or [N, H, W, 1 or 3]")
+        raise ValueError(f"{found}; images must be [N, H, W] or [N, H, W, 1 or 3]")
     elif not 0 < shape[1] * shape[2] <= MAX_PIXELS:
-        raise ValueError(f"{told}; an image has 1 to {MAX_PIXELS:,} pixels")
+        raise ValueError(f"{found}; an image must have 1 to {MAX_PIXELS:,} pixels")
 
 
 def _read(images: Any) -> Iterator[ingest.Stored]:
-    """Each in turn. By slabs, of whole chunks where the file has any: a chunk is decompressed once."""
+    """Iterate over the images, reading slabs of whole HDF5 chunks, so that each chunk is decompressed once."""
     each = int(np.prod(images.shape[1:])) if images.ndim > 1 else _AT_ONCE // 64
     step = max(1, _AT_ONCE // each)
     if images.chunks:

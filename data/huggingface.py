@@ -1,4 +1,4 @@
-"""HuggingFace: a folder that Hugging Face's datasets has saved."""
+"""HuggingFace: a dataset saved to disk by Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from data.folder import OwnImages
 from data.reading import archive, cache, extras, ingest, layout, packed
 from data.reading.terminal import printable
 
-EXPECTED = "expected: a folder made by save_to_disk, of a Dataset or a DatasetDict, with an Image and a ClassLabel"
+EXPECTED = (
+    "expected: a folder written by save_to_disk of a Dataset or DatasetDict with an Image and a ClassLabel feature"
+)
 _AT_ONCE = 64  # images
 
 
 class HuggingFace(OwnImages):
-    """A folder made by `save_to_disk` of Hugging Face's datasets, given with --root; takes `pip install -e
-    ".[huggingface]"`.
+    """A dataset saved with `save_to_disk` of Hugging Face datasets, given with --root; requires
+    `pip install -e ".[huggingface]"`.
 
-    A Dataset, or a DatasetDict with train and perhaps validation and test; splits that are lacking are drawn. Nothing
-    is fetched, and no code of the set is run.
+    A Dataset, or a DatasetDict with train and optionally validation and test; missing splits are created. Nothing is
+    downloaded, and no code of the dataset is executed.
     """
 
-    images: str = Field("image", min_length=1, description="name of the feature of type Image")
-    labels: str = Field("label", min_length=1, description="name of the feature of type ClassLabel")
+    images: str = Field("image", min_length=1, description="name of the feature with the images, of type Image")
+    labels: str = Field("label", min_length=1, description="name of the feature with the labels, of type ClassLabel")
 
     def load(self, root: Path | None) -> Splits:
         if root is None:
-            raise DataError(["HuggingFace needs your folder: name it with --root PATH", EXPECTED])
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read once, at the import
-        datasets = extras.library("datasets", "huggingface", f"{root} is to be read as a saved Hugging Face set")
+            raise DataError(["HuggingFace needs the path of your saved dataset: add --root PATH", EXPECTED])
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the library reads it once, when it is imported
+        datasets = extras.library("datasets", "huggingface", f"reading {root} as a Hugging Face dataset")
         recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable)
 
         def build(folder: Path) -> cache.Index:
@@ -58,7 +60,7 @@ class HuggingFace(OwnImages):
             raise DataError([*wrong, EXPECTED])
         classes = next(iter(tables.values())).features[self.labels].names
         if any(table.features[self.labels].names != classes for table in tables.values()):
-            raise DataError([f"{root}: the splits number their classes differently; cast them to one ClassLabel"])
+            raise DataError([f"{root}: the splits have different ClassLabel features; cast them to the same one"])
         return list(classes), [self._group(datasets, root, split, table) for split, table in tables.items()]
 
     def _wrong(self, datasets: Any, root: Path, split: str, table: Any) -> Iterator[str]:
@@ -68,10 +70,13 @@ class HuggingFace(OwnImages):
             (self.labels, datasets.ClassLabel, f"class_encode_column('{self.labels}')"),
         ):
             if not isinstance(table.features.get(name), kind):
-                yield f"{root}: {split}: {name} is no {kind.__name__} (it has {has}); {advice} and save it again"
+                yield (
+                    f"{root}: {split} has no feature {name} of type {kind.__name__} (it has {has}); use {advice} and "
+                    "save it again"
+                )
 
     def _group(self, datasets: Any, root: Path, split: str, table: Any) -> packed.Group:
-        # undecoded: what decodes here is labbook's own policy, and a path in it is not followed
+        # not decoded by datasets: images are decoded with the same policy as others, and paths are not followed
         plain = table.with_format(None).select_columns([self.images, self.labels])
         plain = plain.cast_column(self.images, datasets.Image(decode=False))
         labels = [-1 if label is None else label for label in plain[self.labels]]
@@ -81,15 +86,15 @@ class HuggingFace(OwnImages):
 def _opened(datasets: Any, root: Path) -> Any:
     try:
         return datasets.load_from_disk(str(root.resolve()))
-    except Exception as error:  # a broken folder can raise nearly anything: of files, of JSON, of Arrow
+    except Exception as error:  # a damaged folder can raise nearly any error of files, JSON or Arrow
         reason = printable(str(error).splitlines()[0][:300]) if str(error) else type(error).__name__
-        raise DataError([f"{root} cannot be read as a saved Hugging Face set ({reason})", EXPECTED]) from None
+        raise DataError([f"{root} cannot be read as a saved Hugging Face dataset ({reason})", EXPECTED]) from None
 
 
 def _read(root: Path, table: Any, images: str) -> Iterator[ingest.Stored]:
     for batch in table.iter(batch_size=_AT_ONCE):
         for one in batch[images]:
             if one is None or one["bytes"] is None:
-                told = "images that are paths, or missing, not contents; embed them and save it again"
-                raise DataError([f"{root} has {told}"])
+                advice = "embed the contents of the image files and save the dataset again"
+                raise DataError([f"{root} has images that are missing or stored as paths; {advice}"])
             yield one["bytes"]

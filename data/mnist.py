@@ -32,10 +32,10 @@ FILES = (
 
 @dataclass(frozen=True)
 class Official:
-    """What tells one of the two from the other.
+    """An official dataset.
 
-    folder: in the store, and below $LABBOOK_MNIST_URL.  mirrors: folders that hold FILES, gzipped, asked in turn.
-    sha256: of these, gzipped.  counts: images of train and test.  begins: the first labels of train.
+    folder: in the store, and below $LABBOOK_MNIST_URL.  mirrors: URLs of folders with FILES, gzipped, tried in turn.
+    sha256: of the gzipped files.  counts: number of train and test images.  begins: the first labels of train.
     """
 
     title: str
@@ -79,13 +79,15 @@ FASHION = Official(
 
 
 class _Idx(Dataset):
-    channels: Literal[1, 3] = Field(1, description="3: the gray value three times, for networks made for color")
+    channels: Literal[1, 3] = Field(
+        1, description="number of image channels; 3: the gray channel repeated, for networks that expect color images"
+    )
 
 
 class Mnist(_Idx):
-    """60,000 + 10,000 handwritten digits, gray, 28 x 28; downloaded (12 MB) unless --root names them.
+    """MNIST: 60,000 training and 10,000 test images of digits, 28x28, grayscale; downloaded (12 MB) without --root.
 
-    --root: a folder that holds the four IDX files, gzipped or not, or torchvision's folder around them.
+    --root: a folder with the four IDX files, gzipped or not, or the root folder of torchvision's MNIST.
     """
 
     def load(self, root: Path | None) -> Splits:
@@ -93,7 +95,8 @@ class Mnist(_Idx):
 
 
 class FashionMnist(_Idx):
-    """60,000 + 10,000 pictures of clothes, gray, 28 x 28, ten classes; downloaded (31 MB); --root as for Mnist."""
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothing, 28x28, grayscale; downloaded (31 MB) without
+    --root, which is as for Mnist."""
 
     def load(self, root: Path | None) -> Splits:
         return _load(self, FASHION, root)
@@ -142,22 +145,23 @@ def _verify(official: Official, paths: list[Path]) -> None:
     ]
     if wrong:
         raise DataError(
-            [*wrong, "delete it, and the next start fetches it again; or name other files with --root PATH"]
+            [*wrong, "delete it to download it again on the next start; or use other files with --root PATH"]
         )
 
 
 def _within(official: Official, root: Path) -> list[Path]:
-    """The four files in a folder, or where torchvision puts them below it."""
+    """The four files in a folder, or in the subfolder where torchvision stores them."""
     below = (root, root / "raw", root / official.title.replace("-", "") / "raw")
     folder = next((place for place in below if _named(place, FILES[0])), root)
     found = [_named(folder, name) for name in FILES]
     if lacking := [name for name, path in zip(FILES, found, strict=True) if path is None]:
-        raise DataError([f"{root} lacks {', '.join(lacking)}", f"expected: a folder with {', '.join(FILES)}, or .gz"])
+        expected = f"expected: a folder with {', '.join(FILES)}, or these with .gz"
+        raise DataError([f"{root} does not contain {', '.join(lacking)}", expected])
     return [path for path in found if path is not None]
 
 
 def _named(folder: Path, name: str) -> Path | None:
-    """Some programs write a dot for the last but one hyphen when they unpack."""
+    """The path of a file in a folder, or None; some programs replace the hyphen before "idx" by a dot."""
     stem, _, kind = name.rpartition("-idx")
     names = (name, f"{name}.gz", f"{stem}.idx{kind}", f"{stem}.idx{kind}.gz")
     return next((folder / one for one in names if (folder / one).is_file()), None)
@@ -173,7 +177,7 @@ def _built(official: Official, paths: list[Path], channels: int, policy: str, fo
         except DataError as error:
             wrong += error.lines
     if wrong:
-        raise DataError([*wrong, f"fetch these again, or leave --root out: {official.title} is then downloaded"])
+        raise DataError([*wrong, f"download these files again, or omit --root: {official.title} is then downloaded"])
     _refuse_other_labels(official, paths, arrays)
     pixels, labels = np.concatenate(arrays[::2]), np.concatenate(arrays[1::2])
     digest = hashlib.sha256(f"{policy}\n{train} {test}\n".encode() + pixels.tobytes() + labels.tobytes())
@@ -193,25 +197,28 @@ def _built(official: Official, paths: list[Path], channels: int, policy: str, fo
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 of this shape, from an IDX file (LeCun's format), gzipped or not; never reads more than belongs there.
+    """Read an array, uint8 of this shape, from an IDX file (LeCun's format), gzipped or not.
 
-    Raises DataError for a file that is damaged, is none, or has another shape.
+    Never reads more bytes than the shape requires. Raises DataError if the file is damaged, is not an IDX file or has
+    another shape.
     """
-    with disk.told(path), path.open("rb") as stream:
+    with disk.as_data_error(path), path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     header = bytes((0, 0, 8, len(shape))) + b"".join(side.to_bytes(4, "big") for side in shape)
     size = len(header) + int(np.prod(shape))
     raw = _guarded(path, lambda: _opened(path, packed, size + 1))
     if raw[:4] != header[:4]:
         raise _wrong(
-            path, f"begins with {raw[:4].hex() or 'nothing'}, an IDX file of this kind with {header[:4].hex()}"
+            path, f"is not an IDX file: it starts with {raw[:4].hex() or 'nothing'}, expected {header[:4].hex()}"
         )
     if raw[4 : len(header)] != header[4:]:
         sides = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, len(header), 4)]
-        raise _wrong(path, f"holds {' x '.join(f'{n:,}' for n in sides)}, not {' x '.join(f'{n:,}' for n in shape)}")
+        got, expected = (" x ".join(f"{n:,}" for n in each) for each in (sides, shape))
+        raise _wrong(path, f"has the shape {got}, expected {expected}")
     if len(raw) != size:
         raise _wrong(
-            path, f"is cut off: {len(raw):,} of {size:,} bytes" if len(raw) < size else "goes on after its end"
+            path,
+            f"is truncated: {len(raw):,} of {size:,} bytes" if len(raw) < size else "has extra bytes after its data",
         )
     return np.frombuffer(raw, np.uint8, offset=len(header)).reshape(shape)
 
@@ -237,11 +244,12 @@ def _refuse_other_labels(official: Official, paths: list[Path], arrays: list[np.
     for path, labels in zip(paths[1::2], arrays[1::2], strict=True):
         if labels.max() >= classes:
             raise _wrong(
-                path, f"has the label {labels.max()} at {int(labels.argmax()):,}; there are 0 to {classes - 1}"
+                path,
+                f"has the label {labels.max()} at index {int(labels.argmax()):,}; labels must be 0 to {classes - 1}",
             )
     if (found := tuple(arrays[1][: len(known)].tolist())) != known:
-        told = f"begins with the labels {found}, {official.title} with {known}: is it of another data set?"
-        raise _wrong(paths[1], told)
+        reason = f"starts with the labels {found}, but {official.title} with {known}: is it another dataset?"
+        raise _wrong(paths[1], reason)
 
 
 def _wrong(path: Path, what: str) -> DataError:

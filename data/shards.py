@@ -1,8 +1,8 @@
-"""WebShards: images of your own in tar shards as WebDataset makes them, read where they lie.
+"""WebShards: your own images in tar shards in the WebDataset format, read by random access.
 
-The library webdataset reads shards from their beginning, in orders that its generators' states decide: a resumed epoch
-would have to be read again from its first sample, and the order would change with the number of workers. Here the order
-is computed from (seed, epoch), and an image is read at its place.
+The library webdataset reads shards sequentially, in an order that depends on generator states: a resumed epoch would
+have to be read from its first sample, and the order would change with the number of workers. Here the order is computed
+from (seed, epoch), and each image is read at its offset in the shard.
 """
 
 from __future__ import annotations
@@ -25,48 +25,52 @@ from core.common.errors import DataError
 from core.loading.images import Order, Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, ingest, labels, layout, packed
-from data.reading.disk import told
+from data.reading.disk import as_data_error
 from data.reading.files import Files
 from data.reading.terminal import bar, first, printable
 from data.reading.tree import Tree
 
-EXPECTED = "expected: a folder of *.tar, not compressed, in each key.jpg (png, webp) beside key.cls or key.json"
+EXPECTED = (
+    "expected: a folder of uncompressed *.tar files, each with pairs of key.jpg (png, webp) and key.cls or key.json"
+)
 IMAGES, LABELS = ("jpg", "jpeg", "png", "webp"), ("cls", "json")
 
 
 class WebShards(OwnImages):
-    """A folder of tar shards as WebDataset makes them, given with --root: for data larger than the disk that is free.
+    """A folder of tar shards in the WebDataset format, given with --root; for datasets too large to cache on disk.
 
-    A sample is key.jpg (png, webp) with key.cls, a whole number or a name, or with a field of key.json. Nothing is kept
-    but an index: an image is read from its shard whenever it comes. Shards come in an order that is drawn for each
-    epoch, those of one process after each other, and images move by less than `window` places; a resumed epoch skips
-    what it has had. Shards named as val and test say are those splits; splits that are lacking are drawn.
+    A sample is key.jpg (png, webp) with key.cls, which contains an integer or a class name, or with a field of
+    key.json. Only an index is cached: images are read from the shards during training. Each epoch shuffles the shards,
+    then the images within a window of `window` positions; a resumed epoch skips the samples that it has processed.
+    Shards whose names match val and test are those splits; missing splits are created.
     """
 
     field: str = Field(
-        "label", min_length=1, description="of key.json, a whole number or a name; if there is no key.cls"
+        "label", min_length=1, description="field of key.json with the label, if a sample has no key.cls"
     )
-    val: str = Field("val*", min_length=1, description="names of the shards for validation, with * and ?")
-    test: str = Field("test*", min_length=1, description="names of the shards for test")
+    val: str = Field("val*", min_length=1, description="file name pattern (* and ?) of the validation shards")
+    test: str = Field("test*", min_length=1, description="file name pattern (* and ?) of the test shards")
     window: int = Field(
-        10_000, ge=1, description="places by which an epoch moves an image at most; small: less seeking"
+        10_000, ge=1, description="size of the shuffle window, in images; smaller values read more sequentially"
     )
     checked: bool = Field(
-        True, description="every image decoded once before step one; false: tar headers alone are read, for huge sets"
+        True,
+        description="decode every image once before training, to find damaged ones; false: read only the tar headers, "
+        "for very large datasets",
     )
 
     def check(self) -> None:
         if self.skip_unreadable and not self.checked:
-            raise ValueError("skip_unreadable needs checked: what is unreadable shows when it is decoded")
+            raise ValueError("skip_unreadable requires checked: unreadable images are found when they are decoded")
 
     def load(self, root: Path | None) -> Splits:
         if root is None:
-            raise DataError(["WebShards needs your folder: name it with --root PATH", EXPECTED])
-        with told(root):
+            raise DataError(["WebShards needs the path of your folder of shards: add --root PATH", EXPECTED])
+        with as_data_error(root):
             shards = sorted(path for path in root.iterdir() if fnmatch.fnmatchcase(path.name, "[!.]*.tar"))
             seen = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in shards]
         if not shards:
-            raise DataError([f"{root} holds no *.tar", EXPECTED])
+            raise DataError([f"{root} contains no *.tar files", EXPECTED])
         recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable, keep=False)
         fields = [seen, recipe.policy, self.field, self.val, self.test, self.skip_unreadable, self.checked]
         key = f"shards {root.resolve()} {json.dumps(fields)}"
@@ -84,9 +88,9 @@ class WebShards(OwnImages):
         classes, mixed = labels.class_names(sample.label for sample in samples)
         splits = tuple(self._split(sample.shard) for sample in samples)
         if not wrong and "train" not in splits:
-            wrong = [f"no shard is left for train beside {self.val} and {self.test}, or they are empty"]
+            wrong = [f"no samples for the train split: all shards are empty or match {self.val} or {self.test}"]
         if not wrong and len(classes) < 2:
-            wrong = [f"{classes[0]} is the only class; classification takes two"]
+            wrong = [f"{classes[0]} is the only class; classification requires at least two"]
         if wrong or mixed:
             raise DataError([f"{root}: {line}" for line in first(wrong + mixed)] + [EXPECTED])
         place = {name: label for label, name in enumerate(classes)}
@@ -107,7 +111,7 @@ class WebShards(OwnImages):
 
 @dataclass(frozen=True)
 class Sample:
-    """name: of the image, in the shard.  place: (first byte, bytes) of it."""
+    """A labeled image in a shard.  name: of the file in the shard.  place: (offset, size) of its content, in bytes."""
 
     shard: str
     name: str
@@ -116,9 +120,9 @@ class Sample:
 
 
 def survey(path: Path, field: str) -> tuple[list[Sample], list[str]]:
-    """(samples of a shard in stored order, a line for each thing that is wrong with it). No image is read.
+    """(samples of a shard in stored order, a line for each error in it). Images are not read.
 
-    field: of key.json, the label where there is no key.cls.
+    field: field of key.json with the label, for samples without key.cls.
     """
     samples: dict[str, Sample] = {}
     wrong: list[str] = []
@@ -127,7 +131,7 @@ def survey(path: Path, field: str) -> tuple[list[Sample], list[str]]:
             members = list(group)
             try:
                 if key in samples:
-                    raise ValueError("comes twice; the files of a sample stand together")
+                    raise ValueError("the key occurs twice; the files of a sample must be adjacent in the shard")
                 if sample := _sample(path, members, field):
                     samples[key] = sample
             except (ValueError, RecursionError) as error:
@@ -141,32 +145,32 @@ def _files(path: Path) -> Iterator[tuple[archive.Member, archive.Content]]:
     for member, content in archive.members(path, lambda member: _parts(member.name)[1] in LABELS):
         if not member.folder and not archive.hidden(member.name):
             if member.offset is None:
-                raise DataError([f"{path} is no plain tar: what is compressed cannot be read in parts; unpack it"])
+                raise DataError([f"{path} is not an uncompressed tar, which random access requires; decompress it"])
             yield member, content
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """(key, extension), as WebDataset has them: the extension begins at the first dot of the file's name."""
+    """(key, extension) as WebDataset defines them: the extension starts at the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension.lower()
 
 
 def _sample(path: Path, members: list[tuple[archive.Member, archive.Content]], field: str) -> Sample | None:
-    """None for what is neither image nor label. Raises ValueError."""
+    """The sample of the files of one key; None if they are neither image nor label. Raises ValueError."""
     by_kind = {_parts(member.name)[1]: content for member, content in members}
     images = [member for member, _ in members if _parts(member.name)[1] in IMAGES]
     if not images and "cls" not in by_kind:
         return None
     if len(images) != 1:
-        raise ValueError(f"{len(images)} images; a sample has one")
+        raise ValueError(f"{len(images)} images; a sample must have exactly one")
     image = images[0]
     assert image.offset is not None
     return Sample(path.name, image.name, (image.offset, image.size), _label(by_kind, field))
 
 
 def _label(by_kind: dict[str, archive.Content], field: str) -> str:
-    """Raises ValueError."""
+    """The label of a sample. Raises ValueError."""
     for kind, content in by_kind.items():
         if kind == "cls" and isinstance(content, bytes) and (text := content.decode().strip()):
             return text
@@ -174,14 +178,14 @@ def _label(by_kind: dict[str, archive.Content], field: str) -> str:
     found = json.loads(content) if isinstance(content, bytes) else None
     value = found.get(field) if isinstance(found, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise ValueError(f"no label: neither .cls nor a field {field} of .json that is a whole number or a name")
+        raise ValueError(f"no label: neither .cls nor a field {field} of .json with an integer or a class name")
     return str(value)
 
 
 def _contents(root: Path, samples: Sequence[Sample]) -> Iterator[tuple[int, ingest.Stored]]:
-    """(row, bytes of the image), in stored order."""
+    """(row, content of the image file), in stored order."""
     for shard, rows in itertools.groupby(range(len(samples)), lambda row: samples[row].shard):
-        with told(root / shard), (root / shard).open("rb") as stream:
+        with as_data_error(root / shard), (root / shard).open("rb") as stream:
             for row in rows:
                 offset, size = samples[row].place
                 stream.seek(offset)
@@ -189,7 +193,7 @@ def _contents(root: Path, samples: Sequence[Sample]) -> Iterator[tuple[int, inge
 
 
 def _unread(tree: Tree, arranged: layout.Layout, recipe: ingest.Recipe) -> cache.Index:
-    """The index of images that nobody has looked at: its digest knows their places, but not their contents."""
+    """The index of images that have not been decoded; its digest covers their names and offsets, not their contents."""
     policy = f"{recipe.policy}; not checked"
     return cache.Index(
         digest=hashlib.sha256("\n".join((policy, *tree.names)).encode("utf-8", "surrogateescape")).hexdigest(),
@@ -205,11 +209,14 @@ def _unread(tree: Tree, arranged: layout.Layout, recipe: ingest.Recipe) -> cache
 
 @dataclass(frozen=True)
 class Shards(Files):
-    """Images of tar shards, names as shard/member. places: int64 [M, 2], first byte and bytes of each.  shard: int64
-    [M], which shard each lies in.  window: see WebShards."""
+    """Images in tar shards, with names shard/member.
+
+    places: int64 [M, 2], offset and size of each image in bytes.  shard: int64 [M], index of its shard.  window: see
+    WebShards.
+    """
 
     lost: ClassVar[str] = (
-        "its shard is not what it was when training began, or was not checked: put it back, or mend it"
+        "its shard has changed since training started, or was never checked; restore or repair the shard"
     )
 
     places: np.ndarray
@@ -218,26 +225,26 @@ class Shards(Files):
 
     @classmethod
     def of(cls, root: Path, index: cache.Index, size: int, window: int) -> Shards:
-        """Those of an index."""
+        """The images of an index."""
         _, shard = np.unique([name.partition("/")[0] for name in index.names], return_inverse=True)
         return cls(root, tuple(index.names), size, np.array(index.places, dtype=np.int64), shard, window)
 
     def content(self, row: int) -> bytes:
-        """Of the image. Raises OSError."""
+        """The content of an image file. Raises OSError."""
         offset, size = self.places[row].tolist()
         with (self.root / self.names[row].partition("/")[0]).open("rb") as stream:
             stream.seek(offset)
             return stream.read(size)
 
     def order(self, rows: np.ndarray, size: int, ranks: int) -> Order:
-        """Shards in an order that is drawn; dealt out to the ranks in equal runs, one shard after the other; then each
-        image moved by less than `window` places. All of it follows from seed and epoch."""
+        """A function (seed, epoch) -> order of the samples: shards are shuffled, divided into contiguous parts of equal
+        length for the ranks, and images are shuffled within `window` positions."""
         return partial(_order, self.shard[rows], self.window, size, ranks)
 
 
 def _order(shard: np.ndarray, window: int, size: int, ranks: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [N], positions. shard: int64 [N], of each position."""
-    # what fills no batch is drawn: were it the end of the last shard, that might never come
+    """Positions in the order of the epoch, int64 [N].  shard: index of the shard of each position, int64 [N]."""
+    # the samples of the incomplete batch are random: those at the end of the last shard might never be used
     dropped = K.permutation(seed, epoch, len(shard), "dropped")[: len(shard) % size]
     turn = np.argsort(K.permutation(seed, epoch, int(shard.max()) + 1, "shards"))
     in_sequence = np.argsort(turn[shard], kind="stable")

@@ -1,4 +1,4 @@
-"""ImageTable: images of your own, listed with their labels in a CSV or Parquet file."""
+"""ImageTable: your own images, listed with their labels in a CSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -21,27 +21,39 @@ from data.reading.tree import Tree
 
 
 class ImageTable(Dataset):
-    """A .csv or .parquet file of paths and labels, given with --root: the file, or the folder that holds just one.
+    """Image paths and labels in a .csv or .parquet file given with --root: the file, or a folder with one such file.
 
-    Paths are relative to the table's folder. A label is a name or a whole number; whole numbers are class names, in
-    the order of their values. With several, an image has any number of labels: cat|dog, or a list in a Parquet file; an
-    empty cell of a CSV file is none. Splits are those of the table, or drawn: test_fraction and val_fraction of each
-    class. A group (a patient, a camera) is never divided between splits.
+    Paths are relative to the folder of the table. A label is a class name or an integer; integers are sorted by value.
+    With multi_label, an image has any number of labels: cat|dog in a CSV file (an empty cell is no label), or a list in
+    a Parquet file. The splits are those of the table; missing ones are created with test_fraction and val_fraction,
+    stratified by class. All images of a group (a patient, a camera) are in the same split.
     """
 
-    multi_label: bool = Field(False, description="an image may have any number of labels, none too")
-    separator: str = Field("|", min_length=1, description="stands between the labels of one image")
-    size: int = Field(224, ge=8, le=4096, description="pixels; the largest centered square is resized to size x size")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for test; no column of splits needed")
-    path_column: str = Field("path", description="column of paths, relative to the table's folder")
-    label_column: str = Field("label", description="column of labels")
-    split_column: str | None = Field("split", description="column of train, val, test; none, or absent: drawn")
-    group_column: str | None = Field("group", description="column of groups that stay together; may be absent")
-    allow_outside: bool = Field(False, description="take paths, too, that lead out of the table's folder")
+    multi_label: bool = Field(False, description="multi-label classification: an image has any number of labels")
+    separator: str = Field("|", min_length=1, description="separator between the labels of an image")
+    size: int = Field(
+        224,
+        ge=8,
+        le=4096,
+        description="image size in pixels; images are center-cropped to a square and resized to size x size",
+    )
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="fraction of the images used as the test split, if the table has no splits"
+    )
+    path_column: str = Field("path", description="column with the image paths, relative to the folder of the table")
+    label_column: str = Field("label", description="column with the labels")
+    split_column: str | None = Field(
+        "split", description="column with train, val or test; none, or no such column: the splits are created"
+    )
+    group_column: str | None = Field(
+        "group",
+        description="column with groups of images that must be in the same split; none, or no such column: none",
+    )
+    allow_outside: bool = Field(False, description="allow image paths outside the folder of the table")
 
     def load(self, root: Path | None) -> Splits:
         if root is None:
-            raise DataError(["ImageTable needs your table: name it with --root PATH", rows.EXPECTED])
+            raise DataError(["ImageTable needs the path of your table: add --root PATH", rows.EXPECTED])
         table = rows.find(root)
         columns = rows.Columns(self.path_column, self.label_column, self.split_column, self.group_column)
         columns = replace(columns, multi_label=self.multi_label, separator=self.separator)
@@ -49,8 +61,8 @@ class ImageTable(Dataset):
         classes, wrong_names = labels.class_names(name for row in found for name in row.labels)
         wrong += wrong_names
         if found and not wrong and len(classes) < (1 if self.multi_label else 2):
-            only = f"{classes[0]} is the only class; classification takes two" if classes else "no image has a label"
-            wrong.append(only)
+            few = f"{classes[0]} is the only class; classification requires at least two" if classes else ""
+            wrong.append(few or "no image has a label")
         cached = _pixels(table, found, ingest.Recipe(self.size, listed=None), wrong)
         splits = self._splits(table, found, classes, cached)
         if lacking := layout.lacking(table, splits):
@@ -71,7 +83,7 @@ class ImageTable(Dataset):
         return Splits(table.stem, classes, train, val, test, digest, cached.source, self.multi_label)
 
     def _targets(self, found: list[rows.Row], classes: tuple[str, ...]) -> np.ndarray:
-        """int64 [N]; of several labels, float32 [N, C]."""
+        """Targets, int64 [N]; multi-label targets, float32 [N, C]."""
         place = {name: label for label, name in enumerate(classes)}
         if not self.multi_label:
             return np.array([place[row.labels[0]] for row in found], dtype=np.int64)
@@ -82,7 +94,7 @@ class ImageTable(Dataset):
 
 
 def _held(images: Images, groups: np.ndarray | None, among: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool [N], those held out of the images among which it is drawn (bool [N])."""
+    """Mask, bool [N], of the images to hold out.  among: mask, bool [N], of the images to choose from."""
     targets = images.targets[among]
     held = np.zeros(len(images), dtype=bool)
     if groups is None:
@@ -94,21 +106,21 @@ def _held(images: Images, groups: np.ndarray | None, among: np.ndarray, fraction
 
 
 def _numbered(groups: Sequence[str | None]) -> np.ndarray | None:
-    """int64 [N], groups in the order of their names; None where there are none."""
+    """Index of the group of each image, int64 [N], groups sorted by name; None if there are no groups."""
     if None in groups:
         return None
     return np.unique(np.array(groups), return_inverse=True)[1]
 
 
 def _pixels(table: Path, found: list[rows.Row], recipe: ingest.Recipe, wrong: list[str]) -> cache.Cached:
-    """All images decoded, in the order of the rows, labels aside: those are the table's, and may change without the
-    images being read again. Raises one DataError with what was wrong before and every image that is unreadable."""
+    """The cache of all images, in the order of the rows. Labels are not cached, so that they can change without the
+    images being decoded again. Raises one DataError that lists `wrong` and every image that cannot be read."""
     tree = Tree(table, "", tuple(row.name for row in found), frozenset(), ())
     blank = layout.Layout(("",), (layout.WHOLE,) * len(found), (0,) * len(found))
 
     def build(folder: Path) -> cache.Index:
         index = ingest.build(tree, blank, recipe, folder, ((i, row.file) for i, row in enumerate(found)))
-        # not to be taken for a cache of the same files in class folders, which knows their labels
+        # must differ from the cache of the same files in class folders, which includes their labels
         return replace(index, digest=hashlib.sha256(f"table {index.digest}".encode()).hexdigest())
 
     files = ([row.name, str(row.file), row.status.st_size, row.status.st_mtime_ns] for row in found)
@@ -122,11 +134,11 @@ def _pixels(table: Path, found: list[rows.Row], recipe: ingest.Recipe, wrong: li
 
 
 def _headed(table: Path, wrong: list[str]) -> list[str]:
-    return [f"{table}: {len(wrong):,} mistakes; rows count from 1, below the header", *wrong] if wrong else []
+    return [f"{table}: {len(wrong):,} errors (row 1 is the first below the header):", *wrong] if wrong else []
 
 
 def _digest(pixels: str, found: list[rows.Row]) -> str:
-    """Names what the images show, their labels, and the splits and groups of the table."""
+    """A digest of the images and their labels, splits and groups."""
     return _sha256([pixels, *([row.name, row.labels, row.split, row.group] for row in found)])
 
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from core.common.errors import DataError
 from data.reading import extras
-from data.reading.disk import told
+from data.reading.disk import as_data_error
 from data.reading.terminal import printable
 
 MEMBER_LIMIT = 256 * 2**20  # bytes of one file; the largest official one, CIFAR-100's train, has 155 MB
@@ -92,7 +92,7 @@ def fingerprint(path: Path) -> str:
             line = f"\n{member.size} {member.mtime_ns} {member.folder} {member.name}"
             digest.update(line.encode("utf-8", "surrogateescape"))
     else:
-        with told(path):
+        with as_data_error(path):
             status = path.stat()
         digest.update(f"\n{status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
@@ -235,7 +235,7 @@ class _Stream:
 
 
 def _kind(path: Path) -> str:
-    with told(path), path.open("rb") as stream:
+    with as_data_error(path), path.open("rb") as stream:
         head = stream.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"

@@ -99,7 +99,7 @@ def fetch(source: str, build: Callable[[Path], Index]) -> Cached:
                 return found
         except _Damaged as damage:
             say(f"{damage}: building it again")
-        with disk.told(root):
+        with disk.as_data_error(root):
             _sweep(root, key)
             return _built(root, key, build)
 

@@ -13,7 +13,7 @@ from data.reading.terminal import printable, say
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def as_data_error(path: Path) -> Iterator[None]:
     """Turn what the system refuses at `path` into a DataError."""
     try:
         yield
@@ -27,7 +27,7 @@ def locked(path: Path, waiting: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
-    with told(path):
+    with as_data_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
@@ -55,7 +55,7 @@ def if_free(path: Path) -> Iterator[bool]:
 @contextmanager
 def writing(folder: Path, needed: int, what: str) -> Iterator[None]:
     """Turn a failed write below `folder` into a DataError. needed: bytes, checked before anything is written."""
-    with told(folder):
+    with as_data_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < needed:
             raise _full(folder, needed, what)

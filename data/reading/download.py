@@ -31,7 +31,7 @@ def download(url: str, target: Path, sha256: str) -> None:
     if target.exists():
         return
     lock = target.with_name(f"{target.name}.lock")
-    with disk.locked(lock, f"waiting: another process is fetching {target.name}"), disk.told(target):
+    with disk.locked(lock, f"waiting: another process is fetching {target.name}"), disk.as_data_error(target):
         if not target.exists():
             _fetch(url, target, sha256)
 

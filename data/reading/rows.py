@@ -69,12 +69,12 @@ class _Wrong(ValueError):
 def find(root: Path) -> Path:
     """The table: root itself, or the only one in that folder. Raises DataError."""
     if not root.is_dir():
-        with disk.told(root):
+        with disk.as_data_error(root):
             root.stat()
         if root.suffix.lower() not in SUFFIXES:
             raise DataError([f"{root} is no table", EXPECTED])
         return root
-    with disk.told(root):
+    with disk.as_data_error(root):
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
     if len(found) != 1:
         told = f"{len(found)} tables ({', '.join(path.name for path in found)}); name one" if found else "no table"
@@ -106,7 +106,7 @@ def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row],
 
 def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
     """Role -> cells. Raises DataError."""
-    with disk.told(table):
+    with disk.as_data_error(table):
         raw = table.read_bytes()
     content = _read_parquet(raw, table) if table.suffix.lower() == ".parquet" else _read_csv(raw, table)
     known = content.column_names

@@ -138,16 +138,25 @@ def renamed(folder):
 
 IMAGES, LABELS = mnist.FILES[:2]
 SPOILT = {
-    "truncated": (edited(IMAGES, lambda raw: raw[:-100]), f"{IMAGES} is cut off: 46,956 of 47,056 bytes"),
-    "truncated_in_gzip": (edited(IMAGES, lambda raw: raw[:-1], packed=True), f"{IMAGES} is cut off"),
+    "truncated": (edited(IMAGES, lambda raw: raw[:-100]), f"{IMAGES} is truncated: 46,956 of 47,056 bytes"),
+    "truncated_in_gzip": (edited(IMAGES, lambda raw: raw[:-1], packed=True), f"{IMAGES} is truncated"),
     "gzip_cut": (edited(IMAGES, lambda raw: gzip.compress(raw)[:-400]), f"{IMAGES} is damaged or incomplete"),
-    "too_long": (edited(IMAGES, lambda raw: raw + b"x"), f"{IMAGES} goes on after its end"),
-    "magic": (edited(LABELS, lambda raw: b"\0\0\x0d\1" + raw[4:]), f"{LABELS} begins with 00000d01, an IDX file of"),
-    "empty": (edited(LABELS, lambda raw: b""), f"{LABELS} begins with nothing"),
-    "count": (edited(LABELS, lambda raw: idx(np.zeros(59, np.uint8))), f"{LABELS} holds 59, not 60"),
-    "size": (edited(IMAGES, lambda raw: idx(np.zeros((60, 32, 32), np.uint8))), "holds 60 x 32 x 32, not 60 x 28 x 28"),
-    "label": (edited(LABELS, lambda raw: raw[:-1] + b"\x0a"), f"{LABELS} has the label 10 at 59; there are 0 to 9"),
-    "missing": (renamed, f"lacks {mnist.FILES[0]}, {mnist.FILES[3]}"),
+    "too_long": (edited(IMAGES, lambda raw: raw + b"x"), f"{IMAGES} has extra bytes after its data"),
+    "magic": (
+        edited(LABELS, lambda raw: b"\0\0\x0d\1" + raw[4:]),
+        f"{LABELS} is not an IDX file: it starts with 00000d01",
+    ),
+    "empty": (edited(LABELS, lambda raw: b""), f"{LABELS} is not an IDX file: it starts with nothing"),
+    "count": (edited(LABELS, lambda raw: idx(np.zeros(59, np.uint8))), f"{LABELS} has the shape 59, expected 60"),
+    "size": (
+        edited(IMAGES, lambda raw: idx(np.zeros((60, 32, 32), np.uint8))),
+        "has the shape 60 x 32 x 32, expected 60 x 28 x 28",
+    ),
+    "label": (
+        edited(LABELS, lambda raw: raw[:-1] + b"\x0a"),
+        f"{LABELS} has the label 10 at index 59; labels must be 0 to 9",
+    ),
+    "missing": (renamed, f"does not contain {mnist.FILES[0]}, {mnist.FILES[3]}"),
 }
 
 
@@ -163,12 +172,12 @@ def test_all_spoilt_files_are_told_at_once(tmp_path):
     root = files(tmp_path / "a", packed=False)
     for name in mnist.FILES:
         (root / name).write_bytes(b"<html>404</html>")
-    assert complaint(root).count("begins with 3c68746d") == 4
+    assert complaint(root).count("starts with 3c68746d") == 4
 
 
 def test_the_files_of_the_other_data_set_are_not_taken_for_this_one(tmp_path):
     said = complaint(files(tmp_path / "a", mnist.FASHION), Mnist())
-    assert "begins with the labels (9, 0, 0, 3, 0, 2, 7, 2), MNIST with" in said
+    assert "starts with the labels (9, 0, 0, 3, 0, 2, 7, 2), but MNIST with" in said
 
 
 def test_a_file_in_the_store_is_verified_before_it_is_read(home):

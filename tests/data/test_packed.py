@@ -75,7 +75,7 @@ def test_a_missing_library_is_one_line_with_its_extra(module, extra, dataset, tm
 
 @pytest.mark.parametrize("dataset", [Hdf5(), HuggingFace()])
 def test_without_root_it_says_what_is_expected(dataset):
-    assert "name it with --root PATH\nexpected: " in complaint(dataset, None)
+    assert "add --root PATH\nexpected: " in complaint(dataset, None)
 
 
 # LMDB
@@ -103,7 +103,9 @@ def test_an_lmdb_is_a_packed_folder_and_nothing_is_written_beside_it(lmdb, tmp_p
     assert packed.digest == plain.digest  # one cache for both
     assert shown(packed) == shown(plain)
     assert beside(target) == before
-    assert "need a folder; unpack it" in complaint(ImageFolder(size=16, cached=False), target)
+    assert "is not a folder, which --data.cached false requires; unpack it" in complaint(
+        ImageFolder(size=16, cached=False), target
+    )
     alone = ImageFolder(size=24).load(target)  # decoded from the LMDB itself
     first = decode(files(source / "train" / "cat")[0].read_bytes(), "", 24)
     assert ("cat", first.tobytes()) in everything(alone)
@@ -177,9 +179,9 @@ def test_what_is_wrong_in_an_hdf5_is_listed_at_once(h5py, tmp_path):
                    test__images=pictures(0, 4), test__labels=[0, 1, 0])  # fmt: skip
     told = complaint(Hdf5(size=8), floats)
     assert "train/images is float64 [4, 8, 8]; store pixels as uint8" in told
-    assert "4 images in test/images, 3 labels beside them" in told
+    assert "test/images has 4 images, but test/labels has 3 labels" in told
     planes = h5_of(h5py, tmp_path / "b.h5", images=np.zeros((4, 3, 8, 8), np.uint8), labels=[0, 1, 0, 1])
-    assert "channels come last" in complaint(Hdf5(size=8), planes)
+    assert "store images channels last" in complaint(Hdf5(size=8), planes)
     assert "there is no dataset nothing; it holds images, labels" in complaint(Hdf5(size=8, images="nothing"), planes)
     labels = h5_of(h5py, tmp_path / "c.h5", images=pictures(0, 4), labels=[0, -1, 5, 1], classes=["a", "b"])
     told = complaint(Hdf5(size=8), labels)
@@ -261,8 +263,8 @@ def test_what_is_wrong_in_a_saved_set_is_told(datasets, tmp_path):
     assert "train/00000000: " in told
     assert "train/00000005: " in told
     told = complaint(HuggingFace(size=16, images="pic", labels="image"), tmp_path / "a")
-    assert "train: pic is no Image (it has image: Image, label: ClassLabel)" in told
-    assert "train: image is no ClassLabel" in told
+    assert "train has no feature pic of type Image (it has image: Image, label: ClassLabel)" in told
+    assert "train has no feature image of type ClassLabel" in told
     assert "class_encode_column('image') and save it again" in told
     unlabeled = saved(datasets, tmp_path / "b", train=[*rows(0, 4), (encoded(noise(1)), None)], test=rows(9, 4))
     assert "train 4: label -1 is outside 0 .. 1" in complaint(HuggingFace(size=16), unlabeled)
@@ -270,5 +272,5 @@ def test_what_is_wrong_in_a_saved_set_is_told(datasets, tmp_path):
         HuggingFace(size=16), saved(datasets, tmp_path / "c", test=rows(0, 4))
     )
     lacking = saved(datasets, tmp_path / "d", train=[*rows(0, 4), (None, 1)], test=rows(9, 4))
-    assert "images that are paths, or missing, not contents" in complaint(HuggingFace(size=16), lacking)
+    assert "images that are missing or stored as paths" in complaint(HuggingFace(size=16), lacking)
     assert "cannot be read as a saved Hugging Face set" in complaint(HuggingFace(size=16), tmp_path / "home")

@@ -122,13 +122,13 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
     told = complaint(root)
     for line in (
         "a.tar/lost: no label: neither .cls nor a field label",
-        "a.tar/two: 2 images; a sample has one",
-        "b.tar/0000: comes twice",
+        "a.tar/two: 2 images; a sample must have exactly one",
+        "b.tar/0000: the key occurs twice",
         "b.tar/x: 0 images",
         "b.tar/z: maximum recursion depth",
         "b.tar/y: Expecting property name",
         "c.tar is damaged or incomplete",
-        "d.tar is no plain tar",
+        "d.tar is not an uncompressed tar",
     ):
         assert line in told
     first = [("1.png", b"no image"), ("1.cls", b"cat"), ("2.png", picture(2)[:200]), ("2.cls", b"dog")]
@@ -140,9 +140,9 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
     left = WebShards(size=16, skip_unreadable=True).load(broken.parent)
     kept = [image for split in ("train", "val", "test") for image in shown(left, split)]
     assert sorted(kept) == sorted(expected(0, 30))  # places belong to the right rows once some are left out
-    assert "holds no *.tar" in complaint(tmp_path / "tree")
-    assert "no shard is left for train" in complaint(broken.parent, val="*")
-    with pytest.raises(ValueError, match="skip_unreadable needs checked"):
+    assert "contains no *.tar" in complaint(tmp_path / "tree")
+    assert "no samples for the train split" in complaint(broken.parent, val="*")
+    with pytest.raises(ValueError, match="skip_unreadable requires checked"):
         WebShards(skip_unreadable=True, checked=False).check()
 
 
@@ -219,7 +219,7 @@ def test_unchecked_shards_are_not_decoded_first_and_a_broken_image_ends_the_run(
         list(feed(plan, splits.train, CPU, None, 0).epoch(0))
     told = explained(caught.value, "run", 0)
     assert isinstance(told, Unfinished)
-    assert "train.tar/9.png: cannot identify image file (its shard is not what it was" in str(told)
+    assert "train.tar/9.png: cannot identify image file (its shard has changed since training started" in str(told)
 
 
 def words(root):

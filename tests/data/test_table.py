@@ -148,7 +148,7 @@ def test_everything_wrong_with_a_table_is_told_at_once(tmp_path):
     rows += [["", "cat", "a"], ["images", "dog", "a"], ["images/\0.png", "dog", "a"]]
     said = complaint(written(tmp_path / "t.csv", ("path", "label", "group"), rows)).splitlines()
     assert said == [
-        f"{tmp_path / 't.csv'}: 8 mistakes; rows count from 1, below the header",
+        f"{tmp_path / 't.csv'}: 8 errors (row 1 is the first below the header):",
         "row 4: no label",
         "row 5: no group",
         "row 13: images/70.png does not exist",

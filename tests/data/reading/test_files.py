@@ -83,7 +83,7 @@ def test_broken_files_are_listed_before_step_one(tmp_path):
 
 def test_an_archive_is_to_be_unpacked(tmp_path):
     root = packed(tree(tmp_path / "source"), tmp_path / "a.tar")
-    with pytest.raises(DataError, match=r"a\.tar: images that are decoded as they come need a folder; unpack it"):
+    with pytest.raises(DataError, match=r"a\.tar is not a folder, which --data\.cached false requires; unpack it"):
         ImageFolder(size=24, cached=False).load(root)
 
 
