@@ -71,7 +71,7 @@ def fields(part: Part | type[Declared], prefix: str = "", end: str = "") -> Iter
         value = getattr(part, name) if isinstance(part, Part) else info.get_default(call_default_factory=True)
         yield Row(f"--{prefix}{name}", _plain(value), _meaning(info, end))
         if value is None and isinstance(part, Part) and (absent := optional_part(part, name)):
-            yield from fields(absent, f"{prefix}{name}.", f"adds {name}")  # type: ignore[arg-type]  # every Declared is a Part
+            yield from fields(absent, f"{prefix}{name}.", f"adds {name}")
         if isinstance(value, Part):
             yield from fields(value, f"{prefix}{name}.")
         elif is_steps(value):
