@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Experiment": "core.experiment",
     "Launch": "core.launch",
-    "Run": "core.record.run",
-    "load": "core.record.run",
+    "Run": "core.runs.trained",
+    "load": "core.runs.trained",
     "train": "core.runs.train",
     "train_seeds": "core.runs.seeds",
 }

@@ -122,8 +122,17 @@ def test_nothing_large_and_no_data_are_tracked():
         assert not name.endswith((".db", ".safetensors", ".pt", ".npy")), name
 
 
+def test_the_public_names_are_what_they_say():
+    code = (
+        "from core import Experiment, Launch, Run, load, train, train_seeds; "
+        "print(all((Run.model, Run.predict, load.__self__ is Run, train, train_seeds, Experiment.but, Launch.but)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["True"]
+
+
 def test_the_package_core_alone_imports_no_torch():
-    code = "import sys, core, core.tracking, core.cli.compare; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    code = "import sys, core, core.tracking.api, core.cli.compare; print('torch' in sys.modules, 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["False", "False"]
 

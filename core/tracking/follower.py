@@ -166,7 +166,7 @@ class Follower:
         if record.status in ENDED and self.record.status not in ENDED:
             self.saw_end = True
             if self._system is not None:
-                self._system.close(record.status)
+                self._system.close(None)  # a status there would be one more line to send, after the end
                 self._system = None
         self.record = record
 

@@ -24,7 +24,7 @@ from types import ModuleType
 from unittest import mock
 
 from core.cli.help import OF_VERBS
-from core.cli.main import OF_AN_EXPERIMENT, OTHERS
+from core.cli.main import OF_AN_EXPERIMENT, VERBS
 from core.common.arguments import Words
 from core.options import parse
 
@@ -116,7 +116,7 @@ def _check_verb(words: list[str]) -> None:
             return
         accept(importlib.import_module(f"experiments.{rest[0]}"), shlex.join([verb, *rest[1:]]))
         return
-    assert verb in OTHERS, f"labbook has no verb {verb}"
+    assert verb in VERBS, f"labbook has no verb {verb}"
     if verb == "launch":
         _check_launch(rest)
     elif verb not in ("list", "sync") and "--help" not in rest:
