@@ -199,8 +199,8 @@ def run(page: Path, folder: Path) -> None:
             try:
                 check(words)
             except Exception as error:
-                place = f"{page.name}, block at line {block.line}"
-                raise AssertionError(f"{place}: {shlex.join(words)}: {error}") from error
+                where = f"{page.name}, block at line {block.line}"
+                raise AssertionError(f"{where}: {shlex.join(words)}: {error}") from error
 
 
 def main(pages: list[str], whole: bool) -> None:
