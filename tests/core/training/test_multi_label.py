@@ -170,11 +170,11 @@ def test_every_part_that_needs_one_class_is_told_before_anything_is_recorded(roo
     lines = complaint(root, changes)
     named = ["long_tail", "label_noise", "sampling", "augment.mixup", "augment.cut_mix", "loss", "method.method"]
     assert [line.partition(":")[0] for line in lines] == named
-    assert lines[0].endswith("needs one class for each image, and these images have several labels; leave it out")
+    assert lines[0].endswith("supports only single-label images, and these are multi-label; leave it out")
     assert lines[5].endswith("use BinaryCrossEntropy")
     for loss in (CrossEntropy(), Own()):
         (line,) = complaint(root, {"loss": loss})
-        assert line.startswith(f"loss: {type(loss).__name__} needs one class for each image")
+        assert line.startswith(f"loss: {type(loss).__name__} supports only single-label images")
     assert not (home / "mlruns").exists()
 
 
