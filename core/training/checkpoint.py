@@ -144,7 +144,8 @@ class Saver:
         """Number, size and cost in time of the checkpoints so far, as a line of text."""
         size = sum(path.stat().st_size for path in generations(self.folder)[:1]) / 1e6
         blocked = f"training was blocked for {self.seconds_taken:.2f} s"
-        return f"{self.written} checkpoints of {size:,.1f} MB saved; {blocked}"
+        saved = f"{self.written} checkpoint{'s' * (self.written > 1)} of {size:,.1f} MB saved"
+        return f"{saved}; {blocked}"
 
     def wait(self) -> None:
         """Wait until the checkpoint being written is on disk. Raises OSError if it could not be written."""

@@ -90,7 +90,8 @@ def computed(parts: Assembly) -> Features | None:
         if features is None:
             return None
         found.append(features)
-    tell(f"features of {parts.train.plan.count:,} + {parts.val.plan.count:,} images: {time.monotonic() - began:.1f} s")
+    count = parts.train.plan.count + parts.val.plan.count
+    tell(f"computed the features of {count:,} images in {time.monotonic() - began:.1f} s")
     train, val = (_resident(batches, *each) for batches, each in zip((parts.train, parts.val), found, strict=True))
     return Features(tail, train, val)
 

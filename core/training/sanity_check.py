@@ -82,7 +82,7 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
 
 
 def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
-    """Raises UserError for a metric, by the field that names it, which evaluation does not give for these data."""
+    """Raise UserError for a field that names a metric which is not measured for these data. named: {field: metric}."""
     if set(named.values()) <= set(setup.task.always):
         return
     with setup.precision():
@@ -90,12 +90,12 @@ def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Bat
     measured = [f"val/{name}" for name in found.metrics]
     for field, metric in named.items():
         if metric not in measured:
-            hint = did_you_mean(metric, measured) or f"; there are {', '.join(measured)}"
+            hint = did_you_mean(metric, measured) or f"; choose one of {', '.join(measured)}"
             raise UserError([f"{field}: {metric} is not measured for these data{hint}"])
 
 
 def _probe(step: Albumentation, images: Images) -> None:
-    """Try one image step, made certain to act."""
+    """Run an image step on a few images with probability 1. Raises ValueError if it fails."""
     try:
         certain = step.model_copy(update={"arguments": step.arguments | {"p": 1.0}})
         probe = per_image((certain,))

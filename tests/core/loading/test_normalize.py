@@ -61,7 +61,7 @@ def test_gray_images_take_the_mean_of_imagenets_channels_and_other_numbers_are_r
     mean, std = statistics("imagenet", gray)
     assert mean == pytest.approx((0.449,))
     assert std == pytest.approx((0.226,))
-    with pytest.raises(ValueError, match="imagenet is of 3 channels, these images have 2"):
+    with pytest.raises(ValueError, match="imagenet needs images of 3 channels, these have 2"):
         statistics("imagenet", type(gray)(np.zeros((1, 4, 4, 2), np.uint8), gray.rows[:1], gray.targets[:1]))
 
 
@@ -72,5 +72,5 @@ def test_a_teacher_normalized_otherwise_is_converted_or_refused(home):
     own, theirs = (torch.tensor(by_hand(how, PIXELS)).permute(0, 3, 1, 2) for how in ("data", "imagenet"))
     torch.testing.assert_close((own * scale + shift).float(), theirs.float(), rtol=1e-4, atol=1e-4)
     pupil = SHORT.but({"method": Distill(teacher=teacher.id), "normalize": "image"})
-    with pytest.raises(UserError, match="use one normalize for both"):
+    with pytest.raises(UserError, match="must use the same normalize"):
         assemble(pupil, Tiny().load(), Launch(device="cpu"))

@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped_and_refuses_weights_that_
     stopped = next(run for run in runs if run.status == "KILLED")
     kept = path.read_bytes()
     saved(path, SHORT.model.build(context()))
-    with pytest.raises(UserError, match="have changed since it began"):
+    with pytest.raises(UserError, match="have changed since it started"):
         resume(stopped)
     checks = {one.what: one.differences for one in standing(whole, QUIET)}
     assert "then" in checks["weights"][0]
@@ -238,6 +238,6 @@ def test_ten_images_of_two_classes_are_enough_for_folder_finetune(forge, tmp_pat
     words = ("--root", str(tmp_path / "images"), "--model.weights", "none", "--data.size", "32", "--mlflow", "false")
     status, text = forge.run("experiments.folder_finetune", "--variant", "few", "--epochs", "2", *words)
     assert status == 0, text
-    assert "features of 6 + 2 images" in text
+    assert "computed the features of 8 images" in text
     status, text = forge.run("experiments.folder_finetune", *words)
     assert (status, "batch_size: 32 is more than the 6 training images" in text) == (2, True)

@@ -127,7 +127,7 @@ def test_several_seeds_over_two_processes(forge, home):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--batch_size", "50"), "batch_size: 50 does not divide into 2 even parts"),
+        (("--batch_size", "50"), "batch_size: 50 cannot be divided into 2 even shares"),
         (
             ("--grad_accum_steps", "4", "--batch_size", "60"),
             "grad_accum_steps: 4 does not divide the 30 images of each process",

@@ -195,8 +195,8 @@ def test_views_are_averaged_label_by_label():
 def test_targets_that_are_not_what_the_splits_say_are_refused():
     one = Images(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), np.array([0, 1]))
     both = Images(one.pixels, one.rows, np.array([[0, 1], [0.5, 1]], np.float32))
-    for images, multi_label, expected in ((one, True, "not float32 [2, 2] of 0 and 1"), (both, True, "not float32"),
-                                      (both, False, "several labels at a time; declare multi_label=True")):  # fmt: skip
+    for images, multi_label, expected in ((one, True, "expected float32 [2, 2]"), (both, True, "expected float32"),
+                                      (both, False, "targets are multi-label; pass multi_label=True")):  # fmt: skip
         with pytest.raises(DataError) as caught:
             Splits("x", ("a", "b"), images, images, images, "", "", multi_label)
         assert len(caught.value.lines) == 3
