@@ -1,4 +1,4 @@
-"""What a part may know of the world when it is built."""
+"""Context: the properties of data and run that parts are built from; Clock: the position in training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """classes: names, in the order of the logits.  class_counts: training samples of each class.
+    """Argument of `build(context)`: properties of the data and the run.
+
+    classes: names, in the order of the logits.  class_counts: training samples of each class.
     image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks.
-    mean, std: per channel, of pixels in 0..1, with which batches are normalized; empty: each image by its own.
-    seed: of the run."""
+    mean, std: per channel, of pixels in 0..1, used to normalize batches; empty if each image is normalized by its own
+    statistics.  seed: of the run.
+    """
 
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
@@ -32,7 +35,7 @@ class Context:
 
 
 class Clock(NamedTuple):
-    """Where training stands. step counts optimizer steps from 0."""
+    """Position in training. step: optimizer steps, counted from 0."""
 
     step: int
     steps_per_epoch: int

@@ -1,7 +1,7 @@
-"""Randomness as a function of (seed, epoch, index): integer keys, hashed to uniforms.
+"""Counter-based random numbers: functions of (seed, epoch, index) through hashed integer keys.
 
-No generator has a state to save or to share: the same key gives the same bits in any process, in numpy and in torch,
-on CPU and GPU. Keys are int64; arithmetic wraps. The hash is the 64-bit finalizer of MurmurHash3 (Appleby, 2011).
+No generator state is saved or shared: the same key gives the same bits in any process, in numpy and in torch, on CPU
+and GPU. Keys are int64; arithmetic wraps. The hash is the 64-bit finalizer of MurmurHash3 (Appleby, 2011).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 Keys = TypeVar("Keys", "np.ndarray", "torch.Tensor")
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, odd, as int64
-_UNSIGNED_SHIFT = (1 << 31) - 1  # >> is arithmetic on int64: mask the copies of the sign away
+_UNSIGNED_SHIFT = (1 << 31) - 1  # >> on int64 is arithmetic: mask the sign bits that it shifts in
 
 
 def mix(keys: Keys) -> Keys:
-    """A bijection of int64 in which every input bit moves every output bit."""
+    """Hash int64 keys: a bijection in which every input bit affects every output bit. Shape of `keys`."""
     keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
     keys = keys * -49064778989728563
     keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
@@ -31,12 +31,12 @@ def mix(keys: Keys) -> Keys:
 
 
 def fold(keys: Keys, values: Keys) -> Keys:
-    """Keys that also depend on `values` (int64, broadcast)."""
+    """Derive keys that also depend on `values` (int64, broadcast)."""
     return mix((keys ^ (values * _GOLDEN)) + _GOLDEN)
 
 
 def key(seed: int, *values: int | str) -> np.ndarray:
-    """One key, int64 [1], of a seed and whatever tells this draw from others (epoch, purpose, rank)."""
+    """A key, int64 [1], of a seed and the values that identify this draw (epoch, purpose, rank)."""
     result = mix(np.array([_signed(seed)], dtype=np.int64))
     for value in values:
         result = fold(result, np.array([_purpose(value) if isinstance(value, str) else value], dtype=np.int64))
@@ -44,7 +44,7 @@ def key(seed: int, *values: int | str) -> np.ndarray:
 
 
 def permutation(seed: int, epoch: int, n: int, purpose: str = "order") -> np.ndarray:
-    """The order of an epoch, or another one by its purpose: int64 [n]."""
+    """A random permutation of 0 .. n-1 for an epoch and a purpose, int64 [n]."""
     return np.argsort(fold(key(seed, purpose, epoch), np.arange(n, dtype=np.int64)), kind="stable")
 
 
@@ -54,7 +54,8 @@ def sample_keys(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
 
 
 def told_apart(keys: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The keys of samples, int64 [N], those of one that comes again folded with how often it came before."""
+    """Make the keys of repeated samples distinct, int64 [N]: each repetition is folded with the number of earlier
+    ones."""
     by_sample = np.argsort(index, kind="stable")
     place = np.arange(len(index))
     begins = np.r_[True, np.diff(index[by_sample]) != 0]
@@ -64,35 +65,32 @@ def told_apart(keys: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def first_times(seed: int, epoch: int, keys: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """bool [N]: whether these are the keys that `sample_keys` gives for `index`, not those of samples that come again
-    in the epoch nor of a second set of choices."""
+    """Whether keys are those of the first occurrence of each sample in the epoch, as `sample_keys` returns them, bool
+    [N]. False for repeated samples and for keys of a second set of choices."""
     import torch
 
     return keys == fold(torch.full_like(index, int(key(seed, "sample", epoch)[0])), index)
 
 
 def alternating(seed: int, purpose: str, epoch: int, index: Keys) -> Keys:
-    """int64 0 or 1 for each sample: a coin of (seed, index) that is turned over from every epoch to the next.
-
-    Shape of `index`, int64.
-    """
+    """A random bit for each sample that alternates between epochs: 0 or 1, int64. Shape of `index`, int64."""
     side = (int(key(seed, "sample")[0]) + epoch) & 1
     return ((mix(index ^ int(key(seed, purpose)[0])) >> 40) & 1) ^ side
 
 
 def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:
-    """Seeds for torch's own generators (dropout) at steps first, first + 1, ..."""
+    """Seeds of torch's generators (dropout) for the steps first .. first + count - 1."""
     steps = np.arange(first, first + count, dtype=np.int64)
     return (fold(key(seed, "noise", rank), steps) & ((1 << 63) - 1)).tolist()
 
 
 def another(keys: Keys, purpose: str) -> Keys:
-    """Keys of the same samples for a second set of choices about them, independent of the first. Shape of `keys`."""
+    """Keys of the same samples for a second, independent set of random choices. Shape of `keys`."""
     return mix(keys ^ _purpose(purpose))
 
 
 def uniform(keys: Keys, purpose: str) -> Keys:
-    """float32 in [0, 1), 24 random bits each, so exact on every device. Shape of `keys`."""
+    """Uniform float32 in [0, 1) with 24 random bits, exact on every device. Shape of `keys`."""
     bits = (another(keys, purpose) >> 40) & 0xFFFFFF
     if isinstance(bits, np.ndarray):
         return bits.astype(np.float32) * np.float32(2**-24)
@@ -100,7 +98,7 @@ def uniform(keys: Keys, purpose: str) -> Keys:
 
 
 def integers(keys: Keys, purpose: str, n: int) -> Keys:
-    """int64 in 0 .. n-1, for n up to 2^20. Shape of `keys`."""
+    """Uniform int64 in 0 .. n-1, for n up to 2^20. Shape of `keys`."""
     scaled = uniform(keys, purpose) * n
     return scaled.astype(np.int64) if isinstance(scaled, np.ndarray) else scaled.long()
 

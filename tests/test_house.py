@@ -132,7 +132,9 @@ def test_the_public_names_are_what_they_say():
 
 
 def test_the_package_core_alone_imports_no_torch():
-    code = "import sys, core, core.tracking.api, core.cli.compare; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    code = (
+        "import sys, core, core.tracking.api, core.cli.compare; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["False", "False"]
 

@@ -1,1 +1,1 @@
-"""Looking closer: learning-rate range test, layers, profiles, anomalies, one batch."""
+"""Diagnostics: learning-rate range test, layer statistics, profiler, anomaly detection, overfitting one batch."""

@@ -1,4 +1,5 @@
-"""--detect-anomaly: what autograd's anomaly mode finds, in labbook's words: step, layer, samples, operation, line."""
+"""--detect-anomaly: reports what autograd's anomaly mode finds, with step, layer, samples, operation and source
+line."""
 
 from __future__ import annotations
 
@@ -22,55 +23,57 @@ _LINE = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s*(.*)')
 
 
 def explained(events: Iterator[Event], parts: Assembly) -> Iterator[Event]:
-    """The same events, where anomaly mode is off; else an anomaly among them is raised as NonFinite."""
+    """Yield the events unchanged; with anomaly mode enabled, raise an anomaly as NonFinite."""
     return _explained(events, parts) if torch.is_anomaly_enabled() else events
 
 
 def _explained(events: Iterator[Event], parts: Assembly) -> Iterator[Event]:
-    with _heard() as said:
+    with _recorded_warnings() as recorded:
         try:
             yield from events
         except RuntimeError as error:
             if not (found := _FOUND.search(str(error))):
                 raise
-            raise _named(parts, found[1], "".join(said[-1:])) from None
+            raise _named(parts, found[1], "".join(recorded[-1:])) from None
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """Collects the warnings in which autograd tells where the operation was called; others go their usual way."""
-    said: list[str] = []
+def _recorded_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of autograd that name the forward operation; other warnings are shown as usual."""
+    recorded: list[str] = []
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
-        def hear(message: Warning | str, *rest: Any, **more: Any) -> None:
+        def record(message: Warning | str, *rest: Any, **more: Any) -> None:
             if "Error detected in" in str(message):
-                said.append(str(message))
+                recorded.append(str(message))
             else:
                 usual(message, *rest, **more)
 
         warnings.filterwarnings("always", message="Error detected in")
-        warnings.showwarning = hear
-        yield said
+        warnings.showwarning = record
+        yield recorded
 
 
-def _named(parts: Assembly, operation: str, said: str) -> NonFinite:
-    """The error of the step under way, whose weights are as before it."""
+def _named(parts: Assembly, operation: str, warning: str) -> NonFinite:
+    """Build the error for the current step, whose weights have not been updated."""
     setup, state = parts.setup, parts.state
     with torch.autograd.set_detect_anomaly(False):
-        if parts.context.ranks > 1:  # a replay needs all processes, and the others may have met nothing
-            error = NonFinite(state.step + 1, state.step // parts.context.steps_per_epoch, "in this process's share")
+        if parts.context.ranks > 1:  # a replay needs all processes, and the others may not have found an anomaly
+            error = NonFinite(
+                state.step + 1, state.step // parts.context.steps_per_epoch, "in the samples of this process"
+            )
         else:
             error = diagnose(setup, state, parts.train, state.step, state.step + 1)
-    advice = "; under fp16 gradients overflow now and then, which is no error: look with bf16" if state.scaler else ""
-    error.args = (f"{error}. Anomaly mode: NaN first in the gradient of {operation}{_place(said)}{advice}",)
+    advice = "; occasional overflow is normal in fp16, use bf16" if state.scaler else ""
+    error.args = (f"{error}. Anomaly mode: the first NaN is in the gradient of {operation}{_place(warning)}{advice}",)
     return error
 
 
-def _place(said: str) -> str:
-    """Where in the code the operation was called: the last line that is not torch's."""
-    own = [found for found in _LINE.findall(said) if "/torch/" not in found[0]]
+def _place(warning: str) -> str:
+    """The source line that called the operation: the last line outside torch."""
+    own = [found for found in _LINE.findall(warning) if "/torch/" not in found[0]]
     if not own:
         return ""
     file, line, function, text = own[-1]
-    return f", from {file}, line {line}, in {function}: {text.strip()}"
+    return f", called in {file}, line {line}, in {function}: {text.strip()}"

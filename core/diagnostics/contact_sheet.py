@@ -1,4 +1,4 @@
-"""What the network sees: the first images of the first batch, after every augmentation, as a picture."""
+"""Contact sheet: the first images of the first batch after all augmentation, as a PNG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 16
 
 
 def contact_sheet(path: Path, parts: Assembly) -> None:
-    """Write a PNG of the first training images of step 1, as the network gets them, with their classes."""
+    """Write a PNG of the first training images of step 1, as the network receives them, with their classes."""
     plan = parts.train.plan
     order, shown = plan.order(0), min(SHOWN, plan.size)
     request = Request(order[:shown], plan.keys(0, order)[:shown])
@@ -31,9 +31,9 @@ def contact_sheet(path: Path, parts: Assembly) -> None:
 
 
 def pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 [N, H, W, C] of normalized images float [N, C, H, W]; what is beyond black or white is cut off.
+    """Convert normalized images float [N, C, H, W] to uint8 [N, H, W, C]; values out of range are clipped.
 
-    Images normalized each by itself have lost what they were: they are shown at middle brightness and contrast."""
+    The statistics of images normalized by their own are lost; these are shown with medium brightness and contrast."""
     channels_last = images.detach().float().cpu().permute(0, 2, 3, 1)
     scaled = channels_last * torch.tensor(tuple(std) or (0.25,)) + torch.tensor(tuple(mean) or (0.5,))
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""--diagnose: how each layer fares, once an epoch. Functions of weights before and after a step, and of one batch."""
+"""--diagnose: statistics of each layer, once per epoch: update ratios, gradient norms and dead ReLU units."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from core.training.step import gradient_norm
 if TYPE_CHECKING:
     from core.training.assemble import Assembly
 
-Layers = dict[str, list[torch.Tensor]]  # name of a layer -> its own parameters
-IMAGES = 256  # of validation, at most, by which a unit is found dead
+Layers = dict[str, list[torch.Tensor]]  # name of a layer -> its parameters
+IMAGES = 256  # maximum number of validation images used to find dead units
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
 def layers(model: nn.Module) -> Layers:
-    """Trained parameters by the module that owns them; one that two modules share counts for the first."""
+    """Trainable parameters by the module that owns them; a parameter shared by two modules belongs to the first."""
     found: Layers = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -34,14 +34,14 @@ def layers(model: nn.Module) -> Layers:
 
 @torch.no_grad()
 def copied(found: Layers) -> Layers:
-    """The values that they have now."""
+    """Copy the current values of the parameters."""
     return {name: [p.detach().clone() for p in parameters] for name, parameters in found.items()}
 
 
 @torch.no_grad()
 def update_ratios(before: Layers, after: Layers) -> dict[str, float]:
-    """||after - before|| / ||before|| of each layer, 2-norms; about 1e-3 a step is healthy (Karpathy 2019, "A recipe
-    for training neural networks", and his lectures). Layers that are all zero before are left out."""
+    """Update ratio ||after - before|| / ||before|| of each layer, 2-norms; about 1e-3 per step is healthy (Karpathy
+    2019, "A recipe for training neural networks", and his lectures). Layers that are all zero before are omitted."""
     ratios = {}
     for name, old in before.items():
         weight = float(gradient_norm(old))
@@ -53,16 +53,16 @@ def update_ratios(before: Layers, after: Layers) -> dict[str, float]:
 
 @torch.no_grad()
 def gradient_norms(found: Layers) -> dict[str, float]:
-    """2-norm of the gradient of the last step, after clipping, of each layer that had one."""
+    """2-norm of the gradient of each layer in the last step, after clipping. Layers without a gradient are omitted."""
     grads = {name: [p.grad for p in parameters if p.grad is not None] for name, parameters in found.items()}
     return {name: float(gradient_norm(each)) for name, each in grads.items() if each}
 
 
 @torch.no_grad()
 def dead_units(model: nn.Module, images: torch.Tensor) -> dict[str, float]:
-    """Share of the units of each ReLU module that are zero for every image, and at every place of it: channels of
-    [N, C, H, W], features (the last axis) of everything else. A module that runs twice counts the units of both.
-    Such a unit learns nothing more (Maas et al. 2013). Leaves the model in its mode."""
+    """Fraction of dead units of each ReLU module: units whose output is zero for every image at every position (Maas et
+    al. 2013). Units are the channels of [N, C, H, W], or the features (last axis) of other shapes; a module that runs
+    twice counts the units of both calls. Restores the training mode of the model."""
     counts: dict[str, list[int]] = {}
 
     def count(name: str, module: nn.Module, output: torch.Tensor) -> None:
@@ -79,10 +79,10 @@ def dead_units(model: nn.Module, images: torch.Tensor) -> dict[str, float]:
 
 @contextmanager
 def diagnosed(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[Callable[[Event], None]]:
-    """Journal layer/<name>/update_ratio and grad_norm of the last step of each epoch, and layer/<name>/dead."""
+    """Record layer/<name>/update_ratio and grad_norm of the last step of each epoch, and layer/<name>/dead."""
     diagnosis = _Diagnosis(journal, parts)
     yield diagnosis
-    for line in told(diagnosis.last):
+    for line in extremes(diagnosis.last):
         say(line)
 
 
@@ -100,16 +100,16 @@ class _Diagnosis:
             self.last = self._look()
             self.journal.metrics(event.epoch + 1, self.last)
         elif self.parts.context.steps_per_epoch == 1:
-            return  # the step before the last one of an epoch is that of the epoch before
+            return  # the last step of each epoch follows that of the previous one
         self._copy_before_last_step(event.step)
 
     def _copy_before_last_step(self, step: int) -> None:
         if (step + 1) % self.parts.context.steps_per_epoch == 0:
-            self.layers = layers(self.parts.state.model)  # those of this epoch: a frozen one may have been let go
+            self.layers = layers(self.parts.state.model)  # may change between epochs: a layer may have been unfrozen
             self.before = copied(self.layers)
 
     def _look(self) -> dict[str, float]:
-        # resumed after the last step of an epoch, there is no weight before it to compare with
+        # after a resume at the end of an epoch, the weights before its last step are not known
         found = {"update_ratio": update_ratios(self.before, self.layers)} if self.before else {}
         found |= {"grad_norm": gradient_norms(self.layers)}
         with self.parts.setup.precision():
@@ -124,10 +124,10 @@ class _Diagnosis:
         return self.batch.images
 
 
-def told(metrics: Mapping[str, float]) -> list[str]:
-    """The extremes of the last epoch in one line each, for people."""
+def extremes(metrics: Mapping[str, float]) -> list[str]:
+    """Layers with the smallest and largest values of the last epoch, as lines of text."""
     lines = []
-    for kind, meaning in (("update_ratio", "update / weight in a step"), ("dead", "dead ReLU units")):
+    for kind, meaning in (("update_ratio", "update ratio per step"), ("dead", "fraction of dead ReLU units")):
         values = {name.split("/")[1]: value for name, value in metrics.items() if name.endswith(f"/{kind}")}
         if values:
             low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)

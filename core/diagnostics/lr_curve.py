@@ -1,4 +1,4 @@
-"""The learning-rate range test as pure functions: the rates that are tried, when it stops, and the suggestion.
+"""Learning-rate range test as pure functions: learning rates, stopping rule and suggestion.
 
 Source: Smith 2017, "Cyclical learning rates for training neural networks", section 3.3.
 """
@@ -13,8 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from core.declare.part import Part
 
-FEWEST = 5  # points that a curve needs to be read
-# shares of the loss at the start: less of a fall, or of a climb back, is noise
+FEWEST = 5  # minimum number of points for a suggestion
+# relative to the initial loss: a smaller decrease, or a smaller increase afterwards, is noise
 REAL_FALL, REAL_RISE = 0.02, 0.25
 
 
@@ -41,14 +41,17 @@ class RangeTest(Part):
         return highest
 
     def rate(self, step: int) -> float:
-        """Of the step with this number, from 0: min_lr to max_lr in equal factors."""
+        """Learning rate of a step, from 0: grows from min_lr to max_lr by a constant factor."""
         return self.min_lr * (self.max_lr / self.min_lr) ** (step / (self.steps - 1))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What was seen, one entry a step.  losses: of the batch.  smoothed: without lag.
-    refused: the rate at which a loss or gradient was not finite."""
+    """Result of a range test, one entry per step.
+
+    losses: of the batch.  smoothed: losses smoothed without lag.  refused: learning rate at which the loss or gradient
+    was not finite.
+    """
 
     rates: list[float]
     losses: list[float]
@@ -57,8 +60,8 @@ class Curve:
 
     @property
     def steepest(self) -> float | None:
-        """The rate at which the smoothed loss falls fastest over log(rate), before its minimum; None where it
-        never falls."""
+        """Learning rate of the steepest decrease of the smoothed loss over log(rate), before its minimum; None if the
+        loss does not decrease."""
         if len(self.rates) < FEWEST:
             return None
         low = int(np.argmin(self.smoothed))
@@ -70,8 +73,8 @@ class Curve:
 
     @property
     def diverging(self) -> float | None:
-        """The first rate after the minimum at which half of what the loss had lost is back, or one at which it was
-        not finite; None where neither happened."""
+        """First learning rate after the minimum at which the loss has regained half of its decrease, or at which it was
+        not finite; None if neither happened."""
         if self.rates:
             low = int(np.argmin(self.smoothed))
             start, least = abs(self.smoothed[0]), self.smoothed[low]
@@ -83,14 +86,14 @@ class Curve:
 
 
 def has_diverged(losses: list[float], smoothing: float) -> bool:
-    """Whether the running mean of the losses has climbed above its lowest by more than its first value: so neither
-    the noise of a flat start ends the test nor that of a loss near zero."""
+    """Whether the running mean of the losses exceeds its minimum by more than its first value. Neither noise at the
+    start nor a loss near zero ends the test."""
     means = running_mean(losses, smoothing)
     return means[-1] > min(means) + abs(means[0])
 
 
 def running_mean(values: list[float], smoothing: float) -> list[float]:
-    """Exponential, each weighed by the share that has come in so far (as Adam's first moment)."""
+    """Exponential moving average with bias correction, as Adam's first moment."""
     means, total, weight = [], 0.0, 0.0
     for value in values:
         total = smoothing * total + (1 - smoothing) * value
@@ -100,12 +103,14 @@ def running_mean(values: list[float], smoothing: float) -> list[float]:
 
 
 def smooth(values: list[float], smoothing: float) -> list[float]:
-    """The running mean from both ends, averaged: one alone lags, and so would point to too high a rate."""
+    """Average of the forward and backward running means; one alone lags, and would suggest too large a learning
+    rate."""
     forth, back = running_mean(values, smoothing), running_mean(values[::-1], smoothing)[::-1]
     return [(a + b) / 2 for a, b in zip(forth, back, strict=True)]
 
 
 def curve(rates: list[float], losses: list[float], smoothing: float, refused: float | None = None) -> Curve:
-    """The curve of these steps. A loss that shot up is bounded first, or it would drag its neighbors along."""
+    """Build the curve of a range test. Losses are clipped before smoothing, so that an outlier does not affect its
+    neighbors."""
     ceiling = 2 * max(losses[: max(1, len(losses) // 2)], default=math.inf)
     return Curve(rates, losses, smooth([min(loss, ceiling) for loss in losses], smoothing), refused)

@@ -1,4 +1,4 @@
-"""`lr_find`: the learning-rate range test on a copy of the set-up. Nothing of it is a run; no weights are kept."""
+"""`lr_find`: learning-rate range test of a declaration. It records no run and keeps no weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """folder: where plot and table lie; None in every process but the first.  field: what a suggestion is set as."""
+    """Result of lr_find.
+
+    folder: contains plot and table; None in processes other than rank 0.  field: name of the learning-rate field.
+    """
 
     curve: Curve
     folder: Path | None
@@ -37,7 +40,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Growing:
-    """The multiplier of every rate, in the place of the declared schedule, warmup included: groups of the optimizer
+    """Schedule of the range test, which replaces the declared one, including warmup. Parameter groups of the optimizer
     keep their proportions."""
 
     test: RangeTest
@@ -50,17 +53,17 @@ class _Growing:
 def lr_find(
     experiment: Experiment, launch: Launch | None = None, test: RangeTest | None = None, name: str = "notebook"
 ) -> Found:
-    """Train a fresh copy of the set-up with a growing rate, and write plot and table to mlruns/lr_find.
+    """Train from scratch with an increasing learning rate, and write plot and table to mlruns/lr_find.
 
-    The steps are those of `fit`, augmentation and all. Raises as `train` does, but for a loss that is not finite, which
-    ends the test.
+    The steps are those of `fit`, including augmentation. Raises as `train` does, except that a non-finite loss ends the
+    test.
     """
     launch, test = launch or Launch(), test or RangeTest()
     with open_runtime(launch, None) as runtime:
         chosen = declared(experiment, launch, runtime.ranks)
         parts = prepare(chosen, launch, runtime.ranks)
         field = f"optimizer.{chosen.optimizer.rate_name()}"
-        # where groups multiply every rate, no group's own is the declared one
+        # if parameter groups scale the learning rate, none of them may have the declared one
         rate = chosen.flat().get(field, parts.state.optimizer.param_groups[0]["initial_lr"])
         with distributed.peers():
             seen = _tried(parts, test, rate, runtime)
@@ -68,11 +71,12 @@ def lr_find(
 
 
 def _tried(parts: Assembly, test: RangeTest, declared_rate: float, runtime: Runtime) -> Curve:
-    """Iterate the loop until the rates are used up or the loss diverges, which every process sees at the same step."""
+    """Train until all learning rates are tried or the loss diverges, which happens at the same step in every
+    process."""
     epochs = -(-test.steps // parts.context.steps_per_epoch)
     growing = _Growing(test, declared_rate)
-    free = {"stopping": None, "max_minutes": None, "average_from": None}
-    setup = replace(parts.setup, schedule=growing, epochs=epochs, log_every=1, **free)  # type: ignore[arg-type]
+    disabled = {"stopping": None, "max_minutes": None, "average_from": None}
+    setup = replace(parts.setup, schedule=growing, epochs=epochs, log_every=1, **disabled)  # type: ignore[arg-type]
     rates: list[float] = []
     losses: list[float] = []
     agreed = distributed.Agreement()
@@ -94,7 +98,7 @@ def _tried(parts: Assembly, test: RangeTest, declared_rate: float, runtime: Runt
 
 
 def _written(seen: Curve, name: str) -> Path:
-    """lr_find.csv and, where there is anything to draw, lr_find.png. Raises UserError where nothing can be written."""
+    """Write lr_find.csv and, if any step succeeded, lr_find.png. Raises UserError if the folder cannot be written."""
     folder = paths.home() / "mlruns" / "lr_find" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     lines = ["step,lr,loss,smoothed"]
     lines += [
@@ -107,7 +111,7 @@ def _written(seen: Curve, name: str) -> Path:
         if seen.rates:
             _plot(seen, folder / "lr_find.png")
     except OSError as error:
-        raise UserError([f"{folder}: {error.strerror}; LABBOOK_HOME names another folder for mlruns/"]) from None
+        raise UserError([f"{folder}: {error.strerror}; set LABBOOK_HOME to another folder for mlruns/"]) from None
     return folder
 
 
@@ -118,7 +122,7 @@ def _plot(seen: Curve, path: Path) -> None:
     axes = figure.add_subplot()
     axes.plot(seen.rates, seen.losses, color="silver", linewidth=1, label="loss of the batch")
     axes.plot(seen.rates, seen.smoothed, label="smoothed")
-    for rate, label in ((seen.steepest, "falls fastest"), (seen.diverging, "diverges")):
+    for rate, label in ((seen.steepest, "steepest"), (seen.diverging, "diverges")):
         if rate:
             axes.axvline(rate, color="gray", linestyle=":" if rate == seen.steepest else "--", linewidth=1)
             axes.annotate(f"{label}: {rate:.2g}", (rate, 1), xycoords=("data", "axes fraction"), fontsize=8)
@@ -132,24 +136,24 @@ def _plot(seen: Curve, path: Path) -> None:
 
 
 def advice(seen: Curve, field: str = "optimizer.lr") -> list[str]:
-    """What the curve suggests, by which rule, for people. field: the learning rate's."""
+    """Suggested learning rates and their rules, as lines of text. field: name of the learning-rate field."""
     steps = f"{len(seen.rates)} steps"
     lines = []
     if seen.steepest:
-        lines += [f"suggestion: --{field} {seen.steepest:.2g} (where the smoothed loss falls fastest, over {steps})"]
+        lines += [f"suggestion: --{field} {seen.steepest:.2g} (steepest decrease of the smoothed loss in {steps})"]
     else:
-        lines += [f"no suggestion: the loss did not fall in {steps}; see --min_lr, --max_lr, --steps, or the set-up"]
+        lines += [f"no suggestion: the loss did not decrease in {steps}; adjust --min_lr, --max_lr or --steps"]
     if seen.diverging:
-        rule = "a tenth of the rate at which the loss climbs back"
-        lines += [f"another rule gives {seen.diverging / 10:.2g} ({rule}, {seen.diverging:.2g})"]
+        rule = "a tenth of the learning rate at which the loss diverges"
+        lines += [f"alternative: --{field} {seen.diverging / 10:.2g} ({rule}, {seen.diverging:.2g})"]
     elif seen.rates:
-        lines += [f"the loss did not diverge up to {seen.rates[-1]:.2g}; a higher --max_lr would tell more"]
+        lines += [f"the loss did not diverge up to a learning rate of {seen.rates[-1]:.2g}; consider a higher --max_lr"]
     return lines
 
 
 def report(found: Found) -> None:
-    """Print what was found, and where the plot lies."""
+    """Print the suggestions and the folder of the plot."""
     for line in advice(found.curve, found.field):
         tell(line)
     if found.folder:
-        tell(f"plot and table: {found.folder}")
+        tell(f"plot and table saved to {found.folder}")

@@ -1,4 +1,5 @@
-"""`summary`: the layers of a network, what comes out of them and what they cost. Nothing is trained or recorded."""
+"""`summary`: table of the layers of a network with output shapes, parameters and FLOPs. Nothing is trained or
+recorded."""
 
 from __future__ import annotations
 
@@ -21,9 +22,12 @@ from core.training.smoke import declared
 
 @dataclass(frozen=True)
 class Layer:
-    """A module that runs by itself, owns parameters or computes beside its children. shape: of its output for one
-    image, without the batch; None where it is not called as a module.  parameters, trainable: its own, each counted
-    with its first owner.  flops: of one image, without those of its children."""
+    """A row of the table: a module that has no children, owns parameters or computes besides its children.
+
+    shape: of its output for one image, without the batch dimension; None if it is not called as a module.  parameters,
+    trainable: number of its own parameters; shared parameters count for the first owner.  flops: for one image, without
+    those of its children.
+    """
 
     name: str
     kind: str
@@ -35,8 +39,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Summary:
-    """flops: of a forward pass of one image, counted as core/models/flops.py says.
-    beside: parameters of loss and method, where they have any."""
+    """Summary of a network.
+
+    flops: of a forward pass of one image, counted as described in core/models/flops.py.  beside: number of parameters
+    of loss and method, if any.
+    """
 
     image_shape: tuple[int, int, int]
     layers: tuple[Layer, ...]
@@ -47,7 +54,7 @@ class Summary:
 
 
 def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
-    """Of the network that `train` would train. Raises UserError as it does."""
+    """Summarize the network that `train` would train. Raises UserError as `train` does."""
     launch = launch or Launch()
     with open_runtime(launch, None) as runtime:
         chosen = declared(experiment, launch, runtime.ranks)
@@ -61,7 +68,7 @@ def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
 def described(
     model: nn.Module, image: torch.Tensor, image_shape: tuple[int, int, int], beside: dict[str, int] | None = None
 ) -> Summary:
-    """Run one normalized image [1, C, H, W] through the model, in evaluation mode."""
+    """Summarize a model by running one normalized image [1, C, H, W] through it, in evaluation mode."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str, module: nn.Module, output: Any) -> None:
@@ -82,7 +89,7 @@ def _rows(model: nn.Module, shapes: dict[str, tuple[int, ...]], flops: dict[str,
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if p not in seen]
         seen.update(own)
-        full = f"{root}.{name}" if name else root  # torch counts from the class of the outermost one on
+        full = f"{root}.{name}" if name else root  # names in torch's counter start with the class of the root module
         computed = flops[full] - _below(module, full, flops) if full in flops else 0
         if own or computed or not list(module.children()):
             trainable = sum(p.numel() for p in own if p.requires_grad)
@@ -92,7 +99,7 @@ def _rows(model: nn.Module, shapes: dict[str, tuple[int, ...]], flops: dict[str,
 
 
 def _below(module: nn.Module, full: str, flops: dict[str, int]) -> int:
-    """FLOPs of the children; of the grandchildren where a child is not called as a module itself."""
+    """FLOPs of the children; of the grandchildren if a child is not called as a module itself."""
     names = ((f"{full}.{name}", child) for name, child in module.named_children())
     return sum(flops[name] if name in flops else _below(child, name, flops) for name, child in names)
 
@@ -102,13 +109,13 @@ def _count(module: nn.Module) -> int:
 
 
 def show(found: Summary) -> None:
-    """Print the table."""
+    """Print the summary as a table."""
     from rich.table import Table
 
-    table = Table(title=f"one image of {'x'.join(map(str, found.image_shape))}", show_footer=True)
+    table = Table(title=f"input: one image of {'x'.join(map(str, found.image_shape))}", show_footer=True)
     table.add_column("layer", "total")
     table.add_column("kind")
-    table.add_column("output")
+    table.add_column("output shape")
     table.add_column("parameters", f"{found.parameters:,}", justify="right")
     table.add_column("share", justify="right")
     table.add_column("trainable", f"{found.trainable:,}", justify="right")
@@ -120,8 +127,8 @@ def show(found: Summary) -> None:
         if 0 < layer.trainable < layer.parameters:
             trainable = f"{layer.trainable:,}"
         numbers = [f"{number:,}" if number else "" for number in (layer.parameters, layer.flops)]
-        table.add_row(layer.name or "(itself)", layer.kind, shape, numbers[0], share, trainable, numbers[1])
+        table.add_row(layer.name or "(root)", layer.kind, shape, numbers[0], share, trainable, numbers[1])
     out = console(140)
     out.print(table)
     for name, count in found.beside.items():
-        out.print(f"the {name} has {count:,} parameters of its own", highlight=False)
+        out.print(f"the {name} has {count:,} parameters", highlight=False)

@@ -1,7 +1,7 @@
-"""What looks more closely at a run when asked to: consumers of its events, each entered and left with the training.
+"""Observers of a run, enabled by launch options: context managers that consume the events of training.
 
-Not asked for, there is one in their place that does nothing. Only the first process looks, and nothing here takes part
-in what processes do together.
+Without such an option, a no-op takes their place. Observers run in rank 0 only and never communicate with other
+processes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Watch = Callable[[Event], None]
 
 @contextmanager
 def watching(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[Watch]:
-    """To be called with each event. What is left to say and to keep follows when the training has ended by itself."""
+    """Yield a function to call with each event. Observers print and save their results when training ends normally."""
     launch, watches = parts.launch, list[Watch]()
     with ExitStack() as stack:
         if launch.overfit:
-            stack.enter_context(_judged(journal, parts, say))
+            stack.enter_context(_overfit_verdict(journal, parts, say))
         if launch.profile:
             from core.diagnostics.profiler import profiled
 
@@ -37,11 +37,11 @@ def watching(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> I
 
 
 def _all(watches: list[Watch]) -> Watch:
-    def look(event: Event) -> None:
+    def watch_all(event: Event) -> None:
         for watch in watches:
             watch(event)
 
-    return look if watches else _nothing
+    return watch_all if watches else _nothing
 
 
 def _nothing(event: Event) -> None:
@@ -49,7 +49,7 @@ def _nothing(event: Event) -> None:
 
 
 @contextmanager
-def _judged(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[None]:
+def _overfit_verdict(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[None]:
     yield
     for line in verdict(parts.experiment, parts.state.history):
         say(line)

@@ -1,4 +1,4 @@
-"""--profile: a few steps under torch's profiler, kept as artifacts of the run."""
+"""--profile: runs torch's profiler for a few steps and saves the results as artifacts of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.record import provenance
 from core.record.journal import Journal, keep_text
 from core.training.loop import Event
 
-WARMUP = 5  # steps before: the first ones allocate and tune
+WARMUP = 5  # steps before profiling starts: the first steps allocate memory and tune kernels
 STEPS = 5
 ROWS = 30
 
@@ -22,9 +22,9 @@ ROWS = 30
 def profiled(
     journal: Journal, device: torch.device, total: int, say: Callable[[str], None]
 ) -> Iterator[Callable[[Event], None]]:
-    """Profile steps WARMUP + 1 .. WARMUP + STEPS of this process; of fewer than that in `total`, the last ones.
+    """Profile steps WARMUP + 1 .. WARMUP + STEPS of this process, or the last STEPS steps if `total` is smaller.
 
-    What lies between those steps is in the trace too: with short epochs, validation.
+    The trace also contains what runs between those steps, such as validation with short epochs.
     """
     profiler = _Profiler(journal, device, total, say)
     profiler.start_if_due()
@@ -36,12 +36,12 @@ def profiled(
 
 
 class _Profiler:
-    """total: steps to come.  first: those to let pass."""
+    """total: number of steps still to run.  first: number of steps before profiling starts."""
 
     def __init__(self, journal: Journal, device: torch.device, total: int, say: Callable[[str], None]):
         self.journal, self.device, self.total, self.say = journal, device, total, say
         self.first = max(0, min(WARMUP, total - STEPS))
-        self.done = 0  # steps seen
+        self.done = 0  # steps run so far
         self.running: profile | None = None
 
     def __call__(self, event: Event) -> None:
@@ -59,10 +59,10 @@ class _Profiler:
             self.running.start()
 
     def finish(self) -> None:
-        """Keep what was seen, if anything was."""
+        """Save the profile, if one is running."""
         if not (seen := self.running):
             return
-        self._wait()  # what was started in a step belongs to it
+        self._wait()  # kernels launched in a step belong to it
         self.abandon()
         steps = self.done - self.first
         trace = self.journal.artifact("profile/trace.json.gz")
@@ -72,10 +72,10 @@ class _Profiler:
         self.journal.keep("profile/trace.json.gz")
         keep_text(self.journal, "profile/operations.txt", operations(seen, self.device, steps))
         keep_text(self.journal, "profile/memory.txt", memory(seen, self.device))
-        self.say(f"profile of {steps} steps: {trace.parent} (open the trace in https://ui.perfetto.dev)")
+        self.say(f"profile of {steps} steps saved to {trace.parent} (open the trace in https://ui.perfetto.dev)")
 
     def abandon(self) -> None:
-        """Stop, so that nothing else is slowed down or traced."""
+        """Stop the profiler, so that nothing else is slowed down or traced."""
         if self.running:
             self.running.stop()
             self.running = None
@@ -86,14 +86,15 @@ class _Profiler:
 
 
 def operations(seen: profile, device: torch.device, steps: int) -> str:
-    """The dearest operations: on a GPU by its own time, else by the processor's; those called with them excluded."""
+    """Table of the most expensive operations by self time, on the GPU if there is one, otherwise on the CPU."""
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     table = seen.key_averages().table(sort_by=key, row_limit=ROWS, max_name_column_width=60)
     return f"{steps} steps, sorted by {key}\n{table}\n"
 
 
 def memory(seen: profile, device: torch.device) -> str:
-    """Of a GPU: torch's account of its allocator. Else the peak of the process, and what allocated the most."""
+    """Memory use: torch's allocator summary of a GPU, otherwise peak memory of the process and a table of operations by
+    allocated memory."""
     if device.type == "cuda":
         return torch.cuda.memory_summary(device)
     table = seen.key_averages().table(sort_by="self_cpu_memory_usage", row_limit=ROWS, max_name_column_width=60)

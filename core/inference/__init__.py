@@ -1,1 +1,1 @@
-"""A trained network asked: rebuilt from its run's record, made ready for a device, with its views and precision."""
+"""Inference: the network of a run, rebuilt from its record, with its precision and test-time augmentation."""

@@ -1,4 +1,4 @@
-"""The network of a run on record, made ready to be asked. Everything that asks one gets it here."""
+"""Network: a trained network ready for inference, and how to rebuild one from the record of a run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ from core.record.run import IMPORTED, WEIGHTS, RecordedRun
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network as it is judged.
+    """A trained network with everything that inference needs.
 
-    model: normalized images -> logits, in evaluation mode.  normalize: see core/loading/normalize.py.  autocast: the
-    type of its forward passes, None for full precision.  views: of test-time augmentation.  task: single-label or
-    multi-label.
+    model: normalized images -> logits, in evaluation mode.  normalize: see core/loading/normalize.py.  autocast: dtype
+    of forward passes, None for full precision.  views: test-time augmentation.  task: single-label or multi-label.
     """
 
     model: nn.Module
@@ -43,22 +42,24 @@ class Network:
     task: Task = SINGLE_LABEL
 
     def images(self, pixels: np.ndarray) -> torch.Tensor:
-        """uint8 [N, H, W, C] -> float [N, C, H, W] on the device, normalized."""
+        """Move images uint8 [N, H, W, C] to the device and normalize them to float [N, C, H, W]."""
         nothing = torch.empty(0)
         return self.normalize(Batch(torch.from_numpy(pixels).to(self.device), nothing, nothing, nothing)).images
 
     def logits(self, pixels: np.ndarray) -> torch.Tensor:
-        """float32 [N, C] on the host, of images uint8 [N, H, W, C]; with views, logarithms of mean probabilities."""
+        """Logits float32 [N, C] on the host, of images uint8 [N, H, W, C]; with test-time augmentation, logits of the
+        mean probabilities."""
         with torch.inference_mode(), self.precision():
             return full(averaged(self.model, self.views, self.task)(self.images(pixels))).float().cpu()
 
     def precision(self) -> AbstractContextManager[object]:
-        """The context of its forward passes."""
+        """Autocast context of forward passes."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
 def network_of(run: RecordedRun, device: str = "auto") -> Network:
-    """A run's network on a device, in the declared precision, with the declared views. Raises UserError."""
+    """Rebuild the network of a run on a device, with the declared precision and test-time augmentation. Raises
+    UserError."""
     where = device_of(device)
     data, declared = run.record["data"], run.record["declaration"]
     autocast, _ = autocast_of(declared.get("precision", "auto"), where)
@@ -68,15 +69,16 @@ def network_of(run: RecordedRun, device: str = "auto") -> Network:
 
 
 def model_of(run: RecordedRun) -> nn.Module:
-    """A run's network with the best epoch's weights, on the CPU, in evaluation mode: normalized images -> logits.
+    """Rebuild the network of a run with the weights of the best epoch, on the CPU, in evaluation mode: normalized
+    images -> logits.
 
-    Raises UserError for a run that has kept no weights, or weights that are damaged or of another architecture.
+    Raises UserError if the run has no weights, or if they are damaged or belong to another architecture.
     """
     if IMPORTED in run.record:
         raise UserError([f"{run.id} was imported: it has no declaration, and so no network"])
     weights = run.folder / "artifacts" / WEIGHTS
     if not weights.exists():
-        raise UserError([f"{run.id} has kept no weights ({weights} is missing)"])
+        raise UserError([f"{run.id} has no weights ({weights} is missing)"])
     import_experiment(run.record["experiment"])
     data, declared = run.record["data"], run.record["declaration"]
     height, width, channels = data["image_shape"]
@@ -92,7 +94,7 @@ def model_of(run: RecordedRun) -> nn.Module:
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
     )
-    # where its first weights came from does not matter any more
+    # pretrained weights are not needed: the weights of the run replace them
     declared_model = Model.read(declared["model"]).model_copy(update={"weights": None})
     model = Loss.read(declared["loss"]).network(declared_model, context)
     try:

@@ -1,1 +1,1 @@
-"""From images on disk to batches on the device."""
+"""Loading: images on disk, batches on the device."""

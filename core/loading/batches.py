@@ -1,7 +1,7 @@
-"""Batches: what comes at (epoch, step) for rank r of n. A pure function of the seed; nothing is remembered.
+"""Batches: the samples at (epoch, step) for each rank, as a pure function of the seed.
 
-Three ways lead from the store of images to the device: resident there, read in this process, read by workers.
-All give the same batches; `feed` picks one.
+Images are either resident on the device, read in this process, or read by loader workers. All three give the same
+batches; `feed` chooses one.
 """
 
 from __future__ import annotations
@@ -22,30 +22,36 @@ from core.loading.workers import Watched
 
 
 class ImageFunction(Protocol):
-    """What is done to one image on its way into a batch; core/augment/pipeline.py builds it from declared steps."""
+    """Transform of one image on the host; core/augment/pipeline.py builds it from the declared steps."""
 
     def read(self, pixels: np.ndarray | Pixels, row: int, key: int) -> np.ndarray:
-        """Image `row` of pixels uint8 [M, H, W, C], for the sample with this key -> uint8 [H, W, C]."""
+        """Read and transform image `row` of pixels uint8 [M, H, W, C], with the key of its sample -> uint8 [H, W,
+        C]."""
 
 
 class Batch(NamedTuple):
-    """images: uint8 [N, H, W, C] from the loader, float [N, C, H, W] once normalized.  targets: int64 [N], or float
-    [N, C] once mixed or of several labels.  keys: int64 [N].  index: int64 [N], positions in the split."""
+    """A batch of samples.
+
+    images: uint8 [N, H, W, C] from the loader, float [N, C, H, W] once normalized.  targets: int64 [N], or float [N, C]
+    if mixed or multi-label.  keys: int64 [N], random keys of the samples.  index: int64 [N], positions in the split.
+    """
 
     images: torch.Tensor
     targets: torch.Tensor
     keys: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # the field's own name, not tuple's method
+    index: torch.Tensor  # type: ignore[assignment]  # shadows tuple.index
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples make up which batch.
+    """Assignment of samples to batches.
 
-    A shuffled plan (training) drops the last incomplete batch of an epoch. An ordered one (validation, test) keeps
-    it and gives every sample to exactly one rank. `size` counts the images of a batch over all ranks.
-    drawn: (seed, epoch) -> positions int64 [count], repeated ones among them, in place of a permutation.
-    repeats: how often a shuffled epoch goes through the samples, each time in another order.
+    A shuffled plan (training) drops the last incomplete batch of an epoch. An ordered one (validation, test) keeps it
+    and assigns every sample to exactly one rank.
+
+    count: number of samples.  size: batch size over all ranks.  drawn: (seed, epoch) -> positions int64 [count],
+    possibly repeated, instead of a permutation.  repeats: number of passes over the samples in a shuffled epoch, each
+    in a different order.
     """
 
     count: int
@@ -59,21 +65,23 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.shuffled and self.size > self.count:
-            raise ValueError(f"batch_size: {self.size} is more than the {self.count} training images; lower it")
+            raise ValueError(f"batch_size: {self.size} is more than the {self.count} training images; reduce it")
         if self.size % self.ranks or (self.ranks > 1 and self.size // self.ranks % 2):
-            raise ValueError(f"batch_size: {self.size} does not divide into {self.ranks} even parts, one a process")
+            raise ValueError(
+                f"batch_size: {self.size} cannot be divided into {self.ranks} even shares, one per process"
+            )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return self.repeats * self.count // self.size if self.shuffled else -(-self.count // self.size)
 
     @property
     def share(self) -> int:
-        """Images of a whole batch that come to this rank."""
+        """Number of images of a full batch on this rank."""
         return self.size // self.ranks
 
     def order(self, epoch: int) -> np.ndarray:
-        """Positions in the split in the order of this epoch, int64 [repeats * count]."""
+        """Positions in the split in the order of an epoch, int64 [repeats * count]."""
         if self.drawn is not None:
             return self.drawn(self.seed, epoch)
         if not self.shuffled:
@@ -82,14 +90,15 @@ class Plan:
         return np.concatenate([K.permutation(self.seed, first + i, self.count) for i in range(self.repeats)])
 
     def keys(self, epoch: int, order: np.ndarray) -> np.ndarray:
-        """The key of each sample of an order, int64 [count]; that of a repeated one differs each time it comes."""
+        """The key of each sample of an order, int64 [count]; a repeated sample has a different key each time."""
         keys = K.sample_keys(self.seed, epoch, order)
         return keys if self.drawn is None else K.told_apart(keys, order)
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
-        """(first, last + 1) in the order, of this rank's share of each batch from step `start` on; none is empty.
+        """Yield (first, last + 1) positions in the order for this rank's share of each batch, starting at step `start`.
+        Empty shares are skipped.
 
-        A share is contiguous and, in training, even: neighbors, which mix, stay on one rank.
+        A share is contiguous and, in training, of even size, so that both samples of a mixed pair are on one rank.
         """
         end = self.repeats * self.count
         for first in range(start * self.size, len(self) * self.size, self.size):
@@ -100,19 +109,19 @@ class Plan:
 
 
 class Batches(Protocol):
-    """What `fit` and `evaluate` iterate."""
+    """Interface of the batches that `fit` and `evaluate` iterate over."""
 
     @property
     def plan(self) -> Plan: ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of this epoch from step `start` on; nothing before it is read."""
+        """Yield the batches of an epoch, starting at step `start`; earlier ones are not read."""
         ...
 
 
 @dataclass(frozen=True)
 class Resident:
-    """Every image of the split on the device. On a CPU, that is the memory map itself."""
+    """Batches of images that are resident on the device. On a CPU, they are the memory map itself."""
 
     plan: Plan
     pixels: torch.Tensor
@@ -138,7 +147,7 @@ class Resident:
 
 
 class Request(NamedTuple):
-    """What a loader is asked for: positions in the split and their keys, int64 [N] each."""
+    """The samples of a batch to load: positions in the split and their keys, int64 [N] each."""
 
     index: np.ndarray  # type: ignore[assignment]
     keys: np.ndarray
@@ -146,7 +155,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Fetch:
-    """Reads the samples of a request into host memory, image steps applied."""
+    """Data set of a loader: reads the samples of a request into host memory and applies the image transform."""
 
     images: Images
     per_image: ImageFunction | None = None
@@ -154,9 +163,9 @@ class Fetch:
     def __getitem__(self, request: Request) -> Batch:
         stored, rows = self.images.pixels, self.images.rows[request.index]
         if self.per_image:
-            asked = zip(rows.tolist(), request.keys.tolist(), strict=True)
-            # collated by torch: in a worker, straight into the memory that the trainer reads
-            images = default_collate([torch.from_numpy(self.per_image.read(stored, *one)) for one in asked])
+            samples = zip(rows.tolist(), request.keys.tolist(), strict=True)
+            # in a worker, torch collates directly into shared memory
+            images = default_collate([torch.from_numpy(self.per_image.read(stored, *one)) for one in samples])
         else:
             images = torch.from_numpy(np.require(stored[rows], requirements=["C", "W", "E"]))
         others = (self.images.targets[request.index], request.keys, request.index)
@@ -165,7 +174,7 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Host:
-    """Batches read on the host, in this process (workers = 0) or by loader workers, then moved to the device."""
+    """Batches read on the host, in this process (workers = 0) or by loader workers, and then moved to the device."""
 
     plan: Plan
     fetch: Fetch
@@ -186,7 +195,7 @@ class Host:
             pin_memory=device.type == "cuda",
             persistent_workers=True,
             worker_init_fn=_one_thread,
-            # a loader draws its base seed from the global generator, unless it has one of its own
+            # otherwise the loader draws its base seed from the global generator
             generator=torch.Generator(),
             timeout=timeout,
         )
@@ -199,7 +208,7 @@ class Host:
 
 
 class _Requests:
-    """The sampler of a loader that lives through many epochs: it is told which epoch comes next."""
+    """Batch sampler of a loader that is kept across epochs; `at` sets the next epoch."""
 
     def __init__(self, plan: Plan):
         self.plan, self.next = plan, (0, 0)
@@ -227,8 +236,8 @@ def feed(
     resident: bool | None = None,
     timeout: int = 300,
 ) -> Batches:
-    """The batches of a plan by the fastest way that serves. workers, resident, timeout: as in Launch, there
-    worker_timeout."""
+    """Load the batches of a plan in the fastest way possible. workers, resident, timeout: workers, resident and
+    worker_timeout of Launch."""
     decoded = isinstance(images.pixels, np.ndarray)
     if decoded and per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
         return Resident.of(plan, images, device)
@@ -249,7 +258,7 @@ def _one_thread(worker: int) -> Any:
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """What is only read, without a copy: mostly a read-only memory map."""
+    """Convert an array that is only read, usually a read-only memory map, without a copy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(np.asarray(array))

@@ -1,7 +1,7 @@
-"""Test images that stand in train as well, or nearly: by perceptual hash, then by the pixels themselves.
+"""Near-duplicates of test images in the training split, found by perceptual hash and confirmed by correlation.
 
-pHash (Zauner 2010, section 3.2.1): the signs of the low frequencies of a small gray copy. What shares nearly all of
-them is looked at again, for images of one kind (digits, faces) have similar hashes.
+pHash (Zauner 2010, section 3.2.1): the signs of the low frequencies of a small grayscale copy. Pairs with similar
+hashes are compared by pixels, because images of one kind (digits, faces) have similar hashes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ import torch.nn.functional as F
 
 from core.loading.images import Images
 
-SIDE, LOW = 32, 8  # of the gray copy, and of its low frequencies, in each direction
-NEAR = 14  # bits of 64 in which the hashes of near-duplicates may differ
-ALIKE, SAME = 0.9, 0.995  # correlation of the gray copies of near-duplicates, and of the same picture
-SMALL = 28  # pixels a side: images so small look alike without being so, and the same pictures alone count
-_PAIRS = 1 << 24  # compared at a time: bounds the memory
-_NUMBERS = 1 << 23  # of images that are made gray at a time: the same
+SIDE, LOW = 32, 8  # size of the grayscale copy, and number of low frequencies, per dimension
+NEAR = 14  # maximum number of differing bits, of 64, between hashes of near-duplicates
+ALIKE, SAME = 0.9, 0.995  # minimum correlation of the grayscale copies of near-duplicates, and of identical images
+SMALL = 28  # pixels per side: different images of this size can be highly correlated, so only identical ones count
+_PAIRS = 1 << 24  # pairs compared at a time, to limit memory
+_NUMBERS = 1 << 23  # pixel values converted at a time, to limit memory
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """pairs: int64 [n, 2], positions in test and in train, most alike first.  alike: float [n], correlation of their
-    gray copies.  looked: how many test images were looked up, of total."""
+    """Near-duplicates between test and train.
+
+    pairs: int64 [n, 2], positions in test and in train, highest correlation first.  alike: float [n], correlation of
+    the grayscale copies.  looked: number of test images searched, of `total`.
+    """
 
     pairs: np.ndarray
     alike: np.ndarray
@@ -37,13 +40,13 @@ class Duplicates:
 
     @property
     def share(self) -> float:
-        """Of the test images that were looked up."""
+        """Fraction of the searched test images that have a near-duplicate."""
         return len(self.pairs) / max(1, self.looked)
 
 
 def near_duplicates(test: Images, train: Images, until: float = math.inf) -> Duplicates:
-    """Test images that have a near-duplicate in train, the one whose hash is nearest; as many as can be looked up until
-    then (time.monotonic)."""
+    """Find test images with a near-duplicate in train, which is the training image with the nearest hash. until: time
+    limit (time.monotonic); the remaining images are not searched."""
     theirs = hashes(train, until)
     ours = hashes(test, until) if len(theirs) == len(train) else np.empty(0, np.uint64)
     least = SAME if max(test.shape[:2]) <= SMALL else ALIKE
@@ -65,23 +68,24 @@ def near_duplicates(test: Images, train: Images, until: float = math.inf) -> Dup
 
 
 def hashes(images: Images, until: float = math.inf) -> np.ndarray:
-    """uint64 [n] of the images in their order; fewer than all where time was up."""
+    """Perceptual hashes of images, uint64 [n], in their order; fewer if the time limit is reached."""
     frequencies = torch.arange(LOW)[:, None] * (torch.arange(SIDE) + 0.5) * (math.pi / SIDE)
-    cosines = frequencies.cos()  # DCT-II, unscaled: signs are all that counts
+    cosines = frequencies.cos()  # DCT-II, unscaled: only signs are used
     weights = np.uint64(1) << np.arange(LOW * LOW, dtype=np.uint64)
     found = [np.empty(0, np.uint64)]
     for gray in _grays(images, np.arange(len(images))):
         if time.monotonic() > until:
             break
         low = (cosines @ gray @ cosines.T).flatten(1)
-        low[:, 0] = 0  # the mean: brightness is no part of what is shown
+        low[:, 0] = 0  # the mean: brightness is ignored
         bits = low > low[:, 1:].median(dim=1, keepdim=True).values
         found.append(np.bitwise_or.reduce(np.where(bits.numpy(), weights, np.uint64(0)), axis=1))
     return np.concatenate(found)
 
 
 def correlation(test: Images, train: Images, pairs: np.ndarray) -> np.ndarray:
-    """float [n], of the gray copies of each pair int64 [n, 2] of positions; 0 where one of them is of one gray."""
+    """Correlation of the grayscale copies of each pair, float [n]; 0 if one of them is constant. pairs: int64 [n, 2],
+    positions."""
     found = [np.empty(0)]
     for a, b in zip(_grays(test, pairs[:, 0]), _grays(train, pairs[:, 1]), strict=True):
         a, b = (F.normalize(gray.flatten(1) - gray.mean(dim=(1, 2))[:, None], dim=1) for gray in (a, b))
@@ -90,7 +94,7 @@ def correlation(test: Images, train: Images, pairs: np.ndarray) -> np.ndarray:
 
 
 def _grays(images: Images, places: np.ndarray) -> Iterator[torch.Tensor]:
-    """float32 [n, SIDE, SIDE] of the images at these positions, a chunk at a time."""
+    """Yield grayscale copies float32 [n, SIDE, SIDE] of the images at these positions, in chunks."""
     chunk = min(1024, max(1, _NUMBERS // math.prod(images.shape)))
     for start in range(0, len(places), chunk):
         pixels = torch.from_numpy(np.ascontiguousarray(images.pixels[images.rows[places[start : start + chunk]]]))

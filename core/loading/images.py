@@ -1,4 +1,4 @@
-"""Images, Splits, and Dataset, the base of what data/ offers."""
+"""Images, Splits and Dataset, the base class of the data sets in data/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.common.text import did_you_mean
 from core.declare.part import Part
 from core.loading.stratify import stratified
 
-DECODED = 2048  # images that tell the mean and deviation of all
+DECODED = 2048  # number of images used to estimate mean and standard deviation
 
 
 Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
@@ -26,7 +26,7 @@ Order = Callable[[int, int], np.ndarray]
 
 
 class Pixels(Protocol):
-    """uint8 [M, H, W, C] that are decoded when they are asked for. Part by part like an array: `pixels[rows]`."""
+    """Images uint8 [M, H, W, C] that are decoded on access, and indexed like an array: `pixels[rows]`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -36,23 +36,24 @@ class Pixels(Protocol):
     def __getitem__(self, rows: Any) -> np.ndarray: ...
 
     def crop(self, row: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-        """uint8 [H, W, C]: the box that `choose(height, width)` of the whole image names, resized."""
+        """Crop image `row` to the box that `choose(height, width)` returns, and resize it to uint8 [H, W, C]."""
         ...
 
     def order(self, rows: np.ndarray, size: int, ranks: int) -> Order | None:
-        """(seed, epoch) -> positions in `rows` (int64 [N]), a permutation in which these rows are best read: batches of
-        `size`, of which each of the ranks takes its share. None: any order is as good."""
+        """The order in which `rows` are read efficiently, as a function (seed, epoch) -> permutation of their
+        positions, int64 [N]; None if any order is efficient. size: of a batch, which is divided among `ranks`
+        processes."""
         ...
 
 
 @dataclass(frozen=True)
 class Images:
-    """Some rows of a store of images.
+    """A subset of stored images, such as a split.
 
-    pixels: uint8 [M, H, W, C], often a memory map shared by several splits; or what decodes them when asked.
-    rows: int64 [N], the rows of `pixels` that belong here.  targets: int64 [N], the class of each; or float32 [N, C] of
-    0 and 1, several labels at a time.
-    areas: int64 [M], height x width of the files that the pixels were made of; None where all have one size.
+    pixels: uint8 [M, H, W, C], often a memory map shared by several splits; or Pixels, decoded on access.
+    rows: int64 [N], the rows of `pixels` in this subset.  targets: int64 [N], classes; or float32 [N, C] of 0 and 1,
+    multi-label.
+    areas: int64 [M], height x width of the original files; None if all images have the same size.
     """
 
     pixels: np.ndarray | Pixels
@@ -64,7 +65,7 @@ class Images:
         return len(self.rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a spawned loader worker opens the memory map again: pickled, it would be copied whole
+        # a spawned loader worker opens the memory map again; pickling would copy all of it
         file = getattr(self.pixels, "filename", None)
         if file:
             return _reopened, (file, self.rows, self.targets, self.areas)
@@ -81,11 +82,11 @@ class Images:
         return replace(self, rows=self.rows[which], targets=self.targets[which])
 
     def order(self, size: int, ranks: int) -> Order | None:
-        """As `Pixels` has it; None, too, where all are decoded."""
+        """As `Pixels.order`; None if the images are already decoded."""
         return None if isinstance(self.pixels, np.ndarray) else self.pixels.order(self.rows, size, ranks)
 
     def counts(self, classes: int) -> tuple[int, ...]:
-        """How many samples each class has."""
+        """Number of samples of each class."""
         if self.targets.ndim == 2:
             return tuple(self.targets.sum(axis=0, dtype=np.int64).tolist())
         return tuple(np.bincount(self.targets, minlength=classes).tolist())
@@ -93,11 +94,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, ready to train on. `test` is read once, at the end of a run; selection sees train and val only.
+    """The train, val and test splits of a data set. `test` is evaluated once, at the end of a run; model selection uses
+    train and val only.
 
-    digest: names the content of all images, labels and the decode policy.  source: where they came from, for people.
-    multi_label: an image may have any number of labels, including none; `classes` are these labels; which task that
-    makes, core/metrics/task.py knows. Raises DataError for targets that name no class, or are not of this kind.
+    digest: hash of all images, labels and the decode policy.  source: where the data came from, for display.
+    multi_label: an image may have any number of labels, including none, and `classes` are the labels; see
+    core/metrics/task.py. Raises DataError for targets that are out of range or of the wrong shape or type.
     """
 
     name: str
@@ -119,23 +121,26 @@ class Splits:
             outside = np.flatnonzero((targets < 0) | (targets >= len(self.classes)))
             if len(outside):
                 first = ", ".join(f"image {i} has {targets[i]}" for i in outside[:3].tolist())
-                told = f"{len(outside):,} of {len(targets):,} labels are outside 0 .. {len(self.classes) - 1}: {first}"
-                wrong.append(f"{self.name}, {split}: {told}; labels count from 0 and index `classes`")
+                found = f"{len(outside):,} of {len(targets):,} labels are outside 0 .. {len(self.classes) - 1}: {first}"
+                wrong.append(f"{self.name}, {split}: {found}; labels are indices into `classes`, from 0")
         if wrong:
             raise DataError(wrong)
 
     def keeping(self, names: Sequence[str]) -> Splits:
-        """The images of these classes alone, in the data set's order; another data set, by its name and digest.
+        """Keep only the images of these classes, in the order of the data set, as a data set with its own name and
+        digest.
 
-        Raises DataError for names that are no class, and for fewer than two.
+        Raises DataError for unknown class names and for fewer than two classes.
         """
         if unknown := [name for name in names if name not in self.classes]:
-            there = f"; there are {', '.join(self.classes[:12])}" + ", ..." * (len(self.classes) > 12)
-            told = (f"{name}{did_you_mean(name, self.classes) or there}" for name in unknown)
-            raise DataError([f"data.only: {self.name} has no class {each}" for each in told])
+            known = f"; choose from {', '.join(self.classes[:12])}" + ", ..." * (len(self.classes) > 12)
+            raise DataError(
+                f"data.only: {name} is not a class of {self.name}{did_you_mean(name, self.classes) or known}"
+                for name in unknown
+            )
         kept = [label for label, name in enumerate(self.classes) if name in names]
         if len(kept) < 2:
-            raise DataError([f"data.only: {', '.join(names)} is one class; classification takes two"])
+            raise DataError([f"data.only: {', '.join(names)} is a single class; classification needs at least two"])
         classes = tuple(self.classes[label] for label in kept)
         digest = hashlib.sha256("\n".join((self.digest, *classes)).encode()).hexdigest()
         train, val, test = (_relabeled(images, kept) for images in (self.train, self.val, self.test))
@@ -145,31 +150,33 @@ class Splits:
     def _wrong_labels(self, split: str, targets: np.ndarray) -> list[str]:
         shape = (len(targets), len(self.classes))
         if not self.multi_label:
-            return [f"{self.name}, {split}: targets of several labels at a time; declare multi_label=True"]
+            return [f"{self.name}, {split}: targets are multi-label; pass multi_label=True"]
         if targets.shape != shape or targets.dtype != np.float32 or not np.isin(targets, (0, 1)).all():
-            told = f"{targets.dtype} {list(targets.shape)}, not float32 {list(shape)} of 0 and 1"
-            return [f"{self.name}, {split}: targets are {told}"]
+            found = f"{targets.dtype} {list(targets.shape)}"
+            return [f"{self.name}, {split}: targets are {found}; expected float32 {list(shape)} of 0 and 1"]
         return []
 
     def limited(self, n: int) -> Splits:
-        """At most n samples of each split, its classes in proportion."""
+        """Limit each split to a random subset of at most n samples."""
         return replace(self, train=_first(self.train, n), val=_first(self.val, n), test=_first(self.test, n))
 
 
 class Dataset(Part, ABC):
-    """A declared data set. `load` gives its splits, downloading and decoding once into the store."""
+    """Base class of data sets. `load` returns the splits; images are downloaded and decoded once into the store."""
 
-    embedded: ClassVar[bool] = False  # comes with the installation: no download, no root
+    embedded: ClassVar[bool] = False  # installed with a package: needs no download and no root
 
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of train held out for validation, in each class")
-    split_seed: int = Field(0, ge=0, description="fixes the validation split; independent of the run's seed")
+    val_fraction: float = Field(
+        0.1, gt=0, lt=1, description="fraction of the training images used for validation, stratified"
+    )
+    split_seed: int = Field(0, ge=0, description="seed of the validation split; independent of the seed of the run")
 
     @abstractmethod
     def load(self, root: Path | None) -> Splits:
-        """Its splits. root: where the user put the data; None: the store, downloading at need. Raises DataError."""
+        """Load the splits. root: folder of the data; None: the store, downloading if necessary. Raises DataError."""
 
     def divide(self, images: Images) -> tuple[Images, Images]:
-        """(train, val) of the images that are not test, stratified, the same for every run."""
+        """Stratified split of the images into (train, val), the same for every run."""
         held = stratified(images.targets, self.val_fraction, self.split_seed)
         return images.take(~held), images.take(held)
 
@@ -179,7 +186,7 @@ def _reopened(file: str, *others: Any) -> Images:
 
 
 def _relabeled(images: Images, kept: Sequence[int]) -> Images:
-    """Those of the classes `kept`, which become 0, 1, ... in this order."""
+    """Keep the images of the classes `kept`, relabeled to 0, 1, ... in this order."""
     chosen = images.take(np.isin(images.targets, kept))
     return replace(chosen, targets=np.searchsorted(np.array(kept), chosen.targets))
 

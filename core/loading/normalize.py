@@ -1,4 +1,4 @@
-"""What images are normalized with: the training images' own figures, those of pretrained weights, or each image's."""
+"""Image normalization by statistics of the training images, of pretrained weights, or of each image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 Normalize = Literal["data", "imagenet", "inception", "image"]
 NORMALISE_MEANING = (
-    "mean and deviation by which pixels are normalized: data, of the training images; imagenet, as torchvision's "
-    "weights expect; inception, 0.5 and 0.5, as those of Inception and GoogLeNet do; image, of each image by itself"
+    "mean and standard deviation used to normalize images: data, of the training images; imagenet, as expected by "
+    "torchvision's weights; inception, 0.5 and 0.5, as for Inception and GoogLeNet; image, of each image"
 )
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images (torchvision, model zoo)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the training images of ImageNet (torchvision model zoo)
 
 
 def statistics(how: Normalize, images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) per channel, of pixels scaled to 0..1; both empty where each image is normalized by itself.
+    """Mean and standard deviation per channel, of pixels scaled to 0..1; both empty if each image is normalized by its
+    own statistics.
 
-    Gray images get the mean over ImageNet's channels. Raises ValueError for other numbers of channels with imagenet.
+    With imagenet, grayscale images use the means over the three channels. Raises ValueError for other numbers of
+    channels.
     """
     channels = images.shape[2]
     if how == "data":
@@ -37,15 +39,15 @@ def statistics(how: Normalize, images: Images) -> tuple[tuple[float, ...], tuple
         mean, std = ((sum(values) / 3,) for values in IMAGENET)
         return mean, std
     if channels != 3:
-        raise ValueError(f"normalize: imagenet is of 3 channels, these images have {channels}; use data or image")
+        raise ValueError(f"normalize: imagenet needs images of 3 channels, these have {channels}; use data or image")
     return IMAGENET
 
 
 def normalizer(mean: Iterable[float], std: Iterable[float], device: torch.device) -> Callable[[Batch], Batch]:
-    """Turns images uint8 [N, H, W, C] into float [N, C, H, W], channels last in memory, of mean 0 and deviation 1.
+    """Build a function that normalizes images uint8 [N, H, W, C] to float [N, C, H, W], in channels_last memory format.
 
-    mean, std: per channel, of pixels scaled to 0..1. Both empty: each image by its own, over all of its pixels and
-    channels, as tf.image.per_image_standardization does.
+    mean, std: per channel, of pixels scaled to 0..1. If both are empty, each image is normalized by the statistics over
+    all of its pixels and channels, as in tf.image.per_image_standardization.
     """
     mean, std = tuple(mean), tuple(std)
     if not mean:
@@ -55,7 +57,7 @@ def normalizer(mean: Iterable[float], std: Iterable[float], device: torch.device
 
     def normalize(batch: Batch) -> Batch:
         width = batch.images.shape[2]
-        # rows of all channels in one: against a last dimension of three, a CPU takes several times as long
+        # flatten width and channels: broadcasting over a last dimension of three is several times slower on a CPU
         rows = batch.images.float().flatten(2).sub_(shift.repeat(width)).mul_(scale.repeat(width))
         return batch._replace(images=rows.view(batch.images.shape).permute(0, 3, 1, 2))
 
@@ -65,15 +67,15 @@ def normalizer(mean: Iterable[float], std: Iterable[float], device: torch.device
 def _standardized(batch: Batch) -> Batch:
     pixels = batch.images.float()
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    # as there, the deviation of an image of one color is no less than that of a single pixel that is 1 off
+    # as in TensorFlow, a lower bound for images of one color: the deviation if a single pixel differs by 1
     least = pixels[0].numel() ** -0.5
     std = pixels.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp(min=least)
     return batch._replace(images=((pixels - mean) / std).permute(0, 3, 1, 2))
 
 
 def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation of pixels scaled to 0..1. From exact integer sums: no rounding order.
-    Of images that are decoded when asked for, DECODED drawn by lot have to do."""
+    """Per-channel mean and standard deviation of pixels scaled to 0..1, of all images; of a random subset of DECODED
+    images if they are decoded on access. Computed from exact integer sums, so the order does not matter."""
     if not isinstance(images.pixels, np.ndarray):
         images, chunk = _first(images, DECODED), 64
     channels = images.shape[2]

@@ -1,6 +1,6 @@
-"""How often each training image comes, and studies of labels that are wrong and classes that are rare.
+"""Sampling of training images, and studies of class imbalance and label noise.
 
-All of it is a function of seeds and of the rows of the store: the same image has the same label in any subset.
+All of them are functions of seeds and of the rows of the store: an image has the same noisy label in any subset.
 """
 
 from __future__ import annotations
@@ -22,56 +22,58 @@ Order = Callable[[int, int], np.ndarray]
 
 class LongTail(Part):
     """A long-tailed version of the training set (Cui et al. 2019, section 5.1): class i of C, with n_i images, keeps
-    n_i * mu^i of them, at least one, where mu = factor^(-1 / (C - 1)). Validation and test stay as they are.
+    n_i * mu^i of them, at least one, where mu = factor^(-1 / (C - 1)). Validation and test splits are unchanged.
     """
 
     multi_label: ClassVar[bool] = False
 
-    factor: float = Field(100.0, ge=1, description="size of the first class over that of the last, were they equal")
-    seed: int = Field(0, ge=0, lt=2**63, description="chooses the images; independent of the run's seed")
+    factor: float = Field(
+        100.0, ge=1, description="imbalance factor: fraction kept of the first class over that of the last"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the choice of images; independent of the seed of the run")
 
     def __call__(self, images: Images, classes: int) -> Images:
-        """Those of the images that stay, in their order."""
+        """The images that are kept, in their order."""
         labels = _labels(images, "long_tail")
         order = K.fold(K.key(self.seed, "tail"), images.rows.astype(np.int64))
-        stays = np.zeros(len(images), dtype=bool)
+        kept = np.zeros(len(images), dtype=bool)
         for label in range(classes):
             members = np.flatnonzero(labels == label)
-            # a hair more, for 1000 * 100^(-1/2) is 100 and not 99.99...
+            # avoid rounding down: 1000 * 100^(-1/2) is 100 and not 99.99...
             count = int(len(members) * self.factor ** (-label / max(1, classes - 1)) + 1e-9)
-            stays[members[np.argsort(order[members], kind="stable")[: max(1, count)]]] = True
-        return images.take(stays)
+            kept[members[np.argsort(order[members], kind="stable")[: max(1, count)]]] = True
+        return images.take(kept)
 
 
 class LabelNoise(Part):
-    """Symmetric label noise: each training label is, with this probability, replaced by one of the other classes,
-    all equally likely (Patrini et al. 2017, section 5.1). Labels wrong at one fraction are so at any larger one.
+    """Symmetric label noise: each training label is, with this probability, replaced by one of the other classes, all
+    equally likely (Patrini et al. 2017, section 5.1). Labels that are wrong at one fraction are wrong at any larger
+    one.
     """
 
     multi_label: ClassVar[bool] = False
 
-    fraction: float = Field(0.2, ge=0, le=1, description="share of training labels that are made wrong")
-    seed: int = Field(0, ge=0, lt=2**63, description="chooses labels and classes; independent of the run's seed")
+    fraction: float = Field(0.2, ge=0, le=1, description="fraction of training labels that are replaced")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the noise; independent of the seed of the run")
 
     def __call__(self, images: Images, classes: int) -> Images:
-        """The same images under the noisy labels."""
+        """The same images with noisy labels."""
         labels = _labels(images, "label_noise")
         if classes < 2:
-            raise ValueError("label_noise: there is but one class")
+            raise ValueError("label_noise: needs at least two classes")
         key = K.fold(K.key(self.seed, "label"), images.rows.astype(np.int64))
         other = (labels + 1 + K.integers(key, "class", classes - 1)) % classes
         return replace(images, targets=np.where(K.uniform(key, "wrong") < self.fraction, other, labels))
 
 
 class Sampling(Part, ABC):
-    """Base of ways to draw an epoch of as many images as the training set has."""
+    """Base class of samplers, which draw as many images per epoch as the training set has."""
 
     multi_label: ClassVar[bool] = False
 
     def over(self, images: Images, classes: int, size: int) -> Order:
-        """(seed, epoch) -> positions int64 [N] of these images in the order of that epoch. size: of a batch.
-
-        A pure function: any epoch can be asked for at any time.
+        """Build the pure function (seed, epoch) -> positions int64 [N] of the images of that epoch, in order. size: of
+        a batch.
         """
         labels = _labels(images, "sampling")
         members = [np.flatnonzero(labels == label) for label in range(classes)]
@@ -79,7 +81,7 @@ class Sampling(Part, ABC):
 
     @abstractmethod
     def draw(self, members: list[np.ndarray], size: int, seed: int, epoch: int) -> np.ndarray:
-        """int64 [N], of positions int64 [n_i] of each class."""
+        """Draw an epoch, int64 [N], from the positions int64 [n_i] of each class."""
 
 
 class ClassWeighted(Sampling):
@@ -87,7 +89,7 @@ class ClassWeighted(Sampling):
     equation 1). q = 0 is class-balanced, 1/2 the square root, 1 in proportion.
     """
 
-    q: float = Field(0.0, ge=0, le=1, description="power of the class sizes; 0: every class equally often")
+    q: float = Field(0.0, ge=0, le=1, description="exponent of the class sizes; 0: all classes are drawn equally often")
 
     def draw(self, members: list[np.ndarray], size: int, seed: int, epoch: int) -> np.ndarray:
         sizes = np.array([len(m) for m in members], dtype=np.float64)
@@ -96,14 +98,15 @@ class ClassWeighted(Sampling):
 
 
 class Weighted(Sampling):
-    """Draws with replacement: a class with probability in proportion to its weight, then any of its images; as torch's
-    WeightedRandomSampler, were each image to weigh its class's weight over the class's count."""
+    """Draws with replacement: a class with probability proportional to its weight, then any of its images. Equivalent
+    to torch's WeightedRandomSampler if the weight of each image is the weight of its class divided by the class
+    count."""
 
-    weights: tuple[float, ...] = Field(description="one for each class, in their order; relative, from 0 on")
+    weights: tuple[float, ...] = Field(description="non-negative relative weight of each class, in order")
 
     def check(self) -> None:
         if any(weight < 0 for weight in self.weights) or not 0 < sum(self.weights) < float("inf"):
-            raise ValueError(f"weights must not be negative, nor add up to 0 or infinity: {self.weights}")
+            raise ValueError(f"weights must be non-negative, with a positive and finite sum: {self.weights}")
 
     def draw(self, members: list[np.ndarray], size: int, seed: int, epoch: int) -> np.ndarray:
         return _drawn(members, np.array(self.weights), seed, epoch)
@@ -118,16 +121,16 @@ class Weighted(Sampling):
 
 
 class ClassBalanced(Sampling):
-    """Batches with equally many images of each class, but for the rest of a division, which goes round the classes.
+    """Batches with equally many images of each class; a remainder is distributed over the classes in turn.
 
-    Images of a class come in a new permutation each time it has been gone through (class-aware sampling: Shen et al.
-    2016).
+    Each pass over the images of a class is a new permutation (class-aware sampling: Shen et al. 2016).
     """
 
     def draw(self, members: list[np.ndarray], size: int, seed: int, epoch: int) -> np.ndarray:
         present = [m for m in members if len(m)]
         count = sum(map(len, present))
-        # one class after another fills batches evenly: any `size` in a row hold each class equally often, or once more
+        # cycling through the classes balances batches: `size` consecutive samples contain each class equally often, or
+        # once more
         classes = np.arange(-(-count // size) * size) % len(present)
         order = np.empty_like(classes)
         for label, mine in enumerate(present):
@@ -136,17 +139,17 @@ class ClassBalanced(Sampling):
             turns = [K.permutation(seed, epoch, len(mine), f"class {label} round {turn}") for turn in rounds]
             order[slots] = mine[np.concatenate(turns)[: len(slots)]]
         for first in range(0, len(order), size):
-            # within a batch too the order is drawn: neighbors are what is mixed
+            # shuffle within a batch, because neighbors are mixed
             shuffled = K.permutation(seed, epoch, size, f"batch {first // size}")
             order[first : first + size] = order[first : first + size][shuffled]
         return order[:count]
 
 
 def _drawn(members: list[np.ndarray], weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """int64 [N]: classes by weight, then any image of the class. N is the number of all images."""
+    """Draw a class by weight, then any image of that class, int64 [N], where N is the number of all images."""
     keys = K.fold(K.key(seed, "draw", epoch), np.arange(sum(map(len, members)), dtype=np.int64))
     bounds = np.cumsum(weights / weights.sum())
-    bounds[np.flatnonzero(weights)[-1] :] = 1.0  # whatever rounding left
+    bounds[np.flatnonzero(weights)[-1] :] = 1.0  # correct for rounding
     classes = np.searchsorted(bounds, K.uniform(keys, "class"), side="right")
     order = np.empty(len(keys), dtype=np.int64)
     for label, mine in enumerate(members):
@@ -158,5 +161,5 @@ def _drawn(members: list[np.ndarray], weights: np.ndarray, seed: int, epoch: int
 
 def _labels(images: Images, what: str) -> np.ndarray:
     if images.targets.ndim != 1 or not np.issubdtype(images.targets.dtype, np.integer):
-        raise ValueError(f"{what}: needs one class for each image")
+        raise ValueError(f"{what}: supports only single-label images")
     return images.targets

@@ -1,4 +1,4 @@
-"""Splits drawn so that each has its share of every label, whole groups at a time, one label an image or several."""
+"""Stratified splits, for single-label and multi-label images, optionally keeping groups together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from core import keys
 
 
 def held_out(has: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int) -> np.ndarray:
-    """bool [N], True for about `fraction` of the images of each label, the images of a group together.
+    """Choose about `fraction` of the images of each label, keeping groups together, bool [N].
 
-    has: bool [N, C], which labels an image has.  groups: int64 [N], the group of each; None: each is its own. Iterative
-    stratification (Sechidis et al. 2011, algorithm 1), of groups in place of examples: the label that fewest of those
-    left have comes first, and each goes to the side that wants more of that label. A label that two groups have comes
-    to both sides, as far as other labels allow.
+    has: bool [N, C], the labels of each image.  groups: int64 [N], the group of each image; None: no groups. Iterative
+    stratification (Sechidis et al. 2011, algorithm 1), applied to groups instead of examples: the label with the fewest
+    remaining groups is distributed first, each group going to the side that needs more of this label. A label of two or
+    more groups occurs on both sides, as far as other labels allow.
     """
     units, place = np.unique(np.arange(len(has)) if groups is None else groups, return_inverse=True)
     counts = np.zeros((len(units), has.shape[1] + 1))
@@ -23,7 +23,8 @@ def held_out(has: np.ndarray, groups: np.ndarray | None, fraction: float, seed: 
 
 
 def _drawn(counts: np.ndarray, fraction: float) -> np.ndarray:
-    """bool [U] of units that come in the order of the draw. counts: float [U, C + 1], of labels, then of images."""
+    """Assign groups, in random order, to the sides of the split, bool [U]. counts: float [U, C + 1], number of images
+    of each label, then of all images."""
     total, shared = counts.sum(axis=0), (counts > 0).sum(axis=0) > 1
     wanted = np.stack([(1 - fraction) * total, fraction * total])
     wanted[1, shared] = np.maximum(wanted[1, shared], 1.0)
@@ -43,8 +44,8 @@ def _drawn(counts: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool [N], True for about `fraction` of each class (int64 targets [N]), at least one of a class of two or more; of
-    each label of several at a time (float [N, C]), the rarest first."""
+    """Choose about `fraction` of the images of each class, at least one of a class with two or more images, bool [N].
+    targets: int64 [N]; or float [N, C] for multi-label images, where the rarest labels are distributed first."""
     if targets.ndim == 2:
         return held_out(targets > 0, None, fraction, seed)
     order = keys.sample_keys(seed, 0, np.arange(len(targets)))

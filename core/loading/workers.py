@@ -1,4 +1,4 @@
-"""The processes that load images: when one dies or hangs, the run says so and ends."""
+"""Supervision of loader workers: if one dies or hangs, the run ends with an error."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from torch.utils.data import DataLoader, _utils
 from core.common.errors import WorkerLost
 
 _LOST = re.compile(r"DataLoader (worker \(pid|timed out)")
-_CAUGHT = "Caught "  # how torch begins what a worker's own code raised
+_CAUGHT = "Caught "  # prefix of torch's message for an exception raised in a worker
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Whether this is what torch says then: when a batch is asked for or, on the signal of its death, at any moment."""
+    """Whether torch raised this error for a lost worker: when a batch is requested or, on SIGCHLD, at any moment."""
     return isinstance(error, RuntimeError) and bool(_LOST.match(str(error)))
 
 
 class Watched:
-    """The items of a loader with workers. WorkerLost: one died, or none came for `timeout` seconds.
+    """Iterates over a loader with workers. Raises WorkerLost if a worker dies, or no batch arrives for `timeout`
+    seconds.
 
-    torch's own time limit ends with the announcement of a batch; what is announced is then fetched from its worker
-    without any. A worker that hangs there is killed from beside the loop.
+    The time limit of torch covers only the announcement of a batch, not its transfer from the worker. A thread kills
+    workers that hang during the transfer.
     """
 
     def __init__(self, loader: DataLoader, timeout: int):
@@ -36,14 +37,14 @@ class Watched:
         threading.Thread(target=_watch, args=(weakref.ref(self), timeout / 4), daemon=True).start()
 
     def epoch(self, epoch: int, start: int) -> Iterator[Any]:
-        """One pass over the loader, whose items are the batches of this epoch from `start` on."""
+        """One pass over the loader, whose items are the batches of this epoch, starting at `start`."""
         step = start
         try:
             for item in self._timed():
                 step += 1
                 yield item
         except (RuntimeError, EOFError, ConnectionError) as error:
-            # one that dies while it hands a batch over is first seen as a broken connection
+            # a worker that dies while transferring a batch first shows as a broken connection
             if not is_lost_worker(error) and (isinstance(error, RuntimeError) or str(error).startswith(_CAUGHT)):
                 raise
             self._end()
@@ -58,7 +59,7 @@ class Watched:
         self.due = math.inf
 
     def look(self) -> None:
-        """Kill the workers if a batch is overdue; whoever waits for it then gets an error."""
+        """Kill the workers if a batch is overdue; the waiting thread then raises an error."""
         if time.monotonic() > self.due:
             self.killed, self.due = True, math.inf
             self._kill()
@@ -70,12 +71,12 @@ class Watched:
 
     def _end(self) -> None:
         self.due = math.inf
-        _utils.signal_handling._remove_worker_pids(id(self.loader._iterator))  # their death is no news any more
+        _utils.signal_handling._remove_worker_pids(id(self.loader._iterator))  # torch need not report their death
         self._kill()
 
     def _kill(self) -> None:
-        """By the one signal that a stopped process takes; a process does not exit before its workers have."""
-        iterator: Any = self.loader._iterator  # None until all of them have been started
+        """Send SIGKILL, which also ends a stopped worker; a process does not exit before its workers have."""
+        iterator: Any = self.loader._iterator  # None until all workers have been started
         for worker in iterator._workers if iterator else ():
             worker.kill()
 

@@ -1,31 +1,30 @@
-"""Sums over a split, from which every metric follows: divide by counts last, so that a short batch weighs rightly.
+"""Classification metrics, computed from sums over a split, so that a short last batch has its correct weight.
 
-What is counted adds up: over batches, and over processes that hold different ones. What divides is a pure function of
-the sums, so that no logits are kept.
+Sums are added over batches and processes; metrics are pure functions of the sums, so that no logits are kept.
 """
 
 from __future__ import annotations
 
 import torch
 
-BINS = 15  # of confidence; as in Guo et al. 2017, table 1
-THRESHOLDS = 1000  # of several labels' scores
+BINS = 15  # bins of confidence, as in Guo et al. 2017, table 1
+THRESHOLDS = 1000  # bins of multi-label scores
 
 
 def confusion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """int64 [C, C], rows true classes, columns predictions, from logits [N, C] and targets int64 [N]."""
+    """Confusion matrix int64 [C, C], rows true classes, columns predictions, of logits [N, C] and targets int64 [N]."""
     classes = logits.shape[1]
     return torch.bincount(targets * classes + logits.argmax(dim=1), minlength=classes**2).view(classes, classes)
 
 
 def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How many of N predictions are right, as float32; a mixed target counts as its largest class."""
+    """Number of correct predictions, as float32; the class of a mixed target is its largest entry."""
     hard = targets.argmax(dim=1) if targets.is_floating_point() else targets
     return (logits.argmax(dim=1) == hard).sum(dtype=torch.float32)
 
 
 def matched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How many of N images have all of their labels right and no others, as float32: exact match, at a score of 0.5.
+    """Number of exact matches, as float32: images whose predicted labels, at a score of 0.5, are exactly the true ones.
 
     logits float [N, C], targets float [N, C] of 0 and 1.
     """
@@ -33,18 +32,18 @@ def matched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def in_top(logits: torch.Tensor, targets: torch.Tensor, k: int) -> torch.Tensor:
-    """How many of N targets are among the k largest logits."""
+    """Number of targets among the k largest logits."""
     return (logits.topk(k, dim=1).indices == targets[:, None]).sum()
 
 
 def likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """float [1 + 3 BINS]: the sum of -log p of the true classes; then, for each bin of confidence, how many
-    predictions fall into it, the sum of their confidences, and how many of them are right.
+    """Sums for nll and ece, float [1 + 3 BINS]: the sum of -log p of the true classes; then, for each bin of
+    confidence, the number of predictions, the sum of their confidences, and the number of correct ones.
 
     logits float [N, C], targets int64 [N]. Confidence is the largest probability; bins are of equal width.
     """
     log_p = logits.log_softmax(dim=1)
-    confidence = log_p.amax(dim=1).exp().nan_to_num()  # what is no number shows in the loss; here it finds some bin
+    confidence = log_p.amax(dim=1).exp().nan_to_num()  # NaN shows in the loss; here it falls into some bin
     place = (confidence * BINS).long().clamp(max=BINS - 1)
     right = (logits.argmax(dim=1) == targets).to(confidence.dtype)
     facts = torch.stack([torch.ones_like(confidence), confidence, right])
@@ -54,9 +53,9 @@ def likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def from_likelihood(sums: torch.Tensor) -> dict[str, float]:
-    """nll, in nats, and ece, the expected calibration error in 0..1 (Guo et al. 2017, equation 3).
+    """Compute nll, in nats, and ece, the expected calibration error in 0..1 (Guo et al. 2017, equation 3).
 
-    sums: of `likelihood`, added up, on the host.
+    sums: of `likelihood`, summed over batches, on the host.
     """
     count, confidence, right = sums[1:].view(3, BINS)
     total = count.sum()
@@ -64,7 +63,7 @@ def from_likelihood(sums: torch.Tensor) -> dict[str, float]:
 
 
 def by_class(table: torch.Tensor) -> torch.Tensor:
-    """float64 [C, 3]: precision, recall and F1 of each class; 0 where there is nothing to divide by.
+    """Precision, recall and F1 of each class, float64 [C, 3]; 0 for zero denominators.
 
     table: int64 [C, C], rows true classes, on the host (Sokolova and Lapalme 2009, tables 2 and 3).
     """
@@ -74,11 +73,11 @@ def by_class(table: torch.Tensor) -> torch.Tensor:
 
 
 def from_confusion(table: torch.Tensor) -> dict[str, float]:
-    """accuracy; balanced_accuracy; precision, recall and f1, plain means over classes (macro); each in 0..1.
+    """Compute accuracy, balanced_accuracy, and macro-averaged precision, recall and f1; each in 0..1.
 
-    table: int64 [C, C], rows true classes, on the host. balanced_accuracy is the mean recall of the classes that the
-    split has (Brodersen et al. 2010). The means leave out classes that were neither true nor predicted, so recall is
-    lower than balanced_accuracy only where a class is predicted that the split lacks.
+    table: int64 [C, C], rows true classes, on the host. balanced_accuracy is the mean recall of the classes that occur
+    in the split (Brodersen et al. 2010). Averages exclude classes that are neither true nor predicted, so recall is
+    lower than balanced_accuracy only if a class is predicted that does not occur in the split.
     """
     each, true = by_class(table), table.sum(dim=1) > 0
     seen = true | (table.sum(dim=0) > 0)
@@ -93,9 +92,10 @@ def from_confusion(table: torch.Tensor) -> dict[str, float]:
 
 
 def score_table(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """int64 [2, C, THRESHOLDS]: how many samples with (1) and without (0) each label have a score in each bin.
+    """Histogram of multi-label scores, int64 [2, C, THRESHOLDS]: number of samples without (0) and with (1) each label
+    in each bin.
 
-    Of several labels at a time: logits float [N, C], targets float [N, C] of 0 and 1. The score is sigmoid(logit).
+    logits float [N, C], targets float [N, C] of 0 and 1. The score is sigmoid(logit).
     """
     classes = logits.shape[1]
     bins = (logits.sigmoid().nan_to_num() * THRESHOLDS).long().clamp(max=THRESHOLDS - 1)
@@ -106,28 +106,28 @@ def score_table(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def by_label(table: torch.Tensor) -> torch.Tensor:
-    """float64 [C, 4]: average precision of each label, and its precision, recall and F1 at a score of 0.5; 0 where
-    there is nothing to divide by.
+    """Average precision of each label, and its precision, recall and F1 at a score of 0.5, float64 [C, 4]; 0 for zero
+    denominators.
 
-    table: of `score_table`, added up, on the host. Average precision is the sum over thresholds of precision times
-    the recall gained there (Everingham et al. 2010, section 4.2, without interpolation), scores rounded down to
-    1 / THRESHOLDS.
+    table: of `score_table`, summed over batches, on the host. Average precision is the sum over thresholds of precision
+    times the increase in recall (Everingham et al. 2010, section 4.2, without interpolation), with scores rounded down
+    to multiples of 1 / THRESHOLDS.
     """
     without, having = table.double().flip(2).cumsum(dim=2)  # at or above each threshold, from the highest down
     gained = having.diff(dim=1, prepend=having.new_zeros(len(having), 1))
     positives = having[:, -1]
     average = (gained * having / (having + without).clamp(min=1)).sum(dim=1) / positives.clamp(min=1)
-    half = THRESHOLDS - THRESHOLDS // 2 - 1  # the place of 0.5, counted from the highest
+    half = THRESHOLDS - THRESHOLDS // 2 - 1  # index of 0.5, counted from the highest threshold
     right, claimed = having[:, half], (having + without)[:, half]
     parts = [right / claimed.clamp(min=1), right / positives.clamp(min=1)]
     return torch.stack([average, *parts, 2 * right / (claimed + positives).clamp(min=1)], dim=1)
 
 
 def from_scores(table: torch.Tensor) -> dict[str, float]:
-    """map, mean average precision over the labels that the split has, and f1, macro, at a score of 0.5; in 0..1. Labels
-    that the split lacks and that are never claimed are left out of f1, too.
+    """Compute map, the mean average precision over the labels that occur in the split, and macro-averaged f1 at a score
+    of 0.5; both in 0..1. f1 excludes labels that neither occur nor are predicted.
 
-    table: of `score_table`, added up, on the host.
+    table: of `score_table`, summed over batches, on the host.
     """
     each, known = by_label(table), table[1].sum(dim=1) > 0
     claimed = table[:, :, THRESHOLDS // 2 :].sum(dim=(0, 2)) > 0

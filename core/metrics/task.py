@@ -1,6 +1,6 @@
-"""The task, single-label or multi-label classification: everything that differs between the two.
+"""Task: everything that differs between single-label and multi-label classification.
 
-Whoever trains, evaluates or shows a network asks the task, and need not know which of the two it is.
+Training, evaluation and reports call its methods, and need not distinguish the two.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ from core.metrics.classification import (
 from core.metrics.names import Metric
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
-MOST_NAMED = 2  # classes named of a mixed target
+MOST_NAMED = 2  # maximum number of classes shown for a mixed target
 
 
 class PerClass(NamedTuple):
-    """counts: int64 [C], images of each class.  names: of the figures.  figures: float64 [C, names]."""
+    """Metrics of each class.
+
+    counts: int64 [C], number of images.  names: of the metrics.  figures: float64 [C, names], their values.
+    """
 
     counts: np.ndarray
     names: tuple[str, ...]
@@ -46,10 +49,10 @@ class PerClass(NamedTuple):
 
 
 class Task(ABC):
-    """What is done with logits [N, C] and targets.
+    """Base class of tasks: how logits [N, C] and targets are evaluated.
 
-    exclusive: each image has exactly one class, so that a confusion matrix can be drawn and a report be made.
-    always: the validation metrics that are measured for any data.  sums: how many `count` adds up beside its table.
+    exclusive: each image has exactly one class, so that a confusion matrix and a report can be made.  always:
+    validation metrics that are measured for any data.  sums: number of sums that `count` returns besides its table.
     """
 
     exclusive: ClassVar[bool]
@@ -58,31 +61,31 @@ class Task(ABC):
 
     @abstractmethod
     def takes(self, part: object) -> bool:
-        """Whether a part of a declaration can handle the targets."""
+        """Whether a part of a declaration supports the targets of this task."""
 
     @abstractmethod
     def right(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """How many of N predictions are right, float32 scalar. targets: also mixed ones, float [N, C]."""
+        """Number of correct predictions, float32 scalar. targets: may be mixed, float [N, C]."""
 
     @abstractmethod
     def empty_table(self, classes: int, device: torch.device) -> torch.Tensor:
-        """int64 zeros, to which the tables of `count` are added."""
+        """Zeros int64, to which the tables of `count` are added."""
 
     @abstractmethod
     def count(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(table, sums [self.sums]) of a batch; both add up over batches and processes."""
+        """Return (table, sums [self.sums]) of a batch; both can be added over batches and processes."""
 
     @abstractmethod
     def summary(self, table: torch.Tensor, sums: torch.Tensor) -> dict[str, float]:
-        """The metrics of a whole split. table: of `count`, added up.  sums: of the loss, then those of `count`."""
+        """Metrics of a split. table: of `count`, summed.  sums: of the loss, then those of `count`."""
 
     @abstractmethod
     def per_class(self, table: torch.Tensor) -> PerClass:
-        """Figures of each class, from a table of a whole split, on the host."""
+        """Metrics of each class, from the summed table of a split, on the host."""
 
     @abstractmethod
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """float [N, C]."""
+        """Probabilities float [N, C] of logits float [N, C]."""
 
     @abstractmethod
     def mean_of_views(self, views: torch.Tensor) -> torch.Tensor:
@@ -90,7 +93,7 @@ class Task(ABC):
 
     @abstractmethod
     def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
-        """What to write beside each of N images."""
+        """Captions of N images: their classes or labels."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class SingleLabel(Task):
         return views.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views))
 
     def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
-        """The class; of mixed targets, float [N, C], the largest with their shares."""
+        """The class name; for mixed targets, float [N, C], the largest classes with their weights."""
         if not targets.is_floating_point():
             return [classes[target] for target in targets.tolist()]
         shares, places = targets.cpu().topk(min(MOST_NAMED, targets.shape[1]), dim=1)
@@ -145,7 +148,7 @@ class SingleLabel(Task):
 @dataclass(frozen=True)
 class MultiLabel(Task):
     """Each image has any number of labels: targets float [N, C] of 0 and 1, each label's probability by sigmoid. The
-    table is that of `score_table`, int64 [2, C, THRESHOLDS]; the one sum is that of exact matches."""
+    table is that of `score_table`, int64 [2, C, THRESHOLDS]; the only sum is the number of exact matches."""
 
     exclusive = False
     always = ("val/accuracy", "val/loss", "val/f1", "val/map")
@@ -178,7 +181,7 @@ class MultiLabel(Task):
         return F.logsigmoid(views).logsumexp(dim=0) - F.logsigmoid(-views).logsumexp(dim=0)
 
     def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
-        """All labels; a dash for none."""
+        """Names of all labels, or a dash if there are none."""
         return [
             " + ".join(name for name, has in zip(classes, row, strict=True) if has) or "-" for row in targets.tolist()
         ]
@@ -188,5 +191,5 @@ SINGLE_LABEL, MULTI_LABEL = SingleLabel(), MultiLabel()
 
 
 def task_of(multi_label: bool) -> Task:
-    """The task that Splits or a record name by this word."""
+    """The task of a data set or a record, given its `multi_label` flag."""
     return MULTI_LABEL if multi_label else SINGLE_LABEL

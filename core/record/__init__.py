@@ -1,1 +1,1 @@
-"""What is on disk of a run: journal, record, lock, provenance. Nothing here imports torch."""
+"""Runs on disk: journal, record, lock and provenance. Nothing here imports torch."""

@@ -1,11 +1,11 @@
-"""The run on local disk: an append-only log of events, the source of truth. MLflow is its mirror.
+"""Journal: the append-only event log of a run on local disk. It is the source of truth; MLflow mirrors it.
 
-A run's folder is mlruns/runs/<run id>/ and holds
+The folder of a run is mlruns/runs/<run id>/ and contains
 
-    journal.jsonl   one event a line, written by the trainer alone
-    system.jsonl    the same format, written by the mirror: load of the machine
+    journal.jsonl   one event per line, written by the trainer only
+    system.jsonl    the same format, written by the mirror: system metrics
     artifacts/      files that the journal names
-    mirror.json     how far the mirror has come
+    mirror.json     position of the mirror in the journal
 
 Events, each {"event": kind, "time": ms since 1970, ...}:
 
@@ -13,7 +13,7 @@ Events, each {"event": kind, "time": ms since 1970, ...}:
     params   values: {dotted name: text}
     tags     values: {name: text}
     dataset  name, digest, source, context, profile: {..}
-    metrics  step, values: {name: number}; the first entry for a (name, step) stands
+    metrics  step, values: {name: number}; only the first entry for a (name, step) counts
     artifact path (relative to artifacts/)
     status   value: RUNNING | FINISHED | FAILED | KILLED
 """
@@ -33,12 +33,12 @@ from typing import Any
 from core.common.files import write_whole
 
 FILE = "journal.jsonl"
-_to_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps would make one for each line
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # created once: json.dumps would create one for each line
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 class Journal:
-    """The writer of one run's log. A line is whole on disk (in the page cache) when `write` returns."""
+    """Writer of the journal of one run. A line is complete in the page cache when `write` returns."""
 
     def __init__(self, folder: Path, file: str = FILE):
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,21 +51,22 @@ class Journal:
         return self.folder.name
 
     def write(self, event: str, **fields: Any) -> None:
-        """fields: those of the event; `time` among them where it is not now."""
+        """Append an event. fields: those of the event, including `time` if it differs from now. Raises OSError."""
         line = _to_json({"event": event, "time": time.time_ns() // 1_000_000, **fields})
-        whole = line.encode() + b"\n"
-        written = os.write(self._file, whole)
-        if written != len(whole):
-            # a full disk takes half a line: without it, the log still reads
+        data = line.encode() + b"\n"
+        written = os.write(self._file, data)
+        if written != len(data):
+            # a full disk may accept part of a line: remove it, so that the journal remains readable
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / FILE))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """NaN and infinities are kept: json's NaN, Infinity and -Infinity, which `read` takes back."""
+        """Append metrics of a step. NaN and infinities are written as NaN, Infinity and -Infinity, which `read`
+        accepts."""
         self.write("metrics", step=step, values=dict(values))
 
     def artifact(self, name: str) -> Path:
-        """Where to write the artifact of this name; call `keep` once it is there."""
+        """Path at which to write the artifact of this name; call `keep` once it is complete."""
         path = self.folder / "artifacts" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -75,12 +76,12 @@ class Journal:
         self.write("artifact", path=name)
 
     def sync(self) -> None:
-        """Until what was written is on the disk itself."""
+        """Flush to disk (fsync)."""
         os.fsync(self._file)
 
     def close(self, status: str | None, **fields: Any) -> None:
-        """The last event of a run; fsynced, for it is what tells a finished run from an interrupted one. None: the run
-        had ended before, and something was added to it."""
+        """Write the final status and close the journal, with an fsync: the status distinguishes a finished run from an
+        interrupted one. status: None after adding to a run that had already ended."""
         if status:
             self.write("status", value=status, **fields)
         os.fsync(self._file)
@@ -88,7 +89,7 @@ class Journal:
 
 
 def read(folder: Path, file: str = FILE, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(offset after the line, event) of each complete line from byte `start` on."""
+    """Yield (offset after the line, event) for each complete line, starting at byte `start`."""
     path = folder / file
     if not path.exists():
         return
@@ -102,7 +103,7 @@ def read(folder: Path, file: str = FILE, start: int = 0) -> Iterator[tuple[int, 
 
 
 def history(folder: Path) -> dict[str, dict[int, float]]:
-    """Metric name -> {step: value}, the first entry for each standing."""
+    """Metric name -> {step: value}, from the first entry for each step."""
     found: dict[str, dict[int, float]] = {}
     for _, event in read(folder):
         if event["event"] == "metrics":
@@ -112,7 +113,7 @@ def history(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def status(folder: Path) -> str:
-    """The last status written; RUNNING for a run that never wrote one (going on, or interrupted)."""
+    """The last status written; RUNNING if none was written yet (the run is running or was interrupted)."""
     last = "RUNNING"
     for _, event in read(folder):
         if event["event"] == "status":
@@ -121,7 +122,7 @@ def status(folder: Path) -> str:
 
 
 def drop_torn_tail(path: Path) -> None:
-    """Cut a last line that a kill left half written."""
+    """Remove an incomplete last line, which a killed process may leave."""
     if not path.exists():
         return
     with path.open("rb+") as stream:
@@ -131,13 +132,13 @@ def drop_torn_tail(path: Path) -> None:
 
 
 def keep_text(journal: Journal, name: str, text: str) -> None:
-    """An artifact of text, complete and recorded; the file is whole or not there."""
+    """Write a text artifact atomically and record it."""
     write_whole(journal.artifact(name), text)
     journal.keep(name)
 
 
 def keep_rows(journal: Journal, name: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """An artifact of comma-separated values."""
+    """Write a CSV artifact and record it."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(head)

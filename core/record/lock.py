@@ -1,4 +1,4 @@
-"""Who is at work on a run: a lock that the kernel gives back when its holder dies, however it dies."""
+"""The lock of a run, held by the process that trains it. The kernel releases it when that process dies."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from core.common.errors import UserError
 
 FILE = "lock"
-_held: set[Path] = set()  # a process never refuses itself a POSIX lock, so its own are kept here
+_held: set[Path] = set()  # a POSIX lock does not exclude its own process, so the locks held here are kept in this set
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run. Raises UserError where another process, or this one, is at work on it.
+    """Hold the lock of a run. Raises UserError if another process, or this one, already holds it.
 
     A POSIX record lock: unlike flock it does not pass to forked loader workers, which may outlive the trainer.
     """
     place = folder.resolve()
     descriptor = None if place in _held else _acquire(place)
     if descriptor is None:
-        raise UserError([f"{folder.name}: another process is at work on this run"])
+        raise UserError([f"{folder.name}: another process is using this run"])
     _held.add(place)
     try:
         yield
@@ -33,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether nobody is at work on this run."""
+    """Whether no process holds the lock of this run."""
     place = folder.resolve()
     if place in _held:
         return False

@@ -1,4 +1,4 @@
-"""Where a result came from: code, packages, machine. Facts only; nothing here changes a run."""
+"""Provenance of a result: code, packages and machine. Nothing here affects a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_SOURCE_BYTES = 500_000
 
 
 def code() -> dict[str, str]:
-    """git.commit, git.branch and git.dirty of the repository; empty where there is no git."""
+    """git.commit, git.branch and git.dirty of the repository; empty without git."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
@@ -44,20 +44,20 @@ def uncommitted() -> tuple[str, list[Path]]:
 
 @functools.cache
 def packages() -> str:
-    """name==version of everything installed, one a line, sorted."""
+    """name==version of all installed packages, one per line, sorted."""
     found = {f"{dist.metadata['Name']}=={dist.version}" for dist in metadata.distributions() if dist.metadata["Name"]}
     return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 
 def versions() -> dict[str, str]:
-    """version.* of what a result depends on most."""
+    """version.* of the packages that affect results the most."""
     names = ("torch", "torchvision", "numpy", "albumentations", "mlflow", "optuna")
     found = {f"version.{name}": metadata.version(name) for name in names if _installed(name)}
     return {"version.python": platform.python_version()} | found
 
 
 def hardware(device: torch.device) -> dict[str, str]:
-    """hardware.* of this machine and of the device that trains."""
+    """hardware.* of this machine and of the training device."""
     import torch
 
     facts = {
@@ -76,7 +76,7 @@ def hardware(device: torch.device) -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line as a user would type it again, but for the user and password of a URI."""
+    """The command line for starting this process again, without the user and password of a URI."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
@@ -87,7 +87,7 @@ def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     import resource
 
-    with contextlib.suppress(OSError):  # where there is none, not Linux: getrusage, which may be told the parent's
+    with contextlib.suppress(OSError):  # no /proc outside of Linux: getrusage, which may include the parent's
         if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
             return int(found[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""A run on record: what was declared, where it ran, what came of it. Read back from its folder."""
+"""RecordedRun: the declaration, environment and results of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
 CONFUSION = "confusion_matrix.csv"
 REPORT = "report.html"
-PRUNED = "pruned"  # a tag, of a trial that was not trained to its end
-IMPORTED = "imported"  # in a record: where an old run was taken from that labbook did not train
-REPLACED = "imported.replaced_by"  # a tag, of an imported run whose source was imported again
-BEST = "best.json"  # of a study: the declaration of its best trial
+PRUNED = "pruned"  # tag of a trial that was pruned
+IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
+REPLACED = "imported.replaced_by"  # tag of an imported run whose source was imported again
+BEST = "best.json"  # artifact of a study: the declaration of its best trial
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run's folder. Everything is read when asked for."""
+    """A run, given by its folder. Properties are read from disk on access."""
 
     folder: Path
 
@@ -52,7 +52,7 @@ class RecordedRun:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The record as written. Raises UserError where it is missing or of a version this code cannot read."""
+        """The contents of record.json. Raises UserError if it is missing or its version is not supported."""
         return read_record(self.folder / "artifacts" / RECORD)
 
     @property
@@ -67,13 +67,13 @@ class RecordedRun:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The last text of each."""
+        """Tag name -> last value."""
         events = (event for _, event in journal.read(self.folder) if event["event"] == "tags")
         return {name: text for event in events for name, text in event["values"].items()}
 
     @property
     def params(self) -> dict[str, str]:
-        """Dotted name -> declared value, as it was recorded."""
+        """Dotted name -> declared value, as recorded."""
         return next(event["values"] for _, event in journal.read(self.folder) if event["event"] == "params")
 
     @property
@@ -83,7 +83,7 @@ class RecordedRun:
 
     @property
     def confusion(self) -> tuple[list[str], np.ndarray] | None:
-        """(classes, int64 [C, C]: rows true classes) of the test split; None for a run that was not tested."""
+        """(classes, confusion matrix int64 [C, C], rows are true classes) of the test split; None if not evaluated."""
         import csv
 
         import numpy as np
@@ -97,39 +97,40 @@ class RecordedRun:
 
     @property
     def multi_label(self) -> bool:
-        """Whether the images that it was trained on have several labels at a time."""
-        return bool(self.record["data"].get("multi_label"))  # records were written before there was such a thing
+        """Whether the run was trained on multi-label images."""
+        return bool(self.record["data"].get("multi_label"))  # old records lack this key
 
     @property
     def seconds(self) -> float:
-        """Time in training, from its rates: what lay between two sittings does not count."""
+        """Training time in seconds, computed from images per second; time between an interruption and its resume does
+        not count."""
         rates = self.history.get("images_per_second", {}).values()
         return sum(self.record["data"]["train"] / rate for rate in rates if rate)  # 0: resumed at an epoch's end
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
-        """The run of this id, of a unique beginning of an id, or in this folder. Raises UserError."""
+        """Load a run by id, by a unique prefix of its id, or from a folder. Raises UserError."""
         folder = Path(run)
         if (folder / journal.FILE).exists():
             return cls(folder)
         known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
         begun = [name for name in known if str(run) and name.startswith(str(run))]
-        # the whole name of an experiment does not stand for the run of another one: digits_cnn, digits_cnn-wide
+        # the name of an experiment does not match runs of another one: digits_cnn, digits_cnn-wide
         found = [name for name in begun if not named_in(name).startswith(f"{run}-")]
         if str(run) in known:
             return cls(known[str(run)])
         if len(found) == 1:
             return cls(known[found[0]])
         if found:
-            raise UserError([f"{run}: {len(found)} runs begin so; name one: {', '.join(found[:5])}"])
+            raise UserError([f"{run}: {len(found)} run ids start with this; use one of {', '.join(found[:5])}"])
         raise UserError([f"{run}: no such run in {paths.runs()}{did_you_mean(str(run), known)}"])
 
     @classmethod
     def of_experiment(cls, experiment: str) -> Iterator[Self]:
-        """Runs on record of this experiment, the latest first. Records are read, but no journal.
+        """Yield the runs of an experiment, the latest first. Reads records, but no journals.
 
-        The record decides, because the ids of another experiment may begin with this one's name. The id decides for a
-        run whose record cannot be read: such a run is yielded, and its `record` raises UserError.
+        The record determines the experiment, because ids of another experiment may start with the same name. If the
+        record cannot be read, the id determines it: such a run is yielded, and its `record` raises UserError.
         """
         folders = [folder for folder in paths.runs().glob("*") if folder.name.startswith(f"{experiment}-")]
         for run in map(cls, sorted(folders, reverse=True)):
@@ -137,8 +138,8 @@ class RecordedRun:
                 yield run
 
     def children(self) -> Iterator[Self]:
-        """The runs below this parent (of several seeds, of a study), the latest first, but for those whose record
-        cannot be read: the damage of another run is no matter of this one."""
+        """Yield the runs of this parent (several seeds, or a study), the latest first. Runs whose record cannot be read
+        are skipped."""
         return (run for run in self.of_experiment(self.record["experiment"]) if _parent_of(run) == self.id)
 
 
@@ -162,16 +163,16 @@ def _parent_of(run: RecordedRun) -> str | None:
 
 
 def named_in(run_id: str) -> str:
-    """The experiment in the id of a run, <experiment>-<date>-<time>-<random>."""
+    """The name of the experiment in a run id, <experiment>-<date>-<time>-<random>."""
     return run_id.rsplit("-", 3)[0]
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record.json. Raises UserError, saying why, for one that is missing, broken or of another version."""
+    """Read a record.json. Raises UserError if it is missing, damaged or of an unsupported version."""
     try:
         record = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError([f"{path}: no record there"]) from None
+        raise UserError([f"{path}: file not found"]) from None
     except (OSError, ValueError) as error:
         raise UserError([f"{path}: not a record: {error}"]) from None
     version = record.get("labbook") if isinstance(record, dict) else None
@@ -179,18 +180,18 @@ def read_record(path: Path) -> dict[str, Any]:
         return migrated_record(record) | {"labbook": VERSION}
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
-        advice = "use the labbook that wrote it" if newer else "this labbook reads none so old"
-        raise UserError([f"{path}: record of version {version}, this labbook writes version {VERSION}: {advice}"])
+        advice = "use the labbook that wrote it" if newer else "it is too old for this labbook"
+        raise UserError([f"{path}: the record has version {version}, this labbook writes version {VERSION}: {advice}"])
     return record
 
 
 def holds_others(record: Mapping[str, Any]) -> bool:
-    """Whether it is of a parent (of several seeds, of a study's trials), which is no run of its own."""
+    """Whether a record belongs to the parent of several seeds or of a study, which does not train itself."""
     return "seeds" in record or "study" in record
 
 
 def in_study(run: RecordedRun) -> bool:
-    """Whether it is a study's run or stands below one: those go on with the search that began them."""
+    """Whether a run is a study or one of its trials, which are resumed by their search."""
     above = run.record.get("parent")
     folder = paths.runs() / above if above else run.folder
     return (RecordedRun(folder) if folder.exists() else run).record.get("study") is not None
@@ -199,19 +200,19 @@ def in_study(run: RecordedRun) -> bool:
 def run_id(experiment: str) -> str:
     """<experiment>-<date>-<time>-<random>, which sorts by start within an experiment. Raises UserError."""
     if not re.fullmatch(r"\w[\w.-]*", experiment):
-        raise UserError([f"heading: {experiment!r} cannot name a folder; use letters, digits, - and _"])
+        raise UserError([f"heading: {experiment!r} is not a valid folder name; use letters, digits, - and _"])
     return f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def write_summary(run: RecordedRun, status: str) -> None:
-    """summary.json: what listings show, so that they need not read a whole journal. To be written before the journal
-    tells of the end, after which nobody would make up for it.
+    """Write summary.json, so that listings need not read the journal. Call before the final status is written to the
+    journal: nothing rewrites the summary of a run that has ended.
 
-    whole: trained on all of its data, to its end: no smoke run, no pruned trial, no parent of several seeds.
+    whole: the run was trained on all of its data to the end: not a smoke run, pruned trial or parent of several seeds.
     """
     recorded = (run.folder / "artifacts" / RECORD).exists()
     own = recorded and not holds_others(run.record)
     whole = own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags
     metrics = run.metrics | ({"seconds": run.seconds} if own else {})
-    with contextlib.suppress(OSError):  # on a full disk: the journal has it all
+    with contextlib.suppress(OSError):  # a full disk is tolerated: the journal contains everything
         write_whole(run.folder / SUMMARY, json.dumps({"status": status, "metrics": metrics, "whole": whole}))

@@ -1,4 +1,5 @@
-"""What ends a run before its time, in words that say what to do. NonFinite stands in core/training/nonfinite.py."""
+"""Translates errors that end a run early into messages that say what to do. NonFinite is in
+core/training/nonfinite.py."""
 
 from __future__ import annotations
 
@@ -16,25 +17,26 @@ _NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|
 
 
 def explained(error: BaseException, run: str, step: int) -> BaseException:
-    """The error that a user should see in the place of this one; itself where nothing better can be said. step: that
-    was done."""
+    """The error to show to the user in place of this one; the error itself if no better one is known. step: optimizer
+    steps done."""
     if is_lost_worker(error):
-        # torch raises it out of the signal's handler, and may do so again in the midst of what is written now
+        # torch raises this in the signal handler, and might do so again while the end of the run is being recorded
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         error = WorkerLost(f"step {step + 1}: {str(error).splitlines()[0].strip()}")
     if isinstance(error, OSError) and error.errno in _FAILING_DISK:
         return Unfinished(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", run)
-    if isinstance(error, ImageLost):  # of a loading process it comes with that process's traceback in front
+    if isinstance(error, ImageLost):  # from a loader worker, the message starts with the traceback of that worker
         return Unfinished(str(error).rpartition("ImageLost: ")[2].strip(), run)
     if isinstance(error, PeerLost | WorkerLost):
         return Unfinished(str(error), run)
     if is_out_of_memory(error):
-        advice = "lower batch_size, raise grad_accum_steps (parts of a batch), use precision bf16, --resident false"
-        return OutOfMemory(f"out of memory: {str(error).splitlines()[0][:200]}; {advice} or fewer --workers")
+        advice = "lower batch_size, raise grad_accum_steps (smaller micro-batches), use precision bf16"
+        reason = str(error).splitlines()[0][:200]
+        return OutOfMemory(f"out of memory: {reason}; {advice}, --resident false or fewer --workers")
     return error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU (torch.OutOfMemoryError) or of the machine."""
+    """Whether the GPU (torch.OutOfMemoryError) or the machine ran out of memory."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

@@ -1,4 +1,4 @@
-"""What a user sees while a run goes: a bar in a terminal, else one plain line per epoch."""
+"""Progress of a run: a live bar in a terminal, otherwise one plain line per epoch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from core.common.text import duration
 if TYPE_CHECKING:
     from core.training.loop import Event
 
-SLOW_SECONDS = 60  # a run of this length or longer is announced
-WINDOW_SECONDS, WINDOW_STEPS = 10.0, 4  # the least that its pace is measured over
-STEADY = 0.2  # the difference between two measured paces, as a share, up to which the pace is steady
+SLOW_SECONDS = 60  # the expected duration is printed from this length on
+WINDOW_SECONDS, WINDOW_STEPS = 10.0, 4  # minimum span over which the pace is measured
+STEADY = 0.2  # largest relative difference between two measured paces that counts as steady
 
 
 class Progress(Protocol):
-    """A consumer of events; a context manager, so that the terminal is left in order."""
+    """A consumer of events; a context manager, so that the terminal is restored at exit."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
@@ -29,7 +29,8 @@ class Progress(Protocol):
 
 
 def progress(epochs: int, steps: int, batch_size: int, first_step: int = 0) -> Progress:
-    """The fitting one for standard output. steps: per epoch.  first_step: where a resumed run goes on."""
+    """A Bar if standard output is a terminal, otherwise Lines. steps: per epoch.  first_step: where a resumed run
+    continues."""
     return Bar(epochs, steps, batch_size, first_step) if is_terminal() else Lines(epochs)
 
 
@@ -99,7 +100,7 @@ class Bar:
 
 
 def summary(metrics: dict[str, float]) -> str:
-    """The numbers of an epoch in one line."""
+    """The metrics of an epoch in one line."""
     average = f" map {metrics['val/map']:.2%}" if "val/map" in metrics else ""
     return (
         f"train loss {metrics['train/loss']:.4f} accuracy {metrics['train/accuracy']:.2%}  "
@@ -109,9 +110,9 @@ def summary(metrics: dict[str, float]) -> str:
 
 
 class Forecast:
-    """Says once, when the pace is steady, how long a slow run will take.
+    """Estimates once, when the pace is steady, how long a slow run will take.
 
-    The first half of the time in training so far is left out: compilation, tuning of kernels, caches and the start of
+    The first half of the training time so far is discarded: compilation, tuning of kernels, caches and the start of
     other processes make the first steps slow. The pace is steady when two halves of the remaining steps agree.
     """
 
@@ -121,14 +122,14 @@ class Forecast:
         """steps: per epoch.  first_step: where a resumed run continues.  overhead: time of validation as a share of
         that of training, assumed until a validation has been measured.  clock: in seconds."""
         self.steps, self.epochs, self.first, self.clock = steps, epochs, first_step, clock
-        self.validation: float | None = None  # seconds of the last one
+        self.validation: float | None = None  # seconds of the last validation
         self.overhead = overhead
         self.ends: list[float] = []  # time in training at the end of each step, without validation
         self.began = self.last = clock()
         self.decided = False
 
     def after(self, event: Event) -> str | None:
-        """To be called with each event. The announcement, once, where the whole takes at least SLOW_SECONDS."""
+        """Process one event. Returns the estimate once, if training takes at least SLOW_SECONDS; otherwise None."""
         if self.decided:
             return None
         now = self.clock()
@@ -146,12 +147,12 @@ class Forecast:
         if seconds < SLOW_SECONDS:
             return None
         return (
-            f"{self.steps * self.epochs - self.first:,} steps of {pace:.2g} s each: training will take about "
-            f"{duration(seconds)} on this device, less if it stops early. --epochs N and --limit N make it shorter"
+            f"{self.steps * self.epochs - self.first:,} steps at {pace:.2g} s per step: training will take about "
+            f"{duration(seconds)} on this device, less with early stopping. Use --epochs N or --limit N to shorten it"
         )
 
     def _pace(self) -> float | None:
-        """Seconds per step; None while it is not steady."""
+        """Seconds per step; None while the pace is not steady."""
         ends, last = self.ends, len(self.ends) - 1
         begin = bisect_left(ends, ends[-1] / 2)
         if last - begin < WINDOW_STEPS or ends[last] - ends[begin] < WINDOW_SECONDS:

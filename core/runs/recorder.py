@@ -1,4 +1,4 @@
-"""What a run writes of itself besides its metrics; core/record/run.py reads it back."""
+"""Writes the record of a run besides its metrics; core/record/run.py reads it back."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Heading:
-    """What a run is called. experiment: the folder under experiments/.  parent: the id of the run it belongs to.
-    title: what sets it apart from the experiment's other runs, for people.  trial: its number in a study."""
+    """Names of a run.
+
+    experiment: the folder under experiments/.  parent: id of the run it belongs to.  title: distinguishes it from other
+    runs of the experiment, for display.  trial: its number in a study.
+    """
 
     experiment: str = "notebook"
     variant: str | None = None
@@ -40,7 +43,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is asked for: a declaration, where and how it runs, what the run is called."""
+    """Specification of a run: its declaration, its launch options and its names."""
 
     experiment: Experiment
     launch: Launch
@@ -48,24 +51,25 @@ class RunSpec:
 
     @classmethod
     def of(cls, experiment: Experiment, launch: Launch | None, heading: Heading | str) -> Self:
-        """heading: or just the experiment's name."""
+        """Build a specification with default launch options. heading: a Heading, or the name of the experiment."""
         return cls(experiment, launch or Launch(), Heading(heading) if isinstance(heading, str) else heading)
 
 
 def new_run(experiment: str) -> tuple[Run, Journal]:
-    """A run of its own and its open journal. Raises UserError where nothing can be written."""
+    """Create a run and open its journal. Raises UserError if the folder cannot be written."""
     run = Run(paths.runs() / run_id(experiment))
     try:
         return run, Journal(run.folder)
     except OSError as error:
-        advice = "LABBOOK_HOME names another folder for mlruns/ and data/store"
+        advice = "set LABBOOK_HOME to another folder for mlruns/ and data/store"
         raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}; {advice}"]) from None
 
 
 def open_run(journal: Journal, heading: Heading, parts: Assembly, continued: Run | None = None) -> None:
-    """The first entries of a run: what is declared, where it runs, what code and data it stands on.
+    """Write the first entries of a run: declaration, hardware, code and data.
 
-    The record comes last: what dies before it is no run yet, what dies after it is resumed and lacks nothing.
+    The record is written last: a process that dies before leaves no run behind; one that dies after leaves a complete
+    run that can be resumed.
     """
     experiment, splits = parts.experiment, parts.splits
     facts = {
@@ -99,7 +103,7 @@ def open_run(journal: Journal, heading: Heading, parts: Assembly, continued: Run
     journal.write(
         "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile
     )
-    if continued:  # its best epoch may remain the best
+    if continued:  # the best epoch may remain one of the continued run
         shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
     contact_sheet(journal.artifact(LOOK), parts)
     journal.keep(LOOK)
@@ -116,20 +120,20 @@ def open_run(journal: Journal, heading: Heading, parts: Assembly, continued: Run
 
 
 def reopen_run(journal: Journal) -> None:
-    """Another event "run", with the process that goes on with it."""
+    """Write another event "run" with the process that resumes the run."""
     events = [event for _, event in read(journal.folder)]
     first = next(event for event in events if event["event"] == "run")
-    told = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
-    journal.write("run", **told, pid=os.getpid(), host=platform.node())
+    fields = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
+    journal.write("run", **fields, pid=os.getpid(), host=platform.node())
     journal.write("status", value="RUNNING")
     if not any(event["event"] == "artifact" and event["path"] == RECORD for event in events):
-        journal.keep(RECORD)  # it died between writing the file and saying so
+        journal.keep(RECORD)  # the process died between writing the file and recording it
 
 
 def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str]) -> dict[str, str]:
-    """What every run's journal begins with, also a parent's of several seeds; the tags that it now has.
+    """Write the first events of a journal, of a run or of the parent of several seeds. Returns the tags written.
 
-    name: for people; need not be unique.
+    name: for display; need not be unique.
     """
     code, heading = provenance.code(), spec.heading
     tags = {
@@ -158,7 +162,7 @@ def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str
 
 
 def keep_record(journal: Journal, spec: RunSpec, facts: dict[str, str], **more: Any) -> None:
-    """record.json: all that is needed to do it again."""
+    """Write record.json: everything needed to repeat the run."""
     heading = spec.heading
     record = {
         "labbook": VERSION,

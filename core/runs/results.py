@@ -1,4 +1,4 @@
-"""What a run leaves at its end: test figures, plots, summary."""
+"""Final results of a run: test metrics, plots and summary."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from core.training.assemble import Assembly
 from core.training.evaluate import Evaluation, evaluate
 
 
-def judged(parts: Assembly) -> Evaluation:
-    """The one reading of the test split, with the weights that the first process holds; every process takes part."""
+def evaluate_test(parts: Assembly) -> Evaluation:
+    """Evaluate on the test split with the weights of rank 0; every process evaluates its share."""
     model, setup = parts.state.evaluated, parts.setup
     distributed.align(model, everything=True)
     batches = parts.held_out(parts.splits.test)
@@ -29,11 +29,11 @@ def judged(parts: Assembly) -> Evaluation:
 
 
 def test(journal: Journal, parts: Assembly) -> None:
-    """Test the best epoch's weights and put the figures on record."""
+    """Evaluate the weights of the best epoch on the test split and record the metrics."""
     from safetensors.torch import load_file
 
     parts.state.evaluated.load_state_dict(load_file(journal.artifact(WEIGHTS)))
-    result = judged(parts)
+    result = evaluate_test(parts)
     best = best_epoch(parts.state.history, parts.experiment.monitor)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
     task = parts.setup.task
@@ -62,22 +62,22 @@ def _keep_per_class(journal: Journal, found: PerClass, splits: Splits) -> None:
 
 
 def curves(journal: Journal, parts: Assembly) -> None:
-    """The learning curves of the epochs done."""
+    """Plot the learning curves of the finished epochs."""
     history = parts.state.history
     plots.learning_curves(history, best_epoch(history, parts.experiment.monitor), journal.artifact(plots.CURVES))
     journal.keep(plots.CURVES)
 
 
 def close(journal: Journal, parts: Assembly, status: str) -> None:
-    """What can be said of a run however it ended."""
+    """Record what is known of a run however it ended: tags, weights, curves, peak memory, summary and status."""
     run, history = Run(journal.folder), parts.state.history
     try:
         if history:
             best = best_epoch(history, parts.experiment.monitor)
             journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
-            if journal.artifact(WEIGHTS).exists():  # a search keeps those of its best trials alone
+            if journal.artifact(WEIGHTS).exists():  # a search keeps the weights of its best trials only
                 journal.keep(WEIGHTS)
-            # a finished run has drawn its own; trials are seen as metrics alone
+            # a finished run has plotted its curves already; trials are compared by metrics only
             if status != "FINISHED" and (run.folder / "artifacts" / RECORD).exists() and run.record["trial"] is None:
                 curves(journal, parts)
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
@@ -89,7 +89,7 @@ def close(journal: Journal, parts: Assembly, status: str) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Of the device that trains: CUDA's allocations, else resident memory of the process."""
+    """Peak memory in MB: allocations on a CUDA device, otherwise resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return provenance.peak_memory_mb()

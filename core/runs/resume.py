@@ -1,4 +1,4 @@
-"""An interrupted run, taken up from its last checkpoint."""
+"""Resuming an interrupted run from its last checkpoint, and continuing a finished one."""
 
 from __future__ import annotations
 
@@ -26,49 +26,52 @@ from core.training.step import is_over
 
 
 def restore(run: Run, journal: Journal | None, parts: Assembly) -> None:
-    """Take up the last whole checkpoint, and say aloud what the bits may not survive. journal: of the first process,
-    which reads for all."""
+    """Load the latest complete checkpoint, and warn if the environment has changed such that results are no longer
+    bit-exact. journal: of rank 0, which reads the checkpoint for all processes."""
     found, wrong = latest(run.folder / CHECKPOINTS) if journal else (None, [])
     for line in wrong:
-        tell(f"{line}; the checkpoint before is used")
+        tell(f"{line}; using the previous checkpoint")
     found = distributed.from_first(found)
     if found is None:
-        tell(f"{run.id} has no checkpoint: it starts anew")
+        tell(f"{run.id} has no checkpoint; training starts from scratch")
         if earlier := run.record.get("continued"):
             take_over(load(earlier), parts)
         return
     parts.state.restore(found.state)
-    tell(f"{run.id} goes on after step {found.step}")
-    _tell_of_skipping(found.step, parts)
+    tell(f"{run.id} resumes after step {found.step}")
+    _report_skipped(found.step, parts)
     changed = [name for name, value in belongs(parts).items() if found.belongs.get(name) != value]
     if changed and journal:
-        told = ", ".join(f"{name}: {found.belongs.get(name)} then, {belongs(parts)[name]} now" for name in changed)
-        tell(f"not bit-exact any more: {told}")
-        journal.write("tags", values={"resumed_elsewhere": told})
+        changes = ", ".join(f"{name}: {found.belongs.get(name)} then, {belongs(parts)[name]} now" for name in changed)
+        tell(f"this run is no longer bit-exact: {changes}")
+        journal.write("tags", values={"resumed_elsewhere": changes})
 
 
-def _tell_of_skipping(step: int, parts: Assembly) -> None:
-    """Of images that are read in the order of their files, say what becomes of those that have come."""
+def _report_skipped(step: int, parts: Assembly) -> None:
+    """For data sets read in the order of their files, print how many images of the epoch are skipped."""
     plan = parts.train.plan
     skipped = step % len(plan) * plan.size
     if skipped and parts.images.order(plan.size, plan.ranks):
-        tell(f"{skipped:,} images of epoch {step // len(plan) + 1} have come before: skipped, not read again")
+        tell(f"skipping {skipped:,} images of epoch {step // len(plan) + 1} that were used before the interruption")
 
 
 def take_over(earlier: Run, parts: Assembly) -> None:
-    """Begin with the state in which another run has finished: its weights, optimizer, history. The learning rates and
-    all else that is declared are the new run's own. Raises UserError where that cannot be.
+    """Start from the final state of a finished run: its weights, optimizer state and history.
+
+    Learning rates and all other declared values are those of the new run. Raises UserError if the state does not fit.
     """
     state, setup = parts.state, parts.setup
     if parts.splits.digest != earlier.record["data"]["digest"]:
-        raise UserError([f"--continue {earlier.id}: it was trained on other data ({earlier.record['data']['source']})"])
+        raise UserError(
+            [f"--continue {earlier.id}: it was trained on different data ({earlier.record['data']['source']})"]
+        )
     found, _ = latest(earlier.folder / CHECKPOINTS) if earlier.status == "FINISHED" else (None, [])
     if found is None:
-        advice = "resume goes on with an unfinished run" if earlier.status != "FINISHED" else "its checkpoint is gone"
+        advice = "use resume for an unfinished run" if earlier.status != "FINISHED" else "its checkpoint is missing"
         raise UserError([f"--continue {earlier.id}: it is {earlier.status}; {advice}"])
     declared = [{name: value for name, value in g.items() if name != "params"} for g in state.optimizer.param_groups]
-    unfit = f"--continue {earlier.id}: its state does not fit what is declared now"
-    load_weights(state.trained, found.state["trained"], unfit)  # first, for it names the weights
+    unfit = f"--continue {earlier.id}: its state does not fit the present declaration"
+    load_weights(state.trained, found.state["trained"], unfit)  # first, because its errors name the weights
     try:
         state.restore(found.state)
     except (KeyError, ValueError, RuntimeError) as error:
@@ -79,21 +82,23 @@ def take_over(earlier: Run, parts: Assembly) -> None:
     done = len(state.history)
     state.step = done * parts.context.steps_per_epoch
     if done >= setup.epochs:
-        raise UserError([f"--continue {earlier.id}: it has trained {done} epochs; --epochs must be more than that"])
+        raise UserError(
+            [f"--continue {earlier.id}: it has trained for {done} epochs; set --epochs to more than {done}"]
+        )
     if is_over(setup, state.history):
         advice = (
-            "its early stopping or its time has said stop; use --stopping none, more patience or more --max_minutes"
+            "early stopping or max_minutes ends it at once; use --stopping none, more patience or more --max_minutes"
         )
         raise UserError([f"--continue {earlier.id}: {advice}"])
 
 
 def resume(run: Run, mirror: Follows | None = None) -> Run:
-    """Go on with an interrupted run from its last checkpoint, or from the start where it has none.
+    """Resume an interrupted run from its last checkpoint, or from scratch without one.
 
-    It ends in the same weights and metrics as if it had never stopped. Raises as `train` does; UserError for a run that
-    has finished, that another process is at work on, or whose data have changed.
+    The final weights and metrics equal those of an uninterrupted run. Raises as `train` does, and UserError for a run
+    that has finished, that another process is training, or whose data have changed.
     """
-    _ = run.experiment  # an imported run is refused before its launch is read: it has none
+    _ = run.experiment  # raises for an imported run, which has no launch options to read
     with open_runtime(Launch.read(run.record["launch"]), mirror) as runtime, reopened(run, runtime) as trainer:
         trainer.to_the_end()
     return run
@@ -101,14 +106,14 @@ def resume(run: Run, mirror: Follows | None = None) -> Run:
 
 @contextmanager
 def reopened(run: Run, runtime: Runtime) -> Iterator[Trainer]:
-    """An unfinished run with its last state, ended on record with the body. Raises as `resume` does."""
+    """Reopen an unfinished run with its last state; its end is recorded at exit. Raises as `resume` does."""
     experiment, launch = run.experiment, Launch.read(run.record["launch"])
     with ExitStack() as held:
         first = runtime.ranks.rank == 0
-        distributed.together(lambda: held.enter_context(taken_up(run)) if first else None)
+        distributed.together(lambda: held.enter_context(hold(run)) if first else None)
         parts = prepare(experiment, launch, runtime.ranks)
         if parts.splits.digest != run.record["data"]["digest"]:
-            raise UserError([f"{run.id}: the data have changed since it began ({parts.splits.source})"])
+            raise UserError([f"{run.id}: the data have changed since it started ({parts.splits.source})"])
         refuse_other_weights(run)
         journal = Journal(run.folder) if first else None
         trainer = Trainer(run, journal, parts, runtime)
@@ -120,15 +125,17 @@ def reopened(run: Run, runtime: Runtime) -> Iterator[Trainer]:
 
 
 def refuse_other_weights(run: Run) -> None:
-    """Raises UserError where the pretrained weights that a run began with are no longer what they were."""
+    """Raise UserError if the pretrained weights that a run started from have changed."""
     recorded, now = run.record.get("weights"), run.experiment.model.origin()
     if recorded and now and now.sha256 != recorded["sha256"]:
-        raise UserError([f"{run.id}: the weights in {now.path} have changed since it began; put back the old file"])
+        raise UserError(
+            [f"{run.id}: the weights in {now.path} have changed since it started; restore the original file"]
+        )
 
 
 def interrupted(experiment: str) -> Run:
-    """The latest run of this experiment that has not ended and that nobody is at work on; of several seeds, the parent
-    that holds them. Raises UserError."""
+    """The latest interrupted run of this experiment that no process is training; for several seeds, their parent run.
+    Raises UserError if none is found."""
     for run in Run.of_experiment(experiment):
         if in_study(run):
             continue
@@ -139,7 +146,7 @@ def interrupted(experiment: str) -> Run:
 
 
 def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int = 1) -> Run | None:
-    """The latest run of this declaration that an earlier start of the same job has begun; None if there is none."""
+    """The latest run of this declaration from an earlier start of the same job; None if none is found."""
     for run in Run.of_experiment(name) if invocation else ():
         record = run.record
         same = record["facts"].get("invocation") == invocation and record.get("seeds", 1) == seeds
@@ -149,9 +156,9 @@ def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int 
 
 
 @contextmanager
-def taken_up(run: Run) -> Iterator[None]:
-    """Hold an unfinished run. Raises UserError."""
+def hold(run: Run) -> Iterator[None]:
+    """Hold the lock of an unfinished run. Raises UserError if it has finished or another process holds the lock."""
     if run.status == "FINISHED":
-        raise UserError([f"{run.id} is FINISHED: there is nothing to resume; --continue {run.id} trains it for longer"])
+        raise UserError([f"{run.id} is FINISHED and cannot be resumed; use --continue {run.id} to train it for longer"])
     with locked(run.folder):
         yield

@@ -1,4 +1,4 @@
-"""What a parent of several seeds puts on record of them: metrics over seeds, curves with bands, what failed."""
+"""Summary of several seeds in their parent run: metrics over seeds, curves with confidence bands, failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.runs.trained import Run
 
 PICTURE = "seeds.png"
 RED = "#a40e26"
-MOST_NAMED = 8  # failed seeds in the picture
+MOST_NAMED = 8  # maximum number of failed seeds named in the figure
 Curves = Mapping[str, dict[int, float]]  # metric -> {epoch: value}
 
 
@@ -26,18 +26,20 @@ def fold(
     failed: Mapping[int, str],
     stopped: Mapping[int, Run],
 ) -> None:
-    """Metrics, tags and picture. seeds: how many there are to be.  runs: that finished.  failed: seed -> error.
-    stopped: seed -> the run of one that failed.
+    """Write metrics, tags and figure of the parent run.
 
-    Curves are written once all have finished: until then a seed can be resumed, and what is once written of a (metric,
-    step) stands. Final metrics have the step -n while n seeds lack, so that those over more seeds come later.
+    seeds: planned number of seeds.  runs: finished runs.  failed: seed -> error.  stopped: seed -> its failed run.
+
+    Curves are written once all seeds have finished: until then a seed can be resumed, and the first entry for a
+    (metric, step) is final. While n seeds are missing, final metrics have the step -n, so that metrics over more seeds
+    come later.
     """
     last, curves = len(runs) - seeds, dict[int, dict[str, float]]()
     if not last:
         curves = by_epoch([run.history for run in runs])
         last = max(curves, default=0)
     counts = {"seeds_finished": float(len(runs)), "seeds_failed": float(len(failed))}
-    curves[last] = curves.get(last, {}) | summarize(runs) | counts  # of all seeds, also those that stopped earlier
+    curves[last] = curves.get(last, {}) | summarize(runs) | counts  # over all seeds, including those that stopped early
     for epoch, values in sorted(curves.items()):
         journal.metrics(epoch, values)
     mended = {name: "" for name in Run(journal.folder).tags if name.startswith("failed_seed_")}
@@ -49,8 +51,8 @@ def fold(
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, float]:
-    """For each final val/ and test/ metric: its mean, under its own name, and name_std, name_ci95 (half the width of
-    the 95 % interval), name_low and name_high (its ends)."""
+    """Mean of each final val/ and test/ metric over seeds, under its own name, with name_std, name_ci95 (half the width
+    of the 95 % confidence interval), name_low and name_high (its bounds)."""
     result: dict[str, float] = {}
     finals = [run.metrics for run in runs]
     for name in sorted({name for metrics in finals for name in metrics if name.startswith(("val/", "test/"))}):
@@ -67,7 +69,8 @@ def summarize(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def by_epoch(histories: Sequence[Curves]) -> dict[int, dict[str, float]]:
-    """Epoch -> {metric: mean over the seeds that reached it, and metric_low, metric_high: ends of its interval}."""
+    """Curves over seeds: epoch -> {metric: mean over the seeds that reached it; metric_low, metric_high: bounds of the
+    95 % confidence interval}."""
     found: dict[int, dict[str, float]] = {}
     for name in sorted({name for history in histories for name in history if name.startswith(("train/", "val/"))}):
         epochs, ends = band([history[name] for history in histories if name in history])
@@ -80,7 +83,8 @@ def by_epoch(histories: Sequence[Curves]) -> dict[int, dict[str, float]]:
 def draw_seeds(
     title: str, histories: Sequence[Curves], stopped: Mapping[int, Curves], failed: Mapping[int, str], path: Path
 ) -> None:
-    """Loss and accuracy over epochs, with bands; dotted, how far failed seeds came, and below, of what they failed."""
+    """Plot loss and accuracy over epochs with confidence bands; curves of failed seeds are dotted, their errors are
+    listed below."""
     from matplotlib.figure import Figure
 
     named = [f"seed {seed} failed: {error.partition(chr(10))[0]}" for seed, error in list(failed.items())[:MOST_NAMED]]

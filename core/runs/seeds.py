@@ -1,4 +1,4 @@
-"""Several seeds of one declaration: runs under a parent run that holds their mean, deviation and interval."""
+"""Training one declaration with several seeds: one run per seed under a parent run that summarizes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.record.journal import Journal
 from core.record.lock import locked
 from core.record.run import write_summary
 from core.runs.recorder import Heading, RunSpec, keep_record, open_journal, reopen_run
-from core.runs.resume import resume, taken_up
+from core.runs.resume import hold, resume
 from core.runs.seed_summary import fold
 from core.runs.train import begin, train
 from core.runs.trained import Run
@@ -26,7 +26,10 @@ from core.training.smoke import declared
 
 @dataclass(frozen=True)
 class Seeds:
-    """parent: the run that holds the summary.  runs: those that finished.  failed: seed -> error of the others."""
+    """Result of training several seeds.
+
+    parent: the run that holds the summary.  runs: finished runs.  failed: seed -> error of the failed runs.
+    """
 
     parent: Run
     runs: tuple[Run, ...]
@@ -40,12 +43,15 @@ def train_seeds(
     heading: Heading | str = "notebook",
     mirror: Follows | None = None,
 ) -> Seeds:
-    """Train `seeds` runs, their seeds counting up from the declaration's. A failed one is kept in sight and the rest
-    go on. Raises as `train` does for mistakes, signals and a machine that fails."""
+    """Train `seeds` runs with consecutive seeds, starting at the seed of the declaration.
+
+    If one run fails, its error is recorded and the remaining seeds are still trained. Raises as `train` does for
+    user errors, signals and failures of the machine.
+    """
     spec = RunSpec.of(experiment, launch, heading)
     with open_runtime(spec.launch, mirror) as runtime:
         experiment.but({"seed": experiment.seed + seeds - 1})
-        # what is refused is refused before there is a parent
+        # user errors are raised before the parent run is created
         prepare(declared(experiment, spec.launch, runtime.ranks), spec.launch, runtime.ranks)
         parent, journal = begin(spec.heading, runtime.ranks)
         group = _Group(parent, spec, seeds, runtime.mirror)
@@ -60,12 +66,12 @@ def train_seeds(
 
 
 def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
-    """Go on with several seeds: those that have finished count, an interrupted one is resumed, the rest are trained.
-    Raises as `resume` does."""
+    """Resume a group of seeds: finished runs are kept, an interrupted one is resumed, the rest are trained. Raises as
+    `resume` does."""
     experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
     spec = RunSpec(experiment, launch, Heading(record["experiment"], record["variant"], record["title"]))
     with ExitStack() as held, open_runtime(launch, mirror) as runtime:
-        distributed.together(lambda: None if runtime.ranks.rank else held.enter_context(taken_up(parent)))
+        distributed.together(lambda: None if runtime.ranks.rank else held.enter_context(hold(parent)))
         group = _Group(parent, spec, record["seeds"], runtime.mirror)
         if runtime.ranks.rank:
             return group.assist()
@@ -76,7 +82,7 @@ def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
 
 @dataclass(frozen=True)
 class _Group:
-    """The seeds of one parent. spec: of the first.  count: how many there are to be."""
+    """The seeds of one parent run. spec: of the first seed.  count: number of seeds."""
 
     parent: Run
     spec: RunSpec
@@ -89,7 +95,7 @@ class _Group:
         return range(first, first + self.count)
 
     def train(self, journal: Journal) -> Seeds:
-        """Every seed that has not finished yet, and the summary of all."""
+        """Train every seed that has not finished, then write the summary of all."""
         earlier = self._below()
         runs: list[Run] = []
         failed: dict[int, str] = {}
@@ -109,7 +115,7 @@ class _Group:
             status = "FAILED" if failed else "FINISHED"
         except (Interrupted, Unfinished) as stopped:
             status = "KILLED"
-            stopped.run = self.parent.id  # what has to be resumed is all of the seeds
+            stopped.run = self.parent.id  # the user resumes the parent, not the run of one seed
             raise
         finally:
             try:
@@ -123,14 +129,14 @@ class _Group:
         return Seeds(self.parent, tuple(runs), failed)
 
     def assist(self) -> Seeds:
-        """What every process but the first does."""
+        """Train every seed in a process of rank 1 or higher, which records nothing."""
         for seed in self.seeds:
-            with suppress(NonFinite):  # every process meets it at the same step, and goes on to the next seed
+            with suppress(NonFinite):  # raised in every process at the same step; all continue with the next seed
                 self._one(seed)
         return Seeds(self.parent, (), {})
 
     def _one(self, seed: int, earlier: Run | None = None) -> Run:
-        """The run of one seed: done already, gone on with, or trained."""
+        """The run of one seed: already finished, resumed, or trained."""
         run, status = distributed.from_first((earlier, earlier.status if earlier else "FAILED"))
         if run and status == "FINISHED":
             return run
@@ -141,5 +147,5 @@ class _Group:
         return train(spec.experiment.but({"seed": seed}), spec.launch, heading, self.mirror)
 
     def _below(self) -> dict[int, Run]:
-        """Seed -> its latest run."""
+        """Latest run of each seed under the parent: {seed: run}."""
         return {run.record["declaration"]["seed"]: run for run in reversed(list(self.parent.children()))}

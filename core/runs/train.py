@@ -1,4 +1,4 @@
-"""One run, from a declaration or from its last checkpoint to its record; alone, or shared among processes."""
+"""train(): trains one declaration and records it as a run, in one process or in several."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def train(
     mirror: Follows | None = None,
     continued: Run | None = None,
 ) -> Run:
-    """Train a declaration and return its run, on record from the first step.
+    """Train a declaration and return its run, which is recorded from the first step.
 
-    heading: or just the experiment's name.  mirror: of an invocation with several runs; else one is started and ended
-    here.  continued: a finished run whose state this one begins with. Raises UserError (DataError among them) before
-    anything is recorded, Interrupted after SIGTERM or Ctrl-C, Unfinished where the machine failed it, and whatever the
-    training itself raises, recorded as FAILED.
+    heading: a Heading, or the name of the experiment.  mirror: shared by an invocation with several runs; if None, one
+    is started and stopped here.  continued: a finished run whose final state this run starts from.
+
+    Raises UserError (including DataError) before anything is recorded, Interrupted after SIGTERM or Ctrl-C, Unfinished
+    after a failure of the machine, and any exception of the training itself, which is recorded as FAILED.
     """
     spec = RunSpec.of(experiment, launch, heading)
     with open_runtime(spec.launch, mirror) as runtime, opened(spec, runtime, continued) as trainer:
@@ -43,7 +44,7 @@ def train(
 
 @contextmanager
 def opened(spec: RunSpec, runtime: Runtime, continued: Run | None = None) -> Iterator[Trainer]:
-    """A new run, ended on record with the body. Raises as `train` does."""
+    """Open a new run; its end is recorded at exit. Raises as `train` does."""
     parts = prepare(declared(spec.experiment, spec.launch, runtime.ranks), spec.launch, runtime.ranks)
     if continued:
         distributed.together(lambda: take_over(continued, parts))
@@ -59,7 +60,7 @@ def opened(spec: RunSpec, runtime: Runtime, continued: Run | None = None) -> Ite
 
 
 def begin(heading: Heading, ranks: Ranks) -> tuple[Run, Journal | None]:
-    """A new run, the same for every process; the journal is the first one's alone. Raises UserError."""
+    """Create a run, the same in every process, with its journal in rank 0 and None elsewhere. Raises UserError."""
     opened = distributed.together(lambda: None if ranks.rank else new_run(heading.experiment))
     run = distributed.from_first(opened[0] if opened else None)
     assert run is not None

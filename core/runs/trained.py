@@ -1,4 +1,4 @@
-"""A run on record with what needs torch: its declaration, its network, its predictions."""
+"""Run: a recorded run with its declaration, network and predictions."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run(RecordedRun):
-    """What `train` and `load` give: a run on record, its declaration and its network."""
+    """A recorded run, as returned by `train` and `load`."""
 
     @property
     def experiment(self) -> Experiment:
-        """The declaration. The experiment's own module is imported first, so that its parts are known. Raises UserError
-        for an imported run, which has none."""
+        """The declaration. Importing the module of the experiment makes its classes known. Raises UserError for an
+        imported run, which has none."""
         return declared(self.record)
 
     @cached_property
     def model(self) -> nn.Module:
-        """The network with the best epoch's weights, on the CPU, in evaluation mode. It takes normalized images.
+        """The network with the weights of the best epoch, on the CPU, in evaluation mode. It takes normalized images.
 
-        Raises UserError for a run that has kept no weights, or weights that are damaged or of another architecture.
+        Raises UserError if the run has no weights, or if they are damaged or belong to another architecture.
         """
         from core.inference.network import model_of
 
         return model_of(self)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities float [N, C] of images uint8 [N, H, W, channels]; classes stand in record["data"]. Of several
-        labels at a time, each label's own."""
+        """Predict probabilities float [N, C] of images uint8 [N, H, W, channels]; record["data"]["classes"] names the
+        classes. Multi-label: independent probabilities of each label."""
         import numpy as np
         import torch
 
@@ -65,7 +65,8 @@ load = Run.load
 
 
 def read_declaration(place: str) -> Experiment:
-    """That of a run (of a study's run: the best), of a record, or of a study's best.json. Raises UserError."""
+    """Read the declaration of a run (for a study: of its best trial), of a record.json or of a best.json. Raises
+    UserError."""
     path = Path(place)
     if not path.is_file():
         artifacts = RecordedRun.load(place).folder / "artifacts"
@@ -74,18 +75,18 @@ def read_declaration(place: str) -> Experiment:
 
 
 def declared(record: Mapping[str, Any]) -> Experiment:
-    """The declaration in a record. Raises UserError where there is none that reads."""
+    """The declaration in a record. Raises UserError if the record has none or it cannot be read."""
     if IMPORTED in record:
-        raise UserError([f"{record['run']} was imported: it has no declaration, only what its old log says"])
+        raise UserError([f"{record['run']} was imported: it has no declaration, only the contents of the old log"])
     import_experiment(record["experiment"])
     return Experiment.read(record["declaration"])
 
 
 def declares(record: Mapping[str, Any], experiment: Experiment) -> bool:
-    """Whether this is the declaration in a record. False for a record of which none reads.
+    """Whether a record holds this declaration. False if the record has none or it cannot be read.
 
-    Both are compared as this code writes them: a record keeps the modules in which its classes once stood, and lacks
-    the fields that are younger than it.
+    Both are compared in the present format: an old record names the modules that its classes were in at the time, and
+    lacks fields that were added since.
     """
     try:
         return declared(record).record() == experiment.record()

@@ -1,4 +1,4 @@
-"""A run at work: the loop iterated; journal, best weights, checkpoints, progress and signals its consumers."""
+"""Trainer: iterates the training loop and writes the journal, best weights, checkpoints and progress of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.record.journal import Journal, keep_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
 from core.runs.progress import Forecast, progress
-from core.runs.results import close, curves, judged, peak_memory_mb, test
+from core.runs.results import close, curves, evaluate_test, peak_memory_mb, test
 from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly, belongs
@@ -29,14 +29,17 @@ from core.training.loop import Event
 from core.training.runtime import Runtime
 from core.training.state import State
 
-NO_REPORT = "no report: its page is of one class for each image, and these have several labels; see per_class.csv"
-REPORT_SECONDS, REPORT_SHARE = 20.0, 0.05  # what a report may take, of the time in training; whichever is more
+NO_REPORT = "no report is written for a multi-label run; per_class.csv holds the metrics of each label"
+REPORT_SECONDS, REPORT_SHARE = 20.0, 0.05  # time limit of the report: the larger of seconds, share of training time
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A run that has begun and not ended. journal: the first process's alone; the others do the same steps, and put
-    nothing on record."""
+    """A run that has started and not yet ended.
+
+    journal: the open journal in the process of rank 0; None in the other processes, which take the same steps and
+    record nothing.
+    """
 
     run: Run
     journal: Journal | None
@@ -44,12 +47,12 @@ class Trainer:
     runtime: Runtime
 
     def to_the_end(self) -> None:
-        """From an open journal to the last figure."""
+        """Train to the end, evaluate on the test split, and write plots and report."""
         with closing(self.events()) as events:
             for _ in events:
                 pass
         if self.journal is None:
-            judged(self.parts)
+            evaluate_test(self.parts)
             return
         test(self.journal, self.parts)
         curves(self.journal, self.parts)
@@ -57,16 +60,20 @@ class Trainer:
         keep_last(self.run.folder / CHECKPOINTS)
 
     def events(self) -> Generator[Event]:
-        """Train from where the state stands; each event comes when it is on record.
+        """Train from the current state; each event is yielded after it has been recorded.
 
-        Whoever iterates may leave early, closing the generator: what was recorded stands. Raises Interrupted at the
-        end of the step during which a signal came, saved; NonFinite.
+        The caller may stop early by closing the generator; what was recorded is kept. Raises Interrupted at the end of
+        the step during which a signal arrived, after saving a checkpoint, and NonFinite.
         """
         return self._assisting() if self.journal is None else self._recording(self.journal)
 
     @contextmanager
     def on_record(self) -> Iterator[None]:
-        """However the body ends, the journal tells. What the machine did to a run leaves it KILLED, to be resumed."""
+        """Context manager that records how its body ends.
+
+        The status is FINISHED, FAILED after an error, or KILLED after a signal or a failure of the machine, so that the
+        run can be resumed.
+        """
         if self.journal is None:
             with distributed.peers():
                 yield
@@ -78,7 +85,7 @@ class Trainer:
         except BaseException as error:
             better = explained(error, self.run.id, self.parts.state.step)
             stopped = isinstance(better, KeyboardInterrupt | Unfinished)
-            with suppress(OSError):  # a full disk: what is raised below says so
+            with suppress(OSError):  # a full disk is reported by the error raised below
                 if not isinstance(error, KeyboardInterrupt):
                     self.journal.write("tags", values={"error": f"{type(better).__name__}: {better}"[:1000]})
                     keep_text(self.journal, "error.txt", traceback.format_exc())
@@ -93,7 +100,7 @@ class Trainer:
         close(self.journal, self.parts, status)
 
     def _report(self, journal: Journal) -> None:
-        """The page that looks into the run. It is made of what is on record: failing, it takes nothing with it."""
+        """Write the report. An error in it is recorded as a tag and does not fail the run."""
         if not self.parts.setup.task.exclusive:
             tell(NO_REPORT)
             return
@@ -105,7 +112,8 @@ class Trainer:
             make(journal, self.run, parts.network, parts.splits, self._report_seconds())
         except Exception as error:
             journal.write("tags", values={"report": f"failed: {type(error).__name__}: {error}"[:1000]})
-            tell(f"no report ({type(error).__name__}: {error}); labbook report {self.run.id} tries again")
+            failure = f"{type(error).__name__}: {error}"
+            tell(f"the report could not be written ({failure}); run labbook report {self.run.id} to try again")
 
     def _report_seconds(self) -> float:
         return max(REPORT_SECONDS, REPORT_SHARE * self.run.seconds)
@@ -160,7 +168,8 @@ class Trainer:
 
 
 def _save(journal: Journal, saver: Saver, state: State) -> None:
-    """The journal first: what a checkpoint has behind it is not done again, and so must not be lost."""
+    """Sync the journal, then save a checkpoint: steps before a checkpoint are not run again, so their entries must not
+    be lost."""
     journal.sync()
     saver.save(state)
 
@@ -170,7 +179,7 @@ def _opening(run: Run, parts: Assembly) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     where = f"{name} ({threads} threads)" if device.type == "cpu" else name
     weights = sum(p.numel() for p in parts.state.model.parameters())
-    images = f"{parts.train.plan.count:,} + {parts.val.plan.count:,} images"
+    images = f"{parts.train.plan.count:,} training and {parts.val.plan.count:,} validation images"
     where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
     return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
 

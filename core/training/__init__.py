@@ -1,1 +1,1 @@
-"""What computes: the loop, a step, evaluation, state, checkpoints, processes."""
+"""Training: the loop, optimizer step, evaluation, state, checkpoints and distributed processes."""

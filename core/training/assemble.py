@@ -1,4 +1,4 @@
-"""From a declaration to what the loop works with. The last place that sees the whole of it."""
+"""Builds everything that the training loop needs from a declaration. No module below this one sees the declaration."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from core.training.step import Setup
 
 INTERVALS_PER_EPOCH = 20
 EVALUATION_BATCH = 512
-OVERFIT_STEPS = 20  # of an epoch with --overfit: were it one, validation would take most of the time
+OVERFIT_STEPS = 20  # steps per epoch with --overfit: with one step, validation would take most of the time
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """A declaration, where it runs, its images and everything built of them: what travels through a run as one.
+    """A declaration, its launch options, its images and everything built from them.
 
-    experiment: as it is trained, `declared` having made it small.  splits: train as it is trained on, with its long
-    tail and its label noise.  mean, std: per channel, of pixels in 0..1, with which images are normalized; empty: each
-    image by its own.
+    experiment: as trained, after `declared` has reduced it for --smoke or --overfit.  splits: as trained on, with long
+    tail and label noise applied to train.  mean, std: per channel, of pixels in 0..1, used to normalize images; empty
+    if each image is normalized by its own statistics.
     """
 
     experiment: Experiment
@@ -58,12 +58,12 @@ class Assembly:
 
     @property
     def images(self) -> Images:
-        """Those trained on."""
+        """The training images."""
         return self.splits.train
 
     @property
     def network(self) -> Network:
-        """The network that is judged, as it is asked: with the views and the precision declared."""
+        """The evaluated network, for inference with the declared test-time augmentation and precision."""
         setup = self.setup
         model = self.state.evaluated.eval()
         return Network(model, setup.normalize, setup.device, setup.autocast, self.experiment.tta, setup.task)
@@ -74,7 +74,7 @@ class Assembly:
 
 
 def check(experiment: Experiment) -> None:
-    """Every part's own check, before data are read. Raises UserError with all of them."""
+    """Run the check of every part, before data are read. Raises UserError with all errors found."""
     wrong = []
     for name, part in [("", experiment), *experiment.parts()]:
         try:
@@ -85,7 +85,7 @@ def check(experiment: Experiment) -> None:
         per_image(experiment.augment)
     except ValueError as error:
         wrong.append(str(error))
-    if not any(line.startswith("model: ") for line in wrong):  # what it is called, its weights may be
+    if not any(line.startswith("model: ") for line in wrong):  # otherwise the names of its weights may be wrong too
         try:
             experiment.model.origin()
         except UserError as mistakes:
@@ -95,7 +95,7 @@ def check(experiment: Experiment) -> None:
 
 
 def assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks = ALONE) -> Assembly:
-    """Build every part, on the device of the launch. Raises UserError for what cannot work together."""
+    """Build every part on the device of the launch options. Raises UserError for parts that do not fit together."""
     try:
         return _assemble(experiment, splits, launch, ranks)
     except UserError:
@@ -174,7 +174,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
     )
     if setup.frozen:
-        setup.frozen.hold(state.model, 0)  # for whoever looks at the network before it is trained
+        setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
     train = _fed(launch, device, plan, splits.train, image_function)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
     val = _held_out(launch, device, context, splits.val)
@@ -182,7 +182,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
 
 
 def studied(experiment: Experiment, splits: Splits) -> Splits:
-    """The splits, classes of train made rare and its labels wrong as declared. Validation and test are left alone."""
+    """Apply the declared long tail and label noise to the training split. Validation and test splits are unchanged."""
     train, classes = splits.train, len(splits.classes)
     train = experiment.long_tail(train, classes) if experiment.long_tail else train
     train = experiment.label_noise(train, classes) if experiment.label_noise else train
@@ -190,16 +190,15 @@ def studied(experiment: Experiment, splits: Splits) -> Splits:
 
 
 def watched(experiment: Experiment) -> dict[str, str]:
-    """Field -> the validation metric that it names."""
+    """Validation metrics that the declaration refers to: {field: metric}."""
     found = {name: getattr(part, "monitor", None) for name, part in experiment.parts()}
     named = {f"{name}.monitor": metric for name, metric in found.items() if isinstance(metric, str)}
     return {"monitor": experiment.monitor} | {field: m for field, m in named.items() if m.startswith("val/")}
 
 
 def connect(parts: Assembly) -> None:
-    """What the processes have to do together, all being ready: see what validation gives, average gradients.
-
-    Raises UserError, in all of them.
+    """Collective setup, once every process is ready: check the validation metrics, synchronize BatchNorm, wrap the
+    model in DistributedDataParallel. Raises UserError in all processes.
     """
     experiment, state, setup, plan = parts.experiment, parts.state, parts.setup, parts.train.plan
     rehearse_metrics(watched(experiment), setup, state, parts.held_out(parts.splits.val.take(np.arange(1))))
@@ -210,26 +209,26 @@ def connect(parts: Assembly) -> None:
 
 
 def _few(plan: Plan, experiment: Experiment) -> int:
-    """Images enough to show whether everything fits together."""
+    """Number of images in the small batch that checks whether everything fits together."""
     return min(8, plan.share // experiment.grad_accum_steps)
 
 
 def _fed(
     launch: Launch, device: torch.device, plan: Plan, images: Images, image_function: ImageFunction | None = None
 ) -> Batches:
-    """The batches of a plan as the launch says: every split is read this way."""
+    """The batches of a plan, loaded according to the launch options."""
     return feed(plan, images, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
 
 
 def _held_out(launch: Launch, device: torch.device, context: Context, images: Images) -> Batches:
-    """A split for evaluation: in order, every image once, each by one process."""
+    """Batches of a split for evaluation: in order, each image once, in exactly one process."""
     size = EVALUATION_BATCH * context.ranks
     plan = Plan(len(images), size, shuffled=False, rank=context.rank, ranks=context.ranks)
     return _fed(launch, device, plan, images)
 
 
 def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:
-    """(state, loss, method) with weights drawn from the seed. scaled: with fp16's gradient scaler."""
+    """Build (state, loss, method) with weights initialized from the seed. scaled: use a gradient scaler, for fp16."""
     torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
     built: dict[str, Any] = {"model": experiment.loss.network(experiment.model, context)}
     built |= {"loss": experiment.loss.build(context), "method": experiment.method.build(context)}
@@ -251,8 +250,8 @@ def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tup
 
 
 def belongs(parts: Assembly) -> dict[str, str]:
-    """What decides whether a resumed run keeps to the same bits: versions, device, threads, processes,
-    precision."""
+    """The environment that determines whether a resumed run is bit-exact: torch version, device, precision, threads,
+    processes and CPU capability."""
     return {
         "torch": torch.__version__,
         "device": parts.setup.device.type,
@@ -264,31 +263,32 @@ def belongs(parts: Assembly) -> dict[str, str]:
 
 
 def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> Assembly:
-    """Everything that can be refused, in every process before any goes on. Raises UserError, DataError among them."""
+    """Check and build everything; no process continues before all have succeeded. Raises UserError, including
+    DataError."""
     parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
     connect(parts)
     return parts
 
 
 def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Assembly:
-    """In the order of its cost, and without a word to another process."""
+    """Cheap checks first; no communication between processes."""
     check(experiment)
-    device_of(launch.device, ranks)  # refused before images are read
+    device_of(launch.device, ranks)  # raises before images are read
     return assemble(experiment, load_splits(experiment, launch), launch, ranks)
 
 
 def load_splits(experiment: Experiment, launch: Launch) -> Splits:
-    """The images that a declaration trains on. Raises DataError."""
+    """Load the images that a declaration trains on. Raises DataError."""
     splits = experiment.data.load(launch.root)
     return splits.limited(experiment.limit) if experiment.limit else splits
 
 
 def refuse(experiment: Experiment, task: Task) -> None:
-    """Raises UserError with every declared part that cannot handle the targets of this task."""
+    """Raise UserError naming every declared part that does not support the targets of this task."""
     unfit = [(name, type(part)) for name, part in experiment.parts() if not task.takes(part)]
     if unfit:
         raise UserError(
-            f"{name}: {kind.__name__} needs one class for each image, and these images have several labels; {advice}"
+            f"{name}: {kind.__name__} supports only single-label images, and these are multi-label; {advice}"
             for name, kind in unfit
             for advice in [getattr(kind, "instead", "leave it out")]
         )

@@ -1,4 +1,4 @@
-"""Averages of weights, judged and kept in the place of the weights themselves."""
+"""Averages of weights over epochs (SWA), evaluated and saved instead of the weights themselves."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from core.training.step import Setup, reseed
 
 
 def average_epoch(setup: Setup, state: State, train: Batches) -> None:
-    """At the end of an epoch: take its weights into the equal average, once that has begun.
+    """Update the equal average with the weights at the end of an epoch, once averaging has started.
 
     BatchNorm's mean and variance are the plain means over the batches of the same epoch, augmented as in training.
-    Each of several processes sees its share of them; the first one's statistics are then everyone's, as they are in
-    training (see `_end_of_epoch`). Norms that stand still keep their statistics.
+    Each process uses its share of the batches; the statistics of rank 0 are then broadcast, as in training (see
+    `_end_of_epoch`). Frozen norms keep their statistics.
     """
     epoch = len(state.history)
     if state.swa is None or setup.average_from is None or epoch < setup.average_from:
         return
     state.swa.update_parameters(state.model)
-    # the noise of this pass (dropout) is a function of the step too, wherever training was taken up
+    # the noise of this pass (dropout) is a function of the step, so that a resumed run repeats it
     reseed(K.step_seeds(setup.seed, setup.rank, state.step, 1)[0], setup.device)
     steps = len(train.plan)
     images = (
@@ -33,6 +33,6 @@ def average_epoch(setup: Setup, state: State, train: Batches) -> None:
         for step, batch in enumerate(train.epoch(epoch), epoch * steps)
     )
     averaged = state.swa.module
-    standing = setup.frozen.held(averaged, epoch) if setup.frozen else nullcontext()
-    with torch.no_grad(), setup.precision(), standing:
+    frozen = setup.frozen.held(averaged, epoch) if setup.frozen else nullcontext()
+    with torch.no_grad(), setup.precision(), frozen:
         update_bn(images, averaged)

@@ -1,7 +1,7 @@
-"""The state of a run on disk: written whole or not at all, checked by digest, two generations kept.
+"""Checkpoints: the state of a run on disk, written atomically, verified by digest, the latest two kept.
 
-A file is one line of JSON (version, step, sha256 of the rest, what it belongs to), then the state as torch.save wrote
-it. It is read with weights_only=True: a file can hold tensors and plain values, and never runs code.
+A file is one line of JSON (version, step, sha256 of the rest, environment), then the state in the format of torch.save.
+It is read with weights_only=True: a file can hold tensors and plain values, and never runs code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ CHECKPOINTS = "checkpoints"  # in the folder of a run
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """belongs: what a resume is checked against.  state: as `State.snapshot` gave it."""
+    """A checkpoint read from disk.
+
+    belongs: the environment that a resume is checked against.  state: as returned by `State.snapshot`.
+    """
 
     path: Path
     step: int
@@ -39,7 +42,7 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, state: dict[str, Any], belongs: dict[str, Any]) -> Path:
-    """Write folder/<step>.checkpoint; older generations beyond KEPT are removed once it stands. Raises OSError."""
+    """Write folder/<step>.checkpoint, then remove all but the latest KEPT checkpoints. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -65,12 +68,12 @@ def keep_last(folder: Path, count: int = 1) -> None:
 
 
 def generations(folder: Path) -> list[Path]:
-    """Complete checkpoints, the latest first."""
+    """Paths of the complete checkpoints, the latest first."""
     return sorted(folder.glob("*.checkpoint"), reverse=True)
 
 
 def read(path: Path) -> Checkpoint:
-    """Raises Damaged."""
+    """Read and verify a checkpoint. Raises Damaged."""
     try:
         with path.open("rb") as stream:
             head = json.loads(stream.readline())
@@ -78,7 +81,7 @@ def read(path: Path) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise Damaged(f"{path}: {error}") from None
     if head.get("version") != VERSION:
-        raise Damaged(f"{path}: a checkpoint of version {head.get('version')}, this labbook reads {VERSION}")
+        raise Damaged(f"{path}: the checkpoint has version {head.get('version')}; this labbook reads version {VERSION}")
     if hashlib.sha256(content).hexdigest() != head["sha256"]:
         raise Damaged(f"{path}: its content does not match its digest")
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -86,7 +89,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """(the latest checkpoint that is whole, or None; what is wrong with later ones)."""
+    """Read the latest intact checkpoint. Returns (checkpoint or None, errors of the later ones)."""
     wrong: list[str] = []
     for path in generations(folder):
         try:
@@ -97,11 +100,11 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 class Saver:
-    """Writes checkpoints beside the loop: a copy of the state is taken at once, a thread does the rest. When it is
-    left, nothing is being written.
+    """Writes checkpoints in a background thread; only the copy of the state is taken in the training thread. At exit,
+    the last checkpoint is complete.
 
-    every: a number of steps ("500") or a time ("90s", "5m", "1h") between checkpoints.  seconds_taken: by which the
-    loop was held up in all.
+    every: a number of steps ("500") or a time ("90s", "5m", "1h") between checkpoints.  seconds_taken: total seconds
+    for which training was blocked.
     """
 
     def __init__(self, folder: Path, every: str, belongs: dict[str, Any]):
@@ -122,13 +125,13 @@ class Saver:
             self._thread.join()
 
     def due(self, step: int) -> bool:
-        """Whether it is time, `step` steps being done."""
+        """Whether a checkpoint is due after `step` optimizer steps."""
         if self.steps:
             return step % self.steps == 0
         return time.monotonic() - self._last >= (self.seconds or 0)
 
     def save(self, state: State) -> None:
-        """Start writing; waits only for the checkpoint before, if that is not written yet. Raises its error."""
+        """Start writing a checkpoint, after waiting for the previous one to complete. Raises the error of that one."""
         began = time.monotonic()
         self.wait()
         self._thread = threading.Thread(target=self._write, args=(state.step, state.snapshot()), name="checkpoint")
@@ -138,12 +141,14 @@ class Saver:
         self.seconds_taken += self._last - began
 
     def cost(self) -> str:
-        """What the checkpoints so far have cost, for people."""
+        """Number, size and cost in time of the checkpoints so far, as a line of text."""
         size = sum(path.stat().st_size for path in generations(self.folder)[:1]) / 1e6
-        return f"checkpoints: {self.written}, {size:,.1f} MB each; they held training up for {self.seconds_taken:.2f} s"
+        blocked = f"training was blocked for {self.seconds_taken:.2f} s"
+        saved = f"{self.written} checkpoint{'s' * (self.written > 1)} of {size:,.1f} MB saved"
+        return f"{saved}; {blocked}"
 
     def wait(self) -> None:
-        """Until what was started is on disk. Raises OSError where it could not be written."""
+        """Wait until the checkpoint being written is on disk. Raises OSError if it could not be written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -154,5 +159,5 @@ class Saver:
     def _write(self, step: int, state: dict[str, Any]) -> None:
         try:
             save(self.folder, step, state, self.belongs)
-        except BaseException as error:  # for whoever waits
+        except BaseException as error:  # raised by wait()
             self._error = error

@@ -1,6 +1,6 @@
-"""Several processes that train one run: what they add up, and that all of them do the same.
+"""Distributed training of one run in several processes: collective operations and agreement between processes.
 
-In a process on its own every function here does nothing, at no cost: nobody asks how many there are.
+In a single process, every function here is a no-op, so that callers need not distinguish the two cases.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRANSPORT = re.compile(r"gloo|nccl|c10d|Connection (closed|reset)|Broken pipe",
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Meet the other processes, if there are any, and part from them at the end. Within another, it does nothing."""
+    """Initialize the process group, if torchrun started several processes, and destroy it at exit. Nested, a no-op."""
     here = ranks_here()
     if "RANK" not in os.environ or dist.is_initialized():
         yield here
@@ -39,26 +39,26 @@ def joined() -> Iterator[Ranks]:
     try:
         yield here
         with peers():
-            dist.barrier()  # torchrun's agents end with their processes, and one of them keeps what all need
+            dist.barrier()  # torchrun's agents end with their processes, and one of them hosts the store that all use
     finally:
         _device_groups.clear()
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
 
-_meetings = 0  # that this job has had, this one included; known to the first process
+_meetings = 0  # number of rendezvous of this job, including this one; known to rank 0
 
 
 def met_before() -> bool:
-    """Whether the processes of this job met once before: one of them has died, and all were started again."""
+    """Whether the processes of this job have been restarted, after one of them died."""
     return _meetings > 1
 
 
 def _met(store: dist.Store, rank: int, ranks: int) -> dist.Store:
-    """The part of a store that these very processes share.
+    """A view of the store that only the present processes share.
 
-    torchrun keeps one store over restarts, in which the addresses of dead processes still stand, and its agents do not
-    count restarts alike. So the first process gives each meeting a name, and answers everyone who comes to it.
+    torchrun keeps one store across restarts, which still holds the addresses of dead processes, and its agents do not
+    agree on the number of restarts. So rank 0 gives each rendezvous a name, and acknowledges every process that joins.
     """
     own = secrets.token_hex(8)
     if rank == 0:
@@ -71,19 +71,19 @@ def _met(store: dist.Store, rank: int, ranks: int) -> dist.Store:
     while True:
         meeting = store.get("meeting").decode()
         store.set(f"{meeting} {rank}", own)
-        with contextlib.suppress(dist.DistStoreError):  # nobody answers in a meeting that is over: ask for the next
+        with contextlib.suppress(dist.DistStoreError):  # a past rendezvous is never acknowledged: read the next name
             store.wait([f"{meeting} {rank} {own}"], timedelta(seconds=1))
             return dist.PrefixStore(meeting, store)
 
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """Raises PeerLost for what torch says when the connection to another process breaks."""
+    """Turn the errors that torch raises when the connection to another process breaks into PeerLost."""
     try:
         yield
     except RuntimeError as error:
         if dist.is_initialized() and (isinstance(error, dist.DistError) or _TRANSPORT.search(str(error))):
-            raise PeerLost("another process of this run has gone; what it said stands in its own output") from error
+            raise PeerLost("another process of this run ended unexpectedly; its own output shows the reason") from error
         raise
 
 
@@ -91,7 +91,7 @@ _device_groups: dict[str, dist.ProcessGroup] = {}
 
 
 def _group(device: torch.device) -> dist.ProcessGroup | None:
-    """gloo, the default, for tensors on a CPU; nccl for those on a GPU."""
+    """The process group for tensors on a device: gloo, the default, for a CPU; nccl for a GPU."""
     if device.type != "cuda":
         return None
     if "nccl" not in _device_groups:
@@ -102,12 +102,11 @@ def _group(device: torch.device) -> dist.ProcessGroup | None:
 def shared(
     forward: nn.Module, probe: Callable[[nn.Module], None], device: torch.device
 ) -> DistributedDataParallel | None:
-    """`forward` with its gradients averaged over all processes; None for a process alone. probe: a small forward and
-    backward pass.
+    """Wrap `forward` in DistributedDataParallel; None in a single process. probe: a small forward and backward pass.
 
-    The probe tells which parameters take no part, and has DistributedDataParallel arrange its buckets, which it does
-    after the first backward pass: sums over more than two processes depend on it, and a resumed run has to begin with
-    the same.
+    The probe shows which parameters are unused, and makes DistributedDataParallel arrange its buckets, which it does
+    after the first backward pass: the order of sums over more than two processes depends on them, so a resumed run must
+    start with the same buckets.
     """
     if not dist.is_initialized():
         return None
@@ -123,17 +122,18 @@ def shared(
 
 
 def sync_norms(module: nn.Module, device: torch.device) -> None:
-    """BatchNorm with the statistics of all processes (torch.nn.SyncBatchNorm). Raises UserError on a CPU."""
+    """Replace BatchNorm by torch.nn.SyncBatchNorm, which uses the statistics of all processes. Raises UserError on a
+    CPU."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     if device.type != "cuda":
-        advice = "use a norm that needs none (--model.norm group), or GPUs"
-        raise UserError([f"sync_batch_norm: torch has none for a {device.type} device; {advice}"])
+        advice = "use --model.norm group, or GPUs"
+        raise UserError([f"sync_batch_norm: torch does not support it on a {device.type} device; {advice}"])
     converted(module, _group(device))
 
 
 def converted(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
-    """The module with SyncBatchNorm in the place of BatchNorm, forward hooks (stochastic depth, fp32) kept."""
+    """Replace BatchNorm by SyncBatchNorm, keeping forward hooks (stochastic depth, fp32)."""
     before = {name: norm for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)}
     module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
     for name, norm in before.items():
@@ -143,31 +143,32 @@ def converted(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
 
 
 def last_of(forward: Callable[..., object], is_last: bool) -> AbstractContextManager[None]:
-    """Around one part of a batch: gradients are averaged with those of the last part, and not before."""
+    """Context of one micro-batch: gradients are averaged over processes with the last micro-batch only."""
     return nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
 
 
 def total(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, in place. No host waits for a GPU."""
+    """Sum over all processes, in place. Does not synchronize with the GPU."""
     if dist.is_initialized():
         dist.all_reduce(tensor, group=_group(tensor.device))
     return tensor
 
 
 def mean(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean over all processes, in place."""
+    """Mean over all processes, in place."""
     return total(tensor).div_(dist.get_world_size()) if dist.is_initialized() else tensor
 
 
 def align(module: nn.Module, everything: bool = False) -> None:
-    """Take the first process's buffers, or everything that the module holds. BatchNorm's differ until then."""
+    """Broadcast the buffers of rank 0, or parameters and buffers if `everything`. BatchNorm statistics differ until
+    then."""
     if dist.is_initialized():
         for tensor in module.state_dict().values() if everything else module.buffers():
             dist.broadcast(tensor, 0, group=_group(tensor.device))
 
 
 def gathered(value: T) -> list[T]:
-    """What each process gave, by rank."""
+    """Gather the value of each process, by rank."""
     if not dist.is_initialized():
         return [value]
     values: list[T] = [value] * dist.get_world_size()
@@ -176,7 +177,7 @@ def gathered(value: T) -> list[T]:
 
 
 def from_first(value: T) -> T:
-    """What the first process gave."""
+    """Broadcast the value of rank 0."""
     values = [value]
     if dist.is_initialized():
         dist.broadcast_object_list(values, 0)
@@ -184,7 +185,7 @@ def from_first(value: T) -> T:
 
 
 def together(action: Callable[[], T]) -> T:
-    """What the action gives here, once it has succeeded in every process. Raises UserError in all if in one."""
+    """Run an action in every process. If it raises UserError in one process, UserError is raised in all of them."""
     own: UserError | None = None
     try:
         result = action()
@@ -199,14 +200,16 @@ def together(action: Callable[[], T]) -> T:
 
 
 class Agreement:
-    """The signal that any process was sent, told to all at the same step: one later, so that nobody waits for it."""
+    """Shares a signal that any process received, so that all processes act on it at the same step: one step later, so
+    that no process has to wait."""
 
     def __init__(self) -> None:
         self._flag = torch.zeros((), dtype=torch.int64)
         self._work: dist.Work | None = None
 
     def __call__(self, number: int | None) -> int | None:
-        """To be asked in every process after every step. number: the signal that this one was sent."""
+        """Call in every process after every step. number: the signal received here, if any. Returns the shared
+        signal."""
         if not dist.is_initialized():
             return number
         if agreed := self.settle():
@@ -216,7 +219,7 @@ class Agreement:
         return None
 
     def settle(self) -> int | None:
-        """The answer to the last question."""
+        """Result of the last exchange."""
         if self._work is None:
             return None
         self._work.wait()

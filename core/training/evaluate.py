@@ -1,4 +1,4 @@
-"""(model, batches) -> metrics."""
+"""Evaluation of a model over the batches of a split."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from core.training import distributed
 
 
 class Evaluation(NamedTuple):
-    """metrics: loss; accuracy, balanced_accuracy, precision, recall, f1, ece, and top5 from six classes on, in 0..1;
-    nll in nats.  table: on the host, int64 [C, C], the confusion matrix, rows true classes.
+    """Result of an evaluation.
 
-    Of a multi-label task: loss, accuracy (of whole sets of labels), map and f1; the table is that of `score_table`,
+    metrics: loss; accuracy, balanced_accuracy, precision, recall, f1, ece, and top5 with six or more classes, in 0..1;
+    nll in nats.  table: on the host, int64 [C, C], the confusion matrix, rows are true classes.
+
+    Multi-label: metrics are loss, accuracy (exact match), map and f1; the table is that of `score_table`,
     int64 [2, C, THRESHOLDS].
     """
 
@@ -36,8 +38,8 @@ def evaluate(
     classes: int,
     task: Task,
 ) -> Evaluation:
-    """Metrics of a model over every sample of `batches`, of all processes, each counted once. Leaves model and loss in
-    their modes."""
+    """Evaluate a model over every sample of `batches`, each counted once over all processes. Restores the training
+    modes of model and loss. Raises ValueError if the split is empty."""
     modes = [(module, module.training) for module in (model, loss) if isinstance(module, nn.Module)]
     for module, _ in modes:
         module.eval()
@@ -55,5 +57,5 @@ def evaluate(
         module.train(training)
     table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()
     if not table.sum():
-        raise ValueError("there is nothing to evaluate: the split is empty")
+        raise ValueError("the split to evaluate is empty")
     return Evaluation(task.summary(table, sums), table)

@@ -1,8 +1,7 @@
-"""The head trained on features computed once, where nothing before it changes: a linear probe, cheaply.
+"""Linear probing on cached features: if only the head is trained, features are computed once.
 
-The features are a data set, the end of the network from the head on is a network of its own, and the loop trains the
-one on the other. It gives the same weights as training through the whole network, but for rounding: so it is a matter
-of Launch.
+The features form a data set and the tail of the network, from the head on, a network of its own, which the loop trains.
+The weights equal those of training through the full network up to rounding, so the cache is an option of Launch.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from core.training.loop import Event, fit
 from core.training.state import State
 from core.training.step import Setup
 
-MOST_BYTES = 2 << 30  # of the features of train and val
-ALIKE = 1e-4  # of logits: what only rounding tells apart
+MOST_BYTES = 2 << 30  # limit for the features of each split
+ALIKE = 1e-4  # tolerance of logits that differ by rounding only
 
 
 @dataclass(frozen=True)
 class Features:
-    """Batches whose images are features float [N, D], and the names of the modules that take them to the logits."""
+    """Batches whose images are features float [N, D]; tail names the modules that compute logits from them."""
 
     tail: tuple[str, ...]
     train: Batches
@@ -41,7 +40,7 @@ class Features:
 
 
 class Tail(nn.Module):
-    """The last modules of a network as a network of features float [N, D], shared with it and under the same names."""
+    """The last modules of a network as a network that takes features float [N, D]. Modules and names are shared."""
 
     def __init__(self, network: nn.Module, names: tuple[str, ...]):
         super().__init__()
@@ -62,21 +61,22 @@ class Tail(nn.Module):
 
 
 def fit_cached(parts: Assembly) -> Iterator[Event]:
-    """As `fit` of the assembly; on features, where nothing but the head ever moves and they can be kept."""
+    """Run `fit`; on cached features if only the head is trained and the features fit into memory."""
     features = computed(parts)
     if features is None:
         yield from fit(parts.setup, parts.state, parts.train, parts.val)
         return
     state, probe = parts.state, _probe(parts, features.tail)
-    # what is frozen lies before the tail and has no gradient since the assembly
+    # frozen modules precede the tail; their gradients were disabled in `assemble`
     setup = replace(parts.setup, normalize=_as_they_are, frozen=None)
     for event in fit(setup, probe, features.train, features.val):
-        state.step, state.seen = probe.step, probe.seen  # all else is shared
+        state.step, state.seen = probe.step, probe.seen  # everything else is shared
         yield event
 
 
 def computed(parts: Assembly) -> Features | None:
-    """The features of train and val; None where they change, are too many, or do not alone decide the logits."""
+    """Compute the features of train and val; None if they change during training, are too large, or do not determine
+    the logits."""
     if not (parts.launch.cache_features and only_the_head(parts.experiment) and parts.context.ranks == 1):
         return None
     began = time.monotonic()
@@ -90,14 +90,15 @@ def computed(parts: Assembly) -> Features | None:
         if features is None:
             return None
         found.append(features)
-    tell(f"features of {parts.train.plan.count:,} + {parts.val.plan.count:,} images: {time.monotonic() - began:.1f} s")
+    count = parts.train.plan.count + parts.val.plan.count
+    tell(f"computed the features of {count:,} images in {time.monotonic() - began:.1f} s")
     train, val = (_resident(batches, *each) for batches, each in zip((parts.train, parts.val), found, strict=True))
     return Features(tail, train, val)
 
 
 def _probe(parts: Assembly, tail: tuple[str, ...]) -> State:
-    """The state of training the tail alone. All that training changes it shares with the state of the whole network,
-    except for `step` and `seen`, which are numbers."""
+    """State for training only the tail. It shares everything that training changes with the state of the full network,
+    except for the numbers `step` and `seen`."""
     setup, state = parts.setup, parts.state
     trained = nn.ModuleDict({**state.trained, "model": Tail(state.model, tail)})
     return replace(
@@ -110,7 +111,7 @@ def _probe(parts: Assembly, tail: tuple[str, ...]) -> State:
 
 
 def _average_of(average: AveragedModel | None, tail: tuple[str, ...]) -> AveragedModel | None:
-    """The same average of the tail alone. What lies before it is constant, and so is its average."""
+    """The weight average restricted to the tail. Everything before the tail is constant, and so is its average."""
     if average is None:
         return None
     shared = Tail(average.module, tail)
@@ -120,21 +121,22 @@ def _average_of(average: AveragedModel | None, tail: tuple[str, ...]) -> Average
 
 
 def only_the_head(experiment: Experiment) -> bool:
-    """Whether an image gives the head the same features at every step."""
+    """Whether only the head is trained, on features that are the same at every step."""
     freeze = experiment.freeze
-    stands = (
+    all_frozen = (
         freeze is not None
         and freeze.up_to is None
         and (freeze.unfreeze_epoch or experiment.epochs) >= experiment.epochs
     )
-    return stands and not experiment.augment and type(experiment.method) is Supervised
+    return all_frozen and not experiment.augment and type(experiment.method) is Supervised
 
 
 def _tail(network: nn.Module, parts: Assembly) -> tuple[str, ...] | None:
-    """Names of the last modules that run, dropout before the head among them; None where the logits are not theirs."""
+    """Names of the modules of the tail: the head and active dropout before it. None if they do not compute the
+    logits."""
     modules = dict(network.named_modules())
-    names, head, still = list(modules), head_of(network), set(parts.setup.frozen.modules if parts.setup.frozen else ())
-    dropping = [n for n in names[: names.index(head)] if isinstance(modules[n], nn.Dropout) and n not in still]
+    names, head, frozen = list(modules), head_of(network), set(parts.setup.frozen.modules if parts.setup.frozen else ())
+    dropping = [n for n in names[: names.index(head)] if isinstance(modules[n], nn.Dropout) and n not in frozen]
     tail = (*dropping, head)
     batch = parts.setup.normalize(next(iter(parts.val.epoch(0))))
     with _caught(modules[tail[0]]) as kept, evaluation_mode(network), parts.setup.precision(), torch.no_grad():
@@ -148,7 +150,7 @@ def _tail(network: nn.Module, parts: Assembly) -> tuple[str, ...] | None:
 
 
 def _features(network: nn.Module, at: str, batches: Batches, setup: Setup) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(what goes into that module, float [N, D]; targets int64 [N]) of a split in order; None where it is too much."""
+    """(input of module `at`, float [N, D]; targets int64 [N]) of a split in order; None if larger than MOST_BYTES."""
     features, targets = [], []
     with _caught(network.get_submodule(at)) as kept, evaluation_mode(network), setup.precision(), torch.no_grad():
         for batch in batches.epoch(0):
@@ -166,7 +168,7 @@ def _resident(batches: Batches, features: torch.Tensor, targets: torch.Tensor) -
 
 
 class _caught:
-    """Collects what goes into a module, before anything that is done to it there."""
+    """Context manager that collects the inputs of a module, before its other forward pre-hooks run."""
 
     def __init__(self, module: nn.Module):
         self.kept: list[torch.Tensor] = []

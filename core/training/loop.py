@@ -1,4 +1,4 @@
-"""fit(): the loop, from top to bottom. A generator of events; whoever iterates decides what to do with them."""
+"""fit(): the training loop, a generator of events. The caller decides what to do with them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SMALLEST_SCALE = 2**-10
 
 
 class Event(NamedTuple):
-    """After each optimizer step, and after each epoch.
+    """Yielded after each optimizer step and after each epoch.
 
-    step: optimizer steps done.  epoch: the epoch it belongs to, from 0.
-    metrics: empty; or step/... after an interval; or the epoch's, and then `validation` is there too.
+    step: optimizer steps done.  epoch: its epoch, from 0.  metrics: step/... at the end of a logging interval, those of
+    the epoch at its end, otherwise empty.  validation: set at the end of an epoch.
     """
 
     step: int
@@ -34,10 +34,10 @@ class Event(NamedTuple):
 
 
 def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Event]:
-    """Train `state` from where it stands to the end: all epochs, or until early stopping or the time budget says so.
+    """Train `state` from its current step until all epochs are done, early stopping triggers or the time limit is
+    reached.
 
-    Between two events the state is whole: it may be saved, and training may be left and taken up again from it.
-    Raises NonFinite.
+    Between two events the state is consistent: it may be saved, and training may be resumed from it. Raises NonFinite.
     """
     steps = len(train.plan)
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
@@ -46,7 +46,7 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
         state.stopwatch.start()
     while not is_over(setup, state.history):
         epoch = len(state.history)
-        standing = setup.frozen.hold(state.model, epoch) if setup.frozen else []
+        frozen = setup.frozen.hold(state.model, epoch) if setup.frozen else []
         start = state.step - epoch * steps
         seeds = K.step_seeds(setup.seed, setup.rank, state.step, steps - start)
         began = time.perf_counter()
@@ -55,7 +55,7 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
             clock = Clock(state.step, steps, setup.epochs)
             set_learning_rates(state.optimizer, setup.schedule(clock, state.history))
             try:
-                advance(setup, state, trained, setup.augment(setup.normalize(batch), clock), clock, standing)
+                advance(setup, state, trained, setup.augment(setup.normalize(batch), clock), clock, frozen)
             except StepSkipped:
                 raise diagnose(setup, state, train, state.step, state.step + 1) from None
             state.step += 1
@@ -67,9 +67,9 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
 
 
 def _read_interval(setup: Setup, state: State, train: Batches, steps: int) -> dict[str, float]:
-    """Means over the last `steps` steps: the one place where the host waits for the device."""
+    """Means over the last `steps` steps. The only place where the host synchronizes with the device."""
     now = state.sums.tolist()
-    # a scaler bears overflow by scaling down; one that has shrunk to this is overflowing at any scale
+    # a scaler handles overflow by scaling down; below this scale, gradients overflow at any scale
     if not math.isfinite(sum(now)) or (state.scaler and state.scaler.get_scale() < SMALLEST_SCALE):
         raise diagnose(setup, state, train, state.step - steps, state.step)
     loss, _, norm = (after - before for after, before in zip(now, state.seen, strict=True))
@@ -78,7 +78,7 @@ def _read_interval(setup: Setup, state: State, train: Batches, steps: int) -> di
 
 
 def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate: float) -> Event:
-    """Average, validate and start the sums anew. rate: steps per second."""
+    """Average weights, validate and reset the sums. rate: steps per second."""
     if state.swa is not None:
         average_epoch(setup, state, train)
     distributed.align(state.evaluated)

@@ -1,4 +1,4 @@
-"""When a loss or gradient is not finite: which step, which layer, which samples. Found by replaying keyed batches."""
+"""Diagnosis of a non-finite loss or gradient: finds step, layer and samples by replaying batches."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MOST_NAMED = 8
 
 
 def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -> NonFinite:
-    """The error to raise for the steps first .. end - 1 (from 0, of one epoch), one of which was called off.
+    """Build the error for the steps first .. end - 1 (from 0, of one epoch), one of which was skipped.
 
-    The weights are those of that step, for nothing has moved them since; so the first step whose gradient is not
-    finite when replayed with them is the one. All processes replay in step, each its own share.
+    The weights have not been updated since that step, so it is the first step whose gradient is not finite when
+    replayed with them. All processes replay the same steps, each its own share.
     """
     per_epoch = len(train.plan)
     epoch = first // per_epoch
@@ -40,31 +40,31 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
             if where := next(filter(None, distributed.gathered(replay(setup, state, ready, clock))), ""):
                 return NonFinite(step + 1, epoch, where)
     aside = getattr(state.optimizer, "aside", "")
-    return NonFinite(end, epoch, f"it did not come again when the steps were replayed{aside}")
+    return NonFinite(end, epoch, f"it did not occur again when the steps were replayed{aside}")
 
 
 def _losses(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
-    """What is not finite about the forward pass of this batch; empty if all is."""
+    """Describe what is not finite in the forward pass of this batch; empty if everything is finite."""
     with _first_bad_output(state.model) as layers, torch.no_grad(), setup.precision():
         losses, _ = state.forward(batch, clock)
-    found = [f"layer {layers[0]} is the first whose output is not"] if layers else []
+    found = [f"layer {layers[0]} is the first with a non-finite output"] if layers else []
     if samples := batch.index[~torch.isfinite(losses)].tolist():
         named = ", ".join(map(str, samples[:MOST_NAMED])) + (", ..." if len(samples) > MOST_NAMED else "")
-        return "; ".join([*found, f"{len(samples)} of {len(losses)} training images ({named}) have such a loss"])
+        return "; ".join([*found, f"{len(samples)} of {len(losses)} training images ({named}) have a non-finite loss"])
     return ""
 
 
 def _gradients(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
-    """What is not finite about the gradients of this batch; empty if all are."""
+    """Describe what is not finite in the gradients of this batch; empty if everything is finite."""
     state.optimizer.zero_grad(set_to_none=True)
     gradients(setup, state, state.forward, batch, clock)
     grads = {name: p.grad for name, p in state.trained.named_parameters() if p.grad is not None}
     if weights := [name for name, gradient in grads.items() if not torch.isfinite(gradient).all()]:
-        return f"the loss is, but not the gradient of {weights[-1].removeprefix('model.')}"
+        return f"the loss is finite, but the gradient of {weights[-1].removeprefix('model.')} is not"
     largest = max(grads, key=lambda name: float(grads[name].abs().max()))
     if math.isfinite(float(gradient_norm(grads.values()))):
         return ""
-    return f"the gradient is too large for its norm, most of all that of {largest.removeprefix('model.')}"
+    return f"the norm of the gradient overflows; the largest gradient is that of {largest.removeprefix('model.')}"
 
 
 @contextmanager

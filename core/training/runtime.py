@@ -1,4 +1,4 @@
-"""What surrounds a run in this process: its mirror, signals, threads, the processes that share the work."""
+"""Runtime environment of a run in this process: MLflow mirror, signals, threads, distributed processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.training import distributed
 
 @dataclass(frozen=True)
 class Runtime:
-    """What is there before anything is built. stop: signals sent to this process."""
+    """Environment that exists before anything is built. stop: signals received by this process."""
 
     mirror: Follows
     stop: Stop
@@ -29,7 +29,7 @@ class Runtime:
 
 @contextmanager
 def open_runtime(launch: Launch, mirror: Follows | None) -> Iterator[Runtime]:
-    """Everything around a run, ended with it. mirror: of an invocation with several runs; none: one of its own."""
+    """Open the environment of a run. mirror: shared by an invocation with several runs; None: start one here."""
     with _mirrored(mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
         yield Runtime(following, stop, ranks)
 
@@ -48,7 +48,7 @@ def _mirrored(mirror: Follows | None) -> Iterator[Follows]:
 
 @contextmanager
 def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
-    """Threads and determinism for the time of a run. Processes on one machine share its cores."""
+    """Set the number of threads and determinism for the duration of a run. Processes on one machine share its cores."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(launch.threads or max(1, usable_cores() // ranks.local_ranks))
     if launch.deterministic:
@@ -65,10 +65,10 @@ def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to 1 GiB of what this process frees, for its next tensors.
+    """Make glibc keep up to 1 GiB of freed memory for the next tensors of this process.
 
-    It gives large blocks back to the kernel, which clears each page of the next ones: for the images of a batch, that
-    takes longer than to normalize and mirror them. M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3).
+    By default it returns large blocks to the kernel, which clears each page of the next ones: for the images of a
+    batch, this takes longer than normalizing and flipping them. M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3).
     """
     with suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL(None)
@@ -78,7 +78,8 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def anomaly_mode(wanted: bool) -> Iterator[None]:
-    """torch.autograd's anomaly mode for a while: each backward pass is checked for NaN, at a multiple of its time."""
+    """Enable torch.autograd's anomaly mode, which checks each backward pass for NaN and makes it several times
+    slower."""
     if not wanted:
         yield
         return

@@ -1,4 +1,4 @@
-"""One small batch through a copy of everything, before anything is recorded: what does not fit together shows here."""
+"""Sanity check before anything is recorded: runs one small batch through copies of model, method and loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from core.training.evaluate import evaluate
 from core.training.state import State
 from core.training.step import Setup
 
-PROBED = 4  # images shown to each image step
+PROBED = 4  # images passed to each image step
 START = Clock(0, 1, 1)
 
 
@@ -30,7 +30,7 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     """Augment `count` training images and compute their losses with copies of model, method and loss.
 
     Raises ValueError for what breaks a contract: an image step that changes size or type, logits that are not
-    [N, classes], losses that are not [N]. A bug in a user's own part is left to come up in training, on record.
+    [N, classes], losses that are not [N]. A bug in a user-defined part is left to be raised, and recorded, in training.
     """
     for step in steps:
         if isinstance(step, Albumentation):
@@ -54,18 +54,18 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     except Exception as error:
         if any(isinstance(output, tuple) for output in outputs):
             raise ValueError(
-                "model: it gives several outputs in training; use method Auxiliary, or auxiliary false"
+                "model: it returns several outputs in training; use method Auxiliary, or --model.aux_logits false"
             ) from None
         if "more than 1 value per channel" in str(error):
             raise ValueError(
-                f"model: BatchNorm needs more than {len(index)} image at a time; raise batch_size or lower "
+                f"model: BatchNorm needs more than {len(index)} image per micro-batch; raise batch_size or lower "
                 "grad_accum_steps"
             ) from None
         return
     if logits.shape != (len(index), setup.classes):
-        raise ValueError(f"model: logits are {list(logits.shape)} for {len(index)} images of {setup.classes} classes")
+        raise ValueError(f"model: logits have shape {list(logits.shape)}; expected {[len(index), setup.classes]}")
     if losses.shape != (len(index),):
-        raise ValueError(f"loss: it gives {list(losses.shape)} for {len(index)} images; one value each is needed, [N]")
+        raise ValueError(f"loss: it returns shape {list(losses.shape)}; expected one value per image, {[len(index)]}")
 
 
 def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module], None]:
@@ -82,7 +82,7 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
 
 
 def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
-    """Raises UserError for a metric, by the field that names it, which evaluation does not give for these data."""
+    """Raise UserError for a field that names a metric which is not measured for these data. named: {field: metric}."""
     if set(named.values()) <= set(setup.task.always):
         return
     with setup.precision():
@@ -90,12 +90,12 @@ def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Bat
     measured = [f"val/{name}" for name in found.metrics]
     for field, metric in named.items():
         if metric not in measured:
-            hint = did_you_mean(metric, measured) or f"; there are {', '.join(measured)}"
+            hint = did_you_mean(metric, measured) or f"; choose one of {', '.join(measured)}"
             raise UserError([f"{field}: {metric} is not measured for these data{hint}"])
 
 
 def _probe(step: Albumentation, images: Images) -> None:
-    """Try one image step, made certain to act."""
+    """Run an image step on a few images with probability 1. Raises ValueError if it fails."""
     try:
         certain = step.model_copy(update={"arguments": step.arguments | {"p": 1.0}})
         probe = per_image((certain,))

@@ -1,4 +1,4 @@
-"""Declarations made small: --smoke and --overfit."""
+"""Reduced declarations for --smoke and --overfit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from core.launch import Launch
 
 
 def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
-    """The same pipeline in seconds: three small batches, one epoch; more, where classes are then made rare."""
+    """Reduce a declaration to one epoch of three small batches; with long_tail, to more images, most of which it
+    drops."""
     parts = experiment.grad_accum_steps * ranks.ranks
     batch_size = parts * 2 * max(1, min(experiment.batch_size, 32) // (2 * parts))
     rarest = math.ceil(experiment.long_tail.factor) if experiment.long_tail else 1
@@ -18,14 +19,13 @@ def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
 
 
 def declared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Experiment:
-    """What is trained, and recorded as the declaration: the given one, or what --smoke and --overfit make of it.
-    Raises UserError."""
+    """The declaration that is trained and recorded: as given, or reduced by --smoke and --overfit. Raises UserError."""
     small = smoked(experiment, ranks) if launch.smoke else experiment
     return overfitted(small, launch.overfit) if launch.overfit else small
 
 
 def overfitted(experiment: Experiment, images: int) -> Experiment:
-    """The same set-up on one batch of so many images: they stand unchanged, and nothing stops it early. Its `limit`
-    keeps it from counting among whole runs."""
+    """Reduce a declaration to one batch of `images` images, without augmentation, sampling or early stopping. Because
+    `limit` is set, the run does not count as a complete one."""
     left_out = {"augment": (), "stopping": None, "sampling": None, "long_tail": None, "label_noise": None}
     return experiment.but(left_out | {"batch_size": images, "limit": images})

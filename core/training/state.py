@@ -1,4 +1,4 @@
-"""The whole state of a run. Nothing else changes while it trains."""
+"""The complete state of training. Nothing else changes during a run."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class Stopwatch:
-    """Seconds that a run has trained, kept over interruptions: from `start`, plus what a checkpoint says."""
+    """Training time of a run in seconds, across interruptions: since `start`, plus the time loaded from a
+    checkpoint."""
 
     def __init__(self) -> None:
         self._before = 0.0
         self._began: float | None = None
 
     def start(self) -> None:
-        """Count from now on, unless it counts already."""
+        """Start counting; a no-op if already started."""
         self._began = self._began if self._began is not None else time.monotonic()
 
     def seconds(self) -> float:
-        """Counted so far."""
+        """Training time so far, in seconds."""
         return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
 
     def state_dict(self) -> dict[str, float]:
-        """{"seconds": so far}"""
+        """{"seconds": training time so far}"""
         return {"seconds": self.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on from there; starts again with `start`."""
+        """Load the training time so far; counting restarts with `start`."""
         self._before, self._began = state_dict["seconds"], None
 
 
 @dataclass
 class State:
-    """What training changes, and so what a checkpoint must hold.
+    """Everything that training changes, and therefore everything that a checkpoint must hold.
 
-    trained: a ModuleDict of "model" and, where they have weights or buffers, "loss" and "method".
-    forward: `trained` as one module, (batch, clock) -> Output.  shared: the same, but its gradients are averaged over
-    all processes.
-    history: the metrics of each finished epoch.  step: optimizer steps done.
-    sums: over the steps of the epoch so far, [mean loss, right predictions, gradient norm], on the device; each the
-    mean over all processes, so that their states are equal.
-    seen: what `sums` was when the last interval was read.
-    ema: average of the weights at each step.  swa: at the end of each of the last epochs.
-    stopwatch: there where the time to train is limited.
+    trained: a ModuleDict of "model" and, if they have weights or buffers, "loss" and "method".
+    forward: `trained` as one module, (batch, clock) -> Output.  shared: the same, with gradients averaged over all
+    processes.
+    history: metrics of each finished epoch.  step: optimizer steps done.
+    sums: over the steps of the current epoch, [mean loss, correct predictions, gradient norm], on the device; each is
+    the mean over all processes, so that their states are equal.
+    seen: value of `sums` at the end of the last logging interval.
+    ema: exponential moving average of the weights.  swa: equal average of the weights at the end of the last epochs.
+    stopwatch: set if training time is limited.
     """
 
     trained: nn.ModuleDict
@@ -64,25 +65,25 @@ class State:
     stopwatch: Stopwatch | None = None
 
     def __post_init__(self) -> None:
-        self.shared: Callable[..., Any] = self.forward.forward  # a module's call is dearer, and has hooks to run
+        self.shared: Callable[..., Any] = self.forward.forward  # faster than calling the module, which checks for hooks
 
     @property
     def model(self) -> nn.Module:
-        """The network that is trained."""
+        """The network being trained."""
         return self.trained["model"]
 
     @property
     def sound(self) -> bool:
-        """Whether every step of this epoch was taken and none called off; waits for the device."""
+        """Whether no step of this epoch was skipped. Synchronizes with the device."""
         return bool(torch.isfinite(self.sums).all())
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy of everything, on the CPU: tensors and plain values only."""
+        """Copy of the complete state on the CPU: tensors and plain values only."""
         live = {name: part.state_dict() for name, part in self._stateful().items()}
         return _copied(live | {"history": self.history, "step": self.step, "sums": self.sums, "seen": self.seen})
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Become what the snapshot was taken of. The parts must be built from the same declaration."""
+        """Load a snapshot. The state must be built from the same declaration."""
         for name, part in self._stateful().items():
             part.load_state_dict(snapshot[name])
         self.history, self.step, self.seen = snapshot["history"], snapshot["step"], snapshot["seen"]
@@ -95,7 +96,8 @@ class State:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is judged and kept: the average where there is one, once it averages anything."""
+        """The network that is evaluated and saved: the weight average if declared (SWA once it has started, else EMA),
+        otherwise the network being trained."""
         if self.swa is not None and self.swa.n_averaged > 0:
             return self.swa.module
         return self.ema.module if self.ema is not None else self.model

@@ -1,4 +1,4 @@
-"""One optimizer step, and what it works with."""
+"""The optimizer step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from core.training.state import State
 
 @dataclass(frozen=True)
 class Setup:
-    """What the loop works with, built. It does not change; what changes is the State."""
+    """The built parts that the loop uses. They are constant; everything that changes is in State."""
 
     method: Method
     loss: LossFunction
@@ -49,12 +49,13 @@ class Setup:
     frozen: Frozen | None = None
 
     def precision(self) -> AbstractContextManager[object]:
-        """The context that forward passes run in."""
+        """Autocast context of forward passes."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
 def is_over(setup: Setup, history: History) -> bool:
-    """Whether training ends after the epochs of this history: all done, no more improvement, or no more time."""
+    """Whether training ends after the epochs of this history: all epochs done, early stopping, or time limit
+    reached."""
     if len(history) >= setup.epochs or (setup.stopping is not None and setup.stopping(history)):
         return True
     return setup.max_minutes is not None and out_of_time(history, setup.max_minutes)
@@ -64,7 +65,7 @@ _NO, _YES = torch.zeros(()), torch.ones(())
 
 
 class StepSkipped(Exception):
-    """A step was not taken because its loss or gradient is not finite; weights and momentum are as before."""
+    """A step was skipped because its loss or gradient is not finite; weights and momentum are unchanged."""
 
 
 def advance(
@@ -73,12 +74,12 @@ def advance(
     trained: list[torch.Tensor],
     batch: Batch,
     clock: Clock,
-    standing: Sequence[torch.Tensor] = (),
+    frozen: Sequence[torch.Tensor] = (),
 ) -> None:
-    """One optimizer step on a batch, augmented and normalized. standing: those of `trained` that stand still.
+    """Take one optimizer step on a normalized and augmented batch. frozen: tensors of `trained` that are not updated.
 
-    Where the optimizer is fused there is no synchronization with the device: a step that is not finite is called off
-    there, and every later one too, until the host reads `state.sums`. Elsewhere it raises StepSkipped.
+    A fused optimizer does not synchronize with the device: a non-finite step is skipped on the device, and so is every
+    later one, until the host reads `state.sums`. Other optimizers raise StepSkipped.
     """
     optimizer, scaler = state.optimizer, state.scaler
     fused = optimizer.param_groups[0].get("fused")
@@ -89,7 +90,7 @@ def advance(
         for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
             parameter.grad = None
         loss, right = gradients(setup, state, state.shared, batch, clock)
-        for parameter in standing:  # what has no gradient no optimizer moves
+        for parameter in frozen:  # optimizers skip parameters without a gradient
             parameter.grad = None
         if scaler:
             scaler.unscale_(optimizer)
@@ -98,15 +99,15 @@ def advance(
             clip_grads_with_norm_(trained, setup.clip_grad_norm, norm)
         if setup.clip_grad_value:
             clip_grad_value_(trained, setup.clip_grad_value)
-        if scaler:  # it expects gradients to overflow now and then, and skips the step itself
+        if scaler:  # the scaler expects gradients to overflow occasionally, and skips such steps itself
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
         found = distributed.mean(torch.stack([loss, right, norm]))
-        # what is reported is found at the weights themselves; of a later gradient, such as SAM's second, only whether
-        # it is finite: zero times a NaN or infinity is NaN
+        # metrics are those of the first closure call, at the current weights; of later calls, such as SAM's second,
+        # only whether they are finite counts: zero times NaN or infinity is NaN
         state.sums += found * 0.0 if counted else found
         counted = True
         if fused:
-            # A sum once not finite stays so: every step is called off on the device until the host looks.
+            # a non-finite sum remains non-finite: every step is skipped on the device until the host reads it
             optimizer.found_inf = _not_finite(state.sums)  # type: ignore[attr-defined]
         elif _not_finite(state.sums):
             raise StepSkipped
@@ -123,13 +124,13 @@ def advance(
 
 
 def gradient_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
-    """2-norm of all together. As torch.nn.utils.get_total_norm, which takes three times as long on few tensors."""
+    """Total 2-norm, as torch.nn.utils.get_total_norm, which takes three times as long for few tensors."""
     return vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
 
 
 def _not_finite(sums: torch.Tensor) -> torch.Tensor:
     """float32 scalar on the same device, 1 where any of the sums is NaN or infinite, else 0."""
-    if sums.device.type == "cpu":  # nothing to wait for: looking is faster than computing
+    if sums.device.type == "cpu":  # reading the value does not synchronize here, and is faster than computing
         return _NO if math.isfinite(sum(sums.tolist())) else _YES
     return sums.sum(dtype=torch.float32).mul_(0.0).nan_to_num_(1.0)
 
@@ -137,42 +138,44 @@ def _not_finite(sums: torch.Tensor) -> torch.Tensor:
 def gradients(
     setup: Setup, state: State, forward: Callable[..., Output], batch: Batch, clock: Clock
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the mean loss. (that mean, number of right predictions) of this process, on the device.
+    """Compute the gradients of the mean loss. Returns (mean loss, number of correct predictions) of this process, on
+    the device.
 
-    forward: state.shared in training; state.forward leaves the other processes out of it.
+    forward: state.shared in training; with state.forward, gradients are not averaged over processes.
     """
-    parts = [batch] if setup.grad_accum_steps == 1 else _split(batch, setup.grad_accum_steps)
+    micro_batches = [batch] if setup.grad_accum_steps == 1 else _split(batch, setup.grad_accum_steps)
     means, rights = [], []
-    for part in parts:
-        with distributed.last_of(forward, part is parts[-1]):
+    for micro_batch in micro_batches:
+        with distributed.last_of(forward, micro_batch is micro_batches[-1]):
             with setup.precision():
-                losses, logits = forward(part, clock)
-            # the gradient of the mean over the whole batch, without a mean in the graph
-            weights = _equal(len(losses), len(parts), losses.dtype, losses.device)
+                losses, logits = forward(micro_batch, clock)
+            # gradient of the mean over the full batch, without a mean in the graph
+            weights = _equal(len(losses), len(micro_batches), losses.dtype, losses.device)
             losses.backward(state.scaler.scale(weights) if state.scaler else weights)
         means.append(losses.detach() @ weights)
-        rights.append(setup.task.right(logits.detach(), part.targets))
-    return (means[0], rights[0]) if len(parts) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())
+        rights.append(setup.task.right(logits.detach(), micro_batch.targets))
+    return (means[0], rights[0]) if len(means) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())
 
 
 @functools.cache
-def _equal(count: int, parts: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """[count], what each of so many examples weighs in the mean over a batch of so many parts."""
-    return torch.full((count,), 1 / (count * parts), dtype=dtype, device=device)
+def _equal(count: int, steps: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[count], the weight of each example of a micro-batch in the mean over a batch of `steps` micro-batches."""
+    return torch.full((count,), 1 / (count * steps), dtype=dtype, device=device)
 
 
-def _split(batch: Batch, parts: int) -> list[Batch]:
-    return [Batch(*tensors) for tensors in zip(*(tensor.chunk(parts) for tensor in batch), strict=True)]
+def _split(batch: Batch, steps: int) -> list[Batch]:
+    return [Batch(*tensors) for tensors in zip(*(tensor.chunk(steps) for tensor in batch), strict=True)]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
-    """Each group's own rate times the schedule's multiplier."""
+    """Set the learning rate of each parameter group to its initial rate times the multiplier of the schedule."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * multiplier
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Noise (dropout) is a function of seed, rank and step: no generator's state need be saved."""
+    """Seed torch's generators before a step. Noise (dropout) depends only on seed, rank and step, so that no generator
+    state needs to be saved."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

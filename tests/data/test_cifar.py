@@ -76,9 +76,9 @@ def test_some_classes_alone_are_a_data_set_of_their_own(tmp_path):
 def test_classes_to_keep_that_are_none_are_refused_with_the_nearest(tmp_path):
     root = official_archive(cifar.TEN, tmp_path)
     told = complaint(root, Cifar10(only=("clas03", "dog")))
-    assert "data.only: CIFAR-10 has no class clas03; did you mean class03" in told
-    assert "no class dog; there are class00, class01" in told
-    assert "one class; classification takes two" in complaint(root, Cifar10(only=("class03",)))
+    assert "data.only: clas03 is not a class of CIFAR-10; did you mean class03" in told
+    assert "dog is not a class of CIFAR-10; choose from class00, class01" in told
+    assert "a single class; classification needs at least two" in complaint(root, Cifar10(only=("class03",)))
 
 
 class Evil:

@@ -239,7 +239,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_says_what_it_skips(forge, tmp
     process.wait()
     status, told = forge.run(kills.PROGRAM, "resume", env={"LABBOOK_HOME": str(home)})
     assert status == 0, told
-    assert "images of epoch 1 have come before: skipped, not read again" in told
+    assert "images of epoch 1 that were used before the interruption" in told
     assert not kills.outcome(home).differences(whole)
 
 
@@ -265,7 +265,7 @@ def test_two_processes_each_with_shards_of_their_own_resume_to_the_same_bits(for
         process.wait()
     first, second = start(forge, kills.PROGRAM, "resume")
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
-    assert "images of epoch 1 have come before: skipped, not read again" in first.text
+    assert "images of epoch 1 that were used before the interruption" in first.text
     resumed, whole = kills.outcome(home), kills.outcome(tmp_path / "undisturbed")
     assert (resumed.weights, resumed.points) == (whole.weights, whole.points)
 

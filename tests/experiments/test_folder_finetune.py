@@ -13,6 +13,6 @@ def test_ten_images_of_two_classes_are_enough_for_folder_finetune(forge, tmp_pat
     words = ("--root", str(tmp_path / "images"), "--model.weights", "none", "--data.size", "32", "--mlflow", "false")
     status, text = forge.run("experiments.folder_finetune", "--variant", "few", "--epochs", "2", *words)
     assert status == 0, text
-    assert "features of 6 + 2 images" in text
+    assert "computed the features of 8 images" in text
     status, text = forge.run("experiments.folder_finetune", *words)
     assert (status, "batch_size: 32 is more than the 6 training images" in text) == (2, True)

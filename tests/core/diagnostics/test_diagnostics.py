@@ -12,7 +12,7 @@ from core.cli import main as command
 from core.common import paths
 from core.common.errors import NonFinite
 from core.diagnostics import anomaly
-from core.diagnostics.layers import dead_units, gradient_norms, layers, told, update_ratios
+from core.diagnostics.layers import dead_units, extremes, gradient_norms, layers, update_ratios
 from core.diagnostics.model_summary import described, summary
 from core.diagnostics.observers import _nothing, watching
 from core.diagnostics.overfit import verdict
@@ -181,8 +181,8 @@ def test_an_anomaly_names_step_layer_operation_and_line(home):
     with pytest.raises(NonFinite) as caught:
         train(BASE.but({"method": Once()}), Launch(detect_anomaly=True, **OFFLINE))
     text = str(caught.value)
-    assert "at step 3 (epoch 1): the loss is, but not the gradient of" in text
-    assert "NaN first in the gradient of Pow, from " in text
+    assert "at step 3 (epoch 1): the loss is finite, but the gradient of" in text
+    assert "the first NaN is in the gradient of Pow, called in " in text
     assert "loop.py, line" in text
     assert ".square().sum(dim=1).sqrt()" in text
     assert caught.value.step == 3
@@ -222,7 +222,7 @@ def test_one_batch_is_learnt_and_never_counts_as_a_best_result(home, capsys):
     assert run.metrics["train/accuracy"] == 1.0
     assert run.metrics["train/loss"] < 0.05
     assert sorted(run.history["train/loss"]) == list(range(1, 31)), "nothing stops it early"
-    assert "overfit: reached 100.0%" in capsys.readouterr().out
+    assert "overfit: reached: accuracy 100.0%" in capsys.readouterr().out
     assert listing.best_on_record("x") is None
     assert run.experiment.augment == ()
 
@@ -240,7 +240,7 @@ def test_what_cannot_be_learnt_is_told_with_advice(home, capsys):
 
 def test_a_loss_that_still_falls_asks_for_more_epochs():
     history = [{"train/accuracy": 0.5, "train/loss": 2.0}, {"train/accuracy": 0.7, "train/loss": 1.0}]
-    assert "more --epochs" in verdict(BASE, history)[1]
+    assert "increase --epochs" in verdict(BASE, history)[1]
     assert verdict(BASE, []) == []
 
 
@@ -328,12 +328,12 @@ def test_layers_are_journalled_once_an_epoch(batch_size, home, capsys):
     for name in ("layer/1/update_ratio", "layer/4/update_ratio", "layer/1/grad_norm", "layer/2/dead"):
         assert sorted(run.history[name]) == [1, 2, 3], name
     assert run.history["layer/1/update_ratio"][1] > 0
-    assert "update / weight in a step" in capsys.readouterr().out
+    assert "update ratio per step" in capsys.readouterr().out
 
 
 def test_what_is_told_names_the_layers_at_the_ends():
     metrics = {"layer/a/dead": 0.1, "layer/b.c/dead": 0.9, "layer/a/grad_norm": 3.0}
-    assert told(metrics) == ["dead ReLU units: 1.0e-01 (layer a) to 9.0e-01 (layer b.c)"]
+    assert extremes(metrics) == ["fraction of dead ReLU units: 1.0e-01 (layer a) to 9.0e-01 (layer b.c)"]
 
 
 # --- all of them

@@ -76,7 +76,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_counts_as_diverging():
     found = lr_find(BASE.but({"method": Cliff()}), OFFLINE, test).curve
     assert len(found.rates) == 7
     assert found.diverging == pytest.approx(test.rate(7))
-    assert "a tenth of the rate" in advice(found)[-1]
+    assert "a tenth of the learning rate" in advice(found)[-1]
 
 
 def test_smoothing_does_not_lag():

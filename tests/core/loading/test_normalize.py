@@ -61,7 +61,7 @@ def test_gray_images_take_the_mean_of_imagenets_channels_and_other_numbers_are_r
     mean, std = statistics("imagenet", gray)
     assert mean == pytest.approx((0.449,))
     assert std == pytest.approx((0.226,))
-    with pytest.raises(ValueError, match="imagenet is of 3 channels, these images have 2"):
+    with pytest.raises(ValueError, match="imagenet needs images of 3 channels, these have 2"):
         statistics("imagenet", type(gray)(np.zeros((1, 4, 4, 2), np.uint8), gray.rows[:1], gray.targets[:1]))
 
 

@@ -229,7 +229,7 @@ def test_weights_that_are_none_are_refused(weights):
 def test_images_of_several_classes_each_are_refused(part):
     images = images_of(3, 3)
     several = Images(images.pixels, images.rows, np.zeros((6, 2), dtype=np.float32))
-    with pytest.raises(ValueError, match="needs one class for each image"):
+    with pytest.raises(ValueError, match="supports only single-label images"):
         part(several, 2)
 
 

@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped_and_refuses_weights_that_
     stopped = next(run for run in runs if run.status == "KILLED")
     kept = path.read_bytes()
     saved(path, SHORT.model.build(context()))
-    with pytest.raises(UserError, match="have changed since it began"):
+    with pytest.raises(UserError, match="have changed since it started"):
         resume(stopped)
     checks = {one.what: one.differences for one in standing(whole, QUIET)}
     assert "then" in checks["weights"][0]

@@ -411,7 +411,7 @@ def _same_but_rates(a, b):
 
 def test_only_the_second_gradient_of_sam_being_bad_is_said():
     parts = built({"optimizer": SAM(), "method": Turning(nth=2), "epochs": 1, "augment": ()})
-    with pytest.raises(NonFinite, match=r"did not come again .* lower optimizer\.rho"):
+    with pytest.raises(NonFinite, match=r"did not occur again .* lower optimizer\.rho"):
         run(parts)
 
 

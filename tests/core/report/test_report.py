@@ -99,7 +99,7 @@ def test_a_report_that_fails_takes_nothing_with_it(home, monkeypatch, capsys):
     run = train(SHORT.but({"limit": 64}), QUIET, "tiny")
     assert run.status == "FINISHED"
     assert run.tags["report"] == "failed: ZeroDivisionError: division by zero"
-    assert f"labbook report {run.id} tries again" in capsys.readouterr().out
+    assert f"run labbook report {run.id} to try again" in capsys.readouterr().out
     monkeypatch.undo()
     monkeypatch.setenv("LABBOOK_HOME", str(home))
     before = run.metrics

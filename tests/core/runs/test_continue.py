@@ -53,7 +53,7 @@ def test_the_best_epoch_may_be_one_of_the_finished_run(home):
 def test_time_that_was_spent_before_counts(home):
     short = SHORT.but({"max_minutes": 60})
     first = train(short, QUIET)
-    with pytest.raises(UserError, match="its time has said stop"):
+    with pytest.raises(UserError, match="max_minutes ends it at once"):
         train(short.but({"epochs": 3, "max_minutes": 1e-6}), QUIET, continued=first)
     longer = train(short.but({"epochs": 3}), QUIET, continued=first)
     assert longer.history["minutes"][3] > first.history["minutes"][2]
@@ -62,10 +62,13 @@ def test_time_that_was_spent_before_counts(home):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "has trained 2 epochs; --epochs must be more"),
-        ({"epochs": 3, "model": "MLP"}, r"does not fit what is declared now: 1 missing .* model\.3\.bias"),
-        ({"epochs": 3, "ema.decay": 0.9}, "does not fit what is declared"),
-        ({"epochs": 3, "stopping.patience": 1, "stopping.min_delta": 10}, "early stopping or its time has said stop"),
+        ({}, "has trained for 2 epochs; set --epochs to more than 2"),
+        ({"epochs": 3, "model": "MLP"}, r"does not fit the present declaration: 1 missing .* model\.3\.bias"),
+        ({"epochs": 3, "ema.decay": 0.9}, "does not fit the present declaration"),
+        (
+            {"epochs": 3, "stopping.patience": 1, "stopping.min_delta": 10},
+            "max_minutes ends it at once",
+        ),
     ],
     ids=["no_more_epochs", "other_model", "other_average", "stopped"],
 )

@@ -147,7 +147,7 @@ def test_an_interrupted_run_is_finished(moved, words, capsys):
     run, before = called(words), journals()
     step = int(generations(run.folder / CHECKPOINTS)[0].stem)
     resume(run)
-    assert f"{run.id} goes on after step {step}" in capsys.readouterr().out
+    assert f"{run.id} resumes after step {step}" in capsys.readouterr().out
     continued(before, run)
 
 

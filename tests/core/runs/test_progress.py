@@ -60,7 +60,7 @@ def test_the_announced_time_is_the_time_it_takes(pace, first):
 def test_validation_counts_but_is_no_part_of_a_step(steps):
     lines, taken = told(lambda step: 0.5, steps, 10, validation=0.2 * 0.5 * steps, overhead=0.2)
     ((_, line),) = lines
-    assert "of 0.5 s each" in line
+    assert "at 0.5 s per step" in line
     assert seconds(line) == pytest.approx(taken, rel=0.02)
 
 

@@ -71,7 +71,7 @@ def test_a_signal_saves_the_step_and_names_the_command_that_goes_on(number, stat
     assert f"resume it with: python -m {PROGRAM} resume {run.id}" in process.text
     resumed, text = forge.run(PROGRAM, "resume", run.id)
     assert resumed == 0, text
-    assert "goes on after step" in text
+    assert "resumes after step" in text
     assert digest(run) == digest(undisturbed)
     assert points(run) == points(undisturbed)
 
@@ -196,7 +196,7 @@ def test_a_run_that_somebody_is_at_work_on_is_refused(forge, home):
         while "epoch 1/" not in process.text and time.monotonic() < end:
             time.sleep(0.02)
         status, text = forge.run(PROGRAM, "resume", only_run(home).id)
-        assert (status, "another process is at work" in text) == (2, True), text
+        assert (status, "another process is using" in text) == (2, True), text
         status, text = forge.run(PROGRAM, "resume")
         assert (status, "no interrupted run" in text) == (2, True), text
     finally:
@@ -205,7 +205,7 @@ def test_a_run_that_somebody_is_at_work_on_is_refused(forge, home):
 
 
 def test_one_process_cannot_work_on_a_run_twice(tmp_path):
-    with locked(tmp_path), pytest.raises(UserError, match="at work"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another process"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass

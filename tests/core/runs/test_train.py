@@ -252,7 +252,7 @@ def _model_seed(seed):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"labbook": 0}', "reads none so old"),
+        ('{"labbook": 0}', "too old for this labbook"),
         ('{"labbook": 99}', "use the labbook that wrote it"),
         ("[]", "version None"),
         ("{", "not a record"),

@@ -55,7 +55,7 @@ def test_a_metric_that_these_data_do_not_have_is_refused_before_training(changes
 def test_a_metric_of_no_name_is_refused_by_its_field():
     with pytest.raises(UserError, match=r"stopping\.monitor"):
         BASE.but({"stopping.monitor": "val/fun"})
-    with pytest.raises(ValueError, match=r"val/f1 is not measured .*there are val/loss"):
+    with pytest.raises(ValueError, match=r"val/f1 is not measured .*choose one of val/loss"):
         best_epoch([{"val/loss": 1.0}], "val/f1")
 
 

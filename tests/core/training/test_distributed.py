@@ -127,12 +127,15 @@ def test_several_seeds_over_two_processes(forge, home):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--batch_size", "50"), "batch_size: 50 does not divide into 2 even parts"),
+        (("--batch_size", "50"), "batch_size: 50 cannot be divided into 2 even shares"),
         (
             ("--grad_accum_steps", "4", "--batch_size", "60"),
             "grad_accum_steps: 4 does not divide the 30 images of each process",
         ),
-        (("--sync_batch_norm", "true", "--batch_size", "60"), "sync_batch_norm: torch has none for a cpu device"),
+        (
+            ("--sync_batch_norm", "true", "--batch_size", "60"),
+            "sync_batch_norm: torch does not support it on a cpu device",
+        ),
     ],
     ids=["share", "grad_accum_steps", "sync_batch_norm"],
 )
@@ -162,7 +165,7 @@ def test_a_mistake_of_one_process_alone_ends_all_and_is_said_by_the_first(forge,
 def test_a_loss_that_is_not_finite_in_one_process_is_named_by_all(forge, home):
     processes = start(forge, DOUBLED, *COMMON, "--method", "PoisonedAt", "--epochs", "6")
     assert [process.wait() for process in processes] == [1, 1]
-    assert re.search(r"not finite at step \d+ .*\(13\) have such a loss", processes[0].text), processes[0].text
+    assert re.search(r"not finite at step \d+ .*\(13\) have a non-finite loss", processes[0].text), processes[0].text
     assert only_run(home).status == "FAILED"
 
 
@@ -204,7 +207,7 @@ def test_another_number_of_processes_is_said_aloud(forge, home):
     assert (first.wait(), second.wait()) == (143, 143)
     status, text = forge.run(PROGRAM, "resume")
     assert status == 0, text
-    assert "not bit-exact any more: processes: 2 then, 1 now" in text
+    assert "this run is no longer bit-exact: processes: 2 then, 1 now" in text
 
 
 def test_torchrun_restarts_to_the_same_bits(undisturbed, home, torchrun):
@@ -213,7 +216,7 @@ def test_torchrun_restarts_to_the_same_bits(undisturbed, home, torchrun):
     (victim,) = [pid for pid in children_of(agent.pid) if rank_of(pid) == "1"]
     os.kill(victim, signal.SIGKILL)
     assert agent.wait(120) == 0, output.read_text()
-    assert "goes on after step" in output.read_text()
+    assert "resumes after step" in output.read_text()
     run = only_run(home)
     assert run.status == "FINISHED"
     assert digest(run) == digest(undisturbed)

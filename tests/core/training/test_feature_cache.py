@@ -37,7 +37,7 @@ WHOLE = CACHED.but({"cache_features": False})
 def test_the_weights_and_metrics_are_those_of_training_through_the_network(changes, home, capsys):
     declared = PROBE.but(changes)
     cached, whole = train(declared, CACHED), train(declared, WHOLE)
-    assert capsys.readouterr().out.count("features of 40 + 8 images") == 1
+    assert capsys.readouterr().out.count("computed the features of 48 images") == 1
     ours, theirs = cached.model.state_dict(), whole.model.state_dict()
     tolerance = 5e-2 if "precision" in changes else 1e-4
     for name in theirs:

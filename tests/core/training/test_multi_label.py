@@ -170,11 +170,11 @@ def test_every_part_that_needs_one_class_is_told_before_anything_is_recorded(roo
     lines = complaint(root, changes)
     named = ["long_tail", "label_noise", "sampling", "augment.mixup", "augment.cut_mix", "loss", "method.method"]
     assert [line.partition(":")[0] for line in lines] == named
-    assert lines[0].endswith("needs one class for each image, and these images have several labels; leave it out")
+    assert lines[0].endswith("supports only single-label images, and these are multi-label; leave it out")
     assert lines[5].endswith("use BinaryCrossEntropy")
     for loss in (CrossEntropy(), Own()):
         (line,) = complaint(root, {"loss": loss})
-        assert line.startswith(f"loss: {type(loss).__name__} needs one class for each image")
+        assert line.startswith(f"loss: {type(loss).__name__} supports only single-label images")
     assert not (home / "mlruns").exists()
 
 
@@ -195,8 +195,8 @@ def test_views_are_averaged_label_by_label():
 def test_targets_that_are_not_what_the_splits_say_are_refused():
     one = Images(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), np.array([0, 1]))
     both = Images(one.pixels, one.rows, np.array([[0, 1], [0.5, 1]], np.float32))
-    for images, multi_label, expected in ((one, True, "not float32 [2, 2] of 0 and 1"), (both, True, "not float32"),
-                                      (both, False, "several labels at a time; declare multi_label=True")):  # fmt: skip
+    for images, multi_label, expected in ((one, True, "expected float32 [2, 2]"), (both, True, "expected float32"),
+                                      (both, False, "targets are multi-label; pass multi_label=True")):  # fmt: skip
         with pytest.raises(DataError) as caught:
             Splits("x", ("a", "b"), images, images, images, "", "", multi_label)
         assert len(caught.value.lines) == 3

@@ -55,9 +55,9 @@ def image_step(name, **arguments):
         (image_step("ToFloat", max_value=255, p=0.5), "must preserve shape and dtype"),
         (image_step("RandomCrop", height=40, width=40), r"augment\.random_crop: "),
         ({"model": ResNet(stem="imagenet"), "batch_size": 1}, "BatchNorm needs more than 1 image"),
-        ({"model": Eleven()}, r"logits are \[8, 11\] for 8 images of 10 classes"),
-        ({"loss": Summed()}, r"it gives \[\] for 8 images; one value each"),
-        ({"loss": PerClass()}, r"it gives \[8, 10\] for 8 images; one value each"),
+        ({"model": Eleven()}, r"logits have shape \[8, 11\]; expected \[8, 10\]"),
+        ({"loss": Summed()}, r"it returns shape \[\]; expected one value per image, \[8\]"),
+        ({"loss": PerClass()}, r"it returns shape \[8, 10\]; expected one value per image"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:30],
 )
