@@ -1,7 +1,7 @@
-"""labbook rerun RUN: the same declaration once more, and whether the same comes out.
+"""labbook rerun RUN: train the same declaration again and compare the result with the recorded one.
 
-What is the same beforehand (code, packages, data, machine) is said first; then every metric is set beside the recorded
-one. A rerun is a run on record like any other.
+Code, packages, weights, data and machine are compared before training, every metric after it. A rerun is recorded like
+any other run.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from core.record import provenance
 from core.record.run import WEIGHTS
 from core.runs.trained import Run, declared, load
 
-ROUNDING = 1e-3  # relative; of shares, absolute
-COMPARED = ("train/", "val/", "test/", "lr")  # the rest is time and memory
+ROUNDING = 1e-3  # relative, and absolute
+COMPARED = ("train/", "val/", "test/", "lr")  # other metrics are times and memory
 DIFF, UNTRACKED = "code/uncommitted.diff", "code/untracked"
 
 
 @dataclass(frozen=True)
 class Check:
-    """what: code, packages, weights, data or machine.  differences: none where it is the same."""
+    """what: code, packages, weights, data or machine.  differences: empty if it is the same."""
 
     what: str
     differences: tuple[str, ...]
@@ -42,7 +42,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """same: to the bit.  close: no final metric differs by more than rounding.  words: for people."""
+    """same: bitwise identical.  close: no final metric differs by more than rounding.  words: the message."""
 
     same: bool
     close: bool
@@ -50,7 +50,7 @@ class Verdict:
 
 
 def standing(run: Run, launch: Launch) -> list[Check]:
-    """What is the same now as when the run began."""
+    """Compare code, packages, weights, data and machine with those of the run."""
     from core.common.device import device_of
     from core.common.ranks import Ranks
     from core.training.assemble import load_splits
@@ -74,25 +74,25 @@ def standing(run: Run, launch: Launch) -> list[Check]:
 
 
 def judge(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
-    """What came out, set against what is on record."""
+    """Compare the result of the rerun with the recorded one."""
     first = first_difference(run.history, again.history)
     weights = [_digest(one.folder / "artifacts" / WEIGHTS) for one in (run, again)]
     unlike = [check for check in checks if check.differences]
-    because = ", ".join(f"other {check.what} ({check.differences[0]})" for check in unlike)
+    because = ", ".join(f"different {check.what} ({check.differences[0]})" for check in unlike)
     if first is None and weights[0] == weights[1]:
-        aside = f", although there are {because}" if because else ""
-        return Verdict(True, True, f"identical to the bit: every metric of every epoch, and the weights{aside}")
-    where = "the weights alone differ" if first is None else f"first at {first[0]} of epoch {first[1]}: {first[2]}"
-    reason = because or "for a reason that the record does not hold"
+        aside = f", despite {because}" if because else ""
+        return Verdict(True, True, f"bitwise identical: all metrics of all epochs and the weights{aside}")
+    where = "only the weights differ" if first is None else f"first at {first[0]} of epoch {first[1]}: {first[2]}"
+    reason = because or "a cause that is not on record"
     if _is_close(run.metrics, again.metrics):
-        return Verdict(False, True, f"within rounding ({where}); different because of: {reason}")
-    return Verdict(False, False, f"different ({where}) because of: {reason}")
+        return Verdict(False, True, f"equal up to rounding ({where}); possible cause: {reason}")
+    return Verdict(False, False, f"different ({where}); possible cause: {reason}")
 
 
 def first_difference(
     before: Mapping[str, Mapping[int, float]], after: Mapping[str, Mapping[int, float]]
 ) -> tuple[str, int, str] | None:
-    """(metric, epoch, both values) of the earliest epoch at which a metric that both have is not the same."""
+    """(metric, epoch, both values) of the earliest epoch at which a common metric differs; None if none does."""
     found = []
     for name in sorted(name for name in before if name in after and name.startswith(COMPARED)):
         for epoch in sorted(set(before[name]) & set(after[name])):
@@ -120,16 +120,16 @@ def _code(run: Run) -> Iterator[str]:
     diff, untracked = provenance.uncommitted()
     recorded = (artifacts / DIFF).read_text() if (artifacts / DIFF).exists() else ""
     if diff != recorded:
-        yield "other uncommitted changes"
+        yield "different uncommitted changes"
     before = {path.relative_to(artifacts / UNTRACKED) for path in (artifacts / UNTRACKED).rglob("*") if path.is_file()}
     for file in sorted(before | set(untracked)):
         old, new = artifacts / UNTRACKED / file, paths.ROOT / file
         if not (old.exists() and new.exists() and old.read_bytes() == new.read_bytes()):
-            yield f"{file}, untracked, is not the same"
+            yield f"untracked file {file} differs"
 
 
 def _weights(run: Run) -> Iterator[str]:
-    """What the network began with, where that was not drawn."""
+    """Compare the pretrained weights with which training started, if any."""
     then, now = run.record.get("weights"), run.experiment.model.origin()
     if then and now and then["sha256"] != now.sha256:
         yield f"sha256 {then['sha256'][:12]} then, {now.sha256[:12]} now"
@@ -148,15 +148,15 @@ def _packages(run: Run) -> Iterator[str]:
 
 
 def _launch(run: Run, root: Path | None) -> Launch:
-    """As it ran, with the same number of threads: they decide on the order of sums. Raises UserError."""
+    """The launch of the run, with the same number of threads, which determines the order of sums. Raises UserError."""
     record = run.record
     declared(record)  # an imported run has none
     if "data" not in record:
-        raise UserError([f"{run.id} holds other runs: rerun one of them"])
+        raise UserError([f"{run.id} is the parent of other runs; rerun one of them"])
     if record.get("continued"):
-        raise UserError([f"{run.id} went on from {record['continued']}: rerun that one"])
+        raise UserError([f"{run.id} continued {record['continued']}; rerun that run instead"])
     if (count := int(record["facts"].get("hardware.processes", "1"))) > 1:
-        raise UserError([f"{run.id} was trained by {count} processes; a rerun is one"])
+        raise UserError([f"{run.id} was trained by {count} processes; reruns with several processes are not supported"])
     launch = Launch.read(record["launch"])
     return launch.but({"threads": int(record["facts"]["hardware.threads"]), "root": root or launch.root})
 
@@ -170,7 +170,7 @@ def _here(run: Run, launch: Launch) -> Run:
 
 
 def _in_worktree(run: Run, launch: Launch) -> Run:
-    """By the recorded commit with its uncommitted changes; only what it prints is understood. Raises UserError."""
+    """Train with the recorded commit and its uncommitted changes. The output names the new run. Raises UserError."""
     name, options = run.record["experiment"], launch.flat()
     given = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
     record = run.folder / "artifacts" / "record.json"
@@ -183,7 +183,7 @@ def _in_worktree(run: Run, launch: Launch) -> Run:
                 lines.append(line)
                 tell(f"  {line.rstrip()}")
         if child.returncode:
-            raise UserError([f"rerun: the recorded code ended with status {child.returncode}"])
+            raise UserError([f"rerun: the recorded code exited with status {child.returncode}"])
     found = [match[1] for line in lines if (match := re.match(r"record: (.+)", line))]
     return load(found[-1])
 
@@ -192,7 +192,7 @@ def _in_worktree(run: Run, launch: Launch) -> Run:
 def _worktree(run: Run) -> Iterator[Path]:
     commit = run.record["facts"].get("git.commit")
     if not commit or not shutil.which("git"):
-        raise UserError([f"{run.id}: {'git is not installed' if commit else 'its record names no commit'}"])
+        raise UserError([f"{run.id}: {'git is not installed' if commit else 'its record has no commit'}"])
     with tempfile.TemporaryDirectory(prefix="labbook-rerun-") as parent:
         folder = Path(parent) / "code"
         _git("worktree", "add", "--detach", str(folder), commit)

@@ -47,7 +47,7 @@ def test_the_same_again_is_identical_to_the_bit(run, home, capsys):
     text = capsys.readouterr().out
     for what in ("packages", "data", "machine"):
         assert f"{what}: the same" in text
-    assert "identical to the bit: every metric of every epoch, and the weights" in text
+    assert "bitwise identical: all metrics of all epochs and the weights" in text
     assert "test/accuracy" in text
     assert len(list((home / "mlruns" / "runs").iterdir())) == 2  # it is on record
 
@@ -76,7 +76,7 @@ def test_what_is_not_the_same_beforehand_is_named(run):
     untracked.write_text("x = 1\n")
     told = {check.what: " ".join(check.differences) for check in standing(changed, QUIET)}
     assert "commit 0123456 then" in told["code"]
-    assert "notes.py, untracked, is not the same" in told["code"]
+    assert "untracked file notes.py differs" in told["code"]
     assert "optuna 0." in told["packages"]
     assert "digest ffffffffffff then" in told["data"]
     assert "cpu abacus then" in told["machine"]
@@ -89,20 +89,20 @@ def test_verdicts(run, home):
     assert judge(run, load(again), same).same
     weights = again / "artifacts" / "weights" / "best.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    assert "the weights alone differ" in judge(run, load(again), same).words
+    assert "only the weights differ" in judge(run, load(again), same).words
     journal = again / "journal.jsonl"
     text = journal.read_text()
     loss = run.history["train/loss"][1]
     journal.write_text(text.replace(f'"train/loss":{loss!r}', f'"train/loss":{loss * (1 + 1e-9)!r}', 1))
     verdict = judge(run, load(again), [Check("machine", ("cpu abacus then, EPYC now",))])
     assert (verdict.same, verdict.close) == (False, True)
-    assert verdict.words.startswith("within rounding (first at train/loss of epoch 1")
-    assert verdict.words.endswith("because of: other machine (cpu abacus then, EPYC now)")
+    assert verdict.words.startswith("equal up to rounding (first at train/loss of epoch 1")
+    assert verdict.words.endswith("possible cause: different machine (cpu abacus then, EPYC now)")
     accuracy = run.metrics["test/accuracy"]
     journal.write_text(text.replace(f'"test/accuracy":{accuracy!r}', f'"test/accuracy":{accuracy - 0.05!r}'))
     verdict = judge(run, load(again), same)
     assert not verdict.close
-    assert "for a reason that the record does not hold" in verdict.words
+    assert "a cause that is not on record" in verdict.words
 
 
 def test_the_earliest_epoch_is_told_and_nan_is_nan():
@@ -117,9 +117,9 @@ def test_the_earliest_epoch_is_told_and_nan_is_nan():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda record: record.update(continued="tiny-x"), "went on from tiny-x"),
+        (lambda record: record.update(continued="tiny-x"), "continued tiny-x"),
         (lambda record: record["facts"].update({"hardware.processes": "4"}), "was trained by 4 processes"),
-        (lambda record: record.pop("data"), "holds other runs"),
+        (lambda record: record.pop("data"), "is the parent of other runs"),
     ],
 )
 def test_what_cannot_be_run_again_is_refused(run, change, told):
@@ -132,5 +132,5 @@ def test_what_cannot_be_run_again_is_refused(run, change, told):
 def test_the_recorded_code_runs_in_a_worktree(run, capsys):
     assert main([run.id, "--worktree"]) == 0
     text = capsys.readouterr().out
-    assert "the recorded code is run in a worktree" in text
-    assert "identical to the bit" in text
+    assert "running the recorded code in a worktree" in text
+    assert "bitwise identical" in text
