@@ -149,7 +149,7 @@ def test_what_a_killed_server_missed_is_sent_by_sync(remote, home, forge, tmp_pa
     remote.server.end(signal.SIGKILL)
     try:
         assert process.wait(180) == 0, process.text
-        assert "labbook sync sends the rest" in process.text
+        assert "to send the rest: labbook sync" in process.text
         assert SECRET not in process.text
         status, text = forge.run("core", "sync")
         assert (status, SECRET in text) == (1, False), text

@@ -15,11 +15,11 @@ from core.compare.page import page
 from core.compare.render import HEADINGS, as_csv, markdown, sentences, table
 from core.compare.rows import FINISHED, rows
 
-MOST_LEFT = 20  # damaged runs that are named
+MOST_LEFT = 20  # skipped runs that are listed
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0. Raises UserError."""
+    """Returns the exit status 0. Raises UserError."""
     parser = Words("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments, with all their runs, or single runs")
     parser.add_argument("--metric", default="test/accuracy", help="final metric that is compared")
@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def show(found: Comparison, left: Sequence[str] = ()) -> None:
-    """On the terminal."""
+    """Print the table and the sentences."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -76,9 +76,9 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
     for line in [*sentences(found), *found.notes]:
         tell(line)
     for line in left[:MOST_LEFT]:
-        tell(f"left out: {line}")
+        tell(f"skipped: {line}")
     if len(left) > MOST_LEFT:
-        tell(f"left out: {len(left) - MOST_LEFT} more")
+        tell(f"skipped: {len(left) - MOST_LEFT} more")
 
 
 def _write(path: Path, write: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""What is printed when training is over."""
+"""Messages at the end of a training or a search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.tracking.api import default_uri, run_url, standing, tracking_uri
 
 
 def told(result: Run | Seeds) -> int:
-    """Print the result of a training; the exit status."""
+    """Print the result of a training. Returns the exit status."""
     if ranks_here().rank:
         return 0
     if isinstance(result, Run):
@@ -30,7 +30,7 @@ def told(result: Run | Seeds) -> int:
 
 
 def report(run: Run) -> None:
-    """Print the result of one run and where to look at it."""
+    """Print the result of one run and the command that shows it in MLflow."""
     metrics, history = run.metrics, run.history["test/accuracy"]
     n = run.record["data"]["test"]
     accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
@@ -42,7 +42,7 @@ def report(run: Run) -> None:
 
 
 def report_seeds(seeds: Seeds) -> None:
-    """The results of several seeds, their mean and interval; failures are named."""
+    """Print the results of several seeds, with their mean, 95 % interval and failures."""
     values = [run.metrics["test/accuracy"] for run in seeds.runs]
     for run, value in zip(seeds.runs, values, strict=True):
         tell(f"seed {run.record['declaration']['seed']}: test accuracy {value:.2%}   {run.id}")
@@ -50,41 +50,44 @@ def report_seeds(seeds: Seeds) -> None:
         tell(f"seed {seed}: failed: {error}")
     if len(values) > 1:
         mean, std, half = mean_and_interval(values)
-        spread = f"mean and 95 % interval of {len(values)} seeds; deviation {std:.2%}"
+        spread = f"mean and 95 % interval of {len(values)} seeds; standard deviation {std:.2%}"
         tell(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
     where(seeds.parent)
 
 
 def where(run: Run) -> None:
-    """The record of a run, and how to look at it."""
+    """Print the folder of a run and the command that shows it in MLflow."""
     tell(f"record: {run.folder}")
     if not run.record["launch"]["mlflow"]:
-        tell("not sent to MLflow (--mlflow false); labbook sync sends it")
+        tell("not in MLflow (--mlflow false); to send it: labbook sync")
         return
     if missing := standing(run.folder).why:
-        tell(f"MLflow does not have all of it yet ({missing}); nothing is lost: labbook sync sends the rest")
+        tell(
+            f"MLflow does not have the complete run yet ({missing}); the record on disk is complete; "
+            "to send the rest: labbook sync"
+        )
     uri, page = tracking_uri(), run_url(run.folder) or ""
     if uri.startswith("http"):
-        tell(f"look:   {public(uri)}/{page}")
+        tell(f"view:   {public(uri)}/{page}")
     else:
         store = "" if uri == default_uri() else f" --backend-store-uri {public(uri)}"
         tell(
-            f"look:   cd {shlex.quote(str(paths.home()))} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}"
+            f"view:   cd {shlex.quote(str(paths.home()))} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}"
         )
 
 
 def report_search(found: Found, command: str) -> None:
-    """The end of a search, for people."""
+    """Print the result of a search."""
     for line in found.lines:
         tell(line)
     if not found.best:
-        tell("no trial has finished")
+        tell("no trial finished")
     else:
         number = found.confirmed[0].trial if found.confirmed else found.best[0].number
-        several = len(found.goals.names) > 1  # then each trial of the Pareto front is best in its own way
+        several = len(found.goals.names) > 1  # then every trial of the Pareto front is printed
         for top in found.best if several else [trial for trial in found.best if trial.number == number]:
             tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
             for name, value in sorted(top.params.items()):
                 tell(f"  {name} = {space.label(value)}")
-        tell(f"train it: {command} --from {found.parent.id}")
+        tell(f"to train it: {command} --from {found.parent.id}")
     where(found.parent)

@@ -11,7 +11,7 @@ from core.serving.register import Registered, _epoch, register
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0. Raises UserError."""
+    """Returns the exit status 0. Raises UserError."""
     parser = Words("register", __doc__)
     parser.add_argument("run", metavar="RUN", help="finished run")
     parser.add_argument("name", metavar="NAME", help="name of the registered model; an existing one gets a new version")
@@ -30,7 +30,7 @@ def _told(run: Run, done: Registered) -> Iterator[str]:
     what = f"version {done.version} of {done.name}: {run.id}, weights of epoch {_epoch(run)}{tested}"
     yield f"registered: {what}" if done.new else f"registered already: {what}"
     if limit is not None:
-        yield f"it saw at most {limit} images of each split"
-    moved = "" if done.before in (None, done.version) else f"; until now it stood for version {done.before}"
-    yield f"alias: {done.alias} stands for version {done.version}{moved}"
+        yield f"the run was trained with at most {limit} images of each split"
+    moved = "" if done.before in (None, done.version) else f" (before: version {done.before})"
+    yield f"alias: {done.alias} points to version {done.version}{moved}"
     yield f"serve: {done.command}"

@@ -14,7 +14,7 @@ from core.record.lock import locked
 from core.record.run import CONFUSION, REPORT, holds_others
 from core.runs.trained import Run, declared, load
 
-ENOUGH = 24 * 3600.0  # s: the user asked for the report, so nothing is left out
+ENOUGH = 24 * 3600.0  # s: the user requested the report, so no part is sampled or skipped
 
 
 def main(words: Sequence[str]) -> int:
@@ -33,19 +33,19 @@ def main(words: Sequence[str]) -> int:
         from core.tracking.api import sync
 
         for standing in sync([run.folder], patience=10.0):
-            tell(f"MLflow lacks it ({standing.why}); labbook sync sends it" if standing.why else "in MLflow, too")
+            tell(f"not in MLflow yet ({standing.why}); to send it: labbook sync" if standing.why else "sent to MLflow")
     return 0
 
 
 def report(run: Run, launch: Launch) -> Path:
-    """Write the page of a finished run, replacing an earlier one; its path. Raises UserError if that is impossible."""
+    """Write the report page of a finished run, replacing an earlier one. Returns its path. Raises UserError."""
     from core.inference.network import network_of
     from core.report.write import make
     from core.training.assemble import load_splits, studied
 
     splits = load_splits(run.experiment, launch)
     if splits.digest != run.record["data"]["digest"]:
-        raise UserError([f"{run.id}: the data have changed since it was trained ({splits.source})"])
+        raise UserError([f"{run.id}: the data have changed since the run was trained ({splits.source})"])
     network = network_of(run, launch.device)
     with locked(run.folder):
         journal = Journal(run.folder)
@@ -58,10 +58,12 @@ def report(run: Run, launch: Launch) -> Path:
 def _refuse(run: Run) -> None:
     declared(run.record)
     if holds_others(run.record):
-        raise UserError([f"{run.id} holds other runs: labbook compare {run.id} sets them side by side"])
+        raise UserError([f"{run.id} is the parent of other runs; to compare them: labbook compare {run.id}"])
     if run.status != "FINISHED":
-        raise UserError([f"{run.id} is {run.status}: a report is of a finished run"])
+        raise UserError([f"{run.id} is {run.status}: a report requires a finished run"])
     if run.multi_label:
-        raise UserError([f"{run.id}: a report is of one class for each image, and these have several labels"])
+        raise UserError([f"{run.id}: reports do not support images with several labels"])
     if not (run.folder / "artifacts" / CONFUSION).exists():
-        raise UserError([f"{run.id} was not tested, as no trial of a search is: train it with --from {run.id}"])
+        raise UserError(
+            [f"{run.id} has no test results (trials of a search are not tested); train it with --from {run.id}"]
+        )

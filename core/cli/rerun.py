@@ -13,7 +13,7 @@ from core.runs.trained import Run, load
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0 if the result is the same up to rounding, else 1. Raises UserError."""
+    """Returns the exit status: 0 if the result is the same up to rounding, else 1. Raises UserError."""
     parser = Words("rerun", __doc__)
     parser.add_argument("run", metavar="RUN", help="finished run")
     parser.add_argument("--root", type=Path, help="folder of the data, if it has moved since training")
@@ -29,9 +29,9 @@ def _rerun(run: Run, root: Path | None, worktree: bool) -> int:
     for check in checks:
         tell(f"{check.what}: {'; '.join(check.differences) if check.differences else 'the same'}")
     if worktree:
-        tell("the recorded code is run in a worktree")
+        tell("running the recorded code in a worktree")
     elif any(check.what == "code" and check.differences for check in checks):
-        tell("--worktree would run the recorded code")
+        tell("to run the recorded code: --worktree")
     again = _in_worktree(run, launch) if worktree else _here(run, launch)
     _show(run, again)
     verdict = judge(run, again, checks)
@@ -40,7 +40,7 @@ def _rerun(run: Run, root: Path | None, worktree: bool) -> int:
 
 
 def _show(run: Run, again: Run) -> None:
-    """Final metrics of validation and test beside the recorded ones."""
+    """Print the final validation and test metrics next to the recorded ones."""
     before, after = run.metrics, again.metrics
     names = [name for name in before if name.startswith(("val/", "test/")) and name in after]
     width = max(map(len, names), default=0)

@@ -13,7 +13,7 @@ from core.tracking.api import sync, tracking_uri
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0, or 1 where MLflow still lacks something. Raises UserError."""
+    """Returns the exit status: 0 if MLflow has all of the runs, else 1. Raises UserError."""
     parser = Words("sync", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs to send; without any, all runs on record")
     given = parser.parse_args(list(words))
@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> int:
         for refused in standing.refused:
             print(f"{standing.run}: MLflow refused {refused}")
         if not standing.complete:
-            print(f"{standing.run}: {standing.waiting} entries are not sent yet: {standing.why}")
+            print(f"{standing.run}: {standing.waiting} entries not sent yet: {standing.why}")
     complete = sum(standing.complete for standing in standings)
     print(f"{complete} of {len(standings)} runs are complete in {public(tracking_uri())}")
     return 0 if complete == len(standings) else 1

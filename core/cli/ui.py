@@ -23,11 +23,11 @@ from core.common.text import public
 from core.tracking.api import run_url, tracking_uri
 
 HERE = ("127.0.0.1", "localhost", "::1")
-PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to come up, and to go
+PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to start, and to stop
 
 
 def main(words: Sequence[str]) -> int:
-    """Serve until Ctrl-C; exit status 0. Raises UserError."""
+    """Serve until Ctrl-C. Returns the exit status 0. Raises UserError."""
     parser = Words("ui", __doc__)
     parser.add_argument("--port", type=int, help="port; default: a free one")
     parser.add_argument(
@@ -50,18 +50,18 @@ def main(words: Sequence[str]) -> int:
             [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", given.host,
              "--port", str(port), "--workers", "1"],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home(), start_new_session=True,
-            # no jobs: eight processes that serve generative AI alone
+            # no job execution: its eight processes serve generative AI only
             env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )  # fmt: skip
-    # SIGINT too: what a shell starts in the background ignores it
+    # SIGINT too: a process that a shell starts in the background ignores it
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         address = f"http://{given.host}:{port}"
         _wait(server, f"{address}/health", log)
         _show(f"{address}/{_page()}", given.no_browser)
-        tell("Ctrl-C ends it")
+        tell("press Ctrl-C to stop the server")
         server.wait()
-        raise UserError([f"ui: the server has ended; {log} says why"])
+        raise UserError([f"ui: the server stopped; see {log}"])
     except KeyboardInterrupt:
         return 0
     finally:
@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """It has workers of its own, and waits for ever for browsers that keep a connection."""
+    """Stop the server with its worker processes. On its own it would wait for open connections of browsers."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if server.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
@@ -81,15 +81,17 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 def _refuse(host: str, port: int | None, uri: str) -> None:
     if host not in HERE:
-        safe = "`mlflow server --app-name basic-auth --host ...` serves others, who then have to sign in"
-        raise UserError([f"--host {host}: anybody there could read, change and delete every run; {safe}"])
+        safe = "to serve other machines with a login, run `mlflow server --app-name basic-auth --host ...`"
+        raise UserError(
+            [f"--host {host}: anyone who reaches this address could read, change and delete every run; {safe}"]
+        )
     file = uri.removeprefix("sqlite:///")
     if file != uri and not Path(file).exists():
-        raise UserError([f"ui: {file} is not there yet: nothing has been recorded"])
+        raise UserError([f"ui: {file} does not exist yet; no run has been recorded"])
     if port is not None:
         with socket.socket() as taken:
             if not taken.connect_ex((HERE[0], port)):
-                raise UserError([f"--port {port}: another program listens there; without --port a free one is found"])
+                raise UserError([f"--port {port}: the port is in use; without --port, a free port is chosen"])
 
 
 def _free_port(host: str) -> int:
@@ -98,7 +100,7 @@ def _free_port(host: str) -> int:
 
 
 def _page() -> str:
-    """The curves of the experiment of the latest run that MLflow has: its first page is about something else."""
+    """The page with the curves of the latest experiment in MLflow, since MLflow's start page shows something else."""
     for folder in sorted(paths.runs().glob("*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
         if url := run_url(folder):
             return url
@@ -113,7 +115,7 @@ def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
                 return
         except (OSError, urllib.error.URLError):
             time.sleep(0.2)
-    raise UserError([f"ui: the server did not come up; {log} says why"])
+    raise UserError([f"ui: the server did not start; see {log}"])
 
 
 def _show(address: str, quiet: bool) -> None:

@@ -1,1 +1,1 @@
-"""Jobs: what a launch asks for, how it is submitted, what a task of it does."""
+"""Jobs of `labbook launch`: the requested resources, submission, and the program that each task runs."""

@@ -1,4 +1,4 @@
-"""Handing a launch to submitit: its executor, the job's folder, what is told, and waiting for the end."""
+"""Submit a launch through submitit: its executor, the folder of the job, its messages, and waiting for its end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from core.common.terminal import tell
 
 
 def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
-    """Submit experiments.<name> with these words and tell where; submitit's job."""
+    """Submit experiments.<name> with these words and print where it runs. Returns submitit's job."""
     started = time.strftime("%Y%m%d-%H%M%S")
-    # a folder for each: the ids of local jobs are process ids, which come again
+    # one folder per launch: the ids of local jobs are process ids, which are reused
     folder = paths.launches() / f"{name}-{started}-{secrets.token_hex(2)}"
     try:
         folder.mkdir(parents=True)
@@ -32,7 +32,7 @@ def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
     task = Task(
         (f"experiments.{name}", *words), str(Path.cwd()), folder.name, launcher.save_seconds, _visible(launcher)
     )
-    # submitit's own process starts where `core` can be imported; the child goes back to where this was typed
+    # submitit's own process starts where `core` can be imported; the child changes back to the current folder
     with chdir(paths.ROOT), _apart(folder / "controller.txt"), _outside_of_jobs():
         job = executor(launcher, folder).submit(task)
     cancel = f"scancel {job.job_id}" if launcher.cluster == "slurm" else f"kill {job.job_id}"
@@ -40,12 +40,12 @@ def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
     tell(f"job {job.job_id} on {launcher.cluster}: {task.command}, {count} task{'s' if count > 1 else ''}")
     tell(f"  logs    {folder}")
     tell(f"  follow  tail -n +1 -F {_log(job)}")
-    tell(f"  cancel  {cancel}  (it saves the step it stops at)")
+    tell(f"  cancel  {cancel}  (the job saves a checkpoint before it stops)")
     return job
 
 
 def executor(launcher: Launcher, folder: Path) -> Any:
-    """submitit's executor for this launcher, its files in `folder`."""
+    """submitit's executor for this launcher, with its files in `folder`."""
     import submitit
 
     shared = {"signal_delay_s": launcher.save_seconds, "stderr_to_stdout": True}
@@ -80,7 +80,7 @@ def executor(launcher: Launcher, folder: Path) -> Any:
 
 
 def follow(job: Any, launcher: Launcher) -> int:
-    """Show the first task's log until the job has ended; 0 where all tasks did well, 1, or 130 after Ctrl-C."""
+    """Print the log of the first task until the job ends. Returns 0 on success, else 1; 130 after Ctrl-C."""
     log, shown = _log(job), 0
     try:
         while not job.done():
@@ -88,9 +88,9 @@ def follow(job: Any, launcher: Launcher) -> int:
             time.sleep(0.5)
     except KeyboardInterrupt:
         if launcher.cluster == "slurm":
-            tell(f"\njob {job.job_id} goes on; to cancel it: scancel {job.job_id}")
+            tell(f"\njob {job.job_id} continues to run; to cancel it: scancel {job.job_id}")
             return 130
-        tell(f"\njob {job.job_id} saves and stops")
+        tell(f"\njob {job.job_id} saves a checkpoint and stops")
         _stop(job, launcher.save_seconds)
         _show(log, shown)
         return 130
@@ -102,7 +102,7 @@ def follow(job: Any, launcher: Launcher) -> int:
 
 
 def _stop(job: Any, seconds: float) -> None:
-    """End a local job as `kill` does, for the saving that this takes."""
+    """Terminate a local job as `kill` does, and wait up to `seconds` until it has saved its checkpoint."""
     try:
         os.kill(int(job.job_id), signal.SIGTERM)
         end = time.monotonic() + seconds
@@ -117,7 +117,7 @@ def _log(job: Any) -> Path:
 
 
 def _show(log: Path, shown: int) -> int:
-    """Print what the log has from this byte on; the byte to go on from."""
+    """Print the log from this byte on. Returns the number of bytes printed so far."""
     if not log.exists():
         return shown
     with log.open("rb") as file:
@@ -129,7 +129,7 @@ def _show(log: Path, shown: int) -> int:
 
 
 def _visible(launcher: Launcher) -> dict[str, str | None]:
-    """The GPUs of a local job. submitit's local executor would hide all of them where none are asked for."""
+    """The GPUs of a local job. submitit's local executor would hide all of them if none were requested."""
     if launcher.cluster != "local":
         return {}
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -141,8 +141,8 @@ def _visible(launcher: Launcher) -> dict[str, str | None]:
 
 @contextmanager
 def _apart(log: Path) -> Iterator[None]:
-    """Standard streams to a file: the local job's controller keeps those it is started with, also a pipe's end that
-    somebody reads until it closes."""
+    """Redirect the standard streams to a file. The controller of a local job inherits and keeps the streams with which
+    it is started; if one is a pipe, its reader would wait for the controller to exit."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(number) for number in (0, 1, 2)]
@@ -160,7 +160,7 @@ def _apart(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Within a job of Slurm, without what that job was given, which the new one would take for its own."""
+    """Hide the environment of a surrounding Slurm job, which the new job would take for its own."""
     inside = "SLURM_JOB_ID" in os.environ
     hidden = [n for n in os.environ if inside and n.startswith(("SLURM_", "SRUN_")) and n != "SLURM_CONF"]
     before = {name: os.environ.pop(name) for name in hidden}

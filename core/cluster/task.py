@@ -1,4 +1,4 @@
-"""A task of a launched job: it runs the experiment's command line as a child, and has it save before a requeue."""
+"""A task of a launched job: it runs the experiment's command line as a child process, which saves before a requeue."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 
 
 class Ended(RuntimeError):
-    """The child ended badly; the job fails with this."""
+    """The child process failed; the job fails with this exception."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What submitit pickles, and calls in every task of every round.
+    """The callable that submitit pickles and runs in every task of every round.
 
-    words: of `python -m`, the same in every round.  cwd: where they were typed.  launch: the name of the job's folder.
-    seconds: from the signal to the time limit.  gpus: CUDA_VISIBLE_DEVICES to set (None: to unset), or nothing.
-    second: seconds in which the signal to requeue may follow SIGTERM, as some clusters of Slurm send them.
+    words: arguments of `python -m`, the same in every round.  cwd: working folder of the command.  launch: name of the
+    job's folder.  seconds: time from the signal to the time limit.  gpus: CUDA_VISIBLE_DEVICES to set (None: to unset),
+    or empty.  second: seconds within which the requeue signal may follow SIGTERM; some Slurm clusters send both.
     """
 
     words: tuple[str, ...]
@@ -41,11 +41,11 @@ class Task:
 
     @property
     def command(self) -> str:
-        """The command line, for people."""
+        """The command line, for messages."""
         return shlex.join(["python", "-m", *self.words])
 
     def __call__(self) -> None:
-        """Run the child to its end. Raises Ended where that is a failure; leaves by SystemExit where it was told to."""
+        """Run the child process to its end. Raises Ended if it fails, SystemExit if this task received a signal."""
         from submitit import JobEnvironment
 
         job = JobEnvironment()
@@ -66,27 +66,29 @@ class Task:
             self._leave(job, notes)
 
     def checkpoint(self) -> Any:
-        """submitit asks for what the next round is to run: the same. By then the child has saved (see `_leave`)."""
+        """The task of the next round, as submitit requires: the same one. The child has saved by then, see `_leave`."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
     def _until_it_ends(self, child: subprocess.Popen[bytes], notes: _Notes) -> int:
-        """The child's exit status. It gets one SIGTERM, since labbook takes a second as an order to drop everything."""
+        """The exit status of the child. It receives one SIGTERM: a second one makes labbook quit without saving."""
         deadline = None
         while (status := child.poll()) is None:
             if notes.told and deadline is None:
                 child.terminate()
                 deadline = time.monotonic() + 0.8 * self.seconds
             elif deadline and time.monotonic() > deadline:
-                # better the last checkpoint in the next round than no next round
-                print(f"{self.command} did not end within {0.8 * self.seconds:g} s of SIGTERM: killed", flush=True)
+                # the next round can resume from the last checkpoint; without a kill, there would be no next round
+                print(
+                    f"{self.command} did not exit within {0.8 * self.seconds:g} s of SIGTERM and was killed", flush=True
+                )
                 child.kill()
             time.sleep(0.1)
         return status
 
     def _leave(self, job: Any, notes: _Notes) -> None:
-        """The child has saved, and only now submitit hears of its signal: on rank 0 it requeues the job and exits."""
+        """Pass the signal on to submitit after the child has saved: on rank 0, submitit requeues the job and exits."""
         end = time.monotonic() + (self.second if job.cluster == "slurm" else 0)
         while not notes.requeue and time.monotonic() < end:
             time.sleep(0.1)
@@ -97,13 +99,13 @@ class Task:
         sys.exit(128 + signal.SIGTERM if job.global_rank == 0 else 0)
 
     def _environment(self, job: Any) -> dict[str, str]:
-        """The child's environment. Without ranks where there is one task only."""
+        """The environment of the child, without ranks if the job has a single task."""
         from submitit.helpers import TorchDistributedEnvironment
 
         found: dict[str, str | None] = {name: value for name, value in os.environ.items() if name not in RANKS}
         found |= self.gpus
         found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
-        # a process id comes again, after a reboot or in the next container; with the launch's name it does not
+        # process ids are reused after a reboot or in another container; the name of the launch is unique
         where = f" {self.launch}" if job.cluster == "local" else ""
         found["LABBOOK_INVOCATION"] = f"{job.cluster} {job.job_id}{where}"
         if job.num_tasks > 1:
@@ -113,7 +115,7 @@ class Task:
                 "WORLD_SIZE": str(ranks.world_size),
                 "LOCAL_RANK": str(ranks.local_rank),
                 "LOCAL_WORLD_SIZE": str(ranks.local_world_size),
-                # a host's own name is not always one that it can resolve
+                # a host cannot always resolve its own name
                 "MASTER_ADDR": ranks.master_addr if job.num_nodes > 1 else "127.0.0.1",
                 "MASTER_PORT": str(ranks.master_port),
             }
@@ -121,11 +123,11 @@ class Task:
 
 
 class _Notes:
-    """Signals as notes for the loop that waits. Nothing is done in a handler, which may have interrupted Popen.poll
-    while that holds its lock, so that no wait in there would ever end."""
+    """Received signals, recorded for the waiting loop. The handler does nothing else: it may interrupt Popen.poll,
+    which holds a lock, so that waiting inside the handler would deadlock."""
 
     def __init__(self, number: int):
-        self.number = number  # of the signal by which submitit tells of a preemption or the time limit
+        self.number = number  # of the signal that submitit uses for a preemption or the time limit
         self.submitit: Any = signal.getsignal(number)  # submitit's own handler
         self.requeue = self.told = False
 
@@ -135,8 +137,8 @@ class _Notes:
 
     @contextmanager
     def kept_from_children(self) -> Iterator[None]:
-        """A child started in here never gets the signal, which some clusters send to every process and which would
-        end it; it keeps the mask. What comes to this process meanwhile is delivered afterwards."""
+        """Block the signal for child processes started in this context. Some clusters send it to every process, which
+        would end the child; the child inherits the mask. Signals to this process are delivered on exit."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {self.number})
         try:
             yield
@@ -146,7 +148,7 @@ class _Notes:
 
 @contextmanager
 def _noted(number: int) -> Iterator[_Notes]:
-    """SIGTERM and SIGINT are noted, too: a canceled job, or a preemption without submitit's signal."""
+    """Record SIGTERM and SIGINT, too: a canceled job, or a preemption without submitit's signal."""
     notes = _Notes(number)
     before = {n: signal.signal(n, notes.note) for n in (number, signal.SIGTERM, signal.SIGINT)}
     try:

@@ -1,4 +1,4 @@
-"""Optuna studies over declarations. This is the only room that imports optuna, and SPACE itself does not."""
+"""Optuna studies over declarations. Only this package imports optuna; the definition of SPACE does not."""
 
 from core.search.space import Choice as Choice
 from core.search.space import Float as Float

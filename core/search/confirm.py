@@ -1,6 +1,7 @@
-"""The winner is checked: the best trials are trained again on fresh seeds, and judged by the mean.
+"""Confirm the best trials: they are retrained with new seeds and ranked by the mean.
 
-The best of many scores is partly luck. What a fresh mean falls short of it is the optimism of the search.
+The best of many scores is biased upward by selection. The optimism of the search is the difference between the score
+in the search and the mean over new seeds.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from core.search.trial import Task
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A trial's declaration on fresh seeds. searched: its score in the search.  values: of the goal, one a seed.
-    test: test accuracies of the same runs.  failed: what went wrong with others."""
+    """A trial that was retrained with new seeds. searched: its score in the search.  values: the goal of each seed.
+    test: test accuracies of the same runs.  failed: error messages of the seeds that failed."""
 
     trial: int
     searched: float
@@ -48,8 +49,8 @@ class _Job:
 
 
 def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop) -> list[Confirmed]:
-    """The trials retrained on so many fresh seeds, best mean first; empty after a signal. Those that an earlier call
-    has trained count."""
+    """Retrain trials with `seeds` new seeds each. Returns them with the best mean first; empty after a signal. Runs of
+    an earlier call are reused."""
     jobs = [
         _Job(trial, at_work.declaration(trial).but({"seed": at_work.experiment.seed + seed}))
         for trial in best
@@ -58,7 +59,7 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
     begun = [run for run in at_work.parent.children() if run.record.get("trial") is None]
     for job in jobs:
         job.run = next((run for run in begun if declares(run.record, job.experiment)), None)
-    at_work.shown.say(f"confirming the best {len(best)} on {seeds} fresh seeds each")
+    at_work.shown.say(f"retraining the best {len(best)} trials with {seeds} new seeds each")
     _train(at_work, jobs, stop)
     if stop.number:
         return []
@@ -68,15 +69,15 @@ def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop)
 
 
 def words(at_work: Study, found: Sequence[Confirmed]) -> list[str]:
-    """The result for people; of test, only what the recommended one reaches."""
+    """The messages about the result. Only the recommended trial is reported on the test split."""
     lines, goal = [], at_work.goals.names[0]
     for confirmed in found:
         mean, _, half = mean_and_interval(list(confirmed.values))
         optimism = (confirmed.searched - mean) * (1 if at_work.goals.larger_is_better(goal) else -1)
         spread = f" +- {amount(goal, half)}" if len(confirmed.values) > 1 else ""
         lines.append(
-            f"trial {confirmed.trial}: {amount(goal, mean)}{spread} on {len(confirmed.values)} fresh seeds, "
-            f"{amount(goal, confirmed.searched)} in the search: optimism {amount(goal, optimism)}"
+            f"trial {confirmed.trial}: {amount(goal, mean)}{spread} with {len(confirmed.values)} new seeds, "
+            f"{amount(goal, confirmed.searched)} in the search; optimism {amount(goal, optimism)}"
         )
         lines += [f"  {error}" for error in confirmed.failed]
     if found:

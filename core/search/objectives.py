@@ -1,4 +1,4 @@
-"""What a study is after: metrics of validation, or costs."""
+"""The objectives of a study: validation metrics, or costs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DEFAULT = "val/accuracy"
 
 @dataclass(frozen=True)
 class Goals:
-    """What a study is after. names: metrics of validation, or costs.  epoch: best or last."""
+    """The objectives of a study. names: validation metrics, or costs.  epoch: best or last."""
 
     names: tuple[str, ...]
     epoch: str
 
     def score(self, run: Run) -> list[float]:
-        """The value of each goal, as it was measured. Raises ValueError for one that is no number."""
+        """The measured value of each goal. Raises ValueError if a value is not finite."""
         history = run.history
         values = [self._value(name, run, history) for name in self.names]
         for name, value in zip(self.names, values, strict=True):
@@ -46,23 +46,24 @@ class Goals:
 
     @staticmethod
     def larger_is_better(name: str) -> bool:
-        """Whether a goal is to be raised."""
+        """Whether a goal is maximized."""
         return name not in COSTS and sign(name) > 0
 
 
 def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
-    """What was asked for, else the declared `monitor`, else, where the losses of trials do not compare, the accuracy.
-    Raises UserError for goals that nobody measures, or that cannot be compared."""
+    """The goals in `options`; by default the declared `monitor`, or the accuracy if the space varies the loss.
+
+    Raises UserError for unknown goals, and for a loss whose values are not comparable between trials."""
     varies_loss = any(name.partition(".")[0] == "loss" for name in space)
     names = options.goal or (DEFAULT if varies_loss and experiment.monitor == "val/loss" else experiment.monitor,)
     known = (*get_args(Metric), *COSTS)
-    wrong = [f"--goal {name}: no such goal{did_you_mean(name, known) or '; there are ' + ', '.join(known)}"
+    wrong = [f"--goal {name}: unknown goal{did_you_mean(name, known) or '; choose one of ' + ', '.join(known)}"
              for name in names if name not in known]  # fmt: skip
     if len(set(names)) < len(names):
-        wrong.append(f"--goal {','.join(names)}: a goal is named twice")
+        wrong.append(f"--goal {','.join(names)}: goals must be different")
     if "val/loss" in names and varies_loss:
         wrong.append(
-            "--goal val/loss: SPACE varies the loss, whose values do not compare; take val/accuracy or val/nll"
+            "--goal val/loss: SPACE varies the loss, so its values are not comparable; choose val/accuracy or val/nll"
         )
     if wrong:
         raise UserError(wrong)
@@ -70,12 +71,12 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
 
 
 def summary(values: Sequence[float], goals: Goals) -> str:
-    """Scores in one line for people: 98.61 %, 65,834 parameters."""
+    """Scores in one line, for messages: accuracy 98.61%, 65,834 parameters."""
     return ", ".join(amount(name, value, True) for name, value in zip(goals.names, values, strict=True))
 
 
 def amount(name: str, value: float, named: bool = False) -> str:
-    """One score for people: 98.61%, or accuracy 98.61%."""
+    """One score, for messages: accuracy 98.61%."""
     if name == "parameters":
         return f"{value:,.0f} parameters"
     if name == "seconds":

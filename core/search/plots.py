@@ -1,4 +1,4 @@
-"""A study in pictures: PNG files to look at, one HTML page to explore."""
+"""Plots of a study: PNG files, and one interactive HTML page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SINGLE = {
 
 
 def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
-    """Into the artifacts of the study's run. What cannot be drawn of so few trials is left out."""
+    """Save the plots as artifacts of the study's run. Plots that need more trials are skipped."""
     done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     if len(done) < 2:
         return
@@ -42,7 +42,9 @@ def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
                 figure = _drawing("optuna.visualization", kind)(study, **given)
                 figures.append(Markup(figure.to_html(full_html=False, include_plotlyjs=not figures)))  # the script once
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
-            tell(f"no picture of {name.replace('_', ' ')}: {str(error).splitlines()[0] if str(error) else error!r}")
+            tell(
+                f"skipped the plot of {name.replace('_', ' ')}: {str(error).splitlines()[0] if str(error) else error!r}"
+            )
     if figures:
         page = html.render("search/study.html.jinja", title=study.study_name, figures=figures)
         write_whole(journal.artifact(PAGE), page)

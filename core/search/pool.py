@@ -1,4 +1,4 @@
-"""The workers of a study, seen from the parent."""
+"""The worker processes of a study, as the parent process manages them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from core.search.trial import Task
 from core.search.worker import work
 
 STILLBORN = 5
-_PATIENCE = 60.0  # s that workers told to stop are waited for: a step may take long
+_PATIENCE = 60.0  # s to wait for workers that were asked to stop: a step may take long
 
 
 @dataclass
 class Worker:
-    """place: its number, which decides on its GPU.  task: what it is at.  begun: whether it ever has been at one."""
+    """A worker process. place: its number, which selects its GPU.  task: its current task.  begun: whether it has ever
+    started one."""
 
     place: int
     process: SpawnProcess
@@ -37,18 +38,18 @@ class Worker:
         self.send(task)
 
     def send(self, message: Any) -> None:
-        """Nothing happens when it is dead: that is told by `Pool.messages`."""
+        """Send a message. Nothing happens if the worker is dead; `Pool.messages` reports that."""
         with suppress(OSError):
             self.connection.send(message)
 
 
 class Pool:
-    """At most so many living workers, each started when there is a task for it; one that has died is replaced."""
+    """A pool of at most `count` workers. Each is started when it is needed; a dead one is replaced."""
 
     def __init__(self, count: int):
         self.count = count
         self.workers: dict[int, Worker] = {}
-        self.stillborn = 0  # how many in a row have died before they began
+        self.stillborn = 0  # number of consecutive workers that died before their first task
 
     def busy(self) -> list[Worker]:
         return [worker for worker in self.workers.values() if worker.task is not None]
@@ -58,9 +59,9 @@ class Pool:
         stop: Stop,
         next_task: Callable[[int], Task | None],
         hear: Callable[[Worker, tuple[Any, ...]], None],
-        goes_on: Callable[[], bool],
+        proceed: Callable[[], bool],
     ) -> None:
-        """Give each idle place the next task and hear what comes, until `goes_on` says no or a signal comes."""
+        """Give each idle worker a task and handle messages, until `proceed` returns False or a signal arrives."""
         while not stop.number:
             for place in self._idle():
                 task = next_task(place)
@@ -69,7 +70,7 @@ class Pool:
                 if place not in self.workers:
                     self.workers[place] = _started(place)
                 self.workers[place].give(task)
-            if not goes_on():
+            if not proceed():
                 return
             for worker, message in self.messages(0.5):
                 hear(worker, message)
@@ -78,8 +79,8 @@ class Pool:
         return [place for place in range(self.count) if place not in self.workers or self.workers[place].task is None]
 
     def messages(self, seconds: float) -> Iterator[tuple[Worker, tuple[Any, ...]]]:
-        """What workers have said, after at most so many seconds; the last of one is ("died", exit status), or
-        ("unbegun", exit status) where it died of itself, before any task could be the cause. Raises Failing."""
+        """Messages of the workers, after at most `seconds`. The last one of a worker is ("died", exit status), or
+        ("unbegun", exit status) if it died before it started its first task. Raises Failing."""
         by_object: dict[Any, Worker] = {w.connection: w for w in self.workers.values()}
         ready = wait([*by_object, *(w.process.sentinel for w in self.workers.values())], seconds)
         for worker in [by_object[found] for found in ready if found in by_object]:
@@ -98,12 +99,12 @@ class Pool:
         status = worker.process.exitcode
         self.stillborn += not worker.begun
         if self.stillborn == STILLBORN:
-            raise Failing(f"{STILLBORN} workers in a row died before they began (exit {status})")
+            raise Failing(f"{STILLBORN} consecutive workers died before they started a trial (exit status {status})")
         del self.workers[worker.place]
         return ("died" if worker.begun else "unbegun"), status
 
     def close(self) -> None:
-        """Tell all to stop: what is at work saves and ends. Whatever does not end is killed."""
+        """Stop all workers: a running trial is saved first. Workers that do not stop in time are killed."""
         for worker in self.workers.values():
             if worker.task is None:
                 worker.connection.close()
@@ -121,7 +122,7 @@ class Pool:
 
 
 def _drain(worker: Worker) -> None:
-    """Until it says that it has stopped; questions are answered so that it comes to the end of its step."""
+    """Wait for the worker to stop. Its requests are answered so that it reaches the end of its step."""
     try:
         if not worker.connection.poll(0.5):
             return

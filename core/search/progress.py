@@ -1,4 +1,4 @@
-"""What a user sees while a study goes: a live table in a terminal, else one plain line for each trial."""
+"""Progress of a running study: a live table in a terminal, otherwise one plain line per trial."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def shown(options: Search) -> Lines:
-    """The fitting one for standard output."""
+    """The progress display for standard output."""
     return Table() if is_terminal() else Lines()
 
 
 class Lines:
-    """One plain line for each trial that has ended."""
+    """One plain line for each finished trial."""
 
     def __enter__(self) -> Self:
         return self
@@ -38,12 +38,12 @@ class Lines:
         pass
 
     def ended(self, study: Study, trial: FrozenTrial) -> None:
-        """Told once of each trial."""
+        """Print how a trial ended; called once per trial."""
         self.say(line_of(study, trial))
 
 
 class Table(Lines):
-    """What has ended goes by above; below stand the running trials and where the study is."""
+    """Finished trials are printed above a live table of the running trials and a summary of the study."""
 
     def __init__(self) -> None:
         from rich.live import Live
@@ -64,7 +64,7 @@ class Table(Lines):
         from rich.table import Table as RichTable
 
         table = RichTable(title=standing(study), title_justify="left", expand=False)
-        for heading in ("trial", "epoch", study.goals.names[0], "what"):
+        for heading in ("trial", "epoch", study.goals.names[0], "hyperparameters"):
             table.add_column(heading)
         for worker in study.pool.busy():
             if worker.task and (trial := study.running.get(worker.task.number)):
@@ -76,7 +76,7 @@ class Table(Lines):
 
 
 def standing(study: Study) -> str:
-    """Where the study is, in a line: how many ended how, the best, epochs saved, time left."""
+    """A summary of the study in one line: number of trials by state, best value, epochs saved, time left."""
     told = study.told()
     pruned = [t for t in told if t.state == TrialState.PRUNED]
     failed = sum(t.state == TrialState.FAIL for t in told)
@@ -98,7 +98,7 @@ def standing(study: Study) -> str:
 
 
 def line_of(study: Study, trial: FrozenTrial) -> str:
-    """How a trial ended."""
+    """The line that reports how a trial ended."""
     epochs = max(trial.intermediate_values, default=0)
     if trial.state == TrialState.COMPLETE:
         how = summary(trial.values, study.goals)
@@ -106,7 +106,7 @@ def line_of(study: Study, trial: FrozenTrial) -> str:
         how = f"pruned after epoch {epochs} of {study.experiment.epochs}"
     else:
         how = f"failed: {str(trial.user_attrs.get('error', '')).splitlines()[0][:200]}"
-    return f"trial {trial.number}: {how}   {_told(trial.params) or 'as declared'}"
+    return f"trial {trial.number}: {how}   {_told(trial.params) or 'the declaration'}"
 
 
 def _told(params: dict[str, Any]) -> str:
@@ -114,7 +114,7 @@ def _told(params: dict[str, Any]) -> str:
 
 
 def _since(trial: FrozenTrial) -> float:
-    """Seconds since it ended."""
+    """Seconds since the trial ended."""
     from datetime import datetime
 
     return (datetime.now() - trial.datetime_complete).total_seconds() if trial.datetime_complete else 0.0

@@ -1,4 +1,4 @@
-"""Samplers and pruners by name, and what asks them."""
+"""Samplers and pruners of Optuna by name, and suggestions from a search space."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from optuna import pruners, samplers
 
 from core.search.space import Choice, Dimension, Float, Space, dimensions
 
-GRID_POINTS = 5  # of a range without a step
+GRID_POINTS = 5  # number of values for a range without a step
 
 
 def sampler(name: str, seed: int | None) -> samplers.BaseSampler:
-    """One that remembers nothing itself: it may be made anew for each trial, with another seed."""
+    """A sampler without internal state, so that a new one with another seed can be created for each trial."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         makers: dict[str, Callable[[], samplers.BaseSampler]] = {
             "tpe": lambda: samplers.TPESampler(seed=seed, multivariate=True, group=True),
             "random": lambda: samplers.RandomSampler(seed=seed),
-            "grid": lambda: samplers.RandomSampler(seed=seed),  # its points are queued when the study begins
+            "grid": lambda: samplers.RandomSampler(seed=seed),  # its points are enqueued when the study is created
             "qmc": lambda: samplers.QMCSampler(
                 seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False
             ),
@@ -34,9 +34,11 @@ def sampler(name: str, seed: int | None) -> samplers.BaseSampler:
 
 
 def pruner(name: str, epochs: int, trials: int) -> pruners.BasePruner:
-    """It compares epoch with epoch. How patient it is was chosen on curves of the digits (seeds that
-    tests/benchmarks/pruning.py does not use): judged from an eighth of the epochs on, and after five trials, the median
-    ends trials that would have been best; from a quarter on, after a sixth of the trials, it spares them."""
+    """A pruner that compares trials at the same epoch.
+
+    The warm-up was tuned on learning curves of digits (seeds that tests/benchmarks/pruning.py does not use): with a
+    warm-up of an eighth of the epochs and five trials, the median pruner stops trials that would have been the best;
+    with a quarter of the epochs and a sixth of the trials, it does not."""
     early = max(1, epochs // 8)
     patience = {"n_startup_trials": min(10, max(5, trials // 6)), "n_warmup_steps": max(1, epochs // 4)}
     median = pruners.MedianPruner(**patience)
@@ -51,7 +53,7 @@ def pruner(name: str, epochs: int, trials: int) -> pruners.BasePruner:
 
 
 def suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
-    """What a trial proposes for a dimension; for a Choice, the label."""
+    """The value that a trial suggests for a dimension; for a Choice, its label."""
     if isinstance(dimension, Choice):
         return trial.suggest_categorical(name, list(dimension.options))
     if isinstance(dimension, Float):
@@ -60,21 +62,21 @@ def suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
 
 
 def limits(name: str, space: Space) -> str:
-    """What a sampler cannot do with this space, for people; empty where it can do all."""
+    """A message about the parts of this space that a sampler does not support; empty if it supports all."""
     kinds = dimensions(space).values()
     choices = any(isinstance(dimension, Choice) for dimension in kinds)
     nested = any(dimension.within for dimension in kinds if isinstance(dimension, Choice))
     if choices and name in ("cmaes", "qmc"):
-        return f"{name} samples numbers only: choices, and what goes with them, are drawn at random"
+        return f"{name} supports numbers only: choices and their sub-spaces are sampled at random"
     return (
-        "gp samples what all trials share: sub-spaces of a choice are drawn at random"
+        "gp supports only dimensions that all trials share: sub-spaces of a choice are sampled at random"
         if nested and name == "gp"
         else ""
     )
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
-    """Name -> number or label, of every combination; the last name varies fastest."""
+    """Every combination as name -> number or label; the last name varies fastest."""
 
     def below(inner: Space, prefix: str, suffix: str) -> Iterator[dict[str, Any]]:
         columns = [list(points(f"{prefix}{field}", suffix, dimension)) for field, dimension in inner.items()]

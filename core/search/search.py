@@ -1,4 +1,4 @@
-"""`search`: from a command line to a study on record."""
+"""`search`: run a study and record it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from core.training.smoke import declared as made_small
 
 @dataclass(frozen=True)
 class Found:
-    """What a study has found. parent: its run.  best: finished trials, best first; of several goals, the front.
-    confirmed: best mean first; the first is recommended.  lines: of it, for people."""
+    """The result of a study. parent: its run.  best: finished trials, best first; with several goals, the Pareto front.
+    confirmed: retrained trials, best mean first; the first is recommended.  lines: messages about them."""
 
     parent: Run
     study: optuna.Study
@@ -61,10 +61,10 @@ def search(
     heading: Heading | str = "notebook",
     seeds: int = 3,
 ) -> Found:
-    """Search a space around a declaration, or go on with a study of the same name.
+    """Search a space around a declaration, or continue the study of the same name.
 
-    seeds: fresh ones, on which options.confirm trials are retrained. Raises UserError before anything is recorded,
-    Interrupted after a signal (the same call goes on), Failing.
+    seeds: number of new seeds with which options.confirm trials are retrained. Raises UserError before anything is
+    recorded, Interrupted after a signal (the same call continues the study), and Failing.
     """
     options = options or Search()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,7 +91,7 @@ def search(
 
 
 def _carried_out(at_work: Study, journal: Journal, seeds: int, stop: Stop) -> list[Confirmed]:
-    """All trials, then the best confirmed. However it ends, what was found so far is kept."""
+    """Run all trials, then confirm the best. The results so far are always saved."""
     confirmed: list[Confirmed] = []
     try:
         with at_work.shown, stop.at_step_end():
@@ -99,7 +99,9 @@ def _carried_out(at_work: Study, journal: Journal, seeds: int, stop: Stop) -> li
             at_work.iterate(stop)
             at_work.shown.say(standing(at_work))
             if at_work.is_spent() and len(at_work.told()) < at_work.options.trials:
-                at_work.shown.say("no point of a grid is left; they are queued when a study begins with --sampler grid")
+                at_work.shown.say(
+                    "the grid has no points left; points are enqueued when a study is created with --sampler grid"
+                )
             best = best_of(at_work.study)
             if at_work.options.confirm and best and not stop.number:
                 confirmed = confirm(at_work, best[: at_work.options.confirm], seeds, stop)
@@ -107,12 +109,12 @@ def _carried_out(at_work: Study, journal: Journal, seeds: int, stop: Stop) -> li
         at_work.pool.close()
         _keep(journal, at_work, confirmed)
     if stop.number:
-        raise Interrupted(stop.number, f"{at_work.study.study_name} stopped; the same command goes on with it")
+        raise Interrupted(stop.number, f"{at_work.study.study_name} stopped; to continue it, run the same command")
     return confirmed
 
 
 def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
-    """Finished trials, best first; of several goals, those that no other beats in all."""
+    """Finished trials, best first; with several goals, the Pareto-optimal ones."""
     done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     if len(study.directions) > 1:
         return tuple(study.best_trials)
@@ -124,7 +126,7 @@ def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
 def _opened(
     spec: RunSpec, within: space.Space, options: Search, goals: Goals
 ) -> Iterator[tuple[optuna.storages.BaseStorage, optuna.Study]]:
-    """The study, begun or taken up again; one in a file is ours alone meanwhile."""
+    """The storage and the study in it, created or loaded; a study in a local file is locked meanwhile."""
     heading, experiment = spec.heading, spec.experiment
     parts = (heading.experiment, heading.variant, "smoke" if spec.launch.smoke else None)
     name = options.study or "-".join(part for part in parts if part)
@@ -152,18 +154,20 @@ def _alone(folder: Any, name: str) -> Iterator[None]:
         if "another process" not in str(mistakes):
             raise
         raise UserError(
-            [f"study {name}: another search is at work on it; --study NAME begins one of another name"]
+            [f"study {name}: another search is running it; --study NAME creates a study with another name"]
         ) from None
 
 
 @contextmanager
 def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Mirror) -> Iterator[tuple[Run, Journal]]:
-    """The study's own run: begun, or taken up again. However the body ends, its journal tells."""
+    """The run of the study, created or reopened. Its journal records how the body ends."""
     token = study.user_attrs[TOKEN]
     begun = (
         r for r in Run.of_experiment(spec.heading.experiment) if (r.record.get("study") or {}).get("token") == token
     )
-    known = next((r for r in begun if is_free(r.folder)), None)  # another machine, or terminal, has one of its own
+    known = next(
+        (r for r in begun if is_free(r.folder)), None
+    )  # a search on another machine, or in another terminal, has a separate run
     if known:
         run, journal = known, Journal(known.folder)
         reopen_run(journal)
@@ -193,7 +197,7 @@ def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Mirror)
 
 
 def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, options: Search, goals: Goals) -> None:
-    """The first trial is the declaration itself, so that a study can only improve on it; a grid's points follow."""
+    """Enqueue the declaration as the first trial, so that a study can only improve on it, then the points of a grid."""
     study.set_metric_names(list(goals.names))
     study.enqueue_trial(space.declared(within, experiment), user_attrs={DECLARED: True})
     if options.sampler == "grid":
@@ -203,7 +207,7 @@ def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, opt
 
 
 def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:
-    """What can be said of a study so far: the best declaration, its value, how many trials ended how."""
+    """Save the results so far: the best declaration, its value, and the number of trials by state."""
     best, told = best_of(at_work.study), at_work.told()
     ended = {state.name.lower(): sum(t.state == state for t in told) for state in {t.state for t in told}}
     journal.metrics(len(told), {f"study/{name}": float(count) for name, count in ended.items()})
@@ -233,24 +237,26 @@ def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:
 def _say(at_work: Study) -> None:
     options, study = at_work.options, at_work.study
     done = len(at_work.told())
-    told = f", {done} of them done" if done else ""
+    told = f" ({done} finished)" if done else ""
     at_work.shown.say(
-        f"{study.study_name}: {options.trials} trials{told}, for {', '.join(at_work.goals.names)}; "
-        f"{options.sampler} proposes, {options.pruner} prunes; "
-        f"workers: {options.workers}, threads each: {at_work.launch.threads}"
+        f"{study.study_name}: {options.trials} trials{told}, goal {', '.join(at_work.goals.names)}; "
+        f"sampler {options.sampler}, pruner {options.pruner}; "
+        f"{options.workers} workers with {at_work.launch.threads} threads each"
     )
     if len(at_work.goals.names) > 1 and options.pruner != "none":
-        at_work.shown.say("several goals: no trial is pruned")
+        at_work.shown.say("trials are not pruned: the study has several goals")
     if note := samplers.limits(options.sampler, at_work.space):
         at_work.shown.say(note)
     workers = min(options.workers, options.trials)
     need, room = workers * provenance.peak_memory_mb(), _free_memory_mb()
     if need > room:
-        at_work.shown.say(f"warning: {workers} workers may need {need:,.0f} MB, {room:,.0f} MB are free")
+        at_work.shown.say(
+            f"warning: {workers} workers may need {need:,.0f} MB of memory, but only {room:,.0f} MB are free"
+        )
 
 
 def _shared(launch: Launch, options: Search) -> Launch:
-    """Where a trial runs: the CPU's threads divided among workers, one loader process of none on a CPU."""
+    """The launch of a trial: CPU threads are divided among the workers, and so are loader processes with a GPU."""
     threads = launch.threads or max(1, usable_cores() // options.workers)
     loaders = options.loader_workers
     if loaders is None and torch.cuda.is_available():
@@ -265,7 +271,7 @@ def _folder(name: str) -> Any:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        advice = "LABBOOK_HOME names another folder for mlruns/ and data/store"
+        advice = "set LABBOOK_HOME to another folder for mlruns/ and data/store"
         raise UserError([f"studies cannot be written to {folder.parent}: {error.strerror}; {advice}"]) from None
     return folder
 

@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file of this machine, or a database that several machines share."""
+"""The storage of a study: a journal file on this machine, or a database that several machines share."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ from core.declare.renamed import migrated_names
 from core.record.journal import drop_torn_tail
 
 FILE = "study.log"
-HEARTBEAT, GRACE = 20, 90  # s between signs of life of a trial; s after which another machine takes it over
-IDENTITY, TOKEN = "identity", "token"  # token: tells it from another study of the same name
+HEARTBEAT, GRACE = 20, 90  # s between heartbeats of a trial; s without one after which another machine retries it
+IDENTITY, TOKEN = "identity", "token"  # token: distinguishes it from another study of the same name
 Direction = Literal["minimize", "maximize"]
 _FIRST_USE = re.compile(r"already exists|duplicate key|UniqueViolation|Duplicate entry")
 _DRIVERS = {"postgresql": ("psycopg", "psycopg[binary]"), "mysql": ("pymysql", "pymysql"), "grpc": ("grpc", "grpcio")}
 
 
 def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
-    """Raises UserError where it cannot be reached or written."""
+    """The storage at a URL, or a journal file in `folder`. Raises UserError if it cannot be reached or written."""
     if url is None:
         path = folder / FILE
-        drop_torn_tail(path)  # Optuna reads no file that ends so
+        drop_torn_tail(path)  # Optuna cannot read a file with an incomplete last line
         _check(path)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
-    if url.partition("?")[0].count("@") > 1:  # the driver would take a part of the password for the host, and tell it
+    if url.partition("?")[0].count("@") > 1:  # the driver would parse a part of the password as the host, and print it
         raise UserError([f"--storage {_hidden(url)}: an @ in the password should be written %40"])
     for attempt in range(5):
         try:
             return _database(url)
         except Exception as error:
-            if _FIRST_USE.search(str(error)) and attempt < 4:  # two machines make the tables at once: one fails
+            if (
+                _FIRST_USE.search(str(error)) and attempt < 4
+            ):  # two machines create the tables at the same time: one fails
                 time.sleep(0.5 * (attempt + 1))
                 continue
             raise UserError([f"--storage {_hidden(url)}: cannot be used: {_reason(error)}{_advice(url)}"]) from None
@@ -52,13 +54,13 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
 
 
 def _check(path: Path) -> None:
-    """Raises UserError for a line that Optuna would stumble over, sooner or later."""
+    """Raises UserError for a line that Optuna cannot read."""
     with suppress(FileNotFoundError), path.open() as lines:
         for number, line in enumerate(lines, 1):
             try:
                 json.loads(line)["op_code"]
             except (ValueError, TypeError, KeyError):
-                advice = "mend it, restore the file, or take another name with --study"
+                advice = "repair the line, restore the file, or use another study with --study NAME"
                 raise UserError([f"{path}, line {number}: damaged; {advice}"]) from None
 
 
@@ -71,7 +73,7 @@ def _database(url: str) -> optuna.storages.BaseStorage:
             return storage
         return RDBStorage(
             re.sub(r"^postgresql://", "postgresql+psycopg://", url),
-            engine_kwargs={"pool_pre_ping": True},  # a server that was restarted between two calls goes unnoticed
+            engine_kwargs={"pool_pre_ping": True},  # reconnects after the server was restarted between two calls
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
@@ -86,16 +88,16 @@ def open_study(
     identity: Mapping[str, str],
     begin: Callable[[optuna.Study], None],
 ) -> optuna.Study:
-    """The latest study of this name, or a fresh one. identity: what must be the same as when it began, in words.
-    begin: done once to a fresh one.
+    """Load the latest study of this name, or create one.
 
-    Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises UserError with the difference.
+    identity: settings that must be the same as when the study was created.  begin: called once with a new study.
+    Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises UserError if they differ.
     """
     pattern = re.compile(rf"{re.escape(name)}(\.\d+)?")
     latest = max(filter(pattern.fullmatch, optuna.get_all_study_names(storage)), key=_number, default=None)
     if latest is None or new:
         latest = name if latest is None else f"{name}.{_number(latest) + 1}"
-        with suppress(optuna.exceptions.DuplicatedStudyError):  # another machine was quicker
+        with suppress(optuna.exceptions.DuplicatedStudyError):  # another machine has created it meanwhile
             study = optuna.create_study(study_name=latest, storage=storage, directions=directions)
             study.set_user_attr(IDENTITY, dict(identity))
             begin(study)
@@ -105,12 +107,14 @@ def open_study(
     end = time.monotonic() + 20
     while TOKEN not in study.user_attrs:
         if time.monotonic() > end:
-            raise UserError([f"the study {latest} was begun by a process that died at once; --new begins a fresh one"])
+            raise UserError([f"the study {latest} is incomplete: its first process died; --new creates a new study"])
         time.sleep(0.2)
     before = migrated_names(study.user_attrs.get(IDENTITY, {}))
-    if lines := [f"{key}: {before.get(key, 'not there')} then, {identity.get(key, 'not there')} now"
+    if lines := [f"{key}: {before.get(key, 'none')} then, {identity.get(key, 'none')} now"
                  for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]:  # fmt: skip
-        raise UserError(["\n    ".join([f"the study {latest} began otherwise; --new begins a fresh one", *lines])])
+        raise UserError(
+            ["\n    ".join([f"the study {latest} has different settings; --new creates a new study", *lines])]
+        )
     return study
 
 
@@ -120,12 +124,12 @@ def attached(storage: optuna.storages.BaseStorage, study: optuna.Study, number: 
 
 
 def has_heartbeats(storage: optuna.storages.BaseStorage) -> bool:
-    """Whether machines can see of one another that they are alive: of a file nobody asks, a proxy does not tell."""
+    """Whether the storage supports heartbeats: databases do, journal files and gRPC proxies do not."""
     return isinstance(storage, RDBStorage)
 
 
 def beat(storage: optuna.storages.BaseStorage, study: optuna.Study, numbers: Iterable[int]) -> None:
-    """A sign of life for the trials of these numbers; what has given none for GRACE s is queued to be done again."""
+    """Record a heartbeat for the trials of these numbers. Trials without one for GRACE s are enqueued again."""
     if isinstance(storage, RDBStorage):
         for number in numbers:
             storage.record_heartbeat(_trial_id(storage, study, number))
@@ -138,7 +142,7 @@ def _trial_id(storage: optuna.storages.BaseStorage, study: optuna.Study, number:
 
 @contextmanager
 def needed(url: str | None) -> Iterator[None]:
-    """Within, a database that can no longer be reached raises Failing."""
+    """Context manager that raises Failing if the database can no longer be reached."""
     try:
         yield
     except Exception as error:
@@ -146,7 +150,7 @@ def needed(url: str | None) -> Iterator[None]:
             raise
         cause = error.__cause__ or error
         raise Failing(
-            f"--storage {_hidden(url)} was lost ({_reason(cause)}); the same command goes on with it"
+            f"--storage {_hidden(url)} is unreachable ({_reason(cause)}); to continue, run the same command"
         ) from None
 
 
@@ -155,7 +159,7 @@ def _is_outage(error: Exception) -> bool:
 
 
 class _KernelLock(JournalFileOpenLock):
-    """Given back by the kernel when its holder dies: Optuna's own files would make the next writer wait for 30 s.
+    """A lock that the kernel releases when its holder dies. With Optuna's lock files, the next writer waits 30 s.
 
     Nothing is inherited but the type that JournalFileBackend takes.
     """
@@ -181,7 +185,7 @@ def _number(name: str) -> int:
 
 
 def _hidden(url: str) -> str:
-    """Without its password."""
+    """The URL without its password."""
     return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
@@ -192,5 +196,5 @@ def _reason(error: BaseException) -> str:
 def _advice(url: str) -> str:
     module, package = _DRIVERS.get(url.partition(":")[0].partition("+")[0], (None, None))
     if module is None:
-        return "; it should begin with postgresql://, mysql+pymysql:// or grpc://"
-    return "" if importlib.util.find_spec(module) else f'; its driver is missing: pip install "{package}"'
+        return "; the URL should begin with postgresql://, mysql+pymysql:// or grpc://"
+    return "" if importlib.util.find_spec(module) else f'; its driver is not installed: pip install "{package}"'

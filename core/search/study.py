@@ -1,4 +1,4 @@
-"""A study: the parent asks for trials, hands them to workers, tells what came of them."""
+"""A study: the parent process asks Optuna for trials, assigns them to workers, and tells Optuna their results."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ from core.search.trial import Outcome, Task, runs_by_trial
 from core.tracking.api import Mirror
 
 OWNER, ERROR, DECLARED = "owner", "error", "declaration"
-DEATHS, ROW = 3, 5  # of workers in one epoch, after which a trial fails; failures in a row, after which a study stops
+DEATHS, ROW = (
+    3,
+    5,
+)  # worker deaths in one epoch after which a trial fails; consecutive failures after which a study stops
 
 
 @dataclass
 class Study:
-    """One parent's part in a study. parent: the run under which trials stand."""
+    """The part of a study that one parent process runs. parent: the run whose children are the trials."""
 
     storage: optuna.storages.BaseStorage
     study: optuna.Study
@@ -63,26 +66,26 @@ class Study:
     seen: set[int] = field(default_factory=set)
 
     def iterate(self, stop: Stop) -> None:
-        """Until all trials are told, the time is over, or a signal came. Raises Failing."""
+        """Run trials until all have ended, the timeout expires, or a signal arrives. Raises Failing."""
         self.runs = runs_by_trial(self.parent)
         self.orphans = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t)]
         self._give_up_lost()
         if not self.orphans and self._is_over() and not self._awaits_others():
             return
-        self.pool.iterate(stop, self._next, self._hear, self._goes_on)
+        self.pool.iterate(stop, self._next, self._hear, self._proceed)
 
-    def _goes_on(self) -> bool:
+    def _proceed(self) -> bool:
         self.shown.show(self)
         self._heartbeat()
         return bool(self.pool.busy()) or self._awaits_others() or not self._is_over()
 
     def told(self) -> list[FrozenTrial]:
-        """Trials that count: finished, pruned, or failed by themselves."""
+        """Trials that count: complete, pruned, or failed with an error of their own."""
         ended = self._in_state(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return [t for t in ended if t.state != TrialState.FAIL or ERROR in t.user_attrs]
 
     def declaration(self, trial: FrozenTrial) -> Experiment:
-        """What a trial has trained, wherever it did."""
+        """The declaration of a trial, on whichever machine it was trained."""
         if trial.user_attrs.get(DECLARED):
             return self.experiment
         return self.experiment.but(changes_of(self.space, trial.params))
@@ -92,7 +95,7 @@ class Study:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def follow(self, folder: str) -> Run:
-        """The run in this folder, mirrored from now on."""
+        """The run in this folder. It is mirrored from now on."""
         run = Run(Path(folder))
         if self.launch.mlflow:
             self.mirror.follow(run.folder)
@@ -122,11 +125,11 @@ class Study:
         return self._is_late() or self.is_spent() or len(self.told()) + going >= self.options.trials
 
     def is_spent(self) -> bool:
-        """Whether a grid has no point left."""
+        """Whether a grid has no points left."""
         return self.options.sampler == "grid" and not self._in_state(TrialState.WAITING)
 
     def is_going(self) -> bool:
-        """Whether trials run or are still to begin."""
+        """Whether trials are running or have yet to start."""
         return bool(self.running) or not self._is_over()
 
     def _task(self, trial: optuna.Trial, place: int) -> Task:
@@ -142,7 +145,7 @@ class Study:
         trial.set_user_attr(OWNER, owner())
         silent = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(self.now(trial))
         if silent is not None:
-            self.shown.say(f"trial {trial.number} is trial {silent} again, whose machine gave no sign of life")
+            self.shown.say(f"trial {trial.number} retries trial {silent}, whose machine stopped responding")
         title = " ".join([f"trial {trial.number}", *(f"{name}={label(value)}" for name, value in chosen.items())])
         heading = replace(self.heading, title=title, parent=self.parent.id, trial=trial.number)
         run = self.runs.get(trial.number)
@@ -150,7 +153,7 @@ class Study:
         return Task(trial.number, experiment.record(), launch.record(), heading, self.goals, run.id if run else None)
 
     def placed(self, place: int) -> Launch:
-        """Each worker its GPU; the CPU's threads are divided already."""
+        """The launch of the worker at this place, on its GPU; CPU threads are already divided."""
         import torch
 
         if self.launch.device not in ("auto", "cuda") or not torch.cuda.is_available():
@@ -171,17 +174,17 @@ class Study:
         elif kind == "ended":
             worker.task = None
             self._tell(rest[0])
-        elif worker.task is not None:  # stopped by the machine, or died: somebody else goes on with it
+        elif worker.task is not None:  # stopped by the machine, or died: another worker resumes the trial
             task, worker.task = worker.task, None
             self._bury(task.number, kind, f"exit {rest[0]}" if kind != "stopped" else rest[1])
 
     def _verdict(self, number: int, epochs: int, value: float) -> bool:
-        """Whether the trial goes on. The declaration itself is never pruned: it is what others are measured by."""
+        """Whether the trial continues. The declaration itself is never pruned: it is the reference for the others."""
         trial = self.running[number]
         now = self.now(trial)
         if len(self.goals.names) > 1 or now.state.is_finished():
             return True
-        if epochs not in now.intermediate_values:  # a resumed one has told of it before
+        if epochs not in now.intermediate_values:  # a resumed trial has reported it before
             trial.report(value, epochs)
             self.deaths.pop(number, None)
         spared = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.experiment.epochs  # nothing is left to save
@@ -210,7 +213,7 @@ class Study:
             self.failures.clear()
         self.shown.ended(self, frozen)
         if len(self.failures) == ROW:
-            raise Failing(f"{ROW} trials in a row failed, the last one: {outcome.error}")
+            raise Failing(f"{ROW} consecutive trials failed, the last one with: {outcome.error}")
 
     def _bury(self, number: int, kind: str, how: str) -> None:
         if self._is_taken(number):
@@ -222,7 +225,7 @@ class Study:
             self._close(number, "FAILED", error)
             self._tell(Outcome(number, error=error))
             return
-        self.shown.say(f"trial {number}: its worker ended ({how}); it goes on in another")
+        self.shown.say(f"trial {number}: its worker exited ({how}); another worker resumes the trial")
         self.orphans.append(self.now(self.running.pop(number)))
 
     def _heartbeat(self) -> None:
@@ -231,14 +234,14 @@ class Study:
             beat(self.storage, self.study, [*self.running, *(trial.number for trial in self._nobodys())])
 
     def _nobodys(self) -> list[FrozenTrial]:
-        """Trials whose machine died before it could say that they are its own: somebody has to count their silence."""
+        """Trials whose machine died before it recorded itself as the owner: a heartbeat starts their grace period."""
         going = [t for t in self._in_state(TrialState.RUNNING) if OWNER not in t.user_attrs]
         fresh = [t for t in going if t.number not in self.seen]
         self.seen |= {t.number for t in fresh}
         return fresh
 
     def _awaits_others(self) -> bool:
-        """Whether other machines are at work: one that dies leaves its trials to be done again."""
+        """Whether other machines run trials, which have to be retried here if such a machine dies."""
         going = [t for t in self._in_state(TrialState.RUNNING) if t.number not in self.running]
         if not going or not has_heartbeats(self.storage) or self._is_late():
             return False
@@ -248,26 +251,26 @@ class Study:
         return True
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
-        """Two machines that ask at once may begin one trial too many: it is the later one's."""
+        """Whether this trial is one too many, because two machines asked at the same time: the later one gives way."""
         counted = [*self.told(), *self._in_state(TrialState.RUNNING)]
         return sum(other.number < trial.number for other in counted) >= self.options.trials
 
     def _is_taken(self, number: int) -> bool:
-        """Whether another machine does it again, for this one gave no sign of life (it slept, or its network did)."""
+        """Whether another machine retries the trial because this one sent no heartbeat (sleep, network failure)."""
         return self.now(self.running[number]).state.is_finished()
 
     def _let_go(self, number: int) -> None:
         del self.running[number]
-        self.shown.say(f"trial {number} was taken over by another machine: what was trained here does not count")
+        self.shown.say(f"trial {number} was taken over by another machine; the result of this machine is discarded")
 
     def _give_up_lost(self) -> None:
-        """Runs that a dead parent has left, of trials that another machine has done since, end as KILLED."""
+        """Set runs of a dead parent process to KILLED if another machine has completed their trials since."""
         ended = {trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()}
         for number in ended & set(self.runs):
-            self._close(number, "KILLED", "its machine gave no sign of life: another one has done this trial")
+            self._close(number, "KILLED", "the machine stopped responding; another one completed this trial")
 
     def _close(self, number: int, status: str, error: str) -> None:
-        """End a trial's run in the place of its worker, if it has one and nobody else has ended it."""
+        """End the run of a trial in place of its worker, unless the run has already ended."""
         run = self.runs.get(number)
         if run and run.status == "RUNNING" and is_free(run.folder):
             journal = Journal(run.folder)
@@ -276,12 +279,12 @@ class Study:
             self.follow(str(run.folder))
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
-        """Whether whoever had it is dead: surely so where a file's lock is ours; else on this machine."""
+        """Whether the owner of a trial is dead. A local file is locked, so it is; else if it was on this machine."""
         host, _, pid = str(trial.user_attrs.get(OWNER, "")).rpartition(":")
         return self.options.storage is None or (host == platform.node() and not psutil.pid_exists(int(pid)))
 
     def _seed(self) -> int | None:
-        """Of the next proposal: another one for each, and after a restart; machines must not propose the same."""
+        """The sampler seed: different for each trial, also after a restart; None (random) with several machines."""
         if self.options.storage is not None:
             return None
         return int(key(self.experiment.seed, "search", len(self.study.get_trials(deepcopy=False)))[0]) % 2**32
@@ -291,12 +294,12 @@ class Study:
 
 
 def owner() -> str:
-    """This process, for other machines too."""
+    """An identifier of this process that is unique among machines."""
     return f"{platform.node()}:{os.getpid()}"
 
 
 def identity(space: Space, experiment: Experiment, goals: Goals) -> dict[str, str]:
-    """What makes two studies the same, in words: SPACE, the declaration but for what SPACE covers, the goals."""
+    """The settings that identify a study: SPACE, the declaration without the fields in SPACE, and the goals."""
     told = {f"SPACE {name}": words for name, words in text(space).items()}
     told |= {name: str(value) for name, value in experiment.flat().items()}
     return told | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch)"}

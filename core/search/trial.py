@@ -1,4 +1,4 @@
-"""One trial: a declaration trained as a run of its own, which may be told to stop at the end of an epoch."""
+"""One trial: a declaration that is trained as a separate run and may be pruned at the end of an epoch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from core.training.runtime import open_runtime
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is asked to do. declaration, launch: their records.  run: one begun earlier for the same.
-    whole: train to the end and test, as `train` does, and do not ask whether to go on."""
+    """The task of a worker. declaration, launch: their records.  run: an earlier run of this trial, to be resumed.
+    whole: train to the end and test, as `train` does, without pruning."""
 
     number: int
     declaration: dict[str, Any]
@@ -42,7 +42,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. scores: of each goal, where it came to its end.  error: of one that failed."""
+    """How a trial ended. scores: of each goal, if it is complete.  error: if it failed."""
 
     number: int
     scores: list[float] | None = None
@@ -51,14 +51,14 @@ class Outcome:
 
 
 Announce = Callable[[Run], None]
-Verdict = Callable[[int, float], bool]  # (epochs done, the first goal now) -> go on
+Verdict = Callable[[int, float], bool]  # (epochs done, current value of the first goal) -> whether to continue
 Kept = Callable[[list[float]], bool]  # scores -> whether the weights are worth keeping
 
 
 def run_trial(task: Task, run: Run | None, announce: Announce, verdict: Verdict, kept: Kept) -> Outcome:
-    """Train a trial, or go on with it. announce: told of its run.  Raises what training raises."""
+    """Train or resume a trial. announce: called with its run.  Raises what training raises."""
     import_experiment(task.heading.experiment)
-    if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it heard
+    if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it received the result
         return _outcome(task, run)
     launch = Launch.read(task.launch)
     spec = RunSpec(Experiment.read(task.declaration), launch, task.heading)
@@ -72,29 +72,29 @@ def run_trial(task: Task, run: Run | None, announce: Announce, verdict: Verdict,
                 keep_last(run.folder / CHECKPOINTS)
             else:
                 (run.folder / "artifacts" / WEIGHTS).unlink(missing_ok=True)
-        if not task.whole and not good:  # once it has ended: until then it may have to be resumed
+        if not task.whole and not good:  # only after it has ended: until then it may have to be resumed
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
     return _outcome(task, run)
 
 
 class _Elsewhere:
-    """In the place of a mirror: the parent has one for all."""
+    """A mirror that does nothing: the parent process mirrors all runs."""
 
     def follow(self, folder: Path) -> None:
         pass
 
 
 def runs_by_trial(parent: Run) -> dict[int, Run]:
-    """Trial number -> its run, of those on record below a study's run."""
+    """Trial number -> run, for the recorded children of a study's run."""
     found: dict[int, Run] = {}
-    for run in parent.children():  # the latest first
+    for run in parent.children():  # latest first
         if run.record.get("trial") is not None:
             found.setdefault(run.record["trial"], run)
     return found
 
 
 def _iterate(trainer: Trainer, task: Task, verdict: Verdict) -> bool:
-    """Whether it was pruned."""
+    """Train; returns whether the trial was pruned."""
     assert trainer.journal is not None
     name = task.goals.names[0]
     with closing(trainer.events()) as events:
@@ -108,7 +108,9 @@ def _iterate(trainer: Trainer, task: Task, verdict: Verdict) -> bool:
 def _now(metrics: dict[str, float], name: str) -> float:
     if name not in metrics and name not in COSTS:
         known = [other for other in metrics if other.startswith("val/")]
-        raise UserError([f"goal: {name} is not measured for these data; there are {', '.join(known)}"])
+        raise UserError(
+            [f"--goal {name}: this metric is not available for these data; choose one of {', '.join(known)}"]
+        )
     return metrics.get(name, math.nan)
 
 

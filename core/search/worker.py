@@ -1,4 +1,4 @@
-"""The process that trains trials, one after another: what it is sent is a Task, what it sends back tells of it."""
+"""The worker process, which trains trials one after another: it receives Tasks and sends messages about them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from core.common.errors import UserError
 
 
 def work(connection: Connection) -> None:
-    """Until the other end is closed. Messages: ("begun",) when it has a task, ("run", number, folder), ("epoch",
-    number, epochs, value) answered by whether to go on, ("score", number, scores) answered by whether to keep the
+    """Work until the other end is closed. Messages: ("begun",) when it has a task, ("run", number, folder), ("epoch",
+    number, epochs, value) with a reply whether to continue, ("score", number, scores) with a reply whether to keep the
     weights, ("ended", Outcome), ("stopped", number)."""
-    os.setsid()  # Ctrl-C in the terminal is for the parent, which then tells its workers
+    os.setsid()  # Ctrl-C in the terminal goes to the parent, which then stops its workers
     _end_with_parent()
     from core.common.terminal import mute
 
     mute()
-    from core.search.trial import Task  # takes seconds, for it imports all that trains
+    from core.search.trial import Task  # takes seconds, because it imports torch
 
     while True:
         try:
@@ -48,7 +48,7 @@ def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
         try:
             connection.send(message)
             return bool(connection.recv())
-        except (EOFError, OSError):  # the parent is dead: whoever begins again goes on with this run
+        except (EOFError, OSError):  # the parent is dead: the next search resumes this run
             raise Interrupted(signal.SIGTERM, "the search has ended") from None
 
     try:
@@ -68,7 +68,7 @@ def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
 
 
 def _free_gpu() -> None:
-    """What a trial has left in cycles would else hold memory of the GPU; a collection costs 0.2 s."""
+    """Free the GPU memory that reference cycles of the last trial still hold; a collection takes 0.2 s."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -77,7 +77,7 @@ def _free_gpu() -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker that nobody listens to saves what it has and ends."""
+    """Save and stop when the parent process dies."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -26,7 +26,7 @@ def recorded(home, monkeypatch):
 def test_the_page_is_served_over_the_store_and_ctrl_c_ends_it(recorded, forge):
     process = forge.start("core", "ui", "--no-browser")
     end = time.monotonic() + 120
-    while "Ctrl-C ends it" not in process.text:
+    while "press Ctrl-C to stop" not in process.text:
         assert time.monotonic() < end
         assert not process.ended, process.text
         time.sleep(0.1)
@@ -45,12 +45,12 @@ def test_the_page_is_served_over_the_store_and_ctrl_c_ends_it(recorded, forge):
 
 
 def test_it_is_not_shown_to_the_world(home):
-    with pytest.raises(UserError, match=r"--host 0.0.0.0: anybody there could .* basic-auth"):
+    with pytest.raises(UserError, match=r"--host 0.0.0.0: anyone who reaches this address could .* basic-auth"):
         main(["--host", "0.0.0.0"])
 
 
 def test_without_a_record_there_is_nothing_to_see(home):
-    with pytest.raises(UserError, match="nothing has been recorded"):
+    with pytest.raises(UserError, match="no run has been recorded"):
         main([])
 
 
@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_named(home):
     (home / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port}: another program listens there"):
+        with pytest.raises(UserError, match=f"--port {port}: the port is in use"):
             main(["--port", str(port)])
 
 

@@ -202,7 +202,7 @@ def test_a_child_that_does_not_save_in_time_is_killed_and_runs_again(standin):
     until(job.done, seconds=30)
     assert job.exception() is None, job.stdout()
     assert len(standin.starts()) == 2
-    assert "did not end within 0.8 s" in job.stdout()
+    assert "did not exit within 0.8 s" in job.stdout()
 
 
 def test_a_cancelled_job_saves_and_is_not_run_again(standin):
@@ -224,7 +224,7 @@ def test_ctrl_c_while_waiting_stops_the_job(standin, capsys):
     job.done = interrupt
     assert follow(job, Launcher(save_seconds=60)) == 130
     assert (standin.folder / "saved-0").read_text() == "1"
-    assert "saves and stops" in capsys.readouterr().out
+    assert "saves a checkpoint and stops" in capsys.readouterr().out
 
 
 def test_waiting_shows_the_whole_log_and_ends_with_the_status(standin, capsys):
@@ -371,7 +371,7 @@ def launch(words, monkeypatch, capsys):
             "--nodes tiny",
             ["--nodes: should be a valid integer", "EXPERIMENT is missing; choose one of"],
         ),
-        ("--nodes 2 tiny", ["--nodes 2: local is one machine"]),
+        ("--nodes 2 tiny", ["--nodes 2: --cluster local has one node"]),
         ("tin", ["tin: unknown experiment; did you mean tiny"]),
         ("tiny --optimizer.lrr 1", ["did you mean --optimizer.lr"]),
         ("tiny trian", ["trian"]),
@@ -380,10 +380,10 @@ def launch(words, monkeypatch, capsys):
         ("tiny resume", ["no interrupted run of tiny"]),
         ("tiny --nodes 2", ["--nodes: is an option of the job; write it before the name tiny"]),
         ("--epochs 2 tiny", ["--epochs: is an option of the experiment; write it after the name tiny"]),
-        ("--gpus_per_node 2 --tasks_per_node 3 tiny", ["a task takes a GPU, and --gpus_per_node is 2"]),
-        ("--partition gpu tiny", ["--partition: only --cluster slurm knows it"]),
-        ("--hours 0.01 tiny", ["--save_seconds 120: leaves nothing of 0.01 hours"]),
-        ("--cluster slurm tiny", ["there is no sbatch, srun, scontrol here"]),
+        ("--gpus_per_node 2 --tasks_per_node 3 tiny", ["each task uses a GPU, but --gpus_per_node is 2"]),
+        ("--partition gpu tiny", ["--partition: this option requires --cluster slurm"]),
+        ("--hours 0.01 tiny", ["--save_seconds 120: the time limit is only 0.01 hours"]),
+        ("--cluster slurm tiny", ["sbatch, srun, scontrol not found"]),
         ("--wait --wait tiny", ["--wait: given twice"]),
         (
             "--nodess 2 --hours -1 --partition gpu tiny --epochs x --devise cpu",

@@ -272,8 +272,8 @@ def test_a_record_of_another_version_is_refused_with_the_reason_and_the_rest_com
     assert command(["tiny"]) == 0
     out = capsys.readouterr().out
     assert "92.00 %" in out
-    assert re.search(f"left out: {old}: .*version 0, .*: it is too old for this labbook", out)
-    assert re.search(f"left out: {new}: .*version 9, .*: use the labbook that wrote it", out)
+    assert re.search(f"skipped: {old}: .*version 0, .*: it is too old for this labbook", out)
+    assert re.search(f"skipped: {new}: .*version 9, .*: use the labbook that wrote it", out)
 
 
 def test_the_time_of_a_run_is_that_of_its_rates_also_where_it_was_resumed_at_an_epochs_end(home):

@@ -142,10 +142,10 @@ def test_what_cannot_be_reported_on_is_refused_with_the_reason(home, what, monke
     if what == "killed":
         journal_of = Journal(run.folder)
         journal_of.close("KILLED")
-        expected = f"{run.id} is KILLED: a report is of a finished run"
+        expected = f"{run.id} is KILLED: a report requires a finished run"
     if what == "untested":
         (run.folder / "artifacts" / "confusion_matrix.csv").unlink()
-        expected = "was not tested"
+        expected = "has no test results"
     if what in ("parent", "data"):
         path = run.folder / "artifacts" / "record.json"
         record = json.loads(path.read_text())

@@ -97,7 +97,7 @@ def test_a_silent_machines_trial_is_done_again_and_what_it_still_trains_does_not
     try:
         assert server.move_elsewhere(server.study("silent")) == 1
         awake = forge.start(*words, env={"LABBOOK_HOME": str(homes[1])})
-        wait_for(lambda: "whose machine gave no sign of life" in awake.text, awake)
+        wait_for(lambda: "whose machine stopped responding" in awake.text, awake)
     finally:
         asleep.kill(signal.SIGCONT)
     assert awake.wait(120) == 0, awake.text
@@ -141,7 +141,7 @@ def test_a_lost_server_ends_the_search_in_one_line_and_the_same_command_goes_on(
     finally:
         server.start()
     assert "was lost" in process.text
-    assert "the same command goes on" in process.text
+    assert "to continue, run the same command" in process.text
     assert "Traceback" not in process.text
     again = forge.start(*words, env={"LABBOOK_HOME": str(tmp_path)})
     while not again.ended:  # a trial that was just asked for is nobody's: it is done again when it gave no sign of life

@@ -55,7 +55,7 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
     wait_for(lambda: told(home) >= 1, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     wait_for(lambda: told(home) >= 3, process)
-    assert "goes on in another" in process.text
+    assert "another worker resumes the trial" in process.text
     orphans = children(process.pid)
     process.kill()
     end = time.monotonic() + 60
@@ -144,7 +144,7 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(forge, home):
     wait_for(lambda: told(home) >= 1, process)
     process.kill(signal.SIGINT)
     assert process.wait(120) == 130, process.text
-    assert "the same command goes on with it" in process.text
+    assert "to continue it, run the same command" in process.text
     assert parent_of(home).status == "KILLED"
     assert not any(run.status == "RUNNING" for run in runs_by_trial(parent_of(home)).values())
     status, text = forge.run(*words)
@@ -217,7 +217,7 @@ def test_a_study_that_began_otherwise_is_refused_and_new_begins_beside_it(found,
 
 def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
     space = {"optimizer": Choice(SGD(lr=1e30), SGD(lr=1e29)), "model.widths": Choice((4,), (8,))}
-    with pytest.raises(Failing, match="5 trials in a row failed, the last one: NonFinite"):
+    with pytest.raises(Failing, match="5 consecutive trials failed, the last one with: NonFinite"):
         search(TINY.but({"optimizer.lr": 1e30}), space, Search(trials=20, sampler="random"), OFFLINE, "tiny")
     parent = parent_of(home)
     assert parent.status == "FAILED"
