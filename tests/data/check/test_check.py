@@ -433,5 +433,5 @@ def test_runs_that_cannot_judge_are_refused(trained, tmp_path):
     other = tmp_path / "run"
     shutil.copytree(trained.folder, other)
     (other / "artifacts" / WEIGHTS).unlink()
-    with pytest.raises(UserError, match="has no weights"):
+    with pytest.raises(UserError, match="has kept no weights"):
         main([str(source), "--run", str(other)])
