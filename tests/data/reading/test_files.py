@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import core.loading.images
 from core.augment import ColorJitter, HorizontalFlip, RandomResizedCrop, per_image
 from core.common.errors import DataError, ImageLost, Unfinished
 from core.launch import Launch
+from core.loading import normalize
 from core.loading.batches import Fetch, Host, Plan, feed
 from core.loading.images import Images
+from core.loading.normalize import mean_and_std
 from core.runs.failures import explained
 from core.runs.resume import resume
 from core.runs.train import train
@@ -196,8 +197,8 @@ def test_a_file_lost_to_a_loading_process_is_named_in_one_line(tmp_path):
 
 
 def test_mean_and_deviation_come_from_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(core.images, "DECODED", 5)
+    monkeypatch.setattr(normalize, "DECODED", 5)
     kept = ImageFolder(size=24).load(photographs(tmp_path / "pictures")).train
     files = ImageFolder(size=24, cached=False).load(tmp_path / "pictures").train
-    some = core.images._first(kept, 5)
-    assert core.images.mean_and_std(files) == core.images.mean_and_std(Images(kept.pixels, some.rows, some.targets))
+    some = normalize._first(kept, 5)
+    assert mean_and_std(files) == mean_and_std(Images(kept.pixels, some.rows, some.targets))
