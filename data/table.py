@@ -134,7 +134,8 @@ def _pixels(table: Path, found: list[rows.Row], recipe: ingest.Recipe, wrong: li
 
 
 def _headed(table: Path, wrong: list[str]) -> list[str]:
-    return [f"{table}: {len(wrong):,} errors (row 1 is the first below the header):", *wrong] if wrong else []
+    count = f"{len(wrong):,} error" + "s" * (len(wrong) != 1)
+    return [f"{table}: {count} (row 1 is the first below the header):", *wrong] if wrong else []
 
 
 def _digest(pixels: str, found: list[rows.Row]) -> str:

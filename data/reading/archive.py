@@ -1,7 +1,7 @@
-"""The files of a folder, a tar, a zip or an LMDB as one stream.
+"""Iteration over the files of a folder, tar, zip or LMDB.
 
-Contents go to memory only: nothing is ever written under a name that an archive chose. Archives that hold `..`,
-absolute paths, links, devices or more than they should are refused, whether or not the member would have been used.
+Contents are read to memory; nothing is written under a name taken from an archive. Archives with `..`, absolute paths,
+links, devices or more data than the limits are rejected, even if the offending member would not be used.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from data.reading import extras
 from data.reading.disk import as_data_error
 from data.reading.terminal import printable
 
-MEMBER_LIMIT = 256 * 2**20  # bytes of one file; the largest official one, CIFAR-100's train, has 155 MB
-TOTAL_LIMIT = 2 * 2**30  # bytes of all files, with their headers, of a small archive
-RATIO_LIMIT = 100  # and of a larger one: so many times its own size. Photographs barely shrink; bombs shrink 1000 times
+MEMBER_LIMIT = 256 * 2**20  # bytes of one file; the largest official file, train of CIFAR-100, has 155 MB
+TOTAL_LIMIT = 2 * 2**30  # bytes of all files with their headers, in a small archive
+RATIO_LIMIT = 100  # the limit of a larger archive, as a multiple of its size; zip bombs have ratios of about 1000
 HEADER_BYTES = 512
 LMDB_FILE, LMDB_MAGIC = "data.mdb", b"\xde\xc0\xef\xbe"
 _CHUNK = 1 << 20
@@ -32,8 +32,11 @@ _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma", b"
 
 @dataclass(frozen=True)
 class Member:
-    """name: relative, with `/`.  size: bytes.  mtime_ns: only in a folder.  offset: where its content begins, only in a
-    tar that is not compressed.  Hidden folders are not descended into."""
+    """A file or folder in a source.
+
+    name: relative path, with `/`.  size: bytes.  mtime_ns: only for files of a folder.  offset: of the content in
+    bytes, only for members of an uncompressed tar.  Hidden folders are not traversed.
+    """
 
     name: str
     size: int
@@ -48,21 +51,21 @@ Refuse = Callable[[DataError], None]
 
 
 def nothing(member: Member) -> bool:
-    """Wants no member's content: only the names."""
+    """The filter that selects no content, to read only names."""
     return False
 
 
 def at_once(error: DataError) -> None:
-    """Refuses a folder for the first thing in it that cannot be taken."""
+    """The error handler that raises the first error of a folder."""
     raise error
 
 
 def members(path: Path, wanted: Wanted = nothing, refuse: Refuse = at_once) -> Iterator[tuple[Member, Content]]:
-    """(member, content) of all files and folders, in stored order; a folder's in the order of names.
+    """(member, content) of all files and folders, in stored order, or sorted by name for a folder.
 
-    content: the bytes of a wanted member of an archive; the path of a wanted file in a folder; else None.
-    refuse: told what in a folder cannot be taken; where it returns, the rest follows, and that file has no content.
-    Raises DataError for what is missing, unsafe, too large or damaged.
+    content: the bytes of a wanted member of an archive, the path of a wanted file of a folder, otherwise None.
+    refuse: called with each error of a folder; if it returns, iteration continues and that file has no content.
+    Raises DataError for a source that is missing, unsafe, too large or damaged.
     """
     path = stored(path)
     if path.is_dir():
@@ -73,18 +76,18 @@ def members(path: Path, wanted: Wanted = nothing, refuse: Refuse = at_once) -> I
 
 
 def stored(path: Path) -> Path:
-    """The file or folder that holds everything: of an LMDB, which is mostly a folder, its one file."""
+    """The file or folder to read: for an LMDB that is a folder, its data file."""
     return path / LMDB_FILE if (path / LMDB_FILE).is_file() else path
 
 
 def hidden(name: str) -> bool:
-    """Whether a component of the name begins with a dot or is a Mac's __MACOSX."""
-    odd = name.startswith(".") or "/." in name or "__MACOSX" in name  # nearly never, and asked of every file
+    """Whether a component of the name starts with a dot or is __MACOSX."""
+    odd = name.startswith(".") or "/." in name or "__MACOSX" in name  # a quick test, since it runs for every file
     return odd and any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def fingerprint(path: Path) -> str:
-    """Changes whenever the source may have; reads no contents. Raises DataError."""
+    """A hash of the path, names, sizes and modification times of a source; contents are not read. Raises DataError."""
     path = stored(path)
     digest = hashlib.sha256(os.fsencode(path.resolve()))
     if path.is_dir():
@@ -107,7 +110,7 @@ def _folder(root: Path, wanted: Wanted, refuse: Refuse) -> Iterator[tuple[Member
         for name in folders:
             if (below / name).is_symlink() and not hidden(name):
                 link = printable(str(below / name))
-                refuse(DataError([f"{link} is a link to a folder; put the folder itself there"]))
+                refuse(DataError([f"{link} is a symbolic link to a folder; replace it by the folder"]))
                 continue
             yield Member(inside + name, 0, 0, folder=True), None
         folders[:] = [name for name in folders if not hidden(name)]
@@ -122,7 +125,7 @@ def _folder(root: Path, wanted: Wanted, refuse: Refuse) -> Iterator[tuple[Member
 
 def _file(below: Path, file: str, name: str, root: Path, real: Path, wanted: Wanted) -> tuple[Member, Content]:
     try:
-        status = os.lstat(f"{below}/{file}")  # a Path for each would take longer than the files
+        status = os.lstat(f"{below}/{file}")  # creating a Path for each file would be slow
     except OSError as error:
         raise DataError([f"{printable(str(below / file))}: {error.strerror}"]) from None
     if stat.S_ISLNK(status.st_mode) and (target := (below / file).resolve()).is_relative_to(real) and target.exists():
@@ -132,9 +135,10 @@ def _file(below: Path, file: str, name: str, root: Path, real: Path, wanted: Wan
         return member, None
     path = below / file
     if stat.S_ISLNK(status.st_mode):
-        raise DataError([f"{printable(str(path))} is a link that leads out of {root} or nowhere; put the file there"])
+        link = printable(str(path))
+        raise DataError([f"{link} is a symbolic link that is broken or points outside {root}; replace it by the file"])
     if not stat.S_ISREG(status.st_mode):
-        raise DataError([f"{printable(str(path))} is no regular file; remove it"])
+        raise DataError([f"{printable(str(path))} is not a regular file; remove it"])
     _bounded(member, root)
     return member, path
 
@@ -158,17 +162,17 @@ def _zip(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
             if total > limit:
                 raise _too_much(path, limit)
             member = _bounded(Member(_plain(info.filename), info.file_size, folder=info.is_dir()), path)
-            # ZipFile.read hands out file_size bytes at most and compares the CRC
+            # ZipFile.read returns at most file_size bytes and checks the CRC
             yield member, archive.read(info) if not member.folder and wanted(member) else None
 
 
 def _lmdb(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
-    """Keys are names, values the files. Opened without a lock: nothing is written beside it."""
-    lmdb = extras.library("lmdb", "lmdb", f"{path} is an LMDB")
+    """Members of an LMDB: keys are names, values are contents. Opened without a lock, so that nothing is written."""
+    lmdb = extras.library("lmdb", "lmdb", f"reading {path} as LMDB")
     with lmdb.open(str(path), subdir=False, readonly=True, lock=False, create=False) as environment:
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        if path.stat().st_size < needed:  # it is read through a memory map: what lies beyond the end kills the process
-            raise EOFError(f"it ends after {path.stat().st_size:,} of {needed:,} bytes")
+        if path.stat().st_size < needed:  # reading a memory map beyond the end of the file kills the process
+            raise EOFError(f"the file has {path.stat().st_size:,} of {needed:,} bytes")
         with environment.begin(buffers=True) as transaction:
             for key, value in transaction.cursor():
                 name = bytes(key).decode("utf-8", "surrogateescape")
@@ -187,7 +191,7 @@ def _tar(path: Path, compression: str, wanted: Wanted) -> Iterator[tuple[Member,
         with tarfile.TarFile(fileobj=stream) as opened:
             archive: Any = opened
             while (info := archive.next()) is not None:
-                archive.members.clear()  # tarfile would keep them all
+                archive.members.clear()  # tarfile would keep all members in memory
                 _refuse_unsafe(info.name, path)
                 if info.issparse() or not (info.isreg() or info.isdir()):
                     raise _refused(info.name, path, "a link, a device or a sparse file")
@@ -197,17 +201,17 @@ def _tar(path: Path, compression: str, wanted: Wanted) -> Iterator[tuple[Member,
                 if not member.folder and wanted(member):
                     content = stream.read(info.size)
                     if len(content) != info.size:
-                        raise EOFError("it ends within a file")
+                        raise EOFError("the file ends within a member")
                 yield member, content
-            # tarfile takes any broken header after the first for the end: files would go missing in silence
+            # tarfile treats any damaged header after the first as the end, which would silently drop files
             if stream.last != bytes(HEADER_BYTES):
-                raise EOFError("it ends without its end mark")
-            while stream.read(_CHUNK):  # a decompressor compares its checksums at the end
+                raise EOFError("the end-of-archive marker is missing")
+            while stream.read(_CHUNK):  # decompressors check their checksums at the end
                 pass
 
 
 class _Stream:
-    """What tarfile reads from: forward only, and never more than the limits, whatever the headers say."""
+    """The stream that tarfile reads: forward only, and never more than the limits, regardless of the headers."""
 
     def __init__(self, raw: IO[bytes], path: Path, skips: bool):
         self.raw, self.path, self.skips, self.limit = raw, path, skips, _limit(path)
@@ -246,7 +250,8 @@ def _kind(path: Path) -> str:
     for magic, module in _COMPRESSIONS.items():
         if head.startswith(magic):
             return module
-    raise DataError([f"{path} is neither a folder nor a tar, tar.gz, tar.bz2, tar.xz, zip or LMDB; unpack it first"])
+    kinds = "a folder, tar, tar.gz, tar.bz2, tar.xz, zip or LMDB"
+    raise DataError([f"{path} is not {kinds}; unpack it and use the folder"])
 
 
 def _guarded(path: Path, stream: Iterator[tuple[Member, Content]]) -> Iterator[tuple[Member, Content]]:
@@ -256,8 +261,8 @@ def _guarded(path: Path, stream: Iterator[tuple[Member, Content]]) -> Iterator[t
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever reading `path` raises into a DataError."""
-    # hostile bytes can raise nearly anything from within tarfile, zipfile, the decompressors and libraries
+    """Context manager that converts any exception raised while reading `path` into a DataError."""
+    # malformed files can raise nearly any exception in tarfile, zipfile, the decompressors and libraries
     try:
         yield
     except DataError:
@@ -274,7 +279,7 @@ def _plain(name: str) -> str:
 def _refuse_unsafe(name: str, path: Path) -> None:
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or parts[0][1:2] == ":":
-        raise _refused(name, path, "a name that leads out of it")
+        raise _refused(name, path, "a name that points outside the archive")
 
 
 def _bounded(member: Member, path: Path) -> Member:
@@ -288,13 +293,15 @@ def _limit(path: Path) -> int:
 
 
 def _refused(name: str, path: Path, what: str) -> DataError:
-    told = f"its member {printable(name)} is or has {what}; get it from a source you trust"
-    return DataError([f"{path} is refused: {told}"])
+    reason = f"its member {printable(name)} is or has {what}; get the archive from a source you trust"
+    return DataError([f"{path} is rejected: {reason}"])
 
 
 def _too_large(name: str, size: int, path: Path) -> DataError:
-    return DataError([f"{path} is refused: {name} has {size:,} bytes, more than {MEMBER_LIMIT:,}; remove it"])
+    limit = f"more than the limit of {MEMBER_LIMIT:,}"
+    return DataError([f"{path} is rejected: {name} has {size:,} bytes, {limit}; remove this file"])
 
 
 def _too_much(path: Path, limit: int) -> DataError:
-    return DataError([f"{path} is refused: it unpacks to over {limit:,} bytes; if that is right, unpack it yourself"])
+    advice = "if you trust it, unpack it and use the folder"
+    return DataError([f"{path} is rejected: it unpacks to more than {limit:,} bytes; {advice}"])

@@ -1,8 +1,8 @@
-"""Decoded once, then a memory map.
+"""The cache of decoded images: built once, then memory-mapped.
 
-store()/cache/<digest>/pixels.npy and index.json    a cache: complete, or not there
-store()/cache/sources/<key>.json                    which cache a source (its names, sizes and times) has become
-store()/cache/tmp-<key>/                            one being built, under the lock sources/<key>.lock
+store()/cache/<digest>/pixels.npy and index.json    a cache, either complete or absent
+store()/cache/sources/<key>.json                    the digest of the cache of a source (its names, sizes and times)
+store()/cache/tmp-<key>/                            a cache being built, under the lock sources/<key>.lock
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Index:
-    """What the pixels show. For each image: name, label (position in classes), split, row of pixels, and how many
-    pixels its file has (areas is empty where all have the same).  places: (first byte, bytes) of each in the tar file
-    that its name begins with; empty for other sources.
+    """The index of a cache. For each image: name, label (index into classes), split, row in pixels, and the number of
+    pixels of its file (areas; empty if all are equal).
 
-    digest: sha256 of names, contents and policy.  source: what this was built from, for people.  top: as in
-    Cached.
+    places: (offset, size) in bytes of each image in the tar file with which its name starts; empty for other sources.
+    digest: sha256 of names, contents and policy.  source: description of the data it was built from.  top: see Cached.
     """
 
     digest: str
@@ -55,9 +54,12 @@ class Index:
 
 @dataclass(frozen=True)
 class Cached:
-    """source: what was asked for; the index names what the cache was built from, another form of the same images.
-    pixels: None where none were kept, and the files are to be decoded as they come.  top: the folder around all names
-    in what was asked for, "" or "name/"."""
+    """An opened cache.
+
+    source: description of the requested data; that of the index can be another form of the same images.  pixels: None
+    if the cache stores none, because the files are decoded during training.  top: common top folder of all names in the
+    requested data, "" or "name/".
+    """
 
     index: Index
     pixels: np.ndarray | None
@@ -65,7 +67,7 @@ class Cached:
     top: str = ""
 
     def images(self, split: str, files: Pixels | None = None) -> Images:
-        """The images of one split, in the order of their names. files: the rows of those that were not kept."""
+        """The images of one split, sorted by name.  files: the images, if the cache does not store pixels."""
         pixels = self.pixels if files is None else files
         assert pixels is not None
         chosen = np.array([name == split for name in self.index.splits], dtype=bool)
@@ -78,13 +80,14 @@ class Cached:
 
 
 class _Damaged(Exception):
-    """A cache that is there but cannot be what was written."""
+    """A cache that exists but is damaged."""
 
 
 def fetch(source: str, build: Callable[[Path], Index]) -> Cached:
-    """The cache of a source, built if need be. source: changes whenever the source or the way to read it does.
+    """Open the cache of a source, building it first if needed.
 
-    build(folder): writes pixels.npy there, if any are to be kept. Its errors leave nothing behind. Raises DataError.
+    source: a string that changes if the source or the way of reading it changes.  build(folder): writes pixels.npy to
+    the folder, if pixels are stored; if it raises, nothing is left on disk. Raises DataError.
     """
     root = store() / "cache"
     key = hashlib.sha256(source.encode()).hexdigest()[:32]
@@ -92,13 +95,13 @@ def fetch(source: str, build: Callable[[Path], Index]) -> Cached:
         if found := _look_up(root, key):
             return found
     except _Damaged:
-        pass  # told below, unless another process is just mending it
+        pass  # reported below, unless another process is rebuilding it
     with disk.locked(_lock(root, key), "waiting: another process is decoding the same images"):
         try:
             if found := _look_up(root, key):
                 return found
         except _Damaged as damage:
-            say(f"{damage}: building it again")
+            say(f"{damage}; rebuilding it")
         with disk.as_data_error(root):
             _sweep(root, key)
             return _built(root, key, build)
@@ -106,9 +109,11 @@ def fetch(source: str, build: Callable[[Path], Index]) -> Cached:
 
 @contextmanager
 def pixel_file(folder: Path, shape: tuple[int, int, int, int]) -> Iterator[Callable[[int, np.ndarray], None]]:
-    """Write folder/pixels.npy, uint8 [M, H, W, C], with the function given: (first row, uint8 [n, H, W, C] or one).
+    """Context manager that writes folder/pixels.npy, uint8 [M, H, W, C], with a function put(first row, pixels), where
+    pixels are uint8 [n, H, W, C], or one image.
 
-    From any thread, rows in any order. By write, not through a memory map: on a full disk a map kills the process.
+    put can be called from any thread, for rows in any order. It uses pwrite instead of a memory map, because writing to
+    a memory map kills the process if the disk is full.
     """
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -155,9 +160,9 @@ def _place(root: Path, part: Path, digest: str) -> None:
     target = root / digest
     try:
         if target.exists() and _open(target):
-            return  # the same images came in another form, or under another path, before
+            return  # the same images have been cached before, from another form or path
     except _Damaged as damage:
-        say(f"{damage}: replacing it")
+        say(f"{damage}; replacing it")
     shutil.rmtree(target, ignore_errors=True)
     place(part, target)
 
@@ -176,10 +181,10 @@ def _look_up(root: Path, key: str) -> Cached | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
-        raise _Damaged(f"the note {root / 'sources' / key}.json is damaged") from None
+        raise _Damaged(f"the cache entry {root / 'sources' / key}.json is damaged") from None
     if not folder.exists():
         return None
-    with contextlib.suppress(OSError):  # when it was last asked for: `labbook cache` tells
+    with contextlib.suppress(OSError):  # the time of last use, which `labbook cache` shows
         os.utime(root / "sources" / f"{key}.json")
     return Cached(*_open(folder), source, top)
 
@@ -191,14 +196,14 @@ def _open(folder: Path) -> tuple[Index, np.ndarray | None]:
         size = record.pop("bytes")
         index = Index(**record)
         if index.format != FORMAT or index.digest != folder.name:
-            raise ValueError("index.json is of something else")
+            raise ValueError("index.json belongs to another cache")
         areas = index.areas or index.rows
         if len({len(index.names), len(index.labels), len(index.splits), len(index.rows), len(areas)}) != 1:
             raise ValueError("index.json has columns of different lengths")
         if size is None:
             return index, None
         if (folder / "pixels.npy").stat().st_size != size:
-            raise ValueError("pixels.npy has another size than it was written with")
+            raise ValueError("pixels.npy has changed its size")
         return index, np.load(folder / "pixels.npy", mmap_mode="r")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _Damaged(f"the cache {folder} is damaged ({error})") from None
@@ -209,7 +214,7 @@ def _lock(root: Path, key: str) -> Path:
 
 
 def _sweep(root: Path, own: str) -> None:
-    """Remove what killed builds left: folders whose lock nobody else holds. own: the key whose lock we hold."""
+    """Remove folders left by killed builds, whose lock is free.  own: the key whose lock this process holds."""
     shutil.rmtree(root / f"tmp-{own}", ignore_errors=True)
     for left in root.glob("tmp-*"):
         with disk.if_free(_lock(root, left.name.removeprefix("tmp-"))) as dead:

@@ -1,4 +1,4 @@
-"""The bytes of an image file -> RGB uint8, by one declared policy."""
+"""Decoding of image files to RGB uint8, with one policy for all formats."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ POLICY = (
     "decode 1: gray and palette to RGB; transparency over black; CMYK by Pillow; 16 bit by its high byte; "
     "first frame; upright by EXIF; color profiles ignored"
 )
-MAX_PIXELS = 89_478_485  # 256 MiB as RGB; checked in the header, before anything is decoded
-# Only what labbook declares: Pillow knows formats that start other programs (EPS).
+MAX_PIXELS = 89_478_485  # 256 MiB as RGB; checked in the header, before decoding
+# an explicit list, because some formats of Pillow start other programs (EPS)
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -34,31 +34,32 @@ Share = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Unreadable(DataError):
-    """An image that cannot be decoded, or several."""
+    """One or more images cannot be decoded."""
 
 
 def decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
-    """uint8 [H, W, 3]. size: the largest centered square, resized (bilinear, antialiased), so that H = W = size.
+    """Decode an image file to uint8 [H, W, 3].
 
-    Raises Unreadable, naming the file, for whatever is wrong with it.
+    size: center-crop to the largest square and resize it (bilinear, antialiased) to H = W = size. Raises Unreadable,
+    with the name of the file, if it cannot be decoded.
     """
     return decode_with_area(content, name, size)[0]
 
 
 def decode_with_area(content: bytes, name: str, size: int | None = None) -> tuple[np.ndarray, int]:
-    """As `decode`, and how many pixels the file itself has."""
+    """As `decode`, with the number of pixels of the file before cropping and resizing."""
     return _decode(content, name, size, None)
 
 
 def decode_crop(content: bytes, name: str, size: int, choose: Choose) -> np.ndarray:
-    """uint8 [size, size, 3]: the box that `choose(height, width)` of the upright image names, resized (bilinear,
-    antialiased). A JPEG is decoded no larger than the box needs. Raises Unreadable."""
-    return np.array(_decode(content, name, size, choose)[0])  # to be written to
+    """Decode the box returned by `choose(height, width)`, for the upright image, resized (bilinear, antialiased) to
+    uint8 [size, size, 3]. A JPEG is decoded at the smallest sufficient scale. Raises Unreadable."""
+    return np.array(_decode(content, name, size, choose)[0])  # a writable copy
 
 
 def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """(uint8 [size, size, 3], how many pixels there were) of an image uint8 [H, W] or [H, W, 1 or 3], as `decode` does
-    it."""
+    """(uint8 [size, size, 3], number of pixels before) of an image array, uint8 [H, W] or [H, W, 1 or 3], cropped and
+    resized as by `decode`."""
     from PIL import Image
 
     flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
@@ -73,30 +74,30 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             area = image.width * image.height
             if area > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+                raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS:,}")
             share = _share(choose, image) if choose else None
             if size is not None and image.format == "JPEG":
                 least = _enough(image, size, share) if share else (4 * size, 4 * size)
                 if min(image.width // least[0], image.height // least[1]) > 1:
-                    image.draft(None, least)  # decodes at 1/2, 1/4 or 1/8, yet never below what is asked
+                    image.draft(None, least)  # decodes at scale 1/2, 1/4 or 1/8, but never below `least`
                 elif share and image.mode in ("RGB", "L"):
                     return _cut_jpeg(content, size, share), area
             made = _rgb(image, size, share)
             return np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3), area
-    except Exception as error:  # broken files make Pillow raise nearly anything: SyntaxError, struct.error, ...
+    except Exception as error:  # Pillow raises nearly any exception for damaged files: SyntaxError, struct.error, ...
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None
 
 
 def _share(choose: Choose, image: Image.Image) -> Share:
-    """The box of the upright image in shares of its sides: what is decoded may be smaller."""
+    """The box as fractions of the sides of the upright image, because a JPEG may be decoded at a smaller scale."""
     height, width = (image.width, image.height) if _is_turned(image) else (image.height, image.width)
     top, left, tall, wide = choose(height, width)
     return left / width, top / height, (left + wide) / width, (top + tall) / height
 
 
 def _enough(image: Image.Image, size: int, share: Share) -> tuple[int, int]:
-    """(width, height) as the file lies, of which the box has size x size pixels or more."""
+    """(width, height) of the file, in its stored orientation, at which the box has at least size x size pixels."""
     left, top, right, bottom = share
     width, height = math.ceil(size / (right - left)), math.ceil(size / (bottom - top))
     return (height, width) if _is_turned(image) else (width, height)
@@ -110,8 +111,8 @@ def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Im
     from PIL import Image, ImageOps
 
     image.load()
-    if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:  # what turns a JPEG stands in these
-        ImageOps.exif_transpose(image, in_place=True)  # most images lie right: else each would be copied
+    if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:  # these contain a JPEG's orientation
+        ImageOps.exif_transpose(image, in_place=True)  # in place, to avoid a copy of upright images
     eight_bit = _eight_bit(image)
     if eight_bit.has_transparency_data:
         shown = eight_bit.convert("RGBA")
@@ -123,18 +124,18 @@ def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Im
 
 
 def _cut(image: Image.Image, size: int, share: Share | None) -> Image.Image:
-    """Of an upright RGB image, the part named, or the largest centered square, as size x size."""
+    """Crop the box (default: the largest centered square) of an upright RGB image and resize it to size x size."""
     from PIL import Image
 
     if share is None and image.size == (size, size):
         return image
     part = image.crop(_centered(image.size) if share is None else _in_pixels(share, image.size))
-    # cut first: resize's own box lets in what lies beside it
+    # crop first, because the box argument of resize uses pixels outside the box
     return part.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
 def _cut_jpeg(content: bytes, size: int, share: Share) -> np.ndarray:
-    """As `_cut`, of a JPEG file that is decoded whole, to one gray level; by torchvision, in two thirds of the time."""
+    """As `_cut`, for a JPEG file decoded at full scale, within one gray level; torchvision needs 2/3 of the time."""
     import torch
     from torch.nn.functional import interpolate
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -158,14 +159,14 @@ def _in_pixels(share: Share, size: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Pillow opens 16-bit color by its high byte; gray it would clip at 255, leaving all but the darkest white."""
+    """Convert 16-bit grayscale to 8 bits by its high byte, as Pillow does for 16-bit color; Pillow would clip it."""
     from PIL import Image
 
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no declared range; convert the file to 8 or 16 bits")
+        raise ValueError("floating-point pixels are not supported; convert the file to 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError("32-bit pixels have no declared range; convert the file to 8 or 16 bits")
+        raise ValueError("32-bit pixels are not supported; convert the file to 8 or 16 bits")
     return Image.fromarray((values >> 8).astype(np.uint8))

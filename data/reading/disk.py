@@ -1,4 +1,4 @@
-"""Files that are whole or absent, one process at a time."""
+"""Atomic writes and locks between processes, with errors of the file system as DataError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.reading.terminal import printable, say
 
 @contextmanager
 def as_data_error(path: Path) -> Iterator[None]:
-    """Turn what the system refuses at `path` into a DataError."""
+    """Context manager that converts an OSError into a DataError about `path`."""
     try:
         yield
     except OSError as error:
@@ -23,7 +23,8 @@ def as_data_error(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, waiting: str) -> Iterator[None]:
-    """Hold the lock at `path`; the kernel lets go of it when the process dies. waiting: said if another holds it."""
+    """Context manager that holds the lock file `path`, which the kernel releases if the process dies.  waiting: message
+    printed if another process holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
@@ -42,7 +43,7 @@ def locked(path: Path, waiting: str) -> Iterator[None]:
 
 @contextmanager
 def if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock at `path` if nobody does. Whether it is held."""
+    """Context manager that holds the lock file `path` if no other process does; yields whether it does."""
     from filelock import FileLock, Timeout
 
     try:
@@ -54,7 +55,8 @@ def if_free(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def writing(folder: Path, needed: int, what: str) -> Iterator[None]:
-    """Turn a failed write below `folder` into a DataError. needed: bytes, checked before anything is written."""
+    """Context manager that converts a failed write in `folder` into a DataError.  needed: bytes that must be free,
+    checked first."""
     with as_data_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < needed:
@@ -71,7 +73,7 @@ def _full(folder: Path, needed: int, what: str) -> DataError:
     room = shutil.disk_usage(folder).free
     return DataError(
         [
-            f"disk full: {what} takes {needed:,} bytes, {room:,} are free at {folder}",
-            "make room there, or point LABBOOK_HOME to a larger disk",
+            f"disk full: {what} needs {needed:,} bytes, {room:,} are free at {folder}",
+            "free disk space there, or set LABBOOK_HOME to a folder on a larger disk",
         ]
     )

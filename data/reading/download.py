@@ -1,4 +1,4 @@
-"""Fetch one file: whole and verified under its name, or not there at all."""
+"""Download of a file, which appears under its name only when it is complete and verified."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from core.common.files import place, sha256_of
 from data.reading import disk
 from data.reading.terminal import bar, say
 
-CONNECT_SECONDS = 12.0  # name, connection and first answer together
-STALL_SECONDS = 20.0  # without a single byte
+CONNECT_SECONDS = 12.0  # timeout of name resolution, connection and response together
+STALL_SECONDS = 20.0  # timeout without receiving data
 _CHUNK = 1 << 16
 
 
 class _Broken(Exception):
-    """The transfer did not come to its end; the message says why."""
+    """The transfer failed; the message says why."""
 
 
 def download(url: str, target: Path, sha256: str) -> None:
-    """The file of this digest (hex) at `target`; what an interrupted call left in `<target>.part` is continued.
+    """Download a file with this sha256 (hexadecimal) to `target`, resuming from `<target>.part` if it exists.
 
-    Does nothing where the file stands already. One process at a time; others wait. Raises DataError.
+    Does nothing if the file exists. One process downloads while others wait. Raises DataError.
     """
     if target.exists():
         return
     lock = target.with_name(f"{target.name}.lock")
-    with disk.locked(lock, f"waiting: another process is fetching {target.name}"), disk.as_data_error(target):
+    with disk.locked(lock, f"waiting: another process is downloading {target.name}"), disk.as_data_error(target):
         if not target.exists():
             _fetch(url, target, sha256)
 
@@ -43,21 +43,21 @@ def _fetch(url: str, target: Path, sha256: str) -> None:
         found = sha256_of(part) if continued else ""
         if found != sha256:
             found = _transfer(url, part)
-        if found != sha256 and continued:  # the old part was of another file, or broken: once more from nothing
+        if found != sha256 and continued:  # the part file was damaged or of another file: download from the start
             part.unlink()
             found = _transfer(url, part)
     except _Broken as error:
         raise _missing(url, target, sha256, str(error)) from None
     if found != sha256:
         part.unlink()
-        problem = f"what came is not what was expected: sha256 expected {sha256}, got {found}"
+        problem = f"the checksum does not match: sha256 expected {sha256}, got {found}"
         raise _missing(url, target, sha256, problem)
     place(part, target)
-    say(f"fetched {target}")
+    say(f"downloaded {target}")
 
 
 def _transfer(url: str, part: Path) -> str:
-    """Append to `part` what it lacks; the sha256 of the whole."""
+    """Download the rest of the file to `part`; returns the sha256 of the whole file."""
     start = part.stat().st_size if part.exists() else 0
     answer = _within(CONNECT_SECONDS, lambda: _open(url, start))
     with answer:
@@ -70,9 +70,9 @@ def _transfer(url: str, part: Path) -> str:
             while start and (chunk := stream.read(_CHUNK)):
                 digest.update(chunk)
             with disk.writing(part.parent, (total or start) - start, f"the download {url}"):
-                received = start + _receive(answer, stream, digest, bar(f"fetching {url}", total, "bytes"), start)
+                received = start + _receive(answer, stream, digest, bar(f"downloading {url}", total, "bytes"), start)
     if total is not None and received < total:
-        raise _Broken(f"it broke off: expected {total:,} bytes, got {received:,}; start again to continue from there")
+        raise _Broken(f"incomplete transfer: expected {total:,} bytes, got {received:,}; start again to resume it")
     return digest.hexdigest()
 
 
@@ -86,9 +86,9 @@ def _receive(answer: Any, stream: Any, digest: Any, progress: Any, start: int) -
             try:
                 chunk = answer.read1(_CHUNK)
             except TimeoutError:
-                raise _Broken(f"nothing came for {STALL_SECONDS:g} s; start again to continue from there") from None
+                raise _Broken(f"no data received for {STALL_SECONDS:g} s; start again to resume the download") from None
             except (OSError, http.client.HTTPException) as error:
-                raise _Broken(f"it broke off ({error}); start again to continue from there") from None
+                raise _Broken(f"the connection was lost ({error}); start again to resume the download") from None
             if not chunk:
                 stream.flush()
                 return received
@@ -106,9 +106,9 @@ def _open(url: str, start: int) -> Any:
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
-        if start and error.code == 416:  # the part is as long as the file, and not the file
+        if start and error.code == 416:  # the part file is as long as the file, but differs from it
             return _open(url, 0)
-        raise _Broken(f"the server answered {error.code} {error.reason}") from None
+        raise _Broken(f"the server responded {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise _Broken(f"no connection ({error.reason})") from None
     except (OSError, ValueError) as error:
@@ -116,7 +116,7 @@ def _open(url: str, start: int) -> Any:
 
 
 def _within(seconds: float, connect: Callable[[], Any]) -> Any:
-    """connect(), for so long at most. A name server that never answers knows no timeout of its own: hence a thread."""
+    """connect() with a timeout, in a thread, because name resolution has no timeout of its own."""
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def attempt() -> None:
@@ -129,7 +129,7 @@ def _within(seconds: float, connect: Callable[[], Any]) -> Any:
     try:
         result = results.get(timeout=seconds)
     except queue.Empty:
-        raise _Broken(f"no answer within {seconds:g} s") from None
+        raise _Broken(f"no response within {seconds:g} s") from None
     if isinstance(result, Exception):
         raise result
     return result
@@ -138,8 +138,8 @@ def _within(seconds: float, connect: Callable[[], Any]) -> Any:
 def _missing(url: str, target: Path, sha256: str, problem: str) -> DataError:
     return DataError(
         [
-            f"{target.name} is not there, and fetching {url} failed: {problem}",
+            f"downloading {url} failed: {problem}",
             f"put the file at {target} (sha256 {sha256})",
-            "or name data that you have with --root PATH",
+            "or use data that you already have with --root PATH",
         ]
     )

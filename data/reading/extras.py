@@ -1,4 +1,4 @@
-"""Libraries that only some data sets need: each missing one is told of in one line."""
+"""Import of optional libraries that only some datasets need."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from core.common.errors import DataError
 
 
 def library(module: str, extra: str, why: str) -> Any:
-    """The module. why: what needs it, for people.  extra: of pyproject.toml. Raises DataError where it is missing."""
+    """Import a module.  extra: the extra of pyproject.toml that installs it.  why: what needs it, for the message.
+
+    Raises DataError, in one line, if the module cannot be imported.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        gone = isinstance(error, ModuleNotFoundError) and error.name == module
-        state = "is missing" if gone else f"does not work here ({error})"
-        raise DataError([f'{why}: its library {module} {state}; pip install -e ".[{extra}]"']) from None
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module
+        state = "is not installed" if missing else f"cannot be imported ({error})"
+        advice = f'install it with pip install -e ".[{extra}]"'
+        raise DataError([f"{why} requires the library {module}, which {state}; {advice}"]) from None

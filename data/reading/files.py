@@ -1,4 +1,4 @@
-"""Files that are decoded when they are asked for: for folders larger than the memory, or than the disk that is free."""
+"""Image files that are decoded on access, for folders that are too large for a cache."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from data.reading.terminal import printable
 
 @dataclass(frozen=True)
 class Files:
-    """Images of a folder as uint8 [M, size, size, 3], none of them kept. names: of the files, by row."""
+    """Images of a folder as uint8 [M, size, size, 3], decoded on each access.  names: file name of each row."""
 
-    lost: ClassVar[str] = "it could be read when training began: put it back"
+    lost: ClassVar[str] = "it could be read when training started; restore the file"
 
     root: Path
     names: tuple[str, ...]
@@ -33,7 +33,7 @@ class Files:
         return len(self.names)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """The images at these rows (an int, a slice, int64 [n]): the largest centered square of each. Raises
+        """The images of these rows (an int, a slice, int64 [n]), each center-cropped to a square and resized. Raises
         ImageLost."""
         if isinstance(rows, int | np.integer):
             return self._read(int(rows), decode, self.size)
@@ -44,15 +44,16 @@ class Files:
         return pixels
 
     def crop(self, row: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-        """uint8 [size, size, 3]: the box that `choose(height, width)` of the upright image names. Raises ImageLost."""
+        """The box returned by `choose(height, width)`, for the upright image, resized to uint8 [size, size, 3]. Raises
+        ImageLost."""
         return self._read(row, decode_crop, self.size, choose)
 
     def order(self, rows: np.ndarray, size: int, ranks: int) -> Order | None:
-        """None: files of their own are read in any order."""
+        """None, because separate files can be read in any order."""
         return None
 
     def content(self, row: int) -> bytes:
-        """Of the file. Raises OSError."""
+        """The content of an image file. Raises OSError."""
         return (self.root / self.names[row]).read_bytes()
 
     def _read(self, row: int, decoder: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:

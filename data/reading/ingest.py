@@ -1,4 +1,4 @@
-"""A tree of image files -> a cache: all decoded, in threads, or none."""
+"""Decoding of all image files of a source into a cache, in threads."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from data.reading.decode import POLICY, Unreadable, decode_with_area, fitted
 from data.reading.layout import Layout
 from data.reading.terminal import bar, first, printable, say
 
-Stored = archive.Content | np.ndarray  # the bytes of a file, where it is, or uint8 [H, W] or [H, W, C]
+Stored = archive.Content | np.ndarray  # content or path of a file, or an array uint8 [H, W] or [H, W, C]
 
-_SMALL_SECONDS = 4e-4  # to decode an image
-_BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # what a thread takes at a time: bounds the memory, and the overhead
+_SMALL_SECONDS = 4e-4  # to decode a small image
+_BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # size of the batch of a thread: bounds memory and overhead
 Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How files become rows of H = W = size.
+    """How image files are converted to arrays with H = W = size.
 
-    exact: None, or the name of a data set whose files have that size already; others are refused.  keep: the decoded
-    pixels; else every file is decoded once to see that it can be, and again whenever it comes.  listed: how many
-    unreadable images are told of by name; None: all.
+    exact: name of a dataset whose files must have this size already, or None.  keep: store the decoded pixels;
+    otherwise files are decoded once, to check them, and again during training.  listed: how many unreadable images are
+    listed by name; None: all.
     """
 
     size: int
@@ -52,8 +52,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of a batch. hashes: (row, sha256 of the content) of what was decoded.  areas: of the same, pixels of the file.
-    unreadable: a line for each other."""
+    """The result of a batch.  hashes: (row, sha256 of the content) of the decoded images.  areas: number of pixels of
+    their files.  unreadable: an error line for each other image."""
 
     hashes: list[tuple[int, str]]
     areas: list[int]
@@ -67,15 +67,16 @@ def build(
     folder: Path,
     contents: Iterable[tuple[int, Stored]] | None = None,
 ) -> cache.Index:
-    """Decode a tree to folder/pixels.npy. contents: (position in found.names, content) of each, if not the tree's own.
+    """Decode the images of a tree to folder/pixels.npy; returns the index.
 
-    Raises one Unreadable that lists every unreadable image.
+    contents: (index into found.names, content) of each image, if they are not those of the tree. Raises one Unreadable
+    that lists the images that cannot be read.
     """
     count, shape = len(found.names), (recipe.size, recipe.size, 3)
     hashes: dict[int, str] = {}
     areas: dict[int, int] = {}
     unreadable: list[str] = []
-    doing = "decoding" if recipe.keep else "looking through"
+    doing = "decoding" if recipe.keep else "checking"
     shown = bar(f"{doing} {count:,} images of {found.path.name}", count, "images")
     kept = cache.pixel_file(folder, (count, *shape)) if recipe.keep else nullcontext(_forget)
     with kept as put, shown as advance:
@@ -92,12 +93,12 @@ def build(
     if unreadable and not (recipe.skip_unreadable and hashes):
         raise Unreadable(_report(found, unreadable, recipe.listed))
     for line in first(unreadable):
-        say(f"left out, unreadable: {line}")
+        say(f"skipped, cannot be read: {line}")
     return _index(found, layout, recipe, hashes, areas, len(unreadable))
 
 
 def _forget(row: int, pixels: np.ndarray) -> None:
-    """What keeps nothing."""
+    """The put function of a cache without pixels."""
 
 
 def _decode_batch(
@@ -131,7 +132,7 @@ def _sha256(raw: bytes | np.ndarray) -> str:
 
 
 def batches(items: Iterable[tuple[int, Stored]]) -> Iterator[list[tuple[int, Stored]]]:
-    """What `in_threads` gives to a thread at a time."""
+    """Group items into batches, each the unit of work of a thread in `in_threads`."""
     batch: list[tuple[int, Stored]] = []
     size = 0
     for row, content in items:
@@ -145,13 +146,13 @@ def batches(items: Iterable[tuple[int, Stored]]) -> Iterator[list[tuple[int, Sto
 
 
 def in_threads(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
-    """job of each batch, in order. Small images one after another: threads that ask for the interpreter every few
-    microseconds take twice the time of one. From the first batch of larger ones on in threads."""
+    """job(batch) of each batch, in order. Small images are processed without threads, which would compete for the
+    interpreter lock and take twice the time. From the first batch of larger images on, threads are used."""
     rest = iter(batches)
     for number, batch in enumerate(rest):
         began = time.perf_counter()
         outcome = job(batch)
-        # the first one pays for Pillow's imports
+        # the first batch includes the imports of Pillow
         large = number > 0 and time.perf_counter() - began > _SMALL_SECONDS * len(batch)
         yield outcome
         if large:
@@ -160,7 +161,7 @@ def in_threads(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterato
 
 
 def _in_pool(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
-    """Reading goes on while Pillow decodes, two batches a thread ahead at most."""
+    """job(batch) of each batch, in threads; at most two batches per thread are read ahead."""
     workers = min(8, usable_cores())
     waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
@@ -205,5 +206,5 @@ def _report(found: tree.Tree, unreadable: list[str], listed: int | None) -> list
 
 def _other_size(name: str, pixels: np.ndarray, recipe: Recipe) -> DataError:
     size, got = f"{recipe.size} x {recipe.size}", f"{pixels.shape[1]} x {pixels.shape[0]}"
-    line = f"{printable(name)} has {got} pixels, {recipe.exact} has {size}; for images of your own use ImageFolder"
-    return DataError([line])
+    line = f"{printable(name)} has {got} pixels, but {recipe.exact} has {size}"
+    return DataError([f"{line}; for your own images, use --data ImageFolder"])

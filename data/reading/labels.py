@@ -1,4 +1,4 @@
-"""Labels of a table -> names of classes, in an order that is the same whatever the rows."""
+"""Class names from the labels of a table, in an order that does not depend on the order of the rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 def class_names(labels: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
-    """(classes in their order, what is wrong with them).
+    """(sorted class names, error lines).
 
-    Labels that are whole numbers, as numbers or as text, are class names in the order of their values; all others in
-    the order of the alphabet. A number with a fraction is the name of no class.
+    Labels that are all integers, as numbers or text, are sorted by value, all others alphabetically. Numbers with a
+    fraction are an error.
     """
     names = sorted(set(labels))
     if names and all(_WHOLE_NUMBER.fullmatch(name) for name in names):
         names.sort(key=lambda name: (int(name), name))
         twice = [f"{a} and {b}" for a, b in itertools.pairwise(names) if int(a) == int(b)]
-        return tuple(names), [f"labels {pair} are one number; write it in one way" for pair in twice]
+        return tuple(names), [f"labels {pair} are the same number; use one spelling" for pair in twice]
     if names and all(_NUMBER.fullmatch(name) for name in names):
         broken = ", ".join(first([name for name in names if not _WHOLE_NUMBER.fullmatch(name)], 5))
-        return tuple(names), [f"labels are numbers, and {broken} not whole: write whole numbers, or names of classes"]
+        return tuple(names), [f"labels must be integers or class names, not {broken}"]
     return tuple(names), []

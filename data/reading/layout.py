@@ -1,4 +1,4 @@
-"""Names of images -> splits, classes and labels. All that is wrong is told at once."""
+"""Splits, classes and labels from the paths of image files. All errors are reported at once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from data.reading.terminal import first, printable
 from data.reading.tree import SPLITS, Tree
 
 EXPECTED = (
-    "expected: train/<class>/*.jpg and test/<class>/*.jpg, optionally val/<class>/*.jpg; or <class>/*.jpg alone; "
-    "as a folder, a tar, a zip or an LMDB"
+    "expected: train/<class>/*.jpg and test/<class>/*.jpg, optionally val/<class>/*.jpg; or only <class>/*.jpg; "
+    "as a folder, tar, zip or LMDB"
 )
-WHOLE = "all"  # the split of images that come in class folders only
+WHOLE = "all"  # the split of images in class folders without split folders
 
 
 @dataclass(frozen=True)
 class Layout:
-    """classes: sorted.  splits: for each image train, val or test, or WHOLE.  labels: its position in classes."""
+    """classes: sorted class names.  splits: train, val, test or WHOLE, for each image.  labels: class index of each."""
 
     classes: tuple[str, ...]
     splits: tuple[str, ...]
@@ -28,7 +28,7 @@ class Layout:
 
 
 def arrange(tree: Tree) -> Layout:
-    """The layout of a tree. A class is the first folder below the split. Raises DataError."""
+    """The layout of a tree; classes are the folders directly below the split folders. Raises DataError."""
     wrong, structural = _faults(tree)
     if wrong:
         raise DataError([*first(wrong), *([EXPECTED] if structural else [])])
@@ -39,16 +39,16 @@ def arrange(tree: Tree) -> Layout:
 
 
 def faults(tree: Tree) -> list[str]:
-    """All that `arrange` refuses, none left out; empty for a tree that it takes."""
+    """All errors for which `arrange` rejects a tree; empty for a valid tree."""
     wrong, structural = _faults(tree)
     return [*wrong, *([EXPECTED] if structural else [])]
 
 
 def _faults(tree: Tree) -> tuple[list[str], bool]:
-    """Lines, and whether the layout itself is another than EXPECTED."""
+    """Error lines, and whether the folder structure differs from EXPECTED."""
     if not tree.names:
         left = f" ({len(tree.others):,} other files)" if tree.others else ""
-        return [f"{tree.path} holds no images{left}"], True
+        return [f"{tree.path} contains no images{left}"], True
     ready = _is_split(tree)
     paths = [name.split("/") for name in tree.names]
     structural = list(_misplaced(tree, paths, int(ready))) + (list(_wrong_splits(tree, paths)) if ready else [])
@@ -58,7 +58,7 @@ def _faults(tree: Tree) -> tuple[list[str], bool]:
 
 
 def places(tree: Tree) -> list[tuple[str, str]]:
-    """(split, class) of each image of any tree, one that `arrange` refuses too: "" for what it has none of."""
+    """(split, class) of each image, also for a tree that `arrange` rejects; "" for an image without split or class."""
     ready = _is_split(tree)
     paths = [name.split("/") for name in tree.names]
     splits = [SPLITS.get(path[0], path[0] if len(path) > 1 else "") if ready else WHOLE for path in paths]
@@ -67,18 +67,18 @@ def places(tree: Tree) -> list[tuple[str, str]]:
 
 
 def lacking(source: Path, splits: Splits) -> list[str]:
-    """A line for each split that lacks a class; of several labels at a time, only train must have them all."""
+    """An error line for each split that has no image of a class; multi-label data need all classes only in train."""
     classes, each = splits.classes, {"train": splits.train, "val": splits.val, "test": splits.test}
     each = {"train": splits.train} if splits.multi_label else each
     return [
-        f"{source}: {split} would have no image of {', '.join(absent)}; add images, or change the fractions"
+        f"{source}: the {split} split would have no image of {', '.join(absent)}; add images, or change the fractions"
         for split, images in each.items()
         if (absent := [c for c, n in zip(classes, images.counts(len(classes)), strict=True) if not n])
     ]
 
 
 def _is_split(tree: Tree) -> bool:
-    """Whether the outermost folders are splits. A class may be called train, too: other folders stand beside it."""
+    """Whether the top-level folders are splits. A class may also be named train, next to other class folders."""
     outer = {name.partition("/")[0] for name in tree.names}
     return outer <= SPLITS.keys() or {"train", "test"} <= outer
 
@@ -86,39 +86,41 @@ def _is_split(tree: Tree) -> bool:
 def _misplaced(tree: Tree, paths: list[list[str]], depth: int) -> Iterator[str]:
     lost = [printable("/".join(path)) for path in paths if len(path) < depth + 2]
     if lost:
-        yield f"{tree.path}: {len(lost):,} images lie in no class folder: {', '.join(first(lost, 20))}"
+        yield f"{tree.path}: {len(lost):,} images are not in a class folder: {', '.join(first(lost, 20))}"
 
 
 def _wrong_splits(tree: Tree, paths: list[list[str]]) -> Iterator[str]:
     outer = {path[0] for path in paths}
     if strange := sorted(printable(name) for name in outer - SPLITS.keys()):
-        yield f"{tree.path}: beside train/ and test/ there are images in {', '.join(strange)}; move them away"
+        yield f"{tree.path}: images outside train/ and test/, in {', '.join(strange)}; move or remove these folders"
     if len(vals := sorted(name for name in outer if SPLITS.get(name) == "val")) > 1:
-        yield f"{tree.path}: {' and '.join(vals)} are one split by two names; keep one"
+        yield f"{tree.path}: {' and '.join(vals)} are names of the same split; keep one of them"
     for split in ("train", "test"):
         if split not in outer:
-            yield f"{tree.path}: {split}/ holds no images{_advice(split, vals)}"
+            yield f"{tree.path}: {split}/ contains no images{_advice(split, vals)}"
     for name in sorted((tree.folders & SPLITS.keys()) - outer - {"train", "test"}):
-        yield f"{tree.path}: {name}/ holds no images; fill or remove it"
+        yield f"{tree.path}: {name}/ contains no images; add images or remove the folder"
 
 
 def _advice(split: str, vals: list[str]) -> str:
-    return f"; rename {vals[0]}/ to test/: validation is held out from train" if split == "test" and vals else ""
+    advice = "the validation split is created from train"
+    return f"; rename {vals[0]}/ to test/: {advice}" if split == "test" and vals else ""
 
 
 def _wrong_classes(tree: Tree, depth: int, classes: tuple[str, ...], found: set[tuple[str, str]]) -> Iterator[str]:
     if len(classes) == 1:
-        yield f"{tree.path}: {printable(classes[0])} is the only class; classification takes two"
+        yield f"{tree.path}: {printable(classes[0])} is the only class; classification requires at least two"
     declared = sorted(tuple(name.split("/")) for name in tree.folders if name.count("/") == depth)
     for path in [path for path in declared if not depth or path[0] in SPLITS]:
         split = SPLITS.get(path[0], "") if depth else WHOLE
-        elsewhere = depth and path[-1] in classes  # told below, as a class that the split lacks
+        elsewhere = depth and path[-1] in classes  # reported below, as a class missing in the split
         if not elsewhere and (split, path[-1]) not in found:
-            yield f"{tree.path}: the class folder {printable('/'.join(path))} holds no images; fill or remove it"
+            empty = printable("/".join(path))
+            yield f"{tree.path}: the class folder {empty} contains no images; add images or remove the folder"
     present = sorted({split for split, _ in found})
     for split in present:
         for other in present:
             lacking = [name for name in classes if (other, name) in found and (split, name) not in found]
             if lacking and "train" in (split, other):
                 shown = ", ".join(first([printable(name) for name in lacking], 20))
-                yield f"{tree.path}: {split}/ lacks classes that {other}/ has: {shown}"
+                yield f"{tree.path}: classes of {other}/ are missing in {split}/: {shown}"

@@ -1,4 +1,4 @@
-"""Many images in one file, with their labels beside them -> a cache, as that of a folder."""
+"""Caches of sources with many images and their labels in one file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from data.reading.tree import SPLITS, Tree
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one split. split: train, val or test, or layout.WHOLE.  labels: for each its position in classes.
-    contents: gives each in turn, uint8 [H, W] or [H, W, C] or the bytes of a file."""
+    """The images of one split.
+
+    split: train, val, test or layout.WHOLE.  labels: class index of each image.  contents: iterator over the images,
+    arrays uint8 [H, W] or [H, W, C], or the contents of image files.
+    """
 
     split: str
     labels: Sequence[int]
@@ -27,11 +30,11 @@ class Group:
 def build(
     root: Path, classes: Sequence[str], groups: Sequence[Group], recipe: ingest.Recipe, folder: Path
 ) -> cache.Index:
-    """Decode all groups to folder/pixels.npy. Raises one DataError that lists every label that is wrong, or every
-    image that is unreadable."""
+    """Decode all groups to folder/pixels.npy. Raises one DataError that lists the invalid labels, or the images that
+    cannot be read."""
     wrong = [line for group in groups for line in _wrong(root, classes, group)]
     if len(classes) < 2:
-        wrong.append(f"{root}: {len(classes)} class; classification takes two")
+        wrong.append(f"{root}: {len(classes)} class; classification requires at least two")
     if wrong:
         raise DataError(first(wrong))
     names = tuple(f"{group.split}/{row:08}" for group in groups for row in range(len(group.labels)))
@@ -44,29 +47,29 @@ def build(
 
 
 def marked(index: cache.Index) -> cache.Index:
-    """The index under a digest that also names labels, classes, splits and places, which the names of these images do
-    not tell."""
+    """The index with a digest that also covers labels, classes, splits and places, which are not part of the names of
+    these images."""
     facts = [index.digest, index.classes, index.labels, index.splits, index.places]
     return replace(index, digest=hashlib.sha256(json.dumps(facts).encode()).hexdigest())
 
 
 def split_of(name: str) -> str | None:
-    """The split that a group of this name is; None where it names none."""
+    """The split of a group of this name; None if the name is not that of a split."""
     return SPLITS.get(name.lower())
 
 
 def refuse_groups(root: Path, names: Sequence[str]) -> None:
-    """Raises DataError where groups of these names cannot be splits of one data set."""
+    """Raises DataError if groups of these names cannot be the splits of a dataset."""
     splits = [split_of(name) for name in names]
     wrong = [
-        f"{root}: {printable(name)} is no split; name it train, val or test"
+        f"{root}: {printable(name)} is not a split; name it train, val or test"
         for name, split in zip(names, splits, strict=True)
         if split is None
     ]
     if splits.count("val") > 1:
-        wrong.append(f"{root}: {' and '.join(names)}: two of these are val; keep one")
+        wrong.append(f"{root}: two of {', '.join(names)} are the validation split; keep one of them")
     if "train" not in splits:
-        wrong.append(f"{root}: there is no train among {', '.join(map(printable, names))}")
+        wrong.append(f"{root}: the train split is missing, the splits are {', '.join(map(printable, names))}")
     if wrong:
         raise DataError(wrong)
 
@@ -79,7 +82,7 @@ def _contents(root: Path, groups: Sequence[Group]) -> Iterator[ingest.Stored]:
 
 def _wrong(root: Path, classes: Sequence[str], group: Group) -> Iterator[str]:
     if not len(group.labels):
-        yield f"{root}: {group.split} holds no images"
+        yield f"{root}: {group.split} contains no images"
     for row, label in enumerate(group.labels):
         if not 0 <= label < len(classes):
-            yield f"{root}: {group.split} {row}: label {label} is outside 0 .. {len(classes) - 1}"
+            yield f"{root}: {group.split}, index {row}: label {label} is not in the range 0 to {len(classes) - 1}"

@@ -1,4 +1,4 @@
-"""The pickled batches of CIFAR, read without running anything that a pickle names."""
+"""Safe reading of the pickled batches of CIFAR: no code named by a pickle is executed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLICY = "CIFAR python batches 1: RGB as stored, NHWC"
 
 @dataclass(frozen=True)
 class Batch:
-    """pixels: uint8 [N, 32, 32, 3].  labels: N of them."""
+    """pixels: uint8 [N, 32, 32, 3].  labels: N class indices."""
 
     pixels: np.ndarray
     labels: list[int]
@@ -29,9 +29,9 @@ class Batch:
 def read(
     path: Path, names: dict[str, str], meta: str, names_field: bytes, labels_field: bytes
 ) -> tuple[list[str], dict[str, Batch]]:
-    """(class names, batch -> its images). names: batch, or meta -> its member in the archive or folder at `path`.
+    """(class names, batch name -> batch).  names: name of a batch, or meta -> member of the archive or folder `path`.
 
-    Raises DataError for what is not a batch.
+    Raises DataError if a member is not a CIFAR batch.
     """
     classes: list[str] = []
     found: dict[str, Batch] = {}
@@ -47,12 +47,12 @@ def read(
                     classes = [item.decode() for item in fields[names_field]]
                 else:
                     found[name] = _batch(fields[b"data"], fields[labels_field])
-            except Exception as error:  # a broken or hostile pickle can raise nearly anything
+            except Exception as error:  # a damaged or malicious pickle can raise nearly any exception
                 raise _unfit(path, member.name, error) from None
             advance(1)
     for name, batch in found.items():
         if not all(0 <= label < len(classes) for label in batch.labels):
-            raise _unfit(path, name, ValueError("it has labels that are no class"))
+            raise _unfit(path, name, ValueError(f"it has labels outside the range 0 to {len(classes) - 1}"))
     return classes, found
 
 
@@ -63,15 +63,15 @@ def _batch(data: Any, labels: Any) -> Batch:
         or data.shape != (len(labels), 3072)
         or not len(labels)
     ):
-        raise ValueError("it does not hold one row of 3072 bytes for each label")
+        raise ValueError("it does not contain one row of 3072 bytes for each label")
     if not all(type(label) is int for label in labels):
-        raise ValueError("its labels are no whole numbers")
+        raise ValueError("its labels are not integers")
     return Batch(np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), list(labels))
 
 
 def _unfit(path: Path, name: str, error: Exception) -> DataError:
     reason = printable(str(error) or type(error).__name__)
-    return DataError([f"{path}: {printable(name)} is no batch of CIFAR: {reason}; get the official archive"])
+    return DataError([f"{path}: {printable(name)} is not a CIFAR batch: {reason}; use the official archive"])
 
 
 def _load(content: bytes) -> Any:
@@ -84,23 +84,23 @@ def _text(value: Any) -> str:
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
     if kind != _ARRAY or shape != (0,) or _text(code) != "b":
-        raise pickle.UnpicklingError("it asks for an unusual array")
+        raise pickle.UnpicklingError("it contains an unexpected array")
     return np.ndarray((0,), "b")
 
 
 def _byte_type(code: Any, align: Any = False, copy: Any = True) -> np.dtype[Any]:
     if _text(code) != "u1":
-        raise pickle.UnpicklingError("it asks for an array of something else than bytes")
-    return np.dtype("u1", align=False, copy=True)  # a copy, because pickle then sets its state
+        raise pickle.UnpicklingError("it contains an array whose elements are not bytes")
+    return np.dtype("u1", align=False, copy=True)  # a copy, because pickle sets its state afterwards
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:
     if _text(encoding) != "latin1":
-        raise pickle.UnpicklingError("it asks for an unusual encoding")
+        raise pickle.UnpicklingError("it contains an unexpected encoding")
     return text.encode("latin1") if isinstance(text, str) else text
 
 
-_ARRAY = "ndarray"  # a name in place of the class: nothing can be made by calling it
+_ARRAY = "ndarray"  # a string instead of the class, so that the pickle cannot call it
 _ALLOWED: dict[tuple[str, str], str | Callable[..., Any]] = {
     ("numpy", "ndarray"): _ARRAY,
     ("numpy", "dtype"): _byte_type,
@@ -111,9 +111,9 @@ _ALLOWED: dict[tuple[str, str], str | Callable[..., Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what a byte array is made of, each piece checked, and nothing else."""
+    """An unpickler that allows only the functions that byte arrays need, with checked arguments."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no batch needs; it may be malicious")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed and may be malicious")
         return _ALLOWED[module, name]

@@ -1,4 +1,4 @@
-"""A table of images and labels -> rows that can be trusted. All that is wrong with them is told at once."""
+"""Reading and validation of tables of images and labels. All errors are reported at once."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from data.reading.tree import SPLITS
 
 SUFFIXES = (".csv", ".parquet")
 EXPECTED = (
-    "expected: a .csv or .parquet file, or a folder that holds just one, with the columns path and label, and perhaps "
-    "split (train, val, test) and group; paths are relative to the table's folder"
+    "expected: a .csv or .parquet file, or a folder with one such file, with the columns path and label, and "
+    "optionally split (train, val, test) and group; paths are relative to the folder of the table"
 )
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns. split, group: None where there is none to be used.
+    """Names of the columns.
 
-    several: an image may have any number of labels, as a list or as text with the separator between them.
+    split, group: None if the column is not used.  multi_label: an image has any number of labels, as a list or as text
+    with the separator between them.
     """
 
     path: str
@@ -42,16 +43,19 @@ class Columns:
     separator: str = "|"
 
     def named(self) -> dict[str, str]:
-        """Role -> name, of those to be used."""
+        """Role -> name of the columns that are used."""
         roles = {"path": self.path, "label": self.label, "split": self.split, "group": self.group}
         return {role: name for role, name in roles.items() if name is not None}
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image. number: in the table, from 1 below the header.  name: its path as the table has it, tidied.
-    file: where it is, links followed.  labels: one, or any number of several.  split: train, val, test or WHOLE.
-    Where a cell is wrong: no labels, split "", group None."""
+    """A row of the table.
+
+    number: of the row, from 1 below the header.  name: normalized path of the image as in the table.  file: absolute
+    path of the image, links resolved.  labels: one label, or any number if multi-label.  split: train, val, test or
+    WHOLE. If a cell is invalid: no labels, split "", group None.
+    """
 
     number: int
     name: str
@@ -63,29 +67,30 @@ class Row:
 
 
 class _Wrong(ValueError):
-    """What is wrong with one cell."""
+    """The value of a cell is invalid."""
 
 
 def find(root: Path) -> Path:
-    """The table: root itself, or the only one in that folder. Raises DataError."""
+    """The path of the table: `root`, or the only table in that folder. Raises DataError."""
     if not root.is_dir():
         with disk.as_data_error(root):
             root.stat()
         if root.suffix.lower() not in SUFFIXES:
-            raise DataError([f"{root} is no table", EXPECTED])
+            raise DataError([f"{root} is not a .csv or .parquet file", EXPECTED])
         return root
     with disk.as_data_error(root):
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
     if len(found) != 1:
-        told = f"{len(found)} tables ({', '.join(path.name for path in found)}); name one" if found else "no table"
-        raise DataError([f"{root} holds {told}", EXPECTED])
+        names = ", ".join(path.name for path in found)
+        content = f"{len(found)} tables ({names}); use --root with the path of one of them" if found else "no table"
+        raise DataError([f"{root} contains {content}", EXPECTED])
     return found[0]
 
 
 def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row], list[str]]:
-    """The rows that name an image, in the order of their names, and a line for each row that is wrong.
+    """The rows with a valid image, sorted by name, and an error line for each invalid row.
 
-    Raises DataError for a table without rows, or one that cannot be read or lacks a column.
+    Raises DataError if the table has no rows, cannot be read or lacks a column.
     """
     content = _content(table, columns)
     folder = table.parent
@@ -96,7 +101,7 @@ def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row],
     for number, cells in enumerate(zip(*content.values(), strict=True), start=1):
         row, complaints = _row(number, dict(zip(content, cells, strict=True)), columns, locate)
         if row and (other := seen.setdefault(row.file, number)) != number:
-            complaints.append(f"{printable(row.name)} is the image of row {other}, too; remove one")
+            complaints.append(f"{printable(row.name)} is also the image of row {other}; remove one of the rows")
         elif row:
             rows.append(row)
         wrong += [f"row {number}: {'; '.join(complaints)}"] if complaints else []
@@ -117,13 +122,14 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
     if not content.num_rows:
         raise DataError([f"{table} has no rows", EXPECTED])
     cells = {role: content.column(name).to_pylist() for role, name in named.items()}
-    if columns.multi_label and table.suffix.lower() == ".csv":  # which knows no empty list
+    if columns.multi_label and table.suffix.lower() == ".csv":  # an empty cell of a CSV file is an empty list
         cells["label"] = [[] if cell is None else cell for cell in cells["label"]]
     return cells
 
 
 def _present(columns: Columns, known: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What is to be read. split and group may be absent, but only where nothing looks like a slip of the pen."""
+    """(role, name) of the columns to read. split and group are optional, unless a column has a similar name, which may
+    be misspelled."""
     for role, name in columns.named().items():
         optional = role in ("split", "group") and name == role
         if name in known or not optional or did_you_mean(name, known):
@@ -132,11 +138,11 @@ def _present(columns: Columns, known: Sequence[str]) -> Iterator[tuple[str, str]
 
 def _missing(role: str, name: str, known: Sequence[str]) -> Iterator[str]:
     if known.count(name) > 1:
-        yield f"it has {known.count(name)} columns {name}; keep one"
+        yield f"the table has {known.count(name)} columns named {name}; keep one of them"
     elif name not in known:
-        there = did_you_mean(name, known) or f"; there are {', '.join(map(printable, known))}"
+        hint = did_you_mean(name, known) or f"; the columns are {', '.join(map(printable, known))}"
         none = ", or none" if role in ("split", "group") else ""
-        yield f"it has no column {name}{there} (--data.{role}_column NAME{none})"
+        yield f"the table has no column {name}{hint} (set it with --data.{role}_column NAME{none})"
 
 
 def _read_csv(raw: bytes, table: Path) -> Any:
@@ -148,7 +154,7 @@ def _read_csv(raw: bytes, table: Path) -> Any:
     try:
         text = raw.decode("utf-8-sig")
         names = next(reader(io.StringIO(text)), [])
-        # every column is text: a type that is guessed turns 007 into 7
+        # read every column as text, because type inference would turn 007 into 7
         options = csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
         )
@@ -159,7 +165,7 @@ def _read_csv(raw: bytes, table: Path) -> Any:
     except pa.ArrowInvalid as error:
         if not raw.strip():
             raise DataError([f"{table} is empty", EXPECTED]) from None
-        raise DataError([f"{table} is no CSV with commas: {printable(str(error))[:300]}"]) from None
+        raise DataError([f"{table} is not a comma-separated CSV file: {printable(str(error))[:300]}"]) from None
 
 
 def _read_parquet(raw: bytes, table: Path) -> Any:
@@ -169,13 +175,13 @@ def _read_parquet(raw: bytes, table: Path) -> Any:
     try:
         return parquet.read_table(pa.BufferReader(raw))
     except (pa.ArrowException, OSError) as error:
-        raise DataError([f"{table} is no Parquet file: {printable(str(error))[:300]}"]) from None
+        raise DataError([f"{table} is not a Parquet file: {printable(str(error))[:300]}"]) from None
 
 
 def _row(
     number: int, cells: dict[str, Any], columns: Columns, locate: Callable[[str], Path]
 ) -> tuple[Row | None, list[str]]:
-    """(the row, or None where it names no image; what is wrong with it)"""
+    """(the row, or None without a valid image; its errors)"""
     wrong: list[str] = []
 
     def taken(read: Callable[[Any], Any], cell: Any, otherwise: Any = None) -> Any:
@@ -197,13 +203,13 @@ def _row(
 
 
 def _text(role: str, cell: Any) -> str:
-    """A name, blanks around it taken off; a whole number is one, too."""
+    """The text of a cell, stripped of whitespace; integers are accepted."""
     if isinstance(cell, int) and not isinstance(cell, bool):
         return str(cell)
     if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
-        raise _Wrong(f"no {role}")
+        raise _Wrong(f"the {role} is missing")
     if not isinstance(cell, str):
-        raise _Wrong(f"{role}: {cell!r} is neither text nor a whole number")
+        raise _Wrong(f"{role}: {cell!r} is neither text nor an integer")
     return cell.strip()
 
 
@@ -211,20 +217,20 @@ def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:
     if not columns.multi_label:
         name = _text("label", "|".join(map(str, cell)) if isinstance(cell, list) else cell)
         if isinstance(cell, list) or columns.separator in name:
-            advice = "for several, declare --data.multi_label true; or another --data.separator"
+            advice = "for multi-label data, set --data.multi_label true; otherwise set another --data.separator"
             raise _Wrong(f"{printable(name)} is more than one label; {advice}")
         return (name,)
     cells = cell.split(columns.separator) if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
     names = tuple(sorted(_text("label", one) for one in cells))
     if len(set(names)) < len(names):
-        raise _Wrong(f"{printable(', '.join(names))}: a label comes twice")
+        raise _Wrong(f"the labels {printable(', '.join(names))} contain a label twice")
     return names
 
 
 def _split(cell: Any) -> str:
     name = _text("split", cell)
     if name.lower() not in SPLITS:
-        raise _Wrong(f"split {printable(name)}; there are train, val and test")
+        raise _Wrong(f"{printable(name)} is not a split; use train, val or test")
     return SPLITS[name.lower()]
 
 
@@ -232,35 +238,35 @@ def _locator(folder: Path, allow_outside: bool) -> Callable[[str], Path]:
     real = Path(os.path.realpath(folder))
 
     def locate(path: str) -> Path:
-        told = printable(path)
+        shown = printable(path)
         if _REMOTE.match(path):
-            raise _Wrong(f"{told} is not on this machine; fetch it yourself, and give the path of the file")
+            raise _Wrong(f"{shown} is not a local file; download it and use the path of the file")
         leaves = path[0] in "/\\" or path[1:2] == ":" or ".." in re.split(r"[\\/]", path)
         if leaves and not allow_outside:
-            raise _Wrong(f"{told} leads out of {folder}; if that is right, declare --data.allow_outside true")
+            raise _Wrong(f"{shown} is outside {folder}; to allow this, set --data.allow_outside true")
         try:
             file = Path(os.path.realpath(folder / path))
         except (OSError, ValueError):
-            raise _Wrong(f"{told} does not exist") from None
+            raise _Wrong(f"{shown} does not exist") from None
         if not allow_outside and not file.is_relative_to(real):
-            raise _Wrong(f"{told} is a link that leads out of {folder}; if that is right, --data.allow_outside true")
+            raise _Wrong(f"{shown} is a link to a file outside {folder}; to allow this, set --data.allow_outside true")
         return file
 
     return locate
 
 
 def _status(named: tuple[str, Path]) -> os.stat_result:
-    told = printable(named[0])
+    shown = printable(named[0])
     try:
         status = named[1].stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise _Wrong(f"{told} does not exist") from None
+        raise _Wrong(f"{shown} does not exist") from None
     except OSError as error:
-        raise _Wrong(f"{told}: {error.strerror}") from None
+        raise _Wrong(f"{shown}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise _Wrong(f"{told} is no regular file")
+        raise _Wrong(f"{shown} is not a regular file")
     if status.st_size > archive.MEMBER_LIMIT:
-        raise _Wrong(f"{told} has {status.st_size:,} bytes, more than {archive.MEMBER_LIMIT:,}")
+        raise _Wrong(f"{shown} has {status.st_size:,} bytes, more than the limit of {archive.MEMBER_LIMIT:,}")
     return status
 
 
@@ -271,11 +277,12 @@ def _straddling(rows: Iterable[Row]) -> Iterator[str]:
             splits.setdefault(row.group, set()).add(row.split)
     for group, found in sorted(splits.items()):
         if len(found) > 1:
-            yield f"group {printable(group)} is in {' and '.join(sorted(found))}; a group belongs to one split"
+            splits_found = " and ".join(sorted(found))
+            yield f"group {printable(group)} is in {splits_found}; all images of a group must be in the same split"
 
 
 def _wrong_splits(rows: Sequence[Row]) -> Iterator[str]:
     present = {row.split for row in rows} - {WHOLE, ""}
     for split in ("train", "test") if present else ():
         if split not in present:
-            yield f"no row is of split {split}; name some, or let splits be drawn: --data.split_column none"
+            yield f"no row has the split {split}; add some, or create new splits with --data.split_column none"

@@ -1,4 +1,4 @@
-"""What a user sees while data are fetched and decoded. On stderr: stdout belongs to the run."""
+"""Messages and progress bars while data are downloaded and decoded, on standard error."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from contextlib import contextmanager
 
 
 def say(line: str) -> None:
-    """A line on standard error: standard output is for results."""
+    """Print a line to standard error; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def bar(text: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """A function to call with each further amount done. unit: "bytes" or what is counted. No terminal: one line."""
+    """Context manager with a progress bar; yields a function to call with each increment.
+
+    unit: "bytes", or what is counted. Without a terminal, only one line is printed.
+    """
     if not sys.stderr.isatty():
         say(text)
         yield lambda amount: None
@@ -33,11 +36,11 @@ def bar(text: str, total: int | None, unit: str) -> Iterator[Callable[[int], Non
 
 
 def printable(name: str) -> str:
-    """A name that others chose, safe to print: no control characters, nothing the terminal cannot encode."""
+    """An untrusted name, safe to print: control characters and unencodable characters are escaped."""
     return name if name.isprintable() else ascii(name)
 
 
 def first(lines: list[str], shown: int = 50) -> list[str]:
-    """The first lines, then how many more there are."""
+    """The first lines, and a line with the number of further ones."""
     rest = len(lines) - shown
     return lines if rest <= 0 else [*lines[:shown], f"... and {rest:,} more"]

@@ -1,4 +1,4 @@
-"""The images of a folder, tar, zip or LMDB: the same names in the same order, whichever it is."""
+"""Listing of the images of a folder, tar, zip or LMDB, with the same names in the same order for all of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 @dataclass(frozen=True)
 class Tree:
-    """names: of the images, sorted.  folders: all that hold something, and the empty ones.
+    """The files of a source.
 
-    others: all further files, hidden ones too, by their full names.
-
-    top: "" or "name/", the one folder around everything, taken off from the names.
+    names: of the images, sorted.  folders: all folders, including empty ones.  others: full names of all other files,
+    including hidden ones.  top: "" or "name/", the common top folder, which is removed from the names.
     """
 
     path: Path
@@ -33,8 +32,7 @@ class Tree:
 
 
 def scan(path: Path, refuse: archive.Refuse = archive.at_once) -> Tree:
-    """List the images below a folder or in an archive, without reading them. refuse: see archive.members. Raises
-    DataError."""
+    """List the images of a folder or archive without reading them.  refuse: see archive.members. Raises DataError."""
     names: list[str] = []
     folders: set[str] = set()
     others: list[str] = []
@@ -49,15 +47,15 @@ def scan(path: Path, refuse: archive.Refuse = archive.at_once) -> Tree:
     names.sort()
     for name, following in itertools.pairwise(names):
         if name == following:
-            raise DataError([f"{path} holds {printable(name)} twice; make the archive again"])
+            raise DataError([f"{path} contains {printable(name)} twice; create the archive again"])
     top = _top(names)
     below = frozenset(folder.removeprefix(top) for folder in folders if folder.startswith(top))
     return Tree(path, top, tuple(name.removeprefix(top) for name in names), below - {""}, tuple(others))
 
 
 def contents(tree: Tree, refuse: archive.Refuse = archive.at_once) -> Iterator[tuple[int, archive.Content]]:
-    """(position in tree.names, content) of every image, in stored order; None for one that was refused and let pass,
-    see archive.members. Raises DataError where one has gone."""
+    """(index into tree.names, content) of every image, in stored order; the content is None for an image whose error
+    `refuse` does not raise, see archive.members. Raises DataError if images were added or removed since the scan."""
     position = {tree.top + name: row for row, name in enumerate(tree.names)}
     for member, content in archive.members(tree.path, is_image, refuse):
         if is_image(member):
@@ -69,7 +67,7 @@ def contents(tree: Tree, refuse: archive.Refuse = archive.at_once) -> Iterator[t
 
 
 def is_image(member: archive.Member) -> bool:
-    """By its name: a file that is not hidden, with the extension of a format that labbook reads."""
+    """Whether a member is an image by its name: not hidden, with the extension of a supported format."""
     suffix = os.path.splitext(member.name)[1].lower()
     return suffix in SUFFIXES and not member.folder and not archive.hidden(member.name)
 
@@ -81,11 +79,11 @@ def _around(name: str) -> Iterator[str]:
 
 
 def _top(names: list[str]) -> str:
-    """The one folder that holds two levels of folders and all the images, as archives often have it."""
+    """The single top folder of all images, as archives often have one, if there are two further levels below it."""
     tops = {name.partition("/")[0] for name in names}
     top = next(iter(tops), "")
     return f"{top}/" if len(tops) == 1 and top not in SPLITS and all(name.count("/") >= 2 for name in names) else ""
 
 
 def _changed(path: Path) -> DataError:
-    return DataError([f"{path} changed while it was read; start again"])
+    return DataError([f"{path} changed while it was being read; start again"])

@@ -165,7 +165,7 @@ def test_unreadable_images_can_be_left_out_and_that_is_said(tmp_path, capsys):
     source = broken(tree(tmp_path / "source"), ["train/cat/01.png"])
     splits = ImageFolder(size=16, skip_unreadable=True).load(source)
     assert splits.source == "source: 15 images, 1 unreadable left out"
-    assert "left out, unreadable: train/cat/01.png" in capsys.readouterr().err
+    assert "skipped, cannot be read: train/cat/01.png" in capsys.readouterr().err
     known = {
         decode(p.read_bytes(), "", 16).tobytes(): p.parent.name for p in source.rglob("*.png") if p.stat().st_size > 9
     }
@@ -180,7 +180,7 @@ def test_unreadable_images_can_be_left_out_and_that_is_said(tmp_path, capsys):
 def test_leaving_out_a_whole_class_is_refused(tmp_path):
     source = tree(tmp_path / "source")
     names = [path.relative_to(source) for path in (source / "test/dog").iterdir()]
-    assert "test would have no image of dog" in complaint(broken(source, names), skip_unreadable=True)
+    assert "the test split would have no image of dog" in complaint(broken(source, names), skip_unreadable=True)
 
 
 def without(*names):
@@ -204,19 +204,19 @@ def emptied(name):
 
 
 REFUSED = {
-    "no_images": (without("train", "test"), "holds no images"),
-    "no_test": (without("test"), "test/ holds no images"),
-    "no_train": (without("train"), "train/ holds no images"),
-    "empty_test": (emptied("test"), "test/ holds no images"),
+    "no_images": (without("train", "test"), "contains no images"),
+    "no_test": (without("test"), "test/ contains no images"),
+    "no_train": (without("train"), "train/ contains no images"),
+    "empty_test": (emptied("test"), "test/ contains no images"),
     "val_for_test": (moved("test", "val"), "rename val/ to test/"),
     "one_class": (without("train/dog", "test/dog"), "cat is the only class"),
-    "empty_class": (emptied("train/ant"), "class folder train/ant holds no images"),
-    "empty_class_in_one_split": (emptied("test/dog"), "test/ lacks classes that train/ has: dog"),
-    "class_only_in_test": (moved("test/dog", "test/wolf"), "train/ lacks classes that test/ has: wolf"),
-    "class_only_in_train": (without("test/dog"), "test/ lacks classes that train/ has: dog"),
-    "loose_images": (moved("train/cat/00.png", "train/00.png"), "1 images lie in no class folder"),
-    "strange_split": (moved("train/dog", "extra"), "there are images in extra"),
-    "empty_val": (emptied("val"), "val/ holds no images"),
+    "empty_class": (emptied("train/ant"), "class folder train/ant contains no images"),
+    "empty_class_in_one_split": (emptied("test/dog"), "classes of train/ are missing in test/: dog"),
+    "class_only_in_test": (moved("test/dog", "test/wolf"), "classes of test/ are missing in train/: wolf"),
+    "class_only_in_train": (without("test/dog"), "classes of train/ are missing in test/: dog"),
+    "loose_images": (moved("train/cat/00.png", "train/00.png"), "1 images are not in a class folder"),
+    "strange_split": (moved("train/dog", "extra"), "images outside train/ and test/, in extra"),
+    "empty_val": (emptied("val"), "val/ contains no images"),
 }
 
 
@@ -232,7 +232,7 @@ def test_trees_that_are_refused(case, tmp_path):
 
 def test_two_names_of_validation_are_refused(tmp_path):
     source = tree(tmp_path / "source", splits=("train", "test", "val", "valid"))
-    assert "val and valid are one split" in complaint(source)
+    assert "val and valid are names of the same split" in complaint(source)
 
 
 def test_all_that_is_wrong_with_a_tree_is_told_at_once(tmp_path):
@@ -240,13 +240,13 @@ def test_all_that_is_wrong_with_a_tree_is_told_at_once(tmp_path):
     moved("test/dog", "test/wolf")(source)
     (source / "train/ant").mkdir()
     said = complaint(source)
-    assert "test/ lacks classes that train/ has: dog" in said
-    assert "train/ lacks classes that test/ has: wolf" in said
-    assert "train/ant holds no images" in said
+    assert "classes of train/ are missing in test/: dog" in said
+    assert "classes of test/ are missing in train/: wolf" in said
+    assert "train/ant contains no images" in said
 
 
 def test_too_few_images_to_split_are_refused(tmp_path):
-    assert "val would have no image of cat, dog" in complaint(tree(tmp_path / "source", splits=("",), each=2))
+    assert "the val split would have no image of cat, dog" in complaint(tree(tmp_path / "source", splits=("",), each=2))
 
 
 def test_an_archive_with_a_name_twice_is_refused(tmp_path):

@@ -69,7 +69,7 @@ def test_a_missing_library_is_one_line_with_its_extra(module, extra, dataset, tm
     root = tmp_path / "set"
     root.write_bytes(bytes(16) + b"\xde\xc0\xef\xbe" + bytes(500))
     told = complaint(dataset, root)
-    assert f'its library {module} is missing; pip install -e ".[{extra}]"' in told
+    assert f'the library {module}, which is not installed; install it with pip install -e ".[{extra}]"' in told
     assert "\n" not in told
 
 
@@ -115,11 +115,11 @@ def test_a_torn_or_unsafe_lmdb_is_refused(lmdb, tmp_path):
     source = tree(tmp_path / "source", each=5, size=(100, 100))
     torn = lmdb_of(lmdb, source, tmp_path / "torn.lmdb", False)
     os.truncate(torn, torn.stat().st_size // 2)  # a map beyond the end would kill the process
-    assert "damaged or incomplete (it ends after" in complaint(ImageFolder(size=16), torn)
+    assert "damaged or incomplete (the file has" in complaint(ImageFolder(size=16), torn)
     unsafe = tmp_path / "unsafe.lmdb"
     with lmdb.open(str(unsafe), map_size=1 << 20) as environment, environment.begin(write=True) as put:
         put.put(b"../../cat/1.png", b"x")
-    assert "a name that leads out of it" in complaint(ImageFolder(size=16), unsafe)
+    assert "a name that points outside the archive" in complaint(ImageFolder(size=16), unsafe)
 
 
 # HDF5
@@ -182,15 +182,15 @@ def test_what_is_wrong_in_an_hdf5_is_listed_at_once(h5py, tmp_path):
     assert "test/images has 4 images, but test/labels has 3 labels" in told
     planes = h5_of(h5py, tmp_path / "b.h5", images=np.zeros((4, 3, 8, 8), np.uint8), labels=[0, 1, 0, 1])
     assert "store images channels last" in complaint(Hdf5(size=8), planes)
-    assert "there is no dataset nothing; it holds images, labels" in complaint(Hdf5(size=8, images="nothing"), planes)
+    assert "the file has no dataset nothing, it has images, labels" in complaint(Hdf5(size=8, images="nothing"), planes)
     labels = h5_of(h5py, tmp_path / "c.h5", images=pictures(0, 4), labels=[0, -1, 5, 1], classes=["a", "b"])
     told = complaint(Hdf5(size=8), labels)
-    assert "all 1: label -1 is outside 0 .. 1" in told
-    assert "all 2: label 5 is outside 0 .. 1" in told
+    assert "all, index 1: label -1 is not in the range 0 to 1" in told
+    assert "all, index 2: label 5 is not in the range 0 to 1" in told
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file["images"] = h5py.ExternalLink("b.h5", "/images")
         file["labels"] = [0, 1, 0, 1]
-    assert "images is a link; put what it leads to there" in complaint(Hdf5(size=8), tmp_path / "d.h5")
+    assert "images is a link; replace it by the object" in complaint(Hdf5(size=8), tmp_path / "d.h5")
     with h5py.File(tmp_path / "g.h5", "w") as file:
         file.create_dataset("images", data=pictures(0, 4), chunks=(4, 12, 12, 3), fletcher32=True)
         file.create_dataset("labels", data=[7, 8, 7, 8], chunks=(4,), fletcher32=True)
@@ -202,7 +202,7 @@ def test_what_is_wrong_in_an_hdf5_is_listed_at_once(h5py, tmp_path):
         assert "g.h5 is damaged or incomplete" in told
         assert "\n" not in told
     (tmp_path / "e.h5").write_text("no HDF5")
-    assert "cannot be read as HDF5" in complaint(Hdf5(size=8), tmp_path / "e.h5")
+    assert "cannot be read as an HDF5 file" in complaint(Hdf5(size=8), tmp_path / "e.h5")
     with h5py.File(tmp_path / "f.h5", "w") as file:
         images = file.create_dataset("images", (4,), h5py.vlen_dtype(np.uint8))
         for row in range(4):
@@ -267,10 +267,10 @@ def test_what_is_wrong_in_a_saved_set_is_told(datasets, tmp_path):
     assert "train has no feature image of type ClassLabel" in told
     assert "class_encode_column('image') and save it again" in told
     unlabeled = saved(datasets, tmp_path / "b", train=[*rows(0, 4), (encoded(noise(1)), None)], test=rows(9, 4))
-    assert "train 4: label -1 is outside 0 .. 1" in complaint(HuggingFace(size=16), unlabeled)
-    assert "there is no train among test" in complaint(
+    assert "train, index 4: label -1 is not in the range 0 to 1" in complaint(HuggingFace(size=16), unlabeled)
+    assert "the train split is missing, the splits are test" in complaint(
         HuggingFace(size=16), saved(datasets, tmp_path / "c", test=rows(0, 4))
     )
     lacking = saved(datasets, tmp_path / "d", train=[*rows(0, 4), (None, 1)], test=rows(9, 4))
     assert "images that are missing or stored as paths" in complaint(HuggingFace(size=16), lacking)
-    assert "cannot be read as a saved Hugging Face set" in complaint(HuggingFace(size=16), tmp_path / "home")
+    assert "cannot be read as a saved Hugging Face dataset" in complaint(HuggingFace(size=16), tmp_path / "home")

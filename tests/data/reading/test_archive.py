@@ -53,7 +53,7 @@ UNSAFE = {
 @pytest.mark.parametrize("name", UNSAFE)
 def test_unsafe_tar_members_are_refused_by_name(name, tmp_path):
     path = tar_of(tmp_path / "a.tar", (member("train/cat/good.jpg"), b"x"), (UNSAFE[name], b""))
-    with pytest.raises(DataError, match=r"refused: its member .*evil"):
+    with pytest.raises(DataError, match=r"rejected: its member .*evil"):
         list(archive.members(path))
 
 
@@ -62,7 +62,7 @@ def test_unsafe_zip_names_are_refused(name, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
         made.writestr("train/cat/good.jpg", b"x")
         made.writestr(name, b"x")
-    with pytest.raises(DataError, match=r"refused: its member .*evil"):
+    with pytest.raises(DataError, match=r"rejected: its member .*evil"):
         list(archive.members(tmp_path / "a.zip"))
 
 
@@ -72,7 +72,7 @@ def test_zip_links_and_devices_are_refused(mode, tmp_path):
     info.external_attr = mode << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
         made.writestr(info, "/etc/passwd")
-    with pytest.raises(DataError, match=r"refused: its member train/evil\.jpg"):
+    with pytest.raises(DataError, match=r"rejected: its member train/evil\.jpg"):
         list(archive.members(tmp_path / "a.zip"))
 
 
@@ -103,7 +103,7 @@ def test_a_tar_cut_between_two_members_is_noticed(reads, tmp_path):
     infos = [(member(f"train/cat/{n}.jpg"), bytes(512)) for n in range(4)]
     path = tar_of(tmp_path / "a.tar", *infos)
     path.write_bytes(path.read_bytes()[: 2 * 1024])
-    with pytest.raises(DataError, match="without its end mark"):
+    with pytest.raises(DataError, match="end-of-archive marker is missing"):
         list(archive.members(path, lambda found: reads))
 
 
@@ -137,7 +137,7 @@ def test_a_decompression_bomb_ends_with_bounded_memory(opener, tmp_path, monkeyp
         for _ in range(60):
             stream.write(bytes(1 << 20))
     tracemalloc.start()
-    with pytest.raises(DataError, match="unpacks to over"):
+    with pytest.raises(DataError, match="unpacks to more than"):
         list(archive.members(tmp_path / "bomb"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -149,7 +149,7 @@ def test_a_header_that_claims_too_much_is_refused_before_it_is_read(kind, tmp_pa
     header = member("train/cat/a.jpg", kind)
     header.size = 7 << 30
     (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
-    with pytest.raises(DataError, match=r"refused: .* bytes, more than"):
+    with pytest.raises(DataError, match=r"rejected: .* bytes, more than"):
         everything(tmp_path / "a.tar")
 
 
@@ -157,7 +157,7 @@ def test_many_small_files_count_against_the_total(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "TOTAL_LIMIT", 1000)
     monkeypatch.setattr(archive, "RATIO_LIMIT", 0)
     packed(tree(tmp_path / "source"), tmp_path / "a.zip")
-    with pytest.raises(DataError, match="unpacks to over 1,000 bytes"):
+    with pytest.raises(DataError, match="unpacks to more than 1,000 bytes"):
         list(archive.members(tmp_path / "a.zip"))
 
 
@@ -173,7 +173,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no archive at all", encoded(noise(0))])
 def test_other_files_are_no_archive(content, tmp_path):
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(DataError, match="neither a folder nor a tar"):
+    with pytest.raises(DataError, match="is not a folder, tar"):
         archive.members(tmp_path / "a.tar")
 
 
@@ -188,21 +188,21 @@ def test_links_in_a_folder_stay_in_the_folder(tmp_path):
     assert everything(source)["train/cat/link.png"].read_bytes() == (source / "train/dog/00.png").read_bytes()
     (tmp_path / "outside.png").write_bytes(b"x")
     (source / "train/cat/out.png").symlink_to("../../../outside.png")
-    with pytest.raises(DataError, match=r"out\.png is a link that leads out"):
+    with pytest.raises(DataError, match=r"out\.png is a symbolic link that"):
         everything(source)
 
 
 def test_linked_folders_are_refused(tmp_path):
     source = tree(tmp_path / "source")
     (source / "train/loop").symlink_to(source)
-    with pytest.raises(DataError, match="link to a folder"):
+    with pytest.raises(DataError, match="symbolic link to a folder"):
         list(archive.members(source))
 
 
 def test_a_pipe_in_a_folder_does_not_hang(tmp_path):
     source = tree(tmp_path / "source")
     os.mkfifo(source / "train/cat/pipe.png")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         everything(source)
 
 

@@ -19,7 +19,8 @@ from tests.support.samples import ROOT, packed, tree
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from data import ImageFolder, ingest
+from data import ImageFolder
+from data.reading import ingest
 root, slow, decoded = Path(sys.argv[1]), float(sys.argv[2]), []
 genuine = ingest.decode_with_area
 def slowly(*arguments):
@@ -168,7 +169,7 @@ def test_a_removed_cache_is_built_again(tmp_path, home):
 def test_a_disk_without_room_is_told_before_decoding(tmp_path, home, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"disk full: .* takes 12,416 bytes, 1,000 are free"):
+    with pytest.raises(DataError, match=r"disk full: .* needs 12,416 bytes, 1,000 are free"):
         ImageFolder(size=16).load(tree(tmp_path / "source"))
     assert not list(cache_of(home).glob("tmp-*"))
 
@@ -184,7 +185,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, home, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.raises(DataError, match=r"disk full: .* takes 12,416 bytes"):
+        with pytest.raises(DataError, match=r"disk full: .* needs 12,416 bytes"):
             ImageFolder(size=16).load(source)
     assert not list(cache_of(home).glob("tmp-*"))
     assert len(ImageFolder(size=16).load(source).test) == 8

@@ -85,7 +85,7 @@ def test_a_file_comes_whole(server, target, capsys):
     download(f"{server.url}/good", target, SHA)
     assert target.read_bytes() == CONTENT
     assert not part_of(target).exists()
-    assert capsys.readouterr().err.splitlines() == [f"fetching {server.url}/good", f"fetched {target}"]
+    assert capsys.readouterr().err.splitlines() == [f"downloading {server.url}/good", f"downloaded {target}"]
 
 
 def test_what_is_there_is_not_fetched_again(server, target):
@@ -135,13 +135,13 @@ def test_wrong_contents_are_refused_and_leave_nothing(server, target):
 def test_a_stall_ends(server, target, monkeypatch):
     monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
     began = time.monotonic()
-    assert "nothing came for 0.5 s" in complaint(f"{server.url}/stalled", target)
+    assert "no data received for 0.5 s" in complaint(f"{server.url}/stalled", target)
     assert time.monotonic() - began < 15
     assert part_of(target).stat().st_size == 5000
 
 
 def test_an_answer_of_the_server_is_told(server, target):
-    assert "the server answered 404" in complaint(f"{server.url}/absent", target)
+    assert "the server responded 404" in complaint(f"{server.url}/absent", target)
 
 
 def test_nobody_listens(target):
@@ -156,7 +156,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for(target, monkeypatch)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: ended.wait(20))
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.5)
     began = time.monotonic()
-    assert "no answer within 0.5 s" in complaint("http://labbook.invalid/good", target)
+    assert "no response within 0.5 s" in complaint("http://labbook.invalid/good", target)
     assert time.monotonic() - began < 15
     ended.set()
 
@@ -164,7 +164,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for(target, monkeypatch)
 def test_a_server_that_accepts_and_says_nothing_is_not_waited_for(target, monkeypatch):
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "no answer within 0.5 s" in complaint(f"http://127.0.0.1:{silent.getsockname()[1]}/good", target)
+        assert "no response within 0.5 s" in complaint(f"http://127.0.0.1:{silent.getsockname()[1]}/good", target)
 
 
 def test_the_deadlines_that_are_promised():
