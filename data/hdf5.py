@@ -15,7 +15,7 @@ from core.loading.images import Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, extras, ingest, labels, layout, packed
 from data.reading.decode import MAX_PIXELS
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 EXPECTED = (
     "expected: images, uint8 [N, H, W] or [N, H, W, 1 or 3], or the contents of image files (variable-length uint8); "

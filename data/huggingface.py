@@ -14,7 +14,7 @@ from core.common.errors import DataError
 from core.loading.images import Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, extras, ingest, layout, packed
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 EXPECTED = (
     "expected: a folder written by save_to_disk of a Dataset or DatasetDict with an Image and a ClassLabel feature"

@@ -19,7 +19,7 @@ from core.common.paths import store
 from core.loading.images import Dataset, Splits
 from data.reading import archive, cache, disk
 from data.reading.download import download
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 SIDE = 28
 FILES = (

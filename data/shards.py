@@ -20,14 +20,14 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from core import keys as K
+from core import randomness as K
 from core.common.errors import DataError
 from core.loading.images import Order, Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, ingest, labels, layout, packed
 from data.reading.disk import as_data_error
 from data.reading.files import Files
-from data.reading.terminal import bar, first, printable
+from data.reading.progress import bar, first, printable
 from data.reading.tree import Tree
 
 EXPECTED = (

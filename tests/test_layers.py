@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    ["core/common", "core/context.py", "core/keys.py"],
+    ["core/common", "core/context.py", "core/randomness.py"],
     ["core/declare"],
     ["core/record", "core/metrics", "core/catalogue.py"],
     ["core/loading", "core/models", "core/optimizers", "core/schedules", "core/tracking", "core/compare",
@@ -25,7 +25,7 @@ LAYERS = [
     ["core/training"],
     ["core/diagnostics"],
     ["core/runs"],
-    ["core/search", "core/options.py", "data/check"],
+    ["core/search", "core/command_line.py", "data/check"],
     ["core/figures"],
     ["core/cli"],
     ["experiments", "core/__init__.py", "core/__main__.py", "core/task.py"],

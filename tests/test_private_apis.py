@@ -57,22 +57,22 @@ USES = [
     ),
     Use(
         "torch.utils.data._utils",
-        "core/loading/workers.py",
+        "core/loading/watchdog.py",
         "let the death of a worker that is killed on purpose raise, and ignore it",
     ),
     Use(
         "torch.utils.data._utils.signal_handling._remove_worker_pids",
-        "core/loading/workers.py",
+        "core/loading/watchdog.py",
         "let the death of a worker that is killed on purpose raise, and ignore it",
     ),
     Use(
         "torch.utils.data.DataLoader._iterator",
-        "core/loading/workers.py",
+        "core/loading/watchdog.py",
         "find the workers among multiprocessing.active_children()",
     ),
     Use(
         "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._workers",
-        "core/loading/workers.py",
+        "core/loading/watchdog.py",
         "find the workers among multiprocessing.active_children()",
     ),
     Use(

@@ -11,8 +11,9 @@ import torch
 
 from core.augment import RandAugment, RandomResizedCrop, TrivialAugment, per_image
 from core.augment.pipeline import ImageFunction
-from core.loading.batches import Plan, feed
+from core.loading.batches import Plan
 from core.loading.images import Images
+from core.loading.loader import feed
 from core.runs.trained import load
 from tests.support.forge import Cold
 

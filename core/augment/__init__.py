@@ -2,9 +2,17 @@
 
 from core.augment.albumentation import Albumentation
 from core.augment.base import Augment, BatchStep, Crop, ImageStep, augmented
-from core.augment.geometry import AlternatingFlip, Cutout, HorizontalFlip, RandomCrop, RandomErasing, Translate
+from core.augment.batch_steps import (
+    AlternatingFlip,
+    CutMix,
+    Cutout,
+    HorizontalFlip,
+    Mixup,
+    RandomCrop,
+    RandomErasing,
+    Translate,
+)
 from core.augment.image_steps import AutoAugment, CoarseDropout, ColorJitter, RandAugment, Rotation, TrivialAugment
-from core.augment.mixing import CutMix, Mixup
 from core.augment.pipeline import per_image
 from core.augment.resized_crop import RandomResizedCrop
 from core.loading.normalize import normalizer

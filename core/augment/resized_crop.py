@@ -7,7 +7,7 @@ import math
 import numpy as np
 from pydantic import Field
 
-from core import keys as K
+from core import randomness as K
 from core.augment.base import Crop, FractionRange, Range
 from core.loading.images import Box
 

@@ -12,8 +12,8 @@ from core.common.terminal import console, tell
 from core.compare.forest_plot import KINDS, save
 from core.compare.groups import Comparison, compare, why
 from core.compare.page import page
-from core.compare.render import HEADINGS, as_csv, markdown, sentences, table
-from core.compare.rows import FINISHED, rows
+from core.compare.runs import FINISHED, rows
+from core.compare.table import HEADINGS, as_csv, markdown, sentences, table
 
 MOST_LEFT = 20  # skipped runs that are listed
 

@@ -17,8 +17,8 @@ from core.common.files import write_whole
 from core.common.terminal import tell
 from core.compare import forest_plot
 from core.compare.groups import Comparison
-from core.compare.render import markdown
-from core.compare.rows import Row, rows_of
+from core.compare.runs import Row, rows_of
+from core.compare.table import markdown
 from core.figures.markers import Marker, markers, replaced
 from core.figures.render import Missing, recorded, told
 

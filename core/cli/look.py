@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.cli.experiment import acted, helped, named, only_one
+from core.cli.named import acted, helped, named, only_one
+from core.command_line import Options
 from core.common.errors import UserError
 from core.common.ranks import ALONE
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.launch import Launch
-from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.experiment import Named, acted, helped, named, only_one
+from core.cli.named import Named, acted, helped, named, only_one
+from core.command_line import Options
 from core.diagnostics.lr_curve import RangeTest
-from core.options import Options
 
 OPTIONS = RangeTest()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.catalogue import experiments
 from core.cli.exits import guarded
-from core.cli.experiment import Named, acted, helped, named
+from core.cli.named import Named, acted, helped, named
 from core.common.errors import UserError
 from core.common.ranks import ranks_here
 from core.runs.trained import Run, load
@@ -29,7 +29,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def _resume(which: str | Named) -> int:
-    from core.runs.resume import in_study, interrupted
+    from core.record.run import in_study
+    from core.runs.resume import interrupted
     from core.training.distributed import from_first, together
 
     def find() -> Run | None:

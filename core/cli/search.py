@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.cli.experiment import Named, acted, helped, named, only_one
+from core.cli.named import Named, acted, helped, named, only_one
+from core.command_line import Options
 from core.common.errors import UserError
-from core.options import Options
 from core.search.options import Search
 
 OPTIONS = Search()

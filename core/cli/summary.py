@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.experiment import acted, helped, named, only_one
-from core.options import Options
+from core.cli.named import acted, helped, named, only_one
+from core.command_line import Options
 
 
 def main(words: Sequence[str]) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.experiment import Named, acted, helped, named
+from core.cli.named import Named, acted, helped, named
+from core.command_line import Options
 from core.common.ranks import invocation, is_restart
 from core.common.terminal import tell
-from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:

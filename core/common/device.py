@@ -29,12 +29,3 @@ def device_of(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError([f"device: {name} cannot be used here: {reason}"]) from None
     return device
-
-
-def autocast_of(precision: str, device: torch.device) -> tuple[torch.dtype | None, str]:
-    """(dtype of autocast or None, its name): what `precision` comes to on this device."""
-    if precision == "auto":
-        precision = "fp32"
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], precision

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.compare.groups import Against, Comparison, Group
-from core.compare.render import is_share, markdown, number, told_n
+from core.compare.table import is_share, markdown, number, told_n
 from core.metrics.names import sign
 
 if TYPE_CHECKING:

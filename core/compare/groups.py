@@ -12,7 +12,7 @@ from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.common.text import did_you_mean
 from core.compare.labels import Setting, apart, settings
-from core.compare.rows import FINISHED, Row, with_younger_fields
+from core.compare.runs import FINISHED, Row, with_younger_fields
 from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
 from core.metrics.names import sign
 

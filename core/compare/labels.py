@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from core.compare.rows import Row
+from core.compare.runs import Row
 
 Setting = tuple[tuple[str, str], ...]  # (dotted name, value), sorted by name
 

@@ -11,7 +11,7 @@ from core.common import html, paths
 from core.common.plots import draw
 from core.compare.forest_plot import forest
 from core.compare.groups import Comparison, Group
-from core.compare.render import HEADINGS, sentences, table
+from core.compare.table import HEADINGS, sentences, table
 from core.record.run import RecordedRun
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import torch
 
 from core.augment import per_image
 from core.common import plots
-from core.loading.batches import Batch, Fetch, Request
+from core.loading.batches import Batch
+from core.loading.loader import Fetch, Request
 from core.training.assemble import Assembly
 from core.training.sanity_check import START
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence, Set
 
 from core.common.errors import UserError
 from core.compare.groups import Comparison, compare, why
-from core.compare.render import is_share
-from core.compare.rows import FINISHED, SEED, Row
+from core.compare.runs import FINISHED, SEED, Row
+from core.compare.table import is_share
 from core.experiment import Experiment
 from core.figures.markers import EACH, MEAN, Marker, Setting
 

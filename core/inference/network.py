@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from core.catalogue import import_experiment
-from core.common.device import autocast_of, device_of
+from core.common.device import device_of
 from core.common.errors import UserError
+from core.common.precision import autocast_of
 from core.common.tensors import full
 from core.context import Context
 from core.loading.batches import Batch

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from pydantic import Field
 
-from core import keys
+from core import randomness
 from core.common.errors import DataError
 from core.common.text import did_you_mean
 from core.declare.part import Part
@@ -194,4 +194,4 @@ def _relabeled(images: Images, kept: Sequence[int]) -> Images:
 def _first(images: Images, n: int) -> Images:
     if n >= len(images):
         return images
-    return images.take(np.sort(keys.permutation(0, 0, len(images))[:n]))
+    return images.take(np.sort(randomness.permutation(0, 0, len(images))[:n]))

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from core import keys as K
+from core import randomness as K
 from core.declare.part import Part
 from core.loading.images import Images
 

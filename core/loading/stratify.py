@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core import keys
+from core import randomness
 
 
 def held_out(has: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int) -> np.ndarray:
@@ -18,7 +18,7 @@ def held_out(has: np.ndarray, groups: np.ndarray | None, fraction: float, seed: 
     units, place = np.unique(np.arange(len(has)) if groups is None else groups, return_inverse=True)
     counts = np.zeros((len(units), has.shape[1] + 1))
     np.add.at(counts, place, np.column_stack([has, np.ones(len(has))]))  # the last column: images
-    order = np.argsort(keys.sample_keys(seed, 0, np.arange(len(units))), kind="stable")
+    order = np.argsort(randomness.sample_keys(seed, 0, np.arange(len(units))), kind="stable")
     return _drawn(counts[order], fraction)[np.argsort(order)][place]
 
 
@@ -48,7 +48,7 @@ def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     targets: int64 [N]; or float [N, C] for multi-label images, where the rarest labels are distributed first."""
     if targets.ndim == 2:
         return held_out(targets > 0, None, fraction, seed)
-    order = keys.sample_keys(seed, 0, np.arange(len(targets)))
+    order = randomness.sample_keys(seed, 0, np.arange(len(targets)))
     held = np.zeros(len(targets), dtype=bool)
     for label in np.unique(targets):
         members = np.flatnonzero(targets == label)

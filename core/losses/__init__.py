@@ -8,8 +8,8 @@ from core.losses.base import BuiltLoss, Loss
 from core.losses.binary import BinaryCrossEntropy, MeanSquaredError
 from core.losses.cross_entropy import CrossEntropy, FocalLoss, NegativeLogLikelihood, PolyLoss
 from core.losses.imbalance import ClassBalanced, LogitAdjusted
-from core.losses.margin import ArcFace
 from core.losses.robust import GeneralizedCrossEntropy, SymmetricCrossEntropy
+from core.losses.with_head import ArcFace
 
 __all__ = [
     "ArcFace",

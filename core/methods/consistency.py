@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from core import keys as K
+from core import randomness as K
 from core.augment import BatchStep, HorizontalFlip, augmented
 from core.common.tensors import full
 from core.context import Context

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from core import keys
+from core import randomness
 from core.inference.network import Network
 from core.loading.images import Images
 from core.report.slices import light
@@ -46,7 +46,7 @@ class Answers:
 def ask(network: Network, images: Images, until: float) -> Answers:
     """Answers on the images, in an order drawn by lot, as many as can be had until then (time.monotonic); one chunk
     at least, so that those had are a fair sample of all."""
-    order = keys.permutation(0, 0, len(images))
+    order = randomness.permutation(0, 0, len(images))
     chunk, found, seen = CHUNK.get(network.device.type, 64), [], []
     for start in range(0, len(order), chunk):
         if start and time.monotonic() > until:

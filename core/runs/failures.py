@@ -10,7 +10,7 @@ import signal
 import torch
 
 from core.common.errors import ImageLost, OutOfMemory, PeerLost, Unfinished, WorkerLost
-from core.loading.workers import is_lost_worker
+from core.loading.watchdog import is_lost_worker
 
 _FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|Cannot allocate memory")

@@ -2,8 +2,17 @@
 
 from core.context import Clock
 from core.schedules.base import Schedule
-from core.schedules.per_epoch import Exponential, MultiStep, Plateau, Step
-from core.schedules.per_step import Constant, Cosine, CosineRestarts, OneCycle, Polynomial
+from core.schedules.learning_rate import (
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    MultiStep,
+    OneCycle,
+    Plateau,
+    Polynomial,
+    Step,
+)
 
 __all__ = [
     "Clock",

@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from core.common.errors import Failing
 from core.common.signals import Stop
 from core.experiment import Experiment
-from core.keys import key
 from core.launch import Launch
+from core.randomness import key
 from core.record.journal import Journal
 from core.record.lock import is_free
 from core.runs.recorder import Heading

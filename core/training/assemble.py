@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from core import keys as K
+from core import randomness as K
 from core.augment import augmented, per_image
-from core.common.device import autocast_of, device_of
+from core.common.device import device_of
 from core.common.errors import UserError
+from core.common.precision import autocast_of
 from core.common.ranks import ALONE, Ranks
 from core.context import Context
 from core.experiment import Experiment
 from core.inference.network import Network
 from core.launch import Launch
-from core.loading.batches import Batches, ImageFunction, Plan, feed
+from core.loading.batches import Batches, ImageFunction, Plan
 from core.loading.images import Images, Splits
+from core.loading.loader import feed
 from core.loading.normalize import normalizer, statistics
 from core.methods import Forward
 from core.metrics.task import Task, task_of

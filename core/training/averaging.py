@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch.optim.swa_utils import update_bn
 
-from core import keys as K
+from core import randomness as K
 from core.loading.batches import Batches
 from core.schedules import Clock
 from core.training.state import State

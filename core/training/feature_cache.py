@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from core.common.terminal import tell
 from core.experiment import Experiment
-from core.loading.batches import Batch, Batches, Resident
+from core.loading.batches import Batch, Batches
+from core.loading.loader import Resident
 from core.methods import Forward, Supervised
 from core.models.inspection import evaluation_mode
 from core.models.transfer import head_of

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from core import keys as K
+from core import randomness as K
 from core.loading.batches import Batches
 from core.schedules import Clock
 from core.training import distributed

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from core import keys as K
+from core import randomness as K
 from core.common.errors import NonFinite
 from core.loading.batches import Batch, Batches
 from core.models.inspection import hooked

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from core import keys as K
+from core import randomness as K
 from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
 from core.common.errors import UserError
 from core.common.text import did_you_mean
-from core.loading.batches import Batches, Fetch, Request
+from core.loading.batches import Batches
 from core.loading.images import Images
+from core.loading.loader import Fetch, Request
 from core.schedules import Clock
 from core.training.evaluate import evaluate
 from core.training.state import State

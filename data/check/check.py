@@ -24,7 +24,7 @@ from data.check.pairs import near, same
 from data.check.render import doubts, show
 from data.check.survey import survey
 from data.reading import layout, tree
-from data.reading.terminal import say
+from data.reading.progress import say
 
 
 def main(words: Sequence[str]) -> int:

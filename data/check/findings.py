@@ -13,7 +13,7 @@ from data.check.pairs import Near, Pair
 from data.check.survey import TREATED, Survey
 from data.reading import archive
 from data.reading.layout import WHOLE
-from data.reading.terminal import printable
+from data.reading.progress import printable
 from data.reading.tree import Tree
 
 Grade = Literal["wrong", "warning", "note"]

@@ -18,7 +18,7 @@ from core.runs.trained import Run
 from data.check.survey import Survey
 from data.reading import archive, ingest, tree
 from data.reading.decode import decode
-from data.reading.terminal import bar, printable
+from data.reading.progress import bar, printable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from data.check.findings import Finding, Inspection, number
 from data.check.labels import Opinion
 from data.reading.decode import POLICY
 from data.reading.layout import WHOLE
-from data.reading.terminal import first, printable
+from data.reading.progress import first, printable
 
 FEW = 10  # names told of what is not wrong, unless all are asked for
 ROWS = 40  # classes in the table of counts

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from core import keys
+from core import randomness
 from core.common import plots
 from data.check.findings import Inspection
 from data.check.labels import Opinion
 from data.reading import tree
 from data.reading.decode import decode
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 MOST_CLASSES, MOST_PAIRS, MOST_UNREADABLE, MOST_SUSPECTS = 60, 24, 24, 24
 _GREY = 225
@@ -43,7 +43,7 @@ def _of_classes(found: Inspection) -> list[Tile]:
         rows[found.places[row][1]].append(row)
     tiles: list[Tile] = []
     for name in sorted(rows)[:MOST_CLASSES]:
-        drawn = keys.permutation(0, 0, len(rows[name]))[: plots.COLUMNS]
+        drawn = randomness.permutation(0, 0, len(rows[name]))[: plots.COLUMNS]
         tiles += _line([(rows[name][at], printable(name) or "no class") for at in drawn.tolist()])
     return tiles
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.reading import archive, ingest, tree
 from data.reading.decode import FORMATS, ORIENTATION, Unreadable, decode
-from data.reading.terminal import bar
+from data.reading.progress import bar
 
 if TYPE_CHECKING:
     from PIL import Image

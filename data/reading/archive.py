@@ -18,7 +18,7 @@ from typing import IO, Any
 from core.common.errors import DataError
 from data.reading import extras
 from data.reading.disk import as_data_error
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 MEMBER_LIMIT = 256 * 2**20  # bytes of one file; the largest official file, train of CIFAR-100, has 155 MB
 TOTAL_LIMIT = 2 * 2**30  # bytes of all files with their headers, in a small archive

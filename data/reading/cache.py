@@ -24,7 +24,7 @@ from core.common.files import place
 from core.common.paths import store
 from core.loading.images import Images, Pixels
 from data.reading import disk
-from data.reading.terminal import say
+from data.reading.progress import say
 
 FORMAT = 1
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from core.common.errors import DataError
 from core.loading.images import Box
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 if TYPE_CHECKING:
     from PIL import Image

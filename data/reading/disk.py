@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.common.errors import DataError
-from data.reading.terminal import printable, say
+from data.reading.progress import printable, say
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from core.common.errors import DataError
 from core.common.files import place, sha256_of
 from data.reading import disk
-from data.reading.terminal import bar, say
+from data.reading.progress import bar, say
 
 CONNECT_SECONDS = 12.0  # timeout of name resolution, connection and response together
 STALL_SECONDS = 20.0  # timeout without receiving data

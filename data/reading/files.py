@@ -12,7 +12,7 @@ import numpy as np
 from core.common.errors import ImageLost
 from core.loading.images import Box, Order
 from data.reading.decode import Unreadable, decode, decode_crop
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from core.common.machine import usable_cores
 from data.reading import archive, cache, tree
 from data.reading.decode import POLICY, Unreadable, decode_with_area, fitted
 from data.reading.layout import Layout
-from data.reading.terminal import bar, first, printable, say
+from data.reading.progress import bar, first, printable, say
 
 Stored = archive.Content | np.ndarray  # content or path of a file, or an array uint8 [H, W] or [H, W, C]
 

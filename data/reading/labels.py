@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable
 
-from data.reading.terminal import first
+from data.reading.progress import first
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.common.errors import DataError
 from core.loading.images import Splits
-from data.reading.terminal import first, printable
+from data.reading.progress import first, printable
 from data.reading.tree import SPLITS, Tree
 
 EXPECTED = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.common.errors import DataError
 from data.reading import archive, cache, ingest, layout
-from data.reading.terminal import first, printable
+from data.reading.progress import first, printable
 from data.reading.tree import SPLITS, Tree
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from core.common.errors import DataError
 from data.reading import archive
-from data.reading.terminal import bar, printable
+from data.reading.progress import bar, printable
 
 POLICY = "CIFAR python batches 1: RGB as stored, NHWC"
 

@@ -16,7 +16,7 @@ from core.common.errors import DataError
 from core.common.text import did_you_mean
 from data.reading import archive, disk
 from data.reading.layout import WHOLE
-from data.reading.terminal import printable
+from data.reading.progress import printable
 from data.reading.tree import SPLITS
 
 SUFFIXES = (".csv", ".parquet")

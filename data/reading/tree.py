@@ -11,7 +11,7 @@ from pathlib import Path
 from core.common.errors import DataError
 from data.reading import archive
 from data.reading.decode import SUFFIXES
-from data.reading.terminal import printable
+from data.reading.progress import printable
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -24,8 +24,9 @@ from torchvision import transforms
 from core.augment import Albumentation, Augment, HorizontalFlip, RandAugment, RandomCrop, augmented
 from core.augment import per_image as of_images
 from core.context import Clock
-from core.loading.batches import Batch, Plan, feed
+from core.loading.batches import Batch, Plan
 from core.loading.images import Images
+from core.loading.loader import feed
 from core.loading.normalize import normalizer
 from tests.benchmarks.common import in_turn, show
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from core.compare.groups import compare
-from core.compare.render import sentences, table
-from core.compare.rows import rows
+from core.compare.runs import rows
+from core.compare.table import sentences, table
 from core.record.journal import Journal
 from experiments.digits_cnn import EXPERIMENT
 from tests.benchmarks.common import in_turn, show
@@ -64,8 +64,8 @@ def peak_memory_mb(action: str) -> float:
     code = f"""
 import scipy.stats
 from core.compare.groups import compare
-from core.compare.rows import rows
-from core.compare.render import sentences, table
+from core.compare.runs import rows
+from core.compare.table import sentences, table
 {action}
 print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 """

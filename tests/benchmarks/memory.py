@@ -22,7 +22,8 @@ def bare(root: str) -> None:
 
     from core.augment import HorizontalFlip, RandomCrop, augmented
     from core.context import Clock, Context
-    from core.loading.batches import Plan, feed
+    from core.loading.batches import Plan
+    from core.loading.loader import feed
     from core.loading.normalize import mean_and_std, normalizer
     from core.models import ResNet
     from data import Cifar10

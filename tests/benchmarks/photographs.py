@@ -27,7 +27,8 @@ from torchvision import datasets, transforms
 
 from core.augment import HorizontalFlip, RandomResizedCrop, augmented, per_image
 from core.context import Clock
-from core.loading.batches import Plan, feed
+from core.loading.batches import Plan
+from core.loading.loader import feed
 from core.loading.normalize import normalizer
 from core.training.runtime import keep_freed_memory
 from data import ImageFolder

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from core.augment import RandomResizedCrop, per_image
 from core.common.errors import DataError, ImageLost, Unfinished
-from core.loading.batches import Plan, feed
+from core.loading.batches import Plan
+from core.loading.loader import feed
 from core.runs.failures import explained
 from data import ImageFolder, WebShards, shards
 from data.reading import ingest

@@ -24,9 +24,9 @@ from types import ModuleType
 from unittest import mock
 
 from core.cli.help import OF_VERBS
-from core.cli.main import OF_AN_EXPERIMENT, VERBS
+from core.cli.verbs import OF_AN_EXPERIMENT, VERBS
+from core.command_line import parse
 from core.common.arguments import Words
-from core.options import parse
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from core import keys as K
+from core import randomness as K
 from core.augment import Albumentation, CutMix, Cutout, HorizontalFlip, Mixup, RandomCrop, per_image
-from core.augment.mixing import _beta
+from core.augment.batch_steps import _beta
 from core.loading.batches import Batch
 from core.loading.normalize import normalizer
 

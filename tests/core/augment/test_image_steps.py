@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import InterpolationMode, autoaugment
 
-from core import keys as K
+from core import randomness as K
 from core.augment import (
     AlternatingFlip,
     AutoAugment,
@@ -38,8 +38,9 @@ from core.common.text import snake
 from core.context import Clock, Context
 from core.declare.tree import choices
 from core.launch import Launch
-from core.loading.batches import Batch, Host, Plan, Resident, feed
+from core.loading.batches import Batch, Plan
 from core.loading.images import Images
+from core.loading.loader import Host, Resident, feed
 from core.models.tta import averaged
 from core.runs.train import train
 from experiments.tiny import EXPERIMENT

@@ -13,8 +13,9 @@ import torch
 from core.common import machine
 from core.common.paths import runs
 from core.launch import Launch
-from core.loading.batches import Plan, feed
+from core.loading.batches import Plan
 from core.loading.images import Images
+from core.loading.loader import feed
 from core.record import provenance
 from core.training import runtime
 from data.reading import ingest

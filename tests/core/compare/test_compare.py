@@ -15,9 +15,9 @@ from core.common.plots import band
 from core.compare import forest_plot
 from core.compare.groups import compare
 from core.compare.page import page
-from core.compare.render import as_csv, markdown, sentences, table
-from core.compare.rows import rows
+from core.compare.runs import rows
 from core.compare.statistics import holm
+from core.compare.table import as_csv, markdown, sentences, table
 from core.record.journal import Journal
 from core.runs.trained import Run
 from experiments.tiny import EXPERIMENT, VARIANTS

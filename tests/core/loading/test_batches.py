@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.augment import Albumentation, per_image
-from core.loading.batches import Fetch, Host, Plan, Resident, feed
+from core.loading.batches import Plan
 from core.loading.images import Images
+from core.loading.loader import Fetch, Host, Resident, feed
 
 CPU = torch.device("cpu")
 STEPS = (Albumentation(name="ColorJitter", arguments={"p": 1.0}), Albumentation(name="HorizontalFlip"))

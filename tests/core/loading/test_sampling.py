@@ -5,10 +5,11 @@ import pytest
 import torch
 from scipy import stats
 
-from core import keys as K
+from core import randomness as K
 from core.common.errors import UserError
-from core.loading.batches import Plan, feed
+from core.loading.batches import Plan
 from core.loading.images import Images
+from core.loading.loader import feed
 from core.loading.sampling import ClassBalanced, ClassWeighted, LabelNoise, LongTail, Sampling, Weighted
 from tests.support.loop import BASE, built, digest, run
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core import keys as K
+from core import randomness as K
 from core.augment import CutMix, Cutout, HorizontalFlip, RandomCrop
 from core.common.errors import UserError
 from core.declare.tree import choices

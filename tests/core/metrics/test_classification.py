@@ -15,8 +15,9 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 
-from core.loading.batches import Plan, Resident
+from core.loading.batches import Plan
 from core.loading.images import Images
+from core.loading.loader import Resident
 from core.metrics.classification import (
     THRESHOLDS,
     by_class,

@@ -21,6 +21,7 @@ from torch import nn
 from core.cli.report import main
 from core.common.errors import Interrupted, UserError
 from core.common.statistics import wilson
+from core.inference.network import Network
 from core.launch import Launch
 from core.loading.batches import Batch
 from core.loading.duplicates import near_duplicates
@@ -31,7 +32,7 @@ from core.record.journal import Journal
 from core.report import analysis, write
 from core.report.calibration import calibration, fitted_temperature
 from core.report.cost import cost, energy
-from core.report.predictions import Answers, Network, ask
+from core.report.predictions import Answers, ask
 from core.report.saliency import activation_maps
 from core.report.slices import light, traits, worst_slices
 from core.runs import trainer

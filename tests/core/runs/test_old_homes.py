@@ -11,7 +11,7 @@ import pytest
 
 from core.cli.main import experiment as main
 from core.common import paths
-from core.compare.rows import rows
+from core.compare.runs import rows
 from core.declare.renamed import migrated
 from core.launch import Launch
 from core.record import journal

@@ -244,9 +244,9 @@ def test_the_picture_of_several_seeds_names_those_that_failed(tmp_path, monkeypa
 
 
 def _model_seed(seed):
-    from core import keys
+    from core import randomness
 
-    return keys.step_seeds(seed, -1, 0, 1)[0]
+    return randomness.step_seeds(seed, -1, 0, 1)[0]
 
 
 @pytest.mark.parametrize(

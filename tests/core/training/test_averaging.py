@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from core.common.errors import UserError
-from core.loading.batches import Resident
+from core.loading.loader import Resident
 from core.models import MLP, Model, SmallCNN
 from core.optimizers.averaging import Swa
 from core.training.loop import fit

@@ -5,6 +5,7 @@ from torch.utils.data import get_worker_info
 
 from core.launch import Launch
 from core.loading import batches
+from core.loading.loader import Fetch
 from core.runs.train import train
 from data import ImageFolder, WebShards
 from experiments.tiny import EXPERIMENT
@@ -41,14 +42,14 @@ KINDS = {
 def trained(tmp_path, monkeypatch):
     """Trains on a kind of data; tells the run, the numbers of workers that read each split, and their time limits."""
     log, limits = tmp_path / "read.txt", []
-    read, watched = batches.Fetch.__getitem__, batches.Watched
+    read, watched = Fetch.__getitem__, batches.Watched
 
     def noted(self, request):
         with log.open("a") as stream:  # of a loader's process, too
             stream.write(f"{len(self.images)} {info.num_workers if (info := get_worker_info()) else 0}\n")
         return read(self, request)
 
-    monkeypatch.setattr(batches.Fetch, "__getitem__", noted)
+    monkeypatch.setattr(Fetch, "__getitem__", noted)
     monkeypatch.setattr(batches, "Watched", lambda loader, limit: limits.append(limit) or watched(loader, limit))
 
     def run(kind, **launch):

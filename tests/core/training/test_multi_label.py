@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn import metrics as S
 from sklearn.datasets import load_digits
 
-from core import keys as K
+from core import randomness as K
 from core.augment import CutMix, HorizontalFlip, Mixup
 from core.cli.report import main as report
 from core.common import plots

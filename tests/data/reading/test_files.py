@@ -11,8 +11,9 @@ from core.augment import ColorJitter, HorizontalFlip, RandomResizedCrop, per_ima
 from core.common.errors import DataError, ImageLost, Unfinished
 from core.launch import Launch
 from core.loading import normalize
-from core.loading.batches import Fetch, Host, Plan, feed
+from core.loading.batches import Plan
 from core.loading.images import Images
+from core.loading.loader import Fetch, Host, feed
 from core.loading.normalize import mean_and_std
 from core.runs.failures import explained
 from core.runs.resume import resume

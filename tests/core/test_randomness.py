@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import keys
+from core import randomness
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -14,11 +14,11 @@ SEEDS = st.integers(0, 2**63 - 1)
 def test_golden_values():
     """Written down once: a change of hash, order or platform shows here before it shows in a result."""
     index = np.arange(4)
-    assert keys.key(0, 1, "x").tolist() == GOLDEN["key"]
-    assert keys.sample_keys(7, 2, index).tolist() == GOLDEN["sample"]
-    assert keys.uniform(keys.sample_keys(7, 2, index), "flip").tolist() == GOLDEN["uniform"]
-    assert keys.permutation(7, 2, 8).tolist() == GOLDEN["permutation"]
-    assert keys.step_seeds(7, 0, 10, 2) == GOLDEN["step"]
+    assert randomness.key(0, 1, "x").tolist() == GOLDEN["key"]
+    assert randomness.sample_keys(7, 2, index).tolist() == GOLDEN["sample"]
+    assert randomness.uniform(randomness.sample_keys(7, 2, index), "flip").tolist() == GOLDEN["uniform"]
+    assert randomness.permutation(7, 2, 8).tolist() == GOLDEN["permutation"]
+    assert randomness.step_seeds(7, 0, 10, 2) == GOLDEN["step"]
 
 
 GOLDEN = {
@@ -32,29 +32,29 @@ GOLDEN = {
 
 @given(SEEDS, st.integers(0, 10_000), st.integers(1, 300))
 def test_numpy_and_torch_agree_to_the_bit(seed, epoch, n):
-    sampled = keys.sample_keys(seed, epoch, np.arange(n))
+    sampled = randomness.sample_keys(seed, epoch, np.arange(n))
     on_torch = torch.from_numpy(sampled)
-    assert keys.mix(on_torch).tolist() == keys.mix(sampled).tolist()
-    assert keys.uniform(on_torch, "p").tolist() == keys.uniform(sampled, "p").tolist()
-    assert keys.integers(on_torch, "p", 9).tolist() == keys.integers(sampled, "p", 9).tolist()
+    assert randomness.mix(on_torch).tolist() == randomness.mix(sampled).tolist()
+    assert randomness.uniform(on_torch, "p").tolist() == randomness.uniform(sampled, "p").tolist()
+    assert randomness.integers(on_torch, "p", 9).tolist() == randomness.integers(sampled, "p", 9).tolist()
 
 
 @given(SEEDS, st.integers(0, 1000), st.integers(0, 500))
 def test_a_permutation_holds_every_index_once(seed, epoch, n):
-    assert sorted(keys.permutation(seed, epoch, n).tolist()) == list(range(n))
+    assert sorted(randomness.permutation(seed, epoch, n).tolist()) == list(range(n))
 
 
 @given(SEEDS, st.integers(0, 100), st.sets(st.integers(0, 10**6), min_size=1, max_size=50))
 def test_the_key_of_a_sample_depends_on_nothing_but_itself(seed, epoch, wanted):
     index = np.array(sorted(wanted))
-    together = keys.sample_keys(seed, epoch, index)
-    alone = [keys.sample_keys(seed, epoch, index[i : i + 1])[0] for i in range(len(index))]
+    together = randomness.sample_keys(seed, epoch, index)
+    alone = [randomness.sample_keys(seed, epoch, index[i : i + 1])[0] for i in range(len(index))]
     assert together.tolist() == alone
 
 
 @given(SEEDS, st.integers(1, 2**20))
 def test_integers_stay_in_range(seed, n):
-    drawn = keys.integers(keys.sample_keys(seed, 0, np.arange(100)), "x", n)
+    drawn = randomness.integers(randomness.sample_keys(seed, 0, np.arange(100)), "x", n)
     assert drawn.min() >= 0
     assert drawn.max() < n
 
@@ -62,9 +62,9 @@ def test_integers_stay_in_range(seed, n):
 @pytest.mark.parametrize("other", [(1, 0, "a"), (0, 1, "a"), (0, 0, "b")], ids=["seed", "epoch", "purpose"])
 def test_streams_are_uniform_and_unrelated(other):
     index = np.arange(200_000)
-    base = keys.uniform(keys.sample_keys(0, 0, index), "a")
+    base = randomness.uniform(randomness.sample_keys(0, 0, index), "a")
     seed, epoch, purpose = other
-    changed = keys.uniform(keys.sample_keys(seed, epoch, index), purpose)
+    changed = randomness.uniform(randomness.sample_keys(seed, epoch, index), purpose)
     for drawn in (base, changed):
         counts = np.histogram(drawn, bins=100, range=(0, 1))[0]
         # chi-squared with 99 degrees of freedom: above 160 once in 10,000 times
@@ -74,5 +74,5 @@ def test_streams_are_uniform_and_unrelated(other):
 
 
 def test_steps_of_a_resumed_run_get_the_seeds_of_the_first():
-    assert keys.step_seeds(3, 0, 0, 10)[4:] == keys.step_seeds(3, 0, 4, 6)
-    assert keys.step_seeds(3, 0, 0, 10) != keys.step_seeds(3, 1, 0, 10)
+    assert randomness.step_seeds(3, 0, 0, 10)[4:] == randomness.step_seeds(3, 0, 4, 6)
+    assert randomness.step_seeds(3, 0, 0, 10) != randomness.step_seeds(3, 1, 0, 10)

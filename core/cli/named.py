@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from core.catalogue import experiments, import_data, package_of
 from core.cli.exits import guarded
+from core.command_line import Options, parse
 from core.common.errors import DataError, UserError
 from core.common.text import suggestion
 from core.declare.part import Part
 from core.declare.tree import choices, dotted, message
 from core.experiment import Experiment
 from core.loading.images import Dataset
-from core.options import Options, parse
 from core.runs.recorder import Heading
 
 

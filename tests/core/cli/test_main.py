@@ -10,9 +10,10 @@ import experiments
 from core.catalogue import entries
 from core.cli import list as listing
 from core.cli import main as command
+from core.cli.verbs import VERBS
 from core.common import paths
 from core.common.errors import UserError
-from core.compare.rows import rows
+from core.compare.runs import rows
 from core.record import journal
 from core.record.run import RECORD, SUMMARY, VERSION
 from core.runs.trained import Run, load
@@ -147,7 +148,7 @@ def test_without_network_and_data_one_message_says_what_to_do(capsys, monkeypatc
     assert not paths.runs().exists()
 
 
-@pytest.mark.parametrize("verb", command.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["labbook", verb, "--help"])
     with pytest.raises(SystemExit) as left:
@@ -161,13 +162,13 @@ def test_every_verb_has_help(verb, monkeypatch, capsys):
 
 def test_verbs_are_the_files_of_the_room_and_each_takes_one_line(monkeypatch, capsys):
     files = {path.stem.rstrip("_") for path in (paths.ROOT / "core" / "cli").glob("*.py")}
-    assert files - {"__init", "exits", "experiment", "help", "main", "outcome"} == {*command.VERBS}
+    assert files - {"__init", "exits", "help", "main", "named", "outcome", "verbs"} == {*VERBS}
     monkeypatch.setattr(sys, "argv", ["labbook", "--help"])
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         command.labbook()
     lines = capsys.readouterr().out.splitlines()
-    assert all(any(line.startswith(f"  {verb} ") for line in lines) for verb in command.VERBS)
+    assert all(any(line.startswith(f"  {verb} ") for line in lines) for verb in VERBS)
     assert max(map(len, lines)) <= 100
     assert not any(line.startswith("   ") for line in lines)
 

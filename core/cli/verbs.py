@@ -1,0 +1,39 @@
+"""The verbs of the command line and what `labbook --help` says about each. Its code is core/cli/VERB.py."""
+
+from __future__ import annotations
+
+# python -m experiments.NAME VERB is the same as labbook VERB NAME
+OF_AN_EXPERIMENT = {
+    "train": "train the model (the default)",
+    "resume": "resume the latest interrupted run, or the run that is named",
+    "search": "search hyperparameters over SPACE with Optuna; run it again to resume a study",
+    "lr_find": "learning-rate range test on a copy of the model; suggests a learning rate",
+    "summary": "layers, output shapes, parameters and FLOPs; nothing is trained",
+    "look": "save the augmented images of the first batch as a PNG (--to PATH)",
+}
+
+
+OF_RUNS = {
+    "compare": "compare settings over their seeds, with confidence intervals",
+    "report": "RUN: write the report page of a finished run again",
+    "rerun": "RUN: train the same declaration again and check that the result is the same",
+    "register": "RUN NAME: add the model of a run to MLflow's model registry",
+    "import": "PATH ...: add old runs from TensorBoard or CSV logs to the record",
+    "sync": "[RUN ...]: send everything that MLflow does not have yet",
+    "ui": "open MLflow's pages in the browser",
+}
+
+
+OTHERS = {
+    "list": "list the experiments: result, best run on record, question",
+    "launch": "run an experiment as a job of Slurm or of this machine; resumes when preempted",
+    "check": "PATH: inspect your own images before a run reads them",
+    "cache": "list the decoded data in data/store, or remove old data (--prune DAYS)",
+    "figures": "update the numbers and pictures in the READMEs from the record",
+}
+
+
+VERBS = {**OF_AN_EXPERIMENT, **OF_RUNS, **OTHERS}
+
+
+TRAINING = (*OF_AN_EXPERIMENT, "launch")  # verbs that start nothing where a word is wrong
