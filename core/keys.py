@@ -27,7 +27,8 @@ def mix(keys: Keys) -> Keys:
     keys = keys * -49064778989728563
     keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
     keys = keys * -4265267296055464877
-    return keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
+    mixed: Keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
+    return mixed
 
 
 def fold(keys: Keys, values: Keys) -> Keys:
@@ -37,7 +38,8 @@ def fold(keys: Keys, values: Keys) -> Keys:
 
 def unfold(keys: Keys, values: Keys) -> Keys:
     """The keys that were folded with `values`: fold(unfold(keys, values), values) == keys."""
-    return _before_fold(keys) ^ (values * _GOLDEN)
+    unfolded: Keys = _before_fold(keys) ^ (values * _GOLDEN)
+    return unfolded
 
 
 def _before_fold(keys: Keys) -> Keys:
@@ -45,7 +47,8 @@ def _before_fold(keys: Keys) -> Keys:
     keys = keys * -7154897129451604005  # the inverses of mix's factors
     keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
     keys = keys * 5725274745694666757
-    return (keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)) - _GOLDEN
+    unmixed: Keys = (keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)) - _GOLDEN
+    return unmixed
 
 
 def key(seed: int, *values: int | str) -> np.ndarray:
@@ -91,7 +94,8 @@ def alternating(seed: int, purpose: str, keys: Keys, index: Keys) -> Keys:
 def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:
     """Seeds for torch's own generators (dropout) at steps first, first + 1, ..."""
     steps = np.arange(first, first + count, dtype=np.int64)
-    return (fold(key(seed, "noise", rank), steps) & ((1 << 63) - 1)).tolist()
+    seeds: list[int] = (fold(key(seed, "noise", rank), steps) & ((1 << 63) - 1)).tolist()
+    return seeds
 
 
 def another(keys: Keys, purpose: str) -> Keys:

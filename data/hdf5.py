@@ -126,9 +126,9 @@ def _get(h5py: Any, file: Any, name: str) -> Any:
 def _values(h5py: Any, dataset: Any, name: str) -> np.ndarray:
     """[N], whole numbers or text. Raises ValueError."""
     if h5py.check_string_dtype(dataset.dtype) is not None and dataset.ndim == 1:
-        return dataset.asstr()[:]
+        return np.asarray(dataset.asstr()[:])
     if dataset.dtype.kind in "iu" and dataset.ndim in (1, 2) and dataset.shape[1:] in ((), (1,)):
-        return dataset[:].reshape(-1)
+        return np.asarray(dataset[:]).reshape(-1)
     told = f"{dataset.dtype} {list(dataset.shape)}"
     raise ValueError(f"{name} is {told}; labels are [N], whole numbers or text")
 

@@ -27,7 +27,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def _resume(which: str | Named) -> int:
-    from core.runs.resume import in_study, interrupted
+    from core.record.run import in_study
+    from core.runs.resume import interrupted
     from core.training.distributed import from_first, together
 
     def find() -> Run | None:

@@ -36,7 +36,7 @@ class RangeTest(Part):
 
     def rate(self, step: int) -> float:
         """Of the step with this number, from 0: min_lr to max_lr in equal factors."""
-        return self.min_lr * (self.max_lr / self.min_lr) ** (step / (self.steps - 1))
+        return self.min_lr * math.pow(self.max_lr / self.min_lr, step / (self.steps - 1))
 
 
 @dataclass(frozen=True)

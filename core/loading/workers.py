@@ -30,7 +30,7 @@ class Watched:
     without any. A worker that hangs there is killed from beside the loop.
     """
 
-    def __init__(self, loader: DataLoader, timeout: int):
+    def __init__(self, loader: DataLoader[Any], timeout: int):
         self.loader, self.timeout = loader, timeout
         self.due, self.killed = math.inf, False
         threading.Thread(target=_watch, args=(weakref.ref(self), timeout / 4), daemon=True).start()
@@ -70,7 +70,8 @@ class Watched:
 
     def _end(self) -> None:
         self.due = math.inf
-        _utils.signal_handling._remove_worker_pids(id(self.loader._iterator))  # their death is no news any more
+        # their death is no news any more
+        _utils.signal_handling._remove_worker_pids(id(self.loader._iterator))  # type: ignore[attr-defined]
         self._kill()
 
     def _kill(self) -> None:

@@ -87,8 +87,10 @@ def counts(context: Context) -> torch.Tensor:
 
 def number_per_class(value: Any) -> tuple[float, ...] | str | None:
     """A field's value or its text ("1,2,0.5") as one number for each class, "balanced" or None. Raises ValueError."""
-    if value is None or value == "balanced":
-        return value
+    if value is None:
+        return None
+    if value == "balanced":
+        return "balanced"
     try:
         numbers = tuple(float(item) for item in (value.split(",") if isinstance(value, str) else value))
     except (TypeError, ValueError):

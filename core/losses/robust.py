@@ -39,7 +39,8 @@ class GeneralizedCrossEntropy(Loss):
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = full(logits)
-        return _GeneralizedCrossEntropy.apply(logits, spread(targets, logits), self.q)
+        losses: torch.Tensor = _GeneralizedCrossEntropy.apply(logits, spread(targets, logits), self.q)
+        return losses
 
 
 class _GeneralizedCrossEntropy(torch.autograd.Function):

@@ -28,7 +28,7 @@ class Recomputed(nn.Sequential):
 
     def forward(self, x: Any) -> Any:
         if not (self.training and torch.is_grad_enabled()):
-            return super().forward(x)
+            return super().forward(x)  # type: ignore[no-untyped-call]
         from torch.utils.checkpoint import checkpoint
 
         for block in _blocks(list(self)):
@@ -70,7 +70,7 @@ def _run(layers: Sequence[nn.Module], x: Any) -> Any:
     return x
 
 
-def _contexts(layers: Sequence[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _contexts(layers: Sequence[nn.Module]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), _statistics_stand(layers)
 
 
@@ -159,4 +159,5 @@ def drop_branches(branches: Sequence[nn.Module], deepest: float) -> None:
 def _drop_output(p: float, module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
     from torchvision.ops import stochastic_depth
 
-    return stochastic_depth(output, p, "row", module.training)
+    dropped: torch.Tensor = stochastic_depth(output, p, "row", module.training)
+    return dropped

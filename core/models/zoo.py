@@ -76,11 +76,13 @@ class Torchvision(Model):
                 raise ValueError(f"it takes square images whose side is a multiple of {side}")
             given |= {"image_size": height} if self.name != "maxvit_t" else {"input_size": (height, width)}
         if self.dropout is None:
-            return torchvision.models.get_model(self.name, weights=None, **given)
+            plain: nn.Module = torchvision.models.get_model(self.name, weights=None, **given)
+            return plain
         try:
-            return torchvision.models.get_model(self.name, weights=None, dropout=self.dropout, **given)
+            own: nn.Module = torchvision.models.get_model(self.name, weights=None, dropout=self.dropout, **given)
+            return own
         except TypeError:  # it has none of its own
-            network = torchvision.models.get_model(self.name, weights=None, **given)
+            network: nn.Module = torchvision.models.get_model(self.name, weights=None, **given)
             dropout_before(last_linear(network), self.dropout)
             return network
 
@@ -123,7 +125,7 @@ class Timm(Model):
         pretrained = timm.get_pretrained_cfg(self.name)
         sized = pretrained is not None and pretrained.fixed_input_size
         try:
-            return timm.create_model(
+            network: nn.Module = timm.create_model(
                 self.name,
                 num_classes=classes,
                 in_chans=shape[2],
@@ -131,6 +133,7 @@ class Timm(Model):
                 drop_path_rate=self.stochastic_depth,
                 img_size=shape[:2] if sized else None,
             )
+            return network
         except TypeError as error:
             raise ValueError(f"it does not take this: {error}") from None
 

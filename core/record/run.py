@@ -104,7 +104,8 @@ class RecordedRun:
     def seconds(self) -> float:
         """Time in training, from its rates: what lay between two sittings does not count."""
         rates = self.history.get("images_per_second", {}).values()
-        return sum(self.record["data"]["train"] / rate for rate in rates if rate)  # 0: resumed at an epoch's end
+        images: int = self.record["data"]["train"]
+        return sum(images / rate for rate in rates if rate)  # 0: resumed at an epoch's end
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
@@ -157,7 +158,7 @@ def named_in(run_id: str) -> str:
 def read_record(path: Path) -> dict[str, Any]:
     """A record.json. Raises UserError, saying why, for one that is missing, broken or of another version."""
     try:
-        record = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError([f"{path}: no record there"]) from None
     except (OSError, ValueError) as error:

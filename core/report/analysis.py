@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from core.inference.network import Network
 from core.loading.duplicates import Duplicates, near_duplicates
 from core.loading.images import Splits
 from core.report.calibration import Calibration, calibration, fitted_temperature
-from core.report.predictions import Answers, Network, ask, pixels
+from core.report.predictions import Answers, ask, pixels
 from core.report.saliency import activation_maps
 from core.report.slices import Slice, traits, worst_slices
 

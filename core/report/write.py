@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from core.common import plots
+from core.inference.network import Network
 from core.loading.images import Splits
 from core.record.journal import Journal, keep_text
 from core.record.run import REPORT, RecordedRun
 from core.report.analysis import Findings, look_into
 from core.report.calibration import reliability
 from core.report.page import overlay, page
-from core.report.predictions import Network
 
 MISTAKES, DUPLICATES = "mistakes.png", "near_duplicates.png"
 

@@ -57,7 +57,8 @@ class Run(RecordedRun):
         with torch.inference_mode():
             normalized = normalizer(data["mean"], data["std"], torch.device("cpu"))(batch).images
             logits = self.model(normalized)
-        return (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).numpy()
+        shares: np.ndarray = (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).numpy()
+        return shares
 
 
 load = Run.load

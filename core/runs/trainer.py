@@ -103,7 +103,7 @@ class Work:
         if self.splits.multi_label:
             tell(NO_REPORT)
             return
-        from core.report.predictions import Network
+        from core.inference.network import Network
         from core.report.write import make
 
         parts, setup = self.parts, self.parts.setup

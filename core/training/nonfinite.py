@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -70,7 +70,7 @@ def _first_bad_output(model: nn.Module) -> Iterator[list[str]]:
     """Collects the names of layers whose output is not finite, in the order in which they ran."""
     bad: list[str] = []
 
-    def hook(name: str):
+    def hook(name: str) -> Callable[[nn.Module, object, object], None]:
         def look(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
                 bad.append(f"{name} ({type(module).__name__})")

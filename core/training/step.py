@@ -124,7 +124,8 @@ def advance(
 
 def gradient_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
     """2-norm of all together. As torch.nn.utils.get_total_norm, which takes three times as long on few tensors."""
-    return vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+    norm: torch.Tensor = vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+    return norm
 
 
 def _not_finite(sums: torch.Tensor) -> torch.Tensor:
