@@ -27,7 +27,7 @@ def mix(keys: Keys) -> Keys:
     keys = keys * -49064778989728563
     keys = keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
     keys = keys * -4265267296055464877
-    return keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)
+    return keys ^ ((keys >> 33) & _UNSIGNED_SHIFT)  # type: ignore[no-any-return]
 
 
 def fold(keys: Keys, values: Keys) -> Keys:
@@ -81,7 +81,8 @@ def alternating(seed: int, purpose: str, epoch: int, index: Keys) -> Keys:
 def step_seeds(seed: int, rank: int, first: int, count: int) -> list[int]:
     """Seeds of torch's generators (dropout) for the steps first .. first + count - 1."""
     steps = np.arange(first, first + count, dtype=np.int64)
-    return (fold(key(seed, "noise", rank), steps) & ((1 << 63) - 1)).tolist()
+    seeds: list[int] = (fold(key(seed, "noise", rank), steps) & ((1 << 63) - 1)).tolist()
+    return seeds
 
 
 def another(keys: Keys, purpose: str) -> Keys:

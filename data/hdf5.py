@@ -132,9 +132,11 @@ def _get(h5py: Any, file: Any, name: str) -> Any:
 def _values(h5py: Any, dataset: Any, name: str) -> np.ndarray:
     """The values of a dataset, [N], integers or text. Raises ValueError."""
     if h5py.check_string_dtype(dataset.dtype) is not None and dataset.ndim == 1:
-        return dataset.asstr()[:]
+        texts: np.ndarray = dataset.asstr()[:]
+        return texts
     if dataset.dtype.kind in "iu" and dataset.ndim in (1, 2) and dataset.shape[1:] in ((), (1,)):
-        return dataset[:].reshape(-1)
+        values: np.ndarray = dataset[:].reshape(-1)
+        return values
     raise ValueError(f"{name} is {dataset.dtype} {list(dataset.shape)}; labels must be [N], integers or text")
 
 

@@ -61,7 +61,7 @@ def of_function(function: Callable[[np.ndarray, random.Random], np.ndarray]) -> 
     with the sample's key."""
     import albumentations
 
-    class Own(albumentations.ImageOnlyTransform):
+    class Own(albumentations.ImageOnlyTransform):  # type: ignore[misc]
         def apply(self, img: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
             return function(img, self.py_random)
 

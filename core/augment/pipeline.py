@@ -33,7 +33,7 @@ class Pipeline:
         self._state["state"]["counter"][:] = (0, 0, 0, key & 0xFFFFFFFFFFFFFFFF)
         self._philox.state = self._state
         self._random.seed(key)
-        changed = self._compose(image=image)["image"]
+        changed: np.ndarray = self._compose(image=image)["image"]
         if changed.shape != image.shape or changed.dtype != image.dtype:
             raise ValueError(
                 f"augment: the image steps changed an image from shape {image.shape}, {image.dtype} to "

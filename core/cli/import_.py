@@ -125,7 +125,7 @@ def _data(word: str | None) -> str | None:
     """A run's digest of its images, or the word itself. Raises UserError."""
     if word is None or not (paths.runs() / word / journal.FILE).is_file():
         return word
-    digest = (RecordedRun(paths.runs() / word).record.get("data") or {}).get("digest")
+    digest: str | None = (RecordedRun(paths.runs() / word).record.get("data") or {}).get("digest")
     if not digest:
         raise UserError([f"--data {word}: this run does not record which data it used"])
     return digest

@@ -113,7 +113,7 @@ def _stop(job: Any, seconds: float) -> None:
 
 
 def _log(job: Any) -> Path:
-    return job.task(0).paths.stdout
+    return Path(job.task(0).paths.stdout)
 
 
 def _show(log: Path, shown: int) -> int:

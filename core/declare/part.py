@@ -67,7 +67,8 @@ class Part(Declared):
 
     def record(self) -> dict[str, Any]:
         """JSON that `read` turns into an equal part."""
-        return _encode(self)
+        encoded: dict[str, Any] = _encode(self)
+        return encoded
 
     @classmethod
     def read(cls, record: Any) -> Self:

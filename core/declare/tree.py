@@ -172,7 +172,7 @@ def message(error: Any) -> str:
         text = "should be a positive integer"
     shown = repr(error["input"]) if isinstance(error["input"], str | int | float | bool | None) else ""
     if error["type"] in ("class", UNKNOWN) or not shown:
-        return text
+        return str(text)
     known = re.findall(r"'([^']+)'", text) if error["type"] == "literal_error" else []
     close = did_you_mean(str(error["input"]), known)
     if close and len(known) > MOST_NAMED:

@@ -42,7 +42,7 @@ class RangeTest(Part):
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 0: grows from min_lr to max_lr by a constant factor."""
-        return self.min_lr * (self.max_lr / self.min_lr) ** (step / (self.steps - 1))
+        return self.min_lr * math.pow(self.max_lr / self.min_lr, step / (self.steps - 1))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def settings(path: Path) -> dict[str, str]:
     """Dotted name -> text, of a YAML file as Lightning and timm leave one; empty without one. Raises UserError."""
     import yaml
 
-    class Plain(yaml.SafeLoader):
+    class Plain(yaml.SafeLoader):  # type: ignore[misc]
         """Takes Python's own objects as the text that they were written with, and makes none."""
 
     Plain.add_multi_constructor("", lambda loader, suffix, node: _plain(loader, node))

@@ -85,7 +85,7 @@ class Host:
         requests = _Requests(plan)
         if not workers:
             return cls(plan, fetch, device, requests)
-        loader: DataLoader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             fetch,  # type: ignore[arg-type]
             batch_size=None,
             sampler=requests,

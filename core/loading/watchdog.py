@@ -31,7 +31,7 @@ class Watched:
     workers that hang during the transfer.
     """
 
-    def __init__(self, loader: DataLoader, timeout: int):
+    def __init__(self, loader: DataLoader[Any], timeout: int):
         self.loader, self.timeout = loader, timeout
         self.due, self.killed = math.inf, False
         threading.Thread(target=_watch, args=(weakref.ref(self), timeout / 4), daemon=True).start()
@@ -71,7 +71,8 @@ class Watched:
 
     def _end(self) -> None:
         self.due = math.inf
-        _utils.signal_handling._remove_worker_pids(id(self.loader._iterator))  # torch need not report their death
+        # torch need not report their death
+        _utils.signal_handling._remove_worker_pids(id(self.loader._iterator))  # type: ignore[attr-defined]
         self._kill()
 
     def _kill(self) -> None:

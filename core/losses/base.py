@@ -94,7 +94,7 @@ def number_per_class(value: Any) -> tuple[float, ...] | str | None:
     Raises ValueError for anything else, for negative or infinite numbers, and if all numbers are 0.
     """
     if value is None or value == "balanced":
-        return value
+        return None if value is None else "balanced"
     try:
         numbers = tuple(float(item) for item in (value.split(",") if isinstance(value, str) else value))
     except (TypeError, ValueError):

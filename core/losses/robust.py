@@ -43,7 +43,8 @@ class GeneralizedCrossEntropy(Loss):
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = full(logits)
-        return _GeneralizedCrossEntropy.apply(logits, probabilities(targets, logits), self.q)
+        values: torch.Tensor = _GeneralizedCrossEntropy.apply(logits, probabilities(targets, logits), self.q)
+        return values
 
 
 class _GeneralizedCrossEntropy(torch.autograd.Function):

@@ -26,7 +26,7 @@ class Recomputed(nn.Sequential):
 
     def forward(self, x: Any) -> Any:
         if not (self.training and torch.is_grad_enabled()):
-            return super().forward(x)
+            return super().forward(x)  # type: ignore[no-untyped-call]
         from torch.utils.checkpoint import checkpoint
 
         for block in _blocks(list(self)):
@@ -68,7 +68,7 @@ def _run(layers: Sequence[nn.Module], x: Any) -> Any:
     return x
 
 
-def _contexts(layers: Sequence[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _contexts(layers: Sequence[nn.Module]) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     return nullcontext(), _frozen_statistics(layers)
 
 
@@ -154,4 +154,5 @@ def drop_branches(branches: Sequence[nn.Module], deepest: float) -> None:
 def _drop_output(p: float, module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
     from torchvision.ops import stochastic_depth
 
-    return stochastic_depth(output, p, "row", module.training)
+    dropped: torch.Tensor = stochastic_depth(output, p, "row", module.training)
+    return dropped

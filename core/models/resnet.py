@@ -54,7 +54,8 @@ class ResNet(Model):
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         dropout_before(network.fc, self.dropout)
         drop_branches(branch_ends(network), self.stochastic_depth)
-        return network
+        built: nn.Module = network
+        return built
 
 
 def branch_ends(network: nn.Module) -> list[nn.Module]:
@@ -104,7 +105,8 @@ class _CifarResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(x.mean(dim=(2, 3)))
+        logits: torch.Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
 
 
 class _Block(nn.Module):

@@ -106,7 +106,8 @@ def _positions(network: nn.Module, found: torch.Tensor) -> torch.Tensor:
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     size, patch = int(network.image_size), int(network.patch_size)  # type: ignore[arg-type]
-    return interpolate_embeddings(size, patch, OrderedDict({POSITIONS: found}))[POSITIONS]
+    resized: torch.Tensor = interpolate_embeddings(size, patch, OrderedDict({POSITIONS: found}))[POSITIONS]
+    return resized
 
 
 def _unwrapped(weights: Mapping[str, torch.Tensor], own: Mapping[str, object]) -> dict[str, torch.Tensor]:

@@ -87,14 +87,16 @@ class Torchvision(Model):
             if height != width or height % side:
                 raise ValueError(f"it requires square images whose side is a multiple of {side}")
             given |= {"image_size": height} if self.name != "maxvit_t" else {"input_size": (height, width)}
+        network: nn.Module
         if self.dropout is None:
-            return torchvision.models.get_model(self.name, weights=None, **given)
+            network = torchvision.models.get_model(self.name, weights=None, **given)
+            return network
         try:
-            return torchvision.models.get_model(self.name, weights=None, dropout=self.dropout, **given)
+            network = torchvision.models.get_model(self.name, weights=None, dropout=self.dropout, **given)
         except TypeError:  # the network has no dropout argument
             network = torchvision.models.get_model(self.name, weights=None, **given)
             dropout_before(last_linear(network), self.dropout)
-            return network
+        return network
 
     def _drop_depth(self, network: nn.Module, deepest: float) -> None:
         from torchvision.ops import StochasticDepth
@@ -140,7 +142,7 @@ class Timm(Model):
         pretrained = timm.get_pretrained_cfg(self.name)
         sized = pretrained is not None and pretrained.fixed_input_size
         try:
-            return timm.create_model(
+            network: nn.Module = timm.create_model(
                 self.name,
                 num_classes=classes,
                 in_chans=shape[2],
@@ -150,6 +152,7 @@ class Timm(Model):
             )
         except TypeError as error:
             raise ValueError(f"timm does not accept these options for it: {error}") from None
+        return network
 
 
 def _timm() -> Any:

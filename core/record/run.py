@@ -105,7 +105,8 @@ class RecordedRun:
         """Training time in seconds, computed from images per second; time between an interruption and its resume does
         not count."""
         rates = self.history.get("images_per_second", {}).values()
-        return sum(self.record["data"]["train"] / rate for rate in rates if rate)  # 0: resumed at an epoch's end
+        images: int = self.record["data"]["train"]
+        return sum(images / rate for rate in rates if rate)  # 0: resumed at an epoch's end
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
@@ -170,7 +171,7 @@ def named_in(run_id: str) -> str:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a record.json. Raises UserError if it is missing, damaged or of an unsupported version."""
     try:
-        record = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError([f"{path}: file not found"]) from None
     except (OSError, ValueError) as error:

@@ -117,7 +117,8 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps
 
     gray = pixels.mean(axis=2, keepdims=True)
-    return (0.5 * gray + 127.5 * colormaps["turbo"](heat)[..., :3]).round().astype(np.uint8)
+    mixed: np.ndarray = 0.5 * gray + 127.5 * colormaps["turbo"](heat)[..., :3]
+    return mixed.round().astype(np.uint8)
 
 
 def _slices(found: Findings) -> list[tuple[str, ...]]:

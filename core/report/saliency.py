@@ -49,7 +49,8 @@ def as_map(output: torch.Tensor) -> torch.Tensor | None:
         side = math.isqrt(output.shape[1])
         extra = output.shape[1] - side**2
         if side > 1 and extra <= 1:  # one class token at most: with more, the grid is a guess
-            return output[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+            places: torch.Tensor = output[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+            return places
     return None
 
 

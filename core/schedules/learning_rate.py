@@ -63,7 +63,7 @@ class Polynomial(Schedule):
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="final learning rate as a fraction of lr")
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 - step / total) ** self.power
+        return self.min_lr_ratio + (1 - self.min_lr_ratio) * math.pow(1 - step / total, self.power)
 
 
 class OneCycle(Schedule):

@@ -32,7 +32,8 @@ class Served(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         nothing = torch.empty(0)
         normalized = self.normalize(Batch(images, nothing, nothing, nothing)).images
-        return self.network(normalized).softmax(dim=1)
+        logits: torch.Tensor = self.network(normalized)
+        return logits.softmax(dim=1)
 
 
 def exported(run: RecordedRun) -> torch.export.ExportedProgram:

@@ -88,7 +88,7 @@ def create_run(client: MlflowClient, experiment_id: str, event: dict[str, Any], 
         run_name=event.get("name") or event["id"],
     )
     failpoint("run created")
-    return created.info.run_id
+    return str(created.info.run_id)
 
 
 def check_run(client: MlflowClient, run_id: str) -> None:
@@ -105,7 +105,7 @@ def active(run: Run) -> str:
     """The run's id. Raises Deleted."""
     if run.info.lifecycle_stage == LifecycleStage.DELETED:
         raise Deleted("the run was deleted in MLflow; restore it there, then `labbook sync` sends the rest")
-    return run.info.run_id
+    return str(run.info.run_id)
 
 
 def permanent(error: Exception) -> bool:

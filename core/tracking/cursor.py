@@ -89,6 +89,7 @@ def last_event(folder: Path, file: str = journal.FILE) -> dict[str, Any] | None:
     try:
         with (folder / file).open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
-            return json.loads(stream.read().rpartition(b"\n")[0].rpartition(b"\n")[2])
+            event: dict[str, Any] = json.loads(stream.read().rpartition(b"\n")[0].rpartition(b"\n")[2])
+            return event
     except (OSError, ValueError):
         return None

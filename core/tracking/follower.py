@@ -175,7 +175,8 @@ def _alive(run: dict[str, Any]) -> bool:
     """Whether the process that wrote this event "run" is at work on this machine."""
     try:
         process = psutil.Process(run["pid"])
-        return process.create_time() * 1000 <= run["time"] + 1000 and process.status() != psutil.STATUS_ZOMBIE
+        begun: float = process.create_time() * 1000
+        return bool(begun <= run["time"] + 1000 and process.status() != psutil.STATUS_ZOMBIE)
     except (KeyError, TypeError, psutil.Error):
         return False
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc import PythonModel, PythonModelContext  # type: ignore[attr-defined]
 
 
 class Classifier(PythonModel):

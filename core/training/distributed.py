@@ -34,7 +34,7 @@ def joined() -> Iterator[Ranks]:
     if "RANK" not in os.environ or dist.is_initialized():
         yield here
         return
-    store, rank, ranks = next(dist.rendezvous("env://"))
+    store, rank, ranks = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=_met(store, rank, ranks), rank=rank, world_size=ranks)
     try:
         yield here
@@ -54,7 +54,7 @@ def met_before() -> bool:
     return _meetings > 1
 
 
-def _met(store: dist.Store, rank: int, ranks: int) -> dist.Store:
+def _met(store: dist.Store, rank: int, ranks: int) -> dist.Store:  # type: ignore[name-defined]
     """A view of the store that only the present processes share.
 
     torchrun keeps one store across restarts, which still holds the addresses of dead processes, and its agents do not
@@ -67,13 +67,13 @@ def _met(store: dist.Store, rank: int, ranks: int) -> dist.Store:
         store.set("meeting", own)
         for other in range(1, ranks):
             store.set(f"{own} {other} {store.get(f'{own} {other}').decode()}", "welcome")
-        return dist.PrefixStore(own, store)
+        return dist.PrefixStore(own, store)  # type: ignore[attr-defined]
     while True:
         meeting = store.get("meeting").decode()
         store.set(f"{meeting} {rank}", own)
         with contextlib.suppress(dist.DistStoreError):  # a past rendezvous is never acknowledged: read the next name
             store.wait([f"{meeting} {rank} {own}"], timedelta(seconds=1))
-            return dist.PrefixStore(meeting, store)
+            return dist.PrefixStore(meeting, store)  # type: ignore[attr-defined]
 
 
 @contextmanager

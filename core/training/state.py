@@ -80,7 +80,9 @@ class State:
     def snapshot(self) -> dict[str, Any]:
         """Copy of the complete state on the CPU: tensors and plain values only."""
         live = {name: part.state_dict() for name, part in self._stateful().items()}
-        return _copied(live | {"history": self.history, "step": self.step, "sums": self.sums, "seen": self.seen})
+        live |= {"history": self.history, "step": self.step, "sums": self.sums, "seen": self.seen}
+        copied: dict[str, Any] = _copied(live)
+        return copied
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Load a snapshot. The state must be built from the same declaration."""

@@ -125,7 +125,8 @@ def advance(
 
 def gradient_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
     """Total 2-norm, as torch.nn.utils.get_total_norm, which takes three times as long for few tensors."""
-    return vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+    norm: torch.Tensor = vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+    return norm
 
 
 def _not_finite(sums: torch.Tensor) -> torch.Tensor:

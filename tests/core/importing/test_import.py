@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import tracking
+
 from core.cli.list import best_on_record
 from core.cli.main import labbook as main
 from core.cli.rerun import main as rerun
@@ -39,7 +39,7 @@ BASE = 1_600_000_000.0  # s since 1970
 def offline(monkeypatch):
     """Without a mirror: the runs that it would have been given."""
     told = []
-    monkeypatch.setattr(tracking, "sync", lambda folders: told.append([folder.name for folder in folders]) or [])
+    monkeypatch.setattr("core.tracking.api.sync", lambda folders: told.append([folder.name for folder in folders]) or [])
     return told
 
 
