@@ -23,7 +23,7 @@ MOST_LABELS = 30  # classes beyond this are not written at the axes
 
 def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Path) -> None:
     """Loss, accuracy and learning rate over epochs; the best epoch (from 0) marked."""
-    figure = _figure(12, 3.6, layout=None)  # margins by hand: a layout that is sought costs as much as the drawing
+    figure = _figure(12, 3.6, layout=None)  # fixed margins: an automatic layout takes as long as the drawing
     figure.subplots_adjust(left=0.045, right=0.99, bottom=0.14, top=0.91, wspace=0.17)
     epochs = range(1, len(history) + 1)
     marker = "o" if len(history) < 3 else ""
@@ -102,7 +102,7 @@ def band(curves: Sequence[dict[int, float]]) -> tuple[list[int], np.ndarray]:
 
 
 def draw(axes: Axes, label: str, curves: Sequence[dict[int, float]]) -> None:
-    """The mean as a line, its interval as a band; nothing where there is no curve."""
+    """Draw the mean as a line and its interval as a band; nothing without curves."""
     if not curves:
         return
     epochs, (mean, low, high) = band(curves)

@@ -21,7 +21,7 @@ MOST = 30  # settings drawn, the best ones and the baseline
 WIDTH, LETTERS = 8.0, 26  # inches, and letters of a label in one line: at 700 pixels it still reads
 ROW, LINE, REST = 0.46, 0.14, 1.2  # inches: of a setting, of another line of its label, of titles and axes
 INK, PALE, BAND = "#24292f", "#8c959f", "#f6f8fa"
-BETTER, WORSE, EVEN = "#0072b2", "#d55e00", "#57606a"  # told apart by the color-blind too (Okabe and Ito 2008)
+BETTER, WORSE, EVEN = "#0072b2", "#d55e00", "#57606a"  # distinguishable by the color-blind too (Okabe and Ito 2008)
 NO_BREAK = "\u00a0"
 
 
@@ -51,9 +51,7 @@ def forest(found: Comparison) -> Figure:
     _entitle(left, f"{found.metric}{unit}", f"bar: mean and 95 % interval; dots: seeds\n{better} is better")
     for axes in right:
         points = ", points" if is_share(found.metric) else ""
-        _entitle(
-            axes, f"difference{points}", "to the baseline, which stands in bold;\ncolored where it is shown to be one"
-        )
+        _entitle(axes, f"difference{points}", "to the baseline (bold);\ncolored if significant")
         axes.axvline(0, color=INK, linewidth=1, zorder=1)
     return figure
 

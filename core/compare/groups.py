@@ -116,7 +116,7 @@ def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
     known = {name for row in rows for name in row.fields}
     for name in names:
         if name not in known:
-            raise UserError([f"--ignore {name}: no such field{did_you_mean(name, known)}"])
+            raise UserError([f"--ignore {name}: unknown field{did_you_mean(name, known)}"])
     gone = {field for field in known if any(f"{field}.".startswith(f"{name}.") for name in names)}
     if not gone:
         return rows
@@ -132,26 +132,26 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
         known = sorted({name for row in finished for name in row.metrics})
         instead = metric.replace("test/", "val/", 1)
         if metric != instead and instead in known:
-            why = "trials of a search do not test, an imported run has what its log has"
-            raise UserError([f"no finished run has {metric}: {why}; take --metric {instead}"])
-        hint = did_you_mean(metric, known) or (f"; there is {', '.join(known)}" if known else "")
+            why = "trials of a search are not tested, and an imported run has the metrics of its log"
+            raise UserError([f"no finished run has {metric}: {why}; use --metric {instead}"])
+        hint = did_you_mean(metric, known) or (f"; choose one of {', '.join(known)}" if known else "")
         raise UserError([f"no finished run has {metric}{hint}"])
     if without := len(finished) - len(measured):
-        notes.append(f"left out, without {metric}: {without}")
+        notes.append(f"skipped runs without {metric}: {without}")
     whole = [row for row in measured if row.whole] or measured
     if small := len(measured) - len(whole):
-        notes.append(f"left out, of limited data or pruned: {small}")
+        notes.append(f"skipped runs with limited data, or pruned: {small}")
     if (unknown := sum(row.data is None for row in whole)) and len(whole) > 1:
-        told = f"nobody said which data {unknown} imported {'run' if unknown == 1 else 'runs'} saw"
+        told = f"the data of {unknown} imported {'run' if unknown == 1 else 'runs'} are unknown"
         if not anyway:
-            advice = "import them again with --data NAME, or --anyway compares them all the same"
-            raise UserError([f"{told}: their numbers may not compare; {advice}"])
+            advice = "import them again with --data NAME, or use --anyway"
+            raise UserError([f"{told}, so their metrics may not be comparable; {advice}"])
         notes.append(f"warning: {told}")
     digests = {row.data for row in whole if row.data is not None}
     if len(digests) > 1:
-        told = f"these runs saw {len(digests)} different sets of data ({', '.join(sorted(d[:12] for d in digests))})"
+        told = f"these runs used {len(digests)} different data sets ({', '.join(sorted(d[:12] for d in digests))})"
         if not anyway:
-            raise UserError([f"{told}: their numbers do not compare; --anyway compares them all the same"])
+            raise UserError([f"{told}: their metrics are not comparable; to compare them anyway, use --anyway"])
         notes.append(f"warning: {told}")
     limits = {row.fields.get("limit") for row in whole}
     stopped = [row for row in rows if row.status != FINISHED and row.fields.get("limit") in limits]
@@ -161,7 +161,7 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
 def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) -> list[Group]:
     if by is not None and not any(by in row.fields for row in rows):
         names = {name for row in rows for name in row.fields}
-        raise UserError([f"--by {by}: no such field{did_you_mean(by, names)}"])
+        raise UserError([f"--by {by}: unknown field{did_you_mean(by, names)}"])
     folded: dict[Setting, list[Row]] = {}
     for row in rows:
         own = {by: row.fields.get(by, "not there")} if by else row.fields
@@ -210,7 +210,7 @@ def _stopped(label: str, values: Collection[object], stopped: Mapping[tuple[str,
 def why(row: Row) -> str:
     """What became of a run that did not finish, in a few words."""
     if row.status != "FAILED":
-        return "goes still, or was interrupted"
+        return "running, or interrupted"
     first = row.error.partition("\n")[0] or "FAILED"
     return first if len(first) <= MOST_LETTERS else f"{first[: MOST_LETTERS - 3]}..."
 
@@ -225,8 +225,10 @@ def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
     if len(named) == 1:
         return named[0]
     labels = [group.label for group in groups]
-    hint = did_you_mean(baseline, labels) or f"; there is {'; '.join(labels)}"
-    raise UserError([f"--baseline {baseline}: {'several settings are' if named else 'no setting is'} called so{hint}"])
+    hint = did_you_mean(baseline, labels) or f"; choose one of {'; '.join(labels)}"
+    raise UserError(
+        [f"--baseline {baseline}: {'several settings have' if named else 'no setting has'} this name{hint}"]
+    )
 
 
 def _more(one: Difference | None, p: float, comparisons: int) -> int | None:

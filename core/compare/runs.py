@@ -127,7 +127,7 @@ def _row(run: RecordedRun) -> Row | str:
 
 
 def _summary(folder: Path) -> Mapping[str, Any]:
-    """As written; of a run that goes still, or was killed, what its journal tells. Raises ValueError, KeyError or
+    """The saved summary; of a running or killed run, the state in its journal. Raises ValueError, KeyError or
     TypeError for a damaged journal."""
     try:
         summary = json.loads((folder / SUMMARY).read_text())

@@ -25,7 +25,7 @@ def _sentence(found: Comparison, one: Against) -> str:
     base, name, difference = found.baseline.label, one.group.label, one.difference
     if difference is None:
         alone = [group.label for group in (one.group, found.baseline) if len(group.values) < 2]
-        return f"{name} against {base}: {' and '.join(alone)} with a single seed, so there is no interval"
+        return f"{name} against {base}: {' and '.join(alone)} with a single seed: no interval"
     better, worse = (name, base) if difference.mean * sign(found.metric) > 0 else (base, name)
     low, high = sorted((difference.low, difference.high), key=abs)
     size = _amount(found.metric, abs(difference.mean))
@@ -47,12 +47,12 @@ def _amount(metric: str, value: float) -> str:
 
 
 def number(metric: str, value: float) -> str:
-    """As the table tells it: a share in per cent."""
+    """As in the table: a share in percent."""
     return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4f}"
 
 
 def is_share(metric: str) -> bool:
-    """Whether it is told in per cent: an accuracy, not a loss."""
+    """Whether the metric is shown in percent: an accuracy, not a loss."""
     return metric.partition("/")[0] in ("train", "val", "test") and sign(metric) > 0
 
 

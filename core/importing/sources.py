@@ -54,7 +54,7 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
     for folder in sorted(folders):
         for file in sorted(folder.glob("*.csv")):
             if folder in used:
-                left.append(f"{file}: the event files beside it tell of the same run")
+                left.append(f"{file}: skipped, because the event files in its folder are of the same run")
             else:
                 found.append(Source(_name(path, file), file, csv_log.KIND, (("", file),)))
     if not found:

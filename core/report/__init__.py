@@ -1,1 +1,1 @@
-"""A run looked into, as one page: what it asked, how it went, what it gets wrong, whether its data can be trusted."""
+"""The report page of a run: declaration, learning curves, errors, calibration, near-duplicates, cost."""

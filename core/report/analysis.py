@@ -1,4 +1,4 @@
-"""Everything that a report tells, computed; how it looks is page.py's."""
+"""Compute the content of a report; page.py renders it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOR_ANSWERS = 0.7  # of the time
 
 @dataclass(frozen=True)
 class Mistake:
-    """pixels: uint8 [H, W, C].  map: float [H, W] in 0..1, what speaks for the class said; None without a map."""
+    """pixels: uint8 [H, W, C].  map: float [H, W] in 0..1, the class activation map of the predicted class, or None."""
 
     pixels: np.ndarray
     map: np.ndarray | None

@@ -1,4 +1,4 @@
-"""Whether the probabilities mean what they say, and the one number that mends most of it."""
+"""Calibration of the predicted probabilities, and temperature scaling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run took: time, memory, arithmetic, energy."""
+"""The cost of a run: time, memory, arithmetic, energy."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from core.record import journal
 from core.record.run import RecordedRun, last
 from core.tracking.cursor import SYSTEM
 
-_GAP = 60.0  # s without a sample: nobody knows what was drawn meanwhile
+_GAP = 60.0  # s without a sample, for which the power is unknown
 _WATTS = ("system/gpu_", "_power_usage_watts")
 
 
 def cost(run: RecordedRun) -> dict[str, str]:
-    """Name -> text; what is not known is left out."""
+    """Name -> text; unknown values are omitted."""
     facts, history = run.record["facts"], run.history
     metrics = last(history)
     rates = list(history.get("images_per_second", {}).values())
     told = {
-        "time in training": duration(seconds) if round(seconds := run.seconds) >= 60 else f"{seconds:.1f} s",
-        "images a second": f"{median(rates):,.0f} (median of {len(rates)} epochs)" if rates else "",
+        "training time": duration(seconds) if round(seconds := run.seconds) >= 60 else f"{seconds:.1f} s",
+        "images per second": f"{median(rates):,.0f} (median of {len(rates)} epochs)" if rates else "",
         "peak memory": f"{metrics['peak_memory_mb']:,.0f} MB" if "peak_memory_mb" in metrics else "",
         "parameters": f"{int(facts['parameters']):,}",
         "forward pass of one image": f"{int(facts['flops']):,} FLOPs" if facts.get("flops", "").isdigit() else "",
@@ -32,7 +32,7 @@ def cost(run: RecordedRun) -> dict[str, str]:
 
 
 def energy(run: RecordedRun) -> float:
-    """Joules that the GPUs drew, from the power that their driver tells every few seconds; 0 where it does not."""
+    """Energy of the GPUs in joules, from the power that their driver reports every few seconds; 0 without a report."""
     total = 0.0
     last: dict[str, tuple[int, float]] = {}
     for _, event in journal.read(run.folder, SYSTEM):

@@ -98,12 +98,12 @@ def _classes(classes: Sequence[str], table: np.ndarray) -> list[tuple[str, ...]]
 
 def _mistakes_told(found: Findings) -> str:
     n, total = len(found.test.places), found.test.total
-    sample = "" if n == total else f", drawn by lot from {total:,} for lack of time"
+    sample = "" if n == total else f", a random sample of {total:,} because of the time limit"
     maps = any(one.map is not None for one in found.mistakes)
-    return f"Of {n:,} test images{sample}: {found.wrong:,} mistakes. {_MAPS if maps else ''}"
+    return f"Of {n:,} test images{sample}: {found.wrong:,} are misclassified. {_MAPS if maps else ''}"
 
 
-_MAPS = "Beside each image, what speaks for the answer that was given (a class-activation map): the redder, the more."
+_MAPS = "Next to each image: a class activation map; red marks the regions that contribute most to the prediction."
 
 
 def _mistake(one: Mistake) -> tuple[list[str], str]:
@@ -130,25 +130,25 @@ def _slices(found: Findings) -> list[tuple[str, ...]]:
 
 def _calibration(found: Findings) -> str:
     before, after, t = found.before, found.after, found.temperature
-    error = f"Its expected calibration error on test is {before.ece:.2%}"
+    error = f"Its expected calibration error on the test split is {before.ece:.2%}"
     if t is None:
-        return f"{error}. No temperature can be fitted: it makes no mistake on the validation images."
-    leaning = "too sure of itself" if t > 1.05 else "not as sure as it might be" if t < 0.95 else "rightly sure"
+        return f"{error}. No temperature can be fitted, because all validation images are classified correctly."
+    leaning = "overconfident" if t > 1.05 else "underconfident" if t < 0.95 else "well calibrated"
     return (
-        f"The network is {leaning}. {error}. Dividing its logits by {t:.2f}, the temperature that fits the "
-        f"validation images best, makes that {after.ece:.2%}, and the negative log-likelihood {after.nll:.4f} "
-        f"instead of {before.nll:.4f}; the answers stay the same."
+        f"The network is {leaning}. {error}. With a temperature of {t:.2f}, fitted on the validation split, it is "
+        f"{after.ece:.2%}, and the negative log-likelihood is {after.nll:.4f} instead of {before.nll:.4f}; the "
+        f"predicted classes do not change."
     )
 
 
 def _duplicates_told(found: Findings) -> str:
     one = found.duplicates
-    looked = f"{one.looked:,}" + ("" if one.looked == one.total else f" of {one.total:,}, for lack of time,")
+    looked = f"{one.looked:,}" + ("" if one.looked == one.total else f" of {one.total:,} (time limit)")
     if not len(one.pairs):
-        return f"None of {looked} test images has a near-duplicate in train."
+        return f"None of {looked} test images has a near-duplicate in the training split."
     return (
-        f"{len(one.pairs):,} of {looked} test images ({one.share:.2%}) have a near-duplicate in train"
-        ": what is measured on them is memory. Each test image, and the one in train:"
+        f"{len(one.pairs):,} of {looked} test images ({one.share:.2%}) have a near-duplicate in the training split,"
+        " so that the test accuracy is biased. Each pair shows the test image and the training image:"
     )
 
 
@@ -167,7 +167,7 @@ def _data(run: RecordedRun) -> list[tuple[str, str]]:
         ("images", f"{data['train']:,} train, {data['val']:,} val, {data['test']:,} test"),
         ("size", f"{width} x {height} pixels, {channels} channels"),
         (
-            "mean, deviation",
+            "mean, standard deviation",
             " | ".join(_numbers(data[name]) for name in ("mean", "std") if data[name]) or "of each image",
         ),
         ("digest", data["digest"]),

@@ -1,4 +1,4 @@
-"""Where a network is worst: each class among the dark, the bright, the flat, the contrasted, the small, the large."""
+"""Slices of the test split with the lowest accuracy: each class by brightness, contrast and size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from core.common.statistics import wilson
 from core.loading.images import Images
 
-FEWEST = 8  # images of a slice that is told of
+FEWEST = 8  # images in a reported slice
 THIRDS = {
     "brightness": ("dark", "of medium brightness", "bright"),
     "contrast": ("low in contrast", "of medium contrast", "high in contrast"),

@@ -1,4 +1,4 @@
-"""A report made: what was found, drawn and written beside the run's other artifacts."""
+"""Create a report: compute it, draw its plots and write it to the artifacts of the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(journal: Journal, run: RecordedRun, network: Network, splits: Splits, s
     """
     found = look_into(network, splits, seconds)
     fitted = {f"temperature {found.temperature:.2f}": found.after} if found.temperature else {}
-    reliability({"as it is": found.before, **fitted}, journal.artifact(plots.RELIABILITY))
+    reliability({"uncalibrated": found.before, **fitted}, journal.artifact(plots.RELIABILITY))
     journal.keep(plots.RELIABILITY)
     _mistakes(found, journal)
     _pairs(found, journal)

@@ -1,1 +1,1 @@
-"""A run's network outside labbook: exported, registered, served."""
+"""Use a run's network outside labbook: export, register, serve."""

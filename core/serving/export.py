@@ -1,4 +1,4 @@
-"""A run's network as one exported program: from images as they come to probabilities, without labbook's code."""
+"""Export a run's network as one program, from raw images to probabilities, that does not need labbook."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from core.record.run import RecordedRun
 
 ROUNDING = 1e-5  # of a probability
-_LONGEST = 300  # characters of what torch says, which can be pages
+_LONGEST = 300  # characters of a message of torch, which can be pages long
 
 
 class Served(nn.Module):
@@ -37,17 +37,17 @@ class Served(nn.Module):
 
 
 def exported(run: RecordedRun) -> torch.export.ExportedProgram:
-    """The best epoch's `Served` for any N from 1 on, with the declared views of test-time augmentation, on the CPU.
+    """The exported `Served` of the best epoch, for any N >= 1, with the declared test-time augmentation, on the CPU.
 
-    It keeps no example inputs, the one thing in a .pt2 that torch would pickle. Raises UserError for a run without
-    weights or with damaged ones, and for a network that torch.export cannot take.
+    Example inputs are removed, since torch would pickle them in the .pt2 file. Raises UserError if the weights are
+    missing or damaged, or if torch.export does not support the network.
     """
     data, declared = run.record["data"], run.record["declaration"]
     try:
         network = Served(averaged(model_of(run), declared.get("tta", "none")), data["mean"], data["std"]).eval()
     except UserError:
         raise
-    except ValueError as error:  # a network that cannot be built here: timm is not installed
+    except ValueError as error:  # the network cannot be built, for example because timm is not installed
         raise UserError([f"{run.id}: {error}"]) from None
     images = torch.zeros(2, *data["image_shape"], dtype=torch.uint8)  # 2: a size of 1 would become a constant
     any_number = torch.export.Dim("batch", min=1)
@@ -55,7 +55,7 @@ def exported(run: RecordedRun) -> torch.export.ExportedProgram:
     try:
         with torch.no_grad():
             program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: any_number}})
-    except Exception as error:  # of torch's half a dozen kinds, or whatever the network raises while it is traced
+    except Exception as error:  # several exception types of torch, or whatever the network raises while it is traced
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise UserError([f"{refused}: {type(error).__name__}: {said[:_LONGEST]}"]) from None
     _compare(network, program, images.shape[1:], refused)
@@ -64,9 +64,9 @@ def exported(run: RecordedRun) -> torch.export.ExportedProgram:
 
 
 def _compare(network: Served, program: torch.export.ExportedProgram, shape: Sequence[int], refused: str) -> None:
-    """A network that draws at random, or counts its calls, exports without a word and answers otherwise."""
+    """Raises UserError if the exported program differs, as it does for a network with random or stateful behavior."""
     images = torch.randint(256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         apart = float((program.module()(images) - network(images)).abs().max())
     if not apart <= ROUNDING:
-        raise UserError([f"{refused}: exported, it answers otherwise (by {apart:.2g})"])
+        raise UserError([f"{refused}: the exported program returns different probabilities (by {apart:.2g})"])

@@ -1,7 +1,7 @@
-"""labbook register RUN NAME: the best epoch's model of a run into MLflow's registry, ready to be served.
+"""labbook register RUN NAME: add the best epoch's model of a run to MLflow's model registry, ready to be served.
 
-It is exported whole, from uint8 images to probabilities by class name: whoever serves it needs torch, numpy and mlflow,
-and nothing of labbook. Nothing in it is a pickle.
+The exported model maps uint8 images to probabilities by class name. Serving it requires torch, numpy and mlflow, but
+not labbook. It contains no pickle.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from core.tracking.api import standing, tracking_uri
 MOST_NAMED = 5
 NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true"}
-# an MLflow that is down is told of at once, and not after seven attempts
+# an MLflow server that is down is reported at once, not after seven attempts
 BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 @dataclass(frozen=True)
 class Registered:
-    """new: whether this call made the version.  before: the version that the alias stood for; None for none."""
+    """A registered version. new: whether this call created it.  before: version to which the alias pointed, or None."""
 
     name: str
     alias: str
@@ -40,14 +40,14 @@ class Registered:
 
     @property
     def uri(self) -> str:
-        """What MLflow calls it."""
+        """The model URI in MLflow."""
         return f"models:/{self.name}@{self.alias}"
 
     @property
     def command(self) -> str:
-        """Serves it on this machine."""
+        """The command that serves the model on this machine."""
         uri = tracking_uri()
-        # one with a password stands in the environment already, and is not to be seen on a screen
+        # a URI with a password is already in the environment, and must not be printed
         where = {"MLFLOW_TRACKING_URI": uri} if public(uri) == uri else {}
         settings = [f"{name}={shlex.quote(value)}" for name, value in (where | NO_PICKLE | NO_TELEMETRY).items()]
         serve = ["mlflow", "models", "serve", "-m", shlex.quote(self.uri), "--env-manager", "local", "--port", "5001"]
@@ -55,13 +55,13 @@ class Registered:
 
 
 def register(run: RecordedRun, name: str, alias: str = "champion") -> Registered:
-    """Register a finished run's model, once under each name, and let the alias stand for it.
+    """Register the model of a finished run, once under each name, and set the alias to its version.
 
-    Raises UserError for a run that has none to offer or that MLflow lacks, for names that MLflow refuses, where MLflow
-    does not answer, and for a network that torch.export cannot take. Nothing is registered then.
+    Raises UserError if the run has no model or is not in MLflow, if MLflow rejects a name or does not respond, and if
+    torch.export does not support the network. In these cases, nothing is registered.
     """
     _refuse(run)
-    os.environ.update(NO_TELEMETRY)  # for good, and before the import: a thread that outlasts us would send it
+    os.environ.update(NO_TELEMETRY)  # permanently, and before the import: a background thread would send it later
     from core.tracking import registry
 
     with _settings():
@@ -83,39 +83,39 @@ def register(run: RecordedRun, name: str, alias: str = "champion") -> Registered
 
 
 def _refuse(run: RecordedRun) -> None:
-    """Raises UserError for a run that has no model to offer, or that MLflow does not have whole."""
+    """Raises UserError for a run that has no model, or that is incomplete in MLflow."""
     if holds_others(run.record):
-        raise UserError([f"{run.id} holds other runs and has no model of its own; {_below(run)}"])
+        raise UserError([f"{run.id} is the parent of other runs and has no model; {_below(run)}"])
     if run.multi_label:
-        advice = "a served model answers with one class; run.predict gives each label's probability"
-        raise UserError([f"{run.id}: its images have several labels at a time, and {advice}"])
-    resume = f"`python -m experiments.{run.record['experiment']} resume {run.id}` goes on with it"
+        advice = "run.predict returns the probability of each label"
+        raise UserError([f"{run.id}: serving does not support images with several labels; {advice}"])
+    resume = f"`python -m experiments.{run.record['experiment']} resume {run.id}` continues it"
     if run.status == "RUNNING" and not is_free(run.folder):
-        raise UserError([f"{run.id} is still going on: register it once it has finished"])
+        raise UserError([f"{run.id} is still running; register it when it has finished"])
     if run.status != "FINISHED":
         raise UserError([f"{run.id} is {'interrupted' if run.status == 'RUNNING' else run.status}; {resume}"])
     if not (run.folder / "artifacts" / WEIGHTS).exists():
-        advice = f"`python -m experiments.{run.record['experiment']} --from {run.id}` trains its declaration anew"
-        raise UserError([f"{run.id} has kept no weights (most trials of a search keep none); {advice}"])
-    stands = standing(run.folder)
-    if not stands.complete:
+        advice = f"`python -m experiments.{run.record['experiment']} --from {run.id}` trains the same declaration"
+        raise UserError([f"{run.id} has no weights (most trials of a search keep none); {advice}"])
+    state = standing(run.folder)
+    if not state.complete:
         where = f"MLflow at {public(tracking_uri())}"
-        raise UserError([f"{run.id} is not whole in {where} ({stands.why}); `labbook sync {run.id}` sends it"])
+        raise UserError([f"{run.id} is incomplete in {where} ({state.why}); to send the rest: labbook sync {run.id}"])
 
 
 def _below(parent: RecordedRun) -> str:
-    """What to do instead of naming a parent."""
+    """What to do instead of registering a parent."""
     experiment = parent.record["experiment"]
     runs = [run for run in parent.children() if run.status == "FINISHED"]
     found = sorted(run.id for run in runs if (run.folder / "artifacts" / WEIGHTS).exists())
     if not found:
-        return f"none below it has kept weights: `python -m experiments.{experiment} --from {parent.id}` trains one"
+        return f"none of its runs has weights; `python -m experiments.{experiment} --from {parent.id}` trains one"
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return f"name one below it: {', '.join(found[:MOST_NAMED])}{more}"
+    return f"choose one of its runs: {', '.join(found[:MOST_NAMED])}{more}"
 
 
 def _tags(run: RecordedRun) -> dict[str, str]:
-    """What leads from a version back to its run."""
+    """Tags that identify the run of a version."""
     commit, accuracy = run.record["facts"].get("git.commit"), run.metrics.get("test/accuracy")
     return {
         "labbook.run": run.id,
@@ -132,13 +132,15 @@ def _epoch(run: RecordedRun) -> int:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """MLflow without pickle, progress bars, chatter and patience, while the body lasts."""
+    """Context manager: MLflow without pickle, progress bars, log messages and retries."""
     before = {name: os.environ.get(name) for name in (*BRIEF, *NO_PICKLE, "MLFLOW_TRACKING_URI")}
     logger = logging.getLogger("mlflow")
     level = logger.level
     try:
         os.environ.update({name: before[name] or value for name, value in BRIEF.items()} | NO_PICKLE)
-        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()  # a database looks models:/<id> up in the process's default
+        os.environ["MLFLOW_TRACKING_URI"] = (
+            tracking_uri()
+        )  # a database store resolves models:/<id> in the default of the process
         logger.setLevel(logging.WARNING)
         yield
     finally:

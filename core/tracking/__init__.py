@@ -1,10 +1,10 @@
-"""MLflow as a mirror of journals: what the trainer uses. It imports neither mlflow nor torch and waits for nothing.
+"""MLflow as a mirror of journals. The trainer uses core.tracking.api, which imports neither mlflow nor torch.
 
     from core.tracking.api import Mirror
 
     mirror = Mirror()
     mirror.follow(folder)       as soon as the run's folder exists
-    complete = mirror.finish()  False: `labbook sync` will send the rest
+    complete = mirror.finish()  False: send the rest with `labbook sync`
 
-The work is done by a process of its own, core/tracking/process.py; what it achieved stands in the run's mirror.json.
+A separate process, core/tracking/process.py, sends the entries; its progress is in mirror.json of each run.
 """

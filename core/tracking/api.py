@@ -1,4 +1,4 @@
-"""What the trainer uses of MLflow's mirror."""
+"""The part of the MLflow mirror that the trainer uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.record import journal
 from core.tracking import cursor
 
 _ROOT = Path(__file__).resolve().parents[2]
-_GRACE = 5.0  # s that a mirror told to go is waited for
+_GRACE = 5.0  # s to wait for a mirror that was asked to stop
 
 
 def tracking_uri() -> str:
@@ -33,7 +33,7 @@ def default_uri() -> str:
 
 
 class Follows(Protocol):
-    """What a run is told to: a mirror, or what stands for one that another process has."""
+    """A mirror, or a substitute for the mirror of another process, which is notified of new runs."""
 
     def follow(self, folder: Path) -> None: ...
 
@@ -78,7 +78,7 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far one run has come into MLflow."""
+    """How much of one run is in MLflow."""
 
     run: str
     complete: bool  # everything that the journal holds is there, and the run's end
@@ -94,18 +94,18 @@ def standing(folder: Path) -> Standing:
         found = None
     waiting = cursor.waiting(folder, found)
     if held(folder):
-        why = "a living mirror is at work on it"
+        why = "another process is sending it"
     elif _is_empty(folder):
-        why = "its journal does not say what it is"
+        why = "its journal has no run event"
     elif found is None or not found.run_id or waiting:
         why = (found.problem if found else "") or "not sent to this store yet"
     else:
-        why = "" if found.status in journal.ENDED else found.problem or "the run is still going on"
+        why = "" if found.status in journal.ENDED else found.problem or "the run is still running"
     return Standing(folder.name, not why, waiting, why, found.refused if found else ())
 
 
 def sync(folders: Iterable[Path], patience: float = 30.0) -> list[Standing]:
-    """Send what MLflow lacks and tell how each run stands. Runs that a living mirror holds are left to it.
+    """Send missing entries to MLflow. Returns the state of each run. Runs that another mirror holds are skipped.
 
     Runs that MLflow no longer knows are sent again from the beginning. Gives up once MLflow has not answered for
     `patience` s. A run without an end whose trainer has died becomes KILLED.
@@ -123,7 +123,7 @@ def sync(folders: Iterable[Path], patience: float = 30.0) -> list[Standing]:
 
 
 def held(folder: Path) -> bool:
-    """Whether a living mirror holds this run."""
+    """Whether a running mirror holds this run."""
     from filelock import FileLock, Timeout
 
     if not (folder / cursor.LOCK).exists():
@@ -201,5 +201,5 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether the journal lacks the event "run", without which there is nothing to create."""
+    """Whether the journal has no event "run", without which no run can be created in MLflow."""
     return not any(event["event"] == "run" for _, event in cursor.entries(folder, journal.FILE, 0))

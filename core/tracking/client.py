@@ -1,4 +1,4 @@
-"""What is asked of MLflow besides sending: a store made ready, the experiment, the run, which errors will pass."""
+"""Calls to MLflow other than logging: connect to a store, find or create experiments and runs, classify errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REFUSALS = {
 
 
 class Deleted(Exception):
-    """The run was deleted in MLflow by hand: it is left alone until it is restored there."""
+    """The run was deleted in MLflow by a user: it is skipped until it is restored there."""
 
 
 class Missing(Exception):
@@ -65,7 +65,9 @@ def experiment(client: MlflowClient, name: str, description: str) -> str:
             if found is None:
                 raise error
     if found.lifecycle_stage == LifecycleStage.DELETED:
-        print(f"experiment {name!r} had been deleted in MLflow: restored, for a run of it goes on", flush=True)
+        print(
+            f"experiment {name!r} was deleted in MLflow and is restored, because one of its runs continues", flush=True
+        )
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
 
@@ -104,7 +106,7 @@ def check_run(client: MlflowClient, run_id: str) -> None:
 def active(run: Run) -> str:
     """The run's id. Raises Deleted."""
     if run.info.lifecycle_stage == LifecycleStage.DELETED:
-        raise Deleted("the run was deleted in MLflow; restore it there, then `labbook sync` sends the rest")
+        raise Deleted("the run was deleted in MLflow; restore it there, then send the rest: labbook sync")
     return str(run.info.run_id)
 
 
@@ -134,6 +136,6 @@ def _create(database: Path) -> None:
     part = database.with_name(f"{database.name}.part")
     part.unlink(missing_ok=True)
     MlflowClient(f"sqlite:///{part}", registry_uri=f"sqlite:///{part}").search_experiments(max_results=1)
-    with contextlib.suppress(FileExistsError):  # another program made it meanwhile: then that one stands
+    with contextlib.suppress(FileExistsError):  # another program has created it meanwhile, and it is kept
         os.link(part, database)
     part.unlink()

@@ -24,7 +24,7 @@ class Follower:
     def __init__(self, folder: Path, store_name: str):
         self.folder = folder
         self.record = Record(store_name)
-        self.saw_end = False  # the run ended under our eyes: there is nothing more to come
+        self.saw_end = False  # the run has ended, so that nothing more will follow
         self.left_off = False  # deleted in MLflow
         self._lock = FileLock(folder / LOCK)
         self._open = False
@@ -84,7 +84,7 @@ class Follower:
         return True
 
     def trouble(self, problem: str) -> None:
-        """Note why this run is not getting on, where `labbook sync` finds it."""
+        """Record why this run is not being sent, for `labbook sync`."""
         problem = (problem.splitlines() or [""])[0][:200]  # a database adds its statement
         if self._lock.is_locked and problem != self.record.problem:
             with contextlib.suppress(OSError):
@@ -114,7 +114,7 @@ class Follower:
         else:
             parent, refused = self._parent(event)
             if parent is None and not refused and event.get("parent"):
-                self.trouble(f"waits for its parent {event['parent']}")
+                self.trouble(f"waiting for its parent {event['parent']}")
                 return False
             self._keep(record)  # from here on the run may exist: whoever comes after us has to look for it
             experiment = store.experiment(client, event["experiment"], event.get("description") or "")
@@ -156,7 +156,7 @@ class Follower:
             return None, []
         folder = self.folder.parent / parent
         if not folder.is_dir():
-            return None, [f"parent {parent}: there is no such run beside this one"]
+            return None, [f"parent {parent}: unknown run"]
         above = load(folder)
         known = above is not None and above.tracking_uri == self.record.tracking_uri
         return (above.run_id or None if above and known else None), []
@@ -172,7 +172,7 @@ class Follower:
 
 
 def _alive(run: dict[str, Any]) -> bool:
-    """Whether the process that wrote this event "run" is at work on this machine."""
+    """Whether the process that wrote this event "run" is running on this machine."""
     try:
         process = psutil.Process(run["pid"])
         begun: float = process.create_time() * 1000

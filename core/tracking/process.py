@@ -48,7 +48,7 @@ class Pace:
 
     def good(self) -> None:
         if self.complaint:
-            say("MLflow answers again")
+            say("MLflow responds again")
         self.pause, self.until, self.complaint, self.last_good = 0.0, 0.0, "", time.monotonic()
 
     def failed(self, error: Exception, about: str) -> str:
@@ -56,7 +56,7 @@ class Pace:
         self.until = time.monotonic() + self.pause
         complaint = public(f"{type(error).__name__}: {str(error)[:500]}")  # MLflow quotes the URI
         if complaint != self.complaint:  # an outage of days is one line
-            say(f"{about}: {complaint}; will try again")
+            say(f"{about}: {complaint}; retrying")
         self.complaint = complaint
         return complaint
 
@@ -117,14 +117,14 @@ class Mirror:
             return 0 if self.complete else 1
         stuck = self.pace.complaint or any(run.blocked for run in self.following)
         if stuck and time.monotonic() - max(self.closed_at, self.pace.last_good) > self.patience:
-            say(f"left off: {self.pace.complaint or 'waited in vain'}; `labbook sync` sends the rest")
+            say(f"stopped: {self.pace.complaint or 'timed out'}; to send the rest: labbook sync")
             return 1
         return None
 
 
 @dataclass
 class Load:
-    """The machine's load, added now and then to the runs that are going on."""
+    """System metrics, added periodically to the runs that are still running."""
 
     monitors: list[Any]
     due: float = field(default_factory=lambda: time.monotonic() + _SAMPLE_FIRST)

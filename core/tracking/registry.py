@@ -42,7 +42,7 @@ CODE = Path(__file__).with_name("served.py")
 
 @dataclass(frozen=True)
 class Registry:
-    """The registry of the store that runs are sent to. mirrored: where in it the run is."""
+    """The model registry of the tracking store. mirrored: the run in that store."""
 
     client: MlflowClient
     mirrored: cursor.Record
@@ -54,7 +54,7 @@ class Registry:
         return max((int(each.version) for each in found if each.name == name), default=None)
 
     def pointed(self, name: str, alias: str) -> int | None:
-        """The version that the alias stands for now; None too where there is no model of this name."""
+        """The version to which the alias points, or None; None too if no model has this name."""
         with answering():
             try:
                 aliases = self.client.get_registered_model(name).aliases
@@ -65,15 +65,14 @@ class Registry:
         return int(aliases[alias]) if alias in aliases else None
 
     def point(self, name: str, alias: str, version: int) -> None:
-        """From now on the alias stands for this version."""
+        """Set the alias to this version."""
         with answering():
             self.client.set_registered_model_alias(name, alias, str(version))
 
     def add(self, folder: Path, name: str, alias: str, tags: Mapping[str, str], step: int) -> int:
-        """The number of a new version, of the model saved in `folder`, with its alias.
+        """Register the model saved in `folder` as a new version with this alias. Returns the version number.
 
-        step: of the run's epochs, the one whose weights these are. Raises UserError; whatever was made until then is
-        taken away again.
+        step: epoch of the weights. Raises UserError; entries created until then are deleted again.
         """
         with answering(), contextlib.ExitStack() as undo:
             logged = self._log(folder, tags, undo)
@@ -92,7 +91,7 @@ class Registry:
             return int(version.version)
 
     def _log(self, folder: Path, tags: Mapping[str, str], undo: contextlib.ExitStack) -> LoggedModel:
-        """What lies in `folder`, uploaded whole."""
+        """Upload the model in `folder`."""
         run = self.client.get_run(self.mirrored.run_id)
         logged = self.client.create_logged_model(
             run.info.experiment_id, "classifier", run.info.run_id, dict(tags), run.data.params, "classifier"
@@ -105,7 +104,7 @@ class Registry:
         return self.client.finalize_logged_model(logged.model_id, "READY")
 
     def _create(self, name: str) -> bool:
-        """Whether there was no model of this name."""
+        """Create the registered model; returns whether it is new."""
         try:
             self.client.create_registered_model(name)
             return True
@@ -116,15 +115,15 @@ class Registry:
 
 
 def opened(folder: Path) -> Registry:
-    """The registry of the store that holds the run in `folder`. Raises UserError: no answer, or no such run there."""
+    """The registry of the store that holds the run in `folder`. Raises UserError."""
     mirrored, uri = cursor.load(folder), tracking_uri()
-    again = f"`labbook sync {folder.name}` sends it"
+    again = f"to send it: labbook sync {folder.name}"
     if mirrored is None or not mirrored.run_id:
         raise UserError([f"{folder.name} is not in MLflow at {public(uri)}; {again}"])
     try:
         client = store.connect(uri)
     except Exception as error:  # a database raises what its driver does
-        raise UserError([f"MLflow at {public(uri)} does not answer: {_first_line(error)}"]) from None
+        raise UserError([f"MLflow at {public(uri)} does not respond: {_first_line(error)}"]) from None
     with answering():
         try:
             store.check_run(client, mirrored.run_id)
@@ -136,7 +135,7 @@ def opened(folder: Path) -> Registry:
 
 
 def check_names(name: str, alias: str) -> None:
-    """Raises UserError for names that MLflow refuses, or would not find again."""
+    """Raises UserError for names that MLflow rejects, or could not resolve."""
     checks = (
         ("NAME", name, _validate_model_name),
         ("--alias", alias, _validate_model_alias_name),
@@ -148,13 +147,13 @@ def check_names(name: str, alias: str) -> None:
         except MlflowException as error:
             raise UserError([f"{what} {given!r}: {_first_line(error)}"]) from None
     if urlsplit(f"models:/{name}").path != f"/{name}":
-        raise UserError([f"NAME {name!r}: MLflow would not find models:/{name}; use letters, digits, -, _ and ."])
+        raise UserError([f"NAME {name!r}: MLflow cannot resolve models:/{name}; use letters, digits, -, _ and ."])
 
 
 def save(folder: Path, program: torch.export.ExportedProgram, classes: Sequence[str], shape: Sequence[int]) -> None:
-    """MLflow's format in `folder`, which must not be there yet. shape: of an image, [H, W, C].
+    """Save the model in MLflow's format in `folder`, which must not exist. shape: of an image, [H, W, C].
 
-    The network as .pt2, the classes as JSON, served.py and text: nothing that unpickles.
+    It consists of the network as .pt2, the classes as JSON, served.py and text, and contains no pickle.
     """
     import torch
 
@@ -176,7 +175,7 @@ def save(folder: Path, program: torch.export.ExportedProgram, classes: Sequence[
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Whatever MLflow fails with, as UserError of one line."""
+    """Context manager that turns errors of MLflow into a UserError of one line."""
     try:
         yield
     except (MlflowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""What answers in a server: MLflow's pyfunc from code. A copy lies in every registered model and knows no labbook."""
+"""The served model: an MLflow pyfunc from code. Every registered model contains a copy; it does not import labbook."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext  # type: ignore[attr-d
 
 
 class Classifier(PythonModel):
-    """Images to the most probable class and the probabilities of all, by their names."""
+    """Maps images to the most probable class and the probabilities of all classes, by name."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self.classes = json.loads(Path(context.artifacts["classes"]).read_text())

@@ -28,7 +28,7 @@ _CUT = " ... (cut; whole in journal.jsonl)"
 
 
 class Sent:
-    """Which (metric, step) were sent, eight bytes each: the first entry for one stands, later ones are not sent."""
+    """Which (metric, step) were sent, eight bytes each: the first entry is kept, later ones are not sent."""
 
     def __init__(self) -> None:
         self._steps: dict[str, array[int]] = {}
@@ -57,7 +57,7 @@ class Batch:
 
     @property
     def trains(self) -> bool:
-        """Whether only a run that goes on writes this; artifacts and tags may be added to an ended one."""
+        """Whether only a running run writes this; artifacts and tags may be added to an ended one."""
         trains = self.metrics or self.params or (self.event and self.event["event"] == "run")
         return self.file == journal.FILE and bool(trains)
 
@@ -78,7 +78,7 @@ def gather(folder: Path, file: str, start: int, sent: Sent) -> Batch | None:
             case "tags":
                 batch.tags.update(event["values"])
             case _ if batch.end > start:
-                break  # what stands before it is sent before it
+                break  # earlier lines are sent before it
             case _:
                 return replace(batch, end=end, event=event)
         batch = replace(batch, end=end)
@@ -165,7 +165,7 @@ def _send_event(client: MlflowClient, folder: Path, run: str, event: dict[str, A
         case "run":
             pass  # the first created the run; a resumed run writes another
         case kind:
-            return [f"event {kind} at byte {event.get('end', '?')}: not understood"]
+            return [f"event {kind} at byte {event.get('end', '?')}: unknown event"]
     return []
 
 

@@ -127,7 +127,7 @@ def started_at_once(count: int) -> None:
     for log in logs:
         assert_folder_mirrored(log.folder)
         assert len(run_of(log.folder.name).inputs.dataset_inputs) == 1
-    assert "will try again" not in (paths.runs().parent / "mirror.log").read_text()
+    assert "; retrying" not in (paths.runs().parent / "mirror.log").read_text()
 
 
 def _written(folder: Path) -> bool:

@@ -67,11 +67,11 @@ def test_a_single_seed_has_no_interval_and_a_failed_one_is_in_sight(lab):
     found, left = rows(["tiny"])
     comparison = compare(found, "test/accuracy")
     (line,) = sentences(comparison)
-    assert "plain with a single seed, so there is no interval" in line
+    assert "plain with a single seed: no interval" in line
     assert comparison.notes == (
         "base (epochs=30): 1 of 3 seeds failed at first and finished when run again (seed 1: FAILED)",
         "plain: 1 of 3 seeds failed (seed 1: NonFinite: step 7)",
-        "plain: 1 of 3 seeds not finished (seed 2: goes still, or was interrupted)",
+        "plain: 1 of 3 seeds not finished (seed 2: running, or interrupted)",
         "base (epochs=99): 1 of 1 seeds failed (seed 0: OutOfMemory: of memory)",
     )
     assert [row[1] for row in table(comparison)] == ["3", "1 of 3"]
@@ -124,9 +124,9 @@ def test_other_data_are_refused_unless_anyway(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94))
     seeds(lab, PLAIN, (0.96, 0.94), variant="plain", data="d2")
     found, _ = rows(["tiny"])
-    with pytest.raises(UserError, match=r"2 different sets of data \(d1, d2\).*--anyway"):
+    with pytest.raises(UserError, match=r"2 different data sets \(d1, d2\).*--anyway"):
         compare(found, "test/accuracy")
-    assert "warning: these runs saw 2 different" in compare(found, "test/accuracy", anyway=True).notes[0]
+    assert "warning: these runs used 2 different" in compare(found, "test/accuracy", anyway=True).notes[0]
 
 
 def test_smoke_runs_are_left_out_where_there_are_others(lab):
@@ -134,7 +134,7 @@ def test_smoke_runs_are_left_out_where_there_are_others(lab):
     lab(EXPERIMENT.but({"limit": 64}), 0.2)
     found = compare(*rows(["tiny"])[:1], "test/accuracy")
     assert len(found.groups) == 1
-    assert found.notes == ("left out, of limited data or pruned: 1",)
+    assert found.notes == ("skipped runs with limited data, or pruned: 1",)
 
 
 def test_the_parent_of_seeds_stands_for_them(lab):
@@ -308,5 +308,5 @@ def test_an_ignored_field_sets_nothing_apart(lab):
         ("base (epochs=30)", 3),
     ]
     assert found.against[0].difference.paired
-    with pytest.raises(UserError, match=r"--ignore optimizer\.l: no such field; did you mean optimizer\.lr"):
+    with pytest.raises(UserError, match=r"--ignore optimizer\.l: unknown field; did you mean optimizer\.lr"):
         compare(rows(["tiny"])[0], "test/accuracy", ignore=["optimizer.l"])

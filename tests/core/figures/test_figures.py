@@ -81,7 +81,7 @@ def test_only_whole_runs_of_todays_declaration_and_seeds_count_and_what_lacks_is
     assert main([str(path)]) == 1
     assert path.read_text() == text.replace(">1.0<", ">96.5<")
     assert (
-        "page.md:1: tiny base: 2 of 5 seeds on record (seed 2: NonFinite: step 7; seed 3: goes still, or was "
+        "page.md:1: tiny base: 2 of 5 seeds on record (seed 2: NonFinite: step 7; seed 3: running, or "
         "interrupted; 3 runs are of another declaration and do not count: optimizer.lr); "
         "python -m experiments.tiny --seeds 5\n"
     ) in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_runs_on_different_data_make_no_figure(lab, page, capsys):
     lab(EXPERIMENT.but({"seed": 1}), 0.96, data="d2")
     path = page(f"x {figure('tiny seeds=2', '1.0 %')}\n")
     assert main([str(path)]) == 1
-    assert "tiny base: these runs saw 2 different sets of data (d1, d2)" in capsys.readouterr().out
+    assert "tiny base: these runs used 2 different data sets (d1, d2)" in capsys.readouterr().out
 
 
 def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, page, capsys):

@@ -71,7 +71,7 @@ def test_every_training_leaves_a_page_that_fetches_nothing(trained):
     assert trained.record["data"]["digest"] in page
     classes, table = trained.confusion
     wrong = int(table.sum() - table.trace())
-    assert f"Of 300 test images: {wrong:,} mistakes." in page
+    assert f"Of 300 test images: {wrong:,} are misclassified." in page
     low, high = wilson(table.diagonal(), table.sum(axis=1))
     for place in range(len(classes)):
         assert f"<td>{low[place]:.2%} to {high[place]:.2%}</td>" in page
@@ -92,7 +92,7 @@ def test_the_page_fits_a_telephone_and_a_desk(trained):
                 page.add_style_tag(content=f"body {{ font-family: {font} !important }}")
                 assert page.evaluate("document.documentElement.scrollWidth") == width, font
             assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-            assert page.get_by_role("heading", name="Its most confident mistakes").is_visible()
+            assert page.get_by_role("heading", name="Most confident errors").is_visible()
 
 
 def test_a_report_that_fails_takes_nothing_with_it(home, monkeypatch, capsys):
@@ -301,11 +301,11 @@ def test_of_small_images_the_same_ones_alone_count():
 
 def test_a_leak_is_an_alarm_on_the_page(trained, monkeypatch):
     page = (trained.folder / "artifacts" / "report.html").read_text()
-    assert "None of 300 test images has a near-duplicate in train." in page
+    assert "None of 300 test images has a near-duplicate in the training split." in page
     assert 'class="alarm"' not in page
     run = train(SHORT.but({"data": Leaking(), "limit": None}), QUIET, "tiny")
     page = (run.folder / "artifacts" / "report.html").read_text()
-    assert re.search(r'class="alarm">3 of 359 test images \(0.84%\) have a near-duplicate in train', page)
+    assert re.search(r'class="alarm">3 of 359 test images \(0.84%\) have a near-duplicate in the training split', page)
     assert run.metrics["report/near_duplicates"] == 3
 
 

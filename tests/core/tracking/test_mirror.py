@@ -49,7 +49,7 @@ def test_a_run_arrives_whole(store: str, home: Path, mirrors: Callable[[], Mirro
     wait_for(lambda: standing(log.folder).waiting == 0)
     assert "libtorch" not in Path(f"/proc/{pid(mirror)}/maps").read_text()
     assert os.getsid(pid(mirror)) != os.getsid(0)  # Ctrl-C does not reach it
-    assert standing(log.folder).why == "a living mirror is at work on it"
+    assert standing(log.folder).why == "another process is sending it"
     assert runs_of("whole")[0].info.status == "RUNNING"
     log.close("FINISHED")
 
@@ -92,7 +92,7 @@ def test_server_down_at_the_start(
     mirror.follow(log.folder)
     for step in range(500):
         log.metrics(step, {"loss": float(step)})
-    wait_for(lambda: "will try again" in (home / "mlruns" / "mirror.log").read_text())
+    wait_for(lambda: "; retrying" in (home / "mlruns" / "mirror.log").read_text())
     gate.turn("error")
     wait_for(lambda: "500" in (home / "mlruns" / "mirror.log").read_text())
     gate.turn("up")
@@ -180,7 +180,7 @@ def test_held_run_and_held_pipe(home: Path, mirrors: Callable[[], Mirror]) -> No
     mirror.follow(log.folder)
     wait_for(lambda: held(log.folder))
     (found,) = sync([log.folder])
-    assert (found.complete, found.why) == (False, "a living mirror is at work on it")
+    assert (found.complete, found.why) == (False, "another process is sending it")
     log.close("FAILED")
     assert mirror._process is not None
     assert mirror._process.stdin is not None

@@ -153,7 +153,7 @@ def test_trainer_killed_then_resumed(home: Path) -> None:
         log.metrics(step, {"loss": 1 / (step + 1)})
     assert mirror_now(log) == 1
     assert run_of("orphan").info.status == "RUNNING"
-    assert standing(folder).why == "the run is still going on"
+    assert standing(folder).why == "the run is still running"
     log.close("FINISHED")
     assert mirror_now(log) == 0
     assert_mirrored(log)
@@ -186,7 +186,7 @@ def test_child_waits_for_its_parent(home: Path) -> None:
     child, parent = begin("child", parent="parent"), begin("parent")
     child.close("FINISHED")
     assert mirror_now(child, patience=0.2) == 1
-    assert standing(child.folder).why == "waits for its parent parent"
+    assert standing(child.folder).why == "waiting for its parent parent"
     parent.close("FINISHED")
     assert mirror_now(child, parent) == 0
     assert run_of("child").data.tags["mlflow.parentRunId"] == run_of("parent").info.run_id

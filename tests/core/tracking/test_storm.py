@@ -73,7 +73,7 @@ def test_trainer_and_mirror_killed_then_synced_then_resumed(point: str, start: S
     assert trainer.wait() == -signal.SIGKILL
     folder = folder_in(home)
     assert folder is not None
-    wait_for(lambda: not standing(folder).why.startswith("a living mirror"), 60)
+    wait_for(lambda: not standing(folder).why.startswith("another process"), 60)
     with (folder / journal.FILE).open("ab") as torn:
         torn.write(b'{"event":"metrics","ti')
     synced = start("core", "sync")

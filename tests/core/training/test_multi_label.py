@@ -118,9 +118,9 @@ def test_what_is_of_one_class_an_image_is_left_out_and_refused_by_name(trained, 
     assert not {"confusion_matrix.csv", "confusion_matrix.png", REPORT} & kept
     assert {RECORD, "learning_curves.png", "look.png"} <= kept
     assert "report" not in trained.tags
-    with pytest.raises(UserError, match="a report is of one class for each image"):
+    with pytest.raises(UserError, match="reports do not support images with several labels"):
         report([str(trained.folder)])
-    with pytest.raises(UserError, match="have several labels at a time"):
+    with pytest.raises(UserError, match="serving does not support images with several labels"):
         register(trained, "digits")
 
 
