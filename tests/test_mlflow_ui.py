@@ -70,7 +70,8 @@ def recorded() -> tuple[dict[float, Run], Run]:
         for lr in RATES
     }
     seeds = train_seeds(small, 2, LAUNCH, Heading("digits_cnn", "plain", "plain", question))
-    keep_text(Journal(runs[RATES[0]].folder), "page.html", "<!doctype html><title>Beside</title><ul><li>It opens without a server.</li></ul>")
+    page = "<!doctype html><title>Beside</title><ul><li>It opens without a server.</li></ul>"
+    keep_text(Journal(runs[RATES[0]].folder), "page.html", page)
     every = [*runs.values(), *seeds.runs, seeds.parent]
     assert all(each.complete for each in sync([run.folder for run in every]))
     return runs, seeds.parent

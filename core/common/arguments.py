@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from core.common.errors import UserError
@@ -20,7 +20,13 @@ class Words(argparse.ArgumentParser):
     def __init__(self, verb: str, description: str | None):
         text = re.sub(r"\Alabbook [^:]*: ", "", description or "")
         super().__init__(prog=f"labbook {verb}", description=text[:1].upper() + text[1:], add_help=False)
+        self.added: list[argparse.Action] = []
         self.add_argument("-h", "--help", action="help", help=HELP)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse's, which keeps no public list of what was added."""
+        self.added.append(super().add_argument(*names, **options))
+        return self.added[-1]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Raises UserError, one line for each word that is not known."""
@@ -49,7 +55,7 @@ class Words(argparse.ArgumentParser):
 
     def print_help(self, file: Any = None) -> None:
         """On standard output, laid out."""
-        options = [action for action in self._actions if action.option_strings]
+        options = [action for action in self.added if action.option_strings]
         show(
             f"{self.description}\n\nusage: {self.usage_line()}",
             [
@@ -59,13 +65,13 @@ class Words(argparse.ArgumentParser):
         )
 
     def _positionals_here(self) -> Iterator[argparse.Action]:
-        return (action for action in self._actions if not action.option_strings)
+        return (action for action in self.added if not action.option_strings)
 
     def _unknown(self, word: str) -> str:
         if not word.startswith("-"):
             return f"{word}: unexpected word"
         name = word.partition("=")[0]
-        known: Sequence[str] = [each for each in self._option_string_actions if each.startswith("--")]
+        known = [each for action in self.added for each in action.option_strings if each.startswith("--")]
         return f"{name}: unknown option{did_you_mean(name, known)}"
 
 

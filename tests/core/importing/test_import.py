@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 from core.cli.list import best_on_record
 from core.cli.main import labbook as main
 from core.cli.rerun import main as rerun
@@ -39,7 +38,8 @@ BASE = 1_600_000_000.0  # s since 1970
 def offline(monkeypatch):
     """Without a mirror: the runs that it would have been given."""
     told = []
-    monkeypatch.setattr("core.tracking.api.sync", lambda folders: told.append([folder.name for folder in folders]) or [])
+    sync = "core.tracking.api.sync"
+    monkeypatch.setattr(sync, lambda folders: told.append([folder.name for folder in folders]) or [])
     return told
 
 
