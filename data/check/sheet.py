@@ -43,8 +43,8 @@ def _of_classes(found: Inspection) -> list[Tile]:
         rows[found.places[row][1]].append(row)
     tiles: list[Tile] = []
     for name in sorted(rows)[:MOST_CLASSES]:
-        sample = keys.permutation(0, 0, len(rows[name]))[: plots.COLUMNS]
-        tiles += _line([(rows[name][at], printable(name) or "no class") for at in sample.tolist()])
+        drawn = keys.permutation(0, 0, len(rows[name]))[: plots.COLUMNS]
+        tiles += _line([(rows[name][at], printable(name) or "no class") for at in drawn.tolist()])
     return tiles
 
 
