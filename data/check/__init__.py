@@ -1,1 +1,1 @@
-"""labbook check: a look at images of one's own before a run takes them. Nothing is changed."""
+"""labbook check: inspect your own images before training on them. Nothing is changed."""

@@ -1,10 +1,10 @@
-"""labbook check PATH: images of your own, inspected before a run takes them. Nothing is changed.
+"""labbook check PATH: inspect your own images before training on them. Nothing is changed.
 
-PATH is what ImageFolder takes with --root: a folder, tar or zip of class folders. Exit status 1 where something is
-wrong: images that cannot be read, a layout that ImageFolder refuses, links out of the folder, classes too small to be
-split, one image in two splits or under two classes, near-duplicates across splits. Warnings leave it at 0: uneven
-classes, near-duplicates within a split, names that clash on other systems, labels that a run doubts. Status 2: PATH
-cannot be inspected at all, as a damaged or unsafe archive, or an option is wrong.
+PATH is the root of an ImageFolder: a folder, tar or zip of class folders. The exit status is 1 if there are errors:
+images that cannot be read, a layout that ImageFolder rejects, links that point outside the folder, classes with too few
+images for the splits, an image in two splits or two classes, near-duplicates across splits. It is 0 if there are only
+warnings: imbalanced classes, near-duplicates within a split, names that clash on other systems, labels that a trained
+network disagrees with. It is 2 if PATH cannot be inspected, such as a damaged or unsafe archive, or an option is wrong.
 """
 
 from __future__ import annotations
@@ -28,13 +28,20 @@ from data.reading.progress import say
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0, or 1 where something is wrong with the images. Raises UserError."""
+    """Exit status 0, or 1 if there are errors in the images. Raises UserError."""
     parser = Words("check", __doc__)
     parser.add_argument("path", type=Path, metavar="PATH", help="a folder, tar or zip of class folders")
-    parser.add_argument("--run", metavar="RUN", help="a run on record: which labels its network doubts")
-    parser.add_argument("--device", default="auto", help="of --run: cpu, cuda, cuda:1, mps; auto takes the best")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="a PNG of images by class, pairs and doubted labels")
-    parser.add_argument("--all", action="store_true", help="every name, also of warnings and notes")
+    parser.add_argument("--run", metavar="RUN", help="also list labels that the network of this run disagrees with")
+    parser.add_argument(
+        "--device", default="auto", help="device for --run: cpu, cuda, cuda:1, mps; auto: the best one available"
+    )
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="write a PNG with images of each class, duplicates and suspect labels",
+    )
+    parser.add_argument("--all", action="store_true", help="list all file names, also for warnings and notes")
     given = parser.parse_args(list(words))
     if given.sheet:
         _refuse_place(given.sheet, given.path)
@@ -49,12 +56,12 @@ def main(words: Sequence[str]) -> int:
         except OSError as error:
             raise UserError([f"--sheet {given.sheet}: {error.strerror or error}"]) from None
         tell(f"written: {given.sheet}")
-    return int(any(finding.grade == "wrong" for finding in every))
+    return int(any(finding.grade == "error" for finding in every))
 
 
 def inspect(path: Path) -> Inspection:
-    """All that can be seen of the images at this path. Raises DataError for what cannot be listed or opened at all."""
-    refused: dict[str, None] = {}  # in order, each once: the folder is walked twice
+    """Inspect the images of a folder or archive. Raises DataError if it cannot be listed or opened."""
+    refused: dict[str, None] = {}  # ordered and unique, because the folder is traversed twice
 
     def refuse(error: DataError) -> None:
         refused.update(dict.fromkeys(error.lines))
@@ -63,29 +70,29 @@ def inspect(path: Path) -> Inspection:
     places = tuple(layout.places(found))
     seen = survey(found, refuse)
     refused.update(dict.fromkeys(layout.faults(found)))
-    say("looking for near-duplicates")
+    say("searching for near-duplicates")
     alike = near(seen, [split for split, _ in places])
     return Inspection(found, places, tuple(refused), seen, tuple(same(seen)), alike, counted(places, seen))
 
 
 def _judge(name: str) -> Run:
-    """Raises UserError for a run that has no network to ask."""
+    """The run of --run. Raises UserError if it has no network."""
     run = load(name)
     if holds_others(run.record):
-        raise UserError([f"--run {run.id} holds other runs and has no network of its own; name one of them"])
+        raise UserError([f"--run {run.id} is the parent of other runs and has no network; name one of these runs"])
     if not (run.folder / "artifacts" / WEIGHTS).exists():
-        raise UserError([f"--run {run.id} has kept no weights: name a run that was trained to its end"])
+        raise UserError([f"--run {run.id} has no saved weights; name a finished run"])
     return run
 
 
 def _refuse_place(sheet_path: Path, path: Path) -> None:
-    """Raises UserError, before the images are read."""
+    """Raises UserError for an invalid path of --sheet, before the images are read."""
     wrong = []
     if sheet_path.suffix.lower() != ".png":
-        wrong.append(f"--sheet {sheet_path}: needs the name of a PNG file")
+        wrong.append(f"--sheet {sheet_path}: the file name must end in .png")
     if not sheet_path.absolute().parent.is_dir():
-        wrong.append(f"--sheet {sheet_path}: needs a folder that exists")
+        wrong.append(f"--sheet {sheet_path}: the folder {sheet_path.parent} does not exist")
     if path.is_dir() and sheet_path.resolve().is_relative_to(path.resolve()):
-        wrong.append(f"--sheet {sheet_path}: lies among the images; name a file outside {path}")
+        wrong.append(f"--sheet {sheet_path}: the file must be outside the image folder {path}")
     if wrong:
         raise UserError(wrong)

@@ -1,4 +1,4 @@
-"""What is wrong with the images of a tree, what is doubtful, and what is worth knowing."""
+"""The findings of labbook check: errors, warnings and notes about the images of a source."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from data.reading.layout import WHOLE
 from data.reading.progress import printable
 from data.reading.tree import Tree
 
-Grade = Literal["wrong", "warning", "note"]
-GRADES: tuple[Grade, ...] = ("wrong", "warning", "note")
-IMBALANCED = 10.0  # times the images of the smallest class that the largest one has
+Grade = Literal["error", "warning", "note"]
+GRADES: tuple[Grade, ...] = ("error", "warning", "note")
+IMBALANCED = 10.0  # ratio of the largest to the smallest class size from which it is a warning
 CROWDED = 50_000  # files in one folder
-# Suffixes of pictures that labbook does not read, and that would be missed without a word.
+# suffixes of image formats that are not supported, whose files would be skipped silently
 UNREAD = frozenset(
     ".heic .heif .avif .jxl .jp2 .svg .psd .raw .dng .cr2 .nef .arw .eps .ico .tga .exr .hdr .dcm".split()
 )
@@ -36,7 +36,7 @@ NATIVE = {
 
 @dataclass(frozen=True)
 class Finding:
-    """said: one line, and what to do.  names: of all the files it is about, with what is to be said of each."""
+    """said: one line that says what was found and what to do.  names: a line for each file concerned."""
 
     grade: Grade
     said: str
@@ -45,8 +45,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen of a tree. places: (split, class) of each image, "" for none.  refused: lines of what ImageFolder
-    would refuse before it reads an image.  same: rows of one content."""
+    """The result of the inspection of a tree.
+
+    places: (split, class) of each image, "" for none.  refused: error lines of ImageFolder about the layout.
+    same: rows of images with identical content.  counts: number of readable images of each (split, class).
+    """
 
     tree: Tree
     places: tuple[tuple[str, str], ...]
@@ -57,22 +60,22 @@ class Inspection:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def name(self, row: int) -> str:
-        """Of an image, as it can be printed."""
+        """The printable name of an image."""
         return printable(self.tree.names[row])
 
 
 def counted(places: Sequence[tuple[str, str]], survey: Survey) -> Counter[tuple[str, str]]:
-    """(split, class) -> how many images can be read."""
+    """(split, class) -> number of images that can be read."""
     return Counter(places[row] for row in survey.seen)
 
 
 def findings(found: Inspection) -> list[Finding]:
-    """All of them, what is wrong first."""
+    """All findings, errors first."""
     return graded(finding for look in LOOKS for finding in look(found))
 
 
 def graded(every: Iterable[Finding]) -> list[Finding]:
-    """What is wrong first, what is worth knowing last."""
+    """Findings sorted by grade: errors, warnings, notes."""
     return sorted(every, key=lambda finding: GRADES.index(finding.grade))
 
 
@@ -83,18 +86,18 @@ def number(n: int, what: str, many: str = "") -> str:
 
 def _refused(found: Inspection) -> Iterator[Finding]:
     if found.refused:
-        yield Finding("wrong", "ImageFolder would refuse this as it lies:", found.refused)
+        yield Finding("error", "ImageFolder would reject these images:", found.refused)
 
 
 def _unreadable(found: Inspection) -> Iterator[Finding]:
     names = [f"{found.name(row)}: {printable(why)}" for row, why in found.survey.unreadable.items()]
     if names:
         said = f"{number(len(names), 'image')} of {len(found.tree.names):,} cannot be read; repair or remove them"
-        yield Finding("wrong", said, tuple(names))
+        yield Finding("error", said, tuple(names))
 
 
 def _same(found: Inspection) -> Iterator[Finding]:
-    """Images of one content: between splits, between classes, and within one class of one split."""
+    """Images with identical content: in several splits, in several classes, and within one class of a split."""
     leaks, doubled, repeated = [], [], []
     for rows in found.same:
         splits, classes = ({found.places[row][part] for row in rows} - {""} for part in (0, 1))
@@ -106,38 +109,38 @@ def _same(found: Inspection) -> Iterator[Finding]:
         if len(splits) <= 1 and len(classes) <= 1 and splits != {WHOLE}:
             repeated.append(line)
     if doubled:
-        said = f"{number(len(doubled), 'image')} under two classes or more; keep the right one of each"
-        yield Finding("wrong", said, tuple(doubled))
+        said = f"{number(len(doubled), 'image')} in more than one class; keep only the copy in the correct class"
+        yield Finding("error", said, tuple(doubled))
     if leaks:
         why = "in more than one split"
         if any(split == WHOLE for split, _ in found.places):
-            why = "twice, and the test split is drawn by lot: one copy may be trained on and the other tested"
-        yield Finding("wrong", f"{number(len(leaks), 'image')} {why}; keep one of each", tuple(leaks))
+            why = "duplicated; the test split is random, so that copies can be in both train and test"
+        yield Finding("error", f"{number(len(leaks), 'image')} {why}; keep one copy of each", tuple(leaks))
     if repeated:
-        said = f"{number(len(repeated), 'image')} more than once in one class; each copy counts as an image"
+        said = f"{number(len(repeated), 'image')} duplicated within a class; each copy counts as an image"
         yield Finding("warning", said, tuple(repeated))
 
 
 def _near(found: Inspection) -> Iterator[Finding]:
     near = found.near
     if near.across:
-        said = f"{number(len(near.across), 'pair')} of near-duplicates across splits; look at them, keep one of each"
-        yield Finding("wrong", said, tuple(_pair(found, pair) for pair in near.across))
+        said = f"{number(len(near.across), 'pair')} of near-duplicates across splits; compare them and keep one of each"
+        yield Finding("error", said, tuple(_pair(found, pair) for pair in near.across))
     torn: list[Pair] = []
     rest: list[Pair] = []
     for pair in near.within:
         labels = {found.places[row][1] for row in (pair.one, pair.other)}
         (torn if len(labels) > 1 else rest).append(pair)
     if torn:
-        said = f"{number(len(torn), 'pair')} of near-duplicates under two classes; look at them: is one label wrong?"
+        said = f"{number(len(torn), 'pair')} of near-duplicates in different classes; check whether a label is wrong"
         yield Finding("warning", said, tuple(_pair(found, pair) for pair in torn))
     if rest:
-        lot = any(split == WHOLE for split, _ in found.places)
-        where = "in one class; one may be drawn for test, the other for train" if lot else "in one class of one split"
-        said = f"{number(len(rest), 'pair')} of near-duplicates {where}"
+        random = any(split == WHOLE for split, _ in found.places)
+        where = "within a class; the random split can put one in train, the other in test" if random else ""
+        said = f"{number(len(rest), 'pair')} of near-duplicates {where or 'within a class of a split'}"
         yield Finding("warning", said, tuple(_pair(found, pair) for pair in rest))
     if near.looked < near.total:
-        said = f"near-duplicates were looked up for {near.looked:,} of {near.total:,} images: there was no more time"
+        said = f"near-duplicates were searched for {near.looked:,} of {near.total:,} images, until the time limit"
         yield Finding("warning", said)
 
 
@@ -146,7 +149,7 @@ def _pair(found: Inspection, pair: Pair) -> str:
 
 
 def _balance(found: Inspection) -> Iterator[Finding]:
-    """What ImageFolder cannot split, single images, and how uneven the classes of each split are."""
+    """Classes with too few images for the splits, classes with one image, and the class imbalance of each split."""
     splits = {split for split, _ in found.counts}
     few, single = [], []
     for split, name in sorted(set(found.places)):
@@ -156,14 +159,14 @@ def _balance(found: Inspection) -> Iterator[Finding]:
         needed = 3 if split == WHOLE else 2 if split == "train" and "val" not in splits else 1
         where = name if split == WHOLE else f"{split}/{name}"
         if count < needed:
-            few.append(f"{printable(where)}: {number(count, 'image')}, at least {needed} are needed")
+            few.append(f"{printable(where)}: {number(count, 'image')}, at least {needed} are required")
         elif count == 1:
             single.append(printable(where))
     if few:
-        said = "classes of which too few images can be read to be split; add images"
-        yield Finding("wrong", said, tuple(few))
+        said = "classes with too few readable images for the splits; add images"
+        yield Finding("error", said, tuple(few))
     if single:
-        yield Finding("warning", "classes with one image, which shows nothing of the class", tuple(single))
+        yield Finding("warning", "classes with only one image", tuple(single))
     for split in sorted(splits):
         sizes = {name: count for (at, name), count in found.counts.items() if at == split and name}
         if len(sizes) > 1:
@@ -171,7 +174,7 @@ def _balance(found: Inspection) -> Iterator[Finding]:
             ratio, of = sizes[most] / sizes[least], "" if split == WHOLE else f"{split}: "
             ends = f"{printable(most)} {sizes[most]:,}, {printable(least)} {sizes[least]:,}"
             if ratio >= IMBALANCED:
-                advice = "see --sampling and the losses for rare classes"
+                advice = "consider --sampling or a loss for imbalanced data"
                 yield Finding("warning", f"{of}imbalance ratio {ratio:.1f} ({ends}); {advice}")
             else:
                 yield Finding("note", f"{of}imbalance ratio {ratio:.1f}{f' ({ends})' if ratio > 1 else ''}")
@@ -184,13 +187,13 @@ def _names(found: Inspection) -> Iterator[Finding]:
         alike = _clashing(among)
         if alike:
             said = (
-                f"{what} whose names differ only in case, or in how accents are written; "
-                "Windows and macOS keep one of them: rename"
+                f"{what} whose names differ only in case or in the Unicode form of accents, which Windows and macOS do "
+                "not distinguish; rename them"
             )
             yield Finding("warning", said, tuple(_told_apart(group) for group in alike))
     odd: dict[str, Callable[[str], bool]] = {
-        "not in UTF-8, which not every tool takes": lambda name: not _is_text(name),
-        "with letters beyond ASCII": lambda name: _is_text(name) and not name.isascii(),
+        "not in UTF-8, which some programs do not support": lambda name: not _is_text(name),
+        "with non-ASCII characters": lambda name: _is_text(name) and not name.isascii(),
         "with spaces": lambda name: " " in name,
     }
     for which, is_so in odd.items():
@@ -198,7 +201,7 @@ def _names(found: Inspection) -> Iterator[Finding]:
             yield Finding("note", f"{number(len(those), 'image name')} {which}", tuple(those))
     crowds = Counter(name.rpartition("/")[0] for name in names)
     if crowded := [f"{printable(folder)}: {count:,}" for folder, count in crowds.items() if count > CROWDED]:
-        said = f"folders with more than {CROWDED:,} images, slow to list on a network's disk; a tar or zip is faster"
+        said = f"folders with more than {CROWDED:,} images, which network disks list slowly; a tar or zip is faster"
         yield Finding("warning", said, tuple(crowded))
 
 
@@ -211,7 +214,7 @@ def _clashing(names: Sequence[str]) -> list[list[str]]:
 
 
 def _told_apart(group: Sequence[str]) -> str:
-    """Names that would look the same are spelt out."""
+    """The names of a group; names that look the same are escaped."""
     looks = {unicodedata.normalize("NFC", name) for name in group}
     return " and ".join(printable(name) if len(looks) == len(group) else ascii(name) for name in group)
 
@@ -231,7 +234,9 @@ def _treated(found: Inspection) -> Iterator[Finding]:
         if one.form in NATIVE and PurePosixPath(found.tree.names[row]).suffix.lower() not in NATIVE[one.form].split()
     ]
     if other:
-        yield Finding("note", f"{number(len(other), 'image')} of another format than the name says", tuple(other))
+        yield Finding(
+            "note", f"{number(len(other), 'image')} whose format differs from the file extension", tuple(other)
+        )
 
 
 def _others(found: Inspection) -> Iterator[Finding]:
@@ -239,12 +244,12 @@ def _others(found: Inspection) -> Iterator[Finding]:
     plain = [name for name in found.tree.others if not archive.hidden(name)]
     unread = [name for name in plain if PurePosixPath(name).suffix.lower() in UNREAD]
     left = [name for name in plain if name not in set(unread)]
-    told: tuple[tuple[Grade, list[str], str, str], ...] = (
-        ("warning", unread, "file", "of a format that labbook does not read, left out; convert to JPEG or PNG"),
-        ("note", hidden, "hidden file", "left out"),
-        ("note", left, "other file", "left out"),
+    ignored: tuple[tuple[Grade, list[str], str, str], ...] = (
+        ("warning", unread, "file", "ignored, because the image format is not supported; convert to JPEG or PNG"),
+        ("note", hidden, "hidden file", "ignored"),
+        ("note", left, "other file", "ignored"),
     )
-    for grade, names, what, said in told:
+    for grade, names, what, said in ignored:
         if names:
             lines = tuple(map(printable, names))
             yield Finding(grade, f"{number(len(names), what)} {said}", lines)

@@ -1,7 +1,7 @@
-"""Labels that the network of a recorded run doubts, by confident learning (Northcutt et al. 2021, section 3.1).
+"""Suspect labels by confident learning (Northcutt et al. 2021, section 3.1), with the network of a recorded run.
 
-An image is suspected where the network says another class, and says it with at least the confidence that it has, on
-average, for the images which carry that class's label.
+A label is suspect if the network predicts another class, with a confidence of at least its mean confidence in that
+class over the images labeled as that class.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from data.reading.progress import bar, printable
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image whose label is doubted. row: of the tree.  said: the class that the network says.  confidence: of it."""
+    """An image with a suspect label.  row: of the tree.  said: predicted class.  confidence: its probability."""
 
     row: int
     label: str
@@ -33,8 +33,11 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Opinion:
-    """Of a run's network. suspects: the most confident first.  judged: how many images it was asked about.
-    strange: classes of the tree that the run does not know."""
+    """The suspect labels according to a run.
+
+    suspects: sorted by decreasing confidence.  judged: number of images classified.  strange: classes of the tree that
+    are not classes of the run.
+    """
 
     run: str
     suspects: tuple[Suspect, ...]
@@ -43,18 +46,19 @@ class Opinion:
 
 
 def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey, run: Run, device: str) -> Opinion:
-    """What the run's network says of the images that can be read. device: as of --device. Raises UserError."""
+    """Classify the readable images with the network of a run and find suspect labels.  device: see --device. Raises
+    UserError."""
     classes: list[str] = run.record["data"]["classes"]
     known = {name: at for at, name in enumerate(classes)}
     labels = {row: known[places[row][1]] for row in survey.seen if places[row][1] in known}
     strange = tuple(sorted({name for _, name in places if name and name not in known}))
     if not labels:
         shown = ", ".join(map(printable, classes[:10]))
-        raise UserError([f"--run {run.id}: it knows none of these classes; its own are {shown}"])
+        raise UserError([f"--run {run.id}: it was trained on none of these classes; its classes are {shown}"])
     network, side, channels = _network(run, device)
     rows: list[int] = []
-    told: list[np.ndarray] = []
-    shown_bar = bar(f"asking {run.id} about {len(labels):,} images", len(labels), "images")
+    outputs: list[np.ndarray] = []
+    shown_bar = bar(f"classifying {len(labels):,} images with {run.id}", len(labels), "images")
     with shown_bar as advance:
 
         def job(batch: list[tuple[int, archive.Content]]) -> tuple[list[int], np.ndarray]:
@@ -66,9 +70,9 @@ def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey,
             rows += some
             probabilities = network.logits(pixels).double().softmax(dim=1).numpy()
             mine = probabilities[np.arange(len(some)), [labels[row] for row in some]]
-            told.append(np.stack([probabilities.argmax(axis=1), probabilities.max(axis=1), mine], axis=1))
+            outputs.append(np.stack([probabilities.argmax(axis=1), probabilities.max(axis=1), mine], axis=1))
             advance(len(some))
-    answers = np.concatenate(told)
+    answers = np.concatenate(outputs)
     given = np.array([labels[row] for row in rows])
     usual = usual_confidence(given, answers[:, 2], len(classes))
     said = answers[:, 0].astype(np.int64)
@@ -79,8 +83,8 @@ def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey,
 
 
 def usual_confidence(labels: np.ndarray, confidence: np.ndarray, classes: int) -> np.ndarray:
-    """float [C]: for each class, the mean confidence float [N] in their labels int64 [N] of the images that carry it;
-    beyond 1 for a class that none carries, so that no image is suspected to be of it."""
+    """Mean confidence of each class, float [C], over the images labeled as that class, given labels int64 [N] and the
+    confidence in them, float [N]; 2 for a class without images, so that no label is suspect because of it."""
     counts = np.bincount(labels, minlength=classes)
     sums = np.bincount(labels, weights=confidence, minlength=classes)
     return np.where(counts > 0, sums / np.maximum(counts, 1), 2.0)
@@ -92,7 +96,7 @@ def _network(run: Run, device: str) -> tuple[Any, int, int]:
 
     height, width, channels = run.record["data"]["image_shape"]
     if height != width:
-        raise UserError([f"--run {run.id}: it takes images of {width} x {height}; only square ones are cut out here"])
+        raise UserError([f"--run {run.id} expects images of {width} x {height}; only square images are supported"])
     return network_of(run, device), height, channels
 
 

@@ -1,4 +1,4 @@
-"""The same picture twice: by content, and nearly, by perceptual hash."""
+"""Duplicates by file content, and near-duplicates by perceptual hash."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from core.loading.images import Images
 from data.check.survey import Survey
 
-SECONDS = 120.0  # that the search for near-duplicates may take: it grows with the square of the images
-_COMPARED = 1 << 22  # at a time: bounds the memory
+SECONDS = 120.0  # time limit of the search for near-duplicates, which is quadratic in the number of images
+_COMPARED = 1 << 22  # pairs compared at a time, to bound the memory
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Rows of two images, the first of the later split.  alike: correlation of their gray thumbnails."""
+    """Rows of two similar images; the first is in the later split.  alike: correlation of their gray thumbnails."""
 
     one: int
     other: int
@@ -28,7 +28,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Near:
-    """across, within: pairs of two splits, and of one; most alike first.  looked: how many images were looked up."""
+    """Near-duplicates.  across, within: pairs of different splits and of the same split, most similar first.
+    looked: number of images searched for.  total: number of images."""
 
     across: tuple[Pair, ...]
     within: tuple[Pair, ...]
@@ -37,7 +38,7 @@ class Near:
 
 
 def same(found: Survey) -> list[tuple[int, ...]]:
-    """Rows of the images that have one content, at least two each."""
+    """Groups of at least two rows of images with identical content."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for row, one in found.seen.items():
         groups[one.digest].append(row)
@@ -45,9 +46,10 @@ def same(found: Survey) -> list[tuple[int, ...]]:
 
 
 def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS) -> Near:
-    """Each image with the nearest in another split, and with the nearest before it in its own, where they are alike.
+    """Pair each image with the nearest image of each other split, and with the nearest earlier image of its own split,
+    if they are similar.
 
-    splits: of each row.  Images of one content count once in a split: `same` tells them.
+    splits: split of each row.  Images with identical content, which `same` finds, are used once per split.
     """
     from core.loading.duplicates import ALIKE, NEAR, SAME, SMALL, correlation, hashes
 
@@ -80,7 +82,7 @@ def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS) -> Near
 
 
 def _once(found: Survey, splits: Sequence[str]) -> np.ndarray:
-    """Rows int64, the first of each content in each split."""
+    """Rows, int64, of the first image of each content in each split."""
     first: dict[tuple[bytes, str], int] = {}
     for row, one in found.seen.items():
         first.setdefault((one.digest, splits[row]), row)
@@ -90,8 +92,8 @@ def _once(found: Survey, splits: Sequence[str]) -> np.ndarray:
 def _nearest(
     hashed: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None, most: int, until: float
 ) -> tuple[np.ndarray, int]:
-    """Of each of ours the nearest of theirs, of at most `most` bits' difference: int64 [n, 2]; and how many of ours
-    were looked up until then. theirs: None for those of ours that stand before it."""
+    """(pairs, count): the nearest of `theirs` for each of `ours`, if at most `most` bits differ, int64 [n, 2], and the
+    number of `ours` searched for until the time `until`.  theirs: None for the images of `ours` before each image."""
     found, start = [np.empty((0, 2), np.int64)], 0
     others = ours if theirs is None else theirs
     step = max(1, _COMPARED // max(1, len(others)))
@@ -100,7 +102,7 @@ def _nearest(
         until_row = start + len(mine) if theirs is None else len(others)
         apart = np.bitwise_count(mine[:, None] ^ hashed[others[:until_row]])
         if theirs is None:
-            apart[:, start:][np.triu_indices(len(mine))] = 255  # neither with itself nor with what follows
+            apart[:, start:][np.triu_indices(len(mine))] = 255  # excludes the image itself and later ones
         column = apart.argmin(axis=1)
         near = np.flatnonzero(apart[np.arange(len(mine)), column] <= most)
         found.append(np.stack([ours[start + near], others[column[near]]], axis=1))

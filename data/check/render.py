@@ -1,4 +1,4 @@
-"""What `labbook check` says on the terminal: counts, sizes, findings, verdict."""
+"""The output of `labbook check` on the terminal: counts, sizes, findings, summary."""
 
 from __future__ import annotations
 
@@ -12,47 +12,45 @@ from data.reading.decode import POLICY
 from data.reading.layout import WHOLE
 from data.reading.progress import first, printable
 
-FEW = 10  # names told of what is not wrong, unless all are asked for
+FEW = 10  # names shown for a warning or note without --all
 ROWS = 40  # classes in the table of counts
 ORDER = {"train": 0, "val": 1, "test": 2}
 
 
 def show(found: Inspection, every: Sequence[Finding], whole: bool) -> None:
-    """All of it, on standard output. whole: no list is cut short."""
+    """Print the result of an inspection to standard output.  whole: show all names."""
     _counts(found, whole)
     for line in (*_sizes(found), *_kinds(found)):
         tell(line)
     short = False
     for finding in every:
         tell(f"\n{finding.grade}: {finding.said}")
-        cut = not whole and finding.grade != "wrong" and len(finding.names) > FEW
+        cut = not whole and finding.grade != "error" and len(finding.names) > FEW
         for name in first(list(finding.names), FEW) if cut else finding.names:
             tell(f"    {name}")
         short |= cut
-    tell(f"\n{verdict(every)}{'; --all tells every name' if short else ''}")
+    tell(f"\n{verdict(every)}{'; --all lists all names' if short else ''}")
 
 
 def verdict(every: Sequence[Finding]) -> str:
-    """One line: how much is wrong."""
+    """One line with the number of errors and warnings."""
     grades = Counter(finding.grade for finding in every)
-    warnings = f"; {number(grades['warning'], 'warning')}" if grades["warning"] else ""
-    if not grades["wrong"]:
-        return f"nothing is wrong{warnings}"
-    return f"{number(grades['wrong'], 'thing is', 'things are')} wrong{warnings}"
+    warnings = f", {number(grades['warning'], 'warning')}" if grades["warning"] else ""
+    return f"{number(grades['error'], 'error') if grades['error'] else 'no errors'}{warnings}"
 
 
 def doubts(opinion: Opinion, names: Sequence[str]) -> Iterator[Finding]:
-    """What a run's network says against the labels. names: of all images, by row."""
-    kindly = f"those that {opinion.run} was trained on are judged too kindly"
-    said = f"{opinion.run} doubts {number(len(opinion.suspects), 'label')} of {opinion.judged:,}; {kindly}"
+    """Findings about suspect labels.  names: of all images, by row."""
+    caveat = f"it misses suspect labels among the images that {opinion.run} was trained on"
+    said = f"{opinion.run} disagrees with {number(len(opinion.suspects), 'label')} of {opinion.judged:,}; {caveat}"
     lines = tuple(
-        printable(f"{names[one.row]}: {one.label}, the run says {one.said} ({one.confidence:.1%})")
+        printable(f"{names[one.row]}: {one.label}, predicted {one.said} ({one.confidence:.1%})")
         for one in opinion.suspects
     )
     yield Finding("warning" if lines else "note", said, lines)
     if opinion.strange:
         strange = tuple(map(printable, opinion.strange))
-        yield Finding("note", f"{opinion.run} does not know these classes, and was not asked about them", strange)
+        yield Finding("note", f"{opinion.run} was not trained on these classes, whose labels were not checked", strange)
 
 
 def _counts(found: Inspection, whole: bool) -> None:
@@ -82,7 +80,7 @@ def _counts(found: Inspection, whole: bool) -> None:
 
 
 def _sizes(found: Inspection) -> Iterator[str]:
-    """Smallest, median and largest by area, and how many there are of each magnitude."""
+    """Lines with the smallest, median and largest image by area, and a histogram of the shorter side."""
     seen = found.survey.seen
     rows = sorted(seen, key=lambda row: (seen[row].width * seen[row].height, row))
     if not rows:

@@ -1,4 +1,4 @@
-"""A contact sheet: some images of each class, drawn by lot; pairs that are alike; what cannot be read, by name."""
+"""The contact sheet of labbook check: random images of each class, duplicates, suspect labels, unreadable files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from data.reading.decode import decode
 from data.reading.progress import printable
 
 MOST_CLASSES, MOST_PAIRS, MOST_UNREADABLE, MOST_SUSPECTS = 60, 24, 24, 24
-_GREY = 225
+_GRAY = 225
 
-Tile = tuple[int | None, str]  # row of the image, None for an empty place; title
+Tile = tuple[int | None, str]  # row of the image, or None for an empty tile; title
 
 
 def write(found: Inspection, opinion: Opinion | None, path: Path) -> None:
-    """Draw it as a PNG. Raises OSError, and DataError where the images have changed since."""
+    """Write the contact sheet as a PNG. Raises OSError, and DataError if images have changed since the inspection."""
     tiles = [*_of_classes(found), *_of_pairs(found), *_suspected(opinion), *_unreadable(found)]
     wanted = {row for row, _ in tiles if row is not None}
     pictures = {}
@@ -31,13 +31,13 @@ def write(found: Inspection, opinion: Opinion | None, path: Path) -> None:
             raw = content.read_bytes() if isinstance(content, Path) else content
             pictures[row] = decode(raw, found.tree.names[row], plots.TILE)
     nothing = np.full((plots.TILE, plots.TILE, 3), 255, np.uint8)
-    gray = np.full_like(nothing, _GREY)
+    gray = np.full_like(nothing, _GRAY)
     pixels = [nothing if not title else gray if row is None else pictures[row] for row, title in tiles]
     plots.contact_sheet(np.stack(pixels or [nothing]), [title for _, title in tiles] or ["no images"], path)
 
 
 def _of_classes(found: Inspection) -> list[Tile]:
-    """A line of images for each class; where there are too many classes, the first."""
+    """A row of random images for each class, for the first MOST_CLASSES classes."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row in found.survey.seen:
         rows[found.places[row][1]].append(row)
@@ -49,7 +49,7 @@ def _of_classes(found: Inspection) -> list[Tile]:
 
 
 def _of_pairs(found: Inspection) -> list[Tile]:
-    """Those across splits and classes first."""
+    """Duplicates and near-duplicates, those across splits and classes first."""
     twice = [(rows[0], rows[1], "=") for rows in found.same]
     twice += [(pair.one, pair.other, "~") for pair in (*found.near.across, *found.near.within)]
     twice.sort(key=lambda pair: found.places[pair[0]] == found.places[pair[1]])
@@ -70,6 +70,6 @@ def _unreadable(found: Inspection) -> list[Tile]:
 
 
 def _line(tiles: list[Tile]) -> list[Tile]:
-    """Filled up with empty places to whole lines."""
+    """The tiles, filled up with empty tiles to complete rows."""
     empty: Tile = (None, "")
     return tiles + [empty] * (-len(tiles) % plots.COLUMNS)

@@ -1,4 +1,4 @@
-"""What each image of a tree is: read once, in threads, kept as a few numbers and a thumbnail."""
+"""The survey of all images of a tree: each is read once, in threads; properties and a thumbnail are kept."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from data.reading.progress import bar
 if TYPE_CHECKING:
     from PIL import Image
 
-THUMB = 32  # pixels a side: what the perceptual hash looks at
-# What is done with an image that is more than a plain RGB picture; see data.decode.POLICY.
+THUMB = 32  # side length in pixels of the thumbnails, of which the perceptual hash is computed
+# how images other than plain 8-bit RGB are converted; see POLICY in data/reading/decode.py
 TREATED = {
-    "of 16 bits a channel": "its high byte is taken",
+    "with 16 bits per channel": "the high byte is used",
     "in CMYK": "converted by Pillow, without a color profile",
-    "of several frames or pages": "the first is taken",
-    "turned by EXIF": "turned upright",
-    "with transparency": "laid over black",
+    "with several frames or pages": "the first one is used",
+    "rotated by EXIF": "rotated upright",
+    "with transparency": "composited over black",
     "with a color profile": "the profile is ignored",
 }
-# The beginnings of files that are often taken for images, or that labbook does not read.
+# the first bytes of files that are often mistaken for images, or are not supported
 OTHERS = {
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "a gzip archive",
-    b"<!DOCTYPE": "a web page, as failed downloads leave them",
-    b"<!doctype": "a web page, as failed downloads leave them",
-    b"<html": "a web page, as failed downloads leave them",
+    b"<!DOCTYPE": "a web page, as after a failed download",
+    b"<!doctype": "a web page, as after a failed download",
+    b"<html": "a web page, as after a failed download",
     b"<svg": "an SVG drawing",
 }
 BRANDS = {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"jxl ": "JPEG XL"}
@@ -44,8 +44,8 @@ BRANDS = {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One image that can be read. digest: of its content.  width, height: of the file, in pixels, before it is turned.
-    mode, form: Pillow's names.  treated: keys of TREATED."""
+    """An image that can be read.  digest: of its content.  width, height: stored size in pixels, before EXIF rotation.
+    mode, form: mode and format of Pillow.  treated: keys of TREATED."""
 
     digest: bytes
     width: int
@@ -57,7 +57,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Survey:
-    """seen: row of the tree -> what it is.  unreadable: row -> why.  thumbs: uint8 [rows, THUMB, THUMB, 1], gray."""
+    """seen: row of the tree -> image.  unreadable: row -> reason.  thumbs: uint8 [rows, THUMB, THUMB, 1], grayscale."""
 
     seen: dict[int, Seen]
     unreadable: dict[int, str]
@@ -65,14 +65,14 @@ class Survey:
 
 
 def survey(found: tree.Tree, refuse: archive.Refuse) -> Survey:
-    """Read every image of a tree. refuse: told what in a folder cannot be taken. Raises DataError."""
+    """Read every image of a tree.  refuse: called with each error of a folder. Raises DataError."""
     count = len(found.names)
     thumbs = np.zeros((count, THUMB, THUMB, 1), np.uint8)
     seen: dict[int, Seen] = {}
     unreadable: dict[int, str] = {}
     shown = bar(f"checking {count:,} images of {found.path.name}", count, "images")
     with warnings.catch_warnings(), shown as advance:
-        warnings.simplefilter("ignore")  # Pillow's, of what is told below by name
+        warnings.simplefilter("ignore")  # Pillow warns about images that are reported below
 
         def job(batch: list[tuple[int, archive.Content]]) -> list[tuple[int, Seen | str]]:
             return [(row, _examined(content, found.names[row], thumbs[row])) for row, content in batch]
@@ -88,7 +88,8 @@ def survey(found: tree.Tree, refuse: archive.Refuse) -> Survey:
 
 
 def _examined(content: archive.Content, name: str, thumb: np.ndarray) -> Seen | str:
-    """What it is, its thumbnail written; or why it cannot be read: "" for what was refused, and told, before."""
+    """The properties of an image, after writing its thumbnail; or the reason why it cannot be read, "" if that has been
+    reported before."""
     if content is None:
         return ""
     try:
@@ -108,14 +109,14 @@ def _examined(content: archive.Content, name: str, thumb: np.ndarray) -> Seen | 
 
 def _treated(image: Image.Image) -> Iterator[str]:
     if image.mode.startswith("I") or any(_deep(tile[3]) for tile in getattr(image, "tile", ())):
-        yield "of 16 bits a channel"
+        yield "with 16 bits per channel"
     if image.mode == "CMYK":
         yield "in CMYK"
     if _several(image):
-        yield "of several frames or pages"
-    # asked for it, a PNG that has no EXIF would be decoded to its end
+        yield "with several frames or pages"
+    # getexif decodes a whole PNG that has no EXIF
     if (image.format != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION, 1) != 1:
-        yield "turned by EXIF"
+        yield "rotated by EXIF"
     if image.has_transparency_data:
         yield "with transparency"
     if "icc_profile" in image.info:
@@ -125,30 +126,30 @@ def _treated(image: Image.Image) -> Iterator[str]:
 def _several(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # what follows a sound first image may be anything
+    except Exception:  # the data after a valid first frame can be arbitrary
         return False
 
 
 def _deep(packing: Any) -> bool:
-    """Whether the arguments of a decoder of Pillow say 16 bits a channel; BGR;16 are those of three channels."""
+    """Whether the arguments of a Pillow decoder mean 16 bits per channel; BGR;16 means 16 bits for three channels."""
     raw_mode = str(packing[0] if isinstance(packing, tuple) and packing else packing)
     return ";16" in raw_mode and not raw_mode.startswith("BGR")
 
 
 def _reason(raw: bytes) -> str:
-    """Plainer than Pillow's, for what is no image at all; "" where it is one, or may be."""
+    """A clearer reason than Pillow's for a file that is not an image; "" if it is or may be one."""
     if not raw:
-        return "empty: it has 0 bytes"
+        return "the file is empty"
     if not any(raw):
-        return "nothing but zeros, as an interrupted copy leaves it"
+        return "the file contains only zeros, as after an interrupted copy"
     for start, what in OTHERS.items():
         if raw.lstrip()[: len(start)] == start:
-            return f"no image but {what}"
+            return f"not an image but {what}"
     if raw[4:8] == b"ftyp" and raw[8:12] in BRANDS:
-        return f"{BRANDS[raw[8:12]]}, which labbook does not read; convert it to JPEG or PNG"
+        return f"{BRANDS[raw[8:12]]} is not supported; convert the file to JPEG or PNG"
     try:
         text = raw[:512].decode("utf-8", "strict" if len(raw) <= 512 else "ignore")
     except UnicodeDecodeError:
         return ""
     portable = raw[:1] == b"P" and raw[1:2].isdigit()  # PPM is text, too
-    return "no image but text" if not portable and all(s.isprintable() or s.isspace() for s in text) else ""
+    return "not an image but text" if not portable and all(s.isprintable() or s.isspace() for s in text) else ""

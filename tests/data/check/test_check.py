@@ -64,7 +64,7 @@ def test_sound_images_are_counted_and_left_as_they_are(form, tmp_path, home, cap
     monkeypatch.chdir(home)
     status, said = checked(capsys, path)
     assert status == 0
-    assert said.endswith("\nnothing is wrong\n")
+    assert said.endswith("\nno errors\n")
     assert f"{path}: 20 images, 2 classes" in said
     assert re.search(r"train +test *\n.*\n +cat +5 +5 *\n +dog +5 +5 *\n(.*\n)? +all +10 +10 *\n", said)
     assert "sizes: all 32 x 32 pixels\nformats: PNG 20\nmodes: RGB 20\n" in said
@@ -104,19 +104,19 @@ def unlucky(folder):
     put(folder, "train/cat/large.png", smooth(115))
     put(folder, "test/dog/small.jpg", encoded(smooth(115, 60), "JPEG"))
     return {
-        "wrong": [
-            "images lie in no class folder: test/loose.png",
-            "the class folder train/ant holds no images",
-            "test/ lacks classes that train/ has: owl",
-            "train/cat/text.jpg: no image but text",
-            "train/cat/empty.jpg: empty: it has 0 bytes",
+        "error": [
+            "images are not in a class folder: test/loose.png",
+            "the class folder train/ant contains no images",
+            "classes of train/ are missing in test/: owl",
+            "train/cat/text.jpg: not an image but text",
+            "train/cat/empty.jpg: the file is empty",
             "train/cat/cut.jpg: image file is truncated",
-            "train/cat/page.jpg: no image but a web page",
-            "train/cat/phone.jpg: HEIC, which labbook does not read",
+            "train/cat/page.jpg: not an image but a web page",
+            "train/cat/phone.jpg: HEIC is not supported",
             "test/cat/leak.png = train/cat/00.png",
             "train/cat/01.png = train/dog/both.png",
             "test/dog/small.jpg ~ train/cat/large.png",
-            "train/owl: 1 image, at least 2 are needed",
+            "train/owl: 1 image, at least 2 are required",
         ],
         "warning": [
             "train/cat/02.png = train/cat/again.png",
@@ -127,10 +127,10 @@ def unlucky(folder):
         "note": [
             "train/cat/кошка.png",
             "train/cat/my photo.png",
-            "1 image of 16 bits a channel: its high byte is taken\n    train/cat/deep.png",
+            "1 image with 16 bits per channel: the high byte is used\n    train/cat/deep.png",
             "1 image in CMYK: converted by Pillow, without a color profile\n    train/dog/cmyk.jpg",
-            "1 image of several frames or pages: the first is taken\n    train/dog/moves.gif",
-            "1 image turned by EXIF: turned upright\n    train/dog/turned.png",
+            "1 image with several frames or pages: the first one is used\n    train/dog/moves.gif",
+            "1 image rotated by EXIF: rotated upright\n    train/dog/turned.png",
             "train/dog/disguised.jpg: PNG",
             "train/cat/.hidden.png",
             "notes.txt",
@@ -146,9 +146,9 @@ def _saved(image, form, **options):
 
 def by_grade(said):
     """Grade -> all that is said under it."""
-    parts = re.split(r"\n\n(?=wrong: |warning: |note: )", said.rpartition("\n\n")[0])[1:]
+    parts = re.split(r"\n\n(?=error: |warning: |note: )", said.rpartition("\n\n")[0])[1:]
     return {
-        grade: "\n".join(part for part in parts if part.startswith(grade)) for grade in ("wrong", "warning", "note")
+        grade: "\n".join(part for part in parts if part.startswith(grade)) for grade in ("error", "warning", "note")
     }
 
 
@@ -157,7 +157,7 @@ def test_an_unlucky_folder_is_told_of_in_one_message(form, tmp_path, capsys):
     expected = unlucky(tmp_path / "source")
     path = tmp_path / "source"
     if form != "folder":  # no archive of the tests holds an empty folder
-        expected["wrong"].remove("the class folder train/ant holds no images")
+        expected["error"].remove("the class folder train/ant contains no images")
         path = packed(tmp_path / "source", tmp_path / form)
     status, said = checked(capsys, path, "--all")
     assert status == 1
@@ -165,7 +165,7 @@ def test_an_unlucky_folder_is_told_of_in_one_message(form, tmp_path, capsys):
     for grade, lines in expected.items():
         for line in lines:
             assert line in told[grade], f"{grade}: {line}\n{said}"
-    assert said.endswith("6 things are wrong; 4 warnings\n")
+    assert said.endswith("6 errors, 4 warnings\n")
 
 
 def test_links_that_lead_out_are_all_told_and_the_rest_is_read(tmp_path, capsys):
@@ -179,12 +179,12 @@ def test_links_that_lead_out_are_all_told_and_the_rest_is_read(tmp_path, capsys)
     put(source, "test/dog/00.png", b"no image")
     status, said = checked(capsys, source)
     assert status == 1
-    wrong = by_grade(said)["wrong"]
+    wrong = by_grade(said)["error"]
     for name, what in {
-        "train/cat/out.png": "a link that leads out",
-        "train/cat/nowhere.png": "a link that leads out",
-        "train/dog/folder": "a link to a folder",
-        "train/dog/pipe.png": "no regular file",
+        "train/cat/out.png": "a symbolic link that",
+        "train/cat/nowhere.png": "a symbolic link that",
+        "train/dog/folder": "a symbolic link to a folder",
+        "train/dog/pipe.png": "not a regular file",
     }.items():
         assert wrong.count(f"{source}/{name} is {what}") == 1
     assert "test/dog/00.png: " in wrong
@@ -223,8 +223,8 @@ def test_what_is_wrong_ends_with_1_and_what_is_doubtful_with_0(case, tmp_path, c
     (WRONG | DOUBTFUL)[case](source)
     status, said = checked(capsys, source)
     assert status == (case in WRONG)
-    grades = re.findall(r"^(wrong|warning): ", said, re.MULTILINE)
-    assert grades == ["wrong" if case in WRONG else "warning"]
+    grades = re.findall(r"^(error|warning): ", said, re.MULTILINE)
+    assert grades == ["error" if case in WRONG else "warning"]
 
 
 @pytest.mark.parametrize("splits", [("",), ("train", "test"), ("train", "val", "test")], ids=["whole", "two", "three"])
@@ -233,12 +233,12 @@ def test_classes_too_small_are_those_that_training_refuses(splits, count, tmp_pa
     source = tree(tmp_path / "source", splits=splits, each=8)
     for path in sorted((source / splits[0] / "cat").iterdir())[count:]:
         path.unlink()
-    told = [finding for finding in findings(inspect(source)) if finding.grade == "wrong"]
+    told = [finding for finding in findings(inspect(source)) if finding.grade == "error"]
     if count < {1: 3, 2: 2, 3: 1}[len(splits)]:
-        with pytest.raises(DataError, match="would have no image of cat"):
+        with pytest.raises(DataError, match="split would have no image of cat"):
             ImageFolder(size=16).load(source)
         (finding,) = told
-        assert "too few images" in finding.said
+        assert "too few readable images" in finding.said
     else:
         ImageFolder(size=16).load(source)
         assert not told
@@ -249,7 +249,7 @@ def test_a_copy_among_class_folders_alone_is_a_leak(tmp_path, capsys):
     copied("cat/00.png", "cat/x.png")(source)
     status, said = checked(capsys, source)
     assert status == 1
-    assert "the test split is drawn by lot" in said
+    assert "the test split is random" in said
     assert "cat/00.png = cat/x.png" in said
 
 
@@ -262,7 +262,7 @@ def test_what_is_wrong_is_told_whole_and_the_rest_when_asked(tmp_path, capsys):
     assert sum(line.startswith("    train/cat/") for line in said.splitlines()) == 55
     assert sum(line.startswith("    train/dog/s p") for line in said.splitlines()) == 10
     assert "    ... and 45 more\n" in said
-    assert said.endswith("--all tells every name\n")
+    assert said.endswith("--all lists all names\n")
     _, said = checked(capsys, source, "--all")
     assert sum(line.startswith("    train/dog/s p") for line in said.splitlines()) == 55
 
@@ -291,11 +291,11 @@ def test_a_crowded_folder_is_told(tmp_path, capsys, monkeypatch):
         ("gray", ()),
         ("palette_with_transparency", ("with transparency",)),
         ("half_alpha", ("with transparency",)),
-        ("sixteen_bit_png", ("of 16 bits a channel",)),
-        ("sixteen_bit_tiff", ("of 16 bits a channel",)),
-        ("sixteen_bit_pgm", ("of 16 bits a channel",)),
+        ("sixteen_bit_png", ("with 16 bits per channel",)),
+        ("sixteen_bit_tiff", ("with 16 bits per channel",)),
+        ("sixteen_bit_pgm", ("with 16 bits per channel",)),
         ("cmyk", ("in CMYK",)),
-        ("animated_first_frame", ("of several frames or pages",)),
+        ("animated_first_frame", ("with several frames or pages",)),
     ],
 )
 def test_what_the_policy_does_is_known_of_each_image(case, treated, tmp_path):
@@ -368,9 +368,9 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, capsys, monkeypatch
     source = tree(tmp_path / "source")
     for words, expected in (
         ([tmp_path / "nowhere"], "nowhere: No such file"),
-        ([source, "--sheet", source / "a.png"], "lies among the images"),
-        ([source, "--sheet", tmp_path / "a.jpg"], "needs the name of a PNG"),
-        ([source, "--sheet", tmp_path / "none/a.png"], "needs a folder that exists"),
+        ([source, "--sheet", source / "a.png"], "the file must be outside the image folder"),
+        ([source, "--sheet", tmp_path / "a.jpg"], "the file name must end in .png"),
+        ([source, "--sheet", tmp_path / "none/a.png"], "none does not exist"),
         ([source, "--run", "none"], "none: no such run"),
         ([source, "--sheets", "x"], "unrecognized arguments"),
     ):
@@ -413,7 +413,7 @@ def test_a_run_doubts_the_labels_that_were_planted(trained, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     main([str(tmp_path / "digits"), "--run", str(trained.folder), "--all", "--sheet", str(sheet)])
     said = capsys.readouterr().out
-    doubted = re.findall(r"^    train/(\d)/(\d+)\.png: \1, the run says (\d) \((\d+\.\d)%\)$", said, re.MULTILINE)
+    doubted = re.findall(r"^    train/(\d)/(\d+)\.png: \1, predicted (\d) \((\d+\.\d)%\)$", said, re.MULTILINE)
     truth = {int(at): (label, str(images.targets[int(at)])) for label, at, _, _ in doubted}
     found = {at for at in truth if at in planted}
     assert len(found) >= 3, said
@@ -421,17 +421,17 @@ def test_a_run_doubts_the_labels_that_were_planted(trained, tmp_path, capsys):
     assert len(doubted) <= 8
     confidences = [float(line[3]) for line in doubted]
     assert confidences == sorted(confidences, reverse=True)
-    assert "was trained on are judged too kindly" in said
-    assert f"{trained.id} does not know these classes, and was not asked about them\n    x\n" in said
+    assert "it misses suspect labels among the images that" in said
+    assert f"{trained.id} was not trained on these classes, whose labels were not checked\n    x\n" in said
     assert sheet.exists()
 
 
 def test_runs_that_cannot_judge_are_refused(trained, tmp_path):
     source = tree(tmp_path / "source")
-    with pytest.raises(UserError, match="knows none of these classes; its own are 0, 1, 2"):
+    with pytest.raises(UserError, match="it was trained on none of these classes; its classes are 0, 1, 2"):
         main([str(source), "--run", str(trained.folder)])
     other = tmp_path / "run"
     shutil.copytree(trained.folder, other)
     (other / "artifacts" / WEIGHTS).unlink()
-    with pytest.raises(UserError, match="has kept no weights"):
+    with pytest.raises(UserError, match="has no saved weights"):
         main([str(source), "--run", str(other)])
