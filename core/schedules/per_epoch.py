@@ -58,7 +58,7 @@ class Plateau(Schedule):
 
     factor: float = Field(0.1, gt=0, lt=1, description="factor by which the learning rate is reduced")
     patience: int = Field(
-        10, ge=0, description="epochs without improvement that are allowed before the learning rate is reduced"
+        10, ge=0, description="epochs without improvement to tolerate; after one more, the learning rate is reduced"
     )
     monitor: Metric = Field("val/loss", description="validation metric to monitor")
     threshold: float = Field(
