@@ -43,11 +43,11 @@ class ImageTable(Dataset):
     path_column: str = Field("path", description="column with the image paths, relative to the folder of the table")
     label_column: str = Field("label", description="column with the labels")
     split_column: str | None = Field(
-        "split", description="column with train, val or test; none, or no such column: the splits are created"
+        "split", description="column with train, val or test; none, or no such column: the splits are random"
     )
     group_column: str | None = Field(
         "group",
-        description="column with groups of images that must be in the same split; none, or no such column: none",
+        description="column with groups, whose images must be in the same split; none, or no such column: no groups",
     )
     allow_outside: bool = Field(False, description="allow image paths outside the folder of the table")
 

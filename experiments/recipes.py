@@ -1,4 +1,4 @@
-"""What several experiments share."""
+"""Declarations that several experiments share."""
 
 from core.augment import HorizontalFlip, RandomCrop
 from core.experiment import Experiment
@@ -8,7 +8,7 @@ from core.optimizers import SGD
 from core.schedules import Cosine
 from data import Cifar10, Digits
 
-# 287 digits to train, 72 to validate, 1,438 to test: a point of test accuracy is 14 images
+# 287 training, 72 validation and 1,438 test images: one percentage point of test accuracy is 14 images
 FEW_DIGITS = Experiment(
     data=Digits(test_fraction=0.8, val_fraction=0.2),
     model=SmallCNN(widths=(32, 64)),
@@ -21,7 +21,7 @@ FEW_DIGITS = Experiment(
 )
 CROP_AND_FLIP = (RandomCrop(padding=4), HorizontalFlip())
 
-# 72,954 parameters: an epoch is half a minute of one CPU core
+# 72,954 parameters; an epoch takes half a minute on one CPU core
 SMALL_CIFAR = Experiment(
     data=Cifar10(),
     model=SmallCNN(widths=(16, 32, 64)),

@@ -133,7 +133,8 @@ class RandomErasing(BatchStep):
         (0.3, 1 / 0.3), description="minimum and maximum aspect ratio (height / width) of the rectangle"
     )
     fill: Literal["mean", "noise"] = Field(
-        "mean", description="mean: the mean color; noise: uniform noise with mean 0 and standard deviation 1"
+        "mean",
+        description="fill values. mean: the mean color; noise: uniform noise with mean 0 and standard deviation 1",
     )
 
     def __call__(

@@ -28,7 +28,7 @@ class BinaryCrossEntropy(Loss):
         None,
         ge=0,
         lt=1,
-        description="targets mixed by Mixup or CutMix are set to 1 above this value, else to 0; none: left unchanged",
+        description="set targets mixed by Mixup or CutMix to 1 above this value, else to 0; none: keep mixed targets",
     )
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -28,8 +28,8 @@ class Freeze(Part):
 
     up_to: str | None = Field(
         None,
-        description="name of the last frozen module, in order of definition, e.g. layer3; * is a wildcard; none: all "
-        "layers before the head",
+        description="freeze this module and all before it, e.g. layer3; * is a wildcard; none: all layers before the "
+        "head",
     )
     unfreeze_epoch: int | None = Field(
         None, ge=1, description="number of epochs after which all layers are trained; none: layers stay frozen"

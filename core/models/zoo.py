@@ -31,7 +31,7 @@ class Torchvision(Model):
         None,
         ge=0,
         lt=1,
-        description="dropout probability, before the last layer if the network has no dropout; none: its default",
+        description="dropout probability (before the last layer in networks without dropout); none: the default",
     )
     resize: int | None = Field(
         None,
@@ -46,7 +46,7 @@ class Torchvision(Model):
         description="probability of dropping the last residual branch (Huang et al. 2016); none: the network's default",
     )
     aux_logits: bool = Field(
-        False, description="use the auxiliary heads of googlenet and inception_v3; needs method Auxiliary"
+        False, description="use the auxiliary heads of googlenet and inception_v3; requires --method Auxiliary"
     )
 
     def check(self) -> None:

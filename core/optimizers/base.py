@@ -51,7 +51,7 @@ class Descent(Optimizer, ABC):
         0.0, ge=0, description="weight decay coefficient; not applied to biases and normalization layers"
     )
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="layer-wise learning rate decay: factor per layer (or block), from last to first"
+        1.0, gt=0, le=1, description="layer-wise learning rate decay: factor for each layer or block before the last"
     )
     groups: tuple[tuple[str, Multiplier], ...] = Field(
         (),

@@ -1,7 +1,7 @@
-"""Does a small CNN need a planned learning rate, or will one do that falls when validation stalls?
+"""Does a small CNN need a cosine schedule, or is it enough to reduce the learning rate on plateaus?
 
-    python -m experiments.cifar_cnn --precision bf16 --seeds 3                       falls when validation stalls
-    python -m experiments.cifar_cnn --precision bf16 --seeds 3 --variant cosine      planned: a cosine over 20 epochs
+    python -m experiments.cifar_cnn --precision bf16 --seeds 3                       reduced on plateaus
+    python -m experiments.cifar_cnn --precision bf16 --seeds 3 --variant cosine      cosine schedule over 20 epochs
     python -m experiments.cifar_cnn --root PATH                                      without a download
     python -m experiments.cifar_cnn search --variant cosine --trials 16 --workers 2 --confirm 2 --precision bf16
 

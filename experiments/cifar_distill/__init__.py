@@ -1,11 +1,11 @@
-"""Does a small network learn more from a larger one's answers than from the labels?
+"""Does a small network learn more from the outputs of a larger one than from the labels?
 
     python -m experiments.cifar_cnn --precision bf16                                the teacher; it prints its run's id
-    python -m experiments.cifar_distill --precision bf16 --seeds 3                  the pupil, from labels alone
+    python -m experiments.cifar_distill --precision bf16 --seeds 3                  the student, from labels only
     python -m experiments.cifar_distill --precision bf16 --seeds 3 --variant large  a network of the teacher's size
     python -m experiments.cifar_distill --precision bf16 --seeds 3 --method Distill --method.teacher RUN
 
-Expected: 75.3 % +- 1.2 (test accuracy on CIFAR-10 (JPEG), n = 3), taught 76.1 % +- 0.3 (README.md); 5 to 8 min a
+Expected: 75.3 % +- 1.2 (test accuracy on CIFAR-10 (JPEG), n = 3), distilled 76.1 % +- 0.3 (README.md); 5 to 8 min a
 seed on one core with bf16 instructions, torch 2.15.
 """
 

@@ -1,8 +1,8 @@
-"""What does a ResNet-18 reach on CIFAR-10 with the usual recipe?
+"""Which accuracy does a ResNet-18 reach on CIFAR-10 with the standard recipe?
 
     python -m experiments.cifar_resnet                            train; CIFAR-10 is downloaded once (163 MB)
-    python -m experiments.cifar_resnet --root PATH                the archive, its batches, or a tree of images
-    python -m experiments.cifar_resnet --data Digits              the same network on the embedded digits
+    python -m experiments.cifar_resnet --root PATH                the archive, its batches, or image folders
+    python -m experiments.cifar_resnet --data Digits              the same network on scikit-learn's digits
     python -m experiments.cifar_resnet --variant cutmix --seeds 3
 
 Expected: not yet measured in full (needs a GPU); two epochs are in README.md.

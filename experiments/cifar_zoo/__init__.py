@@ -1,11 +1,11 @@
-"""Which architecture makes most of CIFAR-10 under one recipe?
+"""Which architecture is most accurate on CIFAR-10 with the same training recipe?
 
     python -m experiments.cifar_zoo --root PATH                    MobileNet v3, the smallest
-    python -m experiments.cifar_zoo --variant resnet18             with a CIFAR stem; the others are held to it
+    python -m experiments.cifar_zoo --variant resnet18             with a CIFAR stem, as a baseline
     python -m experiments.cifar_zoo --variant vit --seeds 3
 
-Networks made for ImageNet divide the side by 32, or cut it into patches of 16. They see the images enlarged to 128
-pixels, so that their last maps are 4 x 4, as those of ResNet-18 with its CIFAR stem are of 32.
+Networks for ImageNet downsample images by a factor of 32, or divide them into 16x16 patches. They receive images
+resized to 128 pixels, so that their last feature maps are 4x4, as those of ResNet-18 with a CIFAR stem at 32 pixels.
 
 Expected: accuracies not yet measured; parameters, FLOPs and speed are in README.md.
 """

@@ -1,8 +1,8 @@
-"""Does augmentation help on handwritten digits of 8x8 pixels, when there are few of them?
+"""Does augmentation help on handwritten digits of 8x8 pixels, with few training images?
 
-    python -m experiments.digits_augment --seeds 10                       none
-    python -m experiments.digits_augment --seeds 10 --variant crop        random crops by one pixel, and so on
-    python -m experiments.digits_augment --seeds 10 --data.test_fraction 0.2 --variant crop    with all of them
+    python -m experiments.digits_augment --seeds 10                       no augmentation
+    python -m experiments.digits_augment --seeds 10 --variant crop        random crops with padding 1, and so on
+    python -m experiments.digits_augment --seeds 10 --data.test_fraction 0.2 --variant crop    with all images
 
 Expected: 98.1 % +- 0.4 (test accuracy, n = 10), no variant shown to be better (README.md); 5 s a seed on one core.
 """

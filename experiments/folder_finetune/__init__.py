@@ -1,12 +1,13 @@
-"""How far does a pretrained network get on images of your own, head first, then all of it?
+"""How accurate is a pretrained network on your own images, training first its head, then all layers?
 
-    python -m experiments.folder_finetune --root PATH                    <class>/*.jpg, or train/ and test/ of such
-    python -m experiments.folder_finetune --root PATH --variant probe    the head alone: seconds, on a laptop too
-    python -m experiments.folder_finetune --root PATH --variant few      a handful of images per class
+    python -m experiments.folder_finetune --root PATH                    <class>/*.jpg, or these in train/ and test/
+    python -m experiments.folder_finetune --root PATH --variant probe    linear probe: seconds, also on a laptop
+    python -m experiments.folder_finetune --root PATH --variant few      few images per class
     python -m experiments.folder_finetune --root PATH --model.name efficientnet_b0
-    python -m experiments.folder_finetune --root PATH --model.weights none --freeze none    drawn weights, no download
+    python -m experiments.folder_finetune --root PATH --model.weights none --freeze none    from scratch
 
-The head is trained for two epochs, then everything, deeper layers at lower rates (optimizer.layer_decay).
+The head is trained for two epochs, then all layers, with lower learning rates for earlier layers
+(optimizer.layer_decay).
 
 Expected: with torchvision's weights not yet measured; from six classes of CIFAR-10 (JPEG) to the other four, 6 points
 more than from scratch in as many epochs (n = 3, README.md).
