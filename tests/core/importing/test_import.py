@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import tracking
 from core.cli.list import best_on_record
 from core.cli.main import labbook as main
 from core.cli.rerun import main as rerun
@@ -26,6 +25,7 @@ from core.options import parse
 from core.record.journal import Journal, read
 from core.runs.resume import resume
 from core.runs.trained import Run, load
+from core.tracking import api
 from core.tracking.api import tracking_uri
 from experiments.tiny import EXPERIMENT
 from tests.support.optional import library
@@ -39,7 +39,7 @@ BASE = 1_600_000_000.0  # s since 1970
 def offline(monkeypatch):
     """Without a mirror: the runs that it would have been given."""
     told = []
-    monkeypatch.setattr(tracking, "sync", lambda folders: told.append([folder.name for folder in folders]) or [])
+    monkeypatch.setattr(api, "sync", lambda folders: told.append([folder.name for folder in folders]) or [])
     return told
 
 
