@@ -19,7 +19,8 @@ from tests.support.samples import ROOT, packed, tree
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from data import ImageFolder, ingest
+from data import ImageFolder
+from data.reading import ingest
 root, slow, decoded = Path(sys.argv[1]), float(sys.argv[2]), []
 genuine = ingest.decode_with_area
 def slowly(*arguments):
