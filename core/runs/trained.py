@@ -36,6 +36,7 @@ class Run(RecordedRun):
         """
         from core.inference.network import model_of
 
+        _ = self.experiment  # an imported run has neither this nor weights: the first is the reason
         return model_of(self)
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -52,7 +52,11 @@ def loader_of(process, home) -> int:
 
 @pytest.mark.parametrize(
     ("number", "ahead"),
-    [(signal.SIGKILL, 0.0), (signal.SIGSTOP, 0.0), (signal.SIGSTOP, 0.5)],
+    [
+        (signal.SIGKILL, 0.0),
+        pytest.param(signal.SIGSTOP, 0.0, marks=pytest.mark.slow),
+        (signal.SIGSTOP, 0.5),
+    ],
     ids=["dead", "hung", "hung_with_a_batch_announced"],
 )
 def test_a_lost_loader_worker_is_named_with_its_batch_and_the_run_resumes(number, ahead, undisturbed, forge, home):

@@ -383,7 +383,9 @@ def _wait_for(condition, timeout=60):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("where", ["| head -1", "> /dev/full", ">&-"])
+@pytest.mark.parametrize(
+    "where", ["| head -1", *(pytest.param(other, marks=pytest.mark.slow) for other in ("> /dev/full", ">&-"))]
+)
 def test_a_run_outlives_its_display(where, home):
     command = f"{sys.executable} -m {PROGRAM} --epochs 2 --limit 200 --mlflow false --threads 1 {where}"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

@@ -388,7 +388,7 @@ def test_an_alias_that_mlflow_refuses_is_refused(run, alias):
 
 
 def test_an_unknown_run_is_told_as_a_mistake(run, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["labbook", "register", run.id.replace("cnn", "cnm"), "digits"])
+    monkeypatch.setattr(sys, "argv", ["labbook", "register", run.id.replace("tiny", "tinn"), "digits"])
     with pytest.raises(SystemExit) as caught:
         command_line()
     assert caught.value.code == 2

@@ -239,6 +239,7 @@ def test_three_processes_resume_to_the_same_bits(forge, home, tmp_path):
     assert points(only_run(home)) == points(only_run(tmp_path))
 
 
+@pytest.mark.slow
 def test_two_nodes_restart_to_the_same_bits(undisturbed, home, torchrun):
     """Two torchrun agents that meet by c10d, as on two machines; one's process is killed."""
     meet = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "job")
