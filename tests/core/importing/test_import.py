@@ -25,7 +25,6 @@ from core.options import parse
 from core.record.journal import Journal, read
 from core.runs.resume import resume
 from core.runs.trained import Run, load
-from core.tracking import api
 from core.tracking.api import tracking_uri
 from experiments.tiny import EXPERIMENT
 from tests.support.optional import library
@@ -39,7 +38,8 @@ BASE = 1_600_000_000.0  # s since 1970
 def offline(monkeypatch):
     """Without a mirror: the runs that it would have been given."""
     told = []
-    monkeypatch.setattr(api, "sync", lambda folders: told.append([folder.name for folder in folders]) or [])
+    sync = "core.tracking.api.sync"
+    monkeypatch.setattr(sync, lambda folders: told.append([folder.name for folder in folders]) or [])
     return told
 
 
