@@ -15,7 +15,7 @@ ONLY_SLURM = ("cpus_per_task", "mem_gb", "partition", "account", "qos", "constra
 
 
 class Launcher(Part):
-    """Options of the verb launch: the resources of a job."""
+    """Options of the verb launch: the resources of a job, whose tasks are started as torchrun starts its processes."""
 
     cluster: Literal["local", "slurm"] = Field("local", description="where the job runs: local (this machine) or slurm")
     nodes: int = Field(1, ge=1, description="number of nodes")

@@ -185,7 +185,10 @@ class Study:
         if len(self.goals.names) > 1 or now.state.is_finished():
             return True
         if epochs not in now.intermediate_values:  # a resumed trial has reported it before
-            trial.report(value, epochs)
+            try:
+                trial.report(value, epochs)
+            except optuna.exceptions.UpdateFinishedTrialError:  # another machine has taken it over just now
+                return True
             self.deaths.pop(number, None)
         spared = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.experiment.epochs  # nothing is left to save
         return spared or not trial.should_prune()
@@ -202,15 +205,21 @@ class Study:
         if self._is_taken(outcome.number):
             self._let_go(outcome.number)
             return
-        trial = self.running.pop(outcome.number)
-        if outcome.error is not None:
-            trial.set_user_attr(ERROR, outcome.error[:1000])
-            frozen = self.study.tell(trial, state=TrialState.FAIL)
-            self.failures.append(outcome.error)
-        else:
-            pruned = TrialState.PRUNED if outcome.pruned else None
-            frozen = self.study.tell(trial, outcome.scores, state=pruned)
+        trial = self.running[outcome.number]
+        try:
+            if outcome.error is not None:
+                trial.set_user_attr(ERROR, outcome.error[:1000])
+                frozen = self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                frozen = self.study.tell(trial, outcome.scores, state=TrialState.PRUNED if outcome.pruned else None)
+        except optuna.exceptions.UpdateFinishedTrialError:  # another machine has taken it over just now
+            self._let_go(outcome.number)
+            return
+        del self.running[outcome.number]
+        if outcome.error is None:
             self.failures.clear()
+        else:
+            self.failures.append(outcome.error)
         self.shown.ended(self, frozen)
         if len(self.failures) == ROW:
             raise Failing(f"{ROW} consecutive trials failed, the last one with: {outcome.error}")

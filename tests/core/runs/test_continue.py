@@ -140,7 +140,7 @@ def test_the_same_command_begun_again_by_a_cluster_goes_on(forge, home):
     assert only_run(home).id == run.id
     for other in ({"SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"}, {"SLURM_JOB_ID": "77"}):
         status, text = forge.run(*words, env=other)
-        assert "begun by an earlier start" not in text
+        assert "started by an earlier start" not in text
     assert len(list((home / "mlruns" / "runs").iterdir())) == 3
 
 

@@ -167,7 +167,7 @@ def test_a_requeued_job_finds_its_run(moved, capsys, monkeypatch):
     run, before = called("augment=RandomCrop,Cutout"), journals()
     status, text = command(task.words[0], task.words[1:], capsys)
     assert status == 0
-    assert f"{run.id}, begun by an earlier start of this job, goes on" in text
+    assert f"{run.id}, started by an earlier start of this job, is resumed" in text
     assert len(runs()) == len(before)
     continued(before, run)
 

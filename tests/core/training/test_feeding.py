@@ -4,7 +4,7 @@ import pytest
 from torch.utils.data import get_worker_info
 
 from core.launch import Launch
-from core.loading import batches
+from core.loading import loader
 from core.loading.loader import Fetch
 from core.runs.train import train
 from data import ImageFolder, WebShards
@@ -42,7 +42,7 @@ KINDS = {
 def trained(tmp_path, monkeypatch):
     """Trains on a kind of data; tells the run, the numbers of workers that read each split, and their time limits."""
     log, limits = tmp_path / "read.txt", []
-    read, watched = Fetch.__getitem__, batches.Watched
+    read, watched = Fetch.__getitem__, loader.Watched
 
     def noted(self, request):
         with log.open("a") as stream:  # of a loader's process, too
@@ -50,7 +50,7 @@ def trained(tmp_path, monkeypatch):
         return read(self, request)
 
     monkeypatch.setattr(Fetch, "__getitem__", noted)
-    monkeypatch.setattr(batches, "Watched", lambda loader, limit: limits.append(limit) or watched(loader, limit))
+    monkeypatch.setattr(loader, "Watched", lambda loader, limit: limits.append(limit) or watched(loader, limit))
 
     def run(kind, **launch):
         make, data = KINDS[kind]

@@ -372,7 +372,7 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, capsys, monkeypatch
         ([source, "--sheet", tmp_path / "a.jpg"], "the file name must end in .png"),
         ([source, "--sheet", tmp_path / "none/a.png"], "none does not exist"),
         ([source, "--run", "none"], "none: no such run"),
-        ([source, "--sheets", "x"], "unrecognized arguments"),
+        ([source, "--sheets", "x"], "unknown option"),
     ):
         monkeypatch.setattr(sys, "argv", ["labbook", "check", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
