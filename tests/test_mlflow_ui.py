@@ -146,7 +146,7 @@ def test_a_run_tells_what_it_is_and_its_files_open(tab):
     expect(
         tab.locator("pre", has_text="python -m experiments.digits_cnn")
     ).to_be_visible()  # as code: notes are Markdown
-    for tag in ("variant: base", "git.branch", "best_epoch"):
+    for tag in ("variant: base", "best_epoch"):
         expect(tab.get_by_text(tag).first).to_be_visible()
     tab.get_by_role("tab", name="Artifacts").click()
     tab.get_by_text("learning_curves.png").first.click()
