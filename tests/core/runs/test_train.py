@@ -376,7 +376,7 @@ def test_mlflow_shows_a_run_while_it_trains_and_as_killed_after_kill_9(forge, ho
     assert {point.step: point.value for point in points} == only_run(home).history["step/loss"]
 
 
-def _wait_for(condition, timeout=60):
+def _wait_for(condition, timeout=200):
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "it did not happen"
