@@ -72,7 +72,7 @@ def save(found: Comparison, path: Path) -> None:
 
 
 def told(path: Path) -> str | None:
-    """The table that a picture by `save` was drawn from, in Markdown; None where there is no such picture."""
+    """The table that a picture by `save` was drawn from, in Markdown; None if the file is not such a picture."""
     from xml.etree import ElementTree
 
     from PIL import Image

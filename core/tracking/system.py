@@ -31,7 +31,7 @@ def sample(monitors: list[BaseMetricsMonitor]) -> dict[str, float]:
 
 
 def _graphics() -> Iterator[BaseMetricsMonitor]:
-    """At most one: they raise, each in its own way, where there is no such card."""
+    """At most one: each raises an error of its own on a machine without such a card."""
     for kind in (GPUMonitor, ROCMMonitor):
         with contextlib.suppress(Exception):
             yield kind()
