@@ -19,7 +19,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Two processes for folders. For files their start costs more than it saves; and they hide a wrong name."""
-    return 2 if all(Path(name).is_dir() for name in config.args) else 0
+    return 3 if all(Path(name).is_dir() for name in config.args) else 0
 
 
 def pytest_collection_modifyitems(items):

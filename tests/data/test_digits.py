@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -23,6 +24,14 @@ def test_digits_are_those_of_scikit_learn():
         assert max(images.counts(10)) - min(images.counts(10)) <= 7
     rows = np.concatenate([splits.train.rows, splits.val.rows, splits.test.rows])
     assert np.array_equal(np.sort(rows), np.arange(1797))
+
+
+def test_digits_are_the_same_where_scikit_learn_keeps_its_file_elsewhere(monkeypatch, tmp_path):
+    here = Digits().load(None)
+    monkeypatch.setattr("data.digits.find_spec", lambda name: SimpleNamespace(submodule_search_locations=[tmp_path]))
+    elsewhere = Digits().load(None)
+    assert elsewhere.digest == here.digest
+    assert np.array_equal(elsewhere.test.pixels, here.test.pixels)
 
 
 def test_the_test_split_is_fixed_and_the_digest_names_the_contents():
