@@ -47,7 +47,8 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     The file is read without importing scikit-learn, which takes longer than a short training.
     """
     package = find_spec("sklearn")
-    assert package is not None and package.submodule_search_locations
+    assert package is not None
+    assert package.submodule_search_locations
     path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
     if not path.exists():  # a version of scikit-learn that keeps it elsewhere
         from sklearn.datasets import load_digits

@@ -25,7 +25,7 @@ LAYERS = [
     ["core/training"],
     ["core/diagnostics"],
     ["core/runs"],
-    ["core/search", "core/command_line.py", "data/check"],
+    ["core/search", "core/options.py", "data/check"],
     ["core/figures"],
     ["core/cli"],
     ["experiments", "core/__init__.py", "core/__main__.py", "core/task.py"],

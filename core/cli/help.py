@@ -11,13 +11,13 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic_core import PydanticUndefined
 
 from core.cli.verbs import OF_AN_EXPERIMENT
-from core.command_line import OWN, pairs
 from core.common.layout import Group, Row, show
 from core.declare.part import Part
 from core.declare.tree import Declared, choices, is_steps, optional_part, step_names
 from core.diagnostics.lr_curve import RangeTest
 from core.experiment import Experiment
 from core.launch import Launch
+from core.options import OWN, pairs
 from core.search.options import Search
 
 OF_VERBS = {"search": Search(), "lr_find": RangeTest()}  # verbs with options of their own

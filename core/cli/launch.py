@@ -122,9 +122,9 @@ def _misplaced(lines: Sequence[str], name: str) -> Iterator[str]:
 
 def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
     """The experiment's own words as every round will run them. Raises UserError as its own command line would."""
-    from core.cli.named import imported
+    from core.cli.find_experiment import imported
     from core.cli.verbs import OF_AN_EXPERIMENT
-    from core.command_line import parse as parse_own
+    from core.options import parse as parse_own
     from core.runs.resume import interrupted
     from core.runs.trained import load
     from core.training.assemble import check

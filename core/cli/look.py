@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.cli.named import acted, helped, named, only_one
-from core.command_line import Options
+from core.cli.find_experiment import find_experiment, only_one, run_guarded, show_help
 from core.common.errors import UserError
 from core.common.ranks import ALONE
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.launch import Launch
+from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:
     """The exit status. Raises UserError."""
-    experiment, rest = named("look", words)
-    if helped(experiment, rest):
+    experiment, rest = find_experiment("look", words)
+    if show_help(experiment, rest):
         return 0
     path = Path(f"look_{experiment.name}.png")
     if "--to" in rest:
@@ -28,7 +28,7 @@ def main(words: Sequence[str]) -> int:
         path = Path(given[0])
         del rest[place : place + 2]
     options = experiment.parse(rest)
-    return acted(experiment, lambda: _look(options, path))
+    return run_guarded(experiment, lambda: _look(options, path))
 
 
 def _look(options: Options, path: Path) -> int:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.named import Named, acted, helped, named, only_one
-from core.command_line import Options
+from core.cli.find_experiment import NamedExperiment, only_one, run_verb
 from core.diagnostics.lr_curve import RangeTest
+from core.options import Options
 
 OPTIONS = RangeTest()
 
 
 def main(words: Sequence[str]) -> int:
     """The exit status. Raises UserError."""
-    experiment, rest = named("lr_find", words)
-    if helped(experiment, rest, OPTIONS):
-        return 0
-    options = experiment.parse(rest, OPTIONS)
-    return acted(experiment, lambda: _lr_find(experiment, options))
+    return run_verb("lr_find", words, _lr_find, OPTIONS)
 
 
-def _lr_find(experiment: Named, options: Options) -> int:
+def _lr_find(experiment: NamedExperiment, options: Options) -> int:
     from core.diagnostics.lr_find import lr_find, report
 
     only_one(options, "lr_find")

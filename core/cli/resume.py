@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.catalogue import experiments
 from core.cli.exits import guarded
-from core.cli.named import Named, acted, helped, named
+from core.cli.find_experiment import NamedExperiment, find_experiment, run_guarded, show_help
 from core.common.errors import UserError
 from core.common.ranks import ranks_here
 from core.runs.trained import Run, load
@@ -18,17 +18,17 @@ def main(words: Sequence[str]) -> int:
         if len(words) > 1 or words[0].startswith("-"):
             raise UserError([f"{' '.join(words)}: resume takes one run or one experiment, without options"])
         return guarded(f"python -m experiments.{load(words[0]).record['experiment']}", lambda: _resume(words[0]))
-    experiment, rest = named("resume", words)
-    if helped(experiment, rest):
+    experiment, rest = find_experiment("resume", words)
+    if show_help(experiment, rest):
         return 0
     if len(rest) > 1 or (rest and rest[0].startswith("-")):
         raise UserError(
             [f"{' '.join(rest)}: resume takes one run, or none for the latest interrupted one, without options"]
         )
-    return acted(experiment, lambda: _resume(rest[0] if rest else experiment))
+    return run_guarded(experiment, lambda: _resume(rest[0] if rest else experiment))
 
 
-def _resume(which: str | Named) -> int:
+def _resume(which: str | NamedExperiment) -> int:
     from core.record.run import in_study
     from core.runs.resume import interrupted
     from core.training.distributed import from_first, together

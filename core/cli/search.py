@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.cli.named import Named, acted, helped, named, only_one
-from core.command_line import Options
+from core.cli.find_experiment import NamedExperiment, only_one, run_verb
 from core.common.errors import UserError
+from core.options import Options
 from core.search.options import Search
 
 OPTIONS = Search()
@@ -15,14 +15,10 @@ OPTIONS = Search()
 
 def main(words: Sequence[str]) -> int:
     """The exit status. Raises UserError."""
-    experiment, rest = named("search", words)
-    if helped(experiment, rest, OPTIONS):
-        return 0
-    options = experiment.parse(rest, OPTIONS)
-    return acted(experiment, lambda: _search(experiment, options))
+    return run_verb("search", words, _search, OPTIONS)
 
 
-def _search(experiment: Named, options: Options) -> int:
+def _search(experiment: NamedExperiment, options: Options) -> int:
     from core.cli.outcome import report_search
     from core.search.search import search
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.named import acted, helped, named, only_one
-from core.command_line import Options
+from core.cli.find_experiment import NamedExperiment, only_one, run_verb
+from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:
     """The exit status. Raises UserError."""
-    experiment, rest = named("summary", words)
-    if helped(experiment, rest):
-        return 0
-    options = experiment.parse(rest)
-    return acted(experiment, lambda: _summary(options))
+    return run_verb("summary", words, _summary)
 
 
-def _summary(options: Options) -> int:
+def _summary(experiment: NamedExperiment, options: Options) -> int:
     from core.diagnostics.model_summary import show, summary
 
     only_one(options, "summary")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.named import Named, acted, helped, named
-from core.command_line import Options
+from core.cli.find_experiment import NamedExperiment, run_verb
 from core.common.ranks import invocation, is_restart
 from core.common.terminal import tell
+from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:
     """The exit status. Raises UserError."""
-    experiment, rest = named("train", words)
-    if helped(experiment, rest):
-        return 0
-    options = experiment.parse(rest)
-    return acted(experiment, lambda: train(experiment, options))
+    return run_verb("train", words, train)
 
 
-def train(experiment: Named, options: Options) -> int:
+def train(experiment: NamedExperiment, options: Options) -> int:
     """Train it, or resume the run that an earlier start of the same job has started."""
     from core.cli.outcome import told
     from core.cli.resume import resumed

@@ -30,7 +30,7 @@ def watching(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> I
             total = parts.context.steps_per_epoch * parts.experiment.epochs - parts.state.step
             watches.append(stack.enter_context(profiled(journal, parts.setup.device, total, say)))
         if launch.diagnose:
-            from core.diagnostics.layers import diagnosed
+            from core.diagnostics.layer_statistics import diagnosed
 
             watches.append(stack.enter_context(diagnosed(journal, parts, say)))
         yield _all(watches)

@@ -20,13 +20,13 @@ from types import ModuleType
 from typing import get_args
 
 from core.catalogue import import_data, package_of
-from core.command_line import parse
 from core.common import paths
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.compare.forest_plot import KINDS
 from core.experiment import Experiment
 from core.metrics.names import Metric
+from core.options import parse
 
 FIGURE = re.compile(r"<!-- figure (?P<metric>[^\s:]+): (?P<words>[^<>]+?) -->(?P<text>[^<]*)<!-- /figure -->")
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<text>[^)\s]+)\)<!-- picture (?P<metric>[^\s:]+): (?P<words>[^<>]+?) -->")

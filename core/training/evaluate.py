@@ -12,6 +12,7 @@ from core.common.tensors import full
 from core.loading.batches import Batch, Batches
 from core.methods import LossFunction
 from core.metrics.task import Task
+from core.models.inspection import evaluation_mode
 from core.training import distributed
 
 
@@ -40,21 +41,17 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model over every sample of `batches`, each counted once over all processes. Restores the training
     modes of model and loss. Raises ValueError if the split is empty."""
-    modes = [(module, module.training) for module in (model, loss) if isinstance(module, nn.Module)]
-    for module, _ in modes:
-        module.eval()
     device = next(model.parameters()).device
     table = task.empty_table(classes, device)
     sums = torch.zeros(1 + task.sums, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-    for batch in batches.epoch(0):
-        images, targets = normalize(batch)[:2]
-        logits = full(model(images))
-        counted, added = task.count(logits, targets)
-        table += counted
-        sums[0] += loss(logits, targets).sum()
-        sums[1:] += added
-    for module, training in modes:
-        module.train(training)
+    with evaluation_mode(model, loss):
+        for batch in batches.epoch(0):
+            images, targets = normalize(batch)[:2]
+            logits = full(model(images))
+            counted, added = task.count(logits, targets)
+            table += counted
+            sums[0] += loss(logits, targets).sum()
+            sums[1:] += added
     table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()
     if not table.sum():
         raise ValueError("the split to evaluate is empty")

@@ -25,8 +25,8 @@ from unittest import mock
 
 from core.cli.help import OF_VERBS
 from core.cli.verbs import OF_AN_EXPERIMENT, VERBS
-from core.command_line import parse
 from core.common.arguments import Words
+from core.options import parse
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(

@@ -10,9 +10,9 @@ import string
 from unittest import mock
 
 from core.cli import main as command
-from core.command_line import OWN
 from core.declare.tree import choices, names
 from core.launch import Launch
+from core.options import OWN
 from experiments.pictures import EXPERIMENT
 
 PACKAGE = "experiments.pictures"

@@ -12,7 +12,7 @@ from core.cli import main as command
 from core.common import paths
 from core.common.errors import NonFinite
 from core.diagnostics import anomaly
-from core.diagnostics.layers import dead_units, extremes, gradient_norms, layers, update_ratios
+from core.diagnostics.layer_statistics import dead_units, extremes, gradient_norms, layers, update_ratios
 from core.diagnostics.model_summary import described, summary
 from core.diagnostics.observers import _nothing, watching
 from core.diagnostics.overfit import verdict

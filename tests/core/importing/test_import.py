@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from core.cli.list import best_on_record
 from core.cli.main import labbook as main
 from core.cli.rerun import main as rerun
-from core.command_line import parse
 from core.common.errors import UserError
 from core.compare.groups import compare
 from core.compare.runs import rows
 from core.compare.table import as_csv, markdown, sentences
 from core.importing import csv_log
 from core.importing.metric_names import named, valid
+from core.options import parse
 from core.record.journal import Journal, read
 from core.runs.resume import resume
 from core.runs.trained import Run, load

@@ -13,18 +13,18 @@ from pydantic import ValidationError
 
 from core.catalogue import experiments, import_data, package_of
 from core.cli.exits import guarded
-from core.command_line import Options, parse
 from core.common.errors import DataError, UserError
 from core.common.text import suggestion
 from core.declare.part import Part
 from core.declare.tree import choices, dotted, message
 from core.experiment import Experiment
 from core.loading.images import Dataset
+from core.options import Options, parse
 from core.runs.recorder import Heading
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedExperiment:
     """An experiment's module, and what its folder declares."""
 
     module: ModuleType
@@ -55,14 +55,14 @@ class Named:
         return Heading(self.name, options.variant, options.title, (self.module.__doc__ or "").strip())
 
 
-def named(verb: str, words: Sequence[str]) -> tuple[Named, list[str]]:
+def find_experiment(verb: str, words: Sequence[str]) -> tuple[NamedExperiment, list[str]]:
     """(the experiment that the first word names, by its name or as a package, the other words). Raises UserError."""
     import_data()
     known = experiments()
     if not words or words[0].startswith("-"):
         raise UserError([f"EXPERIMENT is missing{suggestion('', known)}; usage: labbook {verb} EXPERIMENT"])
     name, *rest = words
-    return Named(imported(name if "." in name else package_of(name))), rest
+    return NamedExperiment(imported(name if "." in name else package_of(name))), rest
 
 
 def imported(package: str) -> ModuleType:
@@ -76,7 +76,7 @@ def imported(package: str) -> ModuleType:
         raise UserError(f"{place}{dotted(e['loc'])}: {message(e)}" for e in error.errors()) from None
 
 
-def helped(experiment: Named, words: Sequence[str], verb: Part | None = None) -> bool:
+def show_help(experiment: NamedExperiment, words: Sequence[str], verb: Part | None = None) -> bool:
     """Show the help, where it is asked for, with the parts that the other words name."""
     others = [word for word in words if word not in ("--help", "-h")]
     if len(others) == len(words):
@@ -91,7 +91,7 @@ def helped(experiment: Named, words: Sequence[str], verb: Part | None = None) ->
     return True
 
 
-def acted(experiment: Named, action: Callable[[], int]) -> int:
+def run_guarded(experiment: NamedExperiment, action: Callable[[], int]) -> int:
     """The exit status of an action on an experiment. Raises UserError."""
     try:
         return guarded(experiment.command, action)
@@ -101,6 +101,20 @@ def acted(experiment: Named, action: Callable[[], int]) -> int:
             raise
         advice = f"To train the same network now on data that need no download: {experiment.command} --data"
         raise DataError([*error.lines, f"{advice} {embedded[0]}"]) from None
+
+
+def run_verb(
+    verb: str, words: Sequence[str], action: Callable[[NamedExperiment, Options], int], own: Part | None = None
+) -> int:
+    """Find the experiment, show the help if it is asked for, and otherwise act on it; the exit status.
+
+    own: options of the verb's own. Raises UserError.
+    """
+    experiment, rest = find_experiment(verb, words)
+    if show_help(experiment, rest, own):
+        return 0
+    options = experiment.parse(rest, own)
+    return run_guarded(experiment, lambda: action(experiment, options))
 
 
 def only_one(options: Options, verb: str) -> None:

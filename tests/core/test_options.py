@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from core.cli import main as command
-from core.command_line import OWN, parse
 from core.common import paths
 from core.common.errors import UserError
 from core.common.spellings import OPTIONS
@@ -17,6 +16,7 @@ from core.diagnostics.lr_curve import RangeTest
 from core.experiment import Experiment
 from core.launch import Launch
 from core.losses import FocalLoss
+from core.options import OWN, parse
 from core.search.options import Search
 from experiments import pictures
 from experiments.pictures import EXPERIMENT, VARIANTS
