@@ -17,7 +17,9 @@ class Launch(Part):
         None, description="folder of the data; none: data/store, to which data are downloaded if needed"
     )
     device: str = Field("auto", description="device: cpu, cuda, cuda:1 or mps; auto: the fastest one available")
-    threads: int | None = Field(None, ge=1, le=512, description="CPU threads; none: all that this process may use")
+    threads: int | None = Field(
+        None, ge=1, le=512, description="CPU threads; none: OMP_NUM_THREADS, or all cores that this process may use"
+    )
     workers: int | None = Field(None, ge=0, description="loader worker processes; none: 0 on a CPU, up to 8 on a GPU")
     worker_timeout: int = Field(
         300, ge=1, description="seconds without a batch after which a loader worker process is considered dead"

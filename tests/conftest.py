@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+# The tensors of tests are small, here and in the programs they start: a second thread costs more than it does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
-import torch
 from hypothesis import settings
 
 import tests.support  # noqa: F401 its experiments become known before any other is imported
@@ -12,14 +14,13 @@ import tests.support  # noqa: F401 its experiments become known before any other
 settings.register_profile("labbook", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("labbook")
 
-torch.set_num_threads(1)  # the tensors of tests are small: a second thread costs more than it does
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Two processes for folders. For files their start costs more than it saves; and they hide a wrong name."""
-    return 3 if all(Path(name).is_dir() for name in config.args) else 0
+    """Two processes for folders. None for files: their start costs more than it saves, and they hide a wrong name."""
+    return 2 if all(Path(name).is_dir() for name in config.args) else 0
 
 
 def pytest_collection_modifyitems(items):

@@ -15,7 +15,7 @@ import torch
 
 from core.common import paths
 from core.common.errors import Failing, Interrupted, UserError
-from core.common.machine import usable_cores
+from core.common.machine import threads_each, usable_cores
 from core.common.signals import Stop
 from core.experiment import Experiment
 from core.launch import Launch
@@ -257,7 +257,7 @@ def _say(at_work: Study) -> None:
 
 def _shared(launch: Launch, options: Search) -> Launch:
     """The launch of a trial: CPU threads are divided among the workers, and so are loader processes with a GPU."""
-    threads = launch.threads or max(1, usable_cores() // options.workers)
+    threads = launch.threads or threads_each(options.workers)
     loaders = options.loader_workers
     if loaders is None and torch.cuda.is_available():
         loaders = max(1, min(8, usable_cores() // options.workers - 1))

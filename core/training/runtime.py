@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from core.common.machine import usable_cores
+from core.common.machine import threads_each
 from core.common.ranks import Ranks
 from core.common.signals import Stop
 from core.launch import Launch
@@ -50,7 +50,7 @@ def _mirrored(mirror: Follows | None) -> Iterator[Follows]:
 def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
     """Set the number of threads and determinism for the duration of a run. Processes on one machine share its cores."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(launch.threads or max(1, usable_cores() // ranks.local_ranks))
+    torch.set_num_threads(launch.threads or threads_each(ranks.local_ranks))
     if launch.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -57,16 +57,12 @@ def read(
 
 
 def _batch(data: Any, labels: Any) -> Batch:
-    if (
-        not isinstance(data, np.ndarray)
-        or data.dtype != np.uint8
-        or data.shape != (len(labels), 3072)
-        or not len(labels)
-    ):
+    if not isinstance(data, _Array) or data.shape != (len(labels), 3072) or not len(labels):
         raise ValueError("it does not contain one row of 3072 bytes for each label")
     if not all(type(label) is int for label in labels):
         raise ValueError("its labels are not integers")
-    return Batch(np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), list(labels))
+    planes = np.frombuffer(data.content, np.uint8).reshape(len(labels), 3, 32, 32)  # ValueError if too short or long
+    return Batch(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), list(labels))
 
 
 def _unfit(path: Path, name: str, error: Exception) -> DataError:
@@ -82,16 +78,37 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
+class _ByteType:
+    """Stands for numpy's dtype of bytes. Its state in the file is ignored: a crafted one would make numpy read memory
+    beyond its buffers."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Array:
+    """Stands for a numpy array, of which it keeps the shape and bytes that the file states, unchecked."""
+
+    shape: Any = ()
+    content: bytes = b""
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, kind, in_columns, content = state
+        if not isinstance(kind, _ByteType) or in_columns or not isinstance(content, bytes):
+            raise pickle.UnpicklingError("it contains an array whose elements are not bytes, row by row")
+        self.content = content
+
+
+def _empty_array(kind: Any, shape: Any, code: Any) -> _Array:
     if kind != _ARRAY or shape != (0,) or _text(code) != "b":
         raise pickle.UnpicklingError("it contains an unexpected array")
-    return np.ndarray((0,), "b")
+    return _Array()
 
 
-def _byte_type(code: Any, align: Any = False, copy: Any = True) -> np.dtype[Any]:
+def _byte_type(code: Any, align: Any = False, copy: Any = True) -> _ByteType:
     if _text(code) != "u1":
         raise pickle.UnpicklingError("it contains an array whose elements are not bytes")
-    return np.dtype("u1", align=False, copy=True)  # a copy, because pickle sets its state afterwards
+    return _ByteType()
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:

@@ -156,6 +156,49 @@ def test_batches_pickled_by_python_3_are_read_too(tmp_path):
         assert Cifar10().load(folder).digest == before.digest
 
 
+def dtype_state(*state):
+    """A batch whose dtype has this state in place of that of bytes."""
+    honest = pickled(planes_of(1, 20), [number % 10 for number in range(20)], b"labels")
+    start = honest.index(b"(J\x03\x00\x00\x00U\x01|NNN")
+    end = honest.index(b"tb", start)
+    return honest[:start] + pickle.dumps(state, protocol=2)[2:-1] + honest[end + 1 :]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (3, "|", (b"u1", (1 << 24,)), None, None, 1 << 24, 1, 0),
+        (3, "|", None, ("far",), {"far": (b"u1", 1 << 30)}, 1, 1, 16),
+        (3, "|", None, None, None, 1 << 30, 1, 0),
+        (4, ">", None, None, None, -1, -1, 63),
+        (),
+    ],
+    ids=["array_of_arrays", "field_far_away", "large_elements", "flags", "nothing"],
+)
+def test_the_state_of_a_dtype_is_never_taken_from_a_file(state, tmp_path):
+    """numpy would read memory beyond its buffers, which then become pixels."""
+    folder = batches(cifar.TEN, tmp_path / cifar.TEN.folder)
+    before = Cifar10().load(folder).digest
+    (folder / "data_batch_2").write_bytes(dtype_state(*state))
+    assert Cifar10().load(folder).digest == before
+
+
+@pytest.mark.parametrize("rows", [19, 21])
+def test_arrays_whose_bytes_do_not_fit_their_shape_are_refused(rows, tmp_path):
+    folder = batches(cifar.TEN, tmp_path / cifar.TEN.folder)
+    shape = b"J%c\x00\x00\x00J\x00\x0c"
+    content = pickled(planes_of(1, 20), [0] * rows, b"labels").replace(shape % 20, shape % rows)
+    (folder / "data_batch_2").write_bytes(content)
+    assert "data_batch_2 is not a CIFAR batch" in complaint(folder)
+
+
+def test_arrays_in_column_order_are_refused(tmp_path):
+    folder = batches(cifar.TEN, tmp_path / cifar.TEN.folder)
+    fields = {b"data": np.asfortranarray(planes_of(1, 20)), b"labels": [0] * 20}
+    (folder / "data_batch_2").write_bytes(pickle.dumps(fields, protocol=2))
+    assert "data_batch_2 is not a CIFAR batch" in complaint(folder)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
 def test_mutated_pickles_are_batches_or_refused(edits, python3):

@@ -61,16 +61,64 @@ def test_the_cores_of_this_process(monkeypatch):
     assert machine.usable_cores() == 1
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "300000 100000"}, 3),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "1600000 100000"}, 8),
+        ({"cpu.max": "400000 100000", "slurm/job/cpu.max": "150000 100000", "slurm/cpu.max": "max 100000"}, 2),
+        ({"slurm/cpu.max": "200000 100000", "slurm/job/cpu.max": "max 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu.max": "damaged"}, 8),
+        ({}, 8),
+    ],
+    ids=str,
+)
+def test_a_limit_of_the_control_group_counts(files, cores, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN_GROUP", tmp_path / "own")
+    (tmp_path / "own").write_text("4:memory:/elsewhere\n0::/slurm/job\n")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert machine.usable_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("text", "processes", "threads"),
+    [
+        ("3", 1, 3),
+        ("1", 1, 1),
+        ("3,2", 1, 3),
+        ("", 1, 8),
+        ("0", 1, 8),
+        ("all", 1, 8),
+        ("", 2, 4),
+        ("1", 2, 4),
+        ("2", 2, 2),
+    ],
+)
+def test_threads_are_those_that_the_environment_asks_for(text, processes, threads, monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert machine.threads_each(processes) == threads
+
+
 def test_all_that_count_cores_do_so_where_the_system_keeps_no_set_of_them(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert feed(Plan(10, 4), IMAGES, torch.device("mps")).loader.loader.num_workers == 3
     assert provenance.hardware(torch.device("cpu"))["hardware.cores"] == "4"
     assert list(ingest._in_pool(lambda number: -number, range(20))) == [-number for number in range(20)]
-    told = []
-    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with runtime.open_runtime(Launch(mlflow=False), SimpleNamespace()):
-        assert told == [4]
+        assert threads == [4]
 
 
 def test_peak_memory_comes_in_bytes_on_a_mac_and_in_kilobytes_elsewhere(monkeypatch):
