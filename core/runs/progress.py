@@ -1,4 +1,4 @@
-"""Progress of a run: a live bar in a terminal, otherwise one plain line per epoch."""
+"""Progress of a run: a live bar in a terminal or notebook, otherwise one plain line per epoch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from core.common.terminal import is_terminal, tell
+from core.common.terminal import is_notebook, is_terminal, tell
 from core.common.text import duration
 
 if TYPE_CHECKING:
@@ -29,9 +29,8 @@ class Progress(Protocol):
 
 
 def progress(epochs: int, steps: int, batch_size: int, first_step: int = 0) -> Progress:
-    """A Bar if standard output is a terminal, otherwise Lines. steps: per epoch.  first_step: where a resumed run
-    continues."""
-    return Bar(epochs, steps, batch_size, first_step) if is_terminal() else Lines(epochs)
+    """A Bar if it can be shown, otherwise Lines. steps: per epoch.  first_step: where a resumed run continues."""
+    return Bar(epochs, steps, batch_size, first_step) if is_terminal() or is_notebook() else Lines(epochs)
 
 
 class Lines:
@@ -79,6 +78,7 @@ class Bar:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.refresh()  # in a notebook, `stop` alone leaves the last refresh but one
         self.bar.stop()
 
     def show(self, event: Event) -> None:

@@ -144,6 +144,7 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
 def test_the_notebook_runs(tmp_path, home):
     nbclient = pytest.importorskip("nbclient", reason='pip install -e ".[docs]"')
     pytest.importorskip("ipykernel", reason='pip install -e ".[docs]"')
+    pytest.importorskip("ipywidgets", reason='pip install -e ".[docs]"')
     import nbformat
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import KernelManager
@@ -162,3 +163,7 @@ def test_the_notebook_runs(tmp_path, home):
         for output in cell.outputs
     ]
     assert any("test accuracy" in text for text in texts)
+    widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    bars = [str(widget["state"]["outputs"]) for widget in widgets if widget["model_name"] == "OutputModel"]
+    assert len(bars) == 7  # one for each training, updated to its last step
+    assert all("epoch 10/10" in bar and "step 20/20" in bar for bar in bars)
