@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.named import Named, acted, helped, named, only_one
+from core.cli.named import Named, execute, handle_help, named, only_one
 from core.command_line import Options
 from core.diagnostics.lr_curve import RangeTest
 
@@ -12,12 +12,12 @@ OPTIONS = RangeTest()
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     experiment, rest = named("lr_find", words)
-    if helped(experiment, rest, OPTIONS):
+    if handle_help(experiment, rest, OPTIONS):
         return 0
     options = experiment.parse(rest, OPTIONS)
-    return acted(experiment, lambda: _lr_find(experiment, options))
+    return execute(experiment, lambda: _lr_find(experiment, options))
 
 
 def _lr_find(experiment: Named, options: Options) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.cli.named import Named, acted, helped, named, only_one
+from core.cli.named import Named, execute, handle_help, named, only_one
 from core.command_line import Options
 from core.common.errors import UserError
 from core.search.options import Search
@@ -14,12 +14,12 @@ OPTIONS = Search()
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     experiment, rest = named("search", words)
-    if helped(experiment, rest, OPTIONS):
+    if handle_help(experiment, rest, OPTIONS):
         return 0
     options = experiment.parse(rest, OPTIONS)
-    return acted(experiment, lambda: _search(experiment, options))
+    return execute(experiment, lambda: _search(experiment, options))
 
 
 def _search(experiment: Named, options: Options) -> int:
@@ -36,7 +36,7 @@ def _search(experiment: Named, options: Options) -> int:
         place = f"experiments/{experiment.name}/__init__.py"
         advice = f"declare one in {place}: SPACE = {{'optimizer.lr': Float(0.01, 1, log=True)}}"
         raise UserError([f"{experiment.name} has no SPACE to search; {advice}, with from core.search import Float"])
-    heading = experiment.heading(options)
-    found = search(options.experiment, space, options.verb, options.launch, heading, options.seeds or 3)
+    info = experiment.info(options)
+    found = search(options.experiment, space, options.verb, options.launch, info, options.seeds or 3)
     report_search(found, experiment.command)
     return 0

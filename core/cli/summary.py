@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.named import acted, helped, named, only_one
+from core.cli.named import execute, handle_help, named, only_one
 from core.command_line import Options
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     experiment, rest = named("summary", words)
-    if helped(experiment, rest):
+    if handle_help(experiment, rest):
         return 0
     options = experiment.parse(rest)
-    return acted(experiment, lambda: _summary(options))
+    return execute(experiment, lambda: _summary(options))
 
 
 def _summary(options: Options) -> int:

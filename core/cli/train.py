@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.cli.named import Named, acted, helped, named
+from core.cli.named import Named, execute, handle_help, named
 from core.command_line import Options
 from core.common.ranks import invocation, is_restart
 from core.common.terminal import tell
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     experiment, rest = named("train", words)
-    if helped(experiment, rest):
+    if handle_help(experiment, rest):
         return 0
     options = experiment.parse(rest)
-    return acted(experiment, lambda: train(experiment, options))
+    return execute(experiment, lambda: train(experiment, options))
 
 
 def train(experiment: Named, options: Options) -> int:
-    """Train it, or resume the run that an earlier start of the same job has started."""
-    from core.cli.outcome import told
+    """Train an experiment, or resume the run of an earlier start of the same job. Returns the exit status."""
+    from core.cli.outcome import report_result
     from core.cli.resume import resumed
-    from core.runs.resume import begun
+    from core.runs.resume import earlier_run
     from core.runs.seeds import train_seeds
     from core.runs.train import train
     from core.training.distributed import from_first, met_before
 
     seeds = options.seeds or 1
     again = is_restart() or met_before()
-    earlier = begun(options.experiment, experiment.name, invocation(), seeds) if again else None
+    earlier = earlier_run(options.experiment, experiment.name, invocation(), seeds) if again else None
     earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
     if earlier:
         tell(f"{earlier.id}, started by an earlier start of this job, {'has finished' if finished else 'is resumed'}")
         return 0 if finished else resumed(earlier)
-    heading = experiment.heading(options)
+    info = experiment.info(options)
     if seeds > 1:
-        return told(train_seeds(options.experiment, seeds, options.launch, heading))
-    return told(train(options.experiment, options.launch, heading, continued=options.continued))
+        return report_result(train_seeds(options.experiment, seeds, options.launch, info))
+    return report_result(train(options.experiment, options.launch, info, continued=options.continued))

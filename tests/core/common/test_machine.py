@@ -67,10 +67,10 @@ def test_all_that_count_cores_do_so_where_the_system_keeps_no_set_of_them(monkey
     assert feed(Plan(10, 4), IMAGES, torch.device("mps")).loader.loader.num_workers == 3
     assert provenance.hardware(torch.device("cpu"))["hardware.cores"] == "4"
     assert list(ingest._in_pool(lambda number: -number, range(20))) == [-number for number in range(20)]
-    told = []
-    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    calls = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
     with runtime.open_runtime(Launch(mlflow=False), SimpleNamespace()):
-        assert told == [4]
+        assert calls == [4]
 
 
 def test_peak_memory_comes_in_bytes_on_a_mac_and_in_kilobytes_elsewhere(monkeypatch):
