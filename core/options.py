@@ -54,9 +54,9 @@ def parse(
     own = {name: given.pop(name) for name in list(given) if name in OWN}
     continued, trouble = _finished(own)
     wrong += trouble
-    begun, trouble = _declared(own)
+    recorded, trouble = _declared(own)
     wrong += trouble
-    experiment = continued.experiment if continued else begun or experiment
+    experiment = continued.experiment if continued else recorded or experiment
     variant = own.get("variant")
     if "variant" in own and variant is None:
         wrong.append("--variant: needs a value")
@@ -76,7 +76,7 @@ def parse(
     if wrong:
         raise UserError(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"
-    start = f"from {own['from']}" if begun else start
+    start = f"from {own['from']}" if recorded else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
     return Options(changed, launch, variant, seeds, title, continued, verb)  # type: ignore[arg-type]
 

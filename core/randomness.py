@@ -53,7 +53,7 @@ def sample_keys(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
     return fold(key(seed, "sample", epoch), index.astype(np.int64))
 
 
-def told_apart(keys: np.ndarray, index: np.ndarray) -> np.ndarray:
+def distinct(keys: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Make the keys of repeated samples distinct, int64 [N]: each repetition is folded with the number of earlier
     ones."""
     by_sample = np.argsort(index, kind="stable")

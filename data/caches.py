@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.paths import store
 from core.common.terminal import tell
 from data.reading import disk
@@ -34,7 +34,7 @@ class Entry:
 
 def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises UserError."""
-    parser = Words("cache", __doc__)
+    parser = VerbParser("cache", __doc__)
     parser.add_argument("--prune", type=float, metavar="DAYS", help="remove caches not used for this number of days")
     given = parser.parse_args(list(words))
     found = sorted(entries(), key=lambda entry: -entry.used)

@@ -100,9 +100,9 @@ def run(targets: dict[str, int], tally: Tally, show: bool = True) -> bool:
             reached, failures = play(name, PARTS[name], number, bench, keep)
             tally.add(name, reached, failures)
             if show:
-                told = f"{len(failures)} FAILED, kept in {keep}" if failures else "well"
+                text = f"{len(failures)} FAILED, kept in {keep}" if failures else "well"
                 took = time.monotonic() - began
-                print(f"{name} {tally.of(name)['reached']:,}/{targets[name]:,}: {told} ({took:.0f} s)", flush=True)
+                print(f"{name} {tally.of(name)['reached']:,}/{targets[name]:,}: {text} ({took:.0f} s)", flush=True)
             if tally.of(name)["rounds"] * PARTS[name].size > 2 * targets[name] + 10 * PARTS[name].size:
                 break  # a part that only fails would go on for ever
     return not any(tally.of(name)["failures"] for name in targets)

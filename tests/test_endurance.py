@@ -55,9 +55,9 @@ def test_it_goes_on_where_it_was_stopped_and_tells_of_failures(played, tmp_path,
     assert sum(counts["rounds"] for counts in json.loads(state.read_text())["parts"].values()) == 3
     assert main(words) == 1
     assert sorted(played) == [*(("sound", n) for n in range(4)), *(("weak", n) for n in range(5))]
-    told = capsys.readouterr().out
-    assert "python -m tests.endurance weak --round 2" in told
-    assert "out of order" in told
+    output = capsys.readouterr().out
+    assert "python -m tests.endurance weak --round 2" in output
+    assert "out of order" in output
     assert (tmp_path / "endurance-weak-2" / "left").exists()
     assert main(["weak", "--round", "2", *words]) == 1
     assert main(["sound", "--round", "0", *words]) == 0
@@ -73,5 +73,5 @@ def test_the_counts_are_written_whole(tmp_path, monkeypatch):
 
 
 def test_the_targets_are_those_of_the_page():
-    told = {name: part.target for name, part in endurance_parts.PARTS.items()}
-    assert told == {"kills": 100, "deep": 10, "points": 100_000, "images": 10_000, "mistakes": 20_000, "cold": 16}
+    output = {name: part.target for name, part in endurance_parts.PARTS.items()}
+    assert output == {"kills": 100, "deep": 10, "points": 100_000, "images": 10_000, "mistakes": 20_000, "cold": 16}

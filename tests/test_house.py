@@ -1,4 +1,4 @@
-"""The house's own rules: how long things are, that they are explained, and that what is told is true."""
+"""The house's own rules: how long things are, that they are explained, and that what they say is true."""
 
 import ast
 import importlib
@@ -80,8 +80,8 @@ def test_variants_change_something(entry):
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_the_readme_has_a_row_for_it_that_says_what_the_docstring_expects(entry):
     row = next(line for line in README.splitlines() if line.startswith(f"| [{entry.name}]"))
-    told, expected = (set(re.findall(r"\d+\.\d+ %", text)) for text in (row, entry.expected))
-    assert told == expected, f"README tells {told}, the docstring {expected}"
+    listed, expected = (set(re.findall(r"\d+\.\d+ %", text)) for text in (row, entry.expected))
+    assert listed == expected, f"README tells {listed}, the docstring {expected}"
     assert (ROOT / "experiments" / entry.name / "README.md").exists()
 
 
@@ -198,6 +198,6 @@ def test_tests_of_core_and_data_declare_their_own_experiments():
 
 
 def test_each_file_of_support_is_explained():
-    told = re.findall(r"^\| `([\w./]+)` \| \S", (ROOT / "tests/support/README.md").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| `([\w./]+)` \| \S", (ROOT / "tests/support/README.md").read_text(), re.MULTILINE)
     files = {path.name for path in (ROOT / "tests" / "support").glob("[!_]*.py")}
-    assert not files - set(told), "add a row that says what it is for"
+    assert not files - set(listed), "add a row that says what it is for"

@@ -106,6 +106,6 @@ def test_there_is_no_circle():
 
 
 def test_the_map_tells_the_same_layers():
-    told = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "core" / "README.md").read_text(), re.MULTILINE)
-    rooms = {int(number): set(re.findall(r"`([\w./]+)`", cell)) for number, cell in told}
+    listed = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "core" / "README.md").read_text(), re.MULTILINE)
+    rooms = {int(number): set(re.findall(r"`([\w./]+)`", cell)) for number, cell in listed}
     assert rooms == {number: set(names) for number, names in enumerate(LAYERS, 1)}

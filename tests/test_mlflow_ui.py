@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from core.launch import Launch
-from core.record.journal import Journal, keep_text
-from core.runs.recorder import Heading
+from core.record.journal import Journal, log_text
+from core.runs.recorder import RunInfo
 from core.runs.seeds import train_seeds
 from core.runs.train import train
 from core.runs.trained import Run
@@ -65,13 +65,13 @@ def recorded() -> tuple[dict[float, Run], Run]:
     question = (digits_cnn.__doc__ or "").strip()
     runs = {
         lr: train(
-            small.but({"optimizer.lr": lr}), LAUNCH, Heading("digits_cnn", None, f"base optimizer.lr={lr}", question)
+            small.but({"optimizer.lr": lr}), LAUNCH, RunInfo("digits_cnn", None, f"base optimizer.lr={lr}", question)
         )
         for lr in RATES
     }
-    seeds = train_seeds(small, 2, LAUNCH, Heading("digits_cnn", "plain", "plain", question))
+    seeds = train_seeds(small, 2, LAUNCH, RunInfo("digits_cnn", "plain", "plain", question))
     page = "<!doctype html><title>Beside</title><ul><li>It opens without a server.</li></ul>"
-    keep_text(Journal(runs[RATES[0]].folder), "page.html", page)
+    log_text(Journal(runs[RATES[0]].folder), "page.html", page)
     every = [*runs.values(), *seeds.runs, seeds.parent]
     assert all(each.complete for each in sync([run.folder for run in every]))
     return runs, seeds.parent

@@ -55,7 +55,7 @@ def remote(served, home, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     yield served
     assert not list(home.glob("*.db")), "a store of one's own was used"
-    assert not told_in(home)
+    assert not reported_in(home)
 
 
 def typed(forge, *words: str) -> str:
@@ -66,7 +66,7 @@ def typed(forge, *words: str) -> str:
     return text
 
 
-def told_in(home: Path) -> list[Path]:
+def reported_in(home: Path) -> list[Path]:
     """Files that show the user or the password."""
     files = [path for path in home.rglob("*") if path.is_file()]
     return [path for path in files if SECRET.encode() in path.read_bytes()]
@@ -80,16 +80,16 @@ def arrived(folder: Path, client: MlflowClient, place: Path) -> Mirrored:
     """The run as the server has it, which must be all that its folder holds: metrics, params, tags and files."""
     assert_folder_mirrored(folder, load(folder).status)
     run = mlflow_server.run_of(folder.name)
-    told = {kind: {} for kind in ("params", "tags")}
+    journaled = {kind: {} for kind in ("params", "tags")}
     for _, event in journal.read(folder):
-        if event["event"] in told:
-            told[event["event"]] |= event["values"]
+        if event["event"] in journaled:
+            journaled[event["event"]] |= event["values"]
         elif event["event"] == "artifact":
             local = client.download_artifacts(run.info.run_id, event["path"], str(place))
             assert Path(local).read_bytes() == (folder / "artifacts" / event["path"]).read_bytes(), event["path"]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
-    assert run.data.params == told["params"]
-    assert run.data.tags.items() >= told["tags"].items()
+    assert run.data.params == journaled["params"]
+    assert run.data.tags.items() >= journaled["tags"].items()
     return run
 
 
@@ -113,7 +113,7 @@ def test_an_outage_does_not_tell_the_password(home, monkeypatch, capfd):
     assert found is not None
     assert "127.0.0.1:9" in found.problem
     assert SECRET not in "".join(capfd.readouterr())
-    assert not told_in(home)
+    assert not reported_in(home)
 
 
 def test_a_password_typed_is_not_recorded(monkeypatch):

@@ -86,13 +86,13 @@ class Translate(BatchStep):
     """Translate images [N, C, H, W] by a random integer number of pixels in both directions (Simard et al. 2003,
     section 2). The area uncovered is filled with the mean color."""
 
-    share: float = Field(0.125, gt=0, lt=1, description="maximum translation as a fraction of height and of width")
+    fraction: float = Field(0.125, gt=0, lt=1, description="maximum translation as a fraction of height and of width")
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, keys: torch.Tensor, classes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = images.shape[2:]
-        most_down, most_right = int(self.share * height), int(self.share * width)
+        most_down, most_right = int(self.fraction * height), int(self.fraction * width)
         padded = F.pad(images, (most_right, most_right, most_down, most_down))
         down = K.integers(keys, "translate down", 2 * most_down + 1)
         right = K.integers(keys, "translate right", 2 * most_right + 1)

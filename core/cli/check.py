@@ -8,6 +8,6 @@ from core.catalogue import import_data
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     status: int = import_data("data.check.check").main(words)
     return status

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import console, tell
 from core.compare.forest_plot import KINDS, save
-from core.compare.groups import Comparison, compare, why
+from core.compare.groups import Comparison, compare, unfinished_reason
 from core.compare.page import page
 from core.compare.runs import FINISHED, rows
 from core.compare.table import HEADINGS, as_csv, markdown, sentences, table
@@ -20,7 +20,7 @@ MOST_LEFT = 20  # skipped runs that are listed
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status 0. Raises UserError."""
-    parser = Words("compare", __doc__)
+    parser = VerbParser("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments, with all their runs, or single runs")
     parser.add_argument("--metric", default="test/accuracy", help="final metric that is compared")
     parser.add_argument("--by", metavar="FIELD", help="group runs by this field alone, whatever else differs")
@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError([f"--picture {given.picture}: should end in {' or '.join(KINDS)}"])
     found, left = rows(given.runs)
     if not any(row.status == FINISHED for row in found):
-        left = [*(f"{row.id}: {why(row)}" for row in found), *left]
+        left = [*(f"{row.id}: {unfinished_reason(row)}" for row in found), *left]
         raise UserError([f"{' '.join(given.runs)}: no finished run to compare", *left])
     comparison = compare(found, given.metric, given.by, given.baseline, given.anyway, given.ignore)
     show(comparison, left)

@@ -1,4 +1,4 @@
-"""How a command ends that fails: what is printed, and the exit status."""
+"""Messages and exit statuses of commands that fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from core.common.ranks import ranks_here
 
 
 def explain(title: str, mistakes: UserError, started: bool = False) -> int:
-    """Print every error of the user below a title; the exit status. started: the verb may have begun its work."""
+    """Print every error of the user below a title. Returns the exit status.
+
+    started: whether the verb may already have done something.
+    """
     # the lines of a DataError are about one error
     count = 1 if isinstance(mistakes, DataError) else len(mistakes.lines)
     title = f"{title}: {count} error{'s' if count != 1 else ''}{'' if started else ', nothing was started'}"
@@ -22,15 +25,15 @@ def explain(title: str, mistakes: UserError, started: bool = False) -> int:
 
 
 def guarded(command: str, action: Callable[[], int]) -> int:
-    """The exit status of what trains. command: the one that can resume it."""
+    """Run a training, printing messages about errors. Returns the exit status. command: the one that can resume it."""
     from core.common.errors import Failing, Interrupted, NonFinite, OutOfMemory, PeerLost, Unfinished, WorkerLost
     from core.training.distributed import joined
 
     here = ranks_here()
 
     def complain(*lines: str) -> None:
-        speaker = f"process {here.rank}: " if here.rank else ""
-        print("", *(f"{speaker}{line}" for line in lines), sep="\n", file=sys.stderr)
+        prefix = f"process {here.rank}: " if here.rank else ""
+        print("", *(f"{prefix}{line}" for line in lines), sep="\n", file=sys.stderr)
 
     torchrun = f"torchrun --nproc-per-node {here.local_ranks} -m {command.split()[-1]}"
     resume = f"resume it with: {torchrun if here.ranks > 1 else command} resume"

@@ -1,4 +1,4 @@
-"""The experiment that a command line names: found, its options parsed, its help shown."""
+"""Find the experiment that a command line names, parse its options, and show its help."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from core.declare.tree import choices, dotted, message
 from core.experiment import Experiment
 from core.loading.images import Dataset
 from core.options import Options, parse
-from core.runs.recorder import Heading
+from core.runs.recorder import RunInfo
 
 
 @dataclass(frozen=True)
 class NamedExperiment:
-    """An experiment's module, and what its folder declares."""
+    """The module of an experiment, with its declaration and its variants."""
 
     module: ModuleType
 
@@ -47,16 +47,19 @@ class NamedExperiment:
         return getattr(self.module, "VARIANTS", {})
 
     def parse(self, words: Sequence[str], verb: Part | None = None) -> Options:
-        """verb: its fields are options too. Raises UserError, all at once."""
+        """Parse the options of a command line. verb: its fields are options, too. Raises UserError with every error."""
         return parse(words, self.experiment, self.variants, verb)
 
-    def heading(self, options: Options) -> Heading:
-        """What a run is called on record."""
-        return Heading(self.name, options.variant, options.title, (self.module.__doc__ or "").strip())
+    def info(self, options: Options) -> RunInfo:
+        """Returns the names of a run with these options."""
+        return RunInfo(self.name, options.variant, options.title, (self.module.__doc__ or "").strip())
 
 
 def find_experiment(verb: str, words: Sequence[str]) -> tuple[NamedExperiment, list[str]]:
-    """(the experiment that the first word names, by its name or as a package, the other words). Raises UserError."""
+    """Returns (the experiment that the first word names, with or without its package, the other words).
+
+    Raises UserError if the experiment is missing or unknown.
+    """
     import_data()
     known = experiments()
     if not words or words[0].startswith("-"):
@@ -66,7 +69,7 @@ def find_experiment(verb: str, words: Sequence[str]) -> tuple[NamedExperiment, l
 
 
 def imported(package: str) -> ModuleType:
-    """The module of an experiment. Raises UserError for a declaration with mistakes in it, naming file and line."""
+    """Import an experiment. Raises UserError for errors in its declaration, with file and line. Returns the module."""
     try:
         return importlib.import_module(package)
     except ValidationError as error:
@@ -76,8 +79,8 @@ def imported(package: str) -> ModuleType:
         raise UserError(f"{place}{dotted(e['loc'])}: {message(e)}" for e in error.errors()) from None
 
 
-def show_help(experiment: NamedExperiment, words: Sequence[str], verb: Part | None = None) -> bool:
-    """Show the help, where it is asked for, with the parts that the other words name."""
+def handle_help(experiment: NamedExperiment, words: Sequence[str], verb: Part | None = None) -> bool:
+    """Show the help if --help is among the words, with the parts that the other words name. Returns whether it is."""
     others = [word for word in words if word not in ("--help", "-h")]
     if len(others) == len(words):
         return False
@@ -91,8 +94,8 @@ def show_help(experiment: NamedExperiment, words: Sequence[str], verb: Part | No
     return True
 
 
-def run_guarded(experiment: NamedExperiment, action: Callable[[], int]) -> int:
-    """The exit status of an action on an experiment. Raises UserError."""
+def execute(experiment: NamedExperiment, action: Callable[[], int]) -> int:
+    """Run a verb of an experiment, printing messages about errors. Returns the exit status. Raises UserError."""
     try:
         return guarded(experiment.command, action)
     except DataError as error:
@@ -106,19 +109,19 @@ def run_guarded(experiment: NamedExperiment, action: Callable[[], int]) -> int:
 def run_verb(
     verb: str, words: Sequence[str], action: Callable[[NamedExperiment, Options], int], own: Part | None = None
 ) -> int:
-    """Find the experiment, show the help if it is asked for, and otherwise act on it; the exit status.
+    """Find the experiment and run a verb of it, or show the help. Returns the exit status. Raises UserError.
 
-    own: options of the verb's own. Raises UserError.
+    own: the part whose fields are options of this verb.
     """
     experiment, rest = find_experiment(verb, words)
-    if show_help(experiment, rest, own):
+    if handle_help(experiment, rest, own):
         return 0
     options = experiment.parse(rest, own)
-    return run_guarded(experiment, lambda: action(experiment, options))
+    return execute(experiment, lambda: action(experiment, options))
 
 
 def only_one(options: Options, verb: str) -> None:
-    """Raises UserError for options that only make sense in training."""
+    """Raises UserError for options that only apply to training."""
     given = {"--seeds": (options.seeds or 1) > 1, "--continue": options.continued is not None}
     if wrong := [f"{name}: only for training, not for {verb}; leave it out" for name, there in given.items() if there]:
         raise UserError(wrong)

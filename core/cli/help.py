@@ -1,4 +1,4 @@
-"""--help of an experiment: the options that are changed most often; with `all`, every option of every part."""
+"""The help of an experiment: the options that are changed most often or, with `--help all`, every option."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OF_VERBS = {"search": Search(), "lr_find": RangeTest()}  # verbs with options of
 OFTEN = ("epochs", "batch_size", "model", "augment", "loss", "optimizer", "lr", "device")  # with variant and seeds: ten
 REQUIRED = "(required)"
 BOUNDS: Mapping[type, str] = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
-HUGE = 1e12  # a bound above it says nothing to people
+HUGE = 1e12  # larger bounds are not shown
 
 DECLARATION: Mapping[str, Sequence[str]] = {
     "Data": ("data", "long_tail", "label_noise", "sampling", "normalize", "limit"),
@@ -49,7 +49,7 @@ LAUNCH: Mapping[str, Sequence[str]] = {
 def page(module: ModuleType, experiment: Experiment, command: str, words: Sequence[str], verb: Part | None) -> None:
     """Print the help of an experiment. experiment: its declaration, perhaps with other parts.
 
-    words: what was typed beside --help. verb: the part whose fields are options of the verb that was typed.
+    words: the other words of the command line.  verb: the part whose fields are options of the verb, if it has any.
     """
     everything = "all" in words
     given = pairs([word for word in words if word != "all"])[0]
@@ -62,9 +62,9 @@ def page(module: ModuleType, experiment: Experiment, command: str, words: Sequen
 
 
 def fields(part: Part | type[Declared], prefix: str = "", end: str = "") -> Iterator[Row]:
-    """Every field of a part and of the parts below it: name, value, meaning. Of a class: its defaults.
+    """Yield name, value and meaning of every field of a part and of the parts in it; for a class, with its defaults.
 
-    end: what the meaning of each ends with.
+    end: appended to each meaning.
     """
     kind = part if inspect.isclass(part) else type(part)
     for name, info in kind.model_fields.items():
@@ -106,7 +106,7 @@ def _all(experiment: Experiment, verb: str | None) -> Iterator[Group]:
 
 
 def _of_words(module: ModuleType, experiment: Experiment, given: Mapping[str, str | None]) -> Iterator[Group]:
-    """The fields of each part that is named beside --help, or by the variant that is."""
+    """Yield the fields of each part that the command line, or the variant on it, names."""
     variant = getattr(module, "VARIANTS", {}).get(given.get("variant"), {})
     for name in dict.fromkeys(each.split(".")[0] for each in [*variant, *given]):
         info = Experiment.model_fields.get(name)
@@ -115,7 +115,7 @@ def _of_words(module: ModuleType, experiment: Experiment, given: Mapping[str, st
             continue
         declared = getattr(experiment, name)
         chosen = choices(kinds[0]).get(given.get(name) or "")
-        if chosen and not isinstance(declared, chosen):  # it has required fields that are not given
+        if chosen and not isinstance(declared, chosen):  # required fields of this class are missing
             yield Group(f"Options of --{name} {chosen.__name__}", tuple(fields(chosen, f"{name}.")))
             continue
         rows = [row for row in fields(experiment) if row.name.startswith(f"--{name}.")]
@@ -142,12 +142,12 @@ def _more(command: str) -> Group:
 
 
 def _meaning(info: Any, end: str) -> str:
-    """The description of a field, then what it takes."""
-    taken = [*_takes(info), *([end] if end else [])]
-    return (info.description or "") + (f" ({'; '.join(taken)})" if taken else "")
+    """The description of a field, followed by its type, range or choices."""
+    details = [*_accepts(info), *([end] if end else [])]
+    return (info.description or "") + (f" ({'; '.join(details)})" if details else "")
 
 
-def _takes(info: Any) -> Iterator[str]:
+def _accepts(info: Any) -> Iterator[str]:
     """The type, range or choices of a field."""
     kinds = _kinds(info.annotation)
     if kinds:
@@ -181,7 +181,7 @@ def _kinds(annotation: Any) -> list[type[Part]]:
 
 
 def _plain(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as it is written on the command line."""
     if value is PydanticUndefined:
         return REQUIRED
     if value is None or value == ():
@@ -194,7 +194,7 @@ def _plain(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value of a variant, without the fields of a part that have their defaults."""
+    """A value of a variant, without the fields that have their defaults."""
     from core.search.space import label
 
     return label(value)

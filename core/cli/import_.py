@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.common import paths
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import console, tell
 from core.common.text import suggestion
 from core.importing.log import Log
-from core.importing.metric_names import Name, is_share, named, valid
+from core.importing.metric_names import Name, is_fraction, named, valid
 from core.importing.sources import Source, find
-from core.importing.writer import Old, earlier, on_record, write
+from core.importing.writer import OldRun, earlier, on_record, write
 from core.record import journal
 from core.record.run import RecordedRun
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line says. rename: old -> new.  data: a digest, or a name of the user's own."""
+class ImportOptions:
+    """Options of the import. rename: old -> new.  percents: old names of metrics in percent.  data: digest or name."""
 
     rename: Mapping[str, str]
     percents: Collection[str]
@@ -35,8 +35,8 @@ class Asked:
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0. Raises UserError."""
-    parser = Words("import", __doc__)
+    """Returns the exit status 0. Raises UserError."""
+    parser = VerbParser("import", __doc__)
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="folder or file of a run, or a folder of many runs"
     )
@@ -56,25 +56,25 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     if given.experiment is not None and given.experiment != (fit := _folder_name(given.experiment)):
         raise UserError([f"--experiment {given.experiment}: is not a valid folder name; use {fit}"])
-    asked = Asked(_renames(given.rename), frozenset(given.percent), given.experiment, _data(given.data))
-    olds, left = gather(given.paths, asked)
+    options = ImportOptions(_renames(given.rename), frozenset(given.percent), given.experiment, _data(given.data))
+    olds, left = gather(given.paths, options)
     _show(olds)
     runs = list(_each(olds, given.dry_run))
     for line in left:
-        tell(f"left out: {line}")
+        tell(f"skipped: {line}")
     if runs:
         _send(runs)
     return 0
 
 
-def gather(places: Iterable[Path], asked: Asked) -> tuple[list[Old], list[str]]:
-    """(old runs, read and named, and a line for each that was left out). Raises UserError."""
+def gather(places: Iterable[Path], options: ImportOptions) -> tuple[list[OldRun], list[str]]:
+    """Returns (the runs found at these paths, a message for each that was skipped). Raises UserError if all were."""
     logs: list[tuple[Source, str, Log, str]] = []
     left: list[str] = []
     for place in places:
         sources, aside = find(place)
         left += aside
-        experiment = asked.experiment or _experiment(place)
+        experiment = options.experiment or _experiment(place)
         for source in sources:
             try:
                 digest = source.digest
@@ -85,23 +85,25 @@ def gather(places: Iterable[Path], asked: Asked) -> tuple[list[Old], list[str]]:
                 left.append(f"{source.path}: {error.strerror}")
     if not logs:
         raise UserError(left)
-    _known([*asked.rename, *asked.percents], {point.name for _, _, log, _ in logs for point in log.points})
+    _check_known([*options.rename, *options.percents], {point.name for _, _, log, _ in logs for point in log.points})
     return [
-        Old(source, digest, log, _named(source, log, asked), experiment, asked.data)
+        OldRun(source, digest, log, _named(source, log, options), experiment, options.data)
         for source, digest, log, experiment in logs
     ], left
 
 
-def _named(source: Source, log: Log, asked: Asked) -> tuple[Name, ...]:
-    """Raises UserError for an accuracy that is none."""
-    names = named({point.name for point in log.points}, asked.rename, asked.percents)
+def _named(source: Source, log: Log, options: ImportOptions) -> tuple[Name, ...]:
+    """The names of the metrics of a log. Raises UserError for an accuracy above 1."""
+    names = named({point.name for point in log.points}, options.rename, options.percents)
     for name in names:
         most = max(
             (p.value * name.scale for p in log.points if p.name == name.old and p.value < float("inf")), default=0
         )
-        if is_share(name.new) and most > 1 + 1e-6:
+        if is_fraction(name.new) and most > 1 + 1e-6:
             advice = f"--percent '{name.old}' divides it by 100, --rename '{name.old}=...' gives it another name"
-            raise UserError([f"{source.path}: {name.old} reaches {most:g}, but {name.new} lies in 0..1; {advice}"])
+            raise UserError(
+                [f"{source.path}: {name.old} reaches {most:g}, but {name.new} is between 0 and 1; {advice}"]
+            )
     return names
 
 
@@ -110,19 +112,19 @@ def _renames(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         old, equals, new = word.rpartition("=")
         if not equals or not old or new != valid(new):
-            raise UserError([f"--rename {word}: should be OLD=NEW, NEW of letters, digits and _ - . /"])
+            raise UserError([f"--rename {word}: should be OLD=NEW; NEW consists of letters, digits and _ - . /"])
         found[old] = new
     return found
 
 
-def _known(asked: Iterable[str], names: Collection[str]) -> None:
-    wrong = [f"{name}: unknown metric{suggestion(name, sorted(names))}" for name in asked if name not in names]
+def _check_known(metrics: Iterable[str], names: Collection[str]) -> None:
+    wrong = [f"{name}: unknown metric{suggestion(name, sorted(names))}" for name in metrics if name not in names]
     if wrong:
         raise UserError(wrong)
 
 
 def _data(word: str | None) -> str | None:
-    """A run's digest of its images, or the word itself. Raises UserError."""
+    """The digest of the images if the word is a run, otherwise the word itself. Raises UserError."""
     if word is None or not (paths.runs() / word / journal.FILE).is_file():
         return word
     digest: str | None = (RecordedRun(paths.runs() / word).record.get("data") or {}).get("digest")
@@ -132,24 +134,24 @@ def _data(word: str | None) -> str | None:
 
 
 def _experiment(place: Path) -> str:
-    """After the folder."""
+    """The default name of the experiment: that of the folder."""
     place = place.resolve()
     return _folder_name((place.parent if place.is_file() else place).name)
 
 
 def _folder_name(name: str) -> str:
-    """What a run's folder can begin with."""
+    """The name with characters replaced that are not allowed in the name of a run's folder."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "imported"
 
 
-def _show(olds: Sequence[Old]) -> None:
-    """What becomes of the metrics, in all runs."""
+def _show(olds: Sequence[OldRun]) -> None:
+    """Print a table of the metrics in all runs, with their old and new names."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     grid = Table(box=SIMPLE_HEAD)
-    for heading, side in (("in the log", "left"), ("on record", "left"), ("runs", "right"), ("such as", "left")):
-        grid.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for title, side in (("in the log", "left"), ("on record", "left"), ("runs", "right"), ("example", "left")):
+        grid.add_column(title, justify=side, overflow="fold")  # type: ignore[arg-type]
     for name in sorted({name for old in olds for name in old.names}, key=lambda name: name.old):
         having = [old for old in olds if name in old.names]
         last = [point.value for point in having[0].log.points if point.name == name.old][-1]
@@ -158,8 +160,8 @@ def _show(olds: Sequence[Old]) -> None:
     console().print(grid, highlight=False, markup=False)
 
 
-def _each(olds: Sequence[Old], dry: bool) -> Iterator[tuple[RecordedRun, RecordedRun | None]]:
-    """Put each on record, unless it is there; the new runs, and what each replaces."""
+def _each(olds: Sequence[OldRun], dry: bool) -> Iterator[tuple[RecordedRun, RecordedRun | None]]:
+    """Write each run to the record unless it is there already. Yields (new run, the run that it replaces or None)."""
     known = on_record()
     for old in olds:
         before, unchanged = earlier(old, known)
@@ -184,11 +186,11 @@ def _send(imported: Sequence[tuple[RecordedRun, RecordedRun | None]]) -> None:
     from core.tracking.api import sync
 
     runs = [run for run, _ in imported]
-    for standing in sync(run.folder for run in [*runs, *(before for _, before in imported if before)]):
-        for refused in standing.refused:
-            tell(f"{standing.run}: MLflow refused {refused}")
-        if not standing.complete:
-            tell(f"{standing.run}: not in MLflow yet ({standing.why}); nothing is lost: labbook sync sends the rest")
+    for status in sync(run.folder for run in [*runs, *(before for _, before in imported if before)]):
+        for refused in status.refused:
+            tell(f"{status.run}: MLflow refused {refused}")
+        if not status.complete:
+            tell(f"{status.run}: not in MLflow yet ({status.why}); to send the rest: labbook sync")
     names = " ".join(dict.fromkeys(run.record["experiment"] for run in runs))
     metrics = [name for name in ("test/accuracy", "val/accuracy", "val/loss") if name in runs[0].metrics]
     tell(f"compare: labbook compare {names} --metric {metrics[0] if metrics else '...'}")

@@ -31,7 +31,7 @@ BARE = ("true", "false", "none", "yes", "no", "on", "off", "1", "0")  # what may
 
 
 def main(words: Sequence[str]) -> int:
-    """The verb launch; the exit status. Raises UserError before anything is submitted."""
+    """Returns the exit status. Raises UserError before anything is submitted."""
     if not words or "--help" in words or "-h" in words:
         from core.cli.help import fields
         from core.common.layout import Group, show
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
-    """(options of the job, name of the experiment, the words after it). Raises UserError with every error."""
+    """Returns (options of the job, name of the experiment, words after it). Raises UserError with every error."""
     import_data()  # so that every data set can be named
     known = experiments()
     given, rest, wrong = _split(words, known)
@@ -77,7 +77,7 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
 
 
 def _split(words: Sequence[str], known: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """The launcher's options, the words from the experiment's name on, and what is wrong between."""
+    """(options of the job, the words from the experiment's name on, errors)."""
     given: dict[str, Any] = {}
     wrong: list[str] = []
     rest = list(words)
@@ -95,14 +95,14 @@ def _split(words: Sequence[str], known: Sequence[str]) -> tuple[dict[str, Any], 
 
 
 def _is_value(word: str, name: str, known: Sequence[str]) -> bool:
-    """Whether this word belongs to the option before it: not every option needs a value, nor is every one known."""
+    """Whether this word is the value of the option before it, which may be a flag, or unknown."""
     if name == "wait":
         return word.lower() in BARE
     return not word.startswith("--") and (name in Launcher.model_fields or word not in known)
 
 
 def _of_experiment(line: str, name: str) -> str:
-    """What is wrong with an option of the job, where it is one of the experiment."""
+    """The error about an option of the job, improved if it is an option of the experiment."""
     from core.experiment import Experiment
     from core.launch import Launch
 
@@ -113,7 +113,7 @@ def _of_experiment(line: str, name: str) -> str:
 
 
 def _misplaced(lines: Sequence[str], name: str) -> Iterator[str]:
-    """What is wrong with the experiment's own words, where some of them are options of the job."""
+    """Yield the errors about the words of the experiment, improved if they are options of the job."""
     for line in lines:
         option = line.removeprefix("--").partition(":")[0]
         found = "unknown option" in line and option in Launcher.model_fields
@@ -121,7 +121,7 @@ def _misplaced(lines: Sequence[str], name: str) -> Iterator[str]:
 
 
 def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
-    """The experiment's own words as every round will run them. Raises UserError as its own command line would."""
+    """The words of the experiment as every round runs them. Raises UserError as its own command line does."""
     from core.cli.find_experiment import imported
     from core.cli.verbs import OF_AN_EXPERIMENT
     from core.options import parse as parse_own
@@ -139,5 +139,5 @@ def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
         run = load(rest[0]) if rest else interrupted(name)
         if run.status in ("FINISHED", "FAILED"):
             raise UserError([f"{run.id} is {run.status}: it cannot be resumed"])
-        return verb, run.id  # by its name: "the latest" could be another one after a requeue
+        return verb, run.id  # by its id, because after a requeue another run could be the latest
     return tuple(words)

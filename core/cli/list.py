@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 
 from core.catalogue import entries
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.terminal import tell
 from core.record.run import IMPORTED, SUMMARY
 from core.runs.trained import Run
@@ -25,7 +25,7 @@ LEGEND = (
 
 
 def best_on_record(name: str) -> tuple[float, str] | None:
-    """(best test accuracy of a finished run, its id). Smoke runs, limited data and imported runs do not count."""
+    """Returns (best test accuracy, id) of the finished runs, without smoke runs, limited data and imported runs."""
     found = []
     for run in Run.of_experiment(name):
         try:
@@ -39,8 +39,8 @@ def best_on_record(name: str) -> tuple[float, str] | None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0. Raises UserError."""
-    Words("list", __doc__).parse_args(list(words))
+    """Returns the exit status 0. Raises UserError."""
+    VerbParser("list", __doc__).parse_args(list(words))
     show()
     return 0
 
@@ -64,6 +64,6 @@ def show() -> None:
 
 
 def result(expected: str) -> str:
-    """The first accuracy of an experiment's docstring, such as 99.28 % +- 0.31; a dash where none is measured."""
+    """Returns the first accuracy in an experiment's docstring, such as 99.28 % +- 0.31; a dash without any."""
     found = re.match(r"\d+(\.\d+)? %( \+- \d+(\.\d+)?)?", expected)
     return found[0] if found else "-"

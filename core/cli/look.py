@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.cli.find_experiment import find_experiment, only_one, run_guarded, show_help
+from core.cli.find_experiment import execute, find_experiment, handle_help, only_one
 from core.common.errors import UserError
 from core.common.ranks import ALONE
 from core.common.terminal import tell
@@ -15,9 +15,9 @@ from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     experiment, rest = find_experiment("look", words)
-    if show_help(experiment, rest):
+    if handle_help(experiment, rest):
         return 0
     path = Path(f"look_{experiment.name}.png")
     if "--to" in rest:
@@ -28,7 +28,7 @@ def main(words: Sequence[str]) -> int:
         path = Path(given[0])
         del rest[place : place + 2]
     options = experiment.parse(rest)
-    return run_guarded(experiment, lambda: _look(options, path))
+    return execute(experiment, lambda: _look(options, path))
 
 
 def _look(options: Options, path: Path) -> int:
@@ -38,7 +38,7 @@ def _look(options: Options, path: Path) -> int:
 
 
 def look(experiment: Experiment, launch: Launch, path: Path) -> Path:
-    """The contact sheet of a declaration that need not be trained. Raises UserError, as `train` does."""
+    """Write the contact sheet of a declaration without training it. Returns its path. Raises UserError as `train`."""
     from core.diagnostics.contact_sheet import contact_sheet
     from core.training.assemble import prepare
 

@@ -12,7 +12,7 @@ OPTIONS = RangeTest()
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     return run_verb("lr_find", words, _lr_find, OPTIONS)
 
 

@@ -1,6 +1,6 @@
 """`labbook VERB ...` and `python -m experiments.NAME [VERB] ...`: both end in core/cli/VERB.py.
 
-Exit status 0; 1 where it failed or something is left to do; 2 for a mistake of the user; 128 + signal.
+Exit statuses: 0; 1 after a failure, or if something is left to do; 2 for an error of the user; 128 + signal.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from core.common.ranks import ranks_here
 from core.common.terminal import mute
 from core.common.text import suggestion
 
-ASKED = ("-h", "--help")
+HELP_WORDS = ("-h", "--help")
 
 
 def labbook() -> NoReturn:
     """The command `labbook`, and `python -m core`."""
     words = sys.argv[1:]
-    if words and words[0] not in (*ASKED, "help"):
+    if words and words[0] not in (*HELP_WORDS, "help"):
         sys.exit(run(words[0], words[1:], VERBS))
     groups = {
         "Experiments: labbook VERB EXPERIMENT, or python -m experiments.EXPERIMENT [VERB]": OF_AN_EXPERIMENT,
@@ -38,17 +38,17 @@ def labbook() -> NoReturn:
 
 
 def experiment(package: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """The command line that every experiment has: `python -m experiments.NAME [VERB]`."""
+    """The command line of every experiment: `python -m experiments.NAME [VERB]`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Hydra's field=value is an option that is written wrongly, no verb
+    # field=value, as in Hydra, is not a verb: it is reported as a misspelled option
     verb = words.pop(0) if words and not words[0].startswith("-") and "=" not in words[0] else "train"
     verb, words = ("train", ["--help", *words]) if verb == "help" else (verb, words)
     sys.exit(run(verb, [package, *words], OF_AN_EXPERIMENT))
 
 
 def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
-    """Do what a verb does; the exit status."""
-    if ranks_here().rank:  # one of several processes speaks for all
+    """Run a verb. Returns the exit status."""
+    if ranks_here().rank:  # of several processes, only rank 0 prints
         mute()
     try:
         if verb not in known:
@@ -60,7 +60,7 @@ def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
             return 0
         name = f"{verb}_" if keyword.iskeyword(verb) else verb
         status: int = importlib.import_module(f"core.cli.{name}").main(words)
-        if sys.stdout is not None:  # None where it was closed before the start
+        if sys.stdout is not None:  # None if it was closed before the start
             sys.stdout.flush()
         return status
     except UserError as mistakes:
@@ -86,7 +86,7 @@ def _show(text: str, groups: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def _rows(verbs: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(verb, its arguments, meaning)."""
+    """Yield (verb, its arguments, meaning)."""
     for verb, text in verbs.items():
         arguments, colon, meaning = text.partition(": ")
         yield (verb, arguments, meaning) if colon and arguments[:1] in "[RP" else (verb, "", text)

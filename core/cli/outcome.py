@@ -14,11 +14,11 @@ from core.runs.seeds import Seeds
 from core.runs.trained import Run
 from core.search import space
 from core.search.objectives import summary
-from core.search.search import Found
-from core.tracking.api import default_uri, run_url, standing, tracking_uri
+from core.search.search import SearchResult
+from core.tracking.api import default_uri, mirror_status, run_url, tracking_uri
 
 
-def told(result: Run | Seeds) -> int:
+def report_result(result: Run | Seeds) -> int:
     """Print the result of a training. Returns the exit status."""
     if ranks_here().rank:
         return 0
@@ -38,7 +38,7 @@ def report(run: Run) -> None:
     tell(f"test accuracy {accuracy:.2%} (n = {n:,}){labels}, loss {loss:.4f}, with the weights of epoch {max(history)}")
     if (page := run.folder / "artifacts" / REPORT).exists():
         tell(f"report: {page}")
-    where(run)
+    report_location(run)
 
 
 def report_seeds(seeds: Seeds) -> None:
@@ -52,16 +52,16 @@ def report_seeds(seeds: Seeds) -> None:
         mean, std, half = mean_and_interval(values)
         spread = f"mean and 95 % interval of {len(values)} seeds; standard deviation {std:.2%}"
         tell(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
-    where(seeds.parent)
+    report_location(seeds.parent)
 
 
-def where(run: Run) -> None:
+def report_location(run: Run) -> None:
     """Print the folder of a run and the command that shows it in MLflow."""
     tell(f"record: {run.folder}")
     if not run.record["launch"]["mlflow"]:
         tell("not in MLflow (--mlflow false); to send it: labbook sync")
         return
-    if missing := standing(run.folder).why:
+    if missing := mirror_status(run.folder).why:
         tell(
             f"MLflow does not have the complete run yet ({missing}); the record on disk is complete; "
             "to send the rest: labbook sync"
@@ -76,7 +76,7 @@ def where(run: Run) -> None:
         )
 
 
-def report_search(found: Found, command: str) -> None:
+def report_search(found: SearchResult, command: str) -> None:
     """Print the result of a search."""
     for line in found.lines:
         tell(line)
@@ -90,4 +90,4 @@ def report_search(found: Found, command: str) -> None:
             for name, value in sorted(top.params.items()):
                 tell(f"  {name} = {space.label(value)}")
         tell(f"to train it: {command} --from {found.parent.id}")
-    where(found.parent)
+    report_location(found.parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
 from core.launch import Launch
@@ -18,8 +18,8 @@ ENOUGH = 24 * 3600.0  # s: the user requested the report, so no part is sampled 
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 0. Raises UserError."""
-    parser = Words("report", __doc__)
+    """Returns the exit status 0. Raises UserError."""
+    parser = VerbParser("report", __doc__)
     parser.add_argument("run", metavar="RUN", help="finished run")
     parser.add_argument("--root", type=Path, help="folder of the data, if it has moved since training")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
@@ -32,8 +32,8 @@ def main(words: Sequence[str]) -> int:
     if launch.mlflow:
         from core.tracking.api import sync
 
-        for standing in sync([run.folder], patience=10.0):
-            tell(f"not in MLflow yet ({standing.why}); to send it: labbook sync" if standing.why else "sent to MLflow")
+        for status in sync([run.folder], patience=10.0):
+            tell(f"not in MLflow yet ({status.why}); to send it: labbook sync" if status.why else "sent to MLflow")
     return 0
 
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.cli.exits import guarded
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.terminal import tell
-from core.runs.rerun import _here, _in_worktree, _launch, judge, standing
+from core.runs.rerun import check_environment, compare_results, launch_of, rerun_here, rerun_in_worktree
 from core.runs.trained import Run, load
 
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status: 0 if the result is the same up to rounding, else 1. Raises UserError."""
-    parser = Words("rerun", __doc__)
+    parser = VerbParser("rerun", __doc__)
     parser.add_argument("run", metavar="RUN", help="finished run")
     parser.add_argument("--root", type=Path, help="folder of the data, if it has moved since training")
     parser.add_argument("--worktree", action="store_true", help="use the recorded code, in a temporary git worktree")
@@ -24,18 +24,18 @@ def main(words: Sequence[str]) -> int:
 
 
 def _rerun(run: Run, root: Path | None, worktree: bool) -> int:
-    launch = _launch(run, root)
-    checks = [one for one in standing(run, launch) if not (worktree and one.what == "code")]
+    launch = launch_of(run, root)
+    checks = [one for one in check_environment(run, launch) if not (worktree and one.what == "code")]
     for check in checks:
         tell(f"{check.what}: {'; '.join(check.differences) if check.differences else 'the same'}")
     if worktree:
         tell("running the recorded code in a worktree")
     elif any(check.what == "code" and check.differences for check in checks):
         tell("to run the recorded code: --worktree")
-    again = _in_worktree(run, launch) if worktree else _here(run, launch)
+    again = rerun_in_worktree(run, launch) if worktree else rerun_here(run, launch)
     _show(run, again)
-    verdict = judge(run, again, checks)
-    tell(verdict.words)
+    verdict = compare_results(run, again, checks)
+    tell(verdict.text)
     return 0 if verdict.close else 1
 
 

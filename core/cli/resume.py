@@ -6,26 +6,26 @@ from collections.abc import Sequence
 
 from core.catalogue import experiments
 from core.cli.exits import guarded
-from core.cli.find_experiment import NamedExperiment, find_experiment, run_guarded, show_help
+from core.cli.find_experiment import NamedExperiment, execute, find_experiment, handle_help
 from core.common.errors import UserError
 from core.common.ranks import ranks_here
 from core.runs.trained import Run, load
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     if words and "." not in words[0] and words[0] not in experiments():
         if len(words) > 1 or words[0].startswith("-"):
             raise UserError([f"{' '.join(words)}: resume takes one run or one experiment, without options"])
         return guarded(f"python -m experiments.{load(words[0]).record['experiment']}", lambda: _resume(words[0]))
     experiment, rest = find_experiment("resume", words)
-    if show_help(experiment, rest):
+    if handle_help(experiment, rest):
         return 0
     if len(rest) > 1 or (rest and rest[0].startswith("-")):
         raise UserError(
             [f"{' '.join(rest)}: resume takes one run, or none for the latest interrupted one, without options"]
         )
-    return run_guarded(experiment, lambda: _resume(rest[0] if rest else experiment))
+    return execute(experiment, lambda: _resume(rest[0] if rest else experiment))
 
 
 def _resume(which: str | NamedExperiment) -> int:
@@ -46,9 +46,9 @@ def _resume(which: str | NamedExperiment) -> int:
 
 
 def resumed(run: Run) -> int:
-    """Resume a run, or all seeds of a parent run; of one that has finished, the result is printed again."""
-    from core.cli.outcome import told
+    """Resume a run, or all seeds of a parent run, and print the result. Returns the exit status."""
+    from core.cli.outcome import report_result
     from core.runs.resume import resume
     from core.runs.seeds import resume_seeds
 
-    return told(resume_seeds(run) if "seeds" in run.record else resume(run))
+    return report_result(resume_seeds(run) if "seeds" in run.record else resume(run))

@@ -14,7 +14,7 @@ OPTIONS = Search()
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     return run_verb("search", words, _search, OPTIONS)
 
 
@@ -32,7 +32,7 @@ def _search(experiment: NamedExperiment, options: Options) -> int:
         place = f"experiments/{experiment.name}/__init__.py"
         advice = f"declare one in {place}: SPACE = {{'optimizer.lr': Float(0.01, 1, log=True)}}"
         raise UserError([f"{experiment.name} has no SPACE to search; {advice}, with from core.search import Float"])
-    heading = experiment.heading(options)
-    found = search(options.experiment, space, options.verb, options.launch, heading, options.seeds or 3)
+    info = experiment.info(options)
+    found = search(options.experiment, space, options.verb, options.launch, info, options.seeds or 3)
     report_search(found, experiment.command)
     return 0

@@ -9,7 +9,7 @@ from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     return run_verb("summary", words, _summary)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.common import paths
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.text import public
 from core.record import journal
 from core.runs.trained import load
@@ -14,16 +14,16 @@ from core.tracking.api import sync, tracking_uri
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status: 0 if MLflow has all of the runs, else 1. Raises UserError."""
-    parser = Words("sync", __doc__)
+    parser = VerbParser("sync", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs to send; without any, all runs on record")
     given = parser.parse_args(list(words))
     every = sorted(path.parent for path in paths.runs().glob(f"*/{journal.FILE}"))
-    standings = sync([load(word).folder for word in given.runs] or every)
-    for standing in standings:
-        for refused in standing.refused:
-            print(f"{standing.run}: MLflow refused {refused}")
-        if not standing.complete:
-            print(f"{standing.run}: {standing.waiting} entries not sent yet: {standing.why}")
-    complete = sum(standing.complete for standing in standings)
-    print(f"{complete} of {len(standings)} runs are complete in {public(tracking_uri())}")
-    return 0 if complete == len(standings) else 1
+    statuses = sync([load(word).folder for word in given.runs] or every)
+    for status in statuses:
+        for refused in status.refused:
+            print(f"{status.run}: MLflow refused {refused}")
+        if not status.complete:
+            print(f"{status.run}: {status.waiting} entries not sent yet: {status.why}")
+    complete = sum(status.complete for status in statuses)
+    print(f"{complete} of {len(statuses)} runs are complete in {public(tracking_uri())}")
+    return 0 if complete == len(statuses) else 1

@@ -11,27 +11,27 @@ from core.options import Options
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status. Raises UserError."""
+    """Returns the exit status. Raises UserError."""
     return run_verb("train", words, train)
 
 
 def train(experiment: NamedExperiment, options: Options) -> int:
-    """Train it, or resume the run that an earlier start of the same job has started."""
-    from core.cli.outcome import told
+    """Train an experiment, or resume the run of an earlier start of the same job. Returns the exit status."""
+    from core.cli.outcome import report_result
     from core.cli.resume import resumed
-    from core.runs.resume import begun
+    from core.runs.resume import earlier_run
     from core.runs.seeds import train_seeds
     from core.runs.train import train
     from core.training.distributed import from_first, met_before
 
     seeds = options.seeds or 1
     again = is_restart() or met_before()
-    earlier = begun(options.experiment, experiment.name, invocation(), seeds) if again else None
+    earlier = earlier_run(options.experiment, experiment.name, invocation(), seeds) if again else None
     earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
     if earlier:
         tell(f"{earlier.id}, started by an earlier start of this job, {'has finished' if finished else 'is resumed'}")
         return 0 if finished else resumed(earlier)
-    heading = experiment.heading(options)
+    info = experiment.info(options)
     if seeds > 1:
-        return told(train_seeds(options.experiment, seeds, options.launch, heading))
-    return told(train(options.experiment, options.launch, heading, continued=options.continued))
+        return report_result(train_seeds(options.experiment, seeds, options.launch, info))
+    return report_result(train(options.experiment, options.launch, info, continued=options.continued))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.common import paths
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
 from core.common.text import public
@@ -28,12 +28,12 @@ PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to start, and to stop
 
 def main(words: Sequence[str]) -> int:
     """Serve until Ctrl-C. Returns the exit status 0. Raises UserError."""
-    parser = Words("ui", __doc__)
+    parser = VerbParser("ui", __doc__)
     parser.add_argument("--port", type=int, help="port; default: a free one")
     parser.add_argument(
         "--host",
         default=HERE[0],
-        help="address of this machine; others are refused, since the pages ask for no password",
+        help="address of this machine; others are rejected, because the pages require no password",
     )
     parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     given = parser.parse_args(list(words))
@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """Stop the server with its worker processes. On its own it would wait for open connections of browsers."""
+    """Stop the server and its worker processes. Otherwise, it would wait until browsers close their connections."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if server.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
@@ -100,7 +100,7 @@ def _free_port(host: str) -> int:
 
 
 def _page() -> str:
-    """The page with the curves of the latest experiment in MLflow, since MLflow's start page shows something else."""
+    """The page with the curves of the latest experiment, which is opened instead of MLflow's start page."""
     for folder in sorted(paths.runs().glob("*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
         if url := run_url(folder):
             return url

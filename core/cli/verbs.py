@@ -1,4 +1,4 @@
-"""The verbs of the command line and what `labbook --help` says about each. Its code is core/cli/VERB.py."""
+"""The verbs of the command line and their descriptions in `labbook --help`. The code of a verb is core/cli/VERB.py."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ OTHERS = {
 VERBS = {**OF_AN_EXPERIMENT, **OF_RUNS, **OTHERS}
 
 
-TRAINING = (*OF_AN_EXPERIMENT, "launch")  # verbs that start nothing where a word is wrong
+TRAINING = (*OF_AN_EXPERIMENT, "launch")  # verbs that start nothing if there is an error on the command line

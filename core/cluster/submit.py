@@ -81,10 +81,10 @@ def executor(launcher: Launcher, folder: Path) -> Any:
 
 def follow(job: Any, launcher: Launcher) -> int:
     """Print the log of the first task until the job ends. Returns 0 on success, else 1; 130 after Ctrl-C."""
-    log, shown = _log(job), 0
+    log, printed = _log(job), 0
     try:
         while not job.done():
-            shown = _show(log, shown)
+            printed = _show(log, printed)
             time.sleep(0.5)
     except KeyboardInterrupt:
         if launcher.cluster == "slurm":
@@ -92,9 +92,9 @@ def follow(job: Any, launcher: Launcher) -> int:
             return 130
         tell(f"\njob {job.job_id} saves a checkpoint and stops")
         _stop(job, launcher.save_seconds)
-        _show(log, shown)
+        _show(log, printed)
         return 130
-    _show(log, shown)
+    _show(log, printed)
     if job.exception() is None:
         return 0
     print(f"job {job.job_id} failed; its logs are in {job.paths.folder}", file=sys.stderr)
@@ -116,16 +116,16 @@ def _log(job: Any) -> Path:
     return Path(job.task(0).paths.stdout)
 
 
-def _show(log: Path, shown: int) -> int:
+def _show(log: Path, printed: int) -> int:
     """Print the log from this byte on. Returns the number of bytes printed so far."""
     if not log.exists():
-        return shown
+        return printed
     with log.open("rb") as file:
-        file.seek(shown)
+        file.seek(printed)
         new = file.read()
     sys.stdout.write(new.decode(errors="replace"))
     sys.stdout.flush()
-    return shown + len(new)
+    return printed + len(new)
 
 
 def _visible(launcher: Launcher) -> dict[str, str | None]:

@@ -55,13 +55,13 @@ class Task:
                     [sys.executable, "-u", "-m", *self.words],
                     cwd=self.cwd,
                     env=self._environment(job),
-                    # Ctrl-C in a terminal reaches this task, too, whose one SIGTERM the child is to get and no more
+                    # Ctrl-C in a terminal must not reach the child, which gets a single SIGTERM from this task
                     start_new_session=True,
                 )
             status = self._until_it_ends(child, notes)
             if status == 0:
                 return
-            if not notes.told:
+            if not notes.signaled:
                 raise Ended(f"{self.command} ended with status {status}")
             self._leave(job, notes)
 
@@ -75,7 +75,7 @@ class Task:
         """The exit status of the child. It receives one SIGTERM: a second one makes labbook quit without saving."""
         deadline = None
         while (status := child.poll()) is None:
-            if notes.told and deadline is None:
+            if notes.signaled and deadline is None:
                 child.terminate()
                 deadline = time.monotonic() + 0.8 * self.seconds
             elif deadline and time.monotonic() > deadline:
@@ -94,8 +94,8 @@ class Task:
             time.sleep(0.1)
         if notes.requeue:
             notes.submitit(notes.number, None)
-        # other ranks leave with 0, because another status would end rank 0 before it has requeued; and none of them
-        # by returning, because that would be a result, and the job taken to be done
+        # Other ranks exit with 0, because another status would end rank 0 before it has requeued the job. They do not
+        # return, because submitit would then consider the job done.
         sys.exit(128 + signal.SIGTERM if job.global_rank == 0 else 0)
 
     def _environment(self, job: Any) -> dict[str, str]:
@@ -129,10 +129,10 @@ class _Notes:
     def __init__(self, number: int):
         self.number = number  # of the signal that submitit uses for a preemption or the time limit
         self.submitit: Any = signal.getsignal(number)  # submitit's own handler
-        self.requeue = self.told = False
+        self.requeue = self.signaled = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        self.told = True
+        self.signaled = True
         self.requeue = self.requeue or number == self.number
 
     @contextmanager

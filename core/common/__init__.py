@@ -1,1 +1,1 @@
-"""What every room may use and what knows nothing of experiments: errors, text, files, statistics, plots, HTML."""
+"""Utilities that do not depend on experiments: errors, text, files, statistics, plots, HTML."""

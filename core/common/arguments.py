@@ -1,4 +1,4 @@
-"""What follows a verb of labbook on the command line."""
+"""Argument parser for the verbs of labbook that do not take an experiment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from core.common.text import did_you_mean
 HELP = "show this help"
 
 
-class Words(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit; its help is laid out as that of experiments."""
+class VerbParser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UserError instead of exiting, and prints its help as experiments do."""
 
     def __init__(self, verb: str, description: str | None):
         text = re.sub(r"\Alabbook [^:]*: ", "", description or "")
@@ -24,19 +24,19 @@ class Words(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help=HELP)
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """As argparse's, which keeps no public list of what was added."""
+        """Same as in argparse, which has no public list of the arguments added."""
         self.added.append(super().add_argument(*names, **options))
         return self.added[-1]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Raises UserError, one line for each word that is not known."""
+        """Same as in argparse, but raises UserError, with one line for each unknown word."""
         given, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise UserError(self._unknown(word) for word in unknown)
         return given
 
     def error(self, message: str) -> NoReturn:
-        """Raises UserError with argparse's message in the words of the other errors."""
+        """Raises UserError with argparse's message, worded like the other errors."""
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
             verb = "are" if "," in missing else "is"
@@ -49,12 +49,12 @@ class Words(argparse.ArgumentParser):
         raise UserError([f"{option}: {'needs a value' if what.startswith('expected') else what}"])
 
     def usage_line(self) -> str:
-        """The command with its required arguments."""
+        """Returns the command with its positional arguments."""
         words = [_placeholder(action) for action in self._positionals_here()]
         return " ".join([self.prog, *words, "[--option value ...]"])
 
     def print_help(self, file: Any = None) -> None:
-        """On standard output, laid out."""
+        """Print the help on standard output."""
         options = [action for action in self.added if action.option_strings]
         show(
             f"{self.description}\n\nusage: {self.usage_line()}",

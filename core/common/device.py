@@ -1,4 +1,4 @@
-"""The device and the precision that a run computes with."""
+"""The device that a run computes on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from core.common.ranks import ALONE, Ranks
 
 
 def device_of(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
-    """The device of this name: cpu, cuda, cuda:1, mps, or auto for the fastest one available.
+    """Returns the device of this name: cpu, cuda, cuda:1, mps, or auto for the fastest one available.
 
-    Raises UserError for a device that this machine lacks. Each process of a run takes a GPU of its own.
+    Each process of a run gets its own GPU. Raises UserError for a device that cannot be used on this machine.
     """
     if ranks.ranks > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         if ranks.local_ranks > torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""Every error with which a run, a search or a command can end."""
+"""The exceptions that end a run, a search or a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Every mistake of a user at once: one line each, ready to print."""
+    """One or more errors of the user. lines: one message for each error, ready to print."""
 
     def __init__(self, lines: Iterable[str]):
         self.lines = list(lines)
@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 class Damaged(ValueError):
-    """A checkpoint that is not what was written. The message names the file and what is wrong."""
+    """A checkpoint is damaged: its contents are not what was written. The message names the file and the problem."""
 
 
 class PeerLost(RuntimeError):
@@ -23,7 +23,7 @@ class PeerLost(RuntimeError):
 
 
 class Unfinished(RuntimeError):
-    """A run had to stop for a reason outside of it (disk, a process that was killed). run: what `resume` takes."""
+    """A run had to stop for an external reason, such as a full disk or a killed process. run: id, for `resume`."""
 
     def __init__(self, reason: str, run: str):
         self.run = run
@@ -31,7 +31,7 @@ class Unfinished(RuntimeError):
 
 
 class Failing(RuntimeError):
-    """Many trials of a search failed in a row: the cause lies in what they have in common."""
+    """A search stopped, because consecutive trials or workers failed, or its storage is unreachable."""
 
 
 class OutOfMemory(RuntimeError):
@@ -39,7 +39,7 @@ class OutOfMemory(RuntimeError):
 
 
 class DataError(UserError):
-    """The data are missing, damaged or different from the declaration. Each line says what to do."""
+    """The data are missing, damaged, or do not match the declaration. Each line says what to do."""
 
 
 class ImageLost(RuntimeError):
@@ -61,7 +61,7 @@ class NonFinite(ArithmeticError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped by a signal; the exit status is 128 + number.  run: the id of a run that can be resumed."""
+    """A signal stopped the process, which exits with status 128 + number. run: id of the run to resume, if any."""
 
     def __init__(self, number: int, where: str, run: str | None = None):
         self.number, self.run = number, run

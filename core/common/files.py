@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what must last through a power cut."""
+"""Atomic writes, and writes that survive a power failure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from core.common.failpoints import failpoint
 
 @contextmanager
 def replacing(path: Path, lasting: bool = False) -> Iterator[BinaryIO]:
-    """A stream to `<path>.part`, which takes the place of the file at `path` at the end of the body: that file is
-    always the old one or the new one, and whole. lasting: also after a power cut, as `place` says."""
+    """Context manager: a stream to `<path>.part`, which replaces `path` at the end of the body.
+
+    The file at `path` is complete at all times, either old or new. lasting: also after a power failure.
+    """
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as stream:
         yield stream
@@ -25,14 +27,14 @@ def replacing(path: Path, lasting: bool = False) -> Iterator[BinaryIO]:
     _rename(part, path, lasting)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is always the old one or the new one, and whole."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: at all times, it has either its old or its new content."""
     with replacing(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
 def place(part: Path, target: Path) -> None:
-    """Give a finished file or folder its name. It survives a power cut whole or not at all."""
+    """Rename a finished file or folder to its final name. After a power failure, it is complete or does not exist."""
     for inner in sorted(part.iterdir()) if part.is_dir() else ():
         sync(inner)
     sync(part)
@@ -49,7 +51,7 @@ def _rename(part: Path, target: Path, lasting: bool) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk itself."""
+    """Flush a file, or the entries of a folder, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,6 +60,6 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Returns the hex digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

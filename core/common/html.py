@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from the Jinja templates beside the modules that use them."""
+"""Render self-contained HTML pages from Jinja templates, which are next to the modules that use them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template of core, for example "report/page.html.jinja". Text is escaped; a value that the template
-    lacks raises jinja2.UndefinedError."""
+    """Render a template of core, for example "report/page.html.jinja", with escaped text.
+
+    Raises jinja2.UndefinedError if a value that the template uses is missing.
+    """
     return _environment().get_template(template).render(values)
 
 
@@ -34,7 +36,7 @@ def _environment() -> Environment:
 
 
 def svg(figure: Figure) -> Markup:
-    """A figure as an SVG element."""
+    """Returns a figure as an SVG element."""
     from markupsafe import Markup
 
     stream = io.StringIO()
@@ -44,5 +46,5 @@ def svg(figure: Figure) -> Markup:
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG file as the address of an image, so that the page holds it."""
+    """Returns the content of a PNG file as a data URI, which embeds it in the page."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

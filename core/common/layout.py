@@ -1,4 +1,4 @@
-"""How help is laid out: a text, then groups of rows; names in color on a terminal, plain text when piped."""
+"""Layout of help: a text, followed by groups of rows; in color on a terminal, otherwise plain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from core.common.terminal import is_terminal, tell
 
 WIDTH = 100  # columns at most
-WIDEST_LEFT = 34  # columns of a name and its value, beyond which the meaning begins on the next line
+WIDEST_LEFT = 34  # columns; the meaning of a longer name and value begins on the next line
 Segment = tuple[str, str]  # text, style of rich
 
 
@@ -33,7 +33,7 @@ class Group:
 
 
 def show(text: str, groups: Iterable[Group]) -> None:
-    """Print a text and, below it, groups."""
+    """Print a text and, below it, groups of rows."""
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
     page = [*([(line, "")] for line in _filled(text, width)), *lines(groups, max(width, 60))]
     if not is_terminal():
@@ -49,7 +49,7 @@ def show(text: str, groups: Iterable[Group]) -> None:
 
 
 def lines(groups: Iterable[Group], width: int) -> Iterator[list[Segment]]:
-    """Each line as (text, style), at most `width` columns unless a single word is longer."""
+    """Yield each line as segments (text, style); it has at most `width` columns, unless a single word is longer."""
     for group in groups:
         if not group.rows:
             continue
@@ -61,7 +61,7 @@ def lines(groups: Iterable[Group], width: int) -> Iterator[list[Segment]]:
 
 
 def _filled(text: str, width: int) -> Iterator[str]:
-    """Paragraphs at this width. Indented lines are commands: what explains one moves to the next line if it must."""
+    """Wrap paragraphs. Indented lines are commands; if one is too long, its explanation moves to the next line."""
     for number, paragraph in enumerate(text.strip().split("\n\n")):
         yield from [""] if number else []
         if not any(line.startswith(" ") for line in paragraph.splitlines()):

@@ -1,4 +1,4 @@
-"""Where things lie: one home holds mlflow.db, mlruns/ and data/store, wherever a command was typed."""
+"""Paths in the home folder, which contains mlflow.db, mlruns/ and data/store regardless of the current folder."""
 
 import os
 from pathlib import Path
@@ -7,20 +7,20 @@ ROOT = Path(__file__).resolve().parents[2]  # of the repository
 
 
 def home() -> Path:
-    """The repository root, or $LABBOOK_HOME."""
+    """Returns $LABBOOK_HOME, or the root of the repository."""
     return Path(os.environ.get("LABBOOK_HOME") or ROOT).absolute()
 
 
 def runs() -> Path:
-    """One folder per run: journal, record, artifacts, weights."""
+    """Returns the folder of the runs; each has a subfolder with its journal and artifacts."""
     return home() / "mlruns" / "runs"
 
 
 def launches() -> Path:
-    """One folder per launched job: its submission, its logs."""
+    """Returns the folder of launched jobs; each has a subfolder with its logs."""
     return home() / "mlruns" / "launches"
 
 
 def store() -> Path:
-    """Downloads and decoded caches."""
+    """Returns the folder of downloads and decoded images."""
     return home() / "data" / "store"

@@ -1,4 +1,4 @@
-"""Pictures of a run. matplotlib without pyplot: no window, no global state."""
+"""Plots of a run, drawn by matplotlib without pyplot, which would keep global state."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 CURVES, MATRIX, RELIABILITY = "learning_curves.png", "confusion_matrix.png", "reliability.png"  # artifacts
 TILE, COLUMNS, GAP, LINE = 128, 4, 8, 16  # of a contact sheet, in pixels
-MOST_LABELS = 30  # classes beyond this are not written at the axes
+MOST_LABELS = 30  # with more classes, the axes of a confusion matrix have no labels
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Path) -> None:
-    """Loss, accuracy and learning rate over epochs; the best epoch (from 0) marked."""
-    figure = _figure(12, 3.6, layout=None)  # fixed margins: an automatic layout takes as long as the drawing
+    """Plot loss, accuracy and learning rate over epochs. best: the best epoch, counted from 0, which is marked."""
+    figure = _figure(12, 3.6, layout=None)  # fixed margins, because an automatic layout takes as long as drawing
     figure.subplots_adjust(left=0.045, right=0.99, bottom=0.14, top=0.91, wspace=0.17)
     epochs = range(1, len(history) + 1)
     marker = "o" if len(history) < 3 else ""
@@ -40,14 +40,14 @@ def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Pat
 
 
 def confusion_matrix(table: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
-    """Counts [C, C], rows true classes, colored by share of the true class."""
+    """Plot a confusion matrix of counts [C, C], rows are true classes, colored by fraction of the true class."""
     n = len(classes)
     side = min(3 + 0.45 * n, 16)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     share = table / table.sum(axis=1, keepdims=True).clip(min=1)
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axes, label="share of the true class", fraction=0.046)
+    figure.colorbar(picture, ax=axes, label="fraction of the true class", fraction=0.046)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)
@@ -64,13 +64,16 @@ def confusion_matrix(table: np.ndarray, classes: Sequence[str], path: Path, titl
 
 
 def contact_sheet(pixels: np.ndarray, titles: Sequence[str], path: Path) -> None:
-    """Images uint8 [N, H, W, C], four in a row, each with its title below. Pillow: it costs a tenth of matplotlib."""
+    """Save images uint8 [N, H, W, C] as a grid with four columns and a title below each image.
+
+    It is drawn by Pillow, which takes a tenth of the time of matplotlib.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     n, height, width, channels = pixels.shape
     shown = pixels[..., :3] if channels >= 3 else pixels[..., 0]
     scale = TILE / max(height, width)
-    scale = max(1, int(scale)) if scale >= 1 else scale  # whole pixels, where an image is made larger
+    scale = max(1, int(scale)) if scale >= 1 else scale  # images are enlarged by integer factors only
     wide, tall = max(1, round(width * scale)), max(1, round(height * scale))
     across, down, font = max(wide, TILE) + GAP, tall + LINE + GAP, ImageFont.load_default(size=11)
     sheet = Image.new("RGB", (GAP + min(n, COLUMNS) * across, GAP + -(-n // COLUMNS) * down), "white")
@@ -92,7 +95,10 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
 
 
 def band(curves: Sequence[dict[int, float]]) -> tuple[list[int], np.ndarray]:
-    """(epochs that any seed has reached, [3, epochs]: mean and both ends of its interval; NaN ends for one seed)."""
+    """Returns (epochs that any seed has reached, [3, epochs] with the mean and the ends of its 95 % interval).
+
+    The ends are NaN where only one seed has a value.
+    """
     epochs = sorted({epoch for curve in curves for epoch in curve})
     ends = []
     for epoch in epochs:
@@ -102,7 +108,7 @@ def band(curves: Sequence[dict[int, float]]) -> tuple[list[int], np.ndarray]:
 
 
 def draw(axes: Axes, label: str, curves: Sequence[dict[int, float]]) -> None:
-    """Draw the mean as a line and its interval as a band; nothing without curves."""
+    """Draw the mean of the curves as a line and its 95 % interval as a band. Without curves, nothing is drawn."""
     if not curves:
         return
     epochs, (mean, low, high) = band(curves)

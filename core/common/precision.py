@@ -1,4 +1,4 @@
-"""The precision in which forward passes are computed."""
+"""The precision of the forward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def autocast_of(precision: str, device: torch.device) -> tuple[torch.dtype | None, str]:
-    """(dtype of autocast or None, its name): what `precision` comes to on this device."""
+    """Returns (dtype of autocast or None, name of the precision). "auto" is resolved for this device."""
     if precision == "auto":
         precision = "fp32"
         if device.type == "cuda":

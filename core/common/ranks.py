@@ -1,4 +1,4 @@
-"""The rank of this process and what started it, read from the environment. Imports nothing heavy."""
+"""The rank of this process and the job that started it, from environment variables. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ranks:
-    """One of `ranks` processes that train one run; `local_rank` of `local_ranks` on this machine."""
+    """The rank of a process among the `ranks` processes of a run, and its local rank on this machine."""
 
     rank: int = 0
     ranks: int = 1
@@ -17,7 +17,7 @@ class Ranks:
 
 
 def ranks_here() -> Ranks:
-    """As torchrun, srun with torch's variables or `labbook launch` say; a single process if none of them is set."""
+    """Returns the ranks that torchrun, `labbook launch` or srun set; those of a single process without them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(os.environ.get(name, "").isdecimal() for name in names):
         return Ranks()
@@ -25,7 +25,7 @@ def ranks_here() -> Ranks:
 
 
 def invocation() -> str | None:
-    """The name of what started this process and, after a failure, starts it again; None for a command just typed."""
+    """Returns the name of the job that started this process and restarts it after a failure; None without a job."""
     env = os.environ
     if "LABBOOK_INVOCATION" in env:
         return env["LABBOOK_INVOCATION"]
@@ -37,7 +37,7 @@ def invocation() -> str | None:
 
 
 def is_restart() -> bool:
-    """Whether the same command may have been at work before: a requeued job, a restart by torchrun."""
+    """Whether the job may have run this command before: it was requeued, or torchrun restarted it."""
     counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return "LABBOOK_INVOCATION" in os.environ or any(os.environ.get(name, "0") != "0" for name in counts)
 

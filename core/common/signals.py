@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave. A second one ends at once."""
+"""Handle SIGTERM and Ctrl-C: finish the step, save, and exit. A second signal ends the process immediately."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from core.common.errors import Interrupted
 
 
 class Stop:
-    """While entered, the first SIGTERM or SIGINT raises Interrupted; inside `with stop.at_step_end()` it is only
-    noted in `number`, for the loop to look at between two steps. The second takes its usual course."""
+    """Context manager: the first SIGTERM or SIGINT raises Interrupted, the second has its default effect.
+
+    Inside `with stop.at_step_end()`, the first signal is only recorded in `number`, which the loop checks after each
+    step.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -22,7 +25,7 @@ class Stop:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        # only the main thread may set handlers: a run in another thread is left to who started it
+        # only the main thread may set handlers: for a run in another thread, its caller handles signals
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)

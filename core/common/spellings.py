@@ -1,4 +1,4 @@
-"""What other tools call an option or a metric, and what it is here: so that a usual spelling gets the right hint."""
+"""Names of options and metrics in other tools, for hints about their names in labbook."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ METRICS: Mapping[str, str] = MappingProxyType(
 
 
 def metric(name: str) -> str:
-    """The last part of the metric's name here: val_acc, val/acc and top1 are accuracy. Other names are left alone."""
+    """Returns the last part of the metric's name in labbook: accuracy for val_acc, val/acc and top1."""
     last = name.rsplit("/", 1)[-1]
     for prefix in ("val_", "valid_", "train_", "test_"):
         last = last.removeprefix(prefix)

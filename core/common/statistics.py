@@ -1,4 +1,4 @@
-"""Intervals: of a mean over seeds, and of a share of images."""
+"""Confidence intervals of a mean over seeds and of a proportion of images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
-    """(mean, standard deviation, half width of the 95 % interval by Student's t); the last two NaN for one value."""
+    """Returns (mean, standard deviation, half width of the 95 % interval by Student's t).
+
+    The last two are NaN for a single value.
+    """
     n = len(values)
     if n < 2:
         return values[0], math.nan, math.nan
@@ -18,14 +21,14 @@ def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
     return float(np.mean(values)), std, float(t.ppf(0.975, n - 1) * std / math.sqrt(n))
 
 
-# The formula stands here, although scipy.stats.binomtest(...).proportion_ci("wilson") is the same: that takes one share
-# at a time, 0.14 ms each, and a training that has no use for scipy would wait a second for its import.
-Z = 1.959963984540054  # of a standard normal, 2.5 % lie above it
+# Equal to scipy.stats.binomtest(...).proportion_ci("wilson"), which takes 0.14 ms for each proportion, and whose import
+# takes a second that training does not need otherwise.
+Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 
 def wilson(right: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high), the 95 % score interval of the share right / count; 0 and 1 where nothing was counted (Wilson 1927;
-    Brown et al. 2001, equation 4)."""
+    """Returns (low, high), the 95 % score interval of the proportion right / count; (0, 1) for a count of 0 (Wilson
+    1927; Brown et al. 2001, equation 4)."""
     n = np.maximum(count, 1)
     share = right / n
     center = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)

@@ -6,5 +6,5 @@ import torch
 
 
 def full(logits: torch.Tensor) -> torch.Tensor:
-    """At least float32: half precision overflows in exponentials."""
+    """Returns the logits in float32 if they are in half precision, which overflows in exponentials."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

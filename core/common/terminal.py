@@ -1,4 +1,4 @@
-"""Printing that cannot stop a run: a closed pipe or a full disk behind standard output ends the printing alone."""
+"""Printing that cannot stop a run: if standard output is closed or its disk is full, only the printing stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tell(line: str = "") -> None:
-    """Print a line at once; print nothing once standard output is closed."""
+    """Print a line and flush. Once standard output is closed, nothing is printed."""
     try:
         print(line, flush=True)
     except (OSError, ValueError):
@@ -20,7 +20,7 @@ def tell(line: str = "") -> None:
 
 
 def mute() -> None:
-    """Discard standard output, so that neither the next line nor the exit fails on it."""
+    """Discard standard output, so that neither further printing nor the exit of the process fails."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
 
 
@@ -35,7 +35,7 @@ def is_notebook() -> bool:
 
 
 def console(width: int = 160) -> Console:
-    """Standard output for tables. A pipe has no width of its own, and names must not be cut: it gets this one."""
+    """Returns a rich console on standard output. width: used if it is not a terminal, so that names are not cut."""
     from rich.console import Console
 
     found = Console()

@@ -1,4 +1,4 @@
-"""Names: how they are written, and which one was meant."""
+"""Text functions: names and their nearest spellings, durations, URIs without passwords."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from core.common.spellings import metric
 
 
 def snake(name: str) -> str:
-    """RandomCrop -> random_crop, SGD -> sgd."""
+    """Convert CamelCase to snake_case: random_crop for RandomCrop, sgd for SGD."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The spellings most like `name`, best first; a last component that is right counts as near."""
+    """Returns the known names closest to `name`, best first; names with the same last component count as close."""
     known = list(known)
     same = [k for k in known if "/" in k and k.rsplit("/", 1)[-1] == metric(name)]  # val_acc, top1: val/accuracy
     close = [] if same else difflib.get_close_matches(name, known, n=n, cutoff=0.6)
@@ -24,26 +24,26 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str], mark: str = "") -> str:
-    """The end of a message: the nearest spellings as a question, or nothing. mark: what precedes each, such as --."""
+    """Returns the end of a message, "; did you mean A or B?", or nothing. mark: precedes each name, such as --."""
     close = nearest(name, [other for other in known if other != name])
     return f"; did you mean {' or '.join(mark + each for each in close)}?" if close else ""
 
 
 def suggestion(name: str, known: Iterable[str], mark: str = "") -> str:
-    """The end of a message: the nearest spellings, or else all of them; nothing where nothing is known."""
+    """Returns the end of a message: the nearest names or, without any, all of them; nothing if `known` is empty."""
     known = list(known)
     everything = f"; choose one of {', '.join(mark + each for each in known)}" if known else ""
     return did_you_mean(name, known, mark) or everything
 
 
 def numbered(labels: list[str]) -> list[str]:
-    """Labels made unique: a repeated one gets a number, from 2."""
+    """Make labels unique: repeated ones get a number, starting at 2."""
     before = [labels[:i].count(label) for i, label in enumerate(labels)]
     return [label if not n else f"{label}_{n + 1}" for label, n in zip(labels, before, strict=True)]
 
 
 def duration(seconds: float) -> str:
-    """90 -> "1 min 30 s", 7260 -> "2 h 1 min"."""
+    """Format a duration: "1 min 30 s" for 90, "2 h 1 min" for 7260."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -52,5 +52,5 @@ def duration(seconds: float) -> str:
 
 
 def public(text: str) -> str:
-    """A URI, or a text that quotes some, without user and password: what may be written to a file."""
+    """Remove users and passwords from the URIs in a text, so that it can be written to a file."""
     return re.sub(r"(?<=://)[^/\s]*@", "", text)

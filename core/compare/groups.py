@@ -1,4 +1,4 @@
-"""Runs folded into settings: one declaration, many seeds; and each setting set against a baseline."""
+"""Group runs that differ only in the seed into settings, and compare each setting with a baseline."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import numpy as np
 from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.common.text import did_you_mean
-from core.compare.labels import Setting, apart, settings
-from core.compare.runs import FINISHED, Row, with_younger_fields
+from core.compare.labels import MISSING, Setting, distinctive_fields, settings
+from core.compare.runs import FINISHED, Row, with_missing_fields
 from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
 from core.metrics.names import sign
 
-MOST_NAMED, MOST_LETTERS = 5, 120  # of failed seeds, and of the words about each
+MOST_NAMED, MOST_LETTERS = 5, 120  # failed seeds that are named, and letters of the message about each
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one setting. fields: declared alike in all of its runs.  rows: those that count.  values: what tells its
-    runs apart (the seed; with `by`, all other fields too) -> the metric.  failed: of the seeds that have no value."""
+    """Runs of one setting.
+
+    fields: declared values that all of its runs share.  rows: its finished runs.  values: key of a run -> its metric;
+    the key is the seed and, with `by`, all other fields.  failed: the runs of keys without a value.
+    """
 
     label: str
     fields: Mapping[str, str]
@@ -32,19 +35,22 @@ class Group:
 
     @property
     def summary(self) -> tuple[float, float, float]:
-        """(mean, deviation, half of the 95 % interval); the last two NaN for one run."""
+        """(mean, standard deviation, half width of the 95 % interval); the last two are NaN for one run."""
         return mean_and_interval(list(self.values.values()))
 
     def average(self, metric: str) -> float:
-        """Mean of another metric, of the runs that have it; NaN where none has."""
-        found = [row.metrics[metric] for row in self.rows if metric in row.metrics]
-        return float(np.mean(found)) if found else float("nan")
+        """Returns the mean of another metric over the runs that have it; NaN if none has."""
+        values = [row.metrics[metric] for row in self.rows if metric in row.metrics]
+        return float(np.mean(values)) if values else float("nan")
 
 
 @dataclass(frozen=True)
-class Against:
-    """A group set against the baseline. p: corrected for the number of comparisons.  more: seeds that each would need
-    beyond its n to show a difference of this size (None: more than is sensible), where none is shown."""
+class Contrast:
+    """A group compared with the baseline.
+
+    difference: None if either has a single value.  p: corrected for the number of comparisons.  more: additional seeds
+    that each would need to show a difference of this size; None if the difference is significant, or if too many.
+    """
 
     group: Group
     difference: Difference | None
@@ -52,35 +58,38 @@ class Against:
     more: int | None
 
     @property
-    def shown(self) -> bool:
+    def significant(self) -> bool:
         return self.difference is not None and self.p < LEVEL
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """groups: best first.  against: each but the baseline, in the same order.  differing: names of the fields that are
-    not the same in all.  notes: what was left out, and what to beware of."""
+    """Settings compared by one metric.
+
+    groups: best first.  contrasts: one for each group but the baseline, in the same order.  differing: names of the
+    fields that are not the same in all groups.  notes: runs that were skipped, and warnings.
+    """
 
     metric: str
     groups: tuple[Group, ...]
     baseline: Group
-    against: tuple[Against, ...]
+    contrasts: tuple[Contrast, ...]
     differing: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def judged(self, group: Group) -> Against | None:
-        """This group set against the baseline; None for the baseline itself."""
+    def contrast_of(self, group: Group) -> Contrast | None:
+        """Returns the comparison of this group with the baseline; None for the baseline itself."""
         return self._by_label.get(group.label)
 
     @cached_property
-    def apart(self) -> dict[str, str]:
-        """Label -> what sets the setting apart from most of the others."""
-        told = apart([group.fields for group in self.groups])
-        return {group.label: text for group, text in zip(self.groups, told, strict=True)}
+    def distinctive(self) -> dict[str, str]:
+        """Label -> the values that distinguish the setting from most of the others, as text."""
+        texts = distinctive_fields([group.fields for group in self.groups])
+        return {group.label: text for group, text in zip(self.groups, texts, strict=True)}
 
     @cached_property
-    def _by_label(self) -> dict[str, Against]:
-        return {one.group.label: one for one in self.against}
+    def _by_label(self) -> dict[str, Contrast]:
+        return {one.group.label: one for one in self.contrasts}
 
 
 def compare(
@@ -91,12 +100,13 @@ def compare(
     anyway: bool = False,
     ignore: Sequence[str] = (),
 ) -> Comparison:
-    """Fold runs into settings and set each against the baseline (named by a label, a variant or a run; the best).
+    """Group runs into settings and compare each with the baseline.
 
-    by: a field whose values alone make the settings.  anyway: also where data differ.  ignore: fields that set nothing
-    apart, as the seed does not: first weights, of which each seed has its own. Raises UserError.
+    by: group by this field alone.  baseline: a label, a variant or a run; None: the best setting.  anyway: compare even
+    if the data differ.  ignore: fields that are ignored when runs are grouped, as the seed is; for example initial
+    weights that differ for each seed. Raises UserError.
     """
-    chosen_rows, notes = _comparable(_without(ignore, with_younger_fields(rows)), metric, anyway)
+    chosen_rows, notes = _comparable(_without(ignore, with_missing_fields(rows)), metric, anyway)
     groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -sign(metric) * group.summary[0])
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]
@@ -104,7 +114,7 @@ def compare(
     tested = [one for one in found if one]
     corrected = iter(holm([one.p for one in tested]))
     against = [
-        Against(group, one, p := next(corrected) if one else float("nan"), _more(one, p, len(tested)))
+        Contrast(group, one, p := next(corrected) if one else float("nan"), _more(one, p, len(tested)))
         for group, one in zip(others, found, strict=True)
     ]
     names = {name for group in groups for name in group.fields}
@@ -124,7 +134,7 @@ def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Row], list[str]]:
-    """(finished runs that compare, and with them those that did not finish; notes)."""
+    """(finished runs that are comparable, followed by runs of the same kind that did not finish; notes)."""
     notes = []
     finished = [row for row in rows if row.status == FINISHED]
     measured = [row for row in finished if metric in row.metrics]
@@ -142,17 +152,17 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
     if small := len(measured) - len(whole):
         notes.append(f"skipped runs with limited data, or pruned: {small}")
     if (unknown := sum(row.data is None for row in whole)) and len(whole) > 1:
-        told = f"the data of {unknown} imported {'run' if unknown == 1 else 'runs'} are unknown"
+        warning = f"the data of {unknown} imported {'run' if unknown == 1 else 'runs'} are unknown"
         if not anyway:
             advice = "import them again with --data NAME, or use --anyway"
-            raise UserError([f"{told}, so their metrics may not be comparable; {advice}"])
-        notes.append(f"warning: {told}")
+            raise UserError([f"{warning}, so their metrics may not be comparable; {advice}"])
+        notes.append(f"warning: {warning}")
     digests = {row.data for row in whole if row.data is not None}
     if len(digests) > 1:
-        told = f"these runs used {len(digests)} different data sets ({', '.join(sorted(d[:12] for d in digests))})"
+        warning = f"these runs used {len(digests)} different data sets ({', '.join(sorted(d[:12] for d in digests))})"
         if not anyway:
-            raise UserError([f"{told}: their metrics are not comparable; to compare them anyway, use --anyway"])
-        notes.append(f"warning: {told}")
+            raise UserError([f"{warning}: their metrics are not comparable; to compare them anyway, use --anyway"])
+        notes.append(f"warning: {warning}")
     limits = {row.fields.get("limit") for row in whole}
     stopped = [row for row in rows if row.status != FINISHED and row.fields.get("limit") in limits]
     return [*whole, *stopped], notes
@@ -164,7 +174,7 @@ def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) 
         raise UserError([f"--by {by}: unknown field{did_you_mean(by, names)}"])
     folded: dict[Setting, list[Row]] = {}
     for row in rows:
-        own = {by: row.fields.get(by, "not there")} if by else row.fields
+        own = {by: row.fields.get(by, MISSING)} if by else row.fields
         folded.setdefault(tuple(sorted(own.items())), []).append(row)
     labels = settings(folded, by)
     groups = []
@@ -172,43 +182,43 @@ def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) 
         values: dict[tuple[str, ...], float] = {}
         stopped: dict[tuple[str, ...], Row] = {}
         finished = [row for row in members if row.status == FINISHED]
-        for row in sorted(members, key=lambda row: row.id):  # the latest of a repeated one counts
+        for row in sorted(members, key=lambda row: row.id):  # of repeated runs, the latest counts
             rest = sorted(f"{n}={v}" for n, v in row.fields.items() if by and not f"{n}.".startswith(f"{by}."))
-            one = (row.seed, *rest)
+            run_key = (row.seed, *rest)
             if row.status == FINISHED:
-                values[one] = row.metrics[metric]
+                values[run_key] = row.metrics[metric]
             else:
-                stopped[one] = row
+                stopped[run_key] = row
         if repeated := len(finished) - len(values):
             notes.append(f"{labels[key]}: seeds run again: {repeated}; the latest counts")
-        notes += _stopped(labels[key], values, stopped, "runs" if by else "seeds")
-        failed = tuple(row for one, row in stopped.items() if one not in values)
+        notes += _unfinished(labels[key], values, stopped, "runs" if by else "seeds")
+        failed = tuple(row for run_key, row in stopped.items() if run_key not in values)
         if values:
             groups.append(Group(labels[key], dict(key), tuple(finished), values, failed))
     return groups
 
 
-def _stopped(label: str, values: Collection[object], stopped: Mapping[tuple[str, ...], Row], what: str) -> list[str]:
-    """Sentences about runs that did not finish: a mean over survivors is to be read as one."""
-    lost = {one: row for one, row in stopped.items() if one not in values}
-    told, total = [], len(values) + len(lost)
-    for said, chosen in (
+def _unfinished(label: str, values: Collection[object], stopped: Mapping[tuple[str, ...], Row], what: str) -> list[str]:
+    """Sentences about runs that did not finish, so that a mean over the others is not taken for one over all."""
+    lost = {key: row for key, row in stopped.items() if key not in values}
+    notes, total = [], len(values) + len(lost)
+    for state, chosen in (
         ("failed", [row for row in lost.values() if row.status == "FAILED"]),
         ("not finished", [row for row in lost.values() if row.status != "FAILED"]),
     ):
         if chosen:
-            each = "; ".join(f"seed {row.seed}: {why(row)}" for row in chosen[:MOST_NAMED])
+            each = "; ".join(f"seed {row.seed}: {unfinished_reason(row)}" for row in chosen[:MOST_NAMED])
             more = f"; {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
-            told.append(f"{label}: {len(chosen)} of {total} {what} {said} ({each}{more})")
-    again = [row for one, row in stopped.items() if one in values and row.status == "FAILED"]
+            notes.append(f"{label}: {len(chosen)} of {total} {what} {state} ({each}{more})")
+    again = [row for key, row in stopped.items() if key in values and row.status == "FAILED"]
     if again:
-        each = "; ".join(f"seed {row.seed}: {why(row)}" for row in again[:MOST_NAMED])
-        told.append(f"{label}: {len(again)} of {total} {what} failed at first and finished when run again ({each})")
-    return told
+        each = "; ".join(f"seed {row.seed}: {unfinished_reason(row)}" for row in again[:MOST_NAMED])
+        notes.append(f"{label}: {len(again)} of {total} {what} failed at first and finished when run again ({each})")
+    return notes
 
 
-def why(row: Row) -> str:
-    """What became of a run that did not finish, in a few words."""
+def unfinished_reason(row: Row) -> str:
+    """Returns in a few words why a run has not finished: its error, or that it is running or was interrupted."""
     if row.status != "FAILED":
         return "running, or interrupted"
     first = row.error.partition("\n")[0] or "FAILED"

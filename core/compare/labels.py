@@ -1,4 +1,4 @@
-"""What people call a setting: its variant, and as little as tells it from the others of that name."""
+"""Labels of settings: the name of the variant, and the values that distinguish settings of the same name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from core.compare.runs import Row
 
+MISSING = "not there"  # the value of a field that a run does not have
 Setting = tuple[tuple[str, str], ...]  # (dotted name, value), sorted by name
 
 
 def settings(folded: Mapping[Setting, Sequence[Row]], by: str | None) -> dict[Setting, str]:
-    """A label for each, no two alike: its variant, with the experiment's name where there are several, and the fields
-    that set it apart from others of the same name. A value that most of those share goes without saying."""
+    """Returns a unique label for each setting.
+
+    It consists of the variant, preceded by the experiment if there are several, and of the values that distinguish the
+    setting from others of the same name. Values that most of those share are left out.
+    """
     if by:
         return {key: f"{by}={dict(key)[by]}" for key in folded}
     several = len({row.experiment for members in folded.values() for row in members}) > 1
@@ -23,19 +27,22 @@ def settings(folded: Mapping[Setting, Sequence[Row]], by: str | None) -> dict[Se
         same.setdefault(name, []).append(key)
     labels = {}
     for name, keys in same.items():
-        for key, told in zip(keys, apart([dict(key) for key in keys]), strict=True):
-            labels[key] = f"{name} ({told})" if told else name
+        for key, fields in zip(keys, distinctive_fields([dict(key) for key in keys]), strict=True):
+            labels[key] = f"{name} ({fields})" if fields else name
     return labels
 
 
-def apart(declared: Sequence[Mapping[str, str]]) -> list[str]:
-    """Of each what tells it from the rest: loss=PolyLoss(epsilon=1.0), epochs=20. What more than half have in common
-    is not told; a field of a part counts among those alone that have the same part."""
+def distinctive_fields(declared: Sequence[Mapping[str, str]]) -> list[str]:
+    """Returns for each setting the values that distinguish it, such as loss=PolyLoss(epsilon=1.0), epochs=20.
+
+    Values that more than half of the settings share are left out. A field of a part is compared only between settings
+    that have the same part.
+    """
     every = {name for fields in declared for name in fields}
     names = sorted(name for name in every if len({fields.get(name) for fields in declared}) > 1)
     above = {name: [other for other in names if name.startswith(f"{other}.")] for name in names}
-    # a field may be younger than a run
-    values = [{name: fields.get(name, "not there") for name in names} for fields in declared]
+    # a field may have been added after a run was recorded
+    values = [{name: fields.get(name, MISSING) for name in names} for fields in declared]
     counts: Counter[tuple[str, ...]] = Counter()
     for own in values:
         for name in names:
@@ -52,10 +59,10 @@ def _peers(name: str, own: Mapping[str, str], above: Mapping[str, Sequence[str]]
 
 
 def _nested(names: Sequence[str], fields: Mapping[str, str]) -> str:
-    """loss=PolyLoss(epsilon=1.0), epochs=20: the fields of a part within it."""
+    """Format fields as text; those of a part are in parentheses: loss=PolyLoss(epsilon=1.0), epochs=20."""
     tops = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
-    told = []
+    texts = []
     for top in tops:
         below = [f"{n.removeprefix(f'{top}.')}={fields[n]}" for n in names if n.startswith(f"{top}.")]
-        told.append(f"{top}={fields[top]}" + (f"({', '.join(below)})" if below else ""))
-    return ", ".join(told)
+        texts.append(f"{top}={fields[top]}" + (f"({', '.join(below)})" if below else ""))
+    return ", ".join(texts)

@@ -18,31 +18,31 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-MOST = 12  # settings drawn, the best ones: more lines cannot be told apart
-MOST_CLASSES = 100  # beyond this nothing can be seen in a matrix
+MOST = 12  # settings drawn, the best ones: more curves cannot be distinguished
+MOST_CLASSES = 100  # matrices with more classes are not drawn, because their cells would be too small
 
 
-def page(found: Comparison) -> str:
-    """The whole page; it fetches nothing."""
-    shown = found.groups[:MOST]
-    runs = [[RecordedRun(paths.runs() / row.id) for row in group.rows] for group in shown]
+def page(comparison: Comparison) -> str:
+    """Returns the HTML of the page, which needs no other files."""
+    groups = comparison.groups[:MOST]
+    runs = [[RecordedRun(paths.runs() / row.id) for row in group.rows] for group in groups]
     return html.render(
         "compare/page.html.jinja",
-        title=f"{found.metric} of {len(found.groups)} settings",
-        forest=html.svg(forest(found)),
+        title=f"{comparison.metric} of {len(comparison.groups)} settings",
+        forest=html.svg(forest(comparison)),
         headings=HEADINGS,
-        rows=table(found),
-        sentences=[*sentences(found), *found.notes],
-        curves=_curves(found, shown, runs),
-        matrices=_matrices(shown, runs),
-        settings=len(found.groups),
+        rows=table(comparison),
+        sentences=[*sentences(comparison), *comparison.notes],
+        curves=_curves(comparison, groups, runs),
+        matrices=_matrices(groups, runs),
+        settings=len(comparison.groups),
         most=MOST,
     )
 
 
-def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> Markup:
+def _curves(comparison: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> Markup:
     histories = [[run.history for run in members] for members in runs]
-    short = found.metric.rpartition("/")[2]
+    short = comparison.metric.rpartition("/")[2]
     figure = _figure(12, 4)
     for place, name in enumerate(dict.fromkeys((f"val/{short}", "train/loss"))):
         axes = figure.add_subplot(1, 2, place + 1)
@@ -50,7 +50,7 @@ def _curves(found: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[
             draw(axes, group.label, [history[name] for history in members if name in history])
         axes.set(xlabel="epoch", title=name)
         axes.grid(alpha=0.3)
-        if axes.lines:  # an imported run need not have logged either
+        if axes.lines:  # imported runs may have neither metric
             axes.legend(fontsize=8)
     return html.svg(figure)
 
@@ -78,7 +78,8 @@ def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) ->
 
 
 def _shares(runs: Sequence[RecordedRun]) -> tuple[list[str], np.ndarray] | None:
-    """(classes, [C, C] mean share of each true class) of the runs that have kept their matrix."""
+    """(classes, mean confusion matrix [C, C] normalized over true classes); None if no run has one, or with more than
+    MOST_CLASSES classes."""
     found = [matrix for run in runs if (matrix := run.confusion)]
     tables = [counts / counts.sum(axis=1, keepdims=True).clip(min=1) for _, counts in found]
     classes = found[-1][0] if found else []

@@ -1,4 +1,4 @@
-"""Runs as rows of a comparison, read from their records without torch: thousands of them in a second."""
+"""Read runs for a comparison from their records, thousands of them per second; torch is not imported."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ FINISHED = "FINISHED"
 
 @dataclass(frozen=True)
 class Row:
-    """A run. fields: dotted name -> declared value, as text; without the seed.  seed: pairs it with runs of other
-    settings.  data: digest of its images; None where an imported run does not say.  status: FINISHED, or what became
-    of it.  error: of one that failed."""
+    """A run.
+
+    fields: dotted name -> declared value as text, without the seed.  seed: pairs it with runs of other settings.
+    data: digest of its images; None if unknown, as for some imported runs.  whole: whether it was trained on all of its
+    data to the end.  error: message of a failed run.
+    """
 
     id: str
     experiment: str
@@ -41,41 +44,44 @@ class Row:
 
 
 def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Runs of the experiments and those named (all of the seeds of a parent), however they ended, and a line for each
-    that cannot be read.
+    """Read runs. words: experiments, or ids of runs; a parent stands for all of its seeds.
 
-    Raises UserError for a word that is neither an experiment with runs on record nor a run, with the nearest ones.
+    Returns the runs, including those that failed or are running, and a line about each run that cannot be read. Raises
+    UserError for a word that is neither an experiment with runs on record nor a run.
     """
-    told: dict[str, Row | str] = {}
+    read: dict[str, Row | str] = {}
     for word in words:
         found = _read(RecordedRun.of_experiment(word))
         if not found:
             run = _run(word)
             found = (_read(run.children()) if holds_others(run.record) else {}) or _read([run])
-        told |= found
-    return _parted(told)
+        read |= found
+    return _separated(read)
 
 
 def rows_of(experiment: str) -> tuple[list[Row], list[str]]:
-    """All runs of one experiment, as `rows` has them; none where none is on record."""
-    return _parted(_read(RecordedRun.of_experiment(experiment)))
+    """Read all runs of one experiment, as `rows` does; both lists are empty if none is on record."""
+    return _separated(_read(RecordedRun.of_experiment(experiment)))
 
 
 def _read(runs: Iterable[RecordedRun]) -> dict[str, Row | str]:
-    """Id -> what `_row` makes of it, the earliest first. No more than one record is held in memory at a time."""
+    """Id -> result of `_row`, the earliest run first. At most one record is held in memory at a time."""
     latest_first = [(run.id, _row(run)) for run in runs]
     return dict(reversed(latest_first))
 
 
-def _parted(told: Mapping[str, Row | str]) -> tuple[list[Row], list[str]]:
-    return [row for row in told.values() if isinstance(row, Row)], [
-        line for line in told.values() if isinstance(line, str) and line
+def _separated(read: Mapping[str, Row | str]) -> tuple[list[Row], list[str]]:
+    return [row for row in read.values() if isinstance(row, Row)], [
+        line for line in read.values() if isinstance(line, str) and line
     ]
 
 
-def with_younger_fields(rows: Sequence[Row]) -> list[Row]:
-    """The same, a field that is younger than a run filled in: by the value of all runs that have it, where that is one
-    and their part is the same. Else it would set apart what nobody changed. Imported runs declare nothing."""
+def with_missing_fields(rows: Sequence[Row]) -> list[Row]:
+    """Fill in fields that were added after a run was recorded, so that they do not distinguish equal settings.
+
+    A missing field gets the value of the runs that have it, if they agree in the value and have the same part as this
+    run. Imported runs are left as they are, since they declare nothing.
+    """
     own = [row for row in rows if row.parameters is not None]
     counts = Counter(name for row in own for name in row.fields)
     younger: dict[str, tuple[str | None, str]] = {}
@@ -109,7 +115,7 @@ def _run(word: str) -> RecordedRun:
 
 
 def _row(run: RecordedRun) -> Row | str:
-    """A line where it cannot be compared; an empty one where nobody expects it to be: a parent holds no run."""
+    """A row, or a line that says why the run cannot be compared; an empty line for a parent, which is not a run."""
     folder = run.folder
     try:
         record = run.record
@@ -127,7 +133,7 @@ def _row(run: RecordedRun) -> Row | str:
 
 
 def _summary(folder: Path) -> Mapping[str, Any]:
-    """The saved summary; of a running or killed run, the state in its journal. Raises ValueError, KeyError or
+    """The saved summary; for a running or killed run, its status from the journal. Raises ValueError, KeyError or
     TypeError for a damaged journal."""
     try:
         summary = json.loads((folder / SUMMARY).read_text())
@@ -158,7 +164,8 @@ def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any])
 
 
 def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any], fields: dict[str, str]) -> Row:
-    """Its seed means nothing to labbook's own runs; one without a seed is paired with none."""
+    """Row of an imported run. Its seed is not comparable with the seeds of labbook's runs; without one, the run is
+    paired with no other."""
     return Row(
         folder.name,
         record["experiment"],
@@ -173,7 +180,7 @@ def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any
 
 
 def _declared(folder: Path) -> dict[str, str]:
-    """Dotted name -> text, as it was recorded, whatever has become of the classes since. Of thousands of runs, most
-    say the same: equal texts are kept once."""
+    """Dotted name -> text, as recorded. Classes that no longer exist do no harm. Equal texts share memory, since most
+    of thousands of runs have the same values."""
     values = next(event["values"] for _, event in journal.read(folder) if event["event"] == "params")
     return {intern(name): intern(text) for name, text in migrated_names(values).items()}

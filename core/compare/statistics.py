@@ -1,4 +1,4 @@
-"""Is one setting better than another, given a few seeds of each? Pure functions of numbers."""
+"""Statistical tests of whether one setting is better than another, given a few seeds of each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 LEVEL, POWER = 0.05, 0.8
-MOST = 1000  # seeds beyond which a difference is not worth showing
+MOST = 1000  # maximum number of seeds that `seeds_needed` returns
 
 
 @dataclass(frozen=True)
 class Difference:
-    """mean of a minus mean of b, with its 95 % interval. p: of no difference, two-sided.  n: pairs; of a Welch test,
-    the smaller number of seeds.  deviation: of the n differences; of a Welch test, of one of a and one of b."""
+    """Mean of a minus mean of b, with the 95 % interval from low to high.
+
+    p: two-sided p-value.  n: number of pairs; in Welch's test, the smaller number of seeds.  deviation: standard
+    deviation of the paired differences; in Welch's test, of the difference between one value of a and one of b.
+    """
 
     mean: float
     low: float
@@ -29,8 +32,11 @@ class Difference:
 
 
 def difference(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference | None:
-    """Key (a seed) -> value. Paired over keys that both have, where there are two or more; otherwise Welch's test
-    (Welch, The generalization of Student's problem, 1947). None where either has a single value."""
+    """Test the difference between two settings. a, b: key (a seed) -> value.
+
+    If two or more keys are in both, the test is paired over them; otherwise it is Welch's test (Welch, The
+    generalization of Student's problem, 1947). Returns None if either has a single value.
+    """
     common = sorted(set(a) & set(b), key=repr)
     paired = len(common) > 1
     if not paired and min(len(a), len(b)) < 2:
@@ -48,7 +54,7 @@ def difference(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference | N
 
 
 def _t_test(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float, float, float]:
-    """(low, high, p) of the difference of means"""
+    """(low, high, p) of the difference of means."""
     from scipy.stats import ttest_ind, ttest_rel  # imported here: it takes a second
 
     with warnings.catch_warnings():
@@ -59,7 +65,7 @@ def _t_test(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float, float, f
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values corrected for their number (Holm, A simple sequentially rejective multiple test procedure, 1979)."""
+    """Correct p-values for multiple tests (Holm, A simple sequentially rejective multiple test procedure, 1979)."""
     order = np.argsort(ps, kind="stable")
     corrected = np.empty(len(ps))
     least = 0.0
@@ -70,10 +76,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def power(effect: float, deviation: float, n: int, paired: bool, comparisons: int = 1) -> float:
-    """The probability that n seeds of each show a true difference of this size. deviation: as in Difference.
+    """Returns the power: the probability that n seeds of each setting show a true difference of this size.
 
-    Of the noncentral t distribution (Cohen, Statistical Power Analysis, 2nd ed., section 2); of several comparisons
-    the hardest step of Holm's.
+    deviation: as in Difference. The power follows from the noncentral t distribution (Cohen, Statistical Power
+    Analysis, 2nd ed., section 2); for several comparisons, at the strictest level of Holm's procedure.
     """
     from scipy.stats import nct, t
 
@@ -88,7 +94,7 @@ def power(effect: float, deviation: float, n: int, paired: bool, comparisons: in
 
 
 def seeds_needed(effect: float, deviation: float, paired: bool, comparisons: int = 1) -> int | None:
-    """Seeds of each that show a difference of this size four times in five; None where more than MOST."""
+    """Returns the number of seeds of each setting with which the power is 0.8; None if it is larger than MOST."""
     low, high = 2, MOST
     if not effect or power(effect, deviation, high, paired, comparisons) < POWER:
         return None

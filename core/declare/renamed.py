@@ -26,6 +26,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "CosineRestarts": {"first": "t_0", "growth": "t_mult", "final": "min_lr_ratio"},
     "Polynomial": {"final": "min_lr_ratio"},
     "RandAugment": {"n": "num_ops"},
+    "Translate": {"share": "fraction"},
     "RandomResizedCrop": {"smallest": "scale", "largest": "scale", "aspect": "ratio"},
     "RandomErasing": {"smallest": "scale", "largest": "scale", "aspect": "ratio"},
     "Torchvision": {"auxiliary": "aux_logits"},

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from core.common.files import place
 from core.record import provenance
-from core.record.journal import Journal, keep_text
+from core.record.journal import Journal, log_text
 from core.training.loop import Event
 
 WARMUP = 5  # steps before profiling starts: the first steps allocate memory and tune kernels
@@ -69,9 +69,9 @@ class _Profiler:
         part = trace.with_name("trace.part.json.gz")
         seen.export_chrome_trace(str(part))
         place(part, trace)
-        self.journal.keep("profile/trace.json.gz")
-        keep_text(self.journal, "profile/operations.txt", operations(seen, self.device, steps))
-        keep_text(self.journal, "profile/memory.txt", memory(seen, self.device))
+        self.journal.log_artifact("profile/trace.json.gz")
+        log_text(self.journal, "profile/operations.txt", operations(seen, self.device, steps))
+        log_text(self.journal, "profile/memory.txt", memory(seen, self.device))
         self.say(f"profile of {steps} steps saved to {trace.parent} (open the trace in https://ui.perfetto.dev)")
 
     def abandon(self) -> None:

@@ -1,1 +1,1 @@
-"""Numbers and pictures in Markdown that come from the record, and whether they still hold."""
+"""Numbers and pictures in Markdown files that are generated from runs on record."""

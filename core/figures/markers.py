@@ -1,12 +1,13 @@
-"""What says, in Markdown, where a number or a picture comes from. A reader of the page does not see it.
+"""Markers: comments in Markdown, invisible on the page, that say from which runs a number or a picture is generated.
 
     <!-- figure test/accuracy: cifar_cnn variant=cosine seeds=3 -->81.51 % +- 0.71<!-- /figure -->
     ![two settings](comparison.svg)<!-- picture test/accuracy: cifar_cnn seeds=3 baseline=cosine -->
 
-After the colon stand an experiment and its options, as after `python -m experiments.`, but without the two dashes:
-GitHub shows a comment that holds two (GitHub Flavored Markdown, 6.10). The text says how it is told: its decimals,
-whether per cent and an interval stand there, `(n = 3)`, or the value of each seed, with commas. A picture shows the
-declaration and each of its variants.
+The colon is followed by an experiment and its options, as after `python -m experiments.`, but without the two dashes,
+because GitHub would show a comment that contains them (GitHub Flavored Markdown, 6.10). The present text of a figure
+determines the format of the new one: the number of decimals, and whether it has a percent sign, an interval, the number
+of seeds, as in `(n = 3)`, or the value of each seed, separated by commas. A picture shows the declaration and all of
+its variants.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ METRICS = (*(f"{split}/{name}" for split in ("test", "val") for name in _MEASURE
 
 @dataclass(frozen=True)
 class Setting:
-    """A declaration as the experiment's code has it today. command: what trains it.  seeds: those that count."""
+    """A declaration in the present code of the experiment. seeds: of the runs to use.  command: trains them."""
 
     experiment: str
     variant: str | None
@@ -58,8 +59,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Marker:
-    """place: file and line.  span: of the text in the line, or of the path of a picture.  settings: one, of a figure;
-    those that a picture compares."""
+    """A marker in a file.
+
+    place: file and line, for messages.  line: its number from 0.  span: start and end in the line of the text to
+    replace, or of the path of a picture.  settings: one for a figure; all that a picture compares.
+    """
 
     place: str
     line: int
@@ -72,7 +76,7 @@ class Marker:
 
 
 def markers(path: Path) -> list[Marker]:
-    """Those of a Markdown file, code blocks apart. Raises UserError with all that is wrong, file and line named."""
+    """Returns the markers in a Markdown file, outside of code blocks. Raises UserError with every error in it."""
     found: list[Marker] = []
     wrong: list[str] = []
     for number, line in _lines(path):
@@ -82,11 +86,11 @@ def markers(path: Path) -> list[Marker]:
                 try:
                     found.append(_marker(place, number, kind, match, path.parent))
                 except UserError as mistakes:
-                    wrong += [f"{place}: {told}" for told in mistakes.lines]
+                    wrong += [f"{place}: {mistake}" for mistake in mistakes.lines]
         for left in ANY.finditer(PICTURE.sub("", FIGURE.sub("", line))):
-            wrong.append(f"{place}: a {left[1]} should read, on one line: {SHAPES[left[1]]}")
+            wrong.append(f"{place}: a {left[1]} should be written on one line as {SHAPES[left[1]]}")
         if ANY.match(line.lstrip()):
-            wrong.append(f"{place}: it begins a line, and GitHub would show that line raw; put a word before it")
+            wrong.append(f"{place}: GitHub does not format a line that begins with a comment; put a word before it")
     if wrong:
         raise UserError(wrong)
     return found
@@ -114,55 +118,55 @@ def _marker(place: str, line: int, kind: str, match: re.Match[str], folder: Path
     metric, text, (name, *words) = match["metric"], match["text"], match["words"].split()
     wrong = []
     if metric not in METRICS:
-        wrong.append(f"{metric}: no such metric{did_you_mean(metric, METRICS)}")
+        wrong.append(f"{metric}: unknown metric{did_you_mean(metric, METRICS)}")
     if "--" in match["words"]:
-        raise UserError([*wrong, f"{match['words']}: GitHub shows a comment that holds --; write option=value"])
+        raise UserError([*wrong, f"{match['words']}: GitHub would show a comment with --; write option=value"])
     picture = kind == "picture"
     baseline = [word.removeprefix("baseline=") for word in words if picture and word.startswith("baseline=")]
     try:
         settings = _settings(name, [word for word in words if not (picture and word.startswith("baseline="))], picture)
         known = [setting.variant or "base" for setting in settings]
-        wrong += [f"baseline={one}: no such variant{did_you_mean(one, known)}" for one in baseline if one not in known]
+        wrong += [f"baseline={one}: unknown variant{did_you_mean(one, known)}" for one in baseline if one not in known]
     except UserError as mistakes:
         settings = ()
         wrong += mistakes.lines
     if picture and Path(text).suffix not in KINDS:
-        wrong.append(f"{text}: a picture ends in {' or '.join(KINDS)}")
+        wrong.append(f"{text}: the name of a picture should end in {' or '.join(KINDS)}")
     if picture and not (folder / text).parent.is_dir():
-        wrong.append(f"{text}: no such folder")
+        wrong.append(f"{text}: folder not found")
     if not picture and settings:
-        wrong += _unfit(text, len(settings[0].seeds))
+        wrong += _format_errors(text, len(settings[0].seeds))
     if wrong:
         raise UserError(wrong)
     return Marker(place, line, match.span("text"), text, metric, settings, picture, *baseline)
 
 
-def _unfit(text: str, seeds: int) -> Iterator[str]:
-    """What is wrong with the text of a figure."""
+def _format_errors(text: str, seeds: int) -> Iterator[str]:
+    """Errors in the text of a figure."""
     mean = MEAN.fullmatch(text)
     if not mean and not EACH.fullmatch(text):
-        yield f"{text!r}: a figure reads like 72.06 % +- 0.97, 72.1, or 80.61, 82.09, 80.70; write its shape with zeros"
+        yield f"{text!r}: should look like 72.06 % +- 0.97, 72.1, or 80.61, 82.09, 80.70; the digits may be zeros"
     elif mean and mean["half"] and seeds == 1:
-        yield f"{text!r}: one seed has no interval; say seeds=N"
+        yield f"{text!r}: one seed has no interval; add seeds=N"
 
 
 def _settings(name: str, words: list[str], all_variants: bool) -> tuple[Setting, ...]:
-    """That of the words; of a picture, also with each variant. Raises UserError."""
+    """The setting that the words describe; for a picture, also those of its variants. Raises UserError."""
     package = package_of(name)
     if bare := [word for word in words if "=" not in word]:
-        raise UserError([f"{word}: should read option=value" for word in bare])
+        raise UserError([f"{word}: should be option=value" for word in bare])
     import_data()
     module = importlib.import_module(package)
     if not all_variants:
         return (_setting(name, module, words),)
     if any(word.startswith("variant=") for word in words):
-        raise UserError(["variant: a picture shows them all; leave it out"])
+        raise UserError(["variant: a picture shows all variants; leave it out"])
     variants = [[], *([f"variant={variant}"] for variant in getattr(module, "VARIANTS", {}))]
     return tuple(_setting(name, module, [*variant, *words]) for variant in variants)
 
 
 def _setting(name: str, module: ModuleType, words: list[str]) -> Setting:
-    """Raises UserError for options that the experiment does not take."""
+    """The setting of an experiment with these options. Raises UserError for invalid options."""
     try:
         options = parse([f"--{word}" for word in words], module.EXPERIMENT, getattr(module, "VARIANTS", {}))
     except UserError as mistakes:
@@ -179,7 +183,7 @@ def _setting(name: str, module: ModuleType, words: list[str]) -> Setting:
 
 
 def replaced(text: str, changes: list[tuple[Marker, str]]) -> str:
-    """The whole of a file with other texts at some of its markers."""
+    """Returns the text of a file with new texts at some of its markers."""
     lines = text.splitlines(keepends=True)
     for marker, new in sorted(changes, key=lambda change: change[0].span, reverse=True):
         start, end = marker.span

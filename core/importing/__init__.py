@@ -1,1 +1,1 @@
-"""Old runs taken into the record: TensorBoard's event folders and CSV logs, with the names that labbook's own have."""
+"""Import runs of other programs, logged as TensorBoard events or CSV, with the metric names of labbook."""

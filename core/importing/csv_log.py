@@ -1,6 +1,6 @@
-"""A CSV log: one row for each epoch or step, one column for each metric, cells of which may be empty.
+"""CSV logs: one row for each epoch or step, one column for each metric; cells may be empty.
 
-Lightning's CSVLogger, timm's summary.csv, Keras' CSVLogger and what TensorBoard downloads are of this kind.
+Lightning's CSVLogger, timm's summary.csv, Keras' CSVLogger and TensorBoard's downloads have this format.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _MOST = 2**62  # MLflow keeps a step in 64 bits
 
 
 class NoLog(UserError):
-    """A table of something else."""
+    """The file is a table, but not a log."""
 
 
 def beside(path: Path) -> Path:
-    """The settings of a log, where they would be: what its writer names, or the same name with .yaml."""
+    """Returns the path at which the settings of a log would be: that of Lightning or timm, or the suffix .yaml."""
     return path.with_name(BESIDE.get(path.name, f"{path.stem}.yaml"))
 
 
 def read(path: Path) -> Log:
-    """Raises UserError, saying why, for what is no log (NoLog), is empty or holds no number."""
+    """Read a CSV log. Raises NoLog without a column of epochs or steps, UserError if it is empty or has no numbers."""
     heads, rows, notes = _cells(path)
     axes = {kind: _column(heads, names) for kind, names in (("step", STEPS), ("epoch", EPOCHS), ("time", TIMES))}
     if axes["step"] is None and axes["epoch"] is None:
@@ -43,34 +43,34 @@ def read(path: Path) -> Log:
         try:
             columns[_metric(path, head)] = dict(_numbers(row[place] for row in rows))
         except ValueError:
-            notes.append(f"column {head}: holds text, left out")
+            notes.append(f"skipped column {head}, which contains text")
     points = list(_points(rows, axes, columns))
     if not points:
-        raise UserError([f"{path}: {'no number in it' if rows else 'no row below its heads'}"])
+        raise UserError([f"{path}: {'contains no numbers' if rows else 'contains no rows below the header'}"])
     if lost := sum(len(values) for values in columns.values()) - len(points):
-        notes.append(f"values in rows that name no whole epoch or step, left out: {lost}")
+        notes.append(f"skipped {lost} values in rows without an integer epoch or step")
     found, more = placed(points)
     return Log(KIND, settings(beside(path)), tuple(found), (*notes, *more))
 
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
-    """(heads, rows as long as the heads, notes). Raises UserError."""
+    """(header, rows with as many cells as the header, notes). Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
         lines = list(csv.reader(text.splitlines(keepends=True), delimiter=max(",;\t", key=first.count)))
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError([f"{path}: not a CSV in UTF-8: {error}"]) from None
+        raise UserError([f"{path}: is not a CSV file in UTF-8: {error}"]) from None
     lines = [line for line in lines if any(cell.strip() for cell in line)]
     if not lines:
-        raise UserError([f"{path}: empty"])
+        raise UserError([f"{path}: is empty"])
     heads, *rows = ([cell.strip() for cell in line] for line in lines)
     if twice := sorted({head for head in heads if head and heads.count(head) > 1}):
-        raise UserError([f"{path}: several columns named {', '.join(twice)}"])
+        raise UserError([f"{path}: has several columns named {', '.join(twice)}"])
     notes = []
     if rows and len(rows[-1]) < len(heads) and not text.endswith(("\n", "\r")):
         rows.pop()
-        notes.append("its last row is torn, left out")
+        notes.append("skipped the last row, which is incomplete")
     return heads, [(row + [""] * len(heads))[: len(heads)] for row in rows], notes
 
 
@@ -80,7 +80,8 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _metric(path: Path, head: str) -> str:
-    """TensorBoard downloads one metric in a column Value; its name is the file's."""
+    """The name of a metric: the header of its column, or the file's name for a column Value, which TensorBoard
+    downloads."""
     return path.stem if head == "Value" else head
 
 
@@ -102,20 +103,20 @@ def _points(
 
 
 def _numbers(cells: Iterator[str]) -> Iterator[tuple[int, float]]:
-    """(row, value) of the cells that hold one. Raises ValueError for text."""
+    """Yield (row, value) for each cell with a number. Raises ValueError for text."""
     for row, cell in enumerate(cells):
         if cell.lower() not in _MISSING:
             yield row, _number(cell)
 
 
 def _number(text: str) -> float:
-    if "_" in text:  # float takes 1_000
+    if "_" in text:  # float would accept 1_000
         raise ValueError(text)
     return float(text)
 
 
 def _whole(text: str) -> int | None:
-    """The epoch or step of a cell, such as 3 or 3.0; None for anything else."""
+    """The integer in a cell, such as 3 or 3.0; None for anything else."""
     try:
         value = int(text) if text.isascii() and text.isdigit() else _number(text)
     except ValueError:

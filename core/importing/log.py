@@ -1,4 +1,4 @@
-"""What an old log says, whoever wrote it: parameters, and points that lie at steps or epochs."""
+"""The contents of a log of another program: parameters, and values of metrics at steps or epochs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.common.errors import UserError
 
 @dataclass(frozen=True)
 class Point:
-    """A value as it was logged. epoch: None where the log does not say.  time: ms since 1970, or None."""
+    """A logged value. epoch: None if the log does not have it.  time: ms since 1970, or None."""
 
     name: str
     step: int
@@ -24,7 +24,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Log:
-    """One run's log. params: dotted name -> text.  notes: what was left out, for people."""
+    """The log of one run. params: dotted name -> text.  notes: messages about what was skipped."""
 
     kind: str
     params: Mapping[str, str]
@@ -33,10 +33,10 @@ class Log:
 
 
 def placed(points: Iterable[Point]) -> tuple[list[Point], list[str]]:
-    """(one point for each name and step, notes). Metrics of epochs get the epoch as their step, counted from 1 as
-    labbook does; those with several values in an epoch keep their steps.
+    """Returns (one point for each name and step, notes).
 
-    Of what was logged twice, as by a run that was resumed, the last counts.
+    Metrics with one value per epoch get the epoch as their step, counted from 1, as in labbook; others keep their
+    steps. If a value was logged twice, for example by a resumed run, the last one counts.
     """
     given = list(points)
     single = {(p.name, p.step, p.epoch): p for p in given}
@@ -50,15 +50,19 @@ def placed(points: Iterable[Point]) -> tuple[list[Point], list[str]]:
             point = replace(point, step=point.epoch + from_zero)
         found[point.name, point.step] = point
     repeated = len(given) - len(found)
-    return list(found.values()), [f"logged again at the same step: {repeated}; the last counts"] if repeated else []
+    notes = [f"{repeated} values were logged again at the same step; the last one counts"] if repeated else []
+    return list(found.values()), notes
 
 
 def settings(path: Path) -> dict[str, str]:
-    """Dotted name -> text, of a YAML file as Lightning and timm leave one; empty without one. Raises UserError."""
+    """Read settings from a YAML file of Lightning or timm: dotted name -> text; empty if the file does not exist.
+
+    Raises UserError if it is not YAML.
+    """
     import yaml
 
     class Plain(yaml.SafeLoader):  # type: ignore[misc]
-        """Takes Python's own objects as the text that they were written with, and makes none."""
+        """Reads tags of Python objects as plain values, and creates no objects."""
 
     Plain.add_multi_constructor("", lambda loader, suffix, node: _plain(loader, node))
     if not path.is_file():
@@ -67,9 +71,9 @@ def settings(path: Path) -> dict[str, str]:
         found = yaml.load(path.read_text(encoding="utf-8"), Plain)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError([f"{path}: not YAML: {reason}"]) from None
+        raise UserError([f"{path}: is not YAML: {reason}"]) from None
     if found is not None and not isinstance(found, dict):
-        raise UserError([f"{path}: should name settings, one a line, such as lr: 0.1"])
+        raise UserError([f"{path}: should contain settings, one per line, such as lr: 0.1"])
     return dict(_flat(found or {}))
 
 

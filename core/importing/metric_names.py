@@ -1,4 +1,4 @@
-"""What a metric of an old log is called on record: as labbook's own, where the name is a common one."""
+"""Rename metrics of imported logs: common names become those of labbook."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain, count
 
 from core.common.errors import UserError
 
-SHARES = ("accuracy", "top5")  # of 1
+FRACTIONS = ("accuracy", "top5")  # of 1
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation"), "val"),
@@ -30,7 +30,7 @@ _LONGEST = 250  # MLflow's limit
 
 @dataclass(frozen=True)
 class Name:
-    """scale: what a logged value is multiplied by; 0.01 for percents."""
+    """The new name of a metric. scale: factor for the logged values; 0.01 for percentages."""
 
     old: str
     new: str
@@ -38,9 +38,10 @@ class Name:
 
 
 def named(olds: Iterable[str], rename: Mapping[str, str], percents: Collection[str]) -> tuple[Name, ...]:
-    """In the order given; no two become the same: the first one gets the common name, the others keep theirs.
+    """Returns a unique name on record for each metric. If several have the same common name, the first one gets it.
 
-    rename: old -> new.  percents: old names. Raises UserError where two are renamed to the same.
+    rename: old -> new, chosen by the user.  percents: old names of metrics in percent. Raises UserError if two are
+    renamed to the same name.
     """
     olds = sorted(olds, key=lambda old: (old not in rename, not old.endswith("_epoch")))
     bare = any(_common(old, False) in ("val/loss", "val/accuracy") and old.startswith("val_") for old in olds)
@@ -57,21 +58,21 @@ def named(olds: Iterable[str], rename: Mapping[str, str], percents: Collection[s
     )
 
 
-def is_share(name: str) -> bool:
-    """Whether it is one of labbook's accuracies, which lie in 0..1."""
+def is_fraction(name: str) -> bool:
+    """Whether a name on record is that of an accuracy, which lies in 0..1."""
     split, _, quantity = name.partition("/")
-    return split in _SPLITS and quantity in SHARES
+    return split in _SPLITS and quantity in FRACTIONS
 
 
 def valid(name: str) -> str:
-    """A name that MLflow takes."""
+    """Returns the name with characters replaced that MLflow does not accept."""
     allowed = re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)
     parts = [part.strip(". ") for part in allowed.split("/")]
     return "/".join(part for part in parts if part)[:_LONGEST].rstrip("/. ") or "unnamed"
 
 
 def _common(old: str, bare: bool) -> str | None:
-    """labbook's name of a common metric. bare: a name without a split is the training's, as Keras writes it."""
+    """labbook's name for a common metric. bare: whether a name without a split is a training metric, as in Keras."""
     if _RATE.fullmatch(old):
         return "lr"
     if old.lower() in ("train_loss_step", "train/loss_step"):

@@ -1,4 +1,4 @@
-"""Which old runs a path holds: a folder with event files is one, and so is a CSV log."""
+"""Find logs of runs below a path: each folder with event files is a run, and so is each CSV log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from core.common.files import sha256_of
 from core.importing import csv_log, tensorboard
 from core.importing.log import Log
 
-_HALVES = ("train", "validation", "val", "test", "eval")  # Keras' TensorBoard callback: a folder for each
+_SPLITS = ("train", "validation", "val", "test", "eval")  # subfolders that Keras' TensorBoard callback writes
 
 
 @dataclass(frozen=True)
 class Source:
-    """One old run. name: what sets it apart from others below the same path.  parts: (what its metrics' names begin
-    with, file); of a CSV, the file alone."""
+    """The log of one run. name: unique below the path.  parts: (prefix of the metric names, file) for each file."""
 
     name: str
     path: Path
@@ -29,7 +28,7 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """Of its files' content, those of its settings too: a log that has grown has another one."""
+        """Hex digest of the contents of its files, including the settings; it changes when the log grows."""
         beside = (csv_log if self.kind == csv_log.KIND else tensorboard).beside(self.path)
         total = hashlib.sha256()
         for file in [*(file for _, file in self.parts), *([beside] if beside.is_file() else [])]:
@@ -37,28 +36,28 @@ class Source:
         return total.hexdigest()
 
     def read(self) -> Log:
-        """Raises UserError where it holds no run."""
+        """Read the log. Raises UserError if it contains no run."""
         return csv_log.read(self.path) if self.kind == csv_log.KIND else tensorboard.read(self.path, self.parts)
 
 
 def find(path: Path) -> tuple[list[Source], list[str]]:
-    """(old runs by name, lines about what is left out). Raises UserError where there is none."""
+    """Returns (logs sorted by name, messages about skipped files). Raises UserError if none is found."""
     path = path.absolute()
     if path.is_file():
         return [_file(path)], []
     if not path.is_dir():
-        raise UserError([f"{path}: no such file or folder"])
+        raise UserError([f"{path}: file or folder not found"])
     folders = [Path(place) for place, _, _ in os.walk(path)]
     found, used = _event_runs(path, sorted(folders))
     left = []
     for folder in sorted(folders):
         for file in sorted(folder.glob("*.csv")):
             if folder in used:
-                left.append(f"{file}: skipped, because the event files in its folder are of the same run")
+                left.append(f"{file}: the event files in its folder belong to the same run")
             else:
                 found.append(Source(_name(path, file), file, csv_log.KIND, (("", file),)))
     if not found:
-        raise UserError([f"{path}: neither event files of TensorBoard nor CSV logs in it or below"])
+        raise UserError([f"{path}: contains neither TensorBoard event files nor CSV logs"])
     return sorted(found, key=lambda source: source.name), left
 
 
@@ -68,22 +67,22 @@ def _file(path: Path) -> Source:
     if path.match(tensorboard.FILES):
         tensorboard.available()
         return Source(path.parent.name, path, tensorboard.KIND, (("", path),))
-    raise UserError([f"{path}: neither a CSV log (.csv) nor an event file of TensorBoard ({tensorboard.FILES})"])
+    raise UserError([f"{path}: is neither a CSV log (.csv) nor a TensorBoard event file ({tensorboard.FILES})"])
 
 
 def _name(root: Path, file: Path) -> str:
-    """A log with its writer's usual name is called after its folder."""
+    """The name of a CSV log: its path, or that of its folder if the file has a default name."""
     place = file.parent if file.name in csv_log.BESIDE else file.with_suffix("")
     return place.relative_to(root).as_posix() if place != root else root.name
 
 
 def _event_runs(root: Path, folders: list[Path]) -> tuple[list[Source], set[Path]]:
-    """(the runs, the folders that they are in)."""
+    """(the runs, the folders that contain them)."""
     held = {folder: files for folder in folders if (files := tensorboard.files(folder))}
     if held:
         tensorboard.available()
     parts: dict[Path, list[tuple[str, Path]]] = {}
-    for folder, files in held.items():  # a folder comes before what is in it
+    for folder, files in held.items():  # a folder comes before its subfolders
         prefix = _part_of_parent(folder, files, folder.parent in held) if folder != root else None
         run = folder if prefix is None else folder.parent
         parts.setdefault(run, []).extend((prefix or "", file) for file in files)
@@ -95,8 +94,8 @@ def _event_runs(root: Path, folders: list[Path]) -> tuple[list[Source], set[Path
 
 
 def _part_of_parent(folder: Path, files: list[Path], parent_has_events: bool) -> str | None:
-    """What the names of its metrics begin with in its parent's run; None for a run of its own."""
-    if folder.name in _HALVES:
+    """The prefix of its metrics if a folder belongs to the run of its parent folder; None if it is a separate run."""
+    if folder.name in _SPLITS:
         return f"{folder.name}/"
     if not parent_has_events:
         return None
@@ -106,7 +105,8 @@ def _part_of_parent(folder: Path, files: list[Path], parent_has_events: bool) ->
 
 
 def _tag_of_add_scalars(folder: Path, files: list[Path]) -> Iterator[str]:
-    """SummaryWriter.add_scalars("loss", {"val": ...}) writes `loss` to the folder loss_val: val/ of loss."""
+    """Yield the prefix of a folder by SummaryWriter.add_scalars("loss", {"val": ...}): loss in the folder loss_val
+    becomes val/loss."""
     tags = {tag for file in files for tag in tensorboard.tags(file)}
     for tag in tags if len(tags) == 1 else ():
         if folder.name.startswith(start := f"{tag.replace('/', '_')}_"):

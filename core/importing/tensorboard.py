@@ -1,4 +1,4 @@
-"""TensorBoard's event files, read by tensorboard itself: scalars, and the parameters of its plugin HParams."""
+"""Read TensorBoard event files with the package tensorboard: scalars, and hyperparameters of the HParams plugin."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from core.importing.log import Log, Point, placed, settings
 KIND = "TensorBoard"
 FILES = "*tfevents*"
 _FRAME = 16  # bytes around each event: its length and two checksums
-_EPOCH = "epoch"  # Lightning logs it beside every metric
+_EPOCH = "epoch"  # a scalar that Lightning logs with every metric
 
 
 def available() -> None:
-    """Raises UserError where the package tensorboard is missing."""
+    """Raises UserError if the package tensorboard is not installed."""
     try:
         importlib.import_module("tensorboard.backend.event_processing.event_file_loader")
     except ImportError:
-        raise UserError(['TensorBoard\'s events need its package: pip install -e ".[import]"']) from None
+        raise UserError(['tensorboard is not installed; it reads event files: pip install -e ".[import]"']) from None
 
 
 def beside(path: Path) -> Path:
-    """The settings of a run, where Lightning would leave them."""
+    """Returns the path at which Lightning writes the settings of a run."""
     return (path if path.is_dir() else path.parent) / "hparams.yaml"
 
 
 def files(folder: Path) -> list[Path]:
-    """The event files in a folder itself, in the order in which they were begun."""
+    """Returns the event files in a folder, without subfolders, in the order in which they were created."""
     return sorted(path for path in folder.glob(FILES) if path.is_file())
 
 
 def read(path: Path, parts: Sequence[tuple[str, Path]]) -> Log:
-    """parts: (what its metrics' names begin with, an event file). Raises UserError where there is no scalar."""
+    """Read the log of a run. parts: (prefix of the metric names, event file). Raises UserError without any scalar."""
     params: dict[str, str] = {}
     points: list[Point] = []
     notes: list[str] = []
@@ -47,7 +47,7 @@ def read(path: Path, parts: Sequence[tuple[str, Path]]) -> Log:
         points += [Point(prefix + point.name, point.step, point.value, None, point.time) for point in scalars]
         notes += note
     if not points:
-        raise UserError([f"{path}: no scalar in its event files", *notes])
+        raise UserError([f"{path}: its event files contain no scalars", *notes])
     epochs = {point.step: int(point.value) for point in points if point.name == _EPOCH and 0 <= point.value < math.inf}
     others = [point for point in points if point.name != _EPOCH] or points
     found, more = placed(Point(p.name, p.step, p.value, epochs.get(p.step), p.time) for p in others)
@@ -55,12 +55,12 @@ def read(path: Path, parts: Sequence[tuple[str, Path]]) -> Log:
 
 
 def tags(file: Path) -> set[str]:
-    """The names of the scalars of one event file."""
+    """Returns the names of the scalars in an event file."""
     return {point.name for point in _read(file)[1]}
 
 
 def _read(file: Path) -> tuple[dict[str, str], list[Point], list[str]]:
-    """(hyperparameters, scalars, notes) of one event file. Raises UserError where it cannot be read at all."""
+    """(hyperparameters, scalars, notes) of one event file. Raises UserError if it is not an event file."""
     from google.protobuf.message import DecodeError
     from tensorboard import data_compat
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -69,7 +69,7 @@ def _read(file: Path) -> tuple[dict[str, str], list[Point], list[str]]:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     params: dict[str, str] = {}
     points: list[Point] = []
-    plugins: dict[str, str] = {}  # of a tag: only its first event need say it
+    plugins: dict[str, str] = {}  # tag -> plugin, which only the first event of a tag has to name
     whole = 0
     try:
         for raw in RawEventFileLoader(str(file)).Load():
@@ -82,9 +82,10 @@ def _read(file: Path) -> tuple[dict[str, str], list[Point], list[str]]:
                 elif name == "hparams":
                     params |= dict(_hparams(value.metadata.plugin_data.content))
     except (OSError, DecodeError) as error:
-        raise UserError([f"{file}: not an event file: {error}"]) from None
+        raise UserError([f"{file}: is not an event file: {error}"]) from None
     left = file.stat().st_size - whole
-    return params, points, [f"{file.name}: its last {left} bytes are torn or damaged, left out"] if left > 0 else []
+    notes = [f"{file.name}: skipped the last {left} bytes, which are incomplete or damaged"] if left > 0 else []
+    return params, points, notes
 
 
 def _scalar(event: Any, value: Any) -> Iterator[Point]:
@@ -100,5 +101,5 @@ def _hparams(content: bytes) -> Iterator[tuple[str, str]]:
 
     for name, value in HParamsPluginData.FromString(content).session_start_info.hparams.items():
         plain = getattr(value, value.WhichOneof("kind") or "string_value")
-        whole = isinstance(plain, float) and plain.is_integer()  # the format knows no whole numbers
+        whole = isinstance(plain, float) and plain.is_integer()  # the format has no integers
         yield name, str(int(plain) if whole else plain)

@@ -1,4 +1,4 @@
-"""An old run as a run on record: a journal like any other, whole from the moment it is there."""
+"""Write an imported run to the record, with a journal like that of any other run. The run appears atomically."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 
 from core.common import paths
 from core.common.errors import UserError
-from core.common.files import write_whole
+from core.common.files import write_atomic
 from core.importing.log import Log
 from core.importing.metric_names import Name, valid
 from core.importing.sources import Source
 from core.record import provenance
-from core.record.journal import Journal, keep_text
+from core.record.journal import Journal, log_text
 from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, VERSION, RecordedRun, read_record, run_id
 
 SEEDS = ("seed", "random_seed", "manual_seed", "seed_everything")
 
 
 @dataclass(frozen=True)
-class Old:
-    """An old run as it will stand on record. data: the digest or name of its images; None where nobody said."""
+class OldRun:
+    """A run of another program, ready to be written. data: digest or name of its images; None if unknown."""
 
     source: Source
     digest: str
@@ -39,44 +39,47 @@ class Old:
 
     @property
     def params(self) -> dict[str, str]:
-        """With its seed under labbook's name; a run without a setting is told apart by its own name."""
+        """The settings, with the seed under the name `seed`. A run without settings gets its name as its only one."""
         found = {valid(name): text for name, text in self.log.params.items()}
         seed = next((found.pop(name) for name in SEEDS if name in found), None)
         return (found or {"run": self.source.name}) | ({"seed": seed} if seed is not None else {})
 
     @property
     def points(self) -> list[tuple[int | None, int, str, float]]:
-        """(time in ms, step, name, value) as they are recorded, in the order of time and step."""
+        """(time in ms, step, name, value) as recorded, sorted by time and step."""
         names = {name.old: name for name in self.names}
         found = [(p.time, p.step, names[p.name].new, p.value * names[p.name].scale) for p in self.log.points]
         return sorted(found, key=lambda point: (point[0] or 0, point[1]))
 
     @property
-    def told(self) -> dict[str, object]:
-        """What decides whether it is on record already, besides its digest."""
+    def settings(self) -> dict[str, object]:
+        """The options of the import. A run with the same digest and the same options is already on record."""
         names = {name.old: [name.new, name.scale] for name in self.names}
         return {"names": names, "data": self.data, "experiment": self.experiment}
 
 
 def on_record() -> list[dict[str, Any]]:
-    """The records of all imported runs, but of those that a later import replaced."""
+    """Returns the records of all imported runs, except those that a later import has replaced."""
     records = [record for path in paths.runs().glob(f"*/artifacts/{RECORD}") if (record := _imported(path))]
     replaced = {record[IMPORTED]["replaces"] for record in records}
     return [record for record in records if record["run"] not in replaced]
 
 
-def earlier(old: Old, known: Iterable[Mapping[str, Any]]) -> tuple[RecordedRun | None, bool]:
-    """(the run that the same source became, whether nothing has changed since). known: as on_record tells."""
+def earlier(old: OldRun, known: Iterable[Mapping[str, Any]]) -> tuple[RecordedRun | None, bool]:
+    """Returns (the run of an earlier import of the same log or None, whether log and options are unchanged).
+
+    known: the records that `on_record` returned.
+    """
     for record in known:
-        told = record[IMPORTED]
-        same = told["digest"] == old.digest
-        if same or told["path"] == str(old.source.path):
-            return RecordedRun(paths.runs() / record["run"]), same and told["told"] == old.told
+        origin = record[IMPORTED]
+        same = origin["digest"] == old.digest
+        if same or origin["path"] == str(old.source.path):
+            return RecordedRun(paths.runs() / record["run"]), same and origin["told"] == old.settings
     return None, False
 
 
-def write(old: Old, replaces: RecordedRun | None = None) -> RecordedRun:
-    """Put it on record. The journal has the log's own times where it has them. Raises UserError."""
+def write(old: OldRun, replaces: RecordedRun | None = None) -> RecordedRun:
+    """Write a run to the record, with the times of the log if it has any. Returns the new run. Raises UserError."""
     identity = run_id(old.experiment)
     try:
         paths.runs().mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ def write(old: Old, replaces: RecordedRun | None = None) -> RecordedRun:
     return RecordedRun(paths.runs() / identity)
 
 
-def _write(journal: Journal, old: Old, identity: str, replaces: RecordedRun | None) -> None:
+def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun | None) -> None:
     points, now = old.points, time.time_ns() // 1_000_000
     times = [at for at, *_ in points if at is not None]
     start, end = (min(times), max(times)) if times else (now, now)
@@ -99,7 +102,7 @@ def _write(journal: Journal, old: Old, identity: str, replaces: RecordedRun | No
         "path": str(old.source.path),
         "kind": old.log.kind,
         "digest": old.digest,
-        "told": old.told,
+        "told": old.settings,  # this key is on record
         "replaces": replaces.id if replaces else None,
         "notes": list(old.log.notes),
     }
@@ -132,16 +135,16 @@ def _write(journal: Journal, old: Old, identity: str, replaces: RecordedRun | No
     journal.write("tags", time=start, values=tags)
     for (at, step), group in groupby(points, key=lambda point: point[:2]):
         journal.write("metrics", time=at or start, step=step, values={name: value for _, _, name, value in group})
-    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
+    log_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
     last = {name: value for _, step, name, value in sorted(points, key=lambda point: point[1])}
     metrics = last | ({"seconds": (end - start) / 1000} if times else {})
     summary = {"status": "FINISHED", "metrics": metrics, "whole": True, IMPORTED: True}
-    write_whole(journal.folder / SUMMARY, json.dumps(summary))
+    write_atomic(journal.folder / SUMMARY, json.dumps(summary))
     journal.close("FINISHED", time=end)
 
 
 def _imported(path: Path) -> dict[str, Any] | None:
-    """The record of an imported run; None for any other, and where nothing can be read."""
+    """The record of an imported run; None for any other run, or if it cannot be read."""
     try:
         record = read_record(path)
     except UserError:

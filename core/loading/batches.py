@@ -88,7 +88,7 @@ class Plan:
     def keys(self, epoch: int, order: np.ndarray) -> np.ndarray:
         """The key of each sample of an order, int64 [count]; a repeated sample has a different key each time."""
         keys = K.sample_keys(self.seed, epoch, order)
-        return keys if self.drawn is None else K.told_apart(keys, order)
+        return keys if self.drawn is None else K.distinct(keys, order)
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """Yield (first, last + 1) positions in the order for this rank's share of each batch, starting at step `start`.
@@ -99,9 +99,9 @@ class Plan:
         end = self.repeats * self.count
         for first in range(start * self.size, len(self) * self.size, self.size):
             share = -(-min(self.size, end - first) // self.ranks)
-            mine = first + self.rank * share
-            if mine < end:
-                yield mine, min(mine + share, end)
+            own = first + self.rank * share
+            if own < end:
+                yield own, min(own + share, end)
 
 
 class Batches(Protocol):

@@ -47,15 +47,15 @@ class Duplicates:
 def near_duplicates(test: Images, train: Images, until: float = math.inf) -> Duplicates:
     """Find test images with a near-duplicate in train, which is the training image with the nearest hash. until: time
     limit (time.monotonic); the remaining images are not searched."""
-    theirs = hashes(train, until)
-    ours = hashes(test, until) if len(theirs) == len(train) else np.empty(0, np.uint64)
+    train_hashes = hashes(train, until)
+    test_hashes = hashes(test, until) if len(train_hashes) == len(train) else np.empty(0, np.uint64)
     least = SAME if max(test.shape[:2]) <= SMALL else ALIKE
-    nearest, step = [np.empty((0, 2), np.int64)], max(1, _PAIRS // max(1, len(theirs)))
+    nearest, step = [np.empty((0, 2), np.int64)], max(1, _PAIRS // max(1, len(train_hashes)))
     looked = 0
-    for start in range(0, len(ours), step):
+    for start in range(0, len(test_hashes), step):
         if time.monotonic() > until:
             break
-        apart = np.bitwise_count(ours[start : start + step, None] ^ theirs)
+        apart = np.bitwise_count(test_hashes[start : start + step, None] ^ train_hashes)
         column = apart.argmin(axis=1)
         row = np.flatnonzero(apart.min(axis=1) <= NEAR)
         nearest.append(np.stack([row + start, column[row]], axis=1))

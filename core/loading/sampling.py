@@ -133,11 +133,11 @@ class ClassBalanced(Sampling):
         # once more
         classes = np.arange(-(-count // size) * size) % len(present)
         order = np.empty_like(classes)
-        for label, mine in enumerate(present):
+        for label, own in enumerate(present):
             slots = np.flatnonzero(classes == label)
-            rounds = range(-(-len(slots) // len(mine)))
-            turns = [K.permutation(seed, epoch, len(mine), f"class {label} round {turn}") for turn in rounds]
-            order[slots] = mine[np.concatenate(turns)[: len(slots)]]
+            rounds = range(-(-len(slots) // len(own)))
+            turns = [K.permutation(seed, epoch, len(own), f"class {label} round {turn}") for turn in rounds]
+            order[slots] = own[np.concatenate(turns)[: len(slots)]]
         for first in range(0, len(order), size):
             # shuffle within a batch, because neighbors are mixed
             shuffled = K.permutation(seed, epoch, size, f"batch {first // size}")
@@ -152,10 +152,10 @@ def _drawn(members: list[np.ndarray], weights: np.ndarray, seed: int, epoch: int
     bounds[np.flatnonzero(weights)[-1] :] = 1.0  # correct for rounding
     classes = np.searchsorted(bounds, K.uniform(keys, "class"), side="right")
     order = np.empty(len(keys), dtype=np.int64)
-    for label, mine in enumerate(members):
+    for label, own in enumerate(members):
         slots = np.flatnonzero(classes == label)
         if len(slots):
-            order[slots] = mine[K.integers(keys[slots], "member", len(mine))]
+            order[slots] = own[K.integers(keys[slots], "member", len(own))]
     return order
 
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a network asked about several views of each image, its answers averaged."""
+"""Test-time augmentation: average the predictions of a network for several views of each image."""
 
 from __future__ import annotations
 

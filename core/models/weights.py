@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from core.common.errors import UserError
-from core.common.files import write_whole
+from core.common.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,4 +59,4 @@ def save_weights(model: nn.Module, path: Path) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    write_whole(path, save(tensors))  # save_file does not report a full disk as such
+    write_atomic(path, save(tensors))  # save_file does not report a full disk as such

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.common.files import write_whole
+from core.common.files import write_atomic
 
 FILE = "journal.jsonl"
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # created once: json.dumps would create one for each line
@@ -38,7 +38,7 @@ ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 class Journal:
-    """Writer of the journal of one run. A line is complete in the page cache when `write` returns."""
+    """Writes the journal of one run. When `write` returns, the line survives the death of the process."""
 
     def __init__(self, folder: Path, file: str = FILE):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,12 +66,12 @@ class Journal:
         self.write("metrics", step=step, values=dict(values))
 
     def artifact(self, name: str) -> Path:
-        """Path at which to write the artifact of this name; call `keep` once it is complete."""
+        """Returns the path at which to write an artifact; call `log_artifact` once it is complete."""
         path = self.folder / "artifacts" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def keep(self, name: str) -> None:
+    def log_artifact(self, name: str) -> None:
         """Record that artifacts/<name> is complete."""
         self.write("artifact", path=name)
 
@@ -103,7 +103,7 @@ def read(folder: Path, file: str = FILE, start: int = 0) -> Iterator[tuple[int, 
 
 
 def history(folder: Path) -> dict[str, dict[int, float]]:
-    """Metric name -> {step: value}, from the first entry for each step."""
+    """Returns metric name -> {step: value}, from the first entry for each step."""
     found: dict[str, dict[int, float]] = {}
     for _, event in read(folder):
         if event["event"] == "metrics":
@@ -113,7 +113,7 @@ def history(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def status(folder: Path) -> str:
-    """The last status written; RUNNING if none was written yet (the run is running or was interrupted)."""
+    """Returns the last status written; RUNNING if none was written yet (the run is running or was interrupted)."""
     last = "RUNNING"
     for _, event in read(folder):
         if event["event"] == "status":
@@ -131,16 +131,16 @@ def drop_torn_tail(path: Path) -> None:
             stream.truncate(content.rfind(b"\n") + 1)
 
 
-def keep_text(journal: Journal, name: str, text: str) -> None:
+def log_text(journal: Journal, name: str, text: str) -> None:
     """Write a text artifact atomically and record it."""
-    write_whole(journal.artifact(name), text)
-    journal.keep(name)
+    write_atomic(journal.artifact(name), text)
+    journal.log_artifact(name)
 
 
-def keep_rows(journal: Journal, name: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def log_rows(journal: Journal, name: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV artifact and record it."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(head)
     table.writerows(rows)
-    keep_text(journal, name, stream.getvalue())
+    log_text(journal, name, stream.getvalue())

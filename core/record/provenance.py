@@ -25,7 +25,7 @@ MOST_SOURCE_BYTES = 500_000
 
 
 def code() -> dict[str, str]:
-    """git.commit, git.branch and git.dirty of the repository; empty without git."""
+    """Returns git.commit, git.branch and git.dirty of the repository; empty without git."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
@@ -35,7 +35,7 @@ def code() -> dict[str, str]:
 
 
 def uncommitted() -> tuple[str, list[Path]]:
-    """(the diff of tracked files against HEAD, untracked source files relative to the repository root)."""
+    """Returns (diff of tracked files against HEAD, untracked source files relative to the repository root)."""
     diff = _git("diff", "HEAD", "--binary") or ""
     listed = (_git("ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
     files = [Path(name) for name in listed if Path(name).suffix in SOURCE_SUFFIXES]
@@ -44,20 +44,20 @@ def uncommitted() -> tuple[str, list[Path]]:
 
 @functools.cache
 def packages() -> str:
-    """name==version of all installed packages, one per line, sorted."""
+    """Returns name==version of all installed packages, one per line, sorted."""
     found = {f"{dist.metadata['Name']}=={dist.version}" for dist in metadata.distributions() if dist.metadata["Name"]}
     return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 
 def versions() -> dict[str, str]:
-    """version.* of the packages that affect results the most."""
+    """Returns version.* of the packages that affect results the most."""
     names = ("torch", "torchvision", "numpy", "albumentations", "mlflow", "optuna")
     found = {f"version.{name}": metadata.version(name) for name in names if _installed(name)}
     return {"version.python": platform.python_version()} | found
 
 
 def hardware(device: torch.device) -> dict[str, str]:
-    """hardware.* of this machine and of the training device."""
+    """Returns hardware.* of this machine and of the training device."""
     import torch
 
     facts = {
@@ -76,7 +76,7 @@ def hardware(device: torch.device) -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line for starting this process again, without the user and password of a URI."""
+    """Returns the command line that starts this process again, without the user and password of a URI."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
@@ -84,7 +84,7 @@ def command() -> str:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
+    """Returns the peak resident memory of this process, in MB."""
     import resource
 
     with contextlib.suppress(OSError):  # no /proc outside of Linux: getrusage, which may include the parent's

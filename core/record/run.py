@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from core.common import paths
 from core.common.errors import UserError
-from core.common.files import write_whole
+from core.common.files import write_atomic
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_record
 from core.record import journal
@@ -115,16 +115,16 @@ class RecordedRun:
         if (folder / journal.FILE).exists():
             return cls(folder)
         known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
-        begun = [name for name in known if str(run) and name.startswith(str(run))]
+        matching = [name for name in known if str(run) and name.startswith(str(run))]
         # the name of an experiment does not match runs of another one: digits_cnn, digits_cnn-wide
-        found = [name for name in begun if not named_in(name).startswith(f"{run}-")]
+        found = [name for name in matching if not named_in(name).startswith(f"{run}-")]
         if str(run) in known:
             return cls(known[str(run)])
         if len(found) == 1:
             return cls(known[found[0]])
         if found:
             raise UserError([f"{run}: {len(found)} run ids start with this; use one of {', '.join(found[:5])}"])
-        raise UserError([f"{run}: no such run in {paths.runs()}{did_you_mean(str(run), known)}"])
+        raise UserError([f"{run}: run not found in {paths.runs()}{did_you_mean(str(run), known)}"])
 
     @classmethod
     def of_experiment(cls, experiment: str) -> Iterator[Self]:
@@ -145,7 +145,7 @@ class RecordedRun:
 
 
 def last(history: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
-    """Metric name -> last value."""
+    """Returns metric name -> last value."""
     return {name: points[max(points)] for name, points in history.items()}
 
 
@@ -164,7 +164,7 @@ def _parent_of(run: RecordedRun) -> str | None:
 
 
 def named_in(run_id: str) -> str:
-    """The name of the experiment in a run id, <experiment>-<date>-<time>-<random>."""
+    """Returns the name of the experiment in a run id, <experiment>-<date>-<time>-<random>."""
     return run_id.rsplit("-", 3)[0]
 
 
@@ -199,9 +199,9 @@ def in_study(run: RecordedRun) -> bool:
 
 
 def run_id(experiment: str) -> str:
-    """<experiment>-<date>-<time>-<random>, which sorts by start within an experiment. Raises UserError."""
+    """Returns a new id, <experiment>-<date>-<time>-<random>; ids of an experiment sort by start. Raises UserError."""
     if not re.fullmatch(r"\w[\w.-]*", experiment):
-        raise UserError([f"heading: {experiment!r} is not a valid folder name; use letters, digits, - and _"])
+        raise UserError([f"experiment: {experiment!r} is not a valid folder name; use letters, digits, - and _"])
     return f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
@@ -216,4 +216,4 @@ def write_summary(run: RecordedRun, status: str) -> None:
     whole = own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags
     metrics = run.metrics | ({"seconds": run.seconds} if own else {})
     with contextlib.suppress(OSError):  # a full disk is tolerated: the journal contains everything
-        write_whole(run.folder / SUMMARY, json.dumps({"status": status, "metrics": metrics, "whole": whole}))
+        write_atomic(run.folder / SUMMARY, json.dumps({"status": status, "metrics": metrics, "whole": whole}))

@@ -14,13 +14,16 @@ import torch.nn.functional as F
 from core.common.plots import _figure
 from core.metrics.classification import BINS, from_likelihood, likelihood
 
-LARGEST = 20.0  # temperature; and its inverse the smallest
+LARGEST = 20.0  # largest temperature; the smallest is its inverse
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """count, confidence, accuracy: float64 [BINS], of each bin of confidence (NaN where it is empty).  ece: expected
-    calibration error, 0..1.  nll: in nats."""
+    """Calibration of predictions.
+
+    count, confidence, accuracy: float64 [BINS], of each bin of confidence (NaN if it is empty).  ece: expected
+    calibration error, 0..1.  nll: negative log-likelihood in nats.
+    """
 
     count: np.ndarray
     confidence: np.ndarray
@@ -30,7 +33,8 @@ class Calibration:
 
 
 def calibration(logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0) -> Calibration:
-    """Of logits float [N, C] divided by the temperature, targets int64 [N] (Guo et al. 2017, section 2)."""
+    """Returns the calibration of logits float [N, C], divided by the temperature, for targets int64 [N] (Guo et al.
+    2017, section 2)."""
     sums = likelihood(logits.double() / temperature, targets)
     count, confidence, right = sums[1:].view(3, BINS).numpy()
     with np.errstate(invalid="ignore"):
@@ -38,9 +42,11 @@ def calibration(logits: torch.Tensor, targets: torch.Tensor, temperature: float 
 
 
 def fitted_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float | None:
-    """What logits float [N, C] are to be divided by for the least negative log-likelihood of targets int64 [N],
-    between 1 / LARGEST and LARGEST (Guo et al. 2017, section 4.2). To be fitted on validation data, never on test.
-    None where every answer is right: the surer, the better."""
+    """Fit the temperature by which logits float [N, C] are divided (Guo et al. 2017, section 4.2). targets: int64 [N].
+
+    It minimizes the negative log-likelihood between 1 / LARGEST and LARGEST. Fit it on validation data, never on test.
+    Returns None if every prediction is correct, because the likelihood would then increase without a limit.
+    """
     from scipy.optimize import minimize_scalar
 
     if bool((logits.argmax(dim=1) == targets).all()):
@@ -57,7 +63,7 @@ def fitted_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float | N
 
 
 def reliability(drawn: Mapping[str, Calibration], path: Path) -> None:
-    """Accuracy over confidence, a line for each name, and how many answers fall into each bin."""
+    """Draw a reliability diagram: accuracy over confidence, and the fraction of predictions in each bin."""
     figure = _figure(5, 5.2, layout=None)
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.1, top=0.93, hspace=0.1)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -70,5 +76,5 @@ def reliability(drawn: Mapping[str, Calibration], path: Path) -> None:
     upper.set(ylabel="accuracy", ylim=(0, 1), title="reliability on test")
     upper.legend(fontsize=8)
     upper.grid(alpha=0.3)
-    lower.set(xlabel="confidence", ylabel="share of answers", xlim=(0, 1))
+    lower.set(xlabel="confidence", ylabel="fraction of images", xlim=(0, 1))
     figure.savefig(path)

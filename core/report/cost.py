@@ -9,16 +9,16 @@ from core.record import journal
 from core.record.run import RecordedRun, last
 from core.tracking.cursor import SYSTEM
 
-_GAP = 60.0  # s without a sample, for which the power is unknown
+_GAP = 60.0  # s; if two samples are further apart, the power between them is unknown
 _WATTS = ("system/gpu_", "_power_usage_watts")
 
 
 def cost(run: RecordedRun) -> dict[str, str]:
-    """Name -> text; unknown values are omitted."""
+    """Returns the cost of a run, name -> text; unknown values are omitted."""
     facts, history = run.record["facts"], run.history
     metrics = last(history)
     rates = list(history.get("images_per_second", {}).values())
-    told = {
+    texts = {
         "training time": duration(seconds) if round(seconds := run.seconds) >= 60 else f"{seconds:.1f} s",
         "images per second": f"{median(rates):,.0f} (median of {len(rates)} epochs)" if rates else "",
         "peak memory": f"{metrics['peak_memory_mb']:,.0f} MB" if "peak_memory_mb" in metrics else "",
@@ -28,11 +28,11 @@ def cost(run: RecordedRun) -> dict[str, str]:
         "device": facts.get("hardware.gpu") or f"{facts['hardware.cpu']}, {facts['hardware.threads']} threads",
         "precision": facts.get("precision", ""),
     }
-    return {name: text for name, text in told.items() if text}
+    return {name: text for name, text in texts.items() if text}
 
 
 def energy(run: RecordedRun) -> float:
-    """Energy of the GPUs in joules, from the power that their driver reports every few seconds; 0 without a report."""
+    """Returns the energy of the GPUs in joules, from the power that the driver reports; 0 if it reports none."""
     total = 0.0
     last: dict[str, tuple[int, float]] = {}
     for _, event in journal.read(run.folder, SYSTEM):

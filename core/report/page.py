@@ -16,14 +16,14 @@ from core.record.run import RecordedRun, last
 from core.report.analysis import Findings, Mistake
 from core.report.cost import cost
 
-MOST_ROWS = 30  # classes beyond this are folded away
-CONFUSED = 8  # pairs of classes named
+MOST_ROWS = 30  # with more classes, the table is collapsed
+CONFUSED = 8  # confused pairs of classes that are listed
 
 
 def page(run: RecordedRun, found: Findings) -> str:
-    """The whole page, from the run's record, the pictures in its folder and what was found."""
+    """Returns the HTML of the page, from the run's record, the pictures in its folder and the findings."""
     opening, record, matrix = run.opening, run.record, run.confusion
-    assert matrix is not None  # only tested runs come here
+    assert matrix is not None  # reports are only written for tested runs
     classes, table = matrix
     question, _, description = opening.get("description", "").partition("\n")
     return html.render(
@@ -39,12 +39,12 @@ def page(run: RecordedRun, found: Findings) -> str:
         matrix=_picture(run, MATRIX),
         classes=_classes(classes, table),
         most_rows=MOST_ROWS,
-        mistakes_told=_mistakes_told(found),
+        mistakes_text=_mistakes_text(found),
         mistakes=[_mistake(one) for one in found.mistakes],
         slices=_slices(found),
         calibration=_calibration(found),
         reliability=_picture(run, RELIABILITY),
-        duplicates_told=_duplicates_told(found),
+        duplicates_text=_duplicates_text(found),
         duplicates=_duplicates(found),
         data=_data(run),
         counts=_counts(run, table),
@@ -79,7 +79,7 @@ def _confused(classes: Sequence[str], table: np.ndarray) -> list[str]:
 
 
 def _classes(classes: Sequence[str], table: np.ndarray) -> list[tuple[str, ...]]:
-    """Class, test images, precision, F1, recall and its interval, the worst recall first."""
+    """Class, test images, precision, F1, recall and its interval; the lowest recall first."""
     counts = table.sum(axis=1)
     low, high = wilson(table.diagonal(), counts)
     each = by_class(torch.from_numpy(table)).numpy()
@@ -96,7 +96,7 @@ def _classes(classes: Sequence[str], table: np.ndarray) -> list[tuple[str, ...]]
     ]
 
 
-def _mistakes_told(found: Findings) -> str:
+def _mistakes_text(found: Findings) -> str:
     n, total = len(found.test.places), found.test.total
     sample = "" if n == total else f", a random sample of {total:,} because of the time limit"
     maps = any(one.map is not None for one in found.mistakes)
@@ -107,13 +107,13 @@ _MAPS = "Next to each image: a class activation map; red marks the regions that 
 
 
 def _mistake(one: Mistake) -> tuple[list[str], str]:
-    """(addresses of images, caption)"""
+    """(data URIs of the image and its map, caption)."""
     shown = [one.pixels, *([overlay(one.pixels, one.map)] if one.map is not None else [])]
-    return [_uri(pixels) for pixels in shown], f"{one.true}, taken for {one.said} at {one.confidence:.1%}"
+    return [_uri(pixels) for pixels in shown], f"{one.true}, taken for {one.predicted} at {one.confidence:.1%}"
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3]: an image uint8 [H, W, C] under a map float [H, W] in 0..1, blue to red."""
+    """Blend an image uint8 [H, W, C] with a map float [H, W] in 0..1, drawn blue to red. Returns uint8 [H, W, 3]."""
     from matplotlib import colormaps
 
     gray = pixels.mean(axis=2, keepdims=True)
@@ -141,7 +141,7 @@ def _calibration(found: Findings) -> str:
     )
 
 
-def _duplicates_told(found: Findings) -> str:
+def _duplicates_text(found: Findings) -> str:
     one = found.duplicates
     looked = f"{one.looked:,}" + ("" if one.looked == one.total else f" of {one.total:,} (time limit)")
     if not len(one.pairs):
@@ -153,7 +153,7 @@ def _duplicates_told(found: Findings) -> str:
 
 
 def _duplicates(found: Findings) -> list[tuple[list[str], str]]:
-    """(addresses of the two images, caption) of each pair"""
+    """(data URIs of the two images, caption) for each pair."""
     pairs = zip(found.pairs, found.duplicates.alike, strict=False)
     return [([_uri(pixels) for pixels in pair], f"correlation {alike:.3f}") for pair, alike in pairs]
 

@@ -1,4 +1,4 @@
-"""What a network says of each image of a split, while there is time."""
+"""Predictions of a network for the images of a split, within a time limit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ CHUNK = {"cpu": 64, "cuda": 512, "mps": 256}
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Of some images of a split. places: int64 [n], their positions in it.  logits: float32 [n, C].  targets: int64
-    [n].  total: how many images the split has.  light: float64 [n, 2], brightness and contrast of each."""
+class Predictions:
+    """Predictions for n images of a split.
+
+    places: int64 [n], positions of the images in the split.  logits: float32 [n, C].  targets: int64 [n].
+    total: number of images in the split.  light: float64 [n, 2], brightness and contrast of each image.
+    """
 
     places: np.ndarray
     logits: torch.Tensor
@@ -28,37 +31,39 @@ class Answers:
     light: np.ndarray
 
     @property
-    def predictions(self) -> torch.Tensor:
-        """int64 [n]"""
+    def classes(self) -> torch.Tensor:
+        """The predicted classes, int64 [n]."""
         return self.logits.argmax(dim=1)
 
     @property
     def right(self) -> np.ndarray:
-        """bool [n]"""
-        return (self.predictions == self.targets).numpy()
+        """Whether each prediction is correct, bool [n]."""
+        return (self.classes == self.targets).numpy()
 
     @property
     def confidence(self) -> torch.Tensor:
-        """float32 [n], the largest probability."""
+        """The largest probability of each prediction, float32 [n]."""
         return self.logits.softmax(dim=1).amax(dim=1)
 
 
-def ask(network: Network, images: Images, until: float) -> Answers:
-    """Answers on the images, in an order drawn by lot, as many as can be had until then (time.monotonic); one chunk
-    at least, so that those had are a fair sample of all."""
+def predict(network: Network, images: Images, until: float) -> Predictions:
+    """Predict images in random order until the time `until` (of time.monotonic), but at least one chunk.
+
+    Because of the order, the predicted images are a random sample of the split.
+    """
     order = randomness.permutation(0, 0, len(images))
     chunk, found, seen = CHUNK.get(network.device.type, 64), [], []
     for start in range(0, len(order), chunk):
         if start and time.monotonic() > until:
             break
-        shown = pixels(images, order[start : start + chunk])  # of files, decoded here and not again
+        shown = pixels(images, order[start : start + chunk])  # image files are decoded here, once
         found.append(network.logits(shown))
         seen.append(light(shown))
     logits = torch.cat(found)
     places = order[: len(logits)]
-    return Answers(places, logits, torch.from_numpy(images.targets[places]), len(images), np.concatenate(seen))
+    return Predictions(places, logits, torch.from_numpy(images.targets[places]), len(images), np.concatenate(seen))
 
 
 def pixels(images: Images, places: np.ndarray) -> np.ndarray:
-    """uint8 [n, H, W, C] of the images at these positions, in memory."""
+    """Returns the images at these positions, uint8 [n, H, W, C], in memory."""
     return np.ascontiguousarray(images.pixels[images.rows[places]])

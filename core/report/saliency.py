@@ -1,4 +1,4 @@
-"""Where in an image a network sees its answer: class-activation maps of whatever network has a spatial feature map."""
+"""Class activation maps of networks with a spatial feature map."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from core.models.inspection import hooked
 
 
 def activation_maps(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor | None:
-    """float [N, H, W] in 0..1: how much each place speaks for the class named, 1 at the place that speaks most.
+    """Returns maps float [N, H, W] in 0..1 of how much each location contributes to the class, or None.
 
-    HiResCAM (Draelos and Carin 2020, section 3.2: the gradient times the activation, place by place; where a network
-    ends in an average over places, as most CNNs do, the same as Grad-CAM of Selvaraju et al. 2017) at the last layer
-    that has a map of more than one place and a gradient all over it: the last feature map of a CNN, the normalized
-    input of a transformer's last attention.
-    images: normalized, float [N, C, H, W].  classes: int64 [N]. None for a network without such a layer (an MLP).
+    The method is HiResCAM (Draelos and Carin 2020, section 3.2): the gradient times the activation at each location. If
+    the network ends in global average pooling, as most CNNs do, it is equal to Grad-CAM (Selvaraju et al. 2017). It is
+    applied to the last layer with several locations and a gradient at more than one of them: the last feature map of a
+    CNN, or the normalized input of a transformer's last attention. Networks without such a layer (an MLP) have no maps.
+
+    images: normalized, float [N, C, H, W].  classes: int64 [N].
     """
     with torch.enable_grad(), _outputs(model, len(images)) as seen:
         logits = model(images.detach().clone().requires_grad_())
@@ -41,33 +42,35 @@ def activation_maps(model: nn.Module, images: torch.Tensor, classes: torch.Tenso
 
 
 def as_map(output: torch.Tensor) -> torch.Tensor | None:
-    """float [N, C, h, w] of a layer's output [N, C, h, w], or of tokens [N, h * w (+ class tokens), C], those of
-    classes first; None where there are no places."""
+    """Returns the output of a layer as a map float [N, C, h, w]; None if it has no spatial locations.
+
+    output: [N, C, h, w], or tokens [N, h * w, C], which a class token may precede.
+    """
     if output.dim() == 4 and min(output.shape[2:]) > 1:
         return output
     if output.dim() == 3:
         side = math.isqrt(output.shape[1])
         extra = output.shape[1] - side**2
-        if side > 1 and extra <= 1:  # one class token at most: with more, the grid is a guess
+        if side > 1 and extra <= 1:  # with more than one class token, the size of the grid is ambiguous
             places: torch.Tensor = output[:, extra:].transpose(1, 2).unflatten(2, (side, side))
             return places
     return None
 
 
 def _is_spread(gradient: torch.Tensor) -> bool:
-    """Whether every image has a gradient at more than one place: past its last attention a transformer reads the
-    class token alone."""
+    """Whether every image has a gradient at more than one location: after the last attention, a transformer uses only
+    the class token."""
     return bool(((gradient.abs().sum(dim=1) > 0).sum(dim=(1, 2)) > 1).all())
 
 
 @contextmanager
 def _outputs(model: nn.Module, count: int) -> Iterator[list[torch.Tensor]]:
-    """Outputs of all modules for `count` images, in the order in which they come."""
+    """Context manager: the list of outputs of all modules for `count` images, in the order of computation."""
     seen: list[torch.Tensor] = []
 
     def note(name: str, module: nn.Module, output: Any) -> Any:
         if isinstance(output, torch.Tensor) and output.dim() in (3, 4) and len(output) == count:
-            # an in-place layer that follows would change what was noted: it gets a copy
+            # the next layer gets a copy, because it may work in place and would change the recorded output
             seen.append(output)
             return output.clone()
         return None

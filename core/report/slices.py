@@ -20,7 +20,8 @@ THIRDS = {
 
 @dataclass(frozen=True)
 class Slice:
-    """Some images of one class. name: for people.  low, high: 95 % interval of its accuracy (Wilson)."""
+    """Some images of one class. right: number of correct predictions.  low, high: 95 % interval of the accuracy
+    (Wilson)."""
 
     name: str
     count: int
@@ -32,9 +33,10 @@ class Slice:
 def worst_slices(
     targets: np.ndarray, right: np.ndarray, traits: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 10
 ) -> list[Slice]:
-    """The slices below the whole, worst first: by the upper end of their interval, so that few images are no alarm.
+    """Returns the slices with a lower accuracy than all images, the worst first.
 
-    targets: int64 [n].  right: bool [n].  traits: of THIRDS, float [n] each; its thirds are those of all images.
+    They are sorted by the upper end of the interval, so that a slice of few images is not listed by chance. targets:
+    int64 [n].  right: bool [n].  traits: float [n] for each name of THIRDS; the thirds are those of all images.
     """
     found = []
     for trait, values in traits.items():
@@ -50,15 +52,17 @@ def worst_slices(
 
 
 def light(pixels: np.ndarray) -> np.ndarray:
-    """float64 [n, 2]: brightness, the mean of all numbers of an image, and contrast, their standard deviation. pixels:
-    uint8 [n, H, W, C]."""
+    """Returns brightness (mean of all values of an image) and contrast (their standard deviation), float64 [n, 2].
+    pixels: uint8 [n, H, W, C]."""
     flat = pixels.reshape(len(pixels), -1)
     return np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
 
 
 def traits(images: Images, places: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> float64 [n] for the images at these positions, whose `light` was seen. size: pixels of the file that an
-    image came from. What is the same in all is left out."""
+    """Returns name -> float64 [n] for the images at these positions. seen: their `light`.
+
+    size is the number of pixels of the image's file. Traits with the same value for all images are left out.
+    """
     found = {"brightness": seen[:, 0], "contrast": seen[:, 1]}
     if images.areas is not None:
         found["size"] = images.areas[images.rows[places]].astype(float)

@@ -9,9 +9,9 @@ import numpy as np
 from core.common import plots
 from core.inference.network import Network
 from core.loading.images import Splits
-from core.record.journal import Journal, keep_text
+from core.record.journal import Journal, log_text
 from core.record.run import REPORT, RecordedRun
-from core.report.analysis import Findings, look_into
+from core.report.analysis import Findings, analyze
 from core.report.calibration import reliability
 from core.report.page import overlay, page
 
@@ -19,17 +19,17 @@ MISTAKES, DUPLICATES = "mistakes.png", "near_duplicates.png"
 
 
 def make(journal: Journal, run: RecordedRun, network: Network, splits: Splits, seconds: float) -> Findings:
-    """The report of a tested run whose pictures of curves and confusion are there. seconds: about what it may take.
+    """Write report.html and its PNGs, and log the findings as report/ metrics.
 
-    Writes report.html and PNGs, and journals what was found as report/ metrics.
+    The run must have been tested, and its learning curves and confusion matrix drawn. seconds: approximate time limit.
     """
-    found = look_into(network, splits, seconds)
+    found = analyze(network, splits, seconds)
     fitted = {f"temperature {found.temperature:.2f}": found.after} if found.temperature else {}
     reliability({"uncalibrated": found.before, **fitted}, journal.artifact(plots.RELIABILITY))
-    journal.keep(plots.RELIABILITY)
+    journal.log_artifact(plots.RELIABILITY)
     _mistakes(found, journal)
     _pairs(found, journal)
-    keep_text(journal, REPORT, page(run, found))
+    log_text(journal, REPORT, page(run, found))
     epoch = max(run.history["test/accuracy"])
     metrics = {"report/near_duplicates": float(len(found.duplicates.pairs))}
     if found.temperature:
@@ -42,7 +42,7 @@ def _mistakes(found: Findings, journal: Journal) -> None:
     tiles, titles = [], []
     for one in found.mistakes:
         tiles += [_color(one.pixels), *([overlay(one.pixels, one.map)] if one.map is not None else [])]
-        titles += [f"{one.true}, taken for", f"{one.said} {one.confidence:.0%}"][: 1 if one.map is None else 2]
+        titles += [f"{one.true}, taken for", f"{one.predicted} {one.confidence:.0%}"][: 1 if one.map is None else 2]
     _sheet(journal, MISTAKES, tiles, titles)
 
 
@@ -56,7 +56,7 @@ def _sheet(journal: Journal, name: str, tiles: list[np.ndarray], titles: list[st
     path: Path = journal.artifact(name)
     if tiles:
         plots.contact_sheet(np.stack(tiles), titles, path)
-        journal.keep(name)
+        journal.log_artifact(name)
     else:
         path.unlink(missing_ok=True)  # of an earlier report
 

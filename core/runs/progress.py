@@ -119,7 +119,7 @@ class Forecast:
     def __init__(
         self, steps: int, epochs: int, first_step: int, overhead: float, clock: Callable[[], float] = time.perf_counter
     ):
-        """steps: per epoch.  first_step: where a resumed run continues.  overhead: time of validation as a share of
+        """steps: per epoch.  first_step: where a resumed run continues.  overhead: time of validation as a fraction of
         that of training, assumed until a validation has been measured.  clock: in seconds."""
         self.steps, self.epochs, self.first, self.clock = steps, epochs, first_step, clock
         self.validation: float | None = None  # seconds of the last validation

@@ -17,7 +17,7 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.models import forward_flops
 from core.record import provenance
-from core.record.journal import Journal, keep_text, read
+from core.record.journal import Journal, log_text, read
 from core.record.run import RECORD, VERSION, WEIGHTS, run_id
 from core.runs.trained import Run
 
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Heading:
+class RunInfo:
     """Names of a run.
 
-    experiment: the folder under experiments/.  parent: id of the run it belongs to.  title: distinguishes it from other
-    runs of the experiment, for display.  trial: its number in a study.
+    experiment: the folder under experiments/.  title: distinguishes the run from others of the experiment, for display.
+    description: text shown in MLflow and in the report.  parent: id of the run it belongs to.  trial: its number in a
+    study.
     """
 
     experiment: str = "notebook"
@@ -47,12 +48,12 @@ class RunSpec:
 
     experiment: Experiment
     launch: Launch
-    heading: Heading
+    info: RunInfo
 
     @classmethod
-    def of(cls, experiment: Experiment, launch: Launch | None, heading: Heading | str) -> Self:
-        """Build a specification with default launch options. heading: a Heading, or the name of the experiment."""
-        return cls(experiment, launch or Launch(), Heading(heading) if isinstance(heading, str) else heading)
+    def of(cls, experiment: Experiment, launch: Launch | None, info: RunInfo | str) -> Self:
+        """Build a specification with default launch options. info: a RunInfo, or the name of the experiment."""
+        return cls(experiment, launch or Launch(), RunInfo(info) if isinstance(info, str) else info)
 
 
 def new_run(experiment: str) -> tuple[Run, Journal]:
@@ -65,7 +66,7 @@ def new_run(experiment: str) -> tuple[Run, Journal]:
         raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}; {advice}"]) from None
 
 
-def open_run(journal: Journal, heading: Heading, parts: Assembly, continued: Run | None = None) -> None:
+def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | None = None) -> None:
     """Write the first entries of a run: declaration, hardware, code and data.
 
     The record is written last: a process that dies before leaves no run behind; one that dies after leaves a complete
@@ -97,8 +98,8 @@ def open_run(journal: Journal, heading: Heading, parts: Assembly, continued: Run
         "mean": list(parts.mean),
         "std": list(parts.std),
     }
-    spec = RunSpec(experiment, parts.launch, heading)
-    tags = open_journal(journal, spec, f"{heading.title} seed {experiment.seed}", facts)
+    spec = RunSpec(experiment, parts.launch, info)
+    tags = open_journal(journal, spec, f"{info.title} seed {experiment.seed}", facts)
     profile = {name: data[name] for name in ("train", "val", "test", "image_shape")}
     journal.write(
         "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile
@@ -106,28 +107,28 @@ def open_run(journal: Journal, heading: Heading, parts: Assembly, continued: Run
     if continued:  # the best epoch may remain one of the continued run
         shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
     contact_sheet(journal.artifact(LOOK), parts)
-    journal.keep(LOOK)
-    keep_text(journal, "packages.txt", provenance.packages())
+    journal.log_artifact(LOOK)
+    log_text(journal, "packages.txt", provenance.packages())
     diff, untracked = provenance.uncommitted()
     if diff:
-        keep_text(journal, "code/uncommitted.diff", diff)
+        log_text(journal, "code/uncommitted.diff", diff)
     for file in untracked:
         shutil.copyfile(paths.ROOT / file, journal.artifact(f"code/untracked/{file}"))
-        journal.keep(f"code/untracked/{file}")
+        journal.log_artifact(f"code/untracked/{file}")
     origin = experiment.model.origin()
     more = {"data": data, "continued": continued and continued.id, "weights": origin and origin.record()}
-    keep_record(journal, spec, tags, **more)
+    write_record(journal, spec, tags, **more)
 
 
 def reopen_run(journal: Journal) -> None:
-    """Write another event "run" with the process that resumes the run."""
+    """Write another "run" event, which names the process that resumes the run."""
     events = [event for _, event in read(journal.folder)]
     first = next(event for event in events if event["event"] == "run")
     fields = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
     journal.write("run", **fields, pid=os.getpid(), host=platform.node())
     journal.write("status", value="RUNNING")
     if not any(event["event"] == "artifact" and event["path"] == RECORD for event in events):
-        journal.keep(RECORD)  # the process died between writing the file and recording it
+        journal.log_artifact(RECORD)  # the process died between writing the file and recording it
 
 
 def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str]) -> dict[str, str]:
@@ -135,11 +136,11 @@ def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str
 
     name: for display; need not be unique.
     """
-    code, heading = provenance.code(), spec.heading
+    code, info = provenance.code(), spec.info
     tags = {
         **({"invocation": started_by} if (started_by := invocation()) else {}),
-        "variant": heading.variant or "base",
-        **({"trial": str(heading.trial)} if heading.trial is not None else {}),
+        "variant": info.variant or "base",
+        **({"trial": str(info.trial)} if info.trial is not None else {}),
         "mlflow.source.name": provenance.command(),
         **code,
         **({"mlflow.source.git.commit": code["git.commit"]} if code else {}),  # MLflow's pages link it to the source
@@ -149,10 +150,10 @@ def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str
     journal.write(
         "run",
         id=journal.run_id,
-        experiment=heading.experiment,
+        experiment=info.experiment,
         name=name,
-        description=heading.description,
-        parent=heading.parent,
+        description=info.description,
+        parent=info.parent,
         pid=os.getpid(),
         host=platform.node(),
     )
@@ -161,19 +162,19 @@ def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str
     return tags
 
 
-def keep_record(journal: Journal, spec: RunSpec, facts: dict[str, str], **more: Any) -> None:
+def write_record(journal: Journal, spec: RunSpec, facts: dict[str, str], **more: Any) -> None:
     """Write record.json: everything needed to repeat the run."""
-    heading = spec.heading
+    info = spec.info
     record = {
         "labbook": VERSION,
         "run": journal.run_id,
-        "experiment": heading.experiment,
-        "variant": heading.variant,
-        "parent": heading.parent,
-        "trial": heading.trial,
+        "experiment": info.experiment,
+        "variant": info.variant,
+        "parent": info.parent,
+        "trial": info.trial,
         "declaration": spec.experiment.record(),
         "launch": spec.launch.record(),
         "facts": facts,
         **more,
     }
-    keep_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
+    log_text(journal, RECORD, json.dumps(record, indent=2) + "\n")

@@ -47,16 +47,16 @@ class Check:
 class Verdict:
     """Result of a rerun.
 
-    same: bitwise identical.  close: no final metric differs by more than ROUNDING.  words: the verdict as text.
+    same: bitwise identical.  close: no final metric differs by more than ROUNDING.  text: the result in words.
     """
 
     same: bool
     close: bool
-    words: str
+    text: str
 
 
-def standing(run: Run, launch: Launch) -> list[Check]:
-    """Compare the present environment with the one in which the run was trained."""
+def check_environment(run: Run, launch: Launch) -> list[Check]:
+    """Compare the present environment with the one in which the run was trained. Returns one Check for each aspect."""
     from core.common.device import device_of
     from core.common.ranks import Ranks
     from core.training.assemble import load_splits
@@ -79,12 +79,12 @@ def standing(run: Run, launch: Launch) -> list[Check]:
     ]
 
 
-def judge(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
-    """Compare the metrics and weights of a rerun with those of the original run."""
+def compare_results(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
+    """Compare the metrics and weights of a rerun with those of the original run. checks: name the possible causes."""
     first = first_difference(run.history, again.history)
     weights = [_digest(one.folder / "artifacts" / WEIGHTS) for one in (run, again)]
-    unlike = [check for check in checks if check.differences]
-    because = ", ".join(f"different {check.what} ({check.differences[0]})" for check in unlike)
+    different = [check for check in checks if check.differences]
+    because = ", ".join(f"different {check.what} ({check.differences[0]})" for check in different)
     if first is None and weights[0] == weights[1]:
         aside = f", despite {because}" if because else ""
         return Verdict(True, True, f"bitwise identical: every metric of every epoch and the weights{aside}")
@@ -98,7 +98,7 @@ def judge(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
 def first_difference(
     before: Mapping[str, Mapping[int, float]], after: Mapping[str, Mapping[int, float]]
 ) -> tuple[str, int, str] | None:
-    """(metric, epoch, both values) of the earliest epoch at which a common metric differs; None if all are equal."""
+    """Returns (metric, epoch, both values as text) of the first epoch at which a metric differs; None if all agree."""
     found = []
     for name in sorted(name for name in before if name in after and name.startswith(COMPARED)):
         for epoch in sorted(set(before[name]) & set(after[name])):
@@ -153,9 +153,11 @@ def _packages(run: Run) -> Iterator[str]:
         yield f"and {len(changed) - 5} more"
 
 
-def _launch(run: Run, root: Path | None) -> Launch:
-    """The launch options of the run, with the same number of threads, which determines the order of sums. Raises
-    UserError."""
+def launch_of(run: Run, root: Path | None) -> Launch:
+    """Returns the launch options of a run, with the same number of threads, which determines the order of sums.
+
+    Raises UserError for a run that cannot be rerun.
+    """
     record = run.record
     declared(record)  # raises for an imported run
     if "data" not in record:
@@ -168,17 +170,20 @@ def _launch(run: Run, root: Path | None) -> Launch:
     return launch.but({"threads": int(record["facts"]["hardware.threads"]), "root": root or launch.root})
 
 
-def _here(run: Run, launch: Launch) -> Run:
-    from core.runs.recorder import Heading
+def rerun_here(run: Run, launch: Launch) -> Run:
+    """Train the declaration of a run again, with the present code. Returns the new run."""
+    from core.runs.recorder import RunInfo
     from core.runs.train import train
 
-    heading = Heading(run.record["experiment"], run.record["variant"], f"rerun of {run.id}")
-    return train(run.experiment, launch, heading)
+    info = RunInfo(run.record["experiment"], run.record["variant"], f"rerun of {run.id}")
+    return train(run.experiment, launch, info)
 
 
-def _in_worktree(run: Run, launch: Launch) -> Run:
-    """Rerun with the recorded commit and its uncommitted changes in a worktree; the id of the new run is read from its
-    output. Raises UserError."""
+def rerun_in_worktree(run: Run, launch: Launch) -> Run:
+    """Train the declaration of a run again, with the recorded code in a temporary git worktree. Returns the new run.
+
+    Its id is read from the output. Raises UserError if the code cannot be restored or fails.
+    """
     name, options = run.record["experiment"], launch.flat()
     given = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
     record = run.folder / "artifacts" / "record.json"

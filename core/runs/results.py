@@ -10,7 +10,7 @@ from core.metrics.names import best_epoch
 from core.metrics.task import PerClass
 from core.models.tta import averaged
 from core.record import provenance
-from core.record.journal import Journal, keep_rows
+from core.record.journal import Journal, log_rows
 from core.record.run import CONFUSION, RECORD, WEIGHTS, write_summary
 from core.runs.trained import Run
 from core.training import distributed
@@ -19,7 +19,7 @@ from core.training.evaluate import Evaluation, evaluate
 
 
 def evaluate_test(parts: Assembly) -> Evaluation:
-    """Evaluate on the test split with the weights of rank 0; every process evaluates its share."""
+    """Evaluate the weights of rank 0 on the test split, which is divided among the processes."""
     model, setup = parts.state.evaluated, parts.setup
     distributed.align(model, everything=True)
     batches = parts.held_out(parts.splits.test)
@@ -46,14 +46,14 @@ def _keep_confusion(journal: Journal, result: Evaluation, splits: Splits) -> Non
     table, classes = result.table.numpy(), splits.classes
     title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
     plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
-    journal.keep(plots.MATRIX)
+    journal.log_artifact(plots.MATRIX)
     rows = zip(classes, table.tolist(), strict=True)
-    keep_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
+    log_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
 
 
 def _keep_per_class(journal: Journal, found: PerClass, splits: Splits) -> None:
     each = zip(splits.classes, found.counts.tolist(), found.figures.tolist(), strict=True)
-    keep_rows(
+    log_rows(
         journal,
         "per_class.csv",
         ["class", "images", *found.names],
@@ -65,19 +65,19 @@ def curves(journal: Journal, parts: Assembly) -> None:
     """Plot the learning curves of the finished epochs."""
     history = parts.state.history
     plots.learning_curves(history, best_epoch(history, parts.experiment.monitor), journal.artifact(plots.CURVES))
-    journal.keep(plots.CURVES)
+    journal.log_artifact(plots.CURVES)
 
 
 def close(journal: Journal, parts: Assembly, status: str) -> None:
-    """Record what is known of a run however it ended: tags, weights, curves, peak memory, summary and status."""
+    """Record the end of a run, whatever its status: tags, weights, curves, peak memory, summary and status."""
     run, history = Run(journal.folder), parts.state.history
     try:
         if history:
             best = best_epoch(history, parts.experiment.monitor)
             journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
             if journal.artifact(WEIGHTS).exists():  # a search keeps the weights of its best trials only
-                journal.keep(WEIGHTS)
-            # a finished run has plotted its curves already; trials are compared by metrics only
+                journal.log_artifact(WEIGHTS)
+            # the curves of a finished run have been plotted already; trials of a search have none
             if status != "FINISHED" and (run.folder / "artifacts" / RECORD).exists() and run.record["trial"] is None:
                 curves(journal, parts)
         journal.metrics(len(history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
@@ -89,7 +89,7 @@ def close(journal: Journal, parts: Assembly, status: str) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: allocations on a CUDA device, otherwise resident memory of the process."""
+    """Returns the peak memory in MB: allocations on a CUDA device, otherwise resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return provenance.peak_memory_mb()

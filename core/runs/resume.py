@@ -134,8 +134,8 @@ def refuse_other_weights(run: Run) -> None:
 
 
 def interrupted(experiment: str) -> Run:
-    """The latest interrupted run of this experiment that no process is training; for several seeds, their parent run.
-    Raises UserError if none is found."""
+    """Returns the latest interrupted run of this experiment that no process is training; for several seeds, their
+    parent run. Raises UserError if none is found."""
     for run in Run.of_experiment(experiment):
         if in_study(run):
             continue
@@ -145,8 +145,11 @@ def interrupted(experiment: str) -> Run:
     raise UserError([f"no interrupted run of {experiment} in {paths.runs()}"])
 
 
-def begun(experiment: Experiment, name: str, invocation: str | None, seeds: int = 1) -> Run | None:
-    """The latest run of this declaration from an earlier start of the same job; None if none is found."""
+def earlier_run(experiment: Experiment, name: str, invocation: str | None, seeds: int = 1) -> Run | None:
+    """Returns the latest run of this declaration from an earlier start of the same job, or None.
+
+    invocation: name of the job, or None without one.
+    """
     for run in Run.of_experiment(name) if invocation else ():
         record = run.record
         same = record["facts"].get("invocation") == invocation and record.get("seeds", 1) == seeds

@@ -18,7 +18,7 @@ MOST_NAMED = 8  # maximum number of failed seeds named in the figure
 Curves = Mapping[str, dict[int, float]]  # metric -> {epoch: value}
 
 
-def fold(
+def log_summary(
     journal: Journal,
     title: str,
     seeds: int,
@@ -42,12 +42,12 @@ def fold(
     curves[last] = curves.get(last, {}) | summarize(runs) | counts  # over all seeds, including those that stopped early
     for epoch, values in sorted(curves.items()):
         journal.metrics(epoch, values)
-    mended = {name: "" for name in Run(journal.folder).tags if name.startswith("failed_seed_")}
-    errors = mended | {f"failed_seed_{seed}": error[:1000] for seed, error in failed.items()}
+    cleared = {name: "" for name in Run(journal.folder).tags if name.startswith("failed_seed_")}
+    errors = cleared | {f"failed_seed_{seed}": error[:1000] for seed, error in failed.items()}
     journal.write("tags", values={"failed_seeds": ", ".join(map(str, failed)), **errors})
-    came = {seed: run.history for seed, run in stopped.items()}
-    draw_seeds(title, [run.history for run in runs], came, failed, journal.artifact(PICTURE))
-    journal.keep(PICTURE)
+    histories = {seed: run.history for seed, run in stopped.items()}
+    draw_seeds(title, [run.history for run in runs], histories, failed, journal.artifact(PICTURE))
+    journal.log_artifact(PICTURE)
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, float]:

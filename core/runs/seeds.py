@@ -12,9 +12,9 @@ from core.launch import Launch
 from core.record.journal import Journal
 from core.record.lock import locked
 from core.record.run import write_summary
-from core.runs.recorder import Heading, RunSpec, keep_record, open_journal, reopen_run
+from core.runs.recorder import RunInfo, RunSpec, open_journal, reopen_run, write_record
 from core.runs.resume import hold, resume
-from core.runs.seed_summary import fold
+from core.runs.seed_summary import log_summary
 from core.runs.train import begin, train
 from core.runs.trained import Run
 from core.tracking.api import Follows
@@ -40,7 +40,7 @@ def train_seeds(
     experiment: Experiment,
     seeds: int,
     launch: Launch | None = None,
-    heading: Heading | str = "notebook",
+    info: RunInfo | str = "notebook",
     mirror: Follows | None = None,
 ) -> Seeds:
     """Train `seeds` runs with consecutive seeds, starting at the seed of the declaration.
@@ -48,20 +48,20 @@ def train_seeds(
     If one run fails, its error is recorded and the remaining seeds are still trained. Raises as `train` does for
     user errors, signals and failures of the machine.
     """
-    spec = RunSpec.of(experiment, launch, heading)
+    spec = RunSpec.of(experiment, launch, info)
     with open_runtime(spec.launch, mirror) as runtime:
         experiment.but({"seed": experiment.seed + seeds - 1})
         # user errors are raised before the parent run is created
         prepare(declared(experiment, spec.launch, runtime.ranks), spec.launch, runtime.ranks)
-        parent, journal = begin(spec.heading, runtime.ranks)
+        parent, journal = begin(spec.info, runtime.ranks)
         group = _Group(parent, spec, seeds, runtime.mirror)
         if journal is None:
             return group.assist()
-        title = spec.heading.title
+        title = spec.info.title
         with locked(parent.folder):
             tags = {"seeds": str(seeds), "smoke": str(spec.launch.smoke).lower()}
             facts = open_journal(journal, spec, f"{title} {seeds} seeds", tags)
-            keep_record(journal, spec, facts, seeds=seeds, title=title)
+            write_record(journal, spec, facts, seeds=seeds, title=title)
             return group.train(journal)
 
 
@@ -69,7 +69,7 @@ def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
     """Resume a group of seeds: finished runs are kept, an interrupted one is resumed, the rest are trained. Raises as
     `resume` does."""
     experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
-    spec = RunSpec(experiment, launch, Heading(record["experiment"], record["variant"], record["title"]))
+    spec = RunSpec(experiment, launch, RunInfo(record["experiment"], record["variant"], record["title"]))
     with ExitStack() as held, open_runtime(launch, mirror) as runtime:
         distributed.together(lambda: None if runtime.ranks.rank else held.enter_context(hold(parent)))
         group = _Group(parent, spec, record["seeds"], runtime.mirror)
@@ -113,16 +113,16 @@ class _Group:
                     failed[seed] = f"{type(error).__name__}: {error}"
                     tell(f"seed {seed} failed: {failed[seed]}")
             status = "FAILED" if failed else "FINISHED"
-        except (Interrupted, Unfinished) as stopped:
+        except (Interrupted, Unfinished) as error:
             status = "KILLED"
-            stopped.run = self.parent.id  # the user resumes the parent, not the run of one seed
+            error.run = self.parent.id  # the user resumes the parent, not the run of one seed
             raise
         finally:
             try:
                 if status != "KILLED":
-                    below, heading = self._below(), self.spec.heading
-                    came = {seed: below[seed] for seed in failed if seed in below}
-                    fold(journal, f"{heading.experiment} {heading.title}", self.count, runs, failed, came)
+                    below, info = self._below(), self.spec.info
+                    stopped = {seed: below[seed] for seed in failed if seed in below}
+                    log_summary(journal, f"{info.experiment} {info.title}", self.count, runs, failed, stopped)
             finally:
                 write_summary(self.parent, status)
                 journal.close(status)
@@ -143,8 +143,8 @@ class _Group:
         if run and status != "FAILED":
             return resume(run, self.mirror)
         spec = self.spec
-        heading = replace(spec.heading, parent=self.parent.id)
-        return train(spec.experiment.but({"seed": seed}), spec.launch, heading, self.mirror)
+        info = replace(spec.info, parent=self.parent.id)
+        return train(spec.experiment.but({"seed": seed}), spec.launch, info, self.mirror)
 
     def _below(self) -> dict[int, Run]:
         """Latest run of each seed under the parent: {seed: run}."""

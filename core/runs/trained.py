@@ -24,8 +24,8 @@ class Run(RecordedRun):
 
     @property
     def experiment(self) -> Experiment:
-        """The declaration. Importing the module of the experiment makes its classes known. Raises UserError for an
-        imported run, which has none."""
+        """The declaration. The module of the experiment is imported for its classes. Raises UserError for an imported
+        run, which has none."""
         return declared(self.record)
 
     @cached_property
@@ -76,7 +76,7 @@ def read_declaration(place: str) -> Experiment:
 
 
 def declared(record: Mapping[str, Any]) -> Experiment:
-    """The declaration in a record. Raises UserError if the record has none or it cannot be read."""
+    """Returns the declaration in a record. Raises UserError if the record has none or it cannot be read."""
     if IMPORTED in record:
         raise UserError([f"{record['run']} was imported: it has no declaration, only the contents of the old log"])
     import_experiment(record["experiment"])

@@ -15,7 +15,7 @@ from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
 from core.metrics.names import best_epoch
 from core.models.weights import save_weights
-from core.record.journal import Journal, keep_text
+from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
 from core.runs.progress import Forecast, progress
@@ -30,7 +30,8 @@ from core.training.runtime import Runtime
 from core.training.state import State
 
 NO_REPORT = "no report is written for a multi-label run; per_class.csv holds the metrics of each label"
-REPORT_SECONDS, REPORT_SHARE = 20.0, 0.05  # time limit of the report: the larger of seconds, share of training time
+# time limit of the report: the larger of REPORT_SECONDS and this fraction of the training time
+REPORT_SECONDS, REPORT_FRACTION = 20.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Trainer:
             with suppress(OSError):  # a full disk is reported by the error raised below
                 if not isinstance(error, KeyboardInterrupt):
                     self.journal.write("tags", values={"error": f"{type(better).__name__}: {better}"[:1000]})
-                    keep_text(self.journal, "error.txt", traceback.format_exc())
+                    log_text(self.journal, "error.txt", traceback.format_exc())
             with suppress(OSError):
                 self._close("KILLED" if stopped else "FAILED")
             if better is error:
@@ -116,7 +117,7 @@ class Trainer:
             tell(f"the report could not be written ({failure}); run labbook report {self.run.id} to try again")
 
     def _report_seconds(self) -> float:
-        return max(REPORT_SECONDS, REPORT_SHARE * self.run.seconds)
+        return max(REPORT_SECONDS, REPORT_FRACTION * self.run.seconds)
 
     def _assisting(self) -> Generator[Event]:
         agreed, stop = distributed.Agreement(), self.runtime.stop
@@ -137,18 +138,18 @@ class Trainer:
         agreed = distributed.Agreement()
         saver = Saver(self.run.folder / CHECKPOINTS, parts.launch.checkpoint_every, belongs(parts))
         with (
-            progress(epochs, steps, parts.experiment.batch_size, state.step) as shown,
+            progress(epochs, steps, parts.experiment.batch_size, state.step) as display,
             stop.at_step_end(),
-            watching(journal, parts, shown.say) as watch,
+            watching(journal, parts, display.say) as watch,
             saver,
         ):
-            shown.say(_opening(self.run, parts))
+            display.say(_opening(self.run, parts))
             for event in self._fitted():
                 watch(event)
                 _record(journal, parts, event)
-                shown.show(event)
+                display.show(event)
                 if announcement := forecast.after(event):
-                    shown.say(announcement)
+                    display.say(announcement)
                 number = agreed(stop.number)
                 if (number or saver.due(event.step)) and state.sound:
                     _save(journal, saver, state)
@@ -160,7 +161,7 @@ class Trainer:
             agreed.settle()
             _save(journal, saver, state)
             saver.wait()
-            shown.say(saver.cost())
+            display.say(saver.cost())
         journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
 
     def _fitted(self) -> Iterator[Event]:

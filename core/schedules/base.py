@@ -14,14 +14,17 @@ from core.metrics.names import History
 class Schedule(Part, ABC):
     """Base class of learning rate schedules.
 
-    Any schedule can start with a linear warmup, from 1/n to 1 over its n steps (Goyal et al. 2017, section 2.2). Steps
+    Every schedule can start with a linear warmup, from 1/n to 1 over n steps (Goyal et al. 2017, section 2.2). Steps
     and epochs of the schedule itself are counted from the end of the warmup.
     """
 
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warmup before the schedule starts")
 
     def __call__(self, clock: Clock, history: History = ()) -> float:
-        """The multiplier of the learning rate at step `clock.step`.  history: validation metrics of past epochs."""
+        """Returns the multiplier of the learning rate at step `clock.step`.
+
+        history: validation metrics of the past epochs.
+        """
         warmup = min(round(self.warmup_epochs * clock.steps_per_epoch), clock.total)
         if clock.step < warmup:
             return (clock.step + 1) / warmup
@@ -29,4 +32,4 @@ class Schedule(Part, ABC):
 
     @abstractmethod
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
-        """The multiplier at `step` of `total` steps, both counted from the end of the warmup."""
+        """Returns the multiplier at `step` of `total` steps, both counted from the end of the warmup."""

@@ -85,7 +85,7 @@ class OneCycle(Schedule):
         if top > 0 and step <= top:
             start, end, share = 1 / self.div_factor, 1.0, step / top
         else:
-            # the maximum is between two steps, or before the first step if the increase takes less than one step
+            # the maximum may lie between two steps, or before the first one if the increase is shorter than a step
             start, end = 1.0, 1 / (self.div_factor * self.final_div_factor)
             share = (step - top) / (last - top) if last > top else 1.0
         return _half_cosine(start, end, share) if self.anneal == "cos" else start + (end - start) * share

@@ -18,7 +18,7 @@ from core.experiment import Experiment
 from core.runs.trained import Run, declares
 from core.search.objectives import amount
 from core.search.pool import Worker
-from core.search.study import DEATHS, Study
+from core.search.study import MAX_DEATHS, StudyRunner
 from core.search.trial import Task
 
 
@@ -48,85 +48,86 @@ class _Job:
     error: str = ""
 
 
-def confirm(at_work: Study, best: Sequence[FrozenTrial], seeds: int, stop: Stop) -> list[Confirmed]:
-    """Retrain trials with `seeds` new seeds each. Returns them with the best mean first; empty after a signal. Runs of
-    an earlier call are reused."""
+def confirm(runner: StudyRunner, best: Sequence[FrozenTrial], seeds: int, stop: Stop) -> list[Confirmed]:
+    """Retrain trials with `seeds` new seeds each. Runs of an earlier call are reused.
+
+    Returns the trials, the best mean first; an empty list after a signal.
+    """
     jobs = [
-        _Job(trial, at_work.declaration(trial).but({"seed": at_work.experiment.seed + seed}))
+        _Job(trial, runner.declaration(trial).but({"seed": runner.experiment.seed + seed}))
         for trial in best
         for seed in range(1, seeds + 1)
     ]
-    begun = [run for run in at_work.parent.children() if run.record.get("trial") is None]
+    earlier = [run for run in runner.parent.children() if run.record.get("trial") is None]
     for job in jobs:
-        job.run = next((run for run in begun if declares(run.record, job.experiment)), None)
-    at_work.shown.say(f"retraining the best {len(best)} trials with {seeds} new seeds each")
-    _train(at_work, jobs, stop)
+        job.run = next((run for run in earlier if declares(run.record, job.experiment)), None)
+    runner.display.say(f"retraining the best {len(best)} trials with {seeds} new seeds each")
+    _train(runner, jobs, stop)
     if stop.number:
         return []
-    found = [_confirmed(at_work, trial, [job for job in jobs if job.trial is trial]) for trial in best]
-    raised = at_work.goals.larger_is_better(at_work.goals.names[0])
-    return sorted((c for c in found if c.values), key=lambda c: -c.mean if raised else c.mean)
+    found = [_confirmed(runner, trial, [job for job in jobs if job.trial is trial]) for trial in best]
+    maximize = runner.goals.larger_is_better(runner.goals.names[0])
+    return sorted((c for c in found if c.values), key=lambda c: -c.mean if maximize else c.mean)
 
 
-def words(at_work: Study, found: Sequence[Confirmed]) -> list[str]:
-    """The messages about the result. Only the recommended trial is reported on the test split."""
-    lines, goal = [], at_work.goals.names[0]
-    for confirmed in found:
-        mean, _, half = mean_and_interval(list(confirmed.values))
-        optimism = (confirmed.searched - mean) * (1 if at_work.goals.larger_is_better(goal) else -1)
-        spread = f" +- {amount(goal, half)}" if len(confirmed.values) > 1 else ""
+def messages(runner: StudyRunner, confirmed: Sequence[Confirmed]) -> list[str]:
+    """Describe the retrained trials, one line each. Only the recommended one is reported on the test split."""
+    lines, goal = [], runner.goals.names[0]
+    for one in confirmed:
+        mean, _, half = mean_and_interval(list(one.values))
+        optimism = (one.searched - mean) * (1 if runner.goals.larger_is_better(goal) else -1)
+        spread = f" +- {amount(goal, half)}" if len(one.values) > 1 else ""
         lines.append(
-            f"trial {confirmed.trial}: {amount(goal, mean)}{spread} with {len(confirmed.values)} new seeds, "
-            f"{amount(goal, confirmed.searched)} in the search; optimism {amount(goal, optimism)}"
+            f"trial {one.trial}: {amount(goal, mean)}{spread} with {len(one.values)} new seeds, "
+            f"{amount(goal, one.searched)} in the search; optimism {amount(goal, optimism)}"
         )
-        lines += [f"  {error}" for error in confirmed.failed]
-    if found:
-        mean, _, half = mean_and_interval(list(found[0].test))
-        spread = f" +- {half:.2%}" if len(found[0].test) > 1 else ""
-        lines.append(
-            f"recommended: trial {found[0].trial}, test accuracy {mean:.2%}{spread} (n = {len(found[0].test)})"
-        )
+        lines += [f"  {error}" for error in one.failed]
+    if confirmed:
+        first = confirmed[0]
+        mean, _, half = mean_and_interval(list(first.test))
+        spread = f" +- {half:.2%}" if len(first.test) > 1 else ""
+        lines.append(f"recommended: trial {first.trial}, test accuracy {mean:.2%}{spread} (n = {len(first.test)})")
     return lines
 
 
-def _train(at_work: Study, jobs: list[_Job], stop: Stop) -> None:
+def _train(runner: StudyRunner, jobs: list[_Job], stop: Stop) -> None:
     waiting = list(range(len(jobs)))
 
     def next_task(place: int) -> Task | None:
-        return _task(at_work, place, number := waiting.pop(0), jobs[number]) if waiting else None
+        return _task(runner, place, number := waiting.pop(0), jobs[number]) if waiting else None
 
-    def hear(worker: Worker, message: tuple[Any, ...]) -> None:
+    def handle(worker: Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
         if worker.task is None:
             return
         number = worker.task.number
         job = jobs[number]
         if kind == "run":
-            job.run = at_work.follow(rest[1])
+            job.run = runner.follow(rest[1])
             return
         worker.task = None
         if kind == "ended":
             job.error = rest[0].error or ""
             job.score = rest[0].scores[0] if rest[0].scores else None
-            told = job.error or amount(at_work.goals.names[0], job.score or 0.0)
-            at_work.shown.say(f"trial {job.trial.number}, seed {job.experiment.seed}: {told}")
+            result = job.error or amount(runner.goals.names[0], job.score or 0.0)
+            runner.display.say(f"trial {job.trial.number}, seed {job.experiment.seed}: {result}")
             return
-        job.deaths += kind != "unbegun"
+        job.deaths += kind != "not started"
         job.error = f"seed {job.experiment.seed}: its worker died {job.deaths} times"
-        if job.deaths < DEATHS:
+        if job.deaths < MAX_DEATHS:
             waiting.append(number)
 
-    at_work.pool.iterate(stop, next_task, hear, lambda: bool(at_work.pool.busy()))
+    runner.pool.iterate(stop, next_task, handle, lambda: bool(runner.pool.busy()))
 
 
-def _task(at_work: Study, place: int, number: int, job: _Job) -> Task:
-    heading = replace(at_work.heading, title=f"confirm trial {job.trial.number}", parent=at_work.parent.id, trial=None)
-    launch = at_work.placed(place)
+def _task(runner: StudyRunner, place: int, number: int, job: _Job) -> Task:
+    info = replace(runner.info, title=f"confirm trial {job.trial.number}", parent=runner.parent.id, trial=None)
+    launch = runner.placed(place)
     run = job.run.id if job.run else None
-    return Task(number, job.experiment.record(), launch.record(), heading, at_work.goals, run, whole=True)
+    return Task(number, job.experiment.record(), launch.record(), info, runner.goals, run, whole=True)
 
 
-def _confirmed(at_work: Study, trial: FrozenTrial, jobs: list[_Job]) -> Confirmed:
+def _confirmed(runner: StudyRunner, trial: FrozenTrial, jobs: list[_Job]) -> Confirmed:
     done = [job for job in jobs if job.score is not None]
     test = tuple(job.run.metrics["test/accuracy"] for job in done if job.run)
     failed = tuple(job.error for job in jobs if job.score is None)

@@ -20,13 +20,13 @@ DEFAULT = "val/accuracy"
 
 @dataclass(frozen=True)
 class Goals:
-    """The objectives of a study. names: validation metrics, or costs.  epoch: best or last."""
+    """The objectives of a study. names: validation metrics, or costs.  epoch: which epoch counts, best or last."""
 
     names: tuple[str, ...]
     epoch: str
 
     def score(self, run: Run) -> list[float]:
-        """The measured value of each goal. Raises ValueError if a value is not finite."""
+        """Returns the measured value of each goal. Raises ValueError if a value is not finite."""
         history = run.history
         values = [self._value(name, run, history) for name in self.names]
         for name, value in zip(self.names, values, strict=True):
@@ -51,9 +51,10 @@ class Goals:
 
 
 def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
-    """The goals in `options`; by default the declared `monitor`, or the accuracy if the space varies the loss.
+    """Returns the goals in `options`; by default the declared `monitor`, or the accuracy if the space varies the loss.
 
-    Raises UserError for unknown goals, and for a loss whose values are not comparable between trials."""
+    Raises UserError for unknown goals, and for a loss whose values are not comparable between trials.
+    """
     varies_loss = any(name.partition(".")[0] == "loss" for name in space)
     names = options.goal or (DEFAULT if varies_loss and experiment.monitor == "val/loss" else experiment.monitor,)
     known = (*get_args(Metric), *COSTS)
@@ -71,12 +72,12 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
 
 
 def summary(values: Sequence[float], goals: Goals) -> str:
-    """Scores in one line, for messages: accuracy 98.61%, 65,834 parameters."""
+    """Format scores in one line, for messages: accuracy 98.61%, 65,834 parameters."""
     return ", ".join(amount(name, value, True) for name, value in zip(goals.names, values, strict=True))
 
 
 def amount(name: str, value: float, named: bool = False) -> str:
-    """One score, for messages: accuracy 98.61%."""
+    """Format one score, for messages: accuracy 98.61%."""
     if name == "parameters":
         return f"{value:,.0f} parameters"
     if name == "seconds":

@@ -10,7 +10,7 @@ import optuna
 from markupsafe import Markup
 
 from core.common import html
-from core.common.files import write_whole
+from core.common.files import write_atomic
 from core.common.terminal import tell
 from core.record.journal import Journal
 from core.search.objectives import Goals
@@ -25,7 +25,7 @@ _SINGLE = {
 }
 
 
-def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
+def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
     """Save the plots as artifacts of the study's run. Plots that need more trials are skipped."""
     done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     if len(done) < 2:
@@ -47,8 +47,8 @@ def keep_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
             )
     if figures:
         page = html.render("search/study.html.jinja", title=study.study_name, figures=figures)
-        write_whole(journal.artifact(PAGE), page)
-        journal.keep(PAGE)
+        write_atomic(journal.artifact(PAGE), page)
+        journal.log_artifact(PAGE)
 
 
 def _drawing(module: str, kind: str) -> Callable[..., Any]:
@@ -71,4 +71,4 @@ def _picture(journal: Journal, name: str, kind: str, study: optuna.Study, given:
         figure.savefig(journal.artifact(name), dpi=100, bbox_inches="tight")
     finally:
         plt.close("all")
-    journal.keep(name)
+    journal.log_artifact(name)

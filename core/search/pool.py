@@ -18,20 +18,20 @@ from core.common.signals import Stop
 from core.search.trial import Task
 from core.search.worker import work
 
-STILLBORN = 5
+MAX_FAILED_STARTS = 5
 _PATIENCE = 60.0  # s to wait for workers that were asked to stop: a step may take long
 
 
 @dataclass
 class Worker:
-    """A worker process. place: its number, which selects its GPU.  task: its current task.  begun: whether it has ever
-    started one."""
+    """A worker process. place: its number, which selects its GPU.  task: its current task.  started: whether it has
+    ever started one."""
 
     place: int
     process: SpawnProcess
     connection: Connection
     task: Task | None = None
-    begun: bool = False
+    started: bool = False
 
     def give(self, task: Task) -> None:
         self.task = task
@@ -49,7 +49,7 @@ class Pool:
     def __init__(self, count: int):
         self.count = count
         self.workers: dict[int, Worker] = {}
-        self.stillborn = 0  # number of consecutive workers that died before their first task
+        self.failed_starts = 0  # number of consecutive workers that died before their first task
 
     def busy(self) -> list[Worker]:
         return [worker for worker in self.workers.values() if worker.task is not None]
@@ -58,7 +58,7 @@ class Pool:
         self,
         stop: Stop,
         next_task: Callable[[int], Task | None],
-        hear: Callable[[Worker, tuple[Any, ...]], None],
+        handle: Callable[[Worker, tuple[Any, ...]], None],
         proceed: Callable[[], bool],
     ) -> None:
         """Give each idle worker a task and handle messages, until `proceed` returns False or a signal arrives."""
@@ -68,19 +68,22 @@ class Pool:
                 if task is None:
                     break
                 if place not in self.workers:
-                    self.workers[place] = _started(place)
+                    self.workers[place] = _start_worker(place)
                 self.workers[place].give(task)
             if not proceed():
                 return
             for worker, message in self.messages(0.5):
-                hear(worker, message)
+                handle(worker, message)
 
     def _idle(self) -> list[int]:
         return [place for place in range(self.count) if place not in self.workers or self.workers[place].task is None]
 
     def messages(self, seconds: float) -> Iterator[tuple[Worker, tuple[Any, ...]]]:
         """Messages of the workers, after at most `seconds`. The last one of a worker is ("died", exit status), or
-        ("unbegun", exit status) if it died before it started its first task. Raises Failing."""
+        ("not started", exit status) if it died before it started its first task.
+
+        Raises Failing if several consecutive workers died before their first task.
+        """
         by_object: dict[Any, Worker] = {w.connection: w for w in self.workers.values()}
         ready = wait([*by_object, *(w.process.sentinel for w in self.workers.values())], seconds)
         for worker in [by_object[found] for found in ready if found in by_object]:
@@ -89,19 +92,21 @@ class Pool:
             except (EOFError, OSError):
                 yield worker, self._removed(worker)
                 continue
-            if message[0] == "begun":
-                worker.begun, self.stillborn = True, 0
+            if message[0] == "started":
+                worker.started, self.failed_starts = True, 0
             else:
                 yield worker, message
 
     def _removed(self, worker: Worker) -> tuple[str, int | None]:
         worker.process.join()
         status = worker.process.exitcode
-        self.stillborn += not worker.begun
-        if self.stillborn == STILLBORN:
-            raise Failing(f"{STILLBORN} consecutive workers died before they started a trial (exit status {status})")
+        self.failed_starts += not worker.started
+        if self.failed_starts == MAX_FAILED_STARTS:
+            raise Failing(
+                f"{MAX_FAILED_STARTS} consecutive workers died before they started a trial (exit status {status})"
+            )
         del self.workers[worker.place]
-        return ("died" if worker.begun else "unbegun"), status
+        return ("died" if worker.started else "not started"), status
 
     def close(self) -> None:
         """Stop all workers: a running trial is saved first. Workers that do not stop in time are killed."""
@@ -136,7 +141,7 @@ def _drain(worker: Worker) -> None:
         worker.task = None
 
 
-def _started(place: int) -> Worker:
+def _start_worker(place: int) -> Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=work, args=(there,), name=f"trials {place}", daemon=False)

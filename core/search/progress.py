@@ -10,15 +10,14 @@ from optuna.trial import FrozenTrial, TrialState
 from core.common.terminal import is_terminal, tell
 from core.common.text import duration
 from core.search.objectives import summary
-from core.search.options import Search
 from core.search.space import label
 
 if TYPE_CHECKING:
-    from core.search.study import Study
+    from core.search.study import StudyRunner
 
 
-def shown(options: Search) -> Lines:
-    """The progress display for standard output."""
+def display() -> Lines:
+    """Returns a live table if standard output is a terminal, otherwise plain lines."""
     return Table() if is_terminal() else Lines()
 
 
@@ -34,12 +33,12 @@ class Lines:
     def say(self, line: str) -> None:
         tell(line)
 
-    def show(self, study: Study) -> None:
-        pass
+    def show(self, runner: StudyRunner) -> None:
+        """Show the current state of the study; plain lines show none."""
 
-    def ended(self, study: Study, trial: FrozenTrial) -> None:
+    def ended(self, runner: StudyRunner, trial: FrozenTrial) -> None:
         """Print how a trial ended; called once per trial."""
-        self.say(line_of(study, trial))
+        self.say(trial_line(runner, trial))
 
 
 class Table(Lines):
@@ -60,56 +59,56 @@ class Table(Lines):
     def say(self, line: str) -> None:
         self.live.console.print(line, highlight=False)
 
-    def show(self, study: Study) -> None:
+    def show(self, runner: StudyRunner) -> None:
         from rich.table import Table as RichTable
 
-        table = RichTable(title=standing(study), title_justify="left", expand=False)
-        for heading in ("trial", "epoch", study.goals.names[0], "hyperparameters"):
-            table.add_column(heading)
-        for worker in study.pool.busy():
-            if worker.task and (trial := study.running.get(worker.task.number)):
-                values = study.now(trial).intermediate_values
+        table = RichTable(title=status_line(runner), title_justify="left", expand=False)
+        for name in ("trial", "epoch", runner.goals.names[0], "hyperparameters"):
+            table.add_column(name)
+        for worker in runner.pool.busy():
+            if worker.task and (trial := runner.running.get(worker.task.number)):
+                values = runner.now(trial).intermediate_values
                 last = max(values, default=0)
                 now = f"{values[last]:.4f}" if last else ""
-                table.add_row(str(trial.number), f"{last}/{study.experiment.epochs}", now, _told(trial.params))
+                table.add_row(str(trial.number), f"{last}/{runner.experiment.epochs}", now, _params_text(trial.params))
         self.live.update(table)
 
 
-def standing(study: Study) -> str:
-    """A summary of the study in one line: number of trials by state, best value, epochs saved, time left."""
-    told = study.told()
-    pruned = [t for t in told if t.state == TrialState.PRUNED]
-    failed = sum(t.state == TrialState.FAIL for t in told)
-    parts = [f"{study.study.study_name}: {len(told)} of {max(len(told), study.options.trials)} trials"]
-    if len(study.goals.names) == 1 and (done := [t for t in told if t.state == TrialState.COMPLETE]):
-        best = study.study.best_trial
-        parts.append(f"best {summary(best.values, study.goals)} (trial {best.number}, {len(done)} finished)")
+def status_line(runner: StudyRunner) -> str:
+    """Summarize the study in one line: number of trials by state, best value, epochs saved, time left."""
+    finished = runner.finished()
+    pruned = [t for t in finished if t.state == TrialState.PRUNED]
+    failed = sum(t.state == TrialState.FAIL for t in finished)
+    parts = [f"{runner.study.study_name}: {len(finished)} of {max(len(finished), runner.options.trials)} trials"]
+    if len(runner.goals.names) == 1 and (done := [t for t in finished if t.state == TrialState.COMPLETE]):
+        best = runner.study.best_trial
+        parts.append(f"best {summary(best.values, runner.goals)} (trial {best.number}, {len(done)} finished)")
     if pruned:
-        all_epochs = study.experiment.epochs * len(told)
-        saved = sum(study.experiment.epochs - max(t.intermediate_values, default=0) for t in pruned)
+        all_epochs = runner.experiment.epochs * len(finished)
+        saved = sum(runner.experiment.epochs - max(t.intermediate_values, default=0) for t in pruned)
         parts.append(f"{len(pruned)} pruned, {saved / all_epochs:.0%} of epochs saved")
     if failed:
         parts.append(f"{failed} failed")
-    mine = [t for t in told if t.duration and t.datetime_complete and _since(t) < time.monotonic() - study.began]
-    if mine and len(told) < study.options.trials and study.is_going():
-        rate = (time.monotonic() - study.began) / len(mine)
-        parts.append(f"{duration(rate * (study.options.trials - len(told)))} left")
+    timed = [t for t in finished if t.duration and t.datetime_complete and _since(t) < time.monotonic() - runner.began]
+    if timed and len(finished) < runner.options.trials and runner.is_active():
+        rate = (time.monotonic() - runner.began) / len(timed)
+        parts.append(f"{duration(rate * (runner.options.trials - len(finished)))} left")
     return ", ".join(parts)
 
 
-def line_of(study: Study, trial: FrozenTrial) -> str:
-    """The line that reports how a trial ended."""
+def trial_line(runner: StudyRunner, trial: FrozenTrial) -> str:
+    """Describe in one line how a trial ended."""
     epochs = max(trial.intermediate_values, default=0)
     if trial.state == TrialState.COMPLETE:
-        how = summary(trial.values, study.goals)
+        how = summary(trial.values, runner.goals)
     elif trial.state == TrialState.PRUNED:
-        how = f"pruned after epoch {epochs} of {study.experiment.epochs}"
+        how = f"pruned after epoch {epochs} of {runner.experiment.epochs}"
     else:
         how = f"failed: {str(trial.user_attrs.get('error', '')).splitlines()[0][:200]}"
-    return f"trial {trial.number}: {how}   {_told(trial.params) or 'the declaration'}"
+    return f"trial {trial.number}: {how}   {_params_text(trial.params) or 'the declaration'}"
 
 
-def _told(params: dict[str, Any]) -> str:
+def _params_text(params: dict[str, Any]) -> str:
     return " ".join(f"{name}={label(value)}" for name, value in sorted(params.items()))
 
 

@@ -17,7 +17,7 @@ GRID_POINTS = 5  # number of values for a range without a step
 
 
 def sampler(name: str, seed: int | None) -> samplers.BaseSampler:
-    """A sampler without internal state, so that a new one with another seed can be created for each trial."""
+    """Returns a sampler without internal state, so that a new one with another seed can be created for each trial."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         makers: dict[str, Callable[[], samplers.BaseSampler]] = {
@@ -34,7 +34,7 @@ def sampler(name: str, seed: int | None) -> samplers.BaseSampler:
 
 
 def pruner(name: str, epochs: int, trials: int) -> pruners.BasePruner:
-    """A pruner that compares trials at the same epoch.
+    """Returns a pruner that compares trials at the same epoch.
 
     The warm-up was tuned on learning curves of digits (seeds that tests/benchmarks/pruning.py does not use): with a
     warm-up of an eighth of the epochs and five trials, the median pruner stops trials that would have been the best;
@@ -53,7 +53,7 @@ def pruner(name: str, epochs: int, trials: int) -> pruners.BasePruner:
 
 
 def suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
-    """The value that a trial suggests for a dimension; for a Choice, its label."""
+    """Returns the value that a trial suggests for a dimension; for a Choice, the label of the option."""
     if isinstance(dimension, Choice):
         return trial.suggest_categorical(name, list(dimension.options))
     if isinstance(dimension, Float):
@@ -62,7 +62,7 @@ def suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
 
 
 def limits(name: str, space: Space) -> str:
-    """A message about the parts of this space that a sampler does not support; empty if it supports all."""
+    """Returns a message about the parts of a space that a sampler does not support; empty if it supports all."""
     kinds = dimensions(space).values()
     choices = any(isinstance(dimension, Choice) for dimension in kinds)
     nested = any(dimension.within for dimension in kinds if isinstance(dimension, Choice))
@@ -76,7 +76,7 @@ def limits(name: str, space: Space) -> str:
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
-    """Every combination as name -> number or label; the last name varies fastest."""
+    """Yield every combination as name -> number or label; the last name varies fastest."""
 
     def below(inner: Space, prefix: str, suffix: str) -> Iterator[dict[str, Any]]:
         columns = [list(points(f"{prefix}{field}", suffix, dimension)) for field, dimension in inner.items()]

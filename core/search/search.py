@@ -20,20 +20,20 @@ from core.common.signals import Stop
 from core.experiment import Experiment
 from core.launch import Launch
 from core.record import provenance
-from core.record.journal import Journal, keep_text
+from core.record.journal import Journal, log_text
 from core.record.lock import is_free, locked
 from core.record.run import BEST, VERSION, write_summary
-from core.runs.recorder import Heading, RunSpec, keep_record, new_run, open_journal, reopen_run
+from core.runs.recorder import RunInfo, RunSpec, new_run, open_journal, reopen_run, write_record
 from core.runs.trained import Run
 from core.search import samplers, space
-from core.search.confirm import Confirmed, confirm, words
+from core.search.confirm import Confirmed, confirm, messages
 from core.search.objectives import Goals, goals_of
 from core.search.options import Search
-from core.search.plots import keep_plots
+from core.search.plots import log_plots
 from core.search.pool import Pool
-from core.search.progress import shown, standing
+from core.search.progress import display, status_line
 from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
-from core.search.study import DECLARED, Study, identity
+from core.search.study import DECLARED, StudyRunner, identity
 from core.tracking.api import Mirror
 from core.training.assemble import prepare
 from core.training.runtime import open_runtime
@@ -41,7 +41,7 @@ from core.training.smoke import declared as made_small
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a study. parent: its run.  best: finished trials, best first; with several goals, the Pareto front.
     confirmed: retrained trials, best mean first; the first is recommended.  lines: messages about them."""
 
@@ -58,9 +58,9 @@ def search(
     within: space.Space,
     options: Search | None = None,
     launch: Launch | None = None,
-    heading: Heading | str = "notebook",
+    info: RunInfo | str = "notebook",
     seeds: int = 3,
-) -> Found:
+) -> SearchResult:
     """Search a space around a declaration, or continue the study of the same name.
 
     seeds: number of new seeds with which options.confirm trials are retrained. Raises UserError before anything is
@@ -70,7 +70,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space.check(within, experiment)
     goals = goals_of(options, experiment, within)
-    spec = RunSpec.of(experiment, _shared(launch or Launch(), options), heading)
+    spec = RunSpec.of(experiment, _shared(launch or Launch(), options), info)
     with open_runtime(spec.launch, None) as runtime, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage")  # given here by `beat`
@@ -83,70 +83,69 @@ def search(
             _parent(study, spec, options, mirror) as (run, journal),
             needed(options.storage),
         ):
-            asked = spec.experiment, spec.launch, options, goals, spec.heading
-            pool, table = Pool(options.workers), shown(options)
-            at_work = Study(storage, study, within, *asked, run, mirror, pool, table)
-            confirmed = _carried_out(at_work, journal, seeds, runtime.stop)
-    return Found(run, study, goals, best_of(study), tuple(confirmed), tuple(words(at_work, confirmed)))
+            given = spec.experiment, spec.launch, options, goals, spec.info
+            runner = StudyRunner(storage, study, within, *given, run, mirror, Pool(options.workers), display())
+            confirmed = _run_trials(runner, journal, seeds, runtime.stop)
+    return SearchResult(run, study, goals, best_of(study), tuple(confirmed), tuple(messages(runner, confirmed)))
 
 
-def _carried_out(at_work: Study, journal: Journal, seeds: int, stop: Stop) -> list[Confirmed]:
+def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -> list[Confirmed]:
     """Run all trials, then confirm the best. The results so far are always saved."""
     confirmed: list[Confirmed] = []
     try:
-        with at_work.shown, stop.at_step_end():
-            _say(at_work)
-            at_work.iterate(stop)
-            at_work.shown.say(standing(at_work))
-            if at_work.is_spent() and len(at_work.told()) < at_work.options.trials:
-                at_work.shown.say(
+        with runner.display, stop.at_step_end():
+            _announce(runner)
+            runner.iterate(stop)
+            runner.display.say(status_line(runner))
+            if runner.is_exhausted() and len(runner.finished()) < runner.options.trials:
+                runner.display.say(
                     "the grid has no points left; points are enqueued when a study is created with --sampler grid"
                 )
-            best = best_of(at_work.study)
-            if at_work.options.confirm and best and not stop.number:
-                confirmed = confirm(at_work, best[: at_work.options.confirm], seeds, stop)
+            best = best_of(runner.study)
+            if runner.options.confirm and best and not stop.number:
+                confirmed = confirm(runner, best[: runner.options.confirm], seeds, stop)
     finally:
-        at_work.pool.close()
-        _keep(journal, at_work, confirmed)
+        runner.pool.close()
+        _save_results(journal, runner, confirmed)
     if stop.number:
-        raise Interrupted(stop.number, f"{at_work.study.study_name} stopped; to continue it, run the same command")
+        raise Interrupted(stop.number, f"{runner.study.study_name} stopped; to continue it, run the same command")
     return confirmed
 
 
 def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
-    """Finished trials, best first; with several goals, the Pareto-optimal ones."""
+    """Returns the completed trials, best first; with several goals, the Pareto-optimal ones."""
     done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     if len(study.directions) > 1:
         return tuple(study.best_trials)
-    downwards = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    return tuple(sorted(done, key=lambda t: -(t.value or 0.0) if downwards else (t.value or 0.0)))
+    maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    return tuple(sorted(done, key=lambda t: -(t.value or 0.0) if maximize else (t.value or 0.0)))
 
 
 @contextmanager
 def _opened(
     spec: RunSpec, within: space.Space, options: Search, goals: Goals
 ) -> Iterator[tuple[optuna.storages.BaseStorage, optuna.Study]]:
-    """The storage and the study in it, created or loaded; a study in a local file is locked meanwhile."""
-    heading, experiment = spec.heading, spec.experiment
-    parts = (heading.experiment, heading.variant, "smoke" if spec.launch.smoke else None)
+    """Context manager: the storage and the study in it, created or loaded. A study in a local file is locked."""
+    info, experiment = spec.info, spec.experiment
+    parts = (info.experiment, info.variant, "smoke" if spec.launch.smoke else None)
     name = options.study or "-".join(part for part in parts if part)
     folder = _folder(name)
     directions: list[Direction] = ["maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names]
-    told = identity(within, experiment, goals)
-    with _alone(folder, name) if options.storage is None else nullcontext():
+    settings = identity(within, experiment, goals)
+    with _lock_study(folder, name) if options.storage is None else nullcontext():
         storage = open_storage(options.storage, folder)
 
         def queue(study: optuna.Study) -> None:
             _queue(study, within, experiment, options, goals)
 
-        study = open_study(storage, name, options.new, directions, told, queue)
+        study = open_study(storage, name, options.new, directions, settings, queue)
         name = options.pruner if len(goals.names) == 1 else "none"
         study.pruner = samplers.pruner(name, experiment.epochs, options.trials)
         yield storage, study
 
 
 @contextmanager
-def _alone(folder: Any, name: str) -> Iterator[None]:
+def _lock_study(folder: Any, name: str) -> Iterator[None]:
     try:
         with locked(folder):
             yield
@@ -160,24 +159,23 @@ def _alone(folder: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Mirror) -> Iterator[tuple[Run, Journal]]:
-    """The run of the study, created or reopened. Its journal records how the body ends."""
+    """Context manager: the run of the study, created or reopened. Its journal records how the body ends."""
     token = study.user_attrs[TOKEN]
-    begun = (
-        r for r in Run.of_experiment(spec.heading.experiment) if (r.record.get("study") or {}).get("token") == token
+    earlier = (
+        r for r in Run.of_experiment(spec.info.experiment) if (r.record.get("study") or {}).get("token") == token
     )
-    known = next(
-        (r for r in begun if is_free(r.folder)), None
-    )  # a search on another machine, or in another terminal, has a separate run
-    if known:
-        run, journal = known, Journal(known.folder)
+    # a search on another machine, or in another terminal, has a separate run
+    free = next((r for r in earlier if is_free(r.folder)), None)
+    if free:
+        run, journal = free, Journal(free.folder)
         reopen_run(journal)
     else:
-        run, journal = new_run(spec.heading.experiment)
+        run, journal = new_run(spec.info.experiment)
         chosen = {f"search.{name}": str(value) for name, value in options.flat().items() if name != "storage"}
         tags = {"study": study.study_name, "smoke": str(spec.launch.smoke).lower(), **chosen}
         facts = open_journal(journal, spec, f"study {study.study_name}", tags)
         named = {"name": study.study_name, "token": token}
-        keep_record(journal, spec, facts, study=named)
+        write_record(journal, spec, facts, study=named)
     if spec.launch.mlflow:
         mirror.follow(run.folder)
     status = "FAILED"
@@ -206,51 +204,51 @@ def _queue(study: optuna.Study, within: space.Space, experiment: Experiment, opt
                 study.enqueue_trial(point)
 
 
-def _keep(journal: Journal, at_work: Study, confirmed: list[Confirmed]) -> None:
+def _save_results(journal: Journal, runner: StudyRunner, confirmed: list[Confirmed]) -> None:
     """Save the results so far: the best declaration, its value, and the number of trials by state."""
-    best, told = best_of(at_work.study), at_work.told()
-    ended = {state.name.lower(): sum(t.state == state for t in told) for state in {t.state for t in told}}
-    journal.metrics(len(told), {f"study/{name}": float(count) for name, count in ended.items()})
+    best, finished = best_of(runner.study), runner.finished()
+    counts = {state.name.lower(): sum(t.state == state for t in finished) for state in {t.state for t in finished}}
+    journal.metrics(len(finished), {f"study/{name}": float(count) for name, count in counts.items()})
     if not best:
         return
-    goals, study, length = at_work.goals, at_work.study, len(told)
+    goals, study, length = runner.goals, runner.study, len(finished)
     for name, value in zip(goals.names, best[0].values, strict=True):
         journal.metrics(length, {f"study/best_{name.rpartition('/')[2]}": value})
     chosen = next((t for t in best if confirmed and t.number == confirmed[0].trial), best[0])
-    run = at_work.runs.get(chosen.number)
+    run = runner.runs.get(chosen.number)
     content = {
         "labbook": VERSION,
-        "experiment": at_work.heading.experiment,
+        "experiment": runner.info.experiment,
         "study": study.study_name,
         "trial": chosen.number,
         "run": run.id if run else None,
         "scores": dict(zip(goals.names, chosen.values, strict=True)),
-        "declaration": at_work.declaration(chosen).record(),
+        "declaration": runner.declaration(chosen).record(),
     }
-    keep_text(journal, BEST, json.dumps(content, indent=2) + "\n")
+    log_text(journal, BEST, json.dumps(content, indent=2) + "\n")
     if confirmed:
         journal.metrics(length, {"study/confirmed": confirmed[0].mean})
-        keep_text(journal, "study/confirmed.txt", "\n".join(words(at_work, confirmed)) + "\n")
-    keep_plots(journal, study, goals)
+        log_text(journal, "study/confirmed.txt", "\n".join(messages(runner, confirmed)) + "\n")
+    log_plots(journal, study, goals)
 
 
-def _say(at_work: Study) -> None:
-    options, study = at_work.options, at_work.study
-    done = len(at_work.told())
-    told = f" ({done} finished)" if done else ""
-    at_work.shown.say(
-        f"{study.study_name}: {options.trials} trials{told}, goal {', '.join(at_work.goals.names)}; "
+def _announce(runner: StudyRunner) -> None:
+    options, study = runner.options, runner.study
+    done = len(runner.finished())
+    progress = f" ({done} finished)" if done else ""
+    runner.display.say(
+        f"{study.study_name}: {options.trials} trials{progress}, goal {', '.join(runner.goals.names)}; "
         f"sampler {options.sampler}, pruner {options.pruner}; "
-        f"{options.workers} workers with {at_work.launch.threads} threads each"
+        f"{options.workers} workers with {runner.launch.threads} threads each"
     )
-    if len(at_work.goals.names) > 1 and options.pruner != "none":
-        at_work.shown.say("trials are not pruned: the study has several goals")
-    if note := samplers.limits(options.sampler, at_work.space):
-        at_work.shown.say(note)
+    if len(runner.goals.names) > 1 and options.pruner != "none":
+        runner.display.say("trials are not pruned: the study has several goals")
+    if note := samplers.limits(options.sampler, runner.space):
+        runner.display.say(note)
     workers = min(options.workers, options.trials)
     need, room = workers * provenance.peak_memory_mb(), _free_memory_mb()
     if need > room:
-        at_work.shown.say(
+        runner.display.say(
             f"warning: {workers} workers may need {need:,.0f} MB of memory, but only {room:,.0f} MB are free"
         )
 

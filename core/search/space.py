@@ -27,7 +27,7 @@ from core.experiment import Experiment
 
 @dataclass(frozen=True)
 class Float:
-    """A real number from low to high, both included; log: evenly by magnitude; step: only low, low + step, ..."""
+    """A real number from low to high, both included. log: sample in the log domain.  step: only low, low + step, ..."""
 
     low: float
     high: float
@@ -44,7 +44,7 @@ class Float:
 
 @dataclass(frozen=True)
 class Int:
-    """An integer from low to high, both included; log: evenly by magnitude; step: only low, low + step, ..."""
+    """An integer from low to high, both included. log: sample in the log domain.  step: only low, low + step, ..."""
 
     low: int
     high: int
@@ -61,10 +61,10 @@ class Int:
 
 
 class Choice:
-    """One of several values: numbers, texts, None, parts, tuples of them. Each is recorded by its label; parts by
-    their classes alone if these differ.
+    """One of several values: numbers, texts, None, parts, or tuples of them.
 
-    within: label or class name of an option -> the space of its own fields, searched only where it is chosen.
+    Each option is recorded by its label; parts are recorded by the names of their classes if these differ.
+    within: label or class name of an option -> the space of its own fields, searched only if the option is chosen.
     """
 
     def __init__(self, *options: Any, within: Mapping[str, Space] | None = None):
@@ -79,7 +79,7 @@ class Choice:
         return f"Choice({'; '.join(self.words)})"
 
     def below(self, chosen: str) -> Iterator[tuple[str, Space]]:
-        """(key, space) of each sub-space that goes with the option of this label."""
+        """Yield (key, space) for each sub-space of the option with this label."""
         for key, space in self.within.items():
             if key in (chosen, type(self.options[chosen]).__name__):
                 yield key, space
@@ -89,16 +89,17 @@ Dimension = Float | Int | Choice
 Space = Mapping[str, Dimension]
 
 
-def changes(space: Space, ask: Callable[[str, Dimension], Any]) -> dict[str, Any]:
-    """Dotted name -> value, for `Experiment.but`. ask: (name, dimension) -> a number, or the label of an option.
+def changes(space: Space, suggest: Callable[[str, Dimension], Any]) -> dict[str, Any]:
+    """Returns dotted name -> value, for `Experiment.but`.
 
-    A dimension of a sub-space is called `optimizer.lr (SGD)`, since AdamW's is another one.
+    suggest: (name, dimension) -> a number, or the label of an option. A dimension of a sub-space has the name of its
+    option in parentheses, such as `optimizer.lr (SGD)`: the learning rate of AdamW is another dimension.
     """
-    return dict(_walk(space, "", "", ask))
+    return dict(_walk(space, "", "", suggest))
 
 
 def dimensions(space: Space) -> dict[str, Dimension]:
-    """Name -> dimension, of sub-spaces too."""
+    """Returns name -> dimension, including the dimensions of sub-spaces."""
     found: dict[str, Dimension] = {}
 
     def note(inner: Space, prefix: str, suffix: str) -> None:
@@ -113,7 +114,7 @@ def dimensions(space: Space) -> dict[str, Dimension]:
 
 
 def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
-    """Name -> the number or label that the declaration itself has, where the space holds it."""
+    """Returns name -> number or label of the declaration itself, for the dimensions that contain its value."""
     found: dict[str, Any] = {}
 
     def visit(inner: Space, prefix: str, suffix: str) -> None:
@@ -137,12 +138,12 @@ def declared(space: Space, experiment: Experiment) -> dict[str, Any]:
 
 
 def changes_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes that a trial's parameters (name -> number or label) describe."""
+    """Returns the changes that the parameters of a trial (name -> number or label) describe."""
     return changes(space, lambda name, dimension: params[name])
 
 
 def check(space: Space, experiment: Experiment) -> None:
-    """Raises UserError with every error of a space."""
+    """Check a space around a declaration. Raises UserError with every error in it."""
     if not isinstance(space, Mapping):
         raise UserError([f"SPACE: should be a dictionary, name -> Float, Int or Choice (got a {type(space).__name__})"])
     wrong: list[str] = []
@@ -161,7 +162,7 @@ def check(space: Space, experiment: Experiment) -> None:
 
 
 def label(value: Any) -> str:
-    """A readable name of an option: 0.1, none, CrossEntropy(label_smoothing=0.1), random_crop + mixup."""
+    """Returns a readable name of an option: 0.1, none, CrossEntropy(label_smoothing=0.1), random_crop + mixup."""
     if isinstance(value, Part):
         fields = [f"{name}={label(item)}" for name, item in value if _differs(value, name, item)]
         return type(value).__name__ + (f"({', '.join(fields)})" if fields else "")
@@ -174,32 +175,34 @@ def label(value: Any) -> str:
 
 
 def text(space: Space) -> dict[str, str]:
-    """Name -> dimension as text, by which two spaces are compared."""
+    """Returns name -> dimension as text; two spaces are the same if their texts are equal."""
     return {name: str(dimension) for name, dimension in dimensions(space).items()}
 
 
-def _walk(space: Space, prefix: str, suffix: str, ask: Callable[[str, Dimension], Any]) -> Iterator[tuple[str, Any]]:
+def _walk(
+    space: Space, prefix: str, suffix: str, suggest: Callable[[str, Dimension], Any]
+) -> Iterator[tuple[str, Any]]:
     for field, dimension in space.items():
-        answer = ask(f"{prefix}{field}{suffix}", dimension)
+        value = suggest(f"{prefix}{field}{suffix}", dimension)
         if not isinstance(dimension, Choice):
-            yield prefix + field, answer
+            yield prefix + field, value
             continue
-        yield prefix + field, dimension.options[answer]
-        for key, deeper in dimension.below(answer):
-            yield from _walk(deeper, f"{prefix}{field}.", f"{suffix} ({key})", ask)
+        yield prefix + field, dimension.options[value]
+        for key, deeper in dimension.below(value):
+            yield from _walk(deeper, f"{prefix}{field}.", f"{suffix} ({key})", suggest)
 
 
 def _corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Changes that between them try both ends of each range under each option, and each option."""
+    """Yield changes that together try both ends of each range with each option."""
     most = max([2, *(len(d.options) for d in dimensions(space).values() if isinstance(d, Choice))])
     for turn in range(2 * most):
 
-        def ask(name: str, dimension: Dimension, turn: int = turn) -> Any:
+        def suggest(name: str, dimension: Dimension, turn: int = turn) -> Any:
             if isinstance(dimension, Choice):
                 return list(dimension.options)[turn // 2 % len(dimension.options)]
             return dimension.high if turn % 2 else dimension.low
 
-        yield changes(space, ask)
+        yield changes(space, suggest)
 
 
 def _faults(dimension: Dimension) -> Iterator[str]:

@@ -32,7 +32,7 @@ _DRIVERS = {"postgresql": ("psycopg", "psycopg[binary]"), "mysql": ("pymysql", "
 
 
 def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
-    """The storage at a URL, or a journal file in `folder`. Raises UserError if it cannot be reached or written."""
+    """Returns the storage at a URL, or a journal file in `folder`. Raises UserError if it cannot be used."""
     if url is None:
         path = folder / FILE
         drop_torn_tail(path)  # Optuna cannot read a file with an incomplete last line
@@ -91,7 +91,8 @@ def open_study(
     """Load the latest study of this name, or create one.
 
     identity: settings that must be the same as when the study was created.  begin: called once with a new study.
-    Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises UserError if they differ.
+    Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises UserError if the settings
+    differ from those of the existing study.
     """
     pattern = re.compile(rf"{re.escape(name)}(\.\d+)?")
     latest = max(filter(pattern.fullmatch, optuna.get_all_study_names(storage)), key=_number, default=None)
@@ -119,7 +120,7 @@ def open_study(
 
 
 def attached(storage: optuna.storages.BaseStorage, study: optuna.Study, number: int) -> optuna.Trial:
-    """A trial that another process began, to resume it here."""
+    """Returns a trial that another process started, to resume it here."""
     return optuna.Trial(study, _trial_id(storage, study, number))
 
 
@@ -161,7 +162,7 @@ def _is_outage(error: Exception) -> bool:
 class _KernelLock(JournalFileOpenLock):
     """A lock that the kernel releases when its holder dies. With Optuna's lock files, the next writer waits 30 s.
 
-    Nothing is inherited but the type that JournalFileBackend takes.
+    The base class only provides the type that JournalFileBackend accepts.
     """
 
     def __init__(self, path: Path):

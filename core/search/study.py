@@ -21,7 +21,7 @@ from core.launch import Launch
 from core.randomness import key
 from core.record.journal import Journal
 from core.record.lock import is_free
-from core.runs.recorder import Heading
+from core.runs.recorder import RunInfo
 from core.runs.trained import Run
 from core.search import samplers
 from core.search.objectives import Goals
@@ -33,15 +33,13 @@ from core.search.trial import Outcome, Task, runs_by_trial
 from core.tracking.api import Mirror
 
 OWNER, ERROR, DECLARED = "owner", "error", "declaration"
-DEATHS, ROW = (
-    3,
-    5,
-)  # worker deaths in one epoch after which a trial fails; consecutive failures after which a study stops
+MAX_DEATHS = 3  # worker deaths in one epoch after which a trial fails
+MAX_FAILURES = 5  # consecutive failed trials after which the search stops
 
 
 @dataclass
-class Study:
-    """The part of a study that one parent process runs. parent: the run whose children are the trials."""
+class StudyRunner:
+    """Runs an Optuna study in one parent process. parent: the run whose children are the trials."""
 
     storage: optuna.storages.BaseStorage
     study: optuna.Study
@@ -50,11 +48,11 @@ class Study:
     launch: Launch
     options: Search
     goals: Goals
-    heading: Heading
+    info: RunInfo
     parent: Run
     mirror: Mirror
     pool: Pool
-    shown: Any
+    display: Any
     began: float = field(default_factory=time.monotonic)
     orphans: list[FrozenTrial] = field(default_factory=list)
     running: dict[int, optuna.Trial] = field(default_factory=dict)
@@ -72,30 +70,30 @@ class Study:
         self._give_up_lost()
         if not self.orphans and self._is_over() and not self._awaits_others():
             return
-        self.pool.iterate(stop, self._next, self._hear, self._proceed)
+        self.pool.iterate(stop, self._next, self._handle, self._proceed)
 
     def _proceed(self) -> bool:
-        self.shown.show(self)
+        self.display.show(self)
         self._heartbeat()
         return bool(self.pool.busy()) or self._awaits_others() or not self._is_over()
 
-    def told(self) -> list[FrozenTrial]:
-        """Trials that count: complete, pruned, or failed with an error of their own."""
+    def finished(self) -> list[FrozenTrial]:
+        """Returns the trials that count: complete, pruned, or failed with an error of their own."""
         ended = self._in_state(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return [t for t in ended if t.state != TrialState.FAIL or ERROR in t.user_attrs]
 
     def declaration(self, trial: FrozenTrial) -> Experiment:
-        """The declaration of a trial, on whichever machine it was trained."""
+        """Returns the declaration of a trial, which may have been trained on another machine."""
         if trial.user_attrs.get(DECLARED):
             return self.experiment
         return self.experiment.but(changes_of(self.space, trial.params))
 
     def now(self, trial: optuna.Trial) -> FrozenTrial:
-        """What is known of a trial by now, from other machines too."""
+        """Returns the present state of a trial in the storage, which other machines may have changed."""
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def follow(self, folder: str) -> Run:
-        """The run in this folder. It is mirrored from now on."""
+        """Returns the run in this folder, which is mirrored from now on."""
         run = Run(Path(folder))
         if self.launch.mlflow:
             self.mirror.follow(run.folder)
@@ -121,14 +119,14 @@ class Study:
 
     def _is_over(self) -> bool:
         trials = self.study.get_trials(deepcopy=False)
-        going = sum(t.state == TrialState.RUNNING for t in trials)
-        return self._is_late() or self.is_spent() or len(self.told()) + going >= self.options.trials
+        running = sum(t.state == TrialState.RUNNING for t in trials)
+        return self._is_late() or self.is_exhausted() or len(self.finished()) + running >= self.options.trials
 
-    def is_spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether a grid has no points left."""
         return self.options.sampler == "grid" and not self._in_state(TrialState.WAITING)
 
-    def is_going(self) -> bool:
+    def is_active(self) -> bool:
         """Whether trials are running or have yet to start."""
         return bool(self.running) or not self._is_over()
 
@@ -145,15 +143,15 @@ class Study:
         trial.set_user_attr(OWNER, owner())
         silent = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(self.now(trial))
         if silent is not None:
-            self.shown.say(f"trial {trial.number} retries trial {silent}, whose machine stopped responding")
+            self.display.say(f"trial {trial.number} retries trial {silent}, whose machine stopped responding")
         title = " ".join([f"trial {trial.number}", *(f"{name}={label(value)}" for name, value in chosen.items())])
-        heading = replace(self.heading, title=title, parent=self.parent.id, trial=trial.number)
+        info = replace(self.info, title=title, parent=self.parent.id, trial=trial.number)
         run = self.runs.get(trial.number)
         launch = self.placed(place)
-        return Task(trial.number, experiment.record(), launch.record(), heading, self.goals, run.id if run else None)
+        return Task(trial.number, experiment.record(), launch.record(), info, self.goals, run.id if run else None)
 
     def placed(self, place: int) -> Launch:
-        """The launch of the worker at this place, on its GPU; CPU threads are already divided."""
+        """Returns the launch options of the worker at this place, with its GPU; CPU threads are already divided."""
         import torch
 
         if self.launch.device not in ("auto", "cuda") or not torch.cuda.is_available():
@@ -161,14 +159,14 @@ class Study:
         device = place // self.options.workers_per_gpu % torch.cuda.device_count()
         return self.launch.but({"device": f"cuda:{device}"})
 
-    def _hear(self, worker: Worker, message: tuple[Any, ...]) -> None:
+    def _handle(self, worker: Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
         if kind == "run":
             self.runs[rest[0]] = self.follow(rest[1])
         elif kind == "epoch":
-            if self._is_taken(rest[0]) and worker.process.pid:
+            if self._is_taken_over(rest[0]) and worker.process.pid:
                 os.kill(worker.process.pid, signal.SIGTERM)
-            worker.send(self._verdict(*rest))
+            worker.send(self._continues(*rest))
         elif kind == "score":
             worker.send(self._is_kept(rest[1]))
         elif kind == "ended":
@@ -176,9 +174,9 @@ class Study:
             self._tell(rest[0])
         elif worker.task is not None:  # stopped by the machine, or died: another worker resumes the trial
             task, worker.task = worker.task, None
-            self._bury(task.number, kind, f"exit {rest[0]}" if kind != "stopped" else rest[1])
+            self._handle_death(task.number, kind, f"exit {rest[0]}" if kind != "stopped" else rest[1])
 
-    def _verdict(self, number: int, epochs: int, value: float) -> bool:
+    def _continues(self, number: int, epochs: int, value: float) -> bool:
         """Whether the trial continues. The declaration itself is never pruned: it is the reference for the others."""
         trial = self.running[number]
         now = self.now(trial)
@@ -190,20 +188,20 @@ class Study:
             except optuna.exceptions.UpdateFinishedTrialError:  # another machine has taken it over just now
                 return True
             self.deaths.pop(number, None)
-        spared = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.experiment.epochs  # nothing is left to save
-        return spared or not trial.should_prune()
+        exempt = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.experiment.epochs  # no epochs left to save
+        return exempt or not trial.should_prune()
 
     def _is_kept(self, scores: list[float]) -> bool:
         if len(self.goals.names) > 1:
             return self.options.keep > 0
-        raise_ = self.goals.larger_is_better(self.goals.names[0])
+        maximize = self.goals.larger_is_better(self.goals.names[0])
         others = [t.value for t in self._in_state(TrialState.COMPLETE) if t.value is not None]
-        better = sum((other > scores[0]) if raise_ else (other < scores[0]) for other in others)
+        better = sum((other > scores[0]) if maximize else (other < scores[0]) for other in others)
         return better < self.options.keep
 
     def _tell(self, outcome: Outcome) -> None:
-        if self._is_taken(outcome.number):
-            self._let_go(outcome.number)
+        if self._is_taken_over(outcome.number):
+            self._discard(outcome.number)
             return
         trial = self.running[outcome.number]
         try:
@@ -213,64 +211,64 @@ class Study:
             else:
                 frozen = self.study.tell(trial, outcome.scores, state=TrialState.PRUNED if outcome.pruned else None)
         except optuna.exceptions.UpdateFinishedTrialError:  # another machine has taken it over just now
-            self._let_go(outcome.number)
+            self._discard(outcome.number)
             return
         del self.running[outcome.number]
         if outcome.error is None:
             self.failures.clear()
         else:
             self.failures.append(outcome.error)
-        self.shown.ended(self, frozen)
-        if len(self.failures) == ROW:
-            raise Failing(f"{ROW} consecutive trials failed, the last one with: {outcome.error}")
+        self.display.ended(self, frozen)
+        if len(self.failures) == MAX_FAILURES:
+            raise Failing(f"{MAX_FAILURES} consecutive trials failed, the last one with: {outcome.error}")
 
-    def _bury(self, number: int, kind: str, how: str) -> None:
-        if self._is_taken(number):
-            self._let_go(number)
+    def _handle_death(self, number: int, kind: str, how: str) -> None:
+        if self._is_taken_over(number):
+            self._discard(number)
             return
-        self.deaths[number] = self.deaths.get(number, 0) + (kind != "unbegun")
-        if self.deaths[number] == DEATHS:
-            error = f"its worker died {DEATHS} times ({how})"
+        self.deaths[number] = self.deaths.get(number, 0) + (kind != "not started")
+        if self.deaths[number] == MAX_DEATHS:
+            error = f"its worker died {MAX_DEATHS} times ({how})"
             self._close(number, "FAILED", error)
             self._tell(Outcome(number, error=error))
             return
-        self.shown.say(f"trial {number}: its worker exited ({how}); another worker resumes the trial")
+        self.display.say(f"trial {number}: its worker exited ({how}); another worker resumes the trial")
         self.orphans.append(self.now(self.running.pop(number)))
 
     def _heartbeat(self) -> None:
         if time.monotonic() - self.last_beat > HEARTBEAT / 2:
             self.last_beat = time.monotonic()
-            beat(self.storage, self.study, [*self.running, *(trial.number for trial in self._nobodys())])
+            beat(self.storage, self.study, [*self.running, *(trial.number for trial in self._without_owner())])
 
-    def _nobodys(self) -> list[FrozenTrial]:
+    def _without_owner(self) -> list[FrozenTrial]:
         """Trials whose machine died before it recorded itself as the owner: a heartbeat starts their grace period."""
-        going = [t for t in self._in_state(TrialState.RUNNING) if OWNER not in t.user_attrs]
-        fresh = [t for t in going if t.number not in self.seen]
+        running = [t for t in self._in_state(TrialState.RUNNING) if OWNER not in t.user_attrs]
+        fresh = [t for t in running if t.number not in self.seen]
         self.seen |= {t.number for t in fresh}
         return fresh
 
     def _awaits_others(self) -> bool:
         """Whether other machines run trials, which have to be retried here if such a machine dies."""
-        going = [t for t in self._in_state(TrialState.RUNNING) if t.number not in self.running]
-        if not going or not has_heartbeats(self.storage) or self._is_late():
+        running = [t for t in self._in_state(TrialState.RUNNING) if t.number not in self.running]
+        if not running or not has_heartbeats(self.storage) or self._is_late():
             return False
         if not self.waiting:
             self.waiting = True
-            self.shown.say(f"waiting for trials of other machines: {', '.join(str(t.number) for t in going)}")
+            self.display.say(f"waiting for trials of other machines: {', '.join(str(t.number) for t in running)}")
         return True
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
-        """Whether this trial is one too many, because two machines asked at the same time: the later one gives way."""
-        counted = [*self.told(), *self._in_state(TrialState.RUNNING)]
+        """Whether this trial exceeds the number of trials: two machines asked at the same time, and this came later."""
+        counted = [*self.finished(), *self._in_state(TrialState.RUNNING)]
         return sum(other.number < trial.number for other in counted) >= self.options.trials
 
-    def _is_taken(self, number: int) -> bool:
+    def _is_taken_over(self, number: int) -> bool:
         """Whether another machine retries the trial because this one sent no heartbeat (sleep, network failure)."""
         return self.now(self.running[number]).state.is_finished()
 
-    def _let_go(self, number: int) -> None:
+    def _discard(self, number: int) -> None:
         del self.running[number]
-        self.shown.say(f"trial {number} was taken over by another machine; the result of this machine is discarded")
+        self.display.say(f"trial {number} was taken over by another machine; the result of this machine is discarded")
 
     def _give_up_lost(self) -> None:
         """Set runs of a dead parent process to KILLED if another machine has completed their trials since."""
@@ -308,7 +306,7 @@ def owner() -> str:
 
 
 def identity(space: Space, experiment: Experiment, goals: Goals) -> dict[str, str]:
-    """The settings that identify a study: SPACE, the declaration without the fields in SPACE, and the goals."""
-    told = {f"SPACE {name}": words for name, words in text(space).items()}
-    told |= {name: str(value) for name, value in experiment.flat().items()}
-    return told | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch)"}
+    """Returns the settings that identify a study: SPACE, the declaration, and the goals, as name -> text."""
+    settings = {f"SPACE {name}": dimension for name, dimension in text(space).items()}
+    settings |= {name: str(value) for name, value in experiment.flat().items()}
+    return settings | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch)"}

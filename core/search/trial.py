@@ -15,7 +15,7 @@ from core.common.errors import UserError
 from core.experiment import Experiment
 from core.launch import Launch
 from core.record.run import PRUNED, WEIGHTS
-from core.runs.recorder import Heading, RunSpec
+from core.runs.recorder import RunInfo, RunSpec
 from core.runs.resume import reopened
 from core.runs.train import opened
 from core.runs.trained import Run
@@ -34,7 +34,7 @@ class Task:
     number: int
     declaration: dict[str, Any]
     launch: dict[str, Any]
-    heading: Heading
+    info: RunInfo
     goals: Goals
     run: str | None = None
     whole: bool = False
@@ -42,7 +42,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. scores: of each goal, if it is complete.  error: if it failed."""
+    """How a trial ended. scores: value of each goal, if it is complete.  error: message, if it failed."""
 
     number: int
     scores: list[float] | None = None
@@ -50,25 +50,28 @@ class Outcome:
     error: str | None = None
 
 
-Announce = Callable[[Run], None]
-Verdict = Callable[[int, float], bool]  # (epochs done, current value of the first goal) -> whether to continue
-Kept = Callable[[list[float]], bool]  # scores -> whether the weights are worth keeping
+OnRun = Callable[[Run], None]
+Continues = Callable[[int, float], bool]  # (epochs done, current value of the first goal) -> False to prune the trial
+KeepsWeights = Callable[[list[float]], bool]  # scores -> whether to keep the weights
 
 
-def run_trial(task: Task, run: Run | None, announce: Announce, verdict: Verdict, kept: Kept) -> Outcome:
-    """Train or resume a trial. announce: called with its run.  Raises what training raises."""
-    import_experiment(task.heading.experiment)
+def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, keeps_weights: KeepsWeights) -> Outcome:
+    """Train or resume a trial. Raises what training raises.
+
+    on_run: called with the run once it exists.  continues: called after each epoch.  keeps_weights: called at the end.
+    """
+    import_experiment(task.info.experiment)
     if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it received the result
         return _outcome(task, run)
     launch = Launch.read(task.launch)
-    spec = RunSpec(Experiment.read(task.declaration), launch, task.heading)
-    with open_runtime(launch, _Elsewhere()) as runtime:
+    spec = RunSpec(Experiment.read(task.declaration), launch, task.info)
+    with open_runtime(launch, _NoMirror()) as runtime:
         with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
             run = trainer.run
-            announce(run)
+            on_run(run)
             if task.whole:
                 trainer.to_the_end()
-            elif good := not _iterate(trainer, task, verdict) and kept(task.goals.score(run)):
+            elif good := not _iterate(trainer, task, continues) and keeps_weights(task.goals.score(run)):
                 keep_last(run.folder / CHECKPOINTS)
             else:
                 (run.folder / "artifacts" / WEIGHTS).unlink(missing_ok=True)
@@ -77,7 +80,7 @@ def run_trial(task: Task, run: Run | None, announce: Announce, verdict: Verdict,
     return _outcome(task, run)
 
 
-class _Elsewhere:
+class _NoMirror:
     """A mirror that does nothing: the parent process mirrors all runs."""
 
     def follow(self, folder: Path) -> None:
@@ -93,13 +96,13 @@ def runs_by_trial(parent: Run) -> dict[int, Run]:
     return found
 
 
-def _iterate(trainer: Trainer, task: Task, verdict: Verdict) -> bool:
+def _iterate(trainer: Trainer, task: Task, continues: Continues) -> bool:
     """Train; returns whether the trial was pruned."""
     assert trainer.journal is not None
     name = task.goals.names[0]
     with closing(trainer.events()) as events:
         for event in events:
-            if event.validation and not verdict(event.epoch + 1, _now(event.metrics, name)):
+            if event.validation and not continues(event.epoch + 1, _now(event.metrics, name)):
                 trainer.journal.write("tags", values={PRUNED: "true"})
                 return True
     return False

@@ -14,9 +14,12 @@ from core.common.errors import UserError
 
 
 def work(connection: Connection) -> None:
-    """Work until the other end is closed. Messages: ("begun",) when it has a task, ("run", number, folder), ("epoch",
-    number, epochs, value) with a reply whether to continue, ("score", number, scores) with a reply whether to keep the
-    weights, ("ended", Outcome), ("stopped", number)."""
+    """Train trials until the other end of the connection is closed.
+
+    Messages: ("started",) on receiving a task, ("run", number, folder), ("epoch", number, epochs, value) with a reply
+    whether to continue, ("score", number, scores) with a reply whether to keep the weights, ("ended", Outcome),
+    ("stopped", number, reason).
+    """
     os.setsid()  # Ctrl-C in the terminal goes to the parent, which then stops its workers
     _end_with_parent()
     from core.common.terminal import mute
@@ -30,7 +33,7 @@ def work(connection: Connection) -> None:
         except EOFError:
             return
         assert isinstance(task, Task)
-        connection.send(("begun",))
+        connection.send(("started",))
         message = _done(task, connection)
         try:
             connection.send(message)

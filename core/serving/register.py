@@ -19,7 +19,7 @@ from core.common.errors import UserError
 from core.common.text import public
 from core.record.lock import is_free
 from core.record.run import WEIGHTS, RecordedRun, holds_others
-from core.tracking.api import standing, tracking_uri
+from core.tracking.api import mirror_status, tracking_uri
 
 MOST_NAMED = 5
 NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -67,10 +67,10 @@ def register(run: RecordedRun, name: str, alias: str = "champion") -> Registered
     with _settings():
         registry.check_names(name, alias)
         found = registry.opened(run.folder)
-        before = found.pointed(name, alias)
+        before = found.version_of_alias(name, alias)
         version = found.version_of(run.id, name)
         if version is not None:
-            found.point(name, alias, version)
+            found.set_alias(name, alias, version)
             return Registered(name, alias, version, False, before)
         from core.serving.export import exported
 
@@ -97,14 +97,14 @@ def _refuse(run: RecordedRun) -> None:
     if not (run.folder / "artifacts" / WEIGHTS).exists():
         advice = f"`python -m experiments.{run.record['experiment']} --from {run.id}` trains the same declaration"
         raise UserError([f"{run.id} has no weights (most trials of a search keep none); {advice}"])
-    state = standing(run.folder)
+    state = mirror_status(run.folder)
     if not state.complete:
         where = f"MLflow at {public(tracking_uri())}"
         raise UserError([f"{run.id} is incomplete in {where} ({state.why}); to send the rest: labbook sync {run.id}"])
 
 
 def _below(parent: RecordedRun) -> str:
-    """What to do instead of registering a parent."""
+    """Advice for a parent, which cannot be registered."""
     experiment = parent.record["experiment"]
     runs = [run for run in parent.children() if run.status == "FINISHED"]
     found = sorted(run.id for run in runs if (run.folder / "artifacts" / WEIGHTS).exists())

@@ -17,18 +17,18 @@ from core.record import journal
 from core.tracking import cursor
 
 _ROOT = Path(__file__).resolve().parents[2]
-_GRACE = 5.0  # s to wait for a mirror that was asked to stop
+_GRACE = 5.0  # s to wait for a mirror to stop after SIGTERM
 
 
 def tracking_uri() -> str:
-    """$MLFLOW_TRACKING_URI, or the database that `mlflow ui` opens when it is typed in the home folder."""
+    """Returns $MLFLOW_TRACKING_URI, or the database that `mlflow ui` opens in the home folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
     path = uri.removeprefix("sqlite:///")
     return uri if path == uri or path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
 
 
 def default_uri() -> str:
-    """The database in the home folder."""
+    """Returns the URI of the database in the home folder."""
     return f"sqlite:///{paths.home()}/mlflow.db"
 
 
@@ -39,56 +39,60 @@ class Follows(Protocol):
 
 
 class Mirror:
-    """The mirror process of this invocation. No method raises because MLflow or the process fails."""
+    """The mirror process of this invocation. Its methods do not raise if MLflow or the process fails."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._told_all = True
+        self._all_announced = True
 
     def start(self) -> None:
-        """Start the process; it needs a second or two, which nobody waits for."""
+        """Start the process, without waiting until it is ready."""
         self._process = _launch(os.getpid(), patience=30.0)
 
     def follow(self, folder: Path) -> None:
-        """Mirror this run from now on; the first one starts the process."""
+        """Mirror this run from now on. The process is started if necessary."""
         if self._process is None:
             self.start()
-        self._tell(os.fsencode(folder.absolute()) + b"\n")
+        self._announce(os.fsencode(folder.absolute()) + b"\n")
 
     def finish(self, timeout: float = 30.0) -> bool:
-        """Wait up to `timeout` s until all is sent; whether it is. A mirror that needs longer is ended.
+        """Wait up to `timeout` seconds until everything is sent, then stop the process. Returns whether it was.
 
-        Every run must have its status by now.
+        All runs must have ended.
         """
         process = self._process
         if process is None:
-            return self._told_all
-        self._tell(b"\n")  # not only the end of stdin: a forked loader worker may hold the pipe open
+            return self._all_announced
+        self._announce(b"\n")  # not only the end of stdin: a forked loader worker may hold the pipe open
         with contextlib.suppress(OSError):
             _stdin(process).close()
-        return _wait(process, timeout) == 0 and self._told_all
+        return _wait(process, timeout) == 0 and self._all_announced
 
-    def _tell(self, line: bytes) -> None:
+    def _announce(self, line: bytes) -> None:
         written: int | None = 0
         if self._process is not None:
             with contextlib.suppress(OSError, ValueError):
-                written = _stdin(self._process).write(line)  # all of it or, if the mirror does not read, nothing
-        self._told_all = self._told_all and written == len(line)
+                written = _stdin(self._process).write(line)  # writes nothing if the mirror does not read
+        self._all_announced = self._all_announced and written == len(line)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How much of one run is in MLflow."""
+class MirrorStatus:
+    """How much of a run is in MLflow.
+
+    complete: the run has ended, and its whole journal is in MLflow.  waiting: number of entries not sent yet.  why: the
+    reason why it is not complete; empty if it is.  refused: entries that MLflow rejected, with the reason.
+    """
 
     run: str
-    complete: bool  # everything that the journal holds is there, and the run's end
-    waiting: int  # lines that are not there yet
-    why: str  # why it is not complete; empty if it is
-    refused: tuple[str, ...]  # what MLflow will never take, and why; the journal has it
+    complete: bool
+    waiting: int
+    why: str
+    refused: tuple[str, ...]
 
 
-def standing(folder: Path) -> Standing:
-    """Read from the run's folder alone, without asking MLflow."""
+def mirror_status(folder: Path) -> MirrorStatus:
+    """Returns the state of a run from the files in its folder, without a call to MLflow."""
     found = cursor.load(folder)
     if found is not None and found.tracking_uri != public(tracking_uri()):
         found = None
@@ -101,14 +105,15 @@ def standing(folder: Path) -> Standing:
         why = (found.problem if found else "") or "not sent to this store yet"
     else:
         why = "" if found.status in journal.ENDED else found.problem or "the run is still running"
-    return Standing(folder.name, not why, waiting, why, found.refused if found else ())
+    return MirrorStatus(folder.name, not why, waiting, why, found.refused if found else ())
 
 
-def sync(folders: Iterable[Path], patience: float = 30.0) -> list[Standing]:
-    """Send missing entries to MLflow. Returns the state of each run. Runs that another mirror holds are skipped.
+def sync(folders: Iterable[Path], patience: float = 30.0) -> list[MirrorStatus]:
+    """Send missing entries to MLflow. Returns the state of each run.
 
-    Runs that MLflow no longer knows are sent again from the beginning. Gives up once MLflow has not answered for
-    `patience` s. A run without an end whose trainer has died becomes KILLED.
+    Runs that another process is sending are skipped. Runs that were removed from MLflow are sent again from the
+    beginning. Sending stops if MLflow does not respond for `patience` seconds. A run without a final status becomes
+    KILLED if its trainer has died.
     """
     runs = [folder.absolute() for folder in folders]
     to_send = [folder for folder in runs if not held(folder) and not _is_empty(folder)]
@@ -119,11 +124,11 @@ def sync(folders: Iterable[Path], patience: float = 30.0) -> list[Standing]:
             for folder in to_send:
                 stdin.write(os.fsencode(folder) + b"\n")
         process.wait()
-    return [standing(folder) for folder in runs]
+    return [mirror_status(folder) for folder in runs]
 
 
 def held(folder: Path) -> bool:
-    """Whether a running mirror holds this run."""
+    """Whether a running mirror holds the lock of this run."""
     from filelock import FileLock, Timeout
 
     if not (folder / cursor.LOCK).exists():
@@ -136,16 +141,16 @@ def held(folder: Path) -> bool:
 
 
 def run_url(folder: Path) -> str | None:
-    """The fragment of the UI's address that shows the run's experiment as curves; None while it is not mirrored."""
+    """Returns the URL fragment of MLflow's page with the curves of the run's experiment; None if not in MLflow yet."""
     found = cursor.load(folder)
     if not found or not found.run_id:
         return None
-    # the workflow: a browser that is new to MLflow shows the menus of generative AI
+    # without a workflow type, a browser that opens MLflow for the first time shows the menus of generative AI
     return f"#/experiments/{found.experiment_id}/runs?compareRunsMode=CHART&workflowType=machine_learning"
 
 
 def _launch(parent: int, patience: float) -> subprocess.Popen[bytes] | None:
-    """The mirror's process with a raw, non-blocking stdin; None if it cannot be started."""
+    """Start the mirror process with an unbuffered, non-blocking stdin; None if it cannot be started."""
     try:
         log = paths.runs().parent / "mirror.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -156,9 +161,9 @@ def _launch(parent: int, patience: float) -> subprocess.Popen[bytes] | None:
                 stdout=output,
                 stderr=output,
                 bufsize=0,
-                cwd=_ROOT,  # `-m` looks here first, and not at a folder named core where the command was typed
+                cwd=_ROOT,  # so that `-m` does not import another folder named core
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C in the terminal is for the trainer
+                start_new_session=True,  # Ctrl-C in the terminal must reach only the trainer
             )
         os.set_blocking(_stdin(process).fileno(), False)
         return process
@@ -167,10 +172,11 @@ def _launch(parent: int, patience: float) -> subprocess.Popen[bytes] | None:
 
 
 def _environment() -> dict[str, str]:
-    patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the mirror tries again
+    # the mirror itself retries
+    timeouts = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     search = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
     return (
-        patient
+        timeouts
         | os.environ
         | {
             "LABBOOK_HOME": str(paths.home()),
@@ -188,7 +194,7 @@ def _stdin(process: subprocess.Popen[bytes]) -> Any:
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
-    """The exit status; None if the process had to be ended."""
+    """The exit status; None if the process had to be terminated."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(timeout)
     process.terminate()
@@ -201,5 +207,5 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether the journal has no event "run", without which no run can be created in MLflow."""
+    """Whether the journal has no "run" event, without which no run can be created in MLflow."""
     return not any(event["event"] == "run" for _, event in cursor.entries(folder, journal.FILE, 0))

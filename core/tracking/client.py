@@ -33,16 +33,17 @@ class Deleted(Exception):
 
 
 class Missing(Exception):
-    """MLflow does not know the run any more (its store was removed): the mirror starts over."""
+    """The run is no longer in MLflow, because its store was removed: the mirror sends it again."""
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of a store that answered. Raises what MLflow raises when it does not answer.
+    """Returns a client of a store that responds. Raises what MLflow raises if it does not.
 
-    The first use of a database creates its tables without a lock of MLflow's own: processes that start together crash.
+    MLflow creates the tables of a new database without a lock, and processes that start at the same time crash;
+    therefore a lock is held here.
     """
     if uri.startswith("sqlite:"):
-        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # a second in which nobody need wait for us
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # takes a second: before acquiring the lock
     database = _database(uri)
     with FileLock(f"{database}.lock") if database else contextlib.nullcontext():
         if database and not database.exists():
@@ -53,12 +54,12 @@ def connect(uri: str) -> MlflowClient:
 
 
 def experiment(client: MlflowClient, name: str, description: str) -> str:
-    """The id of the experiment of this name, which is created, or restored if someone had deleted it."""
+    """Returns the id of the experiment with this name, which is created or, if it was deleted, restored."""
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            # No artifact_location: a server chooses its own, and a database takes <home>/mlruns/<experiment id>,
-            # because the mirror works in the home folder.
+            # No artifact_location: a server chooses its own, and a database uses <home>/mlruns/<experiment id>,
+            # because the current folder of the mirror is the home folder.
             return client.create_experiment(name, tags={NOTE: description} if description else None)
         except MlflowException as error:
             found = client.get_experiment_by_name(name)
@@ -73,15 +74,15 @@ def experiment(client: MlflowClient, name: str, description: str) -> str:
 
 
 def find_run(client: MlflowClient, experiment_id: str, run: str) -> str | None:
-    """MLflow's id of a labbook run that an earlier mirror created. Raises Deleted."""
+    """Returns MLflow's id of a run that an earlier mirror created, or None. Raises Deleted."""
     found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run}'", ViewType.ALL, max_results=1)
     return active(found[0]) if found else None
 
 
 def create_run(client: MlflowClient, experiment_id: str, event: dict[str, Any], parent: str | None) -> str:
-    """MLflow's id of a new run for the journal's event "run"."""
+    """Create a run for the "run" event of a journal. Returns MLflow's id."""
     tags = {RUN_TAG: event["id"], NOTE: event.get("description"), "mlflow.parentRunId": parent}
-    with contextlib.suppress(Exception):  # a container may have no user database
+    with contextlib.suppress(Exception):  # the user may be unknown in a container
         tags["mlflow.user"] = getpass.getuser()
     created = client.create_run(
         experiment_id,
@@ -94,7 +95,7 @@ def create_run(client: MlflowClient, experiment_id: str, event: dict[str, Any], 
 
 
 def check_run(client: MlflowClient, run_id: str) -> None:
-    """Raises Deleted or Missing if the run takes nothing any more."""
+    """Raises Deleted or Missing if the run does not accept entries any more."""
     try:
         active(client.get_run(run_id))
     except MlflowException as error:
@@ -104,14 +105,14 @@ def check_run(client: MlflowClient, run_id: str) -> None:
 
 
 def active(run: Run) -> str:
-    """The run's id. Raises Deleted."""
+    """Returns the id of a run. Raises Deleted."""
     if run.info.lifecycle_stage == LifecycleStage.DELETED:
         raise Deleted("the run was deleted in MLflow; restore it there, then send the rest: labbook sync")
     return str(run.info.run_id)
 
 
 def permanent(error: Exception) -> bool:
-    """Whether the same call would fail for ever. Whatever looks like an outage would not."""
+    """Whether the same call would always fail. Errors that may be due to an outage are not permanent."""
     if isinstance(error, MlflowException):
         return error.error_code in _REFUSALS
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -120,7 +121,7 @@ def permanent(error: Exception) -> bool:
 
 
 def _database(uri: str) -> Path | None:
-    """The file of a sqlite URI, its folder made; None for a server."""
+    """The file of a sqlite URI, whose folder is created; None for a server."""
     if not uri.startswith("sqlite:///"):
         return None
     database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
@@ -129,13 +130,13 @@ def _database(uri: str) -> Path | None:
 
 
 def _create(database: Path) -> None:
-    """Make the database aside and put it in place whole.
+    """Create the database atomically, under a temporary name.
 
-    An `mlflow ui` that is typed just now, which knows nothing of our lock, would crash on tables half made.
+    Otherwise `mlflow ui`, which does not use the lock, would crash if it was started while the tables are created.
     """
     part = database.with_name(f"{database.name}.part")
     part.unlink(missing_ok=True)
     MlflowClient(f"sqlite:///{part}", registry_uri=f"sqlite:///{part}").search_experiments(max_results=1)
-    with contextlib.suppress(FileExistsError):  # another program has created it meanwhile, and it is kept
+    with contextlib.suppress(FileExistsError):  # keep a database that another program has created meanwhile
         os.link(part, database)
     part.unlink()

@@ -1,4 +1,4 @@
-"""How far MLflow has come with a run: mirror.json in the run's folder, and the lock of the process that sends it."""
+"""The progress of the mirror with a run, in mirror.json in the run's folder, and the lock of the sending process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.common.files import write_whole
+from core.common.files import write_atomic
 from core.record import journal
 
 FILE = "mirror.json"
@@ -22,9 +22,10 @@ _TAIL = 1 << 16
 
 @dataclass(frozen=True)
 class Record:
-    """The journal up to `journal` bytes and system.jsonl up to `system` bytes are in MLflow's run `run_id`.
+    """MLflow's run `run_id` has the first `journal` bytes of the journal and the first `system` bytes of system.jsonl.
 
-    An empty run_id says that creating the run was begun: it may exist, with the tag labbook.run.
+    If run_id is empty, a mirror has started to create the run: it may exist, with the tag labbook.run.  status: the
+    last one sent.  refused: entries that MLflow rejected, with the reason.  problem: why sending has stopped or waits.
     """
 
     tracking_uri: str
@@ -32,24 +33,27 @@ class Record:
     run_id: str = ""
     journal: int = 0
     system: int = 0
-    status: str = "RUNNING"  # what MLflow was last told
-    refused: tuple[str, ...] = ()  # what MLflow will never take, and why
-    problem: str = ""  # why the mirror is waiting or has left off
+    status: str = "RUNNING"
+    refused: tuple[str, ...] = ()
+    problem: str = ""
 
     def offset(self, file: str) -> int:
         return self.journal if file == journal.FILE else self.system
 
     def at(self, file: str, end: int) -> Record:
-        """The same, with `file` in MLflow up to byte `end`."""
+        """Returns a copy in which `file` has been sent up to byte `end`."""
         return replace(self, journal=end) if file == journal.FILE else replace(self, system=end)
 
     def with_refused(self, notes: list[str]) -> tuple[str, ...]:
-        """Each note once; bounded, for the mirror rewrites this file after every batch."""
+        """Returns the rejected entries with `notes` added, without duplicates.
+
+        Their number is limited, because this file is rewritten after every batch.
+        """
         return tuple(dict.fromkeys([*self.refused, *notes]))[:_MOST_REFUSED]
 
 
 def load(folder: Path) -> Record | None:
-    """None when no mirror has been here; a record of no store when the file is damaged (MLflow is then searched)."""
+    """Returns None if no mirror has sent this run. If the file is damaged, the URI is empty, and MLflow is searched."""
     try:
         fields = json.loads((folder / FILE).read_text())
         return Record(**fields | {"refused": tuple(fields["refused"])})
@@ -60,12 +64,12 @@ def load(folder: Path) -> Record | None:
 
 
 def save(folder: Path, record: Record) -> None:
-    """Atomic. Not fsynced: an older record after a power cut only means that some points are sent twice."""
-    write_whole(folder / FILE, json.dumps(asdict(record), indent=1))
+    """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice."""
+    write_atomic(folder / FILE, json.dumps(asdict(record), indent=1))
 
 
 def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As journal.read; but a line that is no JSON (a full disk can leave one) comes as the event "unreadable"."""
+    """Same as journal.read, but a line that is not JSON, as a full disk may leave it, becomes an "unreadable" event."""
     while True:
         try:
             for end, event in journal.read(folder, file, start):
@@ -80,12 +84,12 @@ def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str
 
 
 def waiting(folder: Path, record: Record | None) -> int:
-    """How many complete lines MLflow does not have yet."""
+    """Returns the number of complete lines that have not been sent yet."""
     return sum(1 for file in SOURCES for _ in entries(folder, file, record.offset(file) if record else 0))
 
 
 def last_event(folder: Path, file: str = journal.FILE) -> dict[str, Any] | None:
-    """The last complete line, without reading the file from its beginning; None when there is none or it is damaged."""
+    """Returns the event in the last complete line, reading only the end of the file; None without a valid one."""
     try:
         with (folder / file).open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))

@@ -1,4 +1,4 @@
-"""One run on its way into MLflow: its lock, its record, and the next batch to send."""
+"""Follower: sends one run to MLflow. It holds the lock of the run, its progress, and the next batch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Follower:
     def __init__(self, folder: Path, store_name: str):
         self.folder = folder
         self.record = Record(store_name)
-        self.saw_end = False  # the run has ended, so that nothing more will follow
-        self.left_off = False  # deleted in MLflow
+        self.saw_end = False  # the final status has been sent
+        self.deleted = False  # the run was deleted in MLflow
         self._lock = FileLock(folder / LOCK)
         self._open = False
-        self._pending: dict[str, Batch] = {}  # gathered, and to be sent again if sending failed
+        self._pending: dict[str, Batch] = {}  # gathered but not sent yet
         self._sent: dict[str, Sent] = {}
         self._system: Journal | None = None
-        self._run: dict[str, Any] = {}  # the last event "run": it knows the trainer's pid
+        self._run: dict[str, Any] = {}  # the last "run" event, which contains the pid of the trainer
 
     def hold(self) -> bool:
-        """Whether this process holds the run now; another mirror may still be sending it."""
+        """Try to acquire the lock, which another mirror may hold. Returns whether this process holds it."""
         if not self._lock.is_locked:
             try:
                 self._lock.acquire(timeout=0)
@@ -47,51 +47,51 @@ class Follower:
 
     @property
     def blocked(self) -> bool:
-        """Whether it waits for something besides its own journal: another mirror, its parent, an answer."""
-        return not self._open and not self.left_off
+        """Whether the run is waiting for another mirror, its parent run, or a response."""
+        return not self._open and not self.deleted
 
     def advance(self, client: MlflowClient) -> bool:
-        """Send one batch; False when there is none. Raises what MLflow raises: then try again later."""
-        if self.left_off:
+        """Send one batch. Returns False if there is none. Raises what MLflow raises; try again later."""
+        if self.deleted:
             return False
         try:
             return self._send_next(client) if self._open else self._begin(client)
         except store.Deleted as reason:
-            self.left_off = True
-            self.trouble(str(reason))
+            self.deleted = True
+            self.report_problem(str(reason))
             return False
         except store.Missing:
             self._keep(Record(self.record.tracking_uri))
             self._open = False
             return True
 
-    def settle(self, client: MlflowClient, stay: bool) -> bool:
-        """Once nothing more will be announced: whether this run is done with. A dead trainer's run becomes KILLED.
+    def try_to_finish(self, client: MlflowClient, stay: bool) -> bool:
+        """Returns whether the mirror is done with this run, once no more runs are announced.
 
-        A run whose trainer lives is followed on if `stay`, or else left as it is.
+        If its trainer has died, the run becomes KILLED. If its trainer is alive, the mirror is done unless `stay`.
         """
-        if self.left_off or (self._open and self.record.status in ENDED):
+        if self.deleted or (self._open and self.record.status in ENDED):
             return True
         if self.blocked:
             return False
         if _alive(self._run):
             return not stay
-        if waiting(self.folder, self.record):  # written between our last look and its death
+        if waiting(self.folder, self.record):  # entries that were written after the last batch was gathered
             return False
-        signs = [last_event(self.folder, file) for file in SOURCES]
-        client.set_terminated(self.record.run_id, "KILLED", max(sign["time"] for sign in signs if sign))
+        events = [last_event(self.folder, file) for file in SOURCES]
+        client.set_terminated(self.record.run_id, "KILLED", max(event["time"] for event in events if event))
         self._keep(replace(self.record, status="KILLED"))
         return True
 
-    def trouble(self, problem: str) -> None:
-        """Record why this run is not being sent, for `labbook sync`."""
-        problem = (problem.splitlines() or [""])[0][:200]  # a database adds its statement
+    def report_problem(self, problem: str) -> None:
+        """Record why this run is not being sent, for the output of `labbook sync`."""
+        problem = (problem.splitlines() or [""])[0][:200]  # messages of databases continue with the SQL statement
         if self._lock.is_locked and problem != self.record.problem:
             with contextlib.suppress(OSError):
                 self._keep(replace(self.record, problem=problem))
 
     def sample(self, values: Mapping[str, float]) -> None:
-        """Add the machine's load to the run, unless the run has ended."""
+        """Add system metrics to the run unless it has ended."""
         if not self._lock.is_locked or self.record.status in ENDED or _ended(self.folder):
             return
         if self._system is None:
@@ -101,7 +101,7 @@ class Follower:
         self._samples += 1
 
     def _begin(self, client: MlflowClient) -> bool:
-        """Find or create the run in MLflow; False while the journal or the parent is not ready for it."""
+        """Find or create the run in MLflow. Returns False if the journal has no "run" event, or the parent no run."""
         event = next((event for _, event in entries(self.folder, "journal.jsonl", 0) if event["event"] == "run"), None)
         if event is None:
             return False
@@ -114,9 +114,9 @@ class Follower:
         else:
             parent, refused = self._parent(event)
             if parent is None and not refused and event.get("parent"):
-                self.trouble(f"waiting for its parent {event['parent']}")
+                self.report_problem(f"waiting for its parent {event['parent']}")
                 return False
-            self._keep(record)  # from here on the run may exist: whoever comes after us has to look for it
+            self._keep(record)  # from here on, the run may exist, and another mirror has to search for it
             experiment = store.experiment(client, event["experiment"], event.get("description") or "")
             found = store.find_run(client, experiment, event["id"]) if earlier else None
             run_id = found or store.create_run(client, experiment, event, parent)
@@ -150,7 +150,7 @@ class Follower:
         return False
 
     def _parent(self, event: dict[str, Any]) -> tuple[str | None, list[str]]:
-        """(MLflow's id of the parent or None, notes): None without a note while the parent is not in MLflow yet."""
+        """(MLflow's id of the parent or None, notes). None without notes means that the parent is not in MLflow yet."""
         parent = event.get("parent")
         if not parent:
             return None, []
@@ -166,17 +166,17 @@ class Follower:
         if record.status in ENDED and self.record.status not in ENDED:
             self.saw_end = True
             if self._system is not None:
-                self._system.close(None)  # a status there would be one more line to send, after the end
+                self._system.close(None)  # a status would be another line to send after the end
                 self._system = None
         self.record = record
 
 
 def _alive(run: dict[str, Any]) -> bool:
-    """Whether the process that wrote this event "run" is running on this machine."""
+    """Whether the process that wrote this "run" event is running on this machine."""
     try:
         process = psutil.Process(run["pid"])
-        begun: float = process.create_time() * 1000
-        return bool(begun <= run["time"] + 1000 and process.status() != psutil.STATUS_ZOMBIE)
+        created: float = process.create_time() * 1000
+        return bool(created <= run["time"] + 1000 and process.status() != psutil.STATUS_ZOMBIE)
     except (KeyError, TypeError, psutil.Error):
         return False
 

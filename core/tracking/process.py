@@ -1,8 +1,8 @@
-"""The mirror's process: python -m core.tracking.process PARENT PATIENCE, with one run folder a line on stdin.
+"""The mirror process: python -m core.tracking.process PARENT PATIENCE, with the folder of a run per line on stdin.
 
-It lives until every run it was given is in MLflow and an empty line, the end of stdin or the death of the process
-PARENT said that no more will come; or until MLflow has not answered for PATIENCE seconds after that. PARENT 0 is a
-single pass for `labbook sync`, which watches nobody. Exit status 0: everything arrived.
+An empty line, the end of stdin, or the death of the process PARENT means that no more runs follow. The mirror then
+exits once every run is in MLflow, or if MLflow does not respond for PATIENCE seconds. If PARENT is 0, as in `labbook
+sync`, no process is watched. The exit status is 0 if everything was sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    os.nice(10)  # before the imports, which cost more than anything that comes after them
+    os.nice(10)  # before the imports, which take most of the CPU time
 
 from mlflow import MlflowClient
 
@@ -32,14 +32,14 @@ from core.tracking.api import tracking_uri
 from core.tracking.client import connect
 from core.tracking.follower import Follower
 
-_TICK = 0.25  # s between looks at the journals
+_TICK = 0.25  # s between two reads of the journals
 _SAMPLE_FIRST, _SAMPLE_EVERY = 2.0, 10.0
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 15.0
 
 
 @dataclass
 class Pace:
-    """One pause for all runs: when MLflow fails one of them it most likely fails the others too."""
+    """Pauses between retries, common to all runs: if MLflow fails for one of them, it probably fails for all."""
 
     pause: float = 0.0
     until: float = 0.0
@@ -54,8 +54,8 @@ class Pace:
     def failed(self, error: Exception, about: str) -> str:
         self.pause = min(_BACKOFF_MOST, self.pause * 2 or _BACKOFF_FIRST)
         self.until = time.monotonic() + self.pause
-        complaint = public(f"{type(error).__name__}: {str(error)[:500]}")  # MLflow quotes the URI
-        if complaint != self.complaint:  # an outage of days is one line
+        complaint = public(f"{type(error).__name__}: {str(error)[:500]}")  # the message may contain the URI
+        if complaint != self.complaint:  # a long outage is logged once
             say(f"{about}: {complaint}; retrying")
         self.complaint = complaint
         return complaint
@@ -63,7 +63,7 @@ class Pace:
 
 @dataclass
 class Mirror:
-    """The runs of one invocation and what is known about the other two ends: the trainer and MLflow."""
+    """Mirrors the runs of one invocation. parent: process id of the trainer, or 0.  patience: in seconds."""
 
     uri: str
     parent: int
@@ -71,19 +71,19 @@ class Mirror:
     following: list[Follower] = field(default_factory=list)
     client: MlflowClient | None = None
     pace: Pace = field(default_factory=Pace)
-    closed_at: float = 0.0  # when we learnt that no more runs will come
-    orphan: bool = False
+    closed_at: float = 0.0  # time at which the last run was announced; 0 before
+    orphan: bool = False  # whether the trainer has died
     complete: bool = True
 
     def take(self, lines: list[str]) -> None:
-        """Follow the folders that were announced; an empty line says that they were the last."""
+        """Follow the folders that were announced. An empty line means that no more follow."""
         self.following += [Follower(Path(line), public(self.uri)) for line in lines if line]
         self.orphan = self.parent != 0 and os.getppid() != self.parent
         if not self.closed_at and ("" in lines or self.orphan):
             self.closed_at = time.monotonic()
 
     def send(self) -> bool:
-        """Send one batch of every run; whether there was any, so that there may be more."""
+        """Send one batch of every run. Returns whether there was any."""
         if time.monotonic() < self.pace.until:
             return False
         sent = False
@@ -91,9 +91,9 @@ class Mirror:
             try:
                 self.client = self.client or connect(self.uri)
                 sent = self._send(run) or sent
-            except Exception as error:  # whatever it is, it must not take the other runs along
-                run.trouble(self.pace.failed(error, run.folder.name))
-                self.following.sort(key=lambda each: each is run)  # next time the others come first
+            except Exception as error:  # any error of one run must not affect the others
+                run.report_problem(self.pace.failed(error, run.folder.name))
+                self.following.sort(key=lambda each: each is run)  # next time, the others are sent first
                 return False
         return sent
 
@@ -102,15 +102,15 @@ class Mirror:
         if run.advance(self.client):
             self.pace.good()
             return True
-        if run.saw_end or (self.closed_at and run.settle(self.client, stay=self.orphan)):
+        if run.saw_end or (self.closed_at and run.try_to_finish(self.client, stay=self.orphan)):
             self.pace.good()
             run.release()
             self.following.remove(run)
-            self.complete = self.complete and run.record.status in ENDED and not run.left_off
+            self.complete = self.complete and run.record.status in ENDED and not run.deleted
         return False
 
-    def verdict(self) -> int | None:
-        """The exit status once it is time to go."""
+    def exit_status(self) -> int | None:
+        """Returns the exit status if the process should exit, otherwise None."""
         if not self.closed_at:
             return None
         if not self.following:
@@ -138,19 +138,19 @@ class Load:
             for run in runs:
                 run.sample(values)
         except Exception as error:
-            say(f"no more system metrics: {type(error).__name__}: {error}")
+            say(f"system metrics stopped: {type(error).__name__}: {error}")
             self.monitors = []
 
 
 def main(parent: int, patience: float) -> int:
-    """Mirror until done; the exit status."""
+    """Mirror runs until all are sent. Returns the exit status."""
     announced = _listen()
     _allow_many_files()
-    os.chdir(paths.home())  # a database keeps its artifacts in mlruns/ of the folder it is opened from
+    os.chdir(paths.home())  # with a database, MLflow stores artifacts in mlruns/ of the current folder
     mirror = Mirror(tracking_uri(), parent, patience)
     load = Load(system.monitors() if parent else [])
     busy = False
-    while (status := mirror.verdict()) is None:
+    while (status := mirror.exit_status()) is None:
         mirror.take(_drain(announced, 0 if busy else _TICK))
         load.sample(mirror.following)
         busy = mirror.send()
@@ -158,17 +158,17 @@ def main(parent: int, patience: float) -> int:
 
 
 def say(text: str) -> None:
-    """A line in mlruns/mirror.log, which several mirrors share."""
+    """Write a line to mlruns/mirror.log, which several mirrors share."""
     with contextlib.suppress(OSError):
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] {text}", flush=True)
 
 
 def _listen() -> queue.Queue[str]:
-    """The lines of stdin as they come, from a thread: the trainer must never wait for us to read; at the end, ""."""
+    """A queue of the lines of stdin, and "" at its end. A thread reads them, so that the trainer never has to wait."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
-        with io.FileIO(0, closefd=False) as stdin:  # unbuffered: a buffer's lock would hang the exit
+        with io.FileIO(0, closefd=False) as stdin:  # unbuffered, because the lock of a buffer would block the exit
             for line in stdin:
                 lines.put(os.fsdecode(line.rstrip(b"\n")))
         lines.put("")
@@ -178,7 +178,7 @@ def _listen() -> queue.Queue[str]:
 
 
 def _drain(lines: queue.Queue[str], wait: float) -> list[str]:
-    """What has come, after waiting for it up to `wait` seconds."""
+    """The lines in the queue, after waiting up to `wait` seconds for the first one."""
     found: list[str] = []
     with contextlib.suppress(queue.Empty):
         found.append(lines.get(timeout=wait) if wait else lines.get_nowait())
@@ -188,7 +188,7 @@ def _drain(lines: queue.Queue[str], wait: float) -> list[str]:
 
 
 def _allow_many_files() -> None:
-    """A held run costs a file, and an outage in a long search leaves hundreds of runs to hold."""
+    """Raise the limit of open files: each run holds one, and an outage may leave hundreds of runs to send."""
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -196,4 +196,4 @@ def _allow_many_files() -> None:
 
 if __name__ == "__main__":
     exit_status = main(int(sys.argv[1]), float(sys.argv[2]))
-    os._exit(exit_status)  # everything is on disk; taking mlflow's modules apart takes the trainer's time
+    os._exit(exit_status)  # everything is on disk, and a regular exit with mlflow imported takes long

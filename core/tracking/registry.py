@@ -1,4 +1,4 @@
-"""A run's model into MLflow's registry, beside the run that mirrors it: the whole of it, or nothing."""
+"""Add the model of a run to MLflow's model registry. If a step fails, the earlier ones are undone."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from core.tracking.client import RUN_TAG
 if TYPE_CHECKING:
     import torch
 
-_LONGEST = 300  # characters of what MLflow says
+_LONGEST = 300  # maximum length of a message of MLflow
 CODE = Path(__file__).with_name("served.py")
 
 
 @dataclass(frozen=True)
 class Registry:
-    """The model registry of the tracking store. mirrored: the run in that store."""
+    """The model registry of the tracking store. mirrored: progress record of the run in that store."""
 
     client: MlflowClient
     mirrored: cursor.Record
 
     def version_of(self, run: str, name: str) -> int | None:
-        """The latest version of NAME that holds this labbook run's model."""
-        with answering():
+        """Returns the latest version of a registered model that was created from this run, or None."""
+        with mlflow_errors():
             found = self.client.search_model_versions(f"tags.`{RUN_TAG}` = '{run}'")
         return max((int(each.version) for each in found if each.name == name), default=None)
 
-    def pointed(self, name: str, alias: str) -> int | None:
-        """The version to which the alias points, or None; None too if no model has this name."""
-        with answering():
+    def version_of_alias(self, name: str, alias: str) -> int | None:
+        """Returns the version to which the alias points; None if the alias or the model does not exist."""
+        with mlflow_errors():
             try:
                 aliases = self.client.get_registered_model(name).aliases
             except MlflowException as error:
@@ -64,9 +64,9 @@ class Registry:
                 return None
         return int(aliases[alias]) if alias in aliases else None
 
-    def point(self, name: str, alias: str, version: int) -> None:
+    def set_alias(self, name: str, alias: str, version: int) -> None:
         """Set the alias to this version."""
-        with answering():
+        with mlflow_errors():
             self.client.set_registered_model_alias(name, alias, str(version))
 
     def add(self, folder: Path, name: str, alias: str, tags: Mapping[str, str], step: int) -> int:
@@ -74,7 +74,7 @@ class Registry:
 
         step: epoch of the weights. Raises UserError; entries created until then are deleted again.
         """
-        with answering(), contextlib.ExitStack() as undo:
+        with mlflow_errors(), contextlib.ExitStack() as undo:
             logged = self._log(folder, tags, undo)
             if self._create(name):
                 undo.callback(_quietly, self.client.delete_registered_model, name)
@@ -83,7 +83,7 @@ class Registry:
             )
             undo.callback(_quietly, self.client.delete_model_version, name, version.version)
             self.client.set_registered_model_alias(name, alias, version.version)
-            # what mlflow.register_model notes, for the pages of the UI
+            # as mlflow.register_model does, for the pages of the UI
             noted = json.dumps([{"name": name, "version": version.version}])
             self.client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: noted})
             self.client.log_outputs(self.mirrored.run_id, [LoggedModelOutput(logged.model_id, step)])
@@ -115,7 +115,7 @@ class Registry:
 
 
 def opened(folder: Path) -> Registry:
-    """The registry of the store that holds the run in `folder`. Raises UserError."""
+    """Returns the registry of the store with the run in `folder`. Raises UserError if it is not there."""
     mirrored, uri = cursor.load(folder), tracking_uri()
     again = f"to send it: labbook sync {folder.name}"
     if mirrored is None or not mirrored.run_id:
@@ -124,7 +124,7 @@ def opened(folder: Path) -> Registry:
         client = store.connect(uri)
     except Exception as error:  # a database raises what its driver does
         raise UserError([f"MLflow at {public(uri)} does not respond: {_first_line(error)}"]) from None
-    with answering():
+    with mlflow_errors():
         try:
             store.check_run(client, mirrored.run_id)
         except store.Deleted as reason:
@@ -174,7 +174,7 @@ def save(folder: Path, program: torch.export.ExportedProgram, classes: Sequence[
 
 
 @contextlib.contextmanager
-def answering() -> Iterator[None]:
+def mlflow_errors() -> Iterator[None]:
     """Context manager that turns errors of MLflow into a UserError of one line."""
     try:
         yield
@@ -183,12 +183,12 @@ def answering() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """Without the password that the store's URI may hold."""
+    """The first line of a message, without the password that the URI of the store may contain."""
     line = (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST]
     return line.replace(tracking_uri(), public(tracking_uri()))
 
 
 def _quietly(call: Callable[..., Any], *given: Any) -> None:
-    """What failed first is what the user must hear of."""
+    """Call and ignore errors, so that the user sees the error that occurred first."""
     with contextlib.suppress(Exception):
         call(*given)

@@ -1,4 +1,4 @@
-"""Load of the machine, under the names that MLflow's page "System metrics" looks for."""
+"""System metrics, under the names that MLflow's page "System metrics" shows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
 
 def monitors() -> list[BaseMetricsMonitor]:
-    """MLflow's own monitors, those that work on this machine, ready to be sampled."""
+    """Returns those of MLflow's monitors that work on this machine."""
     found = [CPUMonitor(), DiskMonitor(), NetworkMonitor(), *_graphics()]
     sample(found)  # psutil's first CPU load is 0: it measures from one call to the next
     return found
 
 
 def sample(monitors: list[BaseMetricsMonitor]) -> dict[str, float]:
-    """Metric name -> value now."""
+    """Returns metric name -> current value."""
     values: dict[str, float] = {}
     for monitor in monitors:
         monitor.collect_metrics()
@@ -31,7 +31,7 @@ def sample(monitors: list[BaseMetricsMonitor]) -> dict[str, float]:
 
 
 def _graphics() -> Iterator[BaseMetricsMonitor]:
-    """At most one: each raises an error of its own on a machine without such a card."""
+    """Yield at most one GPU monitor: each raises an error on a machine without a GPU of its kind."""
     for kind in (GPUMonitor, ROCMMonitor):
         with contextlib.suppress(Exception):
             yield kind()

@@ -1,4 +1,4 @@
-"""From lines of a journal to calls of MLflow: gathered into batches, each sent whole before it is acknowledged."""
+"""Send the entries of a journal to MLflow in batches; progress is saved after each complete batch."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from core.tracking.cursor import Record, entries
 _MOST_METRICS, _MOST_TEXTS = 1000, 100  # in one call; MLflow's limits, as are the lengths
 _MOST_BYTES = 900_000
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
-_DIGEST_LENGTH = 8  # as MLflow's own: its table of runs shows all of it. The record has it whole
+_DIGEST_LENGTH = 8  # same as MLflow's own digests, which fit its table of runs; the record has the full digest
 _CUT = " ... (cut; whole in journal.jsonl)"
 
 
 class Sent:
-    """Which (metric, step) were sent, eight bytes each: the first entry is kept, later ones are not sent."""
+    """The set of (metric, step) that were sent, in eight bytes each: only the first entry for each is sent."""
 
     def __init__(self) -> None:
         self._steps: dict[str, array[int]] = {}
 
     def first(self, name: str, step: int) -> bool:
-        """Whether this is the first entry; from now on it has been."""
+        """Returns whether this is the first entry for the metric and step, and adds it."""
         steps = self._steps.setdefault(name, array("q"))
         at = len(steps) if not steps or step > steps[-1] else bisect_left(steps, step)
         if at < len(steps) and steps[at] == step:
@@ -45,7 +45,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Batch:
-    """Lines of `file` that end at byte `end`: either metrics, params and tags, or one event of another kind."""
+    """Entries of `file` up to byte `end`: either metrics, params and tags, or one event of another kind."""
 
     file: str
     end: int
@@ -57,13 +57,13 @@ class Batch:
 
     @property
     def trains(self) -> bool:
-        """Whether only a running run writes this; artifacts and tags may be added to an ended one."""
+        """Whether the batch was written by a running run; artifacts and tags may also be added after its end."""
         trains = self.metrics or self.params or (self.event and self.event["event"] == "run")
         return self.file == journal.FILE and bool(trains)
 
 
 def gather(folder: Path, file: str, start: int, sent: Sent) -> Batch | None:
-    """The next batch after byte `start`, or None when there is no complete line."""
+    """Returns the next batch after byte `start`, or None without a complete line."""
     batch = Batch(file, start)
     for end, event in entries(folder, file, start):
         match event["event"]:
@@ -78,7 +78,7 @@ def gather(folder: Path, file: str, start: int, sent: Sent) -> Batch | None:
             case "tags":
                 batch.tags.update(event["values"])
             case _ if batch.end > start:
-                break  # earlier lines are sent before it
+                break  # the lines before it are sent first
             case _:
                 return replace(batch, end=end, event=event)
         batch = replace(batch, end=end)
@@ -88,7 +88,7 @@ def gather(folder: Path, file: str, start: int, sent: Sent) -> Batch | None:
 
 
 def replay(folder: Path, file: str, end: int, sent: Sent) -> dict[str, Any] | None:
-    """Mark the metrics up to byte `end`, which earlier mirrors sent; the last event "run" among them."""
+    """Add the metrics up to byte `end`, which earlier mirrors sent, to `sent`. Returns the last "run" event there."""
     run = None
     for offset, event in entries(folder, file, 0):
         if offset > end:
@@ -102,15 +102,15 @@ def replay(folder: Path, file: str, end: int, sent: Sent) -> dict[str, Any] | No
 
 
 def send(client: MlflowClient, folder: Path, record: Record, batch: Batch) -> Record:
-    """The record after all of the batch arrived; what MLflow will never take is noted in it and passed over.
+    """Send a batch. Returns the new record, which names the entries that MLflow rejected; they are skipped.
 
-    Raises what MLflow raises when the batch has to be sent again (all of it may be), Deleted and Missing when the run
-    takes nothing any more.
+    Raises what MLflow raises if the batch has to be sent again, which is harmless, and Deleted or Missing if the run
+    does not accept entries any more.
     """
     failpoint("batch gathered")
     run = record.run_id
     status = record.status
-    if batch.trains and status in journal.ENDED:  # resumed
+    if batch.trains and status in journal.ENDED:  # the run was resumed
         client.update_run(run, status="RUNNING")
         status = "RUNNING"
     params = [Param(name, _cut(text, _PARAM_LENGTH)) for name, text in batch.params.items()]
@@ -132,7 +132,7 @@ def send(client: MlflowClient, folder: Path, record: Record, batch: Batch) -> Re
 
 
 def _send_all(call: Callable[[Sequence[Any]], Any], items: Sequence[Any], most: int) -> list[str]:
-    """Send in chunks; one that MLflow refuses goes again name by name, so that a bad name takes nothing with it."""
+    """Send items in chunks. If MLflow rejects a chunk, its names are sent separately, so that only bad ones fail."""
     return [note for chunk in _chunks(items, most) for note in _send_chunk(call, chunk)]
 
 
@@ -163,19 +163,19 @@ def _send_event(client: MlflowClient, folder: Path, run: str, event: dict[str, A
         case "status":
             client.update_run(run, status=event["value"])
         case "run":
-            pass  # the first created the run; a resumed run writes another
+            pass  # the first "run" event created the run; a resumed run has several
         case kind:
             return [f"event {kind} at byte {event.get('end', '?')}: unknown event"]
     return []
 
 
 def _refusal(call: Callable[[], Any]) -> str | None:
-    """Why MLflow will never take this, or None when it took it. Raises if it may take it later."""
+    """Make a call. Returns the reason if MLflow rejects it permanently, otherwise None. Raises temporary errors."""
     try:
         try:
             call()
         except MlflowException as error:
-            # Two processes that insert the same data set at once: the slower one fails once, then finds it.
+            # if two processes insert the same data set at the same time, one fails and has to try again
             if error.error_code != "BAD_REQUEST":
                 raise
             call()
@@ -199,7 +199,7 @@ def _dataset(event: dict[str, Any]) -> DatasetInput:
 
 
 def _chunks(items: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
-    """At most `most` items and about _MOST_BYTES of JSON each."""
+    """Yield chunks of at most `most` items and about _MOST_BYTES of JSON."""
     start = size = 0
     for at, item in enumerate(items):
         weight = len(json.dumps([item.key, item.value])) + 100

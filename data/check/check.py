@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
 from core.common.terminal import tell
 from core.record.run import WEIGHTS, holds_others
@@ -29,7 +29,7 @@ from data.reading.progress import say
 
 def main(words: Sequence[str]) -> int:
     """Exit status 0, or 1 if there are errors in the images. Raises UserError."""
-    parser = Words("check", __doc__)
+    parser = VerbParser("check", __doc__)
     parser.add_argument("path", type=Path, metavar="PATH", help="a folder, tar or zip of class folders")
     parser.add_argument("--run", metavar="RUN", help="also list labels that the network of this run disagrees with")
     parser.add_argument(

@@ -35,13 +35,13 @@ class Suspect:
 class Opinion:
     """The suspect labels according to a run.
 
-    suspects: sorted by decreasing confidence.  judged: number of images classified.  strange: classes of the tree that
-    are not classes of the run.
+    suspects: sorted by decreasing confidence.  classified: number of images classified.  strange: classes of the tree
+    that are not classes of the run.
     """
 
     run: str
     suspects: tuple[Suspect, ...]
-    judged: int
+    classified: int
     strange: tuple[str, ...]
 
 
@@ -69,8 +69,8 @@ def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey,
         for some, pixels in ingest.in_threads(job, ingest.batches(wanted)):
             rows += some
             probabilities = network.logits(pixels).double().softmax(dim=1).numpy()
-            mine = probabilities[np.arange(len(some)), [labels[row] for row in some]]
-            outputs.append(np.stack([probabilities.argmax(axis=1), probabilities.max(axis=1), mine], axis=1))
+            own_class = probabilities[np.arange(len(some)), [labels[row] for row in some]]
+            outputs.append(np.stack([probabilities.argmax(axis=1), probabilities.max(axis=1), own_class], axis=1))
             advance(len(some))
     answers = np.concatenate(outputs)
     given = np.array([labels[row] for row in rows])

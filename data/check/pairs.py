@@ -64,10 +64,10 @@ def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS) -> Near
     least = SAME if sides and np.median(sides) <= SMALL else ALIKE
     looked = np.zeros(len(rows), bool)
 
-    def alike(ours: np.ndarray, theirs: np.ndarray | None) -> list[Pair]:
-        pairs, count = _nearest(hashed, ours, theirs, NEAR, until)
-        if theirs is None:
-            looked[ours[:count]] = True
+    def alike(rows_a: np.ndarray, rows_b: np.ndarray | None) -> list[Pair]:
+        pairs, count = _nearest(hashed, rows_a, rows_b, NEAR, until)
+        if rows_b is None:
+            looked[rows_a[:count]] = True
         similar = correlation(images, images, pairs)
         best = sorted(zip(-similar, rows[pairs[:, 0]].tolist(), rows[pairs[:, 1]].tolist(), strict=True))
         return [
@@ -90,23 +90,26 @@ def _once(found: Survey, splits: Sequence[str]) -> np.ndarray:
 
 
 def _nearest(
-    hashed: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None, most: int, until: float
+    hashed: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray | None, most: int, until: float
 ) -> tuple[np.ndarray, int]:
-    """(pairs, count): the nearest of `theirs` for each of `ours`, if at most `most` bits differ, int64 [n, 2], and the
-    number of `ours` searched for until the time `until`.  theirs: None for the images of `ours` before each image."""
+    """(pairs, count): the nearest of `rows_b` for each of `rows_a`, if at most `most` bits differ, int64 [n, 2], and
+    the number of `rows_a` searched for until the time `until`.
+
+    rows_b: None for the images of `rows_a` before each image.
+    """
     found, start = [np.empty((0, 2), np.int64)], 0
-    others = ours if theirs is None else theirs
+    others = rows_a if rows_b is None else rows_b
     step = max(1, _COMPARED // max(1, len(others)))
-    while start < len(ours) and len(others) and time.monotonic() < until:
-        mine = hashed[ours[start : start + step]]
-        until_row = start + len(mine) if theirs is None else len(others)
-        apart = np.bitwise_count(mine[:, None] ^ hashed[others[:until_row]])
-        if theirs is None:
-            apart[:, start:][np.triu_indices(len(mine))] = 255  # excludes the image itself and later ones
+    while start < len(rows_a) and len(others) and time.monotonic() < until:
+        block = hashed[rows_a[start : start + step]]
+        until_row = start + len(block) if rows_b is None else len(others)
+        apart = np.bitwise_count(block[:, None] ^ hashed[others[:until_row]])
+        if rows_b is None:
+            apart[:, start:][np.triu_indices(len(block))] = 255  # excludes the image itself and later ones
         column = apart.argmin(axis=1)
-        near = np.flatnonzero(apart[np.arange(len(mine)), column] <= most)
-        found.append(np.stack([ours[start + near], others[column[near]]], axis=1))
-        start += len(mine)
+        near = np.flatnonzero(apart[np.arange(len(block)), column] <= most)
+        found.append(np.stack([rows_a[start + near], others[column[near]]], axis=1))
+        start += len(block)
     return np.concatenate(found), start
 
 

@@ -42,7 +42,7 @@ def verdict(every: Sequence[Finding]) -> str:
 def doubts(opinion: Opinion, names: Sequence[str]) -> Iterator[Finding]:
     """Findings about suspect labels.  names: of all images, by row."""
     caveat = f"it misses suspect labels among the images that {opinion.run} was trained on"
-    said = f"{opinion.run} disagrees with {number(len(opinion.suspects), 'label')} of {opinion.judged:,}; {caveat}"
+    said = f"{opinion.run} disagrees with {number(len(opinion.suspects), 'label')} of {opinion.classified:,}; {caveat}"
     lines = tuple(
         printable(f"{names[one.row]}: {one.label}, predicted {one.said} ({one.confidence:.1%})")
         for one in opinion.suspects

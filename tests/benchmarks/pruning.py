@@ -106,8 +106,8 @@ def main() -> None:
     if repetitions > 1:
         whole = statistics.mean(one.epochs[-1] for one in found["tpe"])
         print(f"within one standard error of tpe's: after {within(gone_on, found['tpe'])} of {whole:.0f} epochs")
-    told = ", ".join(f"{share:.2f}" for share in shares)
-    print(f"epochs of pruned TPE to random's best, of random's: {statistics.mean(shares):.2f} ({told})")
+    text = ", ".join(f"{share:.2f}" for share in shares)
+    print(f"epochs of pruned TPE to random's best, of random's: {statistics.mean(shares):.2f} ({text})")
 
 
 if __name__ == "__main__":

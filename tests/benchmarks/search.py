@@ -19,7 +19,7 @@ from core.launch import Launch
 from core.record.journal import read
 from core.search import Float
 from core.search.options import Search
-from core.search.search import Found, search
+from core.search.search import SearchResult, search
 from core.search.trial import runs_by_trial
 from experiments.digits_cnn import EXPERIMENT
 from tests.benchmarks.common import in_turn, show
@@ -29,7 +29,7 @@ TRIALS, WARM = 14, 2  # the first ones of a study wait for imports
 QUIET = Launch(mlflow=False, threads=1)
 
 
-def study(workers: int) -> tuple[Found, Path]:
+def study(workers: int) -> tuple[SearchResult, Path]:
     """A study in a home of its own."""
     home = Path(tempfile.mkdtemp(prefix="labbook-bench-"))
     with pytest.MonkeyPatch.context() as patch:

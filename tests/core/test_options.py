@@ -121,8 +121,8 @@ def test_a_usual_spelling_gets_a_hint_whose_options_exist(name):
         options(dashes + name.replace("_", "-"), "1")
     (line,) = caught.value.lines
     assert line.startswith(f"{dashes}{name}: unknown option; ")
-    told = set(re.findall(r"--([\w.]+)", line.partition(";")[2]))
-    assert told <= known | {"nproc", "gpus_per_node"}
+    named = set(re.findall(r"--([\w.]+)", line.partition(";")[2]))
+    assert named <= known | {"nproc", "gpus_per_node"}
 
 
 def test_1000_generated_mistakes_are_refused_and_the_right_spelling_named():

@@ -1,4 +1,4 @@
-"""labbook cache: told and pruned."""
+"""labbook cache: lines and pruned."""
 
 import os
 import time
@@ -20,10 +20,10 @@ def test_caches_are_listed_and_the_old_ones_go(tmp_path, home, capsys):
             for note in entry.notes:
                 os.utime(note, (time.time() - 40 * 86400,) * 2)
     assert main([]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert "new: 24 images" in told[0]
-    assert "used 40 days ago  old: 16 images" in told[1]
-    assert told[2].startswith("2 caches")
+    lines = capsys.readouterr().out.splitlines()
+    assert "new: 24 images" in lines[0]
+    assert "used 40 days ago  old: 16 images" in lines[1]
+    assert lines[2].startswith("2 caches")
     assert lately.size == sum(file.stat().st_size for file in lately.folder.iterdir())
     assert main(["--prune", "30"]) == 0
     assert "1 of 2 caches removed" in capsys.readouterr().out

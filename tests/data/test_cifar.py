@@ -75,9 +75,9 @@ def test_some_classes_alone_are_a_data_set_of_their_own(tmp_path):
 
 def test_classes_to_keep_that_are_none_are_refused_with_the_nearest(tmp_path):
     root = official_archive(cifar.TEN, tmp_path)
-    told = complaint(root, Cifar10(only=("clas03", "dog")))
-    assert "data.only: clas03 is not a class of CIFAR-10; did you mean class03" in told
-    assert "dog is not a class of CIFAR-10; choose from class00, class01" in told
+    message = complaint(root, Cifar10(only=("clas03", "dog")))
+    assert "data.only: clas03 is not a class of CIFAR-10; did you mean class03" in message
+    assert "dog is not a class of CIFAR-10; choose from class00, class01" in message
     assert "a single class; classification needs at least two" in complaint(root, Cifar10(only=("class03",)))
 
 
@@ -271,7 +271,7 @@ def test_images_in_class_folders_are_taken_too(form, tmp_path):
     assert np.array_equal(splits.test.pixels[first], noise(21))
 
 
-def test_recompressed_images_are_told_by_name(tmp_path):
+def test_recompressed_images_are_reported_by_name(tmp_path):
     source = tree(tmp_path / "source", classes=TEN, each=2)
     for path in list(source.rglob("*.png")):
         path.with_suffix(".jpg").write_bytes(encoded(noise(1), "JPEG"))

@@ -235,7 +235,7 @@ def test_two_names_of_validation_are_refused(tmp_path):
     assert "val and valid are names of the same split" in complaint(source)
 
 
-def test_all_that_is_wrong_with_a_tree_is_told_at_once(tmp_path):
+def test_all_that_is_wrong_with_a_tree_is_reported_at_once(tmp_path):
     source = tree(tmp_path / "source", classes=("cat", "dog", "owl"))
     moved("test/dog", "test/wolf")(source)
     (source / "train/ant").mkdir()

@@ -168,7 +168,7 @@ def test_spoilt_files_are_refused_by_name(case, tmp_path):
     assert expected in complaint(root)
 
 
-def test_all_spoilt_files_are_told_at_once(tmp_path):
+def test_all_spoilt_files_are_reported_at_once(tmp_path):
     root = files(tmp_path / "a", packed=False)
     for name in mnist.FILES:
         (root / name).write_bytes(b"<html>404</html>")

@@ -68,9 +68,9 @@ def test_a_missing_library_is_one_line_with_its_extra(module, extra, dataset, tm
     monkeypatch.setitem(sys.modules, module, None)
     root = tmp_path / "set"
     root.write_bytes(bytes(16) + b"\xde\xc0\xef\xbe" + bytes(500))
-    told = complaint(dataset, root)
-    assert f'the library {module}, which is not installed; install it with pip install -e ".[{extra}]"' in told
-    assert "\n" not in told
+    message = complaint(dataset, root)
+    assert f'the library {module}, which is not installed; install it with pip install -e ".[{extra}]"' in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("dataset", [Hdf5(), HuggingFace()])
@@ -177,16 +177,16 @@ def test_groups_are_splits_and_gray_and_encoded_images_decode_as_files_do(h5py, 
 def test_what_is_wrong_in_an_hdf5_is_listed_at_once(h5py, tmp_path):
     floats = h5_of(h5py, tmp_path / "a.h5", train__images=np.zeros((4, 8, 8)), train__labels=[0, 1, 0, 1],
                    test__images=pictures(0, 4), test__labels=[0, 1, 0])  # fmt: skip
-    told = complaint(Hdf5(size=8), floats)
-    assert "train/images is float64 [4, 8, 8]; store pixels as uint8" in told
-    assert "test/images has 4 images, but test/labels has 3 labels" in told
+    message = complaint(Hdf5(size=8), floats)
+    assert "train/images is float64 [4, 8, 8]; store pixels as uint8" in message
+    assert "test/images has 4 images, but test/labels has 3 labels" in message
     planes = h5_of(h5py, tmp_path / "b.h5", images=np.zeros((4, 3, 8, 8), np.uint8), labels=[0, 1, 0, 1])
     assert "store images channels last" in complaint(Hdf5(size=8), planes)
     assert "the file has no dataset nothing, it has images, labels" in complaint(Hdf5(size=8, images="nothing"), planes)
     labels = h5_of(h5py, tmp_path / "c.h5", images=pictures(0, 4), labels=[0, -1, 5, 1], classes=["a", "b"])
-    told = complaint(Hdf5(size=8), labels)
-    assert "all, index 1: label -1 is not in the range 0 to 1" in told
-    assert "all, index 2: label 5 is not in the range 0 to 1" in told
+    message = complaint(Hdf5(size=8), labels)
+    assert "all, index 1: label -1 is not in the range 0 to 1" in message
+    assert "all, index 2: label 5 is not in the range 0 to 1" in message
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file["images"] = h5py.ExternalLink("b.h5", "/images")
         file["labels"] = [0, 1, 0, 1]
@@ -198,9 +198,9 @@ def test_what_is_wrong_in_an_hdf5_is_listed_at_once(h5py, tmp_path):
     for part in (np.array([7, 8, 7, 8]).tobytes(), pictures(0, 4).tobytes()[:32]):
         assert part in whole
         (tmp_path / "g.h5").write_bytes(whole.replace(part, bytes(len(part))))
-        told = complaint(Hdf5(size=8), tmp_path / "g.h5")
-        assert "g.h5 is damaged or incomplete" in told
-        assert "\n" not in told
+        message = complaint(Hdf5(size=8), tmp_path / "g.h5")
+        assert "g.h5 is damaged or incomplete" in message
+        assert "\n" not in message
     (tmp_path / "e.h5").write_text("no HDF5")
     assert "cannot be read as an HDF5 file" in complaint(Hdf5(size=8), tmp_path / "e.h5")
     with h5py.File(tmp_path / "f.h5", "w") as file:
@@ -208,10 +208,10 @@ def test_what_is_wrong_in_an_hdf5_is_listed_at_once(h5py, tmp_path):
         for row in range(4):
             images[row] = np.frombuffer(b"broken" if row % 2 else encoded(noise(row)), np.uint8)
         file["labels"] = [0, 1, 0, 1]
-    told = complaint(Hdf5(size=8), tmp_path / "f.h5")
-    assert "2 of 4 images cannot be read" in told
-    assert "all/00000001: " in told
-    assert "all/00000003: " in told
+    message = complaint(Hdf5(size=8), tmp_path / "f.h5")
+    assert "2 of 4 images cannot be read" in message
+    assert "all/00000001: " in message
+    assert "all/00000003: " in message
 
 
 # Hugging Face
@@ -256,16 +256,16 @@ def test_a_saved_hugging_face_set_is_read_without_network_or_pickle(datasets, tm
     assert whole.digest != splits.digest
 
 
-def test_what_is_wrong_in_a_saved_set_is_told(datasets, tmp_path):
+def test_what_is_wrong_in_a_saved_set_is_reported(datasets, tmp_path):
     broken = [(b"none", 0), *rows(0, 4), (b"more", 1)]
-    told = complaint(HuggingFace(size=16), saved(datasets, tmp_path / "a", train=broken, test=rows(9, 4)))
-    assert "2 of 10 images cannot be read" in told
-    assert "train/00000000: " in told
-    assert "train/00000005: " in told
-    told = complaint(HuggingFace(size=16, images="pic", labels="image"), tmp_path / "a")
-    assert "train has no feature pic of type Image (it has image: Image, label: ClassLabel)" in told
-    assert "train has no feature image of type ClassLabel" in told
-    assert "class_encode_column('image') and save it again" in told
+    message = complaint(HuggingFace(size=16), saved(datasets, tmp_path / "a", train=broken, test=rows(9, 4)))
+    assert "2 of 10 images cannot be read" in message
+    assert "train/00000000: " in message
+    assert "train/00000005: " in message
+    message = complaint(HuggingFace(size=16, images="pic", labels="image"), tmp_path / "a")
+    assert "train has no feature pic of type Image (it has image: Image, label: ClassLabel)" in message
+    assert "train has no feature image of type ClassLabel" in message
+    assert "class_encode_column('image') and save it again" in message
     unlabeled = saved(datasets, tmp_path / "b", train=[*rows(0, 4), (encoded(noise(1)), None)], test=rows(9, 4))
     assert "train, index 4: label -1 is not in the range 0 to 1" in complaint(HuggingFace(size=16), unlabeled)
     assert "the train split is missing, the splits are test" in complaint(

@@ -85,8 +85,8 @@ def test_shards_of_the_library_itself_are_read_with_labels_as_numbers_and_in_jso
     assert not wrong
     assert [sample.label for sample in samples] == ["0", "1", "2", "3", "4", "5", "6"]
     assert "b1: no label: neither .cls nor a field label" in complaint(root, **fractions)
-    told = complaint(root, field="kind", **fractions)  # all twelve are classes, in the order of their values
-    assert "no image of 8, 9, 10, 11" in told
+    message = complaint(root, field="kind", **fractions)  # all twelve are classes, in the order of their values
+    assert "no image of 8, 9, 10, 11" in message
 
 
 def test_a_second_start_reads_no_shard_and_a_changed_one_is_noticed(tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
     )
     (root / "c.tar").write_bytes(shard(tmp_path / "whole.tar", samples(0, 4)).read_bytes()[:3000])
     packed(tree(tmp_path / "tree"), tmp_path / "d.tar.gz").rename(root / "d.tar")
-    told = complaint(root)
+    message = complaint(root)
     for line in (
         "a.tar/lost: no label: neither .cls nor a field label",
         "a.tar/two: 2 images; a sample must have exactly one",
@@ -131,13 +131,13 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
         "c.tar is damaged or incomplete",
         "d.tar is not an uncompressed tar",
     ):
-        assert line in told
+        assert line in message
     first = [("1.png", b"no image"), ("1.cls", b"cat"), ("2.png", picture(2)[:200]), ("2.cls", b"dog")]
     broken = shard(tmp_path / "broken" / "a.tar", [*first, *samples(0, 30)])
-    told = complaint(broken.parent)
-    assert "2 of 32 images cannot be read" in told
-    assert "a.tar/1.png: " in told
-    assert "a.tar/2.png: " in told
+    message = complaint(broken.parent)
+    assert "2 of 32 images cannot be read" in message
+    assert "a.tar/1.png: " in message
+    assert "a.tar/2.png: " in message
     left = WebShards(size=16, skip_unreadable=True).load(broken.parent)
     kept = [image for split in ("train", "val", "test") for image in shown(left, split)]
     assert sorted(kept) == sorted(expected(0, 30))  # places belong to the right rows once some are left out
@@ -218,9 +218,9 @@ def test_unchecked_shards_are_not_decoded_first_and_a_broken_image_ends_the_run(
     plan = Plan(30, 5, drawn=splits.train.order(5, 1))
     with pytest.raises(ImageLost) as caught:
         list(feed(plan, splits.train, CPU, None, 0).epoch(0))
-    told = explained(caught.value, "run", 0)
-    assert isinstance(told, Unfinished)
-    assert "train.tar/9.png: cannot identify image file (its shard has changed since training started" in str(told)
+    message = explained(caught.value, "run", 0)
+    assert isinstance(message, Unfinished)
+    assert "train.tar/9.png: cannot identify image file (its shard has changed since training started" in str(message)
 
 
 def words(root):
@@ -238,9 +238,9 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_says_what_it_skips(forge, tmp
     kills._wait_for(Moment(step=5), process, home, whole.seconds)
     process.kill()
     process.wait()
-    status, told = forge.run(kills.PROGRAM, "resume", env={"LABBOOK_HOME": str(home)})
-    assert status == 0, told
-    assert "images of epoch 1 that were used before the interruption" in told
+    status, output = forge.run(kills.PROGRAM, "resume", env={"LABBOOK_HOME": str(home)})
+    assert status == 0, output
+    assert "images of epoch 1 that were used before the interruption" in output
     assert not kills.outcome(home).differences(whole)
 
 

@@ -138,7 +138,7 @@ def test_columns_may_have_other_names(tmp_path):
     assert loaded(path, path_column="file", label_column="kind").classes == ("cat", "dog")
 
 
-def test_everything_wrong_with_a_table_is_told_at_once(tmp_path):
+def test_everything_wrong_with_a_table_is_reported_at_once(tmp_path):
     names = images(tmp_path, 12)
     for name in names[10:]:
         (tmp_path / name).write_bytes(b"no image")
@@ -190,7 +190,7 @@ def test_paths_that_lead_out_are_refused_unless_allowed(path, tmp_path):
         assert loaded(made, allow_outside=True).source == "table.csv: 21 images"
 
 
-def test_one_image_under_two_names_is_told(tmp_path):
+def test_one_image_under_two_names_is_reported(tmp_path):
     path = table(tmp_path)
     os.symlink(tmp_path / "images/00.png", tmp_path / "images/link.png")
     path.write_text(path.read_text() + "images/link.png,dog\n")

@@ -25,7 +25,7 @@ from unittest import mock
 
 from core.cli.help import OF_VERBS
 from core.cli.verbs import OF_AN_EXPERIMENT, VERBS
-from core.common.arguments import Words
+from core.common.arguments import VerbParser
 from core.options import parse
 
 ROOT = Path(__file__).parents[2]
@@ -137,13 +137,13 @@ class _Parsed(Exception):
 def _parsed(verb: str, words: list[str]) -> None:
     """Let the verb's own parser read the words, and nothing come of it."""
     name = f"core.cli.{verb}_" if importlib.util.find_spec(f"core.cli.{verb}_") else f"core.cli.{verb}"
-    original = Words.parse_args
+    original = VerbParser.parse_args
 
-    def stop(parser: Words, *given: object) -> None:
+    def stop(parser: VerbParser, *given: object) -> None:
         original(parser, *given)  # type: ignore[call-overload]
         raise _Parsed
 
-    with mock.patch.object(Words, "parse_args", stop):
+    with mock.patch.object(VerbParser, "parse_args", stop):
         try:
             importlib.import_module(name).main(words)
         except _Parsed:
@@ -222,17 +222,19 @@ def main(pages: list[str], whole: bool) -> None:
         train(EXPERIMENT.but({"augment": ()}), Launch(smoke=True, device="cpu", threads=1))
     for page in pages:
         with tempfile.TemporaryDirectory() as temporary:
-            told = Path(temporary) / "error.txt"
+            error_file = Path(temporary) / "error.txt"
             pid = os.fork()
             if pid == 0:
                 try:
                     run(Path(page), Path(temporary))
                 except BaseException:
-                    told.write_text(traceback.format_exc())
+                    error_file.write_text(traceback.format_exc())
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
             print("CPU", page, os.times(), file=sys.stderr)
-            errors[page] = told.read_text() if told.exists() else f"ended with status {status}" if status else ""
+            errors[page] = (
+                error_file.read_text() if error_file.exists() else f"ended with status {status}" if status else ""
+            )
     os.write(shown, json.dumps(errors).encode())
 
 

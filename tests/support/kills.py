@@ -83,10 +83,10 @@ class Outcome:
 
     def differences(self, other: Outcome) -> list[str]:
         names = sorted(self.points | other.points)
-        told = [f"points of {name}" for name in names if self.points.get(name) != other.points.get(name)]
-        told += ["weights"] if self.weights != other.weights else []
-        told += [f"artifact {name}" for name in sorted(set(self.artifacts) ^ set(other.artifacts))]
-        return told
+        differing = [f"points of {name}" for name in names if self.points.get(name) != other.points.get(name)]
+        differing += ["weights"] if self.weights != other.weights else []
+        differing += [f"artifact {name}" for name in sorted(set(self.artifacts) ^ set(other.artifacts))]
+        return differing
 
 
 def declaration(number: int) -> tuple[str, ...]:
@@ -165,15 +165,15 @@ def outcome(home: Path, seconds: float = 0.0) -> Outcome:
 
 def outcome_of(run: Run, seconds: float = 0.0) -> Outcome:
     """Of a finished run. Raises Differs where it lacks its summary."""
-    told = {name: points for name, points in run.history.items() if name not in OF_TIME_OR_SIZE}
+    history = {name: points for name, points in run.history.items() if name not in OF_TIME_OR_SIZE}
     if not (run.folder / SUMMARY).exists():
         raise Differs(f"{run.id} is FINISHED without its {SUMMARY}")
     return Outcome(
         hashlib.sha256((run.folder / "artifacts" / WEIGHTS).read_bytes()).hexdigest(),
-        {name: hashlib.sha256(repr(sorted(points.items())).encode()).hexdigest() for name, points in told.items()},
+        {name: hashlib.sha256(repr(sorted(points.items())).encode()).hexdigest() for name, points in history.items()},
         # the code's own state may change while a long proof goes on
         tuple(sorted(path for path in artifacts(run) if not path.startswith("code/"))),
-        max(told.get("step/loss", {0: 0.0})),
+        max(history.get("step/loss", {0: 0.0})),
         seconds,
     )
 
@@ -191,9 +191,9 @@ def runs(home: Path) -> list[Run]:
 def killed(start: Starter, setup: Setup, home: Path, luck: random.Random, count: int, expected: Outcome) -> list[str]:
     """finish_killed with `count` random kills, tried anew where a moment came after the end. Raises Differs."""
     for attempt in range(20):
-        told = finish_killed(start, setup, home / str(attempt), moments(luck, count, expected.steps), expected)
-        if len(told) == count:
-            return told
+        stops = finish_killed(start, setup, home / str(attempt), moments(luck, count, expected.steps), expected)
+        if len(stops) == count:
+            return stops
     raise Differs(f"{setup.words} always ended before it was killed")
 
 
@@ -202,7 +202,7 @@ def finish_killed(start: Starter, setup: Setup, home: Path, moments: Iterator[Mo
 
     A moment that the process did not live to see kills nothing and tells of nothing. Raises Differs.
     """
-    told: list[str] = []
+    stops: list[str] = []
     process = _go_on(start, setup, home)
     for each in moments:
         if process is None:
@@ -212,19 +212,19 @@ def finish_killed(start: Starter, setup: Setup, home: Path, moments: Iterator[Mo
             process.kill()
         status = _wait(process)
         if status == -signal.SIGKILL:
-            told.append(_where(home))
+            stops.append(_where(home))
         elif status:
-            raise Differs(f"after {told}, it ended with {status}:\n{process.text}")
+            raise Differs(f"after {stops}, it ended with {status}:\n{process.text}")
         process = _go_on(start, setup, home)
     while process is not None:
         status = _wait(process)
         if status:
-            raise Differs(f"after {told}, it ended with {status}:\n{process.text}")
+            raise Differs(f"after {stops}, it ended with {status}:\n{process.text}")
         process = _go_on(start, setup, home)
     differences = outcome(home).differences(expected)
     if differences:
-        raise Differs(f"after {told}: {', '.join(differences)}")
-    return told
+        raise Differs(f"after {stops}: {', '.join(differences)}")
+    return stops
 
 
 def _go_on(start: Starter, setup: Setup, home: Path) -> Process | None:

@@ -161,7 +161,7 @@ def mirror_now(*logs: Journal, patience: float = 1.0) -> int:
     """What the process does, in this process; its exit status."""
     mirror = process.Mirror(tracking_uri(), 0, patience)
     mirror.take([*(str(log.folder) for log in logs), ""])
-    while (status := mirror.verdict()) is None:
+    while (status := mirror.exit_status()) is None:
         mirror.send()
     return status
 

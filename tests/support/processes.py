@@ -36,8 +36,8 @@ def wait_for_step(home, step, run=only_run, seconds=60):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if list((home / "mlruns" / "runs").glob("*/journal.jsonl")):
-            told = journal.history(run(home).folder).get("step/loss", {0: 0})
-            if max(told) >= step:
+            history = journal.history(run(home).folder).get("step/loss", {0: 0})
+            if max(history) >= step:
                 return
         time.sleep(0.005)
     raise AssertionError(f"step {step} never came")

@@ -15,8 +15,8 @@ def digest(run: Run) -> str:
 
 def points(run: Run):
     """Every metric point that does not tell a time or a size."""
-    told = run.history
-    return {name: told[name] for name in told.keys() - set(OF_TIME_OR_SIZE)}
+    history = run.history
+    return {name: history[name] for name in history.keys() - set(OF_TIME_OR_SIZE)}
 
 
 def only_run(home) -> Run:

@@ -18,7 +18,7 @@ import psutil
 
 from core.common import paths
 from core.record import journal
-from core.tracking.api import Mirror, standing, sync
+from core.tracking.api import Mirror, mirror_status, sync
 from tests.support.mlflow_server import ROOT, Gate, Server, assert_folder_mirrored, begin, run_of, wait_for
 
 Outage = Callable[[random.Random], None]
@@ -101,7 +101,7 @@ def complete(folder: Path, timeout: float = 180) -> None:
 
     def synced() -> bool:
         sync([folder])
-        return standing(folder).complete
+        return mirror_status(folder).complete
 
     wait_for(synced, timeout)
 

@@ -208,7 +208,7 @@ def test_what_is_drawn_acts_in_its_order_as_torchvisions_operations_do(step):
     assert filled > 5
 
 
-def test_other_channels_are_told():
+def test_other_channels_are_reported():
     with pytest.raises(ValueError, match="1 or 3 channels, not 4"):
         per_image((TrivialAugment(),))(np.zeros((8, 8, 4), dtype=np.uint8), 3)
 
@@ -223,7 +223,7 @@ def test_coarse_dropout_makes_so_many_squares():
 
 
 ON_DEVICE = [
-    Translate(share=0.2),
+    Translate(fraction=0.2),
     Cutout(size=4),
     RandomErasing(p=1.0),
     RandomErasing(p=0.5, fill="noise"),
@@ -247,7 +247,7 @@ def test_steps_depend_on_key_and_index_alone_and_leave_the_batch_as_it_was(step)
 
 def test_translate_equals_moving_each_image_on_its_own():
     batch = batch_of()
-    moved, _ = Translate(share=0.2)(batch.images, batch.targets, batch.keys, CLASSES)
+    moved, _ = Translate(fraction=0.2)(batch.images, batch.targets, batch.keys, CLASSES)
     down, right = K.integers(batch.keys, "translate down", 5) - 2, K.integers(batch.keys, "translate right", 5) - 2
     assert set(down.tolist()) == set(right.tolist()) == {-2, -1, 0, 1, 2}
     for i, image in enumerate(batch.images):
@@ -261,7 +261,7 @@ def test_translate_equals_moving_each_image_on_its_own():
 
 def test_a_move_of_less_than_a_pixel_is_none():
     batch = batch_of()
-    assert torch.equal(Translate(share=0.05)(batch.images, batch.targets, batch.keys, CLASSES)[0], batch.images)
+    assert torch.equal(Translate(fraction=0.05)(batch.images, batch.targets, batch.keys, CLASSES)[0], batch.images)
 
 
 def test_crop_is_unchanged_by_sharing_its_window():
@@ -357,7 +357,7 @@ def test_each_image_is_seen_from_both_sides_in_two_epochs(seed, epoch, first):
 def test_what_comes_again_in_an_epoch_is_mirrored_at_random():
     """As sampling makes it; by a coin of its own key, so not as it was the first time."""
     places = np.repeat(np.arange(300), 2)
-    keys = K.told_apart(K.sample_keys(0, 5, places), places)
+    keys = K.distinct(K.sample_keys(0, 5, places), places)
     found = turned(0, 5, places, keys)
     assert torch.equal(found[::2], turned(0, 5, places[::2]))
     assert 100 < int((found[::2] == found[1::2]).sum()) < 200
@@ -415,7 +415,7 @@ def test_a_run_builds_its_steps_with_the_runs_seed():
         (ColorJitter, {"hue": 0.6}),
         (Rotation, {"degrees": 0}),
         (CoarseDropout, {"holes": 0}),
-        (Translate, {"share": 1.0}),
+        (Translate, {"fraction": 1.0}),
         (RandomErasing, {"scale": (0.02, 1.5)}),
         (RandomErasing, {"fill": "black"}),
     ],

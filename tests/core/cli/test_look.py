@@ -106,7 +106,7 @@ def test_small_batches_are_shown_whole(tmp_path):
     assert Image.open(tmp_path / "x.png").height == 8 + 2 * (128 + 16 + 8)
 
 
-def test_what_cannot_be_trained_is_told(tmp_path):
+def test_what_cannot_be_trained_is_reported(tmp_path):
     with pytest.raises(UserError, match="padding 8"):
         look(SHORT.but({"augment": (RandomCrop(padding=8),)}), OFFLINE, tmp_path / "x.png")
 
@@ -122,7 +122,7 @@ def test_the_sheet_needs_no_matplotlib(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         (["tiny", "--augment.random_crop.padding", "2", "--to", "x.png"], 0, "x.png"),
         (["tiny", "--variant", "plain"], 0, "look_tiny.png"),
@@ -134,7 +134,7 @@ def test_the_sheet_needs_no_matplotlib(tmp_path):
     ],
     ids=lambda value: "_".join(value)[:30] if isinstance(value, list) else "",
 )
-def test_the_command(words, status, told, tmp_path, monkeypatch, capsys):
+def test_the_command(words, status, message, tmp_path, monkeypatch, capsys):
     from core.cli.main import labbook as main
 
     monkeypatch.chdir(tmp_path)
@@ -143,5 +143,5 @@ def test_the_command(words, status, told, tmp_path, monkeypatch, capsys):
         main()
     out, err = capsys.readouterr()
     assert ended.value.code == status
-    assert told in out + err
+    assert message in out + err
     assert len(list(tmp_path.glob("*.png"))) == (status == 0 and "--help" not in words)

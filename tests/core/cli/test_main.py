@@ -69,7 +69,7 @@ def test_an_experiment_is_not_credited_with_the_runs_of_one_whose_name_begins_li
     assert list(Run.of_experiment("tiny")) == []
     with pytest.raises(UserError, match="tiny: no experiment with runs on record"):
         rows(["tiny"])
-    with pytest.raises(UserError, match="tiny: no such run"):
+    with pytest.raises(UserError, match="tiny: run not found"):
         load("tiny")
     assert load("tiny-w") == wide
     own = on_record("tiny", 2, summary(0.9))
@@ -121,7 +121,7 @@ def summary(accuracy, whole=True):
         (["ui", "--port", "x"], 2, "--port: should be an integer (got 'x')"),
         (["ui", "--port"], 2, "--port: needs a value"),
         (["synk"], 2, "did you mean sync?"),
-        (["sync", "nowhere-1"], 2, "no such run"),
+        (["sync", "nowhere-1"], 2, "run not found"),
         (["sync"], 0, "0 of 0 runs are complete"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",

@@ -30,13 +30,13 @@ from tests.support.optional import library
 
 FailedJobError = library("submitit.core.utils", extra="slurm").FailedJobError
 
-# a program that tells how it was started, and, told to stop by SIGTERM, saves, leaves with 143 and ends the next time
+# a program that records how it was started, and after SIGTERM saves, leaves with 143 and ends the next time
 STANDIN = """
 import json, os, signal, sys, time
 from pathlib import Path
 
-told, rank, (mode,) = [], os.environ.get("RANK", "0"), sys.argv[1:]
-signal.signal(signal.SIGTERM, signal.SIG_IGN if mode == "deaf" else lambda number, frame: told.append(number))
+signals, rank, (mode,) = [], os.environ.get("RANK", "0"), sys.argv[1:]
+signal.signal(signal.SIGTERM, signal.SIG_IGN if mode == "deaf" else lambda number, frame: signals.append(number))
 before = sorted(path.name for path in Path().glob("saved-*"))
 results = [path.name for path in Path(os.environ["SUBMITIT_FOLDER"]).glob("*result.pkl")]
 with open(f"starts-{rank}", "a") as file:
@@ -48,10 +48,10 @@ if mode == "fail":
 if mode == "end" or len(Path(f"starts-{rank}").read_text().splitlines()) > 1:
     sys.exit(0)
 end = time.monotonic() + 60
-while not told and time.monotonic() < end:
+while not signals and time.monotonic() < end:
     time.sleep(0.02)
 time.sleep(1.0 if rank == "0" else 0.2)
-Path(f"saved-{rank}").write_text(str(len(told)))
+Path(f"saved-{rank}").write_text(str(len(signals)))
 sys.exit(143)
 """
 
@@ -172,7 +172,7 @@ def test_two_tasks_get_their_ranks_save_once_and_go_on_together(standin):
         for name in (*RANKS, "LABBOOK_INVOCATION"):
             assert second["environment"][name] == first["environment"][name]
         assert second["saved"] == ["saved-0", "saved-1"]
-        assert f"{job.job_id}_{rank}_result.pkl" not in second["results"]  # the first round told of no end
+        assert f"{job.job_id}_{rank}_result.pkl" not in second["results"]  # the first round has no result
         assert (standin.folder / f"saved-{rank}").read_text() == "1"
 
 
@@ -260,7 +260,7 @@ def test_the_gpus_of_a_local_job(seen, asked, given, monkeypatch):
 
 # Slurm
 
-SBATCH = '#!/bin/bash\npwd > "$0.told"; env >> "$0.told"; echo Submitted batch job 4711\n'
+SBATCH = '#!/bin/bash\npwd > "$0.calls"; env >> "$0.calls"; echo Submitted batch job 4711\n'
 SCONTROL = '#!/bin/bash\nls saved-* | tr "\\n" " " > requeued\necho "$@" >> requeued\n'
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do [[ $1 == --output ]] && shift; shift; done
@@ -301,10 +301,10 @@ def test_what_sbatch_is_asked_for(slurm, capsys, monkeypatch, tmp_path):
     assert "--kill-on-bad-exit=1 --cpus-per-task=8" in command
     task = job.submission().function
     assert (task.words, task.cwd) == (("experiments.tiny", "--epochs", "3"), str(tmp_path))
-    told = capsys.readouterr().out
-    assert "job 4711 on slurm: python -m experiments.tiny --epochs 3, 8 tasks" in told
-    assert "cancel  scancel 4711" in told
-    where, *environment = (slurm / "sbatch.told").read_text().splitlines()
+    output = capsys.readouterr().out
+    assert "job 4711 on slurm: python -m experiments.tiny --epochs 3, 8 tasks" in output
+    assert "cancel  scancel 4711" in output
+    where, *environment = (slurm / "sbatch.calls").read_text().splitlines()
     assert where == str(paths.ROOT)  # where submitit's own process finds core
     assert "SLURM_NTASKS=64" not in environment
     assert "SLURM_CONF=there" in environment
@@ -330,9 +330,9 @@ def test_tasks_of_slurm_save_before_rank_0_requeues(numbers, slurm, standin, hom
         until(lambda: (standin.folder / "saved-0").exists())  # and the child is about to end, or has
         time.sleep(0.2)
     script.wait(60)
-    told = {name: standin.starts(1)[0]["environment"][name] for name in (*RANKS, "LABBOOK_INVOCATION")}
-    assert told.pop("MASTER_PORT").isdecimal()
-    assert told == {
+    given = {name: standin.starts(1)[0]["environment"][name] for name in (*RANKS, "LABBOOK_INVOCATION")}
+    assert given.pop("MASTER_PORT").isdecimal()
+    assert given == {
         "RANK": "1",
         "WORLD_SIZE": "2",
         "LOCAL_RANK": "0",
@@ -376,7 +376,7 @@ def launch(words, monkeypatch, capsys):
         ("tiny --optimizer.lrr 1", ["did you mean --optimizer.lr"]),
         ("tiny trian", ["trian"]),
         ("tiny trian --epochs 1", ["trian: unknown verb; did you mean train?"]),
-        ("tiny resume nothing", ["nothing: no such run"]),
+        ("tiny resume nothing", ["nothing: run not found"]),
         ("tiny resume", ["no interrupted run of tiny"]),
         ("tiny --nodes 2", ["--nodes: is an option of the job; write it before the name tiny"]),
         ("--epochs 2 tiny", ["--epochs: is an option of the experiment; write it after the name tiny"]),
@@ -392,7 +392,7 @@ def launch(words, monkeypatch, capsys):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_mistakes_are_told_at_once_and_nothing_is_submitted(words, messages, monkeypatch, capsys):
+def test_mistakes_are_reported_at_once_and_nothing_is_submitted(words, messages, monkeypatch, capsys):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     status, shown = launch(words.split(), monkeypatch, capsys)
     assert status == 2
@@ -402,7 +402,7 @@ def test_mistakes_are_told_at_once_and_nothing_is_submitted(words, messages, mon
     assert "Traceback" not in shown.err
 
 
-def test_without_submitit_the_way_to_it_is_told(monkeypatch, capsys):
+def test_without_submitit_the_way_to_it_is_reported(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     status, shown = launch(["tiny"], monkeypatch, capsys)
     assert status == 2
@@ -418,10 +418,10 @@ def test_help_lists_every_option_with_its_default(monkeypatch, capsys):
     assert "--hours 24.0" in shown.out
 
 
-def test_the_commands_that_are_told_are_accepted(slurm, monkeypatch):
+def test_the_commands_that_are_reported_are_accepted(slurm, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    told = USAGE + "\n".join(re.findall(r"```bash\n(.*?)```", (paths.ROOT / "README.md").read_text(), re.DOTALL))
-    commands = re.findall(r"^ *labbook launch ((?!--help)[\w-].*?)(?:  .*)?$", told, re.MULTILINE)
+    text = USAGE + "\n".join(re.findall(r"```bash\n(.*?)```", (paths.ROOT / "README.md").read_text(), re.DOTALL))
+    commands = re.findall(r"^ *labbook launch ((?!--help)[\w-].*?)(?:  .*)?$", text, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
         if "RUN" not in command:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from core.common.files import place, replacing, sha256_of, write_whole
+from core.common.files import place, replacing, sha256_of, write_atomic
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def calls(monkeypatch):
 
 def test_a_file_half_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "file.json"
-    write_whole(path, "old")
+    write_atomic(path, "old")
     with pytest.raises(TypeError), replacing(path) as stream:
         stream.writelines([b"ne", "not bytes"])
     assert path.read_text() == "old"
-    write_whole(path, "nèw")
+    write_atomic(path, "nèw")
     assert path.read_text(encoding="utf-8") == "nèw"
     assert [file.name for file in tmp_path.glob("file*")] == ["file.json"]
 
@@ -57,5 +57,5 @@ def test_a_folder_is_placed_with_what_is_in_it_on_the_disk(tmp_path, calls):
 
 
 def test_the_digest_is_that_of_the_content(tmp_path):
-    write_whole(tmp_path / "file", b"content")
+    write_atomic(tmp_path / "file", b"content")
     assert sha256_of(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()

@@ -1,4 +1,4 @@
-"""labbook compare over runs on record: what is folded together, what is told, what is refused."""
+"""labbook compare over runs on record: how runs are grouped, what is reported, what is refused."""
 
 import csv
 import re
@@ -26,14 +26,14 @@ from tests.support.records import seeds
 PLAIN = EXPERIMENT.but(VARIANTS["plain"])
 
 
-def test_seeds_are_folded_and_the_better_setting_is_told_by_how_much(lab):
+def test_seeds_are_grouped_and_the_difference_of_the_better_setting_is_reported(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965, 0.961))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954, 0.951), variant="plain")
     found = compare(*rows(["tiny"])[:1], "test/accuracy")
     assert [(group.label, len(group.values)) for group in found.groups] == [("base", 4), ("plain", 4)]
     assert {"augment", "augment.random_crop.padding", "loss.label_smoothing"} < set(found.differing)
     assert "seed" not in found.differing
-    assert found.apart == {
+    assert found.distinctive == {
         "base": "augment=random_crop, loss.label_smoothing=0.1",
         "plain": "augment=(), loss.label_smoothing=0.0",
     }
@@ -96,9 +96,9 @@ def test_many_comparisons_are_corrected(lab):
     for number, lr in enumerate((0.2, 0.3, 0.4, 0.5)):
         seeds(lab, EXPERIMENT.but({"optimizer.lr": lr}), (0.957 - 0.0001 * number, 0.9585, 0.956))
     found = compare(*rows(["tiny"])[:1], "test/accuracy", baseline="base (optimizer.lr=0.1)")
-    assert len(found.against) == 4
-    assert [one.p for one in found.against] == holm([one.difference.p for one in found.against])
-    assert max(one.p for one in found.against) > max(one.difference.p for one in found.against)
+    assert len(found.contrasts) == 4
+    assert [one.p for one in found.contrasts] == holm([one.difference.p for one in found.contrasts])
+    assert max(one.p for one in found.contrasts) > max(one.difference.p for one in found.contrasts)
 
 
 def test_by_a_field_pairs_runs_that_are_alike_in_all_else(lab):
@@ -108,8 +108,8 @@ def test_by_a_field_pairs_runs_that_are_alike_in_all_else(lab):
             seeds(lab, changed, (0.9 + epochs / 1000 + smoothing / 10, 0.91 + epochs / 1000 + smoothing / 10))
     found = compare(*rows(["tiny"])[:1], "test/accuracy", by="loss.label_smoothing")
     assert [group.label for group in found.groups] == ["loss.label_smoothing=0.1", "loss.label_smoothing=0.0"]
-    assert found.against[0].difference.n == 4
-    assert found.against[0].difference.mean == pytest.approx(-0.01)
+    assert found.contrasts[0].difference.n == 4
+    assert found.contrasts[0].difference.mean == pytest.approx(-0.01)
 
 
 def test_a_seed_that_was_run_twice_counts_once(lab):
@@ -171,7 +171,7 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
     for path in drawn:
         assert command([*words, "--picture", str(path)]) == 0
     shown = "".join(ElementTree.parse(drawn[0]).getroot().itertext())
-    for told in (
+    for text in (
         "augment=()",
         "(n\u00a0=\u00a03\u00a0of\u00a04)",
         "baseline",
@@ -180,16 +180,16 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
         "test/accuracy, %",
         "points",
     ):
-        assert told in shown, told
-    (difference,) = compare(*rows(["tiny"])[:1], "test/accuracy", baseline="plain").against
+        assert text in shown, text
+    (difference,) = compare(*rows(["tiny"])[:1], "test/accuracy", baseline="plain").contrasts
     _, right = forest_plot.forest(compare(*rows(["tiny"])[:1], "test/accuracy", baseline="plain")).axes
     lines = [[float(x) for x in line.get_xdata()] for line in right.lines]
     assert [0, 0] in lines
     assert [100 * difference.difference.low, 100 * difference.difference.high] in lines
     assert drawn[0].read_bytes() == drawn[1].read_bytes()
     assert drawn[0].stat().st_size < 50_000
-    assert forest_plot.told(drawn[0]) == forest_plot.told(drawn[2])
-    assert "95.23" in forest_plot.told(drawn[0])
+    assert forest_plot.embedded_table(drawn[0]) == forest_plot.embedded_table(drawn[2])
+    assert "95.23" in forest_plot.embedded_table(drawn[0])
     with Image.open(drawn[2]) as image:
         assert 700 < image.width < 1000
         colors = {color for _, color in image.convert("RGB").getcolors(100_000)}
@@ -197,7 +197,7 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["tiny", "--picture", "a.jpg"], "--picture a.jpg: should end in .svg or .png"),
         (["tiny", "--picture", "/nowhere/a.svg"], "/nowhere/a.svg: No such file or directory"),
@@ -210,14 +210,14 @@ def test_the_picture_shows_every_setting_and_its_difference_and_is_the_same_for_
         ([], "NAME|RUN is missing"),
     ],
 )
-def test_bad_input_is_one_message(lab, words, told, monkeypatch, capsys):
+def test_bad_input_is_one_message(lab, words, message, monkeypatch, capsys):
     seeds(lab, EXPERIMENT, (0.96, 0.962))
     seeds(lab, PLAIN, (0.95, 0.953), variant="plain")
     monkeypatch.setattr("sys.argv", ["labbook", "compare", *words])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_markdown_and_csv_of_one_setting_have_no_difference(lab):
@@ -307,6 +307,6 @@ def test_an_ignored_field_sets_nothing_apart(lab):
         ("base (epochs=50)", 3),
         ("base (epochs=30)", 3),
     ]
-    assert found.against[0].difference.paired
+    assert found.contrasts[0].difference.paired
     with pytest.raises(UserError, match=r"--ignore optimizer\.l: unknown field; did you mean optimizer\.lr"):
         compare(rows(["tiny"])[0], "test/accuracy", ignore=["optimizer.l"])

@@ -22,7 +22,7 @@ def draw(generator, n, effect=0.0, paired=True):
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
-def test_of_settings_that_are_the_same_one_in_twenty_is_told_apart(n):
+def test_of_equal_settings_one_in_twenty_differs_significantly(n):
     generator = np.random.default_rng(n)
     found = [difference(*draw(generator, n)) for _ in range(TIMES)]
     assert all(one.paired and one.n == n for one in found)

@@ -96,7 +96,7 @@ def test_every_number_has_a_bound_and_every_field_a_meaning(kind):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"optimizer": SGD(nesterov=True, momentum=0.0)}, "optimizer: nesterov requires a momentum"),
         ({"optimizer": AdamW(betas=(0.9, 1.0))}, "optimizer: betas must both be in"),
@@ -106,11 +106,11 @@ def test_every_number_has_a_bound_and_every_field_a_meaning(kind):
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_what_a_field_alone_cannot_show_is_refused_by_name_before_data_are_read(changes, told):
+def test_what_a_field_alone_cannot_show_is_refused_by_name_before_data_are_read(changes, message):
     with pytest.raises(UserError) as caught:
         check(BASE.but(changes))
     assert len(caught.value.lines) == 1
-    assert caught.value.lines[0].startswith(told)
+    assert caught.value.lines[0].startswith(message)
 
 
 @pytest.mark.parametrize("kind", CITED, ids=name_of)

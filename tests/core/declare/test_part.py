@@ -60,7 +60,7 @@ def test_steps_are_named_by_class_and_repeated_ones_numbered():
     assert changed.augment == (RandomCrop(), HorizontalFlip(), HorizontalFlip(p=0.3))
 
 
-def test_every_mistake_is_told_at_once():
+def test_every_mistake_is_reported_at_once():
     lines = mistakes(
         {
             "optimizer.lr": -1,
@@ -99,7 +99,7 @@ def test_a_part_that_is_the_default_of_one_put_in_place_by_the_same_call_is_chan
     assert "optimizer.base.lr" in line
 
 
-def test_what_a_step_named_by_its_class_lacks_is_told_by_its_own_name():
+def test_what_a_step_named_by_its_class_lacks_is_reported_by_its_own_name():
     assert mistakes({"augment": "HorizontalFlip,Albumentation"}) == ["augment.albumentation.name: is required"]
     assert mistakes({"augment": "HorizontalFlip,RandomCropp"})[0].startswith("augment: RandomCropp is not an Augment")
 
@@ -109,7 +109,7 @@ def test_of_two_parts_of_one_name_the_one_that_the_field_takes_is_suggested():
     assert "sampling.beta" not in mistakes({"sampling": "ClassBalanced", "sampling.betta": 0.9})[0]
 
 
-def test_a_mistake_among_several_numbers_is_told_of_their_field():
+def test_a_mistake_among_several_numbers_is_reported_for_their_field():
     assert mistakes({"optimizer": "Adam", "optimizer.betas": "0.9,nan"})[0].startswith("optimizer.betas: should be")
     assert mistakes({"optimizer.groups": "fc.*=nan"})[0].startswith("optimizer.groups: should be")
 

@@ -227,7 +227,7 @@ def test_one_batch_is_learnt_and_never_counts_as_a_best_result(home, capsys):
     assert run.experiment.augment == ()
 
 
-def test_what_cannot_be_learnt_is_told_with_advice(home, capsys):
+def test_what_cannot_be_learnt_is_reported_with_advice(home, capsys):
     changes = {"epochs": 2, "optimizer.lr": 1e-9, "schedule": "Constant", "model.dropout": 0.2}
     run = train(BASE.but(changes), Launch(overfit=8, **OFFLINE), "x")
     out = capsys.readouterr().out
@@ -331,7 +331,7 @@ def test_layers_are_journalled_once_an_epoch(batch_size, home, capsys):
     assert "update ratio per step" in capsys.readouterr().out
 
 
-def test_what_is_told_names_the_layers_at_the_ends():
+def test_what_is_reported_names_the_layers_at_the_ends():
     metrics = {"layer/a/dead": 0.1, "layer/b.c/dead": 0.9, "layer/a/grad_norm": 3.0}
     assert extremes(metrics) == ["fraction of dead ReLU units: 1.0e-01 (layer a) to 9.0e-01 (layer b.c)"]
 

@@ -29,7 +29,7 @@ def page(tmp_path):
     return write
 
 
-def test_numbers_are_told_anew_in_the_shape_that_stands_there(lab, page, capsys):
+def test_numbers_are_updated_in_the_format_of_the_old_ones(lab, page, capsys):
     seeds(lab, EXPERIMENT, (0.96, 0.97, 0.98))
     seeds(lab, PLAIN, (0.9, 0.91, 0.95), variant="plain")
     lab(LR, 0.5)
@@ -82,7 +82,7 @@ def test_only_whole_runs_of_todays_declaration_and_seeds_count_and_what_lacks_is
     assert path.read_text() == text.replace(">1.0<", ">96.5<")
     assert (
         "page.md:1: tiny base: 2 of 5 seeds on record (seed 2: NonFinite: step 7; seed 3: running, or "
-        "interrupted; 3 runs are of another declaration and do not count: optimizer.lr); "
+        "interrupted; 3 runs have another declaration, which differs in optimizer.lr); "
         "python -m experiments.tiny --seeds 5\n"
     ) in capsys.readouterr().out
 
@@ -94,10 +94,10 @@ def test_a_field_younger_than_a_run_counts_as_it_is_by_default(lab, page, capsys
     lab(LR, 0.5, lacking=older)
     capsys.readouterr()
     assert main([str(page(f"x {figure('tiny optimizer.lr=0.3', '1.0')}\n"))]) == 1
-    assert "0 of 1 seeds on record (3 runs are of another declaration" in capsys.readouterr().out
+    assert "0 of 1 seeds on record (3 runs have another declaration" in capsys.readouterr().out
 
 
-def test_without_any_run_the_command_is_told(page, capsys):
+def test_without_any_run_the_command_is_printed(page, capsys):
     path = page(f"x {figure('tiny variant=mlp optimizer.lr=0.2 seeds=5', '1.0 %')}\n")
     assert main([str(path)]) == 1
     assert "page.md:1: tiny mlp: 0 of 5 seeds on record; python -m experiments.tiny --variant mlp " in (
@@ -122,13 +122,13 @@ def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, pag
     assert main([str(path), "--check"]) == 1
     assert not picture.exists()
     assert main([str(path)]) == 0
-    assert "plain | 2 | 96.50 +- 6.35 % | 97.00 | baseline" in forest_plot.told(picture)
+    assert "plain | 2 | 96.50 +- 6.35 % | 97.00 | baseline" in forest_plot.embedded_table(picture)
     first = picture.stat().st_mtime_ns
     assert main([str(path)]) == 0
     assert picture.stat().st_mtime_ns == first
     lab(PLAIN, 0.5, variant="plain")
     assert main([str(path)]) == 0
-    assert "plain | 2 | 73.50" in forest_plot.told(picture)
+    assert "plain | 2 | 73.50" in forest_plot.embedded_table(picture)
     assert "page.md:1: all.svg drawn again" in capsys.readouterr().out
 
 
@@ -136,33 +136,33 @@ BAD = {
     figure("tin", "1.0"): "page.md:3: tin: unknown experiment; did you mean tiny",
     figure("tiny variant=plan", "1.0"): "page.md:3: variant plan: unknown variant; did you mean plain?",
     figure("tiny optimizer.lrr=1", "1.0"): "page.md:3: optimizer.lrr: unknown option",
-    figure("tiny seeds", "1.0"): "page.md:3: seeds: should read option=value",
-    figure("tiny --seeds=3", "1.0"): "GitHub shows a comment that holds --",
-    figure("tiny", "1.0", "test/acuracy"): "test/acuracy: no such metric; did you mean test/accuracy",
-    figure("tiny", "about ten"): "'about ten': a figure reads like 72.06 % +- 0.97",
-    figure("tiny", "1.0 +- 0.1"): "one seed has no interval; say seeds=N",
-    "<!-- figure test/accuracy: tiny -->1.0": "page.md:3: a figure should read, on one line: <!-- figure METRIC",
-    "1.0<!-- /figure -->": "page.md:3: a figure should read",
-    "<!-- picture test/accuracy: tiny -->": "page.md:3: a picture should read, on one line: ![TEXT](FILE.svg)",
-    "![a](a.gif)<!-- picture test/accuracy: tiny -->": "a.gif: a picture ends in .svg or .png",
-    "![a](no/a.svg)<!-- picture test/accuracy: tiny -->": "no/a.svg: no such folder",
-    "![a](a.svg)<!-- picture test/accuracy: tiny baseline=no -->": "baseline=no: no such variant",
-    "![a](a.svg)<!-- picture test/accuracy: tiny variant=mlp -->": "variant: a picture shows them all",
+    figure("tiny seeds", "1.0"): "page.md:3: seeds: should be option=value",
+    figure("tiny --seeds=3", "1.0"): "GitHub would show a comment with --",
+    figure("tiny", "1.0", "test/acuracy"): "test/acuracy: unknown metric; did you mean test/accuracy",
+    figure("tiny", "about ten"): "'about ten': should look like 72.06 % +- 0.97",
+    figure("tiny", "1.0 +- 0.1"): "one seed has no interval; add seeds=N",
+    "<!-- figure test/accuracy: tiny -->1.0": "page.md:3: a figure should be written on one line as <!-- figure METRIC",
+    "1.0<!-- /figure -->": "page.md:3: a figure should be written",
+    "<!-- picture test/accuracy: tiny -->": "page.md:3: a picture should be written on one line as ![TEXT](FILE.svg)",
+    "![a](a.gif)<!-- picture test/accuracy: tiny -->": "a.gif: the name of a picture should end in .svg or .png",
+    "![a](no/a.svg)<!-- picture test/accuracy: tiny -->": "no/a.svg: folder not found",
+    "![a](a.svg)<!-- picture test/accuracy: tiny baseline=no -->": "baseline=no: unknown variant",
+    "![a](a.svg)<!-- picture test/accuracy: tiny variant=mlp -->": "variant: a picture shows all variants",
 }
 
 
-@pytest.mark.parametrize(("marker", "told"), BAD.items(), ids=list(BAD.values()))
-def test_a_marker_that_says_nothing_clear_is_a_mistake_with_file_and_line(marker, told, page):
+@pytest.mark.parametrize(("marker", "message"), BAD.items(), ids=list(BAD.values()))
+def test_an_invalid_marker_is_an_error_with_file_and_line(marker, message, page):
     path = page(f"one\n\n| {marker} |\n")
     with pytest.raises(UserError) as wrong:
         main([str(path)])
-    assert told in str(wrong.value)
+    assert message in str(wrong.value)
 
 
-def test_all_mistakes_are_told_at_once_and_code_blocks_are_no_markers(page):
+def test_all_errors_are_reported_at_once_and_code_blocks_contain_no_markers(page):
     marker = figure("tiny", "1.0")
     assert markers(page(f"```text\n{marker} <!-- figure\n```\n")) == []
-    with pytest.raises(UserError, match=r"(?s)page\.md:1: it begins a line.*page\.md:2: .*no such metric"):
+    with pytest.raises(UserError, match=r"(?s)page\.md:1: GitHub does not format.*page\.md:2: .*unknown metric"):
         main([str(page(f"{marker} is raw\nx {figure('tiny', '1.0', 'speed')}\n"))])
     with pytest.raises(UserError, match=r"nowhere\.md: No such file"):
         main(["nowhere.md"])

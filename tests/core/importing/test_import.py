@@ -36,11 +36,11 @@ BASE = 1_600_000_000.0  # s since 1970
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Without a mirror: the runs that it would have been given."""
-    told = []
+    """Replaces the mirror by a list of the runs that it would have been given."""
+    sent = []
     sync = "core.tracking.api.sync"
-    monkeypatch.setattr(sync, lambda folders: told.append([folder.name for folder in folders]) or [])
-    return told
+    monkeypatch.setattr(sync, lambda folders: sent.append([folder.name for folder in folders]) or [])
+    return sent
 
 
 @pytest.fixture
@@ -110,13 +110,13 @@ def test_tensorboards_runs_keep_their_times_and_settings_and_fold_over_seeds(tmp
     assert "imported (lr=0.1)" in markdown(comparison) + as_csv(comparison)
 
 
-def test_an_event_torn_by_a_kill_is_left_out_and_said(tmp_path, home, labbook):
+def test_an_event_torn_by_a_kill_is_skipped_with_a_message(tmp_path, home, labbook):
     folder = events(tmp_path / "run", [0.8, 0.9])
     (file,) = folder.glob("*tfevents*")
     file.write_bytes(file.read_bytes()[:-5])
     status, printed = labbook("import", file)
     assert status == 0
-    assert "bytes are torn or damaged, left out" in printed
+    assert "bytes, which are incomplete or damaged" in printed
     (run,) = runs(home)
     assert run.history["train/loss"].keys() == {0}
     assert run.history["val/accuracy"].keys() == {0, 1}
@@ -197,7 +197,7 @@ def test_the_same_adds_nothing_and_what_has_grown_or_is_asked_for_otherwise_repl
     assert len(by_time) == 3
     first = by_time[None]
     assert first.tags["imported.replaced_by"] == by_time[first.id].id
-    assert {first.id, by_time[first.id].id} in [set(told) for told in offline]
+    assert {first.id, by_time[first.id].id} in [set(sent) for sent in offline]
     found, left = rows(["old"])
     assert [row.data for row in found] == ["cifar"]
     assert sum("imported again as" in line for line in left) == 2
@@ -247,32 +247,32 @@ def test_whatever_needs_a_declaration_says_that_there_is_none(tmp_path, home, la
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("", "empty"),
-        ("epoch,val_acc\n", "no row below its heads"),
-        ("epoch,val_acc\n0,good\n", "no number in it"),
+        ("", "is empty"),
+        ("epoch,val_acc\n", "contains no rows below the header"),
+        ("epoch,val_acc\n0,good\n", "contains no numbers"),
         ("a,b\n1,2\n", "no column named epoch or step"),
         ("epoch,a,a\n1,2,3\n", "several columns named a"),
         ("epoch,val_acc\n1,93.1\n", "--percent 'val_acc'"),
-        ("epoch,a\n1.5,2\n", "no number in it"),
-        ("epoch,a\n1,1_000\n", "no number in it"),
-        ("epoch,a\n1," + "9" * 200_000, "not a CSV in UTF-8: field larger than field limit"),
+        ("epoch,a\n1.5,2\n", "contains no numbers"),
+        ("epoch,a\n1,1_000\n", "contains no numbers"),
+        ("epoch,a\n1," + "9" * 200_000, "is not a CSV file in UTF-8: field larger than field limit"),
     ],
 )
-def test_a_log_that_is_none_is_refused_in_one_line(tmp_path, home, labbook, text, told):
+def test_a_file_that_is_no_log_is_refused_in_one_line(tmp_path, home, labbook, text, message):
     status, printed = labbook("import", write(tmp_path / "log.csv", text))
     assert status == 2
-    assert told in printed
+    assert message in printed
     assert not runs(home)
 
 
 def test_mistakes_name_the_word(tmp_path, home, labbook, monkeypatch):
     log = write(tmp_path / "log.csv", "epoch,val_acc,mine\n0,93.1,nan\n0,94.1,inf\n")
     (tmp_path / "none").mkdir()
-    for words, told in (
-        ((tmp_path / "gone",), "gone: no such file or folder"),
-        ((tmp_path / "none",), "neither event files of TensorBoard nor CSV logs"),
+    for words, message in (
+        ((tmp_path / "gone",), "gone: file or folder not found"),
+        ((tmp_path / "none",), "contains neither TensorBoard event files nor CSV logs"),
         ((log, "--rename", "val_ac=val/f1"), "val_ac: unknown metric; did you mean val_acc?"),
         ((log, "--rename", "mine=a//b"), "--rename mine=a//b"),
         ((log, "--rename", "mine=x", "--rename", "val_acc=x"), "several metrics would become x"),
@@ -280,11 +280,11 @@ def test_mistakes_name_the_word(tmp_path, home, labbook, monkeypatch):
         ((), "PATH is missing; usage: labbook import PATH ..."),
     ):
         status, printed = labbook("import", *words)
-        assert (status, told in printed) == (2, True), printed
+        assert (status, message in printed) == (2, True), printed
         assert "Traceback" not in printed
     status, printed = labbook("import", log, "--percent", "val_acc", "--rename", "mine=val/mine")
     assert status == 0
-    assert "logged again at the same step: 2; the last counts" in printed
+    assert "2 values were logged again at the same step; the last one counts" in printed
     assert runs(home)[0].metrics == {"val/accuracy": pytest.approx(0.941), "val/mine": math.inf}
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
     write(tmp_path / "board" / "events.out.tfevents.1", "")
@@ -295,7 +295,7 @@ def test_a_full_disk_leaves_no_half_run(tmp_path, home, labbook, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("core.importing.writer.keep_text", full)
+    monkeypatch.setattr("core.importing.writer.log_text", full)
     status, printed = labbook("import", write(tmp_path / "a.csv", "epoch,val_acc\n1,0.5\n"))
     assert status == 2
     assert "No space left on device" in printed
@@ -334,12 +334,12 @@ def test_every_number_of_a_table_is_read_back_and_the_last_of_a_step_counts(tmp_
 def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "anything.csv"
     path.write_bytes(content)
-    told = None
+    lines = None
     try:
         assert csv_log.read(path).points
     except UserError as mistakes:
-        told = mistakes.lines
-    assert told is None or len(told) == 1
+        lines = mistakes.lines
+    assert lines is None or len(lines) == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -179,10 +179,10 @@ class TestEverySampling:
 def test_an_image_that_comes_again_is_augmented_anew():
     index = np.array([4, 2, 4, 4, 2, 7])
     keys = K.sample_keys(0, 0, index)
-    apart = K.told_apart(keys, index)
+    apart = K.distinct(keys, index)
     assert len(set(apart.tolist())) == 6
     assert np.array_equal(apart[[0, 1, 5]], keys[[0, 1, 5]])  # the first time with the key that it always has
-    assert np.array_equal(K.told_apart(keys[:2], index[:2]), keys[:2])
+    assert np.array_equal(K.distinct(keys[:2], index[:2]), keys[:2])
     images = images_of(30, 2)
     plan = Plan(32, 8, 0, drawn=ClassBalanced().over(images, 2, 8))
     for batches in (feed(plan, images, CPU), feed(plan, images, CPU, resident=False, workers=0)):
@@ -190,21 +190,21 @@ def test_an_image_that_comes_again_is_augmented_anew():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"sampling": Weighted(weights=(1, 2))}, "2 weights for 4 classes"),
         ({"sampling": Weighted(weights=(1, 2, 3, 4)), "limit": 3}, "has a weight but no training images"),
     ],
     ids=["too_few", "absent"],
 )
-def test_weights_that_do_not_fit_are_refused(changes, told):
+def test_weights_that_do_not_fit_are_refused(changes, message):
     from core.launch import Launch
     from core.training.assemble import assemble
 
     experiment = BASE.but(changes | {"batch_size": 2})
     splits = experiment.data.load()
     splits = splits.limited(experiment.limit) if experiment.limit else splits
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         assemble(experiment, splits, Launch(device="cpu"))
 
 

@@ -242,8 +242,8 @@ def test_a_teacher_that_cannot_teach_is_refused_before_data_are_read(home):
             with pytest.raises(UserError, match=message):
                 check(BASE.but({"method": method}))
 
-    refused("nobody", r"teacher: nobody: no such run")
-    refused("", r"teacher: : no such run")
+    refused("nobody", r"teacher: nobody: run not found")
+    refused("", r"teacher: : run not found")
     killed, stripped = (home / "mlruns" / "runs" / name for name in ("killed", "stripped"))
     Journal(killed).close("KILLED")  # it may be resumed, and then its best weights change
     refused(killed, r"teacher: run killed is KILLED; the teacher must be a finished run")

@@ -120,15 +120,15 @@ def test_a_kill_before_and_after_the_thaw_changes_nothing(step, forge, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("up_to", "told"),
+    ("up_to", "message"),
     [
         ("layr3", "no module of the model is named layr3; did you mean layer3"),
         ("blocks.*", r"no module of the model is named blocks\.\*; module names: conv1, bn1"),
         ("fc", "fc freezes all parameters of the model"),
     ],
 )
-def test_a_wrong_name_is_refused_with_the_nearest(up_to, told):
-    with pytest.raises(ValueError, match=f"freeze.up_to: .*{told}"):
+def test_a_wrong_name_is_refused_with_the_nearest(up_to, message):
+    with pytest.raises(ValueError, match=f"freeze.up_to: .*{message}"):
         Freeze(up_to=up_to).of(Torchvision(name="resnet18").build(context()))
     if up_to == "layr3":
         with pytest.raises(UserError, match=r"freeze\.up_to: no module of the model is named 99"):

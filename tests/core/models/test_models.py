@@ -197,7 +197,7 @@ def test_kept_branches_are_scaled_so_that_the_mean_stays():
     torch.testing.assert_close(values[kept].square().mean().sqrt(), torch.tensor(2.0), atol=0.1, rtol=0)
 
 
-def test_torchvisions_own_stochastic_depth_is_stretched_and_its_absence_told():
+def test_torchvisions_own_stochastic_depth_is_stretched_and_its_absence_reported():
     from torchvision.ops import StochasticDepth
 
     def drops(model):
@@ -310,7 +310,7 @@ def test_the_smallest_size_is_the_smallest():
     assert not refusal(part._make, (75, 75, 3), 5)
 
 
-def test_what_does_not_fit_is_told_before_anything_is_recorded():
+def test_what_does_not_fit_is_reported_before_anything_is_recorded():
     with pytest.raises(UserError, match="inception_v3 does not support images of 8x8x1") as caught:
         train(SHORT.but({"model": Torchvision(name="inception_v3")}), OFFLINE)
     assert len(caught.value.lines) == 1
@@ -641,7 +641,7 @@ def test_a_run_records_parameters_and_flops():
     assert run.record["facts"]["flops"] == str(2 * (64 * 8 + 80))
 
 
-def test_weights_of_another_architecture_are_told_by_name():
+def test_weights_of_another_architecture_are_reported_by_name():
     network = built(CifarResNet(depth=8))
     before = copy.deepcopy(network.state_dict())
     with pytest.raises(UserError) as caught:

@@ -13,7 +13,7 @@ from core.launch import Launch
 from core.models import MLP, ResNet, SmallCNN, Torchvision
 from core.models.transfer import adapt, head_of, to_channels
 from core.record.run import WEIGHTS
-from core.runs.rerun import standing
+from core.runs.rerun import check_environment
 from core.runs.resume import resume
 from core.runs.train import train
 from core.runs.trained import load
@@ -88,7 +88,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped_and_refuses_weights_that_
     saved(path, SHORT.model.build(context()))
     with pytest.raises(UserError, match="have changed since it started"):
         resume(stopped)
-    checks = {one.what: one.differences for one in standing(whole, QUIET)}
+    checks = {one.what: one.differences for one in check_environment(whole, QUIET)}
     assert "then" in checks["weights"][0]
     path.write_bytes(kept)
     assert digest(resume(stopped)) == digest(whole)
@@ -158,21 +158,21 @@ def test_without_file_and_network_one_line_says_where_to_put_it(forge, home):
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (ResNet(weights="IMAGENET1K_V3"), "the weights IMAGENET1K_V3 do not exist; did you mean IMAGENET1K_V1"),
         (MLP(weights="IMAGENET1K_V1"), "torchvision has no weights for this network"),
         (MLP(weights="nothing.safetensors"), "the file nothing.safetensors does not exist"),
-        (MLP(weights="digits-1"), "digits-1: no such run"),
+        (MLP(weights="digits-1"), "digits-1: run not found"),
     ],
     ids=["misspelt", "not_torchvisions", "no_file", "no_run"],
 )
-def test_what_is_not_there_is_refused_by_its_field_before_data_are_read(model, told):
+def test_what_is_not_there_is_refused_by_its_field_before_data_are_read(model, message):
     with pytest.raises(UserError) as caught:
         check(BASE.but({"model": model}))
     (line,) = caught.value.lines
     assert line.startswith("model.weights: ")
-    assert told in line
+    assert message in line
 
 
 def test_weights_of_another_architecture_are_refused_with_their_names(tmp_path):

@@ -6,14 +6,14 @@ import pytest
 
 from core.common import paths
 from core.common.errors import UserError
-from core.record.journal import Journal, keep_text
+from core.record.journal import Journal, log_text
 from core.record.run import RECORD, VERSION, RecordedRun
 
 
 def on_record(name, parent=None, experiment="digits_cnn"):
     journal = Journal(paths.runs() / f"{experiment}-20260101-{name}")
     record = {"labbook": VERSION, "run": journal.run_id, "experiment": experiment, "parent": parent}
-    keep_text(journal, RECORD, json.dumps(record))
+    log_text(journal, RECORD, json.dumps(record))
     return RecordedRun(journal.folder)
 
 

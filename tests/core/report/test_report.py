@@ -32,11 +32,11 @@ from core.record.journal import Journal
 from core.report import analysis, write
 from core.report.calibration import calibration, fitted_temperature
 from core.report.cost import cost, energy
-from core.report.predictions import Answers, ask
+from core.report.predictions import Predictions, predict
 from core.report.saliency import activation_maps
 from core.report.slices import light, traits, worst_slices
 from core.runs import trainer
-from core.runs.recorder import Heading
+from core.runs.recorder import RunInfo
 from core.runs.resume import interrupted, resume
 from core.runs.train import train
 from core.runs.trained import Run
@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
     """A run on record, with its report; tests that change it work on a copy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-        yield train(SHORT, QUIET, Heading("tiny", description="Is <this> a question?\n\nMore of it."))
+        yield train(SHORT, QUIET, RunInfo("tiny", description="Is <this> a question?\n\nMore of it."))
 
 
 def test_every_training_leaves_a_page_that_fetches_nothing(trained):
@@ -96,7 +96,7 @@ def test_the_page_fits_a_telephone_and_a_desk(trained):
 
 
 def test_a_report_that_fails_takes_nothing_with_it(home, monkeypatch, capsys):
-    monkeypatch.setattr(write, "look_into", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(write, "analyze", lambda *arguments: 1 / 0)
     run = train(SHORT.but({"limit": 64}), QUIET, "tiny")
     assert run.status == "FINISHED"
     assert run.tags["report"] == "failed: ZeroDivisionError: division by zero"
@@ -114,7 +114,7 @@ def test_a_run_stopped_in_its_report_is_resumed_and_reported_on(home, monkeypatc
     def stopped(*arguments):
         raise Interrupted(signal.SIGTERM, "stopped")
 
-    monkeypatch.setattr(write, "look_into", stopped)
+    monkeypatch.setattr(write, "analyze", stopped)
     with pytest.raises(Interrupted):
         train(SHORT.but({"limit": 64}), QUIET, "tiny")
     monkeypatch.undo()
@@ -128,7 +128,7 @@ def test_a_run_stopped_in_its_report_is_resumed_and_reported_on(home, monkeypatc
 def test_what_it_may_take_grows_with_the_training(trained, monkeypatch):
     asked = []
     monkeypatch.setattr(trainer, "REPORT_SECONDS", 1e-9)
-    monkeypatch.setattr(write, "look_into", lambda network, splits, seconds: asked.append(seconds) or 1 / 0)
+    monkeypatch.setattr(write, "analyze", lambda network, splits, seconds: asked.append(seconds) or 1 / 0)
     run = train(SHORT.but({"limit": 64}), QUIET, "tiny")
     assert asked[0] == pytest.approx(0.05 * run.seconds, rel=0.01)
 
@@ -137,7 +137,7 @@ def test_what_it_may_take_grows_with_the_training(trained, monkeypatch):
 def test_what_cannot_be_reported_on_is_refused_with_the_reason(home, what, monkeypatch):
     run = train(SHORT.but({"limit": 64}), QUIET, "tiny")
     if what == "unknown":
-        expected, word = f"no such run.*{run.id}", run.id[:-1] + "z"
+        expected, word = f"run not found.*{run.id}", run.id[:-1] + "z"
     else:
         word = run.id
     if what == "killed":
@@ -327,11 +327,11 @@ def test_out_of_time_a_fair_sample_is_asked_and_the_page_says_so(monkeypatch):
     targets = np.repeat(np.arange(4), 250)  # in order of class, as files come
     network = Network(Echo(), lambda batch: Batch(batch.images.float().permute(0, 3, 1, 2), *batch[1:]), CPU)
     images = images_of(np.zeros((1000, 4, 4, 4), np.uint8), targets)
-    some = ask(network, images, until=time.monotonic() - 1)
+    some = predict(network, images, until=time.monotonic() - 1)
     assert (len(some.places), some.total) == (64, 1000)
     assert set(some.targets.tolist()) == {0, 1, 2, 3}
     assert (some.targets.numpy() == targets[some.places]).all()
-    whole = ask(network, images, until=math.inf)
+    whole = predict(network, images, until=math.inf)
     assert sorted(whole.places) == list(range(1000))
     unseen = near_duplicates(images, images, until=time.monotonic() - 1)
     assert (unseen.looked, unseen.total, unseen.share) == (0, 1000, 0)
@@ -343,7 +343,7 @@ def test_the_most_confident_mistakes_come_first(trained):
     said = torch.from_numpy(splits.test.targets).clone()
     said[:5] = (said[:5] + 1) % 10
     logits[torch.arange(300), said] = torch.linspace(1, 5, 300)
-    test = Answers(np.arange(300), logits, torch.from_numpy(splits.test.targets), 300, np.zeros((300, 2)))
+    test = Predictions(np.arange(300), logits, torch.from_numpy(splits.test.targets), 300, np.zeros((300, 2)))
     data = trained.record["data"]
     network = Network(trained.model, normalizer(data["mean"], data["std"], CPU), CPU)
     found = analysis._mistakes(network, splits, test)
@@ -361,6 +361,6 @@ def test_energy_is_power_over_time_and_gaps_are_not_guessed(trained, tmp_path):
             values = {"system/gpu_0_power_usage_watts": watts, "system/gpu_0_power_usage_percentage": 3.0}
             stream.write(json.dumps({"event": "metrics", "time": at, "step": 0, "values": values}) + "\n")
     assert energy(Run(folder)) == pytest.approx(1500 + 2000 + 3000)
-    told = cost(trained)
-    assert told["parameters"] == "65,834"
-    assert "energy of the GPUs" not in told
+    texts = cost(trained)
+    assert texts["parameters"] == "65,834"
+    assert "energy of the GPUs" not in texts

@@ -82,7 +82,7 @@ def test_what_cannot_be_continued_is_refused_before_anything_is_recorded(changes
 def test_a_run_to_continue_that_is_not_there_is_a_mistake_among_others(forge):
     status, text = forge.run(PROGRAM, "--continue", "nonesuch", "--epochs", "x")
     assert status == 2
-    assert "--continue nonesuch: nonesuch: no such run" in text
+    assert "--continue nonesuch: nonesuch: run not found" in text
     assert "epochs" in text.replace("--continue", "")
     assert "Traceback" not in text
 

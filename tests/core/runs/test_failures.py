@@ -173,11 +173,11 @@ def test_a_failed_run_can_be_resumed_by_name_after_its_bug_is_mended(home, monke
     assert digest(resume(failed)) == digest(whole)
 
 
-def test_what_is_told_of_a_failing_disk_names_the_run():
+def test_the_message_about_a_failing_disk_names_the_run():
     from core.runs.failures import explained
 
-    told = explained(OSError(errno.EIO, "Input/output error", "/x/y"), "run-1", 3)
-    assert isinstance(told, Unfinished)
-    assert (told.run, str(told)) == ("run-1", "Input/output error: /x/y")
+    explanation = explained(OSError(errno.EIO, "Input/output error", "/x/y"), "run-1", 3)
+    assert isinstance(explanation, Unfinished)
+    assert (explanation.run, str(explanation)) == ("run-1", "Input/output error: /x/y")
     bug = FileNotFoundError(errno.ENOENT, "No such file", "mine.txt")
     assert explained(bug, "run-1", 3) is bug

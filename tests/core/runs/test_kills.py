@@ -8,7 +8,7 @@ import pytest
 from core.augment import Albumentation, RandomCrop
 from core.common.errors import UserError
 from core.launch import Launch
-from core.record.journal import Journal, keep_text
+from core.record.journal import Journal, log_text
 from core.record.run import RECORD, SUMMARY
 from core.runs import recorder
 from core.runs import trainer as module
@@ -58,16 +58,16 @@ def test_what_dies_before_its_record_is_no_run(step, home, monkeypatch):
         interrupted("tiny")
 
 
-def test_a_record_is_whole_or_not_there_and_is_told_of_by_whoever_goes_on(home, monkeypatch):
-    keep = Journal.keep
+def test_a_record_is_whole_or_not_there_and_is_reported_by_whoever_goes_on(home, monkeypatch):
+    log_artifact = Journal.log_artifact
 
     def dies(journal, name):
         if name == RECORD:
             raise Died
-        keep(journal, name)
+        log_artifact(journal, name)
 
     monkeypatch.setattr(module, "close", lambda *arguments: None)
-    monkeypatch.setattr(Journal, "keep", dies)
+    monkeypatch.setattr(Journal, "log_artifact", dies)
     with pytest.raises(Died):
         train(SHORT, OFFLINE, "tiny")
     monkeypatch.undo()
@@ -77,7 +77,7 @@ def test_a_record_is_whole_or_not_there_and_is_told_of_by_whoever_goes_on(home, 
     torn = run.folder / "torn"
     monkeypatch.setattr(os, "replace", lambda *arguments: (_ for _ in ()).throw(Died))
     with pytest.raises(Died):
-        keep_text(Journal(torn), RECORD, "{}")
+        log_text(Journal(torn), RECORD, "{}")
     assert not (torn / "artifacts" / RECORD).exists()
 
 

@@ -24,7 +24,7 @@ from core.search.search import search
 from core.search.trial import runs_by_trial
 from core.training.assemble import load_splits
 from core.training.checkpoint import CHECKPOINTS, generations
-from tests.fixtures.write_home_v1 import FULL, HEADING, LAUNCH, OWN, SLURM, SPACE, STUDIED, STUDIES, WORDS
+from tests.fixtures.write_home_v1 import FULL, INFO, LAUNCH, OWN, SLURM, SPACE, STUDIED, STUDIES, WORDS
 from tests.support.optional import library
 
 ARCHIVE = Path(__file__).parents[2] / "fixtures" / "home_v1.tar.xz"
@@ -153,7 +153,7 @@ def test_an_interrupted_run_is_finished(moved, words, capsys):
 
 def test_a_finished_run_is_trained_for_longer(moved):
     run = called("a part of its own")
-    longer = train(run.experiment.but({"epochs": OWN.epochs + 1}), LAUNCH, HEADING, continued=run)
+    longer = train(run.experiment.but({"epochs": OWN.epochs + 1}), LAUNCH, INFO, continued=run)
     assert list(longer.history["train/loss"]) == [OWN.epochs + 1]
 
 
@@ -188,7 +188,7 @@ def test_requeued_seeds_are_finished(moved, capsys, monkeypatch):
 def test_a_study_is_continued(moved):
     before = journals()
     options, seeds = STUDIES["running"]
-    study = search(STUDIED, SPACE, options, LAUNCH, HEADING, seeds).study
+    study = search(STUDIED, SPACE, options, LAUNCH, INFO, seeds).study
     assert [trial.state for trial in study.get_trials()] == [optuna.trial.TrialState.COMPLETE] * options.trials
     by_trial = runs_by_trial(called("study running"))
     assert sorted(by_trial) == list(range(options.trials))
@@ -202,7 +202,7 @@ def test_a_confirmation_is_continued(moved):
     parent = called("study confirming")
     first, second = [run for run in below(parent) if run.record["trial"] is None]
     options, seeds = STUDIES["confirming"]
-    (confirmed,) = search(STUDIED, SPACE, options, LAUNCH, HEADING, seeds).confirmed
+    (confirmed,) = search(STUDIED, SPACE, options, LAUNCH, INFO, seeds).confirmed
     assert len(confirmed.values) == seeds
     assert len(runs()) == len(before) + 1
     assert journals()[first.id] == before[first.id]

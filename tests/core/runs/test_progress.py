@@ -8,7 +8,7 @@ from core.runs.progress import Forecast
 from core.training.loop import Event
 
 
-def told(step_seconds, steps=100, epochs=10, validation=0.0, overhead=0.0, first=0):
+def forecast(step_seconds, steps=100, epochs=10, validation=0.0, overhead=0.0, first=0):
     """(what is announced, with the step after which it is; the seconds that it all took).
 
     step_seconds: step, from 0 -> its duration.
@@ -49,7 +49,7 @@ PACES = {
 @pytest.mark.parametrize("pace", PACES.values(), ids=PACES)
 @pytest.mark.parametrize("first", [0, 430])
 def test_the_announced_time_is_the_time_it_takes(pace, first):
-    lines, taken = told(lambda step: pace(step - first), first=first)
+    lines, taken = forecast(lambda step: pace(step - first), first=first)
     ((step, line),) = lines
     assert seconds(line) == pytest.approx(taken, rel=0.25)
     assert step - first <= 300
@@ -58,14 +58,14 @@ def test_the_announced_time_is_the_time_it_takes(pace, first):
 
 @pytest.mark.parametrize("steps", [20, 400], ids=["validation_measured", "validation_assumed"])
 def test_validation_counts_but_is_no_part_of_a_step(steps):
-    lines, taken = told(lambda step: 0.5, steps, 10, validation=0.2 * 0.5 * steps, overhead=0.2)
+    lines, taken = forecast(lambda step: 0.5, steps, 10, validation=0.2 * 0.5 * steps, overhead=0.2)
     ((_, line),) = lines
     assert "at 0.5 s per step" in line
     assert seconds(line) == pytest.approx(taken, rel=0.02)
 
 
 def test_a_validation_that_was_measured_takes_the_place_of_the_assumed_one():
-    lines, taken = told(lambda step: 0.5, 15, 30, validation=12.0, overhead=0.01)
+    lines, taken = forecast(lambda step: 0.5, 15, 30, validation=12.0, overhead=0.01)
     assert seconds(lines[0][1]) == pytest.approx(taken, rel=0.02)
 
 
@@ -80,6 +80,6 @@ def test_a_validation_that_was_measured_takes_the_place_of_the_assumed_one():
     ids=["steady", "slow_start", "compiles", "speeds_up"],
 )
 def test_a_run_of_less_than_a_minute_is_not_announced(pace):
-    lines, taken = told(pace)
+    lines, taken = forecast(pace)
     assert taken < 60
     assert lines == []

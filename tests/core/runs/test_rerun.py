@@ -8,7 +8,7 @@ import pytest
 from core.cli.rerun import main
 from core.common.errors import UserError
 from core.launch import Launch
-from core.runs.rerun import Check, first_difference, judge, standing
+from core.runs.rerun import Check, check_environment, compare_results, first_difference
 from core.runs.train import train
 from core.runs.trained import load
 from experiments.tiny import EXPERIMENT
@@ -52,7 +52,7 @@ def test_the_same_again_is_identical_to_the_bit(run, home, capsys):
     assert len(list((home / "mlruns" / "runs").iterdir())) == 2  # it is on record
 
 
-def test_another_seed_is_told_by_its_first_difference(run, capsys):
+def test_another_seed_is_reported_by_its_first_difference(run, capsys):
     def change(record):
         record["declaration"]["seed"] = 7
 
@@ -74,38 +74,38 @@ def test_what_is_not_the_same_beforehand_is_named(run):
     untracked = run.folder / "artifacts" / "code" / "untracked" / "notes.py"
     untracked.parent.mkdir(parents=True, exist_ok=True)
     untracked.write_text("x = 1\n")
-    told = {check.what: " ".join(check.differences) for check in standing(changed, QUIET)}
-    assert "commit 0123456 then" in told["code"]
-    assert "the untracked file notes.py differs" in told["code"]
-    assert "optuna 0." in told["packages"]
-    assert "digest ffffffffffff then" in told["data"]
-    assert "cpu abacus then" in told["machine"]
+    found = {check.what: " ".join(check.differences) for check in check_environment(changed, QUIET)}
+    assert "commit 0123456 then" in found["code"]
+    assert "the untracked file notes.py differs" in found["code"]
+    assert "optuna 0." in found["packages"]
+    assert "digest ffffffffffff then" in found["data"]
+    assert "cpu abacus then" in found["machine"]
 
 
 def test_verdicts(run, home):
     again = home / "mlruns" / "runs" / "tiny-again"
     shutil.copytree(run.folder, again)
     same = [Check("code", ())]
-    assert judge(run, load(again), same).same
+    assert compare_results(run, load(again), same).same
     weights = again / "artifacts" / "weights" / "best.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    assert "only the weights differ" in judge(run, load(again), same).words
+    assert "only the weights differ" in compare_results(run, load(again), same).text
     journal = again / "journal.jsonl"
     text = journal.read_text()
     loss = run.history["train/loss"][1]
     journal.write_text(text.replace(f'"train/loss":{loss!r}', f'"train/loss":{loss * (1 + 1e-9)!r}', 1))
-    verdict = judge(run, load(again), [Check("machine", ("cpu abacus then, EPYC now",))])
+    verdict = compare_results(run, load(again), [Check("machine", ("cpu abacus then, EPYC now",))])
     assert (verdict.same, verdict.close) == (False, True)
-    assert verdict.words.startswith("within rounding (first at train/loss of epoch 1")
-    assert verdict.words.endswith("; cause: different machine (cpu abacus then, EPYC now)")
+    assert verdict.text.startswith("within rounding (first at train/loss of epoch 1")
+    assert verdict.text.endswith("; cause: different machine (cpu abacus then, EPYC now)")
     accuracy = run.metrics["test/accuracy"]
     journal.write_text(text.replace(f'"test/accuracy":{accuracy!r}', f'"test/accuracy":{accuracy - 0.05!r}'))
-    verdict = judge(run, load(again), same)
+    verdict = compare_results(run, load(again), same)
     assert not verdict.close
-    assert "cause: unknown, the recorded environment is the same" in verdict.words
+    assert "cause: unknown, the recorded environment is the same" in verdict.text
 
 
-def test_the_earliest_epoch_is_told_and_nan_is_nan():
+def test_the_earliest_epoch_is_reported_and_nan_is_nan():
     nan = float("nan")
     before = {"val/loss": {1: 1.0, 2: 2.0}, "train/loss": {1: nan, 2: 3.0}, "images_per_second": {1: 5.0}}
     assert first_difference(before, {**before, "images_per_second": {1: 6.0}, "train/loss": {1: nan, 2: 3.0}}) is None
@@ -115,16 +115,16 @@ def test_the_earliest_epoch_is_told_and_nan_is_nan():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda record: record.update(continued="tiny-x"), "was continued from tiny-x"),
         (lambda record: record["facts"].update({"hardware.processes": "4"}), "was trained by 4 processes"),
         (lambda record: record.pop("data"), "is the parent of other runs"),
     ],
 )
-def test_what_cannot_be_run_again_is_refused(run, change, told):
+def test_what_cannot_be_run_again_is_refused(run, change, message):
     edit(run, change)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         main([run.id])
 
 

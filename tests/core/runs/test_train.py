@@ -1,4 +1,4 @@
-"""One run from the declaration to the record: what stands on disk, and how each ending is told."""
+"""One run from the declaration to the record: what is on disk, and the message of each ending."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from core.launch import Launch
 from core.losses import Loss
 from core.record import journal
 from core.record.run import RECORD, WEIGHTS, read_record
-from core.runs.recorder import Heading
+from core.runs.recorder import RunInfo
 from core.runs.seed_summary import draw_seeds
 from core.runs.seeds import resume_seeds, train_seeds
 from core.runs.train import train
@@ -52,7 +52,7 @@ class Nan(Loss):
 def run(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-    yield train(SHORT, OFFLINE, Heading("tiny", "short", description="a question"))
+    yield train(SHORT, OFFLINE, RunInfo("tiny", "short", description="a question"))
     patch.undo()
 
 
@@ -264,14 +264,14 @@ def test_records_of_other_versions_are_refused_with_the_reason(content, message,
         read_record(tmp_path / RECORD)
 
 
-def test_damaged_weights_are_told_of(run, tmp_path):
+def test_damaged_weights_are_reported(run, tmp_path):
     copied = Run(shutil.copytree(run.folder, tmp_path / "copied"))
     os.truncate(copied.folder / "artifacts" / WEIGHTS, 100)
     with pytest.raises(UserError, match=r"best\.safetensors: damaged"):
         copied.model  # noqa: B018
 
 
-def test_a_run_is_found_by_the_beginning_of_its_id_and_misspellings_are_told(run, monkeypatch):
+def test_a_run_is_found_by_the_beginning_of_its_id_and_misspellings_are_reported(run, monkeypatch):
     monkeypatch.setenv("LABBOOK_HOME", str(run.folder.parent.parent.parent))
     assert load(run.id[:-2]) == Run(paths.runs() / run.id)
     with pytest.raises(UserError, match=run.id):

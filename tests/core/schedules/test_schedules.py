@@ -92,7 +92,7 @@ def test_polynomial(size, power):
     assert_same(Polynomial(power=power), lambda o: L.PolynomialLR(o, total, power), size, per_epoch=False)
 
 
-def test_polynomial_ends_where_it_is_told_to():
+def test_polynomial_ends_at_min_lr_ratio():
     """torch's ends at 0; the floor is that of Chen et al.'s own code: (1 - end) * (1 - t)^power + end."""
     expected = [0.8 * (1 - step / 20) ** 2 + 0.2 for step in range(20)]
     np.testing.assert_allclose(curve(Polynomial(power=2, min_lr_ratio=0.2), 4, 5), expected)

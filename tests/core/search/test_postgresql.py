@@ -32,7 +32,7 @@ class Studies(postgresql.Server):
         return optuna.load_study(study_name=name, storage=open_storage(self.url, self.folder))
 
     def trains(self, name) -> bool:
-        """Whether a trial has told of its first epoch."""
+        """Whether a trial has reported its first epoch."""
         try:
             going = self.study(name).get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING])
         except KeyError:

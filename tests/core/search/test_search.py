@@ -13,14 +13,14 @@ import pytest
 from core.common.errors import Failing, UserError
 from core.launch import Launch
 from core.optimizers import SGD
-from core.runs.recorder import Heading
+from core.runs.recorder import RunInfo
 from core.runs.trained import load
 from core.search import Choice, Float
 from core.search.objectives import Goals, goals_of
 from core.search.options import Search
 from core.search.search import search
 from core.search.storage import open_storage
-from core.search.study import Study
+from core.search.study import StudyRunner
 from core.search.trial import runs_by_trial
 from experiments.tiny import EXPERIMENT
 from tests.support.runs import digest
@@ -38,7 +38,7 @@ def study_of(home, name="tiny"):
     return optuna.load_study(study_name=name, storage=open_storage(None, folder))
 
 
-def told(home):
+def finished(home):
     """How many trials have ended."""
     try:
         states = [trial.state for trial in study_of(home).get_trials(deepcopy=False)]
@@ -52,9 +52,9 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
 
     words = (*WORDS, "--trials", "6", "--workers", "2", "--pruner", "none", "--checkpoint-every", "2")
     process = forge.start(*words)
-    wait_for(lambda: told(home) >= 1, process)
+    wait_for(lambda: finished(home) >= 1, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
-    wait_for(lambda: told(home) >= 3, process)
+    wait_for(lambda: finished(home) >= 3, process)
     assert "another worker resumes the trial" in process.text
     orphans = children(process.pid)
     process.kill()
@@ -92,14 +92,14 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
     (above,) = [r for r in found if r.data.tags.get("study")]
     assert {r.data.tags["mlflow.parentRunId"] for r in mine} == {above.info.run_id}
 
-    again, text = forge.run(*words)  # all are told: nothing is trained
+    again, text = forge.run(*words)  # all have finished: nothing is trained
     assert again == 0
     assert len(study_of(home).get_trials()) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_forty_trials_are_told_once_however_often_workers_and_parents_die(forge, home):
+def test_forty_trials_are_reported_once_however_often_workers_and_parents_die(forge, home):
     """Ten workers and three parents are killed at random moments."""
     import random
 
@@ -141,7 +141,7 @@ def test_forty_trials_are_told_once_however_often_workers_and_parents_die(forge,
 def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(forge, home):
     words = (*WORDS, "--trials", "4", "--workers", "1", "--mlflow", "false")
     process = forge.start(*words)
-    wait_for(lambda: told(home) >= 1, process)
+    wait_for(lambda: finished(home) >= 1, process)
     process.kill(signal.SIGINT)
     assert process.wait(120) == 130, process.text
     assert "to continue it, run the same command" in process.text
@@ -226,7 +226,7 @@ def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
     assert all("NonFinite" in trial.user_attrs["error"] for trial in study_of(home).trials)
 
 
-def test_a_command_line_is_told_everything_that_is_wrong(forge, home):
+def test_every_error_of_a_command_line_is_reported(forge, home):
     status, text = forge.run(PROGRAM, "search", "--goal", "val/acuracy", "--trials", "2")
     assert (status, "did you mean val/accuracy" in text) == (2, True)
     status, text = forge.run("experiments.pictures", "search")
@@ -245,19 +245,19 @@ def test_workers_are_spread_over_gpus(monkeypatch, sharing, devices):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     options = Search(workers=4, workers_per_gpu=sharing)
-    study = Study(None, None, {}, TINY, Launch(), options, None, None, None, None, None, None)
+    study = StudyRunner(None, None, {}, TINY, Launch(), options, None, None, None, None, None, None)
     assert [study.placed(place).device for place in range(4)] == [f"cuda:{device}" for device in devices.split()]
-    elsewhere = Study(None, None, {}, TINY, Launch(device="cpu"), options, None, None, None, None, None, None)
+    elsewhere = StudyRunner(None, None, {}, TINY, Launch(device="cpu"), options, None, None, None, None, None, None)
     assert elsewhere.placed(1).device == "cpu"
 
 
-def test_a_damaged_study_file_is_told_in_a_line(tmp_path):
+def test_a_damaged_study_file_is_reported_in_a_line(tmp_path):
     (tmp_path / "study.log").write_text('garbage\n{"op_code": 0}\n')
     with pytest.raises(UserError, match=r"study\.log, line 1: damaged; .*--study"):
         open_storage(None, tmp_path)
 
 
-def test_a_password_with_an_at_sign_is_refused_and_not_told(tmp_path):
+def test_a_password_with_an_at_sign_is_refused_and_not_printed(tmp_path):
     with pytest.raises(UserError, match="%40") as caught:
         open_storage("postgresql://user:se@cret@nohost/studies", tmp_path)
     assert "cret" not in str(caught.value)
@@ -266,15 +266,15 @@ def test_a_password_with_an_at_sign_is_refused_and_not_told(tmp_path):
 def test_no_trial_is_pruned_after_its_last_epoch_and_a_grid_at_its_end_waits_for_nothing():
     plain = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.0))
     goals, options = Goals(("val/accuracy",), "best"), Search(sampler="grid")
-    given = (OFFLINE, options, goals, Heading("tiny"), None, None, None, None)
-    study = Study(None, plain, SPACE, TINY, *given)  # what it asks of others is not asked here
+    given = (OFFLINE, options, goals, RunInfo("tiny"), None, None, None, None)
+    study = StudyRunner(None, plain, SPACE, TINY, *given)  # what it asks of others is not asked here
     trial = plain.ask()
     study.running[trial.number] = trial
-    assert [study._verdict(trial.number, epochs, 0.1) for epochs in (1, TINY.epochs)] == [False, True]
-    assert study.is_going()
+    assert [study._continues(trial.number, epochs, 0.1) for epochs in (1, TINY.epochs)] == [False, True]
+    assert study.is_active()
     study.running.clear()
-    assert study.is_spent()
-    assert not study.is_going()
+    assert study.is_exhausted()
+    assert not study.is_active()
 
 
 def test_without_a_goal_it_is_the_declared_one_where_its_values_compare():

@@ -42,8 +42,8 @@ def test_each_option_of_a_choice_has_its_own_ranges():
 
 def test_the_declaration_is_found_in_its_own_space():
     found = declared(SPACE, EXPERIMENT)
-    told = changes(SPACE, lambda name, dimension: found[name])
-    assert EXPERIMENT.but(told) == EXPERIMENT
+    changed = changes(SPACE, lambda name, dimension: found[name])
+    assert EXPERIMENT.but(changed) == EXPERIMENT
 
 
 def test_what_the_space_does_not_hold_of_the_declaration_is_left_out():
@@ -102,7 +102,7 @@ def test_a_wrong_space_is_refused_by_name(name):
         check(space, EXPERIMENT)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     with pytest.raises(UserError) as caught:
         check({"optimizer.lr": Float(1, 0.1), "epochs": Int(0, 0)}, EXPERIMENT)
     assert len(caught.value.lines) == 2
@@ -132,7 +132,7 @@ def test_two_spaces_are_compared_in_words():
     assert text(NESTED)["optimizer"] == "Choice(SGD; AdamW)"
 
 
-def test_a_space_of_the_wrong_make_is_told_in_words():
+def test_a_space_of_the_wrong_make_is_reported_in_words():
     with pytest.raises(UserError, match=r"SPACE: should be a dictionary.*got a list"):
         check([("optimizer.lr", Float(0.1, 1))], EXPERIMENT)
     with pytest.raises(UserError) as caught:

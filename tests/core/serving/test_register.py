@@ -53,7 +53,7 @@ SMALL = EXPERIMENT.but({"limit": 64, "epochs": 1})
 
 
 class Nowhere:
-    """What a run is told to that is mirrored later, or not at all."""
+    """Mirror of a run that is sent to MLflow later, or not at all."""
 
     def follow(self, folder):
         pass
@@ -289,7 +289,7 @@ def test_colors_and_transformers_are_exported(tmp_path):
     ],
     ids=["looks", "draws"],
 )
-def test_a_network_that_cannot_be_exported_is_told(model, complaint):
+def test_a_network_that_cannot_be_exported_is_reported(model, complaint):
     run = train(SMALL.but({"model": model, "augment": ()}), Launch(threads=1), mirror=Nowhere())
     with pytest.raises(UserError, match=complaint) as caught:
         exported(run)
@@ -360,7 +360,7 @@ def test_what_mlflow_lacks_is_for_sync(twin):
     assert f"labbook sync {twin.id}" in refused(twin)
 
 
-def test_a_server_that_is_down_is_told_of_at_once(twin, monkeypatch):
+def test_a_server_that_is_down_is_reported_at_once(twin, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     mirrored = cursor.load(twin.folder)
     cursor.save(twin.folder, replace(mirrored, tracking_uri="http://127.0.0.1:9"))
@@ -369,7 +369,7 @@ def test_a_server_that_is_down_is_told_of_at_once(twin, monkeypatch):
     assert "secret" not in line
 
 
-def test_a_store_that_is_damaged_is_told_of(twin, tmp_path, monkeypatch):
+def test_a_store_that_is_damaged_is_reported(twin, tmp_path, monkeypatch):
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     cursor.save(twin.folder, replace(cursor.load(twin.folder), tracking_uri=uri))
@@ -387,12 +387,12 @@ def test_an_alias_that_mlflow_refuses_is_refused(run, alias):
     assert refused(run, alias=alias).startswith(f"--alias {alias!r}: ")
 
 
-def test_an_unknown_run_is_told_as_a_mistake(run, monkeypatch, capsys):
+def test_an_unknown_run_is_reported_as_a_mistake(run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["labbook", "register", run.id.replace("tiny", "tinn"), "digits"])
     with pytest.raises(SystemExit) as caught:
         command_line()
     assert caught.value.code == 2
-    assert f"no such run in {paths.runs()}; did you mean {run.id}?" in capsys.readouterr().err
+    assert f"run not found in {paths.runs()}; did you mean {run.id}?" in capsys.readouterr().err
 
 
 def test_a_disk_that_takes_no_model_leaves_nothing_registered(run):

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from core.record import journal
 from core.tracking import cursor
-from core.tracking.api import Mirror, held, run_url, standing, sync
+from core.tracking.api import Mirror, held, mirror_status, run_url, sync
 from tests.support import mlflow_server, storm
 from tests.support.mlflow_server import Gate, assert_mirrored, begin, kill, pid, run_of, runs_of, wait_for
 
@@ -44,12 +44,12 @@ def test_a_run_arrives_whole(store: str, home: Path, mirrors: Callable[[], Mirro
     log.metrics(1200, {"train/loss": math.nan, "val/top1": math.inf, "late": -math.inf, "whole": 3})
     log.write("tags", values={"changed": "after"})
     log.artifact("plots/confusion.txt").write_text("1 2\n3 4\n")
-    log.keep("plots/confusion.txt")
+    log.log_artifact("plots/confusion.txt")
     wait_for(lambda: (log.folder / cursor.SYSTEM).exists())  # written by the mirror: it is up
-    wait_for(lambda: standing(log.folder).waiting == 0)
+    wait_for(lambda: mirror_status(log.folder).waiting == 0)
     assert "libtorch" not in Path(f"/proc/{pid(mirror)}/maps").read_text()
     assert os.getsid(pid(mirror)) != os.getsid(0)  # Ctrl-C does not reach it
-    assert standing(log.folder).why == "another process is sending it"
+    assert mirror_status(log.folder).why == "another process is sending it"
     assert runs_of("whole")[0].info.status == "RUNNING"
     log.close("FINISHED")
 
@@ -76,7 +76,7 @@ def test_a_run_arrives_whole(store: str, home: Path, mirrors: Callable[[], Mirro
     assert "system/cpu_utilization_percentage" in run.data.metrics
     page = f"#/experiments/{run.info.experiment_id}/runs?compareRunsMode=CHART&workflowType=machine_learning"
     assert run_url(log.folder) == page
-    assert standing(log.folder) == standing(log.folder).__class__("whole", True, 0, "", ())
+    assert mirror_status(log.folder) == mirror_status(log.folder).__class__("whole", True, 0, "", ())
     assert not list(home.glob("mlruns/*/meta.yaml"))
     if store.startswith("sqlite"):
         assert run.info.artifact_uri == f"{home}/mlruns/{run.info.experiment_id}/{run.info.run_id}/artifacts"
@@ -96,7 +96,7 @@ def test_server_down_at_the_start(
     gate.turn("error")
     wait_for(lambda: "500" in (home / "mlruns" / "mirror.log").read_text())
     gate.turn("up")
-    wait_for(lambda: standing(log.folder).waiting == 0)
+    wait_for(lambda: mirror_status(log.folder).waiting == 0)
     gate.turn("down")  # in the middle
     log.metrics(500, {"loss": 0.0})
     log.close("FINISHED")
@@ -123,7 +123,7 @@ def test_server_down_at_the_end(
     began = time.monotonic()
     assert not mirror.finish(timeout=1.0)
     assert time.monotonic() - began < 20
-    assert standing(log.folder).waiting > 0
+    assert mirror_status(log.folder).waiting > 0
     if mode == "hang":
         return
     (found,) = sync([log.folder], patience=0.5)

@@ -22,7 +22,7 @@ from core.common.text import public
 from core.record import journal
 from core.tracking import cursor
 from core.tracking import process as process
-from core.tracking.api import Mirror, held, standing, tracking_uri
+from core.tracking.api import Mirror, held, mirror_status, tracking_uri
 from core.tracking.upload import Sent
 from tests.support import mlflow_server
 from tests.support.mlflow_server import (
@@ -49,7 +49,7 @@ def test_a_bad_item_takes_nothing_with_it(home: Path) -> None:
     log.metrics(0, {"good": 1.0, "bad(name)": 2.0, "text": "three"})  # type: ignore[dict-item]
     with (log.folder / journal.FILE).open("ab") as damaged:
         damaged.write(b'{"event": "metr\n')
-    log.keep("never/written.txt")
+    log.log_artifact("never/written.txt")
     log.write("poem", verse="...")
     log.write("params", values={"changed": "2", "after": "3"})
     log.metrics(1, {"good": 4.0, "bad(name)": 5.0})
@@ -59,7 +59,7 @@ def test_a_bad_item_takes_nothing_with_it(home: Path) -> None:
     assert run.data.params == {"good": "1", "changed": "1", "after": "3"}
     assert [point[0] for point in history(run.info.run_id, "good")] == [0, 1]
     assert run.info.status == "FINISHED"
-    found = standing(log.folder)
+    found = mirror_status(log.folder)
     assert found.complete
     about = ["parent nowhere", "param bad(name)", "metric text", "metric bad(name)", "event unreadable"]
     about += ["artifact never/written.txt", "event poem", "param changed"]
@@ -139,21 +139,21 @@ def test_trainer_killed_then_resumed(home: Path) -> None:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None
         mirror, worker = (psutil.Process(int(each)) for each in trainer.stdout.readline().split())
-        wait_for(lambda: standing(folder).waiting == 0)
+        wait_for(lambda: mirror_status(folder).waiting == 0)
         trainer.kill()
         wait_for(lambda: not mirror.is_running())
         worker.kill()
     run = run_of("orphan")
     assert (run.info.status, len(history(run.info.run_id, "loss"))) == ("KILLED", 50)
     assert time.time() - run.info.end_time / 1000 < 120
-    assert standing(folder).complete
+    assert mirror_status(folder).complete
 
     log = begin("orphan")  # resumed, from a checkpoint before the last step
     for step in range(40, 60):
         log.metrics(step, {"loss": 1 / (step + 1)})
     assert mirror_now(log) == 1
     assert run_of("orphan").info.status == "RUNNING"
-    assert standing(folder).why == "the run is still running"
+    assert mirror_status(folder).why == "the run is still running"
     log.close("FINISHED")
     assert mirror_now(log) == 0
     assert_mirrored(log)
@@ -186,7 +186,7 @@ def test_child_waits_for_its_parent(home: Path) -> None:
     child, parent = begin("child", parent="parent"), begin("parent")
     child.close("FINISHED")
     assert mirror_now(child, patience=0.2) == 1
-    assert standing(child.folder).why == "waiting for its parent parent"
+    assert mirror_status(child.folder).why == "waiting for its parent parent"
     parent.close("FINISHED")
     assert mirror_now(child, parent) == 0
     assert run_of("child").data.tags["mlflow.parentRunId"] == run_of("parent").info.run_id
@@ -197,25 +197,25 @@ def test_another_store_and_a_lost_one(home: Path, monkeypatch: pytest.MonkeyPatc
     log.metrics(0, {"loss": 1.0})
     log.close("FINISHED")
     assert mirror_now(log) == 0
-    assert standing(log.folder).complete
+    assert mirror_status(log.folder).complete
     first = run_of("moves").info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/other.db")
-    assert standing(log.folder).why == "not sent to this store yet"
+    assert mirror_status(log.folder).why == "not sent to this store yet"
     assert mirror_now(log) == 0
-    assert standing(log.folder).complete
+    assert mirror_status(log.folder).complete
     assert_mirrored(log)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert mirror_now(log) == 0
-    assert standing(log.folder).complete
+    assert mirror_status(log.folder).complete
     assert run_of("moves").info.run_id == first  # found again
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/other.db")
     assert mirror_now(log) == 0
-    assert standing(log.folder).complete
+    assert mirror_status(log.folder).complete
     with sqlite3.connect(home / "other.db") as database:  # as `mlflow gc` does
         for table in ("metrics", "latest_metrics", "tags", "params", "runs"):
             database.execute(f"DELETE FROM {table}")
     assert mirror_now(log) == 0
-    assert standing(log.folder).complete
+    assert mirror_status(log.folder).complete
     assert_mirrored(log)
 
 
@@ -229,7 +229,7 @@ def test_deleted_by_hand(home: Path) -> None:
     log.metrics(1, {"loss": 0.5})
     log.close("FINISHED")
     assert mirror_now(log) == 1
-    assert standing(log.folder).why.startswith("the run was deleted in MLflow")
+    assert mirror_status(log.folder).why.startswith("the run was deleted in MLflow")
     client.restore_run(run.run_id)
     assert mirror_now(log) == 0
     assert_mirrored(log)
@@ -251,10 +251,10 @@ def test_a_run_deleted_while_it_is_sent(home: Path) -> None:
     log.metrics(1, {"loss": 0.5})
     log.close("FINISHED")
     mirror.take([""])
-    while mirror.verdict() is None:
+    while mirror.exit_status() is None:
         mirror.send()
-    assert mirror.verdict() == 1
-    found = standing(log.folder)
+    assert mirror.exit_status() == 1
+    found = mirror_status(log.folder)
     assert found.why.startswith("the run was deleted in MLflow")
     assert (found.waiting, found.refused) == (2, ())
 

@@ -12,7 +12,7 @@ import pytest
 
 from core.record import journal
 from core.runs.trained import Run
-from core.tracking.api import standing
+from core.tracking.api import mirror_status
 from tests.support import mlflow_server, storm
 from tests.support.forge import Forge, Process
 from tests.support.mlflow_server import Gate, assert_folder_mirrored, history, points, run_of, wait_for
@@ -73,20 +73,20 @@ def test_trainer_and_mirror_killed_then_synced_then_resumed(point: str, start: S
     assert trainer.wait() == -signal.SIGKILL
     folder = folder_in(home)
     assert folder is not None
-    wait_for(lambda: not standing(folder).why.startswith("another process"), 60)
+    wait_for(lambda: not mirror_status(folder).why.startswith("another process"), 60)
     with (folder / journal.FILE).open("ab") as torn:
         torn.write(b'{"event":"metrics","ti')
     synced = start("core", "sync")
     assert synced.wait() == 0, synced.text
-    told = points(folder)
-    assert len(told["step/loss"]) >= 5
+    before_outage = points(folder)
+    assert len(before_outage["step/loss"]) >= 5
     assert_folder_mirrored(folder, "KILLED")
 
     resumed = start(PROGRAM, "resume")
     assert resumed.wait() == 0, resumed.text
     assert_folder_mirrored(folder)
     run = run_of(folder.name).info.run_id
-    for name, before in told.items():
+    for name, before in before_outage.items():
         assert set(before) <= set(history(run, name)), name  # what had arrived still stands, as it was
 
 
@@ -104,7 +104,7 @@ def test_a_run_does_not_wait_for_a_locked_store(start: Start, home: Path) -> Non
     try:
         trainer = start(*WORDS)
         folder = has_trained(home, trainer)
-        assert standing(folder).waiting > 0
+        assert mirror_status(folder).waiting > 0
     finally:
         other.execute("ROLLBACK")
         other.close()
@@ -119,7 +119,7 @@ def test_a_run_does_not_wait_for_a_server_that_fails_from_start_to_end(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.url)
     trainer = start(*WORDS)
     folder = has_trained(home, trainer)
-    assert standing(folder).waiting > 0
+    assert mirror_status(folder).waiting > 0
     gate.turn("up")
     assert_arrives(start, trainer, folder)
 
@@ -134,7 +134,7 @@ def test_a_run_does_not_wait_for_a_slow_server_that_fails_in_the_middle(
     gate.turn("hang")
     folder = has_trained(home, trainer)
     gate.turn("slow")
-    assert standing(folder).waiting > 0
+    assert mirror_status(folder).waiting > 0
     gate.turn("up")
     assert_arrives(start, trainer, folder)
 

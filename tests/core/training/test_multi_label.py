@@ -158,7 +158,7 @@ class Own(Loss):
         return logits.sum(dim=1)
 
 
-def test_every_part_that_needs_one_class_is_told_before_anything_is_recorded(root, home):
+def test_every_part_that_needs_one_class_is_reported_before_anything_is_recorded(root, home):
     changes = {
         "loss": ClassBalanced(loss=BinaryCrossEntropy()),
         "method": WeightPenalty(method=Consistency(), l2=0.1),

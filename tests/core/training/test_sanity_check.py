@@ -61,7 +61,7 @@ def image_step(name, **arguments):
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:30],
 )
-def test_what_does_not_fit_is_told_in_one_line_and_leaves_nothing_behind(changes, message):
+def test_what_does_not_fit_is_reported_in_one_line_and_leaves_nothing_behind(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         train(SHORT.but(changes), OFFLINE)
     assert len(caught.value.lines) == 1

@@ -1,4 +1,4 @@
-"""`labbook check`: what is planted in a folder is told, all of it at once; and nothing is changed."""
+"""`labbook check`: all defects of a folder are reported at once, and nothing is changed."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from core.cli import main as labbook
 from core.common.errors import DataError, UserError
 from core.launch import Launch
 from core.record.run import WEIGHTS
-from core.runs.recorder import Heading
+from core.runs.recorder import RunInfo
 from core.runs.train import train
 from data import Digits, ImageFolder
 from data.check.check import inspect, main
@@ -153,7 +153,7 @@ def by_grade(said):
 
 
 @pytest.mark.parametrize("form", ["folder", "a.tar", "a.zip"])
-def test_an_unlucky_folder_is_told_of_in_one_message(form, tmp_path, capsys):
+def test_an_unlucky_folder_is_reported_in_one_message(form, tmp_path, capsys):
     expected = unlucky(tmp_path / "source")
     path = tmp_path / "source"
     if form != "folder":  # no archive of the tests holds an empty folder
@@ -161,14 +161,14 @@ def test_an_unlucky_folder_is_told_of_in_one_message(form, tmp_path, capsys):
         path = packed(tmp_path / "source", tmp_path / form)
     status, said = checked(capsys, path, "--all")
     assert status == 1
-    told = by_grade(said)
+    reported = by_grade(said)
     for grade, lines in expected.items():
         for line in lines:
-            assert line in told[grade], f"{grade}: {line}\n{said}"
+            assert line in reported[grade], f"{grade}: {line}\n{said}"
     assert said.endswith("6 errors, 4 warnings\n")
 
 
-def test_links_that_lead_out_are_all_told_and_the_rest_is_read(tmp_path, capsys):
+def test_links_that_lead_out_are_all_reported_and_the_rest_is_read(tmp_path, capsys):
     source = tree(tmp_path / "source")
     put(tmp_path, "out/x.png", noise(200))
     (source / "train/cat/out.png").symlink_to(tmp_path / "out/x.png")
@@ -233,15 +233,15 @@ def test_classes_too_small_are_those_that_training_refuses(splits, count, tmp_pa
     source = tree(tmp_path / "source", splits=splits, each=8)
     for path in sorted((source / splits[0] / "cat").iterdir())[count:]:
         path.unlink()
-    told = [finding for finding in findings(inspect(source)) if finding.grade == "error"]
+    errors = [finding for finding in findings(inspect(source)) if finding.grade == "error"]
     if count < {1: 3, 2: 2, 3: 1}[len(splits)]:
         with pytest.raises(DataError, match="split would have no image of cat"):
             ImageFolder(size=16).load(source)
-        (finding,) = told
+        (finding,) = errors
         assert "too few readable images" in finding.said
     else:
         ImageFolder(size=16).load(source)
-        assert not told
+        assert not errors
 
 
 def test_a_copy_among_class_folders_alone_is_a_leak(tmp_path, capsys):
@@ -253,7 +253,7 @@ def test_a_copy_among_class_folders_alone_is_a_leak(tmp_path, capsys):
     assert "cat/00.png = cat/x.png" in said
 
 
-def test_what_is_wrong_is_told_whole_and_the_rest_when_asked(tmp_path, capsys):
+def test_what_is_wrong_is_reported_whole_and_the_rest_when_asked(tmp_path, capsys):
     source = tree(tmp_path / "source", each=60)
     for number in range(55):
         put(source, f"train/cat/{number:02}.png", b"no image")
@@ -267,7 +267,7 @@ def test_what_is_wrong_is_told_whole_and_the_rest_when_asked(tmp_path, capsys):
     assert sum(line.startswith("    train/dog/s p") for line in said.splitlines()) == 55
 
 
-def test_sizes_are_told_in_a_histogram(tmp_path, capsys):
+def test_sizes_are_reported_in_a_histogram(tmp_path, capsys):
     source = tree(tmp_path / "source")
     put(source, "train/cat/x.png", noise(1, 10, 300))
     put(source, "train/cat/y.png", noise(2, 100, 200))
@@ -276,7 +276,7 @@ def test_sizes_are_told_in_a_histogram(tmp_path, capsys):
     assert "shorter side in pixels: 8-15: 1 | 32-63: 16 | 64-127: 1\n" in said
 
 
-def test_a_crowded_folder_is_told(tmp_path, capsys, monkeypatch):
+def test_a_crowded_folder_is_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("data.check.findings.CROWDED", 5)
     assert CROWDED == 50_000
     _, said = checked(capsys, tree(tmp_path / "source", each=6))
@@ -364,14 +364,14 @@ def test_the_sheet_shows_a_line_a_class_then_pairs_then_the_unreadable(tmp_path,
     assert np.asarray(after)[8 + 3 * line + 60, 60].tolist() == [225] * 3
 
 
-def test_mistakes_are_told_before_anything_is_read(tmp_path, capsys, monkeypatch):
+def test_mistakes_are_reported_before_anything_is_read(tmp_path, capsys, monkeypatch):
     source = tree(tmp_path / "source")
     for words, expected in (
         ([tmp_path / "nowhere"], "nowhere: No such file"),
         ([source, "--sheet", source / "a.png"], "the file must be outside the image folder"),
         ([source, "--sheet", tmp_path / "a.jpg"], "the file name must end in .png"),
         ([source, "--sheet", tmp_path / "none/a.png"], "none does not exist"),
-        ([source, "--run", "none"], "none: no such run"),
+        ([source, "--run", "none"], "none: run not found"),
         ([source, "--sheets", "x"], "unknown option"),
     ):
         monkeypatch.setattr(sys, "argv", ["labbook", "check", *map(str, words)])
@@ -399,7 +399,7 @@ def test_usual_confidence_is_the_mean_over_a_label():
 def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
-        return train(EXPERIMENT.but({"epochs": 3}), Launch(threads=1, mlflow=False), Heading("tiny"))
+        return train(EXPERIMENT.but({"epochs": 3}), Launch(threads=1, mlflow=False), RunInfo("tiny"))
 
 
 def test_a_run_doubts_the_labels_that_were_planted(trained, tmp_path, capsys):

@@ -57,20 +57,20 @@ def until(condition, seconds=20):
 def test_two_processes_at_once_build_one_cache(tmp_path):
     source = tree(tmp_path / "source", each=8)
     both = [start(source, 0.05), start(source, 0.05)]
-    told = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    counts, *rest = zip(*(out.split() for out, _ in told), strict=True)
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    counts, *rest = zip(*(out.split() for out, _ in outputs), strict=True)
     assert sorted(counts) == ["0", "32"]
     assert all(len(set(values)) == 1 for values in rest)
-    assert sum("waiting: another process" in err for _, err in told) == 1
+    assert sum("waiting: another process" in err for _, err in outputs) == 1
 
 
 def test_two_processes_with_two_forms_share_one_cache(tmp_path, home):
     source = tree(tmp_path / "source", each=8)
     both = [start(source, 0.02), start(packed(source, tmp_path / "a.zip"), 0.02)]
-    told = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert len({out.split(maxsplit=1)[1] for out, _ in told}) == 1
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert len({out.split(maxsplit=1)[1] for out, _ in outputs}) == 1
     assert only_cache(home)
 
 
@@ -166,7 +166,7 @@ def test_a_removed_cache_is_built_again(tmp_path, home):
     assert ImageFolder(size=16).load(source).digest == before.digest
 
 
-def test_a_disk_without_room_is_told_before_decoding(tmp_path, home, monkeypatch):
+def test_a_disk_without_room_is_reported_before_decoding(tmp_path, home, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"disk full: .* needs 12,416 bytes, 1,000 are free"):

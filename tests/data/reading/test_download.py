@@ -94,7 +94,7 @@ def test_what_is_there_is_not_fetched_again(server, target):
     assert len(server.asked) == 1
 
 
-def test_a_truncated_transfer_is_told_and_continued(server, target):
+def test_a_truncated_transfer_is_reported_and_continued(server, target):
     said = complaint(f"{server.url}/truncated", target)
     assert "expected 1,024,000 bytes, got 5,000" in said
     assert part_of(target).stat().st_size == 5000
@@ -140,7 +140,7 @@ def test_a_stall_ends(server, target, monkeypatch):
     assert part_of(target).stat().st_size == 5000
 
 
-def test_an_answer_of_the_server_is_told(server, target):
+def test_an_answer_of_the_server_is_reported(server, target):
     assert "the server responded 404" in complaint(f"{server.url}/absent", target)
 
 
@@ -173,7 +173,7 @@ def test_the_deadlines_that_are_promised():
 
 
 @pytest.mark.parametrize("url", ["no url", "ftp:/x", "http://"])
-def test_a_url_that_is_none_is_told(url, target):
+def test_a_url_that_is_none_is_reported(url, target):
     assert "no connection" in complaint(url, target)
 
 
@@ -198,13 +198,13 @@ def test_a_terminal_shows_a_bar_with_size_and_speed(server, target, monkeypatch,
     assert "/s" in shown
 
 
-def test_a_place_that_cannot_be_written_is_told(server, target):
+def test_a_place_that_cannot_be_written_is_reported(server, target):
     target.parent.write_bytes(b"a file where the folder should be")
     with pytest.raises(DataError, match="store"):
         download(f"{server.url}/good", target, SHA)
 
 
-def test_a_part_that_cannot_be_written_is_told(server, target):
+def test_a_part_that_cannot_be_written_is_reported(server, target):
     part_of(target).mkdir(parents=True)
     with pytest.raises(DataError, match="directory"):
         download(f"{server.url}/good", target, SHA)

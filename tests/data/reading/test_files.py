@@ -192,9 +192,9 @@ def test_a_file_lost_to_a_loading_process_is_named_in_one_line(tmp_path):
     batches = Host.of(Plan(len(images), 4), Fetch(images, steps), CPU, workers=1)
     with pytest.raises(ImageLost) as caught:
         list(batches.epoch(0))
-    told = str(explained(caught.value, "run", 0))
-    assert "\n" not in told
-    assert str(root) in told
+    message = str(explained(caught.value, "run", 0))
+    assert "\n" not in message
+    assert str(root) in message
 
 
 def test_mean_and_deviation_come_from_a_sample(tmp_path, monkeypatch):
