@@ -16,7 +16,6 @@ from core.catalogue import import_experiment
 from core.common.device import device_of
 from core.common.errors import UserError
 from core.common.precision import autocast_of
-from core.common.tensors import full
 from core.context import Context
 from core.loading.batches import Batch
 from core.loading.normalize import normalizer
@@ -25,6 +24,8 @@ from core.metrics.task import SINGLE_LABEL, Task, task_of
 from core.models import Model, load_weights
 from core.models.tta import Views, averaged
 from core.record.run import IMPORTED, WEIGHTS, RecordedRun
+
+CHUNK = {"cpu": 64, "cuda": 512, "mps": 256}  # images in a forward pass, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,26 @@ class Network:
     def images(self, pixels: np.ndarray) -> torch.Tensor:
         """Move images uint8 [N, H, W, C] to the device and normalize them to float [N, C, H, W]."""
         nothing = torch.empty(0)
-        return self.normalize(Batch(torch.from_numpy(pixels).to(self.device), nothing, nothing, nothing)).images
+        return self.normalize(
+            Batch(
+                torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device), nothing, nothing, nothing
+            )
+        ).images
+
+    @property
+    def chunk(self) -> int:
+        """Number of images in one forward pass on this device."""
+        return CHUNK.get(self.device.type, 64)
 
     def logits(self, pixels: np.ndarray) -> torch.Tensor:
-        """Logits float32 [N, C] on the host, of images uint8 [N, H, W, C]; with test-time augmentation, logits of the
-        mean probabilities."""
+        """Logits float32 [N, C] on the host, of images uint8 [N, H, W, C], computed in chunks; with test-time
+        augmentation, logits of the mean probabilities."""
+        network = averaged(self.model, self.views, self.task)
+        found = []
         with torch.inference_mode(), self.precision():
-            return full(averaged(self.model, self.views, self.task)(self.images(pixels))).float().cpu()
+            for start in range(0, len(pixels), self.chunk):
+                found.append(network(self.images(pixels[start : start + self.chunk])).float().cpu())
+        return torch.cat(found)
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""
@@ -69,6 +83,7 @@ def network_of(run: RecordedRun, device: str = "auto") -> Network:
     return Network(model, normalize, where, autocast, views, task_of(run.multi_label))
 
 
+@torch.inference_mode(False)  # its weights can be trained, wherever it is rebuilt
 def model_of(run: RecordedRun) -> nn.Module:
     """Rebuild the network of a run with the weights of the best epoch, on the CPU, in evaluation mode: normalized
     images -> logits.

@@ -13,8 +13,6 @@ from core.inference.network import Network
 from core.loading.images import Images
 from core.report.slices import light
 
-CHUNK = {"cpu": 64, "cuda": 512, "mps": 256}
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -52,11 +50,11 @@ def predict(network: Network, images: Images, until: float) -> Predictions:
     Because of the order, the predicted images are a random sample of the split.
     """
     order = randomness.permutation(0, 0, len(images))
-    chunk, found, seen = CHUNK.get(network.device.type, 64), [], []
-    for start in range(0, len(order), chunk):
+    found, seen = [], []
+    for start in range(0, len(order), network.chunk):
         if start and time.monotonic() > until:
             break
-        shown = pixels(images, order[start : start + chunk])  # image files are decoded here, once
+        shown = pixels(images, order[start : start + network.chunk])  # image files are decoded here, once
         found.append(network.logits(shown))
         seen.append(light(shown))
     logits = torch.cat(found)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from core.inference.network import Network
+
 
 @dataclass(frozen=True)
 class Run(RecordedRun):
@@ -40,26 +42,28 @@ class Run(RecordedRun):
         return model_of(self)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Predict probabilities float [N, C] of images uint8 [N, H, W, channels]; record["data"]["classes"] names the
-        classes. Multi-label: independent probabilities of each label."""
+        """Predict probabilities float32 [N, C] of images uint8 [N, H, W, channels], as in the test of the run: with its
+        normalization, precision and test-time augmentation. record["data"]["classes"] names the classes.
+
+        Multi-label: independent probabilities of each label. Raises ValueError for images of another type or size, and
+        UserError as `model` does.
+        """
         import numpy as np
-        import torch
 
-        from core.loading.batches import Batch
-        from core.loading.normalize import normalizer
-        from core.metrics.task import task_of
+        shape = self.record["data"]["image_shape"]
+        if images.dtype != np.uint8 or list(images.shape[1:]) != shape or not len(images):
+            expected = "x".join(map(str, shape))
+            raise ValueError(
+                f"images must be uint8 [N, {expected}] with N > 0, not {images.dtype} {list(images.shape)}"
+            )
+        return self._network.task.probabilities(self._network.logits(images)).numpy()
 
-        data = self.record["data"]
-        if images.dtype != np.uint8 or list(images.shape[1:]) != data["image_shape"]:
-            expected = "x".join(map(str, data["image_shape"]))
-            raise ValueError(f"images must be uint8 [N, {expected}], not {images.dtype} {list(images.shape)}")
-        nothing = torch.empty(0)
-        writable = np.require(images, requirements=["C", "W"])
-        batch = Batch(torch.from_numpy(writable), nothing, nothing, nothing)
-        with torch.inference_mode():
-            normalized = normalizer(data["mean"], data["std"], torch.device("cpu"))(batch).images
-            logits = self.model(normalized)
-        return task_of(self.multi_label).probabilities(logits).numpy()
+    @cached_property
+    def _network(self) -> Network:
+        from core.inference.network import network_of
+
+        _ = self.experiment
+        return network_of(self, "cpu")
 
 
 load = Run.load

@@ -1,0 +1,63 @@
+"""`Run.predict`: what the test of the run measured, for any number of images, and the network stays as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from core import Launch, train
+from core.augment import HorizontalFlip
+from core.runs.trained import load
+from data import Digits
+from experiments.tiny import EXPERIMENT
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(tmp_path_factory.mktemp("home")))
+        shifting = {"epochs": 1, "limit": 300, "augment": (HorizontalFlip(),), "tta": "flip_shift"}
+        yield train(EXPERIMENT.but(shifting), Launch(mlflow=False))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return Digits().load(None).limited(300).test
+
+
+def test_predictions_are_those_of_the_recorded_test(trained, images):
+    probabilities = load(trained.folder).predict(images.pixels[images.rows])
+    assert (probabilities.argmax(1) == images.targets).mean() == pytest.approx(trained.metrics["test/accuracy"])
+
+
+def test_predictions_do_not_depend_on_how_many_are_asked_for_at_once(trained, images, monkeypatch):
+    pixels = images.pixels[images.rows]
+    sizes = []
+    run = load(trained.folder)
+    run._network.model.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    together = run.predict(pixels)
+    assert max(sizes) <= 64 < len(pixels)
+    np.testing.assert_allclose(together[:3], run.predict(pixels[:3]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("inside", [torch.inference_mode, torch.no_grad])
+def test_the_network_can_be_trained_after_a_prediction(inside, trained, images):
+    run = load(trained.folder)
+    pixels = images.pixels[images.rows[:8]]
+    before = run.predict(pixels)
+    with inside():
+        network = run.model
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    network.train()(torch.zeros(4, 1, 8, 8)).square().sum().backward()
+    optimizer.step()
+    assert np.array_equal(run.predict(pixels), before)  # the run's own predictions are those of its weights
+
+
+def test_images_that_do_not_fit_are_refused(trained):
+    run = load(trained.folder)
+    for wrong in (
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((2, 8, 8, 1), np.float32),
+        np.zeros((0, 8, 8, 1), np.uint8),
+    ):
+        with pytest.raises(ValueError, match="images must be uint8"):
+            run.predict(wrong)
