@@ -1,4 +1,4 @@
-"""What was called otherwise in version 1 of the record: the one table of old names, and records read with it."""
+"""How records of older versions are read: the one table of names and defaults that have changed since."""
 
 from __future__ import annotations
 
@@ -40,20 +40,36 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
 INHERITED: Mapping[str, Mapping[str, str]] = {"model": {"checkpointing": "grad_checkpointing"}}
 
 
+# class -> field that version 2 did not have -> the value that stands for what it did
+ADDED: Mapping[str, Mapping[str, Any]] = {"Ema": {"warmup": False}}
+
+
 def renamed(kind: str, place: str = "") -> Mapping[str, str]:
     """Fields of a class, old name -> new. place: the dotted name of the field that holds it."""
     return {**INHERITED.get(place, {}), **FIELDS.get(kind, {})}
 
 
 def migrated_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record.json of version 1, or a study's best.json, with today's names."""
+    """A record.json of version 1 or 2, or a study's best.json, with today's names and the defaults of its time."""
     found = dict(record)
     if "declaration" in found:
-        found["declaration"] = migrated(found["declaration"])
+        names = migrated(found["declaration"]) if record["labbook"] == 1 else found["declaration"]
+        found["declaration"] = completed(names)
     if "several" in (found.get("data") or {}):
         data = dict(found["data"])
         found["data"] = data | {"multi_label": data.pop("several")}
     return found
+
+
+def completed(value: Any) -> Any:
+    """A declaration of version 1 or 2, with the fields that were added later."""
+    if isinstance(value, list):
+        return [completed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields = {name: completed(item) for name, item in value.items()}
+    name = str(fields.get("class", "")).rpartition(".")[2]
+    return {**ADDED.get(name, {}), **fields}
 
 
 def migrated(value: Any, place: str = "") -> Any:

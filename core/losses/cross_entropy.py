@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from core.common.tensors import full
-from core.losses.base import ByClass, Loss, counts, expected, number_per_class
+from core.losses.base import ByClass, Loss, counts, expected, number_per_class, weights_of
 
 if TYPE_CHECKING:
     from core.context import Context
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 class CrossEntropy(Loss):
     """Cross-entropy, optionally with label smoothing (Szegedy et al. 2016, section 7) and class weights.
 
-    logits [N, C]; targets int64 [N] or float [N, C]; returns [N]. The term of each class is multiplied by its weight;
-    unlike in torch, the mean over a batch is not divided by the weights. "balanced" is n_samples / (n_classes * count
-    of the class), as in scikit-learn, with a mean of 1 over the training set (King and Zeng 2001).
+    logits [N, C]; targets int64 [N] or float [N, C]; returns [N]. The loss of an example, smoothing included, is
+    multiplied by the weight of its true class; for targets float [N, C] it is the expectation of this. "balanced" is
+    n_samples / (n_classes * count of the class), as in scikit-learn, with a mean of 1 over the training set (King and
+    Zeng 2001).
+
+    torch.nn.CrossEntropyLoss differs twice. It multiplies each term by the weight of its own class, so that smoothing
+    is weighted too, and with balanced weights the rarest class is predicted for want of other evidence. And it divides
+    the mean over a batch by the weights of its examples.
     """
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="amount of label smoothing; 0: none")
@@ -48,8 +53,14 @@ class CrossEntropy(Loss):
     def values(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Losses [N] of logits [N, C] and targets, with class weights, float [C]."""
         logits = full(logits)
-        weight = None if weights is None else weights.to(logits.dtype)
-        return F.cross_entropy(logits, targets, weight=weight, reduction="none", label_smoothing=self.label_smoothing)
+        if weights is None:
+            return F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.label_smoothing)
+        weights = weights.to(logits.dtype)
+        losses = F.cross_entropy(logits, targets, weight=weights, reduction="none")
+        if not self.label_smoothing:
+            return losses
+        uniform = -logits.log_softmax(dim=1).mean(dim=1)
+        return (1 - self.label_smoothing) * losses + self.label_smoothing * weights_of(targets, weights) * uniform
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self.weights is not None:

@@ -12,9 +12,31 @@ from core.declare.part import Part
 
 
 class Ema(Part):
-    """Exponential moving average of the weights (Polyak and Juditsky 1992), evaluated and saved instead of them."""
+    """Exponential moving average of the weights (Polyak and Juditsky 1992), evaluated and saved instead of them.
+
+    With warm-up, the decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage:
+    the average spans about the last tenth of a training that is shorter than 1 / (1 - decay) steps, instead of being
+    dominated by the first weights.
+    """
 
     decay: float = Field(0.999, gt=0, lt=1, description="decay of the average at each optimizer step")
+    warmup: bool = Field(True, description="use a smaller decay in the first steps, so that a short training works")
+
+    def at(self, step: int) -> float:
+        """Decay at an optimizer step, counted from 0."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+
+    def note(self, steps: int) -> str | None:
+        """What a user should know if the decay does not fit a training of this many steps; otherwise None."""
+        span = round(1 / (1 - self.at(steps)))
+        if self.at(steps) < self.decay:
+            return f"ema: {steps:,} steps are too few for decay {self.decay:g}; it averages about the last {span:,}"
+        if span > steps / 3:
+            return (
+                f"warning: ema.decay {self.decay:g} averages over about {span:,} steps, but the training has "
+                f"{steps:,}: the first weights count too much; use a smaller ema.decay, or ema.warmup"
+            )
+        return None
 
 
 class Swa(Part):
@@ -32,9 +54,23 @@ class Swa(Part):
         return math.floor(self.start * epochs)
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+class MovingAverage(AveragedModel):
     """An exponential moving average of the weights of a model; buffers are copied."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def __init__(self, model: nn.Module, ema: Ema):
+        super().__init__(model)
+        self.ema = ema
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average in the weights of the model after an optimizer step."""
+        self.multi_avg_fn = get_ema_multi_avg_fn(self.ema.at(int(self.n_averaged)))  # the count is on the host
+        super().update_parameters(model)
+
+    def over(self, network: nn.Module) -> MovingAverage:
+        """The same average of a part of its network, `network`; both share its weights and count."""
+        made = MovingAverage(network, self.ema)
+        made.module, made.n_averaged = network, self.n_averaged
+        return made
 
 
 def equal_average(model: nn.Module) -> AveragedModel:

@@ -23,7 +23,7 @@ from core.record import journal
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
+VERSION = 3
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
@@ -177,7 +177,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError([f"{path}: not a record: {error}"]) from None
     version = record.get("labbook") if isinstance(record, dict) else None
-    if version == 1:
+    if version in (1, 2):
         return migrated_record(record) | {"labbook": VERSION}
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION

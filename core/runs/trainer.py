@@ -144,6 +144,9 @@ class Trainer:
             saver,
         ):
             display.say(_opening(self.run, parts))
+            ema, steps = parts.experiment.ema, parts.setup.epochs * len(parts.train.plan)
+            if ema and (note := ema.note(steps)):
+                display.say(note)
             for event in self._fitted():
                 watch(event)
                 _record(journal, parts, event)

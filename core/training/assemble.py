@@ -26,7 +26,7 @@ from core.loading.loader import feed
 from core.loading.normalize import normalizer, statistics
 from core.methods import Forward
 from core.metrics.task import Task, task_of
-from core.optimizers.averaging import equal_average, moving_average
+from core.optimizers.averaging import MovingAverage, equal_average
 from core.training import distributed
 from core.training.sanity_check import rehearse, rehearse_metrics, small_step
 from core.training.state import State, Stopwatch
@@ -240,7 +240,7 @@ def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tup
         trained=trained,
         forward=Forward(trained, built["method"], built["loss"]),
         optimizer=experiment.optimizer.build(trained, scaled),
-        ema=moving_average(trained["model"], experiment.ema.decay) if experiment.ema else None,
+        ema=MovingAverage(trained["model"], experiment.ema) if experiment.ema else None,
         swa=equal_average(trained["model"]) if experiment.swa else None,
         stopwatch=Stopwatch() if experiment.max_minutes else None,
         scaler=torch.amp.GradScaler(context.device.type) if scaled else None,

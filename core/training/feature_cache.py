@@ -106,18 +106,18 @@ def _probe(parts: Assembly, tail: tuple[str, ...]) -> State:
         state,
         trained=trained,
         forward=Forward(trained, setup.method, setup.loss),
-        ema=_average_of(state.ema, tail),
-        swa=_average_of(state.swa, tail),
+        ema=state.ema.over(Tail(state.ema.module, tail)) if state.ema else None,
+        swa=_over_tail(state.swa, tail),
     )
 
 
-def _average_of(average: AveragedModel | None, tail: tuple[str, ...]) -> AveragedModel | None:
-    """The weight average restricted to the tail. Everything before the tail is constant, and so is its average."""
-    if average is None:
+def _over_tail(swa: AveragedModel | None, tail: tuple[str, ...]) -> AveragedModel | None:
+    """The equal average restricted to the tail. Everything before the tail is constant, and so is its average."""
+    if swa is None:
         return None
-    shared = Tail(average.module, tail)
-    made = AveragedModel(shared, multi_avg_fn=average.multi_avg_fn)
-    made.module, made.n_averaged = shared, average.n_averaged
+    shared = Tail(swa.module, tail)
+    made = AveragedModel(shared)
+    made.module, made.n_averaged = shared, swa.n_averaged
     return made
 
 

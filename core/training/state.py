@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from core.optimizers.averaging import MovingAverage
+
 
 class Stopwatch:
     """Training time of a run in seconds, across interruptions: since `start`, plus the time loaded from a
@@ -55,7 +57,7 @@ class State:
     trained: nn.ModuleDict
     forward: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: AveragedModel | None = None
+    ema: MovingAverage | None = None
     scaler: torch.amp.GradScaler | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     step: int = 0

@@ -152,12 +152,33 @@ def test_the_families_meet_in_cross_entropy(batch):
     assert (small >= expected - q * expected**2 / 2 - 1e-4).all()
 
 
-def test_cross_entropy_is_torchs_with_smoothing_weights_and_soft_targets():
+@pytest.mark.parametrize(("weights", "smoothing"), [((1.0, 2.0, 0.0, 0.5, 3.0), 0.0), (None, 0.2)])
+@soft_and_hard
+def test_cross_entropy_is_torchs_with_weights_or_with_smoothing(weights, smoothing, targets):
+    loss = L.CrossEntropy(label_smoothing=smoothing, weights=weights).build(CONTEXT)
+    weight = None if weights is None else torch.tensor(weights)
+    expected = F.cross_entropy(LOGITS, targets, weight=weight, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(loss(LOGITS, targets), expected)
+
+
+@soft_and_hard
+def test_a_weight_is_that_of_an_example_with_its_smoothing(targets):
     weights = (1.0, 2.0, 0.0, 0.5, 3.0)
     loss = L.CrossEntropy(label_smoothing=0.2, weights=weights).build(CONTEXT)
-    for targets in (HARD, SOFT):
-        expected = F.cross_entropy(LOGITS, targets, weight=torch.tensor(weights), reduction="none", label_smoothing=0.2)
-        torch.testing.assert_close(loss(LOGITS, targets), expected)
+    smoothed = L.CrossEntropy(label_smoothing=0.2)
+    of_class = torch.stack([smoothed(LOGITS, torch.full((N,), label)) for label in range(C)], dim=1)
+    share = ONE_HOT if targets is HARD else targets
+    torch.testing.assert_close(loss(LOGITS, targets), (share * torch.tensor(weights) * of_class).sum(dim=1))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_balanced_weights_prefer_no_class_for_want_of_evidence(smoothing):
+    """A network that sees only the frequencies of the classes is best off with equal logits, however long the tail."""
+    labels = torch.arange(C).repeat_interleave(torch.tensor(COUNTS))
+    loss = L.CrossEntropy(weights="balanced", label_smoothing=smoothing).build(CONTEXT)
+    bias = torch.zeros(C, requires_grad=True)
+    loss(bias.expand(len(labels), C), labels).mean().backward()
+    torch.testing.assert_close(bias.grad, torch.zeros(C), atol=1e-6, rtol=0)
 
 
 def test_balanced_weights_are_scikit_learns_and_1_on_average():

@@ -180,13 +180,18 @@ def test_clipping_is_torchs_and_the_norm_before_it_is_reported(field, clip):
     torch.testing.assert_close(list(by_hand.parameters()), list(parts.state.model.parameters()))
 
 
-def test_the_average_follows_its_formula_and_is_what_is_evaluated():
-    parts = built({"ema.decay": 0.8, "epochs": 1})
-    expected = None
+@pytest.mark.parametrize("warmup", [True, False])
+def test_the_average_follows_its_formula_and_is_what_is_evaluated(warmup):
+    parts = built({"ema.decay": 0.3, "ema.warmup": warmup, "epochs": 1})
+    expected, decays = None, []
     for event in fit(parts.setup, parts.state, parts.train, parts.val):
         if event.validation is None:
             now = [p.detach().clone() for p in parts.state.model.parameters()]
-            expected = now if expected is None else [0.8 * e + 0.2 * n for e, n in zip(expected, now, strict=True)]
+            decays.append(min(0.3, (1 + len(decays)) / (10 + len(decays))) if warmup else 0.3)
+            decay = decays[-1] if expected else 0
+            expected = [decay * e + (1 - decay) * n for e, n in zip(expected or now, now, strict=True)]
+    assert decays[-1] == 0.3
+    assert (decays[1] < 0.3) == warmup
     torch.testing.assert_close(list(parts.state.evaluated.parameters()), expected)
     assert parts.state.evaluated is parts.state.ema.module
 
