@@ -40,8 +40,11 @@ class Run(RecordedRun):
         return model_of(self)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Predict probabilities float [N, C] of images uint8 [N, H, W, channels]; record["data"]["classes"] names the
-        classes. Multi-label: independent probabilities of each label."""
+        """Predict probabilities float [N, C] of images uint8 [N, H, W, channels].
+
+        The classes are named in `record["data"]["classes"]`. For multi-label images, each label has its own,
+        independent probability. Raises ValueError for images of another type or shape.
+        """
         import numpy as np
         import torch
 
