@@ -114,7 +114,7 @@ def _size(file: Path) -> int:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints about the repository; None without git or outside a repository."""
+    """The output of a git command in the repository; None without git or outside a repository."""
     if not shutil.which("git"):
         return None
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)

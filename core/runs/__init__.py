@@ -1,1 +1,1 @@
-"""What runs: training, resuming, seeds, rerun, and what a run leaves on record."""
+"""Train, resume and repeat runs, one or several seeds, and write their records."""

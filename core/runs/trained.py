@@ -43,10 +43,10 @@ class Run(RecordedRun):
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Predict probabilities float32 [N, C] of images uint8 [N, H, W, channels], as in the test of the run: with its
-        normalization, precision and test-time augmentation. record["data"]["classes"] names the classes.
+        normalization, precision and test-time augmentation.
 
-        Multi-label: independent probabilities of each label. Raises ValueError for images of another type or size, and
-        UserError as `model` does.
+        The classes are named in `record["data"]["classes"]`. For multi-label images, each label has its own,
+        independent probability. Raises ValueError for images of another type or shape, and UserError as `model` does.
         """
         import numpy as np
 

@@ -218,6 +218,10 @@ def test_a_step_of_albumentations_goes_by_the_name_of_its_transform():
         ),
         ({"loss": "GeneralisedCrossEntropy"}, "is not a Loss; it is now called GeneralizedCrossEntropy"),
         (
+            {"augment": "Translate", "augment.translate.share": 0.1},
+            "unknown field; it is now called augment.translate.fraction",
+        ),
+        (
             {"augment": "RandomErasing", "augment.random_erasing.largest": 0.3},
             "it is now part of augment.random_erasing.scale, (min, max)",
         ),
