@@ -60,6 +60,18 @@ class NonFinite(ArithmeticError):
         )
 
 
+class NothingValidated(NonFinite):
+    """The monitored metric was NaN in every epoch, so that no weights are the best ones."""
+
+    def __init__(self, metric: str, epochs: int):
+        ArithmeticError.__init__(
+            self,
+            f"{metric} was NaN in each of {epochs} epochs: no epoch is the best one, and no test image was read. "
+            "The training loss was finite, so look at the validation images and at what evaluation does differently "
+            "(batch normalization, dropout, ema); lower optimizer.lr, or use precision fp32",
+        )
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal stopped the process, which exits with status 128 + number. run: id of the run to resume, if any."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from core.common.errors import Interrupted, Unfinished
+from core.common.errors import Interrupted, NothingValidated, Unfinished
 from core.common.terminal import tell
 from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
-from core.metrics.names import best_epoch
+from core.metrics.names import best_epoch, scores
 from core.models.weights import save_weights
 from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
@@ -48,10 +49,13 @@ class Trainer:
     runtime: Runtime
 
     def to_the_end(self) -> None:
-        """Train to the end, evaluate on the test split, and write plots and report."""
+        """Train to the end, evaluate on the test split, and write plots and report. Raises NothingValidated."""
         with closing(self.events()) as events:
             for _ in events:
                 pass
+        monitor, history = self.parts.experiment.monitor, self.parts.state.history
+        if all(math.isnan(score) for score in scores(history, monitor)):
+            raise NothingValidated(monitor, len(history))
         if self.journal is None:
             evaluate_test(self.parts)
             return

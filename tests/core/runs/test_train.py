@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.text import Text
 
 from core.common import paths
@@ -46,6 +47,13 @@ class Nan(Loss):
 
     def __call__(self, logits, targets):
         return logits.sum(dim=1) * float("nan")
+
+
+class NanInEvaluation(Loss):
+    """A number in training alone."""
+
+    def __call__(self, logits, targets):
+        return F.cross_entropy(logits, targets, reduction="none") * (1 if logits.requires_grad else float("nan"))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +147,15 @@ def test_a_loss_that_is_not_a_number_ends_as_failed(home):
     with pytest.raises(NonFinite, match="step 1 "):
         train(SHORT.but({"loss": Nan()}), OFFLINE)
     assert only_run(home).status == "FAILED"
+
+
+def test_a_validation_that_is_never_a_number_ends_as_failed_and_reads_no_test_image(home):
+    with pytest.raises(NonFinite, match=r"val/loss was NaN in each of 2 epochs.*evaluation does differently"):
+        train(SHORT.but({"loss": NanInEvaluation(), "monitor": "val/loss", "epochs": 2, "stopping": None}), OFFLINE)
+    run = only_run(home)
+    assert run.status == "FAILED"
+    assert "val/loss was NaN" in run.tags["error"]
+    assert "test/loss" not in run.history
 
 
 @pytest.mark.parametrize(
