@@ -70,9 +70,10 @@ class Model(Part, ABC):
     def _load(self, network: nn.Module, origin: Origin, context: Context) -> None:
         same = origin.classes is None or origin.classes == context.classes
         source = f"weights of {origin.name} ({origin.path.name}, sha256 {origin.sha256[:12]})"
-        adapted = adapt(network, read(origin.path), len(context.classes), same, f"model.weights: {source}")
+        weights, note = read(origin.path)
+        adapted = adapt(network, weights, len(context.classes), same, f"model.weights: {source}")
         if not context.rank:
-            tell(f"{source}: {adapted.summary()}")
+            tell(f"{source}: {adapted.summary()}{f'; {note}' if note else ''}")
 
     @abstractmethod
     def network(self, context: Context) -> nn.Module:

@@ -20,6 +20,7 @@ from core.common.text import did_you_mean
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 NESTS = ("state_dict", "model_state_dict", "model")  # keys of the state dict in checkpoints of other programs
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # of an average of the weights
 SECONDS = 20.0  # timeout of a download, without receiving data
 
 
@@ -60,8 +61,9 @@ def find(wanted: str, published: str | None) -> Origin:
     return _of_run(wanted, known)
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a safetensors file, or in a torch.save file of tensors and plain values.
+def read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Returns the state dict in a safetensors file, or in a torch.save file of tensors and plain values, and a note for
+    the user about what was chosen where the file has several, or an empty text.
 
     Raises UserError, in one line, if the file is damaged, contains no state dict, or could execute code.
     """
@@ -69,7 +71,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return load_file(path), ""
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols; files are rejected below
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # malformed files can raise nearly any exception
@@ -81,13 +83,25 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         )
         advice = "save only the state_dict() of the network, preferably as safetensors"
         raise _error(f"cannot load {path}: {reason}; {advice}") from None
-    for nest in NESTS:
-        if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
-            found = found[nest]
+    found, note = _nested(found)
     tensors = {n: t for n, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, Mapping) else {}
     if not tensors:
         raise _error(f"{path} contains no state dict; save the state_dict() of the network to it")
-    return tensors
+    return tensors, note
+
+
+def _nested(found: Any) -> tuple[Any, str]:
+    """(The state dict in a checkpoint of another program, a note). The weights come before an average of them."""
+    average = next((n for n in AVERAGES if isinstance(found, Mapping) and isinstance(found.get(n), Mapping)), None)
+    inner = found
+    for nest in NESTS:
+        if isinstance(inner, Mapping) and isinstance(inner.get(nest), Mapping):
+            inner = inner[nest]
+    if average is None:
+        return inner, ""
+    if inner is found:
+        return found[average], f"the average {average} of the file was loaded; it has no other weights"
+    return inner, f"the average {average}, which the file has too, was not loaded; to load it, save it alone"
 
 
 def digest(path: Path) -> str:

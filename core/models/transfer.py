@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from core.common.errors import UserError
 from core.models.weights import few, load_weights
 
 POSITIONS = "encoder.pos_embedding"
-WRAPPERS = ("module.", "model.", "_orig_mod.", "body.")  # prefixes added by other programs, and by ArcFace
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,10 @@ def adapt(network: nn.Module, weights: Mapping[str, torch.Tensor], classes: int,
             final[name] = _positions(network, found)
         else:
             final[name] = found
-    load_weights(network, final, source)
+    try:
+        load_weights(network, final, source)
+    except UserError as error:
+        raise UserError([*error.lines, f"{source}: the names in the file are {few(list(weights))}"]) from None
     changed = {*replaced, *(text.partition(":")[0] for text in adapted)}
     loaded = tuple(name for name in own if name not in changed)
     return Adapted(loaded, tuple(replaced), tuple(adapted), tuple(name for name in given if name not in own))
@@ -111,10 +114,20 @@ def _positions(network: nn.Module, found: torch.Tensor) -> torch.Tensor:
 
 
 def _unwrapped(weights: Mapping[str, torch.Tensor], own: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The weights, without a prefix that another program has added to all names."""
+    """The weights without the prefix that another program has added to their names, such as `module._orig_mod.`; of
+    programs that divide a network, such as mmpretrain, without `backbone.` and `head.`
 
-    def stripped(prefixes: Sequence[str]) -> dict[str, torch.Tensor]:
-        return {next((n.removeprefix(p) for p in prefixes if n.startswith(p)), n): t for n, t in weights.items()}
+    A prefix is whatever precedes the network's own names, if more of these are found with it than without.
+    """
+    prefixes = {given.removesuffix(name) for name in own for given in weights if given.endswith(f".{name}")}
 
-    choices = [dict(weights), *(stripped([prefix]) for prefix in WRAPPERS), stripped(["model.module."])]
-    return max(choices, key=lambda named: len(named.keys() & own.keys()))
+    def stripped(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+
+    found = max(
+        (stripped(prefix) for prefix in sorted(prefixes | {""}, key=lambda prefix: (len(prefix), prefix))),
+        key=lambda named: len(named.keys() & own.keys()),
+    )
+    missing = own.keys() - found.keys()
+    heads = {name: short for name in found if (short := name.removeprefix("head.")) in missing}
+    return {heads.get(name, name): tensor for name, tensor in found.items()}

@@ -184,13 +184,42 @@ def test_weights_of_another_architecture_are_refused_with_their_names(tmp_path):
         adapt(network, {"1.weight": torch.zeros(4, 3072), "3.bias": torch.zeros(4)}, 4, True, "w")
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "body."])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "body.", "module._orig_mod.", "net.encoder.q."])
 def test_what_programs_put_around_a_network_is_taken_off(prefix, tmp_path):
     network = MLP(hidden=(4,)).build(context())
     nested = {"state_dict": {prefix + name: t for name, t in network.state_dict().items()}, "epoch": 3}
     torch.save(nested, tmp_path / "w.ckpt")
     found = MLP(hidden=(4,), weights=str(tmp_path / "w.ckpt")).build(context())
     assert torch.equal(found[1].weight, network[1].weight)
+
+
+def test_halves_of_a_network_are_put_together(tmp_path):
+    """As mmpretrain saves them; an auxiliary head whose names end alike is not taken for the head."""
+    network = SmallCNN(widths=(4, 6)).build(context())
+    own = network.state_dict()
+    head = head_of(network) + "."
+    halves = {("head." if name.startswith(head) else "backbone.") + name: tensor for name, tensor in own.items()}
+    torch.save({"state_dict": halves | {f"aux.{head}weight": torch.zeros(4, 6)}}, tmp_path / "w.pth")
+    found = SmallCNN(widths=(4, 6), weights=str(tmp_path / "w.pth")).build(context())
+    assert all(torch.equal(tensor, own[name]) for name, tensor in found.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["both", "average"])
+def test_an_average_beside_the_weights_is_reported(kind, tmp_path, capsys):
+    network, average = MLP(hidden=(4,)).build(context()), MLP(hidden=(4,)).build(context())
+    saved = {"state_dict_ema": average.state_dict(), "epoch": 3}
+    torch.save(saved | ({"state_dict": network.state_dict()} if kind == "both" else {}), tmp_path / "w.pth")
+    found = MLP(hidden=(4,), weights=str(tmp_path / "w.pth")).build(context())
+    assert torch.equal(found[1].weight, (network if kind == "both" else average)[1].weight)
+    said = capsys.readouterr().out
+    assert ("state_dict_ema, which the file has too, was not loaded" in said) == (kind == "both")
+    assert ("state_dict_ema of the file was loaded" in said) == (kind == "average")
+
+
+def test_weights_that_do_not_fit_are_shown_with_their_own_names():
+    network = MLP(hidden=(4, 4)).build(context())
+    with pytest.raises(UserError, match=r"the names in the file are blocks\.0\.mlp, norm"):
+        adapt(network, {"blocks.0.mlp": torch.zeros(4), "norm": torch.zeros(4)}, 4, True, "w")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5, 6])
