@@ -135,9 +135,10 @@ class Exponential(Schedule):
 class Plateau(Schedule):
     """Multiply the learning rate by `factor` when the metric `monitor` has stopped improving.
 
-    Equivalent to torch's ReduceLROnPlateau with threshold_mode "rel". It is a pure function of the validation history,
-    including the epochs of the warmup: the rule is evaluated from the first epoch each time, so there is no state to
-    save. Whether the metric is maximized or minimized follows from its name.
+    Equivalent to torch's ReduceLROnPlateau with threshold_mode "rel". It is a pure function of the validation history:
+    the rule is evaluated from the first epoch each time, so there is no state to save. Epochs of the warmup set the
+    best value but do not count as epochs without improvement. Whether the metric is maximized or minimized follows
+    from its name.
     """
 
     factor: float = Field(0.1, gt=0, lt=1, description="factor by which the learning rate is reduced")
@@ -153,9 +154,11 @@ class Plateau(Schedule):
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
         multiplier, best, bad, cooling = 1.0, -float("inf"), 0, 0
-        for score in scores(history, self.monitor):
+        for epoch, score in enumerate(scores(history, self.monitor)):
             bar = best + self.threshold * abs(best) if best > -float("inf") else best
             best, bad = (score, 0) if score > bar else (best, bad + 1)
+            if epoch < self.warmup_epochs:
+                bad = 0
             if cooling:
                 cooling, bad = cooling - 1, 0
             if bad > self.patience:

@@ -48,19 +48,23 @@ def _mirrored(mirror: Follows | None) -> Iterator[Follows]:
 
 @contextmanager
 def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
-    """Set the number of threads and determinism for the duration of a run. Processes on one machine share its cores."""
+    """Set the number of threads, determinism and torch's random state for the duration of a run; afterwards they are
+    the caller's again. Processes on one machine share its cores."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
     torch.set_num_threads(launch.threads or threads_each(ranks.local_ranks))
     if launch.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not launch.deterministic
     keep_freed_memory()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with anomaly_mode(launch.detect_anomaly):
+        with anomaly_mode(launch.detect_anomaly), torch.random.fork_rng(gpus):
             yield
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(deterministic)
 
 

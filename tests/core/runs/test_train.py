@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,22 @@ def test_the_confusion_table_adds_up_to_the_test_accuracy(run):
     table = np.array([row[1:] for row in rows[1:]], dtype=int)
     assert rows[0][1:] == [row[0] for row in rows[1:]] == [str(digit) for digit in range(10)]
     assert table.trace() / table.sum() == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_a_training_leaves_the_process_of_its_caller_as_it_was(home):
+    torch.manual_seed(7)
+    torch.set_num_threads(2)
+    np.random.seed(7)
+    random.seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate(), torch.get_num_threads()
+    train(SHORT, OFFLINE.but({"threads": 1, "deterministic": True}))
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert torch.equal(before[0], after[0])
+    assert (before[1] == after[1]).all()
+    assert before[2:] == after[2:]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_a_bug_in_a_custom_loss_ends_as_failed_with_its_traceback_kept(home):

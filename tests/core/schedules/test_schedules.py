@@ -162,6 +162,15 @@ def test_plateau(values, patience, cooldown, threshold, metric):
             assert got == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
+def test_epochs_of_the_warmup_are_not_epochs_without_improvement():
+    part = Plateau(factor=0.5, patience=1, warmup_epochs=3, monitor="val/loss")
+    rising = [{"val/loss": 1.0 + 0.1 * epoch} for epoch in range(6)]
+    multipliers = [part(Clock(3 * epoch, 3, 100), rising[:epoch]) for epoch in range(3, 7)]
+    assert multipliers == [1.0, 1.0, 0.5, 0.5]
+    better = [{"val/loss": 0.5}, *rising]  # what was reached during the warmup is what has to be surpassed
+    assert part(Clock(3 * 7, 3, 100), better) == 0.25
+
+
 ONE_OF_EACH = [
     Constant(), Cosine(min_lr_ratio=0.1), CosineRestarts(t_0=2), Polynomial(power=2), OneCycle(), Step(step_size=2),
     MultiStep(milestones=(1, 4)), Exponential(), Plateau(),
