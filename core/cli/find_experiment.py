@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -72,11 +76,43 @@ def imported(package: str) -> ModuleType:
     """Import an experiment. Raises UserError for errors in its declaration, with file and line. Returns the module."""
     try:
         return importlib.import_module(package)
-    except ValidationError as error:
-        folder = package.rsplit(".", 1)[-1]
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in frame.filename]
-        place = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
-        raise UserError(f"{place}{dotted(e['loc'])}: {message(e)}" for e in error.errors()) from None
+    except Exception as error:
+        if lines := import_errors(error):
+            raise UserError(lines) from None
+        raise
+
+
+def import_errors(error: BaseException) -> list[str]:
+    """Describe an error that the files of an experiment raised when they were imported, with file and line. Returns an
+    empty list for any other error, of which a traceback says more."""
+    if isinstance(error, SyntaxError):
+        return [f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"]
+    folders = [Path(folder).resolve() for folder in importlib.import_module("experiments").__path__]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")]
+    own = [f for f in frames if any(folder in Path(f.filename).resolve().parents[1:] for folder in folders)]
+    if not own:
+        return []
+    place = f"{own[-1].filename}, line {own[-1].lineno}: "
+    if isinstance(error, ValidationError):
+        return [f"{place}{dotted(e['loc'])}: {message(e)}" for e in error.errors()]
+    if isinstance(error, UserError):
+        return [f"{place}{line}" for line in error.lines]
+    if own[-1] != frames[-1] and f"{os.sep}pydantic{os.sep}" not in frames[-1].filename:
+        return []
+    hint = _where_to_import(str(error.name), Path(own[-1].filename)) if isinstance(error, NameError) else ""
+    return [f"{place}{type(error).__name__}: {error}{hint}"]
+
+
+def _where_to_import(name: str, file: Path) -> str:
+    """The import that a file lacks for a class of its folder, or for a part."""
+    for path in sorted(file.parent.glob("*.py")):
+        if path != file and re.search(rf"^class {re.escape(name)}\b", path.read_text(errors="replace"), re.MULTILINE):
+            return f"; add: from experiments.{file.parent.name}.{path.stem} import {name}"
+    kind = choices(Part).get(name)
+    if kind is None:
+        return ""
+    room = ".".join(kind.__module__.split(".")[:2])
+    return f"; add: from {room if hasattr(sys.modules.get(room), name) else kind.__module__} import {name}"
 
 
 def handle_help(experiment: NamedExperiment, words: Sequence[str], verb: Part | None = None) -> bool:

@@ -27,6 +27,11 @@ class Declared(BaseModel):
         """Its name among the steps of a tuple."""
         return snake(type(self).__name__)
 
+    @classmethod
+    def hint(cls, name: str) -> str:
+        """What to write instead of `name`, which is no class that a field of this type takes; empty if unknown."""
+        return ""
+
 
 AnyPart = TypeVar("AnyPart", bound=Declared)
 
@@ -98,7 +103,8 @@ def _choose(kind: type[Declared], wanted: Any) -> type[Declared]:
         if named := [part for part in _concrete(kind) if part.__name__ == path[-1]]:
             return max(reversed(named), key=lambda part: _shared(_qualified(part).split("."), path))
     new = CLASSES.get(str(wanted).rpartition(".")[-1])
-    text = f"{wanted} is not {a(kind)}" + (f"; it is now called {new}" if new else suggestion(str(wanted), known))
+    hint = f"; it is now called {new}" if new else kind.hint(str(wanted)) or suggestion(str(wanted), known)
+    text = f"{wanted} is not {a(kind)}{hint}"
     raise PydanticCustomError("class", "{text}", {"text": text})
 
 

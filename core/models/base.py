@@ -11,6 +11,7 @@ from torch import nn
 from core.common.terminal import tell
 from core.context import Context
 from core.declare.part import Part
+from core.declare.tree import choices
 from core.models.hooks import keep_in_fp32, recompute
 from core.models.initialize import initialize
 from core.models.pretrained import Origin, find, read
@@ -38,6 +39,17 @@ class Model(Part, ABC):
     fp32: tuple[str, ...] = Field(
         (), description="names of modules that compute in fp32 under bf16 or fp16; * is a wildcard, e.g. fc,layer4.*"
     )
+
+    @classmethod
+    def hint(cls, name: str) -> str:
+        """The class that makes a network of this name."""
+        kind = next((kind for kind in choices(cls).values() if kind.has(name)), None)
+        return f"; use {kind.__name__}: --model {kind.__name__} --model.name {name}" if kind else ""
+
+    @classmethod
+    def has(cls, name: str) -> bool:
+        """Whether the class makes networks by name, and one of this name."""
+        return False
 
     def build(self, context: Context) -> nn.Module:
         """The network, from images, float [N, C, H, W], to logits [N, classes], initialized or with `weights` loaded.

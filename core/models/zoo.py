@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import Field
@@ -49,11 +50,12 @@ class Torchvision(Model):
         False, description="use the auxiliary heads of googlenet and inception_v3; requires --method Auxiliary"
     )
 
-    def check(self) -> None:
-        # imported here, because importing torchvision takes 1.3 s, too long for a declaration or --help
-        import torchvision.models
+    @classmethod
+    def has(cls, name: str) -> bool:
+        return name in _torchvision_names()
 
-        known = torchvision.models.list_models(module=torchvision.models)
+    def check(self) -> None:
+        known = _torchvision_names()
         if self.name not in known:
             hint = did_you_mean(self.name, known)
             raise ValueError(f"torchvision has no classification model {self.name}{hint}")
@@ -127,6 +129,10 @@ class Timm(Model):
         None, ge=0, lt=1, description="stochastic depth (drop_path_rate of timm); none: the network's default"
     )
 
+    @classmethod
+    def has(cls, name: str) -> bool:
+        return find_spec("timm") is not None and bool(_timm().is_model(name))
+
     def check(self) -> None:
         timm = _timm()
         if not timm.is_model(self.name):
@@ -153,6 +159,13 @@ class Timm(Model):
         except TypeError as error:
             raise ValueError(f"timm does not accept these options for it: {error}") from None
         return network
+
+
+def _torchvision_names() -> list[str]:
+    # imported here, because importing torchvision takes 1.3 s, too long for a declaration or --help
+    import torchvision.models
+
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def _timm() -> Any:

@@ -316,6 +316,11 @@ def test_what_does_not_fit_is_reported_before_anything_is_recorded():
     assert len(caught.value.lines) == 1
 
 
+def test_the_name_of_a_network_of_torchvision_leads_to_the_part_that_makes_it():
+    with pytest.raises(UserError, match=r"is not a Model; use Torchvision: --model Torchvision --model\.name resnet50"):
+        EXPERIMENT.but({"model": "resnet50"})
+
+
 def test_unknown_names_are_refused_with_the_nearest():
     from core.training.assemble import check
 
