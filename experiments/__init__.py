@@ -5,6 +5,8 @@ $LABBOOK_EXPERIMENTS names a further folder (or several, separated as in $PATH) 
 
 import os
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 
 __path__ += filter(None, os.environ.get("LABBOOK_EXPERIMENTS", "").split(os.pathsep))
@@ -21,6 +23,14 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         return sys.__excepthook__(kind, error, trace)
     raise SystemExit(explain("the experiment cannot be imported", UserError(lines)))
 
+
+for _name in ("core", "data"):
+    _found = find_spec(_name)
+    if _found and _found.origin and Path(__file__).resolve().parents[1] not in Path(_found.origin).resolve().parents:
+        # `python -m` looks into the folder in which it is typed first
+        raise SystemExit(
+            f"{_found.origin} hides the package {_name} of labbook; type the command in another folder or rename it"
+        )
 
 if sys.argv[:1] == [
     "-m"

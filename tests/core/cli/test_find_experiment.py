@@ -1,5 +1,6 @@
 """Mistakes in the files of an experiment are one line each, with file and line."""
 
+import os
 import subprocess
 import sys
 
@@ -67,3 +68,15 @@ def test_what_python_imports_by_itself_is_explained_too(written, tmp_path, monke
         "bad_start/__init__.py, line 2: NameError: name 'FocalLoss' is not defined; add: from core.losses"
         in done.stderr
     )
+
+
+@pytest.mark.parametrize("name", ["data.py", "core/__init__.py"])
+def test_a_module_of_the_folder_that_hides_one_of_labbook_is_named(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    command = [sys.executable, "-m", "experiments.digits_cnn", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path / name} hides the package {name.partition('.')[0].partition('/')[0]} of labbook" in done.stderr
+    assert "Traceback" not in done.stderr
