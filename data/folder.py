@@ -57,8 +57,9 @@ class ImageFolder(OwnImages):
     """Images in one folder per class, as a folder, tar, zip or LMDB given with --root.
 
     The class folders are in train/, test/ and optionally val/ (which replaces val_fraction), or directly in the root.
-    In that case, test_fraction of each class is the test split, the same for all runs. In an LMDB, keys are file names
-    and values are file contents; it requires `pip install -e ".[lmdb]"`.
+    In that case, test_fraction of each class is the test split, the same for all runs. Common spellings of the splits
+    are read, too (Training, test_set, valid, dev), and folders around all of them are looked into. In an LMDB, keys are
+    file names and values are file contents; it requires `pip install -e ".[lmdb]"`.
     """
 
     cached: bool = Field(
@@ -80,7 +81,7 @@ class ImageFolder(OwnImages):
             found = tree.scan(root)
             return ingest.build(found, layout.arrange(found), recipe, folder)
 
-        key = f"{archive.fingerprint(root)} {recipe.policy} {recipe.skip_unreadable}"
+        key = f"{layout.VERSION} {archive.fingerprint(root)} {recipe.policy} {recipe.skip_unreadable}"
         cached = cache.fetch(key, build)
         return self.splits(cached, root, None if self.cached else self._files(cached, root))
 

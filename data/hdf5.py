@@ -16,6 +16,7 @@ from data.folder import OwnImages
 from data.reading import archive, cache, extras, ingest, labels, layout, packed
 from data.reading.decode import MAX_PIXELS
 from data.reading.progress import printable
+from data.reading.splits import split_of
 
 EXPECTED = (
     "expected: images, uint8 [N, H, W] or [N, H, W, 1 or 3], or the contents of image files (variable-length uint8); "
@@ -54,10 +55,10 @@ class Hdf5(OwnImages):
         return self.splits(cache.fetch(f"hdf5 {archive.fingerprint(root)} {recipe.policy} {fields}", build), root)
 
     def _groups(self, h5py: Any, file: Any, root: Path) -> tuple[list[str], list[packed.Group]]:
-        inner = [name for name in file if packed.split_of(name) and isinstance(_get(h5py, file, name), h5py.Group)]
+        inner = [name for name in file if split_of(name) and isinstance(_get(h5py, file, name), h5py.Group)]
         if inner:
             packed.refuse_groups(root, inner)
-        places = {packed.split_of(name) or "": name for name in inner} or {layout.WHOLE: ""}
+        places = {split_of(name) or "": name for name in inner} or {layout.WHOLE: ""}
         wrong: list[str] = []
         images, found = {}, {}
         for split, name in places.items():

@@ -15,6 +15,7 @@ from core.loading.images import Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, extras, ingest, layout, packed
 from data.reading.progress import printable
+from data.reading.splits import split_of
 
 EXPECTED = (
     "expected: a folder written by save_to_disk of a Dataset or DatasetDict with an Image and a ClassLabel feature"
@@ -53,7 +54,7 @@ class HuggingFace(OwnImages):
         saved = _opened(datasets, root)
         if isinstance(saved, datasets.DatasetDict):
             packed.refuse_groups(root, list(saved))
-            tables = {packed.split_of(name) or "": table for name, table in saved.items()}
+            tables = {split_of(name) or "": table for name, table in saved.items()}
         else:
             tables = {layout.WHOLE: saved}
         if wrong := [line for split in tables for line in self._wrong(datasets, root, split, tables[split])]:

@@ -28,6 +28,7 @@ from data.reading import archive, cache, ingest, labels, layout, packed
 from data.reading.disk import as_data_error
 from data.reading.files import Files
 from data.reading.progress import bar, first, printable
+from data.reading.splits import resembles
 from data.reading.tree import Tree
 
 EXPECTED = (
@@ -42,7 +43,7 @@ class WebShards(OwnImages):
     A sample is key.jpg (png, webp) with key.cls, which contains an integer or a class name, or with a field of
     key.json. Only an index is cached: images are read from the shards during training. Each epoch shuffles the shards,
     then the images within a window of `window` positions; a resumed epoch skips the samples that it has processed.
-    Shards whose names match val and test are those splits; missing splits are created.
+    Shards whose names match val and test, in any case, are those splits; missing splits are created.
     """
 
     field: str = Field(
@@ -87,6 +88,7 @@ class WebShards(OwnImages):
                 advance(1)
         classes, mixed = labels.class_names(sample.label for sample in samples)
         splits = tuple(self._split(sample.shard) for sample in samples)
+        wrong += self._misnamed(shards)
         if not wrong and "train" not in splits:
             wrong = [f"no samples for the train split: all shards are empty or match {self.val} or {self.test}"]
         if not wrong and len(classes) < 2:
@@ -106,7 +108,17 @@ class WebShards(OwnImages):
 
     def _split(self, shard: str) -> str:
         named = {"val": self.val, "test": self.test}
-        return next((split for split, names in named.items() if fnmatch.fnmatchcase(shard, names)), "train")
+        matching = (s for s, names in named.items() if fnmatch.fnmatchcase(shard.casefold(), names.casefold()))
+        return next(matching, "train")
+
+    def _misnamed(self, shards: Sequence[Path]) -> Iterator[str]:
+        """A line for each shard that would be trained on, but has the name of another split whose pattern is the
+        default."""
+        for name in (path.name for path in shards):
+            split = resembles(name.removesuffix(".tar"))
+            default = split in ("val", "test") and getattr(self, split) == type(self).model_fields[split].default
+            if default and self._split(name) == "train":
+                yield f"{printable(name)} looks like the {split} split; set --data.{split} to a pattern for its shards"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from core.common.spellings import metric
 
@@ -40,6 +40,13 @@ def numbered(labels: list[str]) -> list[str]:
     """Make labels unique: repeated ones get a number, starting at 2."""
     before = [labels[:i].count(label) for i, label in enumerate(labels)]
     return [label if not n else f"{label}_{n + 1}" for label, n in zip(labels, before, strict=True)]
+
+
+def listed(names: Sequence[str], shown: int = 12) -> str:
+    """Names in their order, separated by commas; of more than `shown`, the first and the last ones. Control characters
+    are escaped."""
+    safe = [name if name.isprintable() else ascii(name) for name in names]
+    return ", ".join(safe if len(safe) <= shown else [*safe[: shown - 3], "...", *safe[-2:]])
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from core import randomness
 from core.common.errors import DataError
-from core.common.text import did_you_mean
+from core.common.text import did_you_mean, listed
 from core.declare.part import Part
 from core.loading.stratify import stratified
 
@@ -146,6 +146,12 @@ class Splits:
         train, val, test = (_relabeled(images, kept) for images in (self.train, self.val, self.test))
         name = f"{self.name}, {len(kept)} classes"
         return Splits(name, classes, train, val, test, digest, self.source)
+
+    def summary(self) -> str:
+        """One line with the classes, in the order of their indices, and the size of each split."""
+        sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in ("train", "val", "test"))
+        kind = "labels" if self.multi_label else "classes"
+        return f"{self.name}: {len(self.classes):,} {kind} ({listed(self.classes)}); {sizes}"
 
     def _wrong_labels(self, split: str, targets: np.ndarray) -> list[str]:
         shape = (len(targets), len(self.classes))

@@ -50,6 +50,8 @@ class Trainer:
 
     def to_the_end(self) -> None:
         """Train to the end, evaluate on the test split, and write plots and report. Raises NothingValidated."""
+        if self.journal:
+            tell(self.parts.splits.summary())
         with closing(self.events()) as events:
             for _ in events:
                 pass

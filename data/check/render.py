@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from core.common.terminal import console, tell
+from core.common.text import listed
 from data.check.findings import Finding, Inspection, number
 from data.check.labels import Opinion
 from data.reading.decode import POLICY
@@ -64,6 +65,7 @@ def _counts(found: Inspection, whole: bool) -> None:
     tell(printable(f"{found.tree.path}: {number(len(found.tree.names), 'image')}, {named}"))
     if not classes:
         return
+    tell(f"classes, in their order: {listed([name for name in classes if name])}")
     grid = Table(box=SIMPLE_HEAD)
     grid.add_column("images that can be read", overflow="fold")
     for split in splits:

@@ -149,18 +149,20 @@ def _built(root: Path, key: str, build: Callable[[Path], Index]) -> Cached:
         with disk.writing(part, 0, "the index of the cache"):
             (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size}))
         with disk.locked(root / "place.lock", "waiting: another process is finishing a cache"):
-            _place(root, part, index.digest)
+            _place(root, part, index)
             _note(root, key, {"digest": index.digest, "source": index.source, "top": index.top})
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Cached(*_open(root / index.digest), index.source, index.top)
 
 
-def _place(root: Path, part: Path, digest: str) -> None:
-    target = root / digest
+def _place(root: Path, part: Path, new: Index) -> None:
+    target = root / new.digest
     try:
-        if target.exists() and _open(target):
-            return  # the same images have been cached before, from another form or path
+        if target.exists():
+            index, _ = _open(target)
+            if all(getattr(index, name) == getattr(new, name) for name in ("classes", "labels", "splits")):
+                return  # the same images have been cached before, from another form or path
     except _Damaged as damage:
         say(f"{damage}; replacing it")
     shutil.rmtree(target, ignore_errors=True)

@@ -9,13 +9,19 @@ from pathlib import Path
 from core.common.errors import DataError
 from core.loading.images import Splits
 from data.reading.progress import first, printable
-from data.reading.tree import SPLITS, Tree
+from data.reading.splits import READ_AS_SPLITS, resembles, split_of
+from data.reading.tree import Tree
 
 EXPECTED = (
     "expected: train/<class>/*.jpg and test/<class>/*.jpg, optionally val/<class>/*.jpg; or only <class>/*.jpg; "
     "as a folder, tar, zip or LMDB"
 )
 WHOLE = "all"  # the split of images in class folders without split folders
+VERSION = "layout 2"  # part of the key of a cache; to be raised when the same names are arranged in another way
+SPLITS = ("train", "val", "test")
+
+Form = dict[str, tuple[str, int]]
+"""Split folder -> (its split, position of the class in its paths); empty if the top folders are the classes."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,26 @@ def _faults(tree: Tree) -> tuple[list[str], bool]:
     if not tree.names:
         left = f" ({len(tree.others):,} other files)" if tree.others else ""
         return [f"{tree.path} contains no images{left}"], True
-    ready = _is_split(tree)
     paths = [name.split("/") for name in tree.names]
-    structural = list(_misplaced(tree, paths, int(ready))) + (list(_wrong_splits(tree, paths)) if ready else [])
-    placed = {(split, name) for split, name in places(tree) if name and split in {*SPLITS.values(), WHOLE}}
-    classes = tuple(sorted({name for _, name in placed}))
-    return [*structural, *_wrong_classes(tree, int(ready), classes, placed)], bool(structural)
+    form = _form(paths)
+    if not form and (doubts := [f"{tree.path}: {line}" for line in _doubts(paths)]):
+        return doubts, True
+    structural = [*_misplaced(tree, paths, form), *(_wrong_splits(tree, paths, form) if form else ())]
+    placed = {(split, name) for split, name in places(tree) if name and split in {*SPLITS, WHOLE}}
+    return [*structural, *_wrong_classes(tree, form, placed)], bool(structural)
 
 
 def places(tree: Tree) -> list[tuple[str, str]]:
     """(split, class) of each image, also for a tree that `arrange` rejects; "" for an image without split or class."""
-    ready = _is_split(tree)
     paths = [name.split("/") for name in tree.names]
-    splits = [SPLITS.get(path[0], path[0] if len(path) > 1 else "") if ready else WHOLE for path in paths]
-    classes = [path[ready] if len(path) > ready + 1 else "" for path in paths]
-    return list(zip(splits, classes, strict=True))
+    form = _form(paths)
+    if not form:
+        return [(WHOLE, path[0] if len(path) > 1 else "") for path in paths]
+    found = []
+    for path in paths:
+        split, depth = form.get(path[0], (path[0] if len(path) > 1 else "", 1))
+        found.append((split, path[depth] if len(path) > depth + 1 else ""))
+    return found
 
 
 def lacking(source: Path, splits: Splits) -> list[str]:
@@ -77,43 +88,99 @@ def lacking(source: Path, splits: Splits) -> list[str]:
     ]
 
 
-def _is_split(tree: Tree) -> bool:
-    """Whether the top-level folders are splits. A class may also be named train, next to other class folders."""
-    outer = {name.partition("/")[0] for name in tree.names}
-    return outer <= SPLITS.keys() or {"train", "test"} <= outer
+def _form(paths: list[list[str]]) -> Form:
+    """How the folders are read. They are splits if all of them have the name of a split, or at least two splits are
+    among those with class folders; so a class may be named train, next to other class folders."""
+    tops = {path[0] for path in paths if len(path) > 1}
+    splits = {top: split for top in tops if (split := split_of(top))}
+    inner = _inner(paths)
+    if len(splits) < len(tops) and len({split for top, split in splits.items() if inner[top]}) < 2:
+        return {}
+    shallow = {path[0] for path in paths if len(path) < 4}
+    only = {top: next(iter(inner[top])) for top in splits if len(inner[top]) == 1 and top not in shallow}
+    wrapped = {top for top, name in only.items() if only.keys() == splits.keys() or resembles(name) == splits[top]}
+    return {top: (splits[top], 2 if top in wrapped else 1) for top in sorted(splits)}
 
 
-def _misplaced(tree: Tree, paths: list[list[str]], depth: int) -> Iterator[str]:
-    lost = [printable("/".join(path)) for path in paths if len(path) < depth + 2]
+def _inner(paths: list[list[str]]) -> dict[str, set[str]]:
+    """Top folder -> the folders in it that contain images."""
+    inner: dict[str, set[str]] = {path[0]: set() for path in paths}
+    for path in paths:
+        if len(path) > 2:
+            inner[path[0]].add(path[1])
+    return inner
+
+
+def _doubts(paths: list[list[str]]) -> Iterator[str]:
+    """Why folders that would be read as classes are probably not classes."""
+    inner = _inner(paths)
+    for top, names in sorted(inner.items()):
+        inside = sorted(name for name in names if split_of(name))
+        if len({split_of(name) for name in inside}) > 1:
+            shown, example = _folders(inside), printable(f"{top}/{inside[0]}/")
+            if any(path[0] == top and path[1] == inside[0] and len(path) > 3 for path in paths):
+                yield f"the splits {shown} are in {printable(top)}/, next to other folders; move them to the top"
+            else:
+                moved = printable(f"{inside[0]}/{top}/")
+                yield f"the splits {shown} are inside the class folder; move {example} to {moved}, for every class"
+    like = {top: split for top in inner if inner[top] and (split := resembles(top))}
+    shared = {
+        (one, other)
+        for one in like
+        for other in like
+        if like[one] < like[other] and (like.keys() == inner.keys() or inner[one] & inner[other])
+    }
+    if shared:
+        read = " and ".join(
+            f"{printable(top)}/ as {like[top]}" for top in sorted({top for pair in shared for top in pair})
+        )
+        yield (
+            f"these folders look like splits, not classes: {read}; rename them, because only {READ_AS_SPLITS} are read "
+            "as splits"
+        )
+
+
+def _folders(names: list[str]) -> str:
+    return " and ".join(f"{printable(name)}/" for name in names)
+
+
+def _misplaced(tree: Tree, paths: list[list[str]], form: Form) -> Iterator[str]:
+    depths = {top: depth for top, (_, depth) in form.items()}
+    lost = [printable("/".join(path)) for path in paths if len(path) < depths.get(path[0], int(bool(form))) + 2]
     if lost:
         yield f"{tree.path}: {len(lost):,} images are not in a class folder: {', '.join(first(lost, 20))}"
 
 
-def _wrong_splits(tree: Tree, paths: list[list[str]]) -> Iterator[str]:
-    outer = {path[0] for path in paths}
-    if strange := sorted(printable(name) for name in outer - SPLITS.keys()):
-        yield f"{tree.path}: images outside train/ and test/, in {', '.join(strange)}; move or remove these folders"
-    if len(vals := sorted(name for name in outer if SPLITS.get(name) == "val")) > 1:
-        yield f"{tree.path}: {' and '.join(vals)} are names of the same split; keep one of them"
-    for split in ("train", "test"):
-        if split not in outer:
-            yield f"{tree.path}: {split}/ contains no images{_advice(split, vals)}"
-    for name in sorted((tree.folders & SPLITS.keys()) - outer - {"train", "test"}):
-        yield f"{tree.path}: {name}/ contains no images; add images or remove the folder"
+def _wrong_splits(tree: Tree, paths: list[list[str]], form: Form) -> Iterator[str]:
+    by_split = {split: sorted(top for top in form if form[top][0] == split) for split in SPLITS}
+    if strange := sorted(printable(name) for name in {path[0] for path in paths} - form.keys()):
+        known = _folders([top for split in SPLITS for top in by_split[split]])
+        yield f"{tree.path}: images outside {known}, in {', '.join(strange)}; move or remove these folders"
+    for names in by_split.values():
+        if len(names) > 1:
+            yield f"{tree.path}: {' and '.join(map(printable, names))} are names of the same split; keep one of them"
+    lacking = [split for split in ("train", "test") if not by_split[split]]
+    for split in lacking:
+        yield f"{tree.path}: {split}/ contains no images{_advice(split, by_split['val'])}"
+    for name in sorted(folder for folder in tree.folders - form.keys() if "/" not in folder):
+        if split_of(name) and split_of(name) not in lacking:
+            yield f"{tree.path}: {printable(name)}/ contains no images; add images or remove the folder"
 
 
 def _advice(split: str, vals: list[str]) -> str:
     advice = "the validation split is created from train"
-    return f"; rename {vals[0]}/ to test/: {advice}" if split == "test" and vals else ""
+    return f"; rename {printable(vals[0])}/ to test/: {advice}" if split == "test" and vals else ""
 
 
-def _wrong_classes(tree: Tree, depth: int, classes: tuple[str, ...], found: set[tuple[str, str]]) -> Iterator[str]:
+def _wrong_classes(tree: Tree, form: Form, found: set[tuple[str, str]]) -> Iterator[str]:
+    classes = tuple(sorted({name for _, name in found}))
     if len(classes) == 1:
         yield f"{tree.path}: {printable(classes[0])} is the only class; classification requires at least two"
-    declared = sorted(tuple(name.split("/")) for name in tree.folders if name.count("/") == depth)
-    for path in [path for path in declared if not depth or path[0] in SPLITS]:
-        split = SPLITS.get(path[0], "") if depth else WHOLE
-        elsewhere = depth and path[-1] in classes  # reported below, as a class missing in the split
+    for path in sorted(tuple(name.split("/")) for name in tree.folders):
+        split, depth = form.get(path[0], (split_of(path[0]), 1)) if form else (WHOLE, 0)
+        if split is None or len(path) != depth + 1:
+            continue
+        elsewhere = form and path[-1] in classes  # reported below, as a class missing in the split
         if not elsewhere and (split, path[-1]) not in found:
             empty = printable("/".join(path))
             yield f"{tree.path}: the class folder {empty} contains no images; add images or remove the folder"

@@ -11,7 +11,8 @@ from pathlib import Path
 from core.common.errors import DataError
 from data.reading import archive, cache, ingest, layout
 from data.reading.progress import first, printable
-from data.reading.tree import SPLITS, Tree
+from data.reading.splits import split_of
+from data.reading.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,6 @@ def marked(index: cache.Index) -> cache.Index:
     return replace(index, digest=hashlib.sha256(json.dumps(facts).encode()).hexdigest())
 
 
-def split_of(name: str) -> str | None:
-    """The split of a group of this name; None if the name is not that of a split."""
-    return SPLITS.get(name.lower())
-
-
 def refuse_groups(root: Path, names: Sequence[str]) -> None:
     """Raises DataError if groups of these names cannot be the splits of a dataset."""
     splits = [split_of(name) for name in names]
@@ -66,8 +62,10 @@ def refuse_groups(root: Path, names: Sequence[str]) -> None:
         for name, split in zip(names, splits, strict=True)
         if split is None
     ]
-    if splits.count("val") > 1:
-        wrong.append(f"{root}: two of {', '.join(names)} are the validation split; keep one of them")
+    for split in ("train", "val", "test"):
+        if splits.count(split) > 1:
+            same = " and ".join(printable(name) for name in names if split_of(name) == split)
+            wrong.append(f"{root}: {same} are names of the same split; keep one of them")
     if "train" not in splits:
         wrong.append(f"{root}: the train split is missing, the splits are {', '.join(map(printable, names))}")
     if wrong:

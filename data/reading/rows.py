@@ -17,7 +17,7 @@ from core.common.text import did_you_mean
 from data.reading import archive, disk
 from data.reading.layout import WHOLE
 from data.reading.progress import printable
-from data.reading.tree import SPLITS
+from data.reading.splits import split_of
 
 SUFFIXES = (".csv", ".parquet")
 EXPECTED = (
@@ -229,9 +229,9 @@ def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:
 
 def _split(cell: Any) -> str:
     name = _text("split", cell)
-    if name.lower() not in SPLITS:
+    if (split := split_of(name)) is None:
         raise _Wrong(f"{printable(name)} is not a split; use train, val or test")
-    return SPLITS[name.lower()]
+    return split
 
 
 def _locator(folder: Path, allow_outside: bool) -> Callable[[str], Path]:

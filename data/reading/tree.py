@@ -12,8 +12,7 @@ from core.common.errors import DataError
 from data.reading import archive
 from data.reading.decode import SUFFIXES
 from data.reading.progress import printable
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+from data.reading.splits import split_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Tree:
     """The files of a source.
 
     names: of the images, sorted.  folders: all folders, including empty ones.  others: full names of all other files,
-    including hidden ones.  top: "" or "name/", the common top folder, which is removed from the names.
+    including hidden ones.  top: "" or "name/", the common top folders, which are removed from the names.
     """
 
     path: Path
@@ -79,10 +78,15 @@ def _around(name: str) -> Iterator[str]:
 
 
 def _top(names: list[str]) -> str:
-    """The single top folder of all images, as archives often have one, if there are two further levels below it."""
-    tops = {name.partition("/")[0] for name in names}
-    top = next(iter(tops), "")
-    return f"{top}/" if len(tops) == 1 and top not in SPLITS and all(name.count("/") >= 2 for name in names) else ""
+    """The folders around all images, as archives often have one, if there are two further levels below them."""
+    top: list[str] = []
+    paths = [name.split("/") for name in names]
+    while True:
+        depth = len(top)
+        around = {path[depth] for path in paths if len(path) > depth + 2}
+        if len(around) != 1 or split_of(next(iter(around))) or any(len(path) <= depth + 2 for path in paths):
+            return "".join(f"{name}/" for name in top)
+        top += around
 
 
 def _changed(path: Path) -> DataError:

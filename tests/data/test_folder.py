@@ -283,3 +283,83 @@ def test_names_that_are_no_text_are_read(tmp_path):
         stream.write(encoded(noise(5)))
     first = ImageFolder(size=16).load(source)
     assert first.digest == ImageFolder(size=16).load(packed(source, tmp_path / "a.tar")).digest
+
+
+SPELLINGS = {
+    "capitals": ("Train", "Test", None),
+    "long": ("Training", "Testing", None),
+    "sets": ("training_set", "test set", None),
+    "plural": ("trains", "TESTS", None),
+    "valid": ("TRAIN", "test", "Valid"),
+    "dev": ("train-data", "test-data", "Dev-Data"),
+    "evaluation": ("train", "Test", "Evaluation"),
+}
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+@pytest.mark.parametrize("form", ["folder", "a.zip"])
+def test_split_folders_are_recognized_however_they_are_spelled(case, form, tmp_path):
+    train, test, val = SPELLINGS[case]
+    source = tree(tmp_path / "source", splits=[name for name in (train, test, val) if name], each=5)
+    splits = ImageFolder(size=16).load(form_of(source, form))
+    assert splits.classes == ("cat", "dog")
+    sizes = (len(splits.train), len(splits.val), len(splits.test))
+    assert sizes == ((10, 10, 10) if val else (8, 2, 10))
+
+
+def test_folders_around_the_splits_and_around_the_classes_of_each_split_are_looked_into(tmp_path):
+    expected = ImageFolder(size=16).load(tree(tmp_path / "plain", each=5))
+    wrapped = tree(tmp_path / "wrapped/archive/My images", splits=("Training", "Testing"), each=5)
+    found = ImageFolder(size=16).load(wrapped.parents[1])
+    doubled = tree(tmp_path / "doubled", splits=("train/train", "test/test"), each=5)
+    again = ImageFolder(size=16).load(doubled)
+    for splits in (found, again):
+        assert splits.classes == expected.classes == ("cat", "dog")
+        assert np.array_equal(pixels_of(splits.test), pixels_of(expected.test))
+
+
+def test_an_earlier_cache_with_another_arrangement_is_replaced(tmp_path, monkeypatch):
+    from data.reading import layout
+
+    source = tree(tmp_path / "source", splits=("Training", "Testing"))
+    with monkeypatch.context() as patch:  # as before these names were known
+        patch.setattr(layout, "split_of", lambda name: None)
+        patch.setattr(layout, "_doubts", lambda paths: [])
+        patch.setattr(layout, "VERSION", "")
+        before = ImageFolder(size=16).load(source)
+    assert before.classes == ("Testing", "Training")
+    after = ImageFolder(size=16).load(source)
+    assert after.digest == before.digest
+    assert after.classes == ("cat", "dog")
+
+
+DOUBTED = {
+    "look_alike": (("seg_train", "seg_test"), "seg_test/ as test and seg_train/ as train"),
+    "look_alike_beside": (("train_1", "test_1", "prediction"), "test_1/ as test and train_1/ as train"),
+    "one_known": (("train", "my test images"), "my test images/ as test and train/ as train"),
+    "mixed": (("Train", "Test", "extra"), "images outside Train/ and Test/, in extra"),
+    "twice": (("train", "Training", "test"), "Training and train are names of the same split"),
+    "no_test": (("Train", "eval"), "rename eval/ to test/"),
+    "inside_classes": (("cat/train", "cat/test"), "the splits test/ and train/ are in cat/, next to other folders"),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTED)
+def test_folders_that_only_look_like_splits_are_refused_with_what_was_understood(case, tmp_path):
+    names, expected = DOUBTED[case]
+    source = tree(tmp_path / "source", splits=names)
+    if case == "inside_classes":
+        tree(source / "other", splits=("",))
+    assert expected in complaint(source)
+
+
+def test_splits_inside_the_class_folders_are_refused_with_the_mend(tmp_path):
+    source = tree(tmp_path / "source", classes=("train", "test"), splits=("cat", "dog"))
+    assert "inside the class folder; move cat/test/ to test/cat/, for every class" in complaint(source)
+
+
+def test_classes_whose_names_contain_a_split_are_classes(tmp_path):
+    source = tree(tmp_path / "source", classes=("test tube", "train station", "dev"), splits=("",), each=5)
+    assert ImageFolder(size=16).load(source).classes == ("dev", "test tube", "train station")
+    deep = tree(tmp_path / "deep", classes=("left", "right"), splits=("bullet train", "steam train"), each=5)
+    assert ImageFolder(size=16).load(deep).classes == ("bullet train", "steam train")

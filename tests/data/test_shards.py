@@ -287,3 +287,14 @@ def test_the_same_images_as_from_a_folder(tmp_path):
     ours, theirs = WebShards(size=16).load(tmp_path / "set"), ImageFolder(size=16).load(folder)
     for split in ("train", "val", "test"):
         assert shown(ours, split) == shown(theirs, split)
+
+
+def test_shards_named_like_another_split_are_never_trained_on_in_silence(tmp_path):
+    root = tmp_path / "set"
+    for place, name in enumerate(("Train-0", "Val-0", "TEST-0")):
+        shard(root / f"{name}.tar", samples(100 * place, 6 + place))
+    splits = WebShards(size=16).load(root)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (6, 7, 8)
+    (root / "Val-0.tar").rename(root / "dev-0.tar")
+    assert "dev-0.tar looks like the val split; set --data.val" in complaint(root)
+    assert len(WebShards(size=16, val="dev*").load(root).val) == 7

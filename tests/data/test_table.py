@@ -317,3 +317,9 @@ def test_several_labels_are_declared_and_never_guessed(tmp_path):
     assert "no image has a label" in complaint(
         written(path, ("path", "label"), [(name, "") for name in images(tmp_path, 3)]), multi_label=True
     )
+
+
+def test_splits_of_a_table_are_recognized_however_they_are_spelled(tmp_path):
+    spelled = ["Training"] * 5 + ["train"] * 5 + ["dev set"] * 4 + ["TESTING"] * 6
+    splits = loaded(table(tmp_path, split=spelled))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (10, 4, 6)

@@ -84,6 +84,12 @@ def test_a_finished_run_is_whole_on_disk(run):
     assert len(history["test/accuracy"]) == len(history["test/loss"]) == 1
 
 
+def test_the_first_line_of_a_run_names_the_classes_in_their_order(home, capsys):
+    train(SHORT.but({"epochs": 1}), OFFLINE, "tiny")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "digits: 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9); train 300, val 143, test 300"
+
+
 def test_every_declared_field_is_a_param_and_launch_and_origin_are_tags(run):
     events = [event for _, event in journal.read(run.folder)]
     params = next(event["values"] for event in events if event["event"] == "params")

@@ -435,3 +435,11 @@ def test_runs_that_cannot_judge_are_refused(trained, tmp_path):
     (other / "artifacts" / WEIGHTS).unlink()
     with pytest.raises(UserError, match="has no saved weights"):
         main([str(source), "--run", str(other)])
+
+
+def test_the_classes_are_listed_in_their_order(tmp_path, capsys):
+    _, said = checked(capsys, tree(tmp_path / "few", splits=("Training", "Testing")))
+    assert "classes, in their order: cat, dog\n" in said
+    many = tree(tmp_path / "many", classes=[f"c{n:02}" for n in range(40)], splits=("",), each=1)
+    _, said = checked(capsys, many)
+    assert "classes, in their order: c00, c01, c02, c03, c04, c05, c06, c07, c08, ..., c38, c39\n" in said
