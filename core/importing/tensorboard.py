@@ -6,6 +6,7 @@ import importlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,25 @@ def files(folder: Path) -> list[Path]:
 def read(path: Path, parts: Sequence[tuple[str, Path]]) -> Log:
     """Read the log of a run. parts: (prefix of the metric names, event file). Raises UserError without any scalar."""
     params: dict[str, str] = {}
-    points: list[Point] = []
+    written: dict[str, list[Point]] = {}  # prefix -> points
     notes: list[str] = []
     for prefix, file in parts:
         own, scalars, note = _read(file)
         params |= own
-        points += [Point(prefix + point.name, point.step, point.value, None, point.time) for point in scalars]
         notes += note
+        kept = written.setdefault(prefix, [])
+        for point in scalars:
+            if isinstance(point, _Restart):
+                before = len(kept)
+                kept[:] = [one for one in kept if one.step < point.step]
+                notes += (
+                    [f"skipped {lost} values that a restart at step {point.step} took back"]
+                    if (lost := before - len(kept))
+                    else []
+                )
+            else:
+                kept.append(replace(point, name=prefix + point.name))
+    points = [point for kept in written.values() for point in kept]
     if not points:
         raise UserError([f"{path}: its event files contain no scalars", *notes])
     epochs = {point.step: int(point.value) for point in points if point.name == _EPOCH and 0 <= point.value < math.inf}
@@ -56,25 +69,37 @@ def read(path: Path, parts: Sequence[tuple[str, Path]]) -> Log:
 
 def tags(file: Path) -> set[str]:
     """Returns the names of the scalars in an event file."""
-    return {point.name for point in _read(file)[1]}
+    return {point.name for point in _read(file)[1] if isinstance(point, Point)}
 
 
-def _read(file: Path) -> tuple[dict[str, str], list[Point], list[str]]:
-    """(hyperparameters, scalars, notes) of one event file. Raises UserError if it is not an event file."""
+@dataclass(frozen=True)
+class _Restart:
+    """A writer was opened with purge_step: what was logged before at this step or later does not count."""
+
+    step: int
+
+
+def _read(file: Path) -> tuple[dict[str, str], list[Point | _Restart], list[str]]:
+    """(hyperparameters, scalars and restarts in their order, notes) of an event file.
+
+    Raises UserError if it is not an event file.
+    """
     from google.protobuf.message import DecodeError
     from tensorboard import data_compat
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     params: dict[str, str] = {}
-    points: list[Point] = []
+    points: list[Point | _Restart] = []
     plugins: dict[str, str] = {}  # tag -> plugin, which only the first event of a tag has to name
     whole = 0
     try:
         for raw in RawEventFileLoader(str(file)).Load():
             event = data_compat.migrate_event(Event.FromString(raw))
             whole += _FRAME + len(raw)
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                points.append(_Restart(event.step))
             for value in event.summary.value:
                 name = plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
                 if name == "scalars":
