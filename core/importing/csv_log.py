@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from core.common.errors import UserError
-from core.importing.log import Log, Point, placed, settings
+from core.importing.log import Log, Point, check_file, placed, settings
 
 KIND = "CSV"
 STEPS, EPOCHS, TIMES = ("step", "global_step", "iteration", "iter"), ("epoch", "epochs"), ("wall time", "wall_time")
 BESIDE = {"metrics.csv": "hparams.yaml", "summary.csv": "args.yaml"}  # Lightning's and timm's
+MOST_BYTES = 2**28  # its cells take some ten times as much memory
 _MISSING = {"", "none", "null", "na", "n/a"}
 _COMMA = re.compile(r"^([+-]?\d+),(\d+([eE][+-]?\d+)?)$")  # 0,5 as in a spreadsheet of many countries
 _MOST = 2**62  # MLflow keeps a step in 64 bits
@@ -34,7 +35,7 @@ def beside(path: Path) -> Path:
 def read(path: Path) -> list[tuple[int, Log]]:
     """Read a CSV log: (number from 1, log) of each run that was written to it.
 
-    Raises NoLog without a column of epochs or steps, UserError if it is empty or has no numbers.
+    Raises NoLog without a column of epochs or steps, UserError if it is empty, has no numbers, or is too large.
     """
     heads, rows, notes = _cells(path)
     axes = {kind: _column(heads, names) for kind, names in (("step", STEPS), ("epoch", EPOCHS), ("time", TIMES))}
@@ -96,6 +97,7 @@ def _fits(at: Sequence[int | None], columns: Mapping[str, Mapping[int, float]]) 
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     """(header, rows with as many cells as the header, notes). Raises UserError."""
+    check_file(path, MOST_BYTES)
     try:
         text = path.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]

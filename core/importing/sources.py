@@ -58,6 +58,8 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
     path = path.absolute()
     if path.is_file():
         return [_file(path)], []
+    if path.exists() and not path.is_dir():
+        raise UserError([f"{path}: is not a regular file"])
     if not path.is_dir():
         raise UserError([f"{path}: file or folder not found"])
     folders = [Path(place) for place, _, _ in os.walk(path)]
@@ -65,12 +67,14 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
     left = []
     for folder in sorted(folders):
         for file in sorted(folder.glob("*.csv")):
-            if folder in used:
+            if not file.is_file():  # a FIFO would be waited for, and a device be read without an end
+                left.append(f"{file}: is not a regular file")
+            elif folder in used:
                 left.append(f"{file}: the event files in its folder belong to the same run")
             else:
                 found.append(Source(_name(path, file), file, csv_log.KIND, (("", file),)))
     if not found:
-        raise UserError([f"{path}: contains neither TensorBoard event files nor CSV logs"])
+        raise UserError([f"{path}: contains neither TensorBoard event files nor CSV logs", *left])
     return sorted(found, key=lambda source: source.name), left
 
 

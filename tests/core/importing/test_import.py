@@ -470,3 +470,91 @@ def test_mlflow_shows_them_with_their_own_times(tmp_path, home, monkeypatch):
     assert [(point.step, point.timestamp) for point in history] == [(i, (BASE + 60 * i) * 1000) for i in range(3)]
     assert math.isnan(history[1].value)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"record.json"}
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 10)}]}}\n"
+    for old, new in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "has more than 20,000 values once its aliases are expanded"),
+        (MERGES, "has more than 20,000 values once its aliases are expanded"),
+        ("a: &a\n  b: *a\n", "is nested too deeply, or contains itself"),
+        ("a: &a [*a]\n", "is nested too deeply, or contains itself"),
+        ("a: " + "[" * 50_000, "is nested too deeply, or contains itself"),
+        ("a: !!bool perhaps\n", "is not YAML"),
+        ("a: !!timestamp perhaps\n", "is not YAML"),
+        ("a: " + "9" * 10_000 + "\n", "is not YAML"),
+        ("a: " + "x" * 2**20, "more than the 1 MB of a log"),
+    ],
+    ids=["aliases", "merges", "recursive mapping", "recursive list", "nested", "bool", "time", "digits", "large"],
+)
+def test_settings_that_expand_or_are_malformed_are_refused_by_name(tmp_path, home, labbook, text, message):
+    log = write(tmp_path / "metrics.csv", "epoch,val_loss\n0,1\n")
+    write(tmp_path / "hparams.yaml", text)
+    status, printed = labbook("import", log)
+    assert (status, "hparams.yaml" in printed, message in printed) == (2, True, True), printed
+    assert "Traceback" not in printed
+    assert not runs(home)
+
+
+def test_an_alias_that_lightning_writes_is_read(tmp_path, home, labbook):
+    log = write(tmp_path / "metrics.csv", "epoch,val_loss\n0,1\n")
+    write(tmp_path / "hparams.yaml", "betas: &id001\n- 0.9\n- 0.99\nothers: *id001\n")
+    assert labbook("import", log)[0] == 0
+    assert runs(home)[0].params == {"betas": "[0.9, 0.99]", "others": "[0.9, 0.99]"}
+
+
+def test_a_pipe_and_a_device_are_refused_by_name_and_the_other_logs_read(tmp_path, home, labbook, monkeypatch):
+    folder = write(tmp_path / "logs" / "a.csv", "epoch,val_loss\n0,1\n").parent
+    os.mkfifo(folder / "pipe.csv")
+    (folder / "zero.csv").symlink_to("/dev/zero")
+    write(folder / "large.csv", "epoch,val_loss\n" + "0,1\n" * 100)
+    monkeypatch.setattr(csv_log, "MOST_BYTES", 100)
+    status, printed = labbook("import", folder)
+    assert status == 0
+    for message in ("pipe.csv: is not a regular file", "zero.csv: is not a regular file", "large.csv: has 0 MB, more"):
+        assert message in printed
+    assert len(runs(home)) == 1
+    for name in ("pipe.csv", "zero.csv"):
+        status, printed = labbook("import", folder / name)
+        assert (status, f"{name}: is not a regular file" in printed) == (2, True)
+
+
+def test_malformed_tensors_of_an_event_file_are_counted_and_the_others_read(tmp_path, home, labbook):
+    library("tensorboard", extra="import")
+    from tensorboard.compat.proto import event_pb2, summary_pb2, types_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    path = tmp_path / "a" / "events.out.tfevents.1"
+    path.parent.mkdir()
+    with path.open("wb") as stream:
+        writer = RecordWriter(stream)
+
+        def add(tag, wall_time=BASE, **tensor):
+            metadata = summary_pb2.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
+            value = summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+            event = event_pb2.Event(step=1, wall_time=wall_time, summary=summary_pb2.Summary(value=[value]))
+            writer.write(event.SerializeToString())
+
+        add("good", dtype=types_pb2.DT_FLOAT, float_val=[0.5])
+        add("late", dtype=types_pb2.DT_FLOAT, float_val=[0.5], wall_time=math.inf)
+        add("huge", dtype=types_pb2.DT_FLOAT, float_val=[0.5], tensor_shape={"dim": [{"size": 10**12}]})
+        add("negative", dtype=types_pb2.DT_FLOAT, float_val=[0.5], tensor_shape={"dim": [{"size": -1}, {"size": -1}]})
+        add("short", dtype=types_pb2.DT_FLOAT, tensor_content=b"a")
+        add("typeless", dtype=99, float_val=[0.5])
+        add("text", dtype=types_pb2.DT_STRING, string_val=[b"half"])
+        add("complex", dtype=types_pb2.DT_COMPLEX64, scomplex_val=[1, 2])
+        add("epoch", dtype=types_pb2.DT_DOUBLE, double_val=[1e300])
+        writer.flush()
+    status, printed = labbook("import", path.parent)
+    assert status == 0, printed
+    assert runs(home)[0].metrics.keys() - {"seconds"} == {"good", "late"}
+    assert "skipped 4 malformed values" in printed
