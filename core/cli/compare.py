@@ -23,6 +23,8 @@ def main(words: Sequence[str]) -> int:
     parser = VerbParser("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="NAME|RUN", help="experiments, with all their runs, or single runs")
     parser.add_argument("--metric", default="test/accuracy", help="final metric that is compared")
+    parser.add_argument("--higher-is-better", action="store_true", help="larger values of the metric are better")
+    parser.add_argument("--lower-is-better", action="store_true", help="smaller values of the metric are better")
     parser.add_argument("--by", metavar="FIELD", help="group runs by this field alone, whatever else differs")
     parser.add_argument(
         "--ignore",
@@ -40,13 +42,16 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a forest plot, .svg or .png")
     parser.add_argument("--anyway", action="store_true", help="compare even if the runs used different data")
     given = parser.parse_args(list(words))
+    if given.higher_is_better and given.lower_is_better:
+        raise UserError(["--higher-is-better, --lower-is-better: choose one of them"])
+    better = given.higher_is_better - given.lower_is_better or None
     if given.picture and given.picture.suffix not in KINDS:
         raise UserError([f"--picture {given.picture}: should end in {' or '.join(KINDS)}"])
     found, left = rows(given.runs)
     if not any(row.status == FINISHED for row in found):
         left = [*(f"{row.id}: {unfinished_reason(row)}" for row in found), *left]
         raise UserError([f"{' '.join(given.runs)}: no finished run to compare", *left])
-    comparison = compare(found, given.metric, given.by, given.baseline, given.anyway, given.ignore)
+    comparison = compare(found, given.metric, given.by, given.baseline, given.anyway, given.ignore, better)
     show(comparison, left)
     for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page)):
         if path:

@@ -77,8 +77,7 @@ def gather(places: Iterable[Path], options: ImportOptions) -> tuple[list[OldRun]
         experiment = options.experiment or _experiment(place)
         for source in sources:
             try:
-                digest = source.digest
-                logs.append((source, digest, source.read(), experiment))
+                logs += [(each, each.digest, log, experiment) for each, log in source.read()]
             except UserError as mistakes:
                 left += mistakes.lines
             except OSError as error:

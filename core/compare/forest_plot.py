@@ -10,7 +10,6 @@ import numpy as np
 
 from core.compare.groups import Comparison, Contrast, Group
 from core.compare.table import format_n, format_value, in_percent, markdown
-from core.metrics.names import sign
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +20,8 @@ MOST = 30  # settings drawn, the best ones and the baseline
 WIDTH, LETTERS = 8.0, 26  # width in inches, and letters per line of a label; legible when shown 700 pixels wide
 ROW, LINE, REST = 0.46, 0.14, 1.2  # heights in inches: a setting, a further line of its label, titles and axes
 INK, PALE, BAND = "#24292f", "#8c959f", "#f6f8fa"
-BETTER, WORSE, EVEN = "#0072b2", "#d55e00", "#57606a"  # distinguishable by the color-blind too (Okabe and Ito 2008)
+# distinguishable by the color-blind too (Okabe and Ito 2008)
+BETTER, WORSE, OTHER, EVEN = "#0072b2", "#d55e00", "#a0568a", "#57606a"
 NO_BREAK = "\u00a0"
 
 
@@ -50,9 +50,9 @@ def forest(comparison: Comparison) -> Figure:
         _seeds(left, comparison, group, middles[place])
         for axes in right:
             _difference(axes, comparison, comparison.contrast_of(group), middles[place])
-    better = "more" if sign(comparison.metric) > 0 else "less"
+    better = {1: "\nmore is better", -1: "\nless is better", None: ""}[comparison.direction]
     unit = ", %" if in_percent(comparison.metric) else ""
-    _set_titles(left, f"{comparison.metric}{unit}", f"bar: mean and 95 % interval; dots: seeds\n{better} is better")
+    _set_titles(left, f"{comparison.metric}{unit}", f"bar: mean and 95 % interval; dots: seeds{better}")
     for axes in right:
         points = ", points" if in_percent(comparison.metric) else ""
         _set_titles(axes, f"difference{points}", "to the baseline (bold);\ncolored if significant")
@@ -164,4 +164,6 @@ def _color(comparison: Comparison, one: Contrast | None) -> str:
     """Gray without a significant difference, dark for the baseline."""
     if one is None or one.difference is None or not one.significant:
         return INK if one is None else EVEN
-    return BETTER if one.difference.mean * sign(comparison.metric) > 0 else WORSE
+    if comparison.direction is None:
+        return OTHER
+    return BETTER if one.difference.mean * comparison.direction > 0 else WORSE

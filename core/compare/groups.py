@@ -14,7 +14,7 @@ from core.common.text import did_you_mean
 from core.compare.labels import MISSING, Setting, distinctive_fields, settings
 from core.compare.runs import FINISHED, Row, with_missing_fields
 from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
-from core.metrics.names import sign
+from core.metrics.names import direction
 
 MOST_NAMED, MOST_LETTERS = 5, 120  # failed seeds that are named, and letters of the message about each
 
@@ -66,11 +66,13 @@ class Contrast:
 class Comparison:
     """Settings compared by one metric.
 
-    groups: best first.  contrasts: one for each group but the baseline, in the same order.  differing: names of the
-    fields that are not the same in all groups.  notes: runs that were skipped, and warnings.
+    direction: 1 if larger values are better, -1 if smaller ones are, None if that is not known.  groups: best first;
+    without a direction, the largest first.  contrasts: one for each group but the baseline, in the same order.
+    differing: names of the fields that are not the same in all groups.  notes: runs that were skipped, and warnings.
     """
 
     metric: str
+    direction: int | None
     groups: tuple[Group, ...]
     baseline: Group
     contrasts: tuple[Contrast, ...]
@@ -99,15 +101,23 @@ def compare(
     baseline: str | None = None,
     anyway: bool = False,
     ignore: Sequence[str] = (),
+    better: int | None = None,
 ) -> Comparison:
     """Group runs into settings and compare each with the baseline.
 
     by: group by this field alone.  baseline: a label, a variant or a run; None: the best setting.  anyway: compare even
     if the data differ.  ignore: fields that are ignored when runs are grouped, as the seed is; for example initial
-    weights that differ for each seed. Raises UserError.
+    weights that differ for each seed.  better: 1 if larger values are better, -1 if smaller ones are; None: as the
+    metric's name says, if it is a known one. Raises UserError.
     """
+    better = better or direction(metric)
     chosen_rows, notes = _comparable(_without(ignore, with_missing_fields(rows)), metric, anyway)
-    groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -sign(metric) * group.summary[0])
+    groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -(better or 1) * group.summary[0])
+    if better is None and len(groups) > 1:
+        notes.append(
+            f"whether larger or smaller values of {metric} are better is not known, so no setting is called better; "
+            "use --higher-is-better or --lower-is-better"
+        )
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]
     found = [difference(group.values, chosen.values) for group in others]
@@ -119,7 +129,7 @@ def compare(
     ]
     names = {name for group in groups for name in group.fields}
     differing = sorted(n for n in names if len({group.fields.get(n) for group in groups}) > 1)
-    return Comparison(metric, tuple(groups), chosen, tuple(against), tuple(differing), tuple(notes))
+    return Comparison(metric, better, tuple(groups), chosen, tuple(against), tuple(differing), tuple(notes))
 
 
 def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:

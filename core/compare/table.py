@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from core.common.text import duration
 from core.compare.groups import Comparison, Contrast, Group
 from core.compare.statistics import MOST
-from core.metrics.names import sign
+from core.metrics.names import FRACTIONS
 
 HEADINGS = ("setting", "n", "mean", "best", "difference", "p", "time", "images/s", "parameters", "differs in")
 
@@ -26,14 +26,15 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
     if difference is None:
         alone = [group.label for group in (one.group, comparison.baseline) if len(group.values) < 2]
         return f"{name} against {base}: {' and '.join(alone)} with a single seed: no interval"
-    better, worse = (name, base) if difference.mean * sign(comparison.metric) > 0 else (base, name)
+    better, worse = (name, base) if difference.mean * (comparison.direction or 1) > 0 else (base, name)
     low, high = sorted((difference.low, difference.high), key=abs)
     size = _amount(comparison.metric, abs(difference.mean))
     seeds = f"{difference.n} {'paired seeds' if difference.paired else 'seeds or more, unpaired'}"
     if one.significant:
         interval = f"{format_value(comparison.metric, abs(low))} to {format_value(comparison.metric, abs(high))}"
         corrected = f", p = {one.p:.2g} after correction" if len(comparison.contrasts) > 1 else ""
-        return f"{better} beats {worse} by {size} (95 % interval {interval}, {seeds}{corrected})"
+        beats = f"beats {worse} by" if comparison.direction else f"has a larger {comparison.metric} than {worse}, by"
+        return f"{better} {beats} {size} (95 % interval {interval}, {seeds}{corrected})"
     corrected = f" after correction for {len(comparison.contrasts)} comparisons" if low * high > 0 else ""
     result = f"{name} against {base}: no difference shown{corrected} ({seeds})"
     if one.more is None:
@@ -53,7 +54,8 @@ def format_value(metric: str, value: float) -> str:
 
 def in_percent(metric: str) -> bool:
     """Whether the metric is shown in percent: an accuracy, not a loss."""
-    return metric.partition("/")[0] in ("train", "val", "test") and sign(metric) > 0
+    split, _, quantity = metric.partition("/")
+    return split in ("train", "val", "test") and quantity in FRACTIONS
 
 
 def table(comparison: Comparison) -> list[list[str]]:
@@ -63,7 +65,7 @@ def table(comparison: Comparison) -> list[list[str]]:
 
 def _row(comparison: Comparison, group: Group, one: Contrast | None) -> list[str]:
     mean, _, half = group.summary
-    values = [value * sign(comparison.metric) for value in group.values.values()]
+    best = (max if comparison.direction == 1 else min)(group.values.values()) if comparison.direction else None
     spread = "" if math.isnan(half) else f" +- {format_value(comparison.metric, half)}"
     unit = " %" if in_percent(comparison.metric) else ""
     difference, apart = one.difference if one else None, comparison.distinctive[group.label]
@@ -77,7 +79,7 @@ def _row(comparison: Comparison, group: Group, one: Contrast | None) -> list[str
         group.label,
         format_n(group),
         f"{format_value(comparison.metric, mean)}{spread}{unit}",
-        f"{format_value(comparison.metric, max(values) * sign(comparison.metric))}",
+        "" if best is None else format_value(comparison.metric, best),
         versus,
         f"{one.p:.2g}" if one and difference else "",
         _known(group.average("seconds"), duration),

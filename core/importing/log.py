@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from core.common.errors import UserError
+
+MOST_SETTINGS, MOST_VALUES = 2**20, 20_000  # bytes and values of a file of settings
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def placed(points: Iterable[Point]) -> tuple[list[Point], list[str]]:
 def settings(path: Path) -> dict[str, str]:
     """Read settings from a YAML file of Lightning or timm: dotted name -> text; empty if the file does not exist.
 
-    Raises UserError if it is not YAML.
+    Raises UserError if it is not YAML, or too large.
     """
     import yaml
 
@@ -67,14 +70,46 @@ def settings(path: Path) -> dict[str, str]:
     Plain.add_multi_constructor("", lambda loader, suffix, node: _plain(loader, node))
     if not path.is_file():
         return {}
+    check_file(path, MOST_SETTINGS)
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Plain)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        loader = Plain(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if _expanded(node, {}) > MOST_VALUES:
+            raise UserError([f"{path}: has more than {MOST_VALUES:,} values once its aliases are expanded"])
+        found = None if node is None else loader.construct_document(node)
+        if found is not None and not isinstance(found, dict):
+            raise UserError([f"{path}: should contain settings, one per line, such as lr: 0.1"])
+        return dict(_flat(found or {}))
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError([f"{path}: is nested too deeply, or contains itself"]) from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:  # of odd values
         reason = " ".join(str(error).split())[:200]
         raise UserError([f"{path}: is not YAML: {reason}"]) from None
-    if found is not None and not isinstance(found, dict):
-        raise UserError([f"{path}: should contain settings, one per line, such as lr: 0.1"])
-    return dict(_flat(found or {}))
+
+
+def check_file(path: Path, most: int) -> None:
+    """Raises UserError for a FIFO, a device, or a file of more than `most` bytes; OSError if there is none."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError([f"{path}: is not a regular file"])
+    if found.st_size > most:
+        raise UserError([f"{path}: has {found.st_size / 2**20:,.0f} MB, more than the {most / 2**20:,.0f} MB of a log"])
+
+
+def _expanded(node: Any, sizes: dict[int, int]) -> int:
+    """The number of values of a YAML node with its aliases expanded, each node visited once. Raises RecursionError for
+    a node that contains itself."""
+    if node is None or isinstance(node.value, str):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = -1
+        parts = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
+        sizes[id(node)] = 1 + sum(_expanded(part, sizes) for part in parts)
+    if sizes[id(node)] < 0:
+        raise RecursionError
+    return sizes[id(node)]
 
 
 def _plain(loader: Any, node: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
@@ -38,15 +39,23 @@ class Name:
 
 
 def named(olds: Iterable[str], rename: Mapping[str, str], percents: Collection[str]) -> tuple[Name, ...]:
-    """Returns a unique name on record for each metric. If several have the same common name, the first one gets it.
+    """Returns a unique name on record for each metric, whatever the order in which they are given.
+
+    If several have the same common name, it goes to the mean over an epoch, then to the one that is spelled like it
+    (val_accuracy before val_binary_accuracy), then to the first one in alphabetical order; the others keep their own.
 
     rename: old -> new, chosen by the user.  percents: old names of metrics in percent. Raises UserError if two are
     renamed to the same name.
     """
-    olds = sorted(olds, key=lambda old: (old not in rename, not old.endswith("_epoch")))
+    olds = set(olds)
     bare = any(_common(old, False) in ("val/loss", "val/accuracy") and old.startswith("val_") for old in olds)
+
+    def precedence(old: str) -> tuple[bool | str, ...]:
+        spelled = re.sub(r"[/_\-. ]+", "/", old.lower()) == _common(old, bare)
+        return old not in rename, not old.endswith("_epoch"), not spelled, valid(old) != old, old
+
     taken: dict[str, str] = {}
-    for old in olds:
+    for old in sorted(olds, key=precedence):
         new = rename.get(old) or _common(old, bare) or valid(old)
         if new in taken.values():
             if old in rename:
@@ -65,10 +74,18 @@ def is_fraction(name: str) -> bool:
 
 
 def valid(name: str) -> str:
-    """Returns the name with characters replaced that MLflow does not accept."""
-    allowed = re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)
+    """Returns the name with characters replaced that MLflow does not accept. Letters of all scripts are accepted."""
+    allowed = re.sub(r"[^\w\-. /]", "_", unicodedata.normalize("NFC", name))
     parts = [part.strip(". ") for part in allowed.split("/")]
     return "/".join(part for part in parts if part)[:_LONGEST].rstrip("/. ") or "unnamed"
+
+
+def valid_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns name -> valid name; names that would become the same one are numbered."""
+    found: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (valid(name) != name, name)):
+        found[name] = _free(valid(name), list(found.values()))
+    return found
 
 
 def _common(old: str, bare: bool) -> str | None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.common.errors import UserError
@@ -19,12 +19,14 @@ _SPLITS = ("train", "validation", "val", "test", "eval")  # subfolders that Kera
 
 @dataclass(frozen=True)
 class Source:
-    """The log of one run. name: unique below the path.  parts: (prefix of the metric names, file) for each file."""
+    """The log of one run. name: unique below the path.  parts: (prefix of the metric names, file) for each file.  fit:
+    number of the run in a CSV log to which several were appended."""
 
     name: str
     path: Path
     kind: str
     parts: tuple[tuple[str, Path], ...]
+    fit: int = 1
 
     @property
     def digest(self) -> str:
@@ -33,11 +35,22 @@ class Source:
         total = hashlib.sha256()
         for file in [*(file for _, file in self.parts), *([beside] if beside.is_file() else [])]:
             total.update(bytes.fromhex(sha256_of(file)))
+        if self.fit > 1:
+            total.update(str(self.fit).encode())
         return total.hexdigest()
 
-    def read(self) -> Log:
-        """Read the log. Raises UserError if it contains no run."""
-        return csv_log.read(self.path) if self.kind == csv_log.KIND else tensorboard.read(self.path, self.parts)
+    @property
+    def place(self) -> str:
+        """The path, and the number of the fit if it is not the first one in its file."""
+        return f"{self.path} fit {self.fit}" if self.fit > 1 else str(self.path)
+
+    def read(self) -> list[tuple[Source, Log]]:
+        """Read the log; a CSV log to which several runs were appended gives one for each. Raises UserError without any
+        run."""
+        if self.kind == csv_log.KIND:
+            logs = csv_log.read(self.path)
+            return [(self if n == 1 else replace(self, name=f"{self.name} fit {n}", fit=n), log) for n, log in logs]
+        return [(self, tensorboard.read(self.path, self.parts))]
 
 
 def find(path: Path) -> tuple[list[Source], list[str]]:
@@ -45,6 +58,8 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
     path = path.absolute()
     if path.is_file():
         return [_file(path)], []
+    if path.exists() and not path.is_dir():
+        raise UserError([f"{path}: is not a regular file"])
     if not path.is_dir():
         raise UserError([f"{path}: file or folder not found"])
     folders = [Path(place) for place, _, _ in os.walk(path)]
@@ -52,12 +67,14 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
     left = []
     for folder in sorted(folders):
         for file in sorted(folder.glob("*.csv")):
-            if folder in used:
+            if not file.is_file():  # a FIFO would be waited for, and a device be read without an end
+                left.append(f"{file}: is not a regular file")
+            elif folder in used:
                 left.append(f"{file}: the event files in its folder belong to the same run")
             else:
                 found.append(Source(_name(path, file), file, csv_log.KIND, (("", file),)))
     if not found:
-        raise UserError([f"{path}: contains neither TensorBoard event files nor CSV logs"])
+        raise UserError([f"{path}: contains neither TensorBoard event files nor CSV logs", *left])
     return sorted(found, key=lambda source: source.name), left
 
 

@@ -17,7 +17,7 @@ from core.common import paths
 from core.common.errors import UserError
 from core.common.files import write_atomic
 from core.importing.log import Log
-from core.importing.metric_names import Name, valid
+from core.importing.metric_names import Name, valid_names
 from core.importing.sources import Source
 from core.record import provenance
 from core.record.journal import Journal, log_text
@@ -40,7 +40,8 @@ class OldRun:
     @property
     def params(self) -> dict[str, str]:
         """The settings, with the seed under the name `seed`. A run without settings gets its name as its only one."""
-        found = {valid(name): text for name, text in self.log.params.items()}
+        names = valid_names(self.log.params)
+        found = {names[name]: text for name, text in self.log.params.items()}
         seed = next((found.pop(name) for name in SEEDS if name in found), None)
         return (found or {"run": self.source.name}) | ({"seed": seed} if seed is not None else {})
 
@@ -59,8 +60,9 @@ class OldRun:
 
 
 def on_record() -> list[dict[str, Any]]:
-    """Returns the records of all imported runs, except those that a later import has replaced."""
-    records = [record for path in paths.runs().glob(f"*/artifacts/{RECORD}") if (record := _imported(path))]
+    """Returns the records of all imported runs, the latest first, except those that a later import has replaced."""
+    found = sorted(paths.runs().glob(f"*/artifacts/{RECORD}"), reverse=True)
+    records = [record for path in found if (record := _imported(path))]
     replaced = {record[IMPORTED]["replaces"] for record in records}
     return [record for record in records if record["run"] not in replaced]
 
@@ -70,12 +72,15 @@ def earlier(old: OldRun, known: Iterable[Mapping[str, Any]]) -> tuple[RecordedRu
 
     known: the records that `on_record` returned.
     """
-    for record in known:
-        origin = record[IMPORTED]
-        same = origin["digest"] == old.digest
-        if same or origin["path"] == str(old.source.path):
-            return RecordedRun(paths.runs() / record["run"]), same and origin["told"] == old.settings
-    return None, False
+    place = old.source.place
+    origins = [(record[IMPORTED], record["run"]) for record in known]
+    found = [(origin["digest"] == old.digest, origin["path"] == place, origin, run) for origin, run in origins]
+    # a log that was copied has the same digest at another path, and one that has grown another digest at the same path
+    matching = sorted((one for one in found if one[0] or one[1]), key=lambda one: (not one[0], not one[1]))
+    if not matching:
+        return None, False
+    same, _, origin, run = matching[0]
+    return RecordedRun(paths.runs() / run), same and origin["told"] == old.settings
 
 
 def write(old: OldRun, replaces: RecordedRun | None = None) -> RecordedRun:
@@ -99,7 +104,7 @@ def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun |
     times = [at for at, *_ in points if at is not None]
     start, end = (min(times), max(times)) if times else (now, now)
     origin = {
-        "path": str(old.source.path),
+        "path": old.source.place,
         "kind": old.log.kind,
         "digest": old.digest,
         "told": old.settings,  # this key is on record
@@ -107,7 +112,7 @@ def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun |
         "notes": list(old.log.notes),
     }
     tags = {
-        "imported.from": str(old.source.path),
+        "imported.from": old.source.place,
         "imported.kind": old.log.kind,
         "imported.digest": old.digest,
         "mlflow.source.name": provenance.command(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -22,12 +23,60 @@ Metric = Literal[
     "val/ece",
     "val/map",
 ]
-_SMALLER_IS_BETTER = ("loss", "nll", "ece")
+FRACTIONS = ("accuracy", "balanced_accuracy", "top5", "precision", "recall", "f1", "map")  # of 1, shown in percent
+
+# The only place that knows directions. A name is looked up without the words of _ASIDE, so that val/loss, train_loss
+# and eval.loss are one entry; a name that is not here has no direction, because a guess would name a false winner.
+_LARGER = """
+    accuracy acc acc1 acc_1 top1 top_1 top1_acc top1_accuracy acc_top1 prec1 prec_1 balanced_accuracy balanced_acc
+    multiclassaccuracy binaryaccuracy exact_match hits correct
+    top5 top_5 acc5 acc_5 top5_acc top5_accuracy acc_top5 prec5 prec_5 top_k_accuracy
+    precision recall f1 f1_score f1score fbeta specificity sensitivity tpr tnr true_positive_rate true_negative_rate
+    map ap average_precision auc auroc roc_auc auprc pr_auc dice dice_score iou miou jaccard
+    kappa cohen_kappa mcc matthews_corrcoef r2 r2_score pearson spearman log_likelihood psnr ssim
+    images_per_second samples_per_second examples_per_second throughput
+"""
+_SMALLER = """
+    loss nll neg_log_likelihood negative_log_likelihood cross_entropy crossentropy log_loss logloss bce
+    perplexity ppl brier brier_score ece mce calibration_error expected_calibration_error ece_at_temperature
+    error err error_rate err1 err_1 err5 err_5 top1_error top1_err top5_error top5_err wer cer
+    mse rmse mae mape squared_error absolute_error mean_squared_error mean_absolute_error hamming_loss
+    false_positive_rate false_negative_rate fpr fnr fid
+    seconds minutes hours time duration latency latency_ms time_ms step_time epoch_time training_time seconds_per_epoch
+    seconds_per_step ms_per_step memory memory_mb peak_memory peak_memory_mb peak_memory_gb parameters params flops macs
+    energy energy_wh near_duplicates
+"""
+_DIRECTIONS = dict.fromkeys(_LARGER.split(), 1) | dict.fromkeys(_SMALLER.split(), -1)
+_ASIDE = {
+    *(
+        "train",
+        "training",
+        "val",
+        "valid",
+        "validation",
+        "dev",
+        "eval",
+        "evaluation",
+        "test",
+        "epoch",
+        "step",
+        "report",
+    ),
+    *("macro", "micro", "weighted", "mean", "avg", "binary", "multiclass", "categorical", "sparse", "total"),
+}
+
+
+def direction(metric: str) -> int | None:
+    """1 if larger values of the metric are better, -1 if smaller ones are, None if that is not known."""
+    words = [word for word in re.split(r"[^a-z0-9]+", metric.lower()) if word]
+    return _DIRECTIONS.get("_".join(words)) or _DIRECTIONS.get("_".join(w for w in words if w not in _ASIDE))
 
 
 def sign(metric: str) -> int:
-    """1 if larger values of the metric are better, -1 if smaller ones are."""
-    return -1 if metric.rsplit("/", 1)[-1] in _SMALLER_IS_BETTER else 1
+    """The direction of a metric, 1 or -1. Raises ValueError if it is not known."""
+    if (found := direction(metric)) is None:
+        raise ValueError(f"{metric}: it is not known whether larger or smaller values are better")
+    return found
 
 
 def scores(history: History, metric: str) -> list[float]:

@@ -47,7 +47,7 @@ class Goals:
     @staticmethod
     def larger_is_better(name: str) -> bool:
         """Whether a goal is maximized."""
-        return name not in COSTS and sign(name) > 0
+        return sign(name) > 0
 
 
 def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from core.declare.part import Part
 
-COSTS = ("parameters", "seconds")  # goals that are not metrics; smaller is better
+COSTS = ("parameters", "seconds")  # goals that are not metrics
 
 
 class Search(Part):

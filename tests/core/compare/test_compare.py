@@ -1,6 +1,7 @@
 """labbook compare over runs on record: how runs are grouped, what is reported, what is refused."""
 
 import csv
+import json
 import re
 from xml.etree import ElementTree
 
@@ -47,6 +48,49 @@ def test_of_a_loss_the_smaller_is_better(lab):
     found = compare(*rows(["tiny"])[:1], "test/loss")
     assert found.groups[0].label == "base"
     assert next(sentences(found)).startswith("base beats plain by 0.01")
+
+
+def measured(home, run, **metrics):
+    path = home / "mlruns" / "runs" / run / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"metrics": summary["metrics"] | metrics}))
+
+
+def three_of_each(lab, home, name, base, plain):
+    for experiment, variant, values in ((EXPERIMENT, None, base), (PLAIN, "plain", plain)):
+        for run, value in zip(seeds(lab, experiment, (0.9, 0.9, 0.9), variant=variant), values, strict=True):
+            measured(home, run, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["seconds", "val_error", "peak_memory_mb"])
+def test_of_a_cost_or_an_error_the_smaller_is_better(lab, home, name):
+    three_of_each(lab, home, name, (0.3, 0.31, 0.29), (0.1, 0.11, 0.09))
+    found = compare(*rows(["tiny"])[:1], name)
+    assert found.groups[0].label == "plain"
+    assert next(sentences(found)).startswith("plain beats base by 0.2")
+    assert table(found)[0][3] == "0.0900"
+
+
+def test_without_a_known_direction_no_setting_is_called_better_unless_an_option_says_which_is(
+    lab, home, capsys, tmp_path
+):
+    three_of_each(lab, home, "val/fun", (0.3, 0.31, 0.29), (0.1, 0.11, 0.09))
+    words = ["tiny", "--metric", "val/fun"]
+    command([*words, "--picture", str(tmp_path / "a.svg")])
+    shown = capsys.readouterr().out
+    assert "base has a larger val/fun than plain, by 0.2000 (95 % interval" in shown
+    assert "is not known" in shown
+    assert "beats" not in shown
+    assert "best" not in shown
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "is better" not in drawn.replace("is better is", "")
+    assert forest_plot.WORSE not in drawn
+    command([*words, "--lower-is-better"])
+    assert "plain beats base by 0.2000" in capsys.readouterr().out
+    command([*words, "--higher-is-better"])
+    assert "base beats plain by 0.2000" in capsys.readouterr().out
+    with pytest.raises(UserError, match="choose one"):
+        command([*words, "--lower-is-better", "--higher-is-better"])
 
 
 def test_what_is_not_shown_says_how_many_seeds_would_show_it(lab):

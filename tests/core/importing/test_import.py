@@ -4,8 +4,10 @@ import csv
 import errno
 import json
 import math
+import os
 import posixpath
 import re
+import subprocess
 import sys
 
 import pytest
@@ -20,7 +22,7 @@ from core.compare.groups import compare
 from core.compare.runs import rows
 from core.compare.table import as_csv, markdown, sentences
 from core.importing import csv_log
-from core.importing.metric_names import named, valid
+from core.importing.metric_names import named, valid, valid_names
 from core.options import parse
 from core.record.journal import Journal, read
 from core.runs.resume import resume
@@ -255,7 +257,7 @@ def test_whatever_needs_a_declaration_says_that_there_is_none(tmp_path, home, la
         ("a,b\n1,2\n", "no column named epoch or step"),
         ("epoch,a,a\n1,2,3\n", "several columns named a"),
         ("epoch,val_acc\n1,93.1\n", "--percent 'val_acc'"),
-        ("epoch,a\n1.5,2\n", "contains no numbers"),
+        ("epoch,a\n1.5,2\n", "its column of epochs or steps contains no integers"),
         ("epoch,a\n1,1_000\n", "contains no numbers"),
         ("epoch,a\n1," + "9" * 200_000, "is not a CSV file in UTF-8: field larger than field limit"),
     ],
@@ -319,7 +321,7 @@ def test_every_number_of_a_table_is_read_back_and_the_last_of_a_step_counts(tmp_
         (head, line[0]): line[1 + i] for line in lines for i, head in enumerate(heads) if line[1 + i] is not None
     }
     try:
-        found = {(point.name, point.step): point.value for point in csv_log.read(path).points}
+        found = {(point.name, point.step): point.value for _, log in csv_log.read(path) for point in log.points}
     except UserError:
         found = {}
     assert found.keys() == expected.keys()
@@ -336,7 +338,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, content):
     path.write_bytes(content)
     lines = None
     try:
-        assert csv_log.read(path).points
+        assert all(log.points for _, log in csv_log.read(path))
     except UserError as mistakes:
         lines = mistakes.lines
     assert lines is None or len(lines) == 1
@@ -349,9 +351,102 @@ def test_no_two_metrics_become_one_and_mlflow_takes_every_name(names):
     assert {name.old for name in found} == names
     assert len({name.new for name in found}) == len(names)
     for name in found:
-        assert re.fullmatch(r"[\w\-. /]{1,250}", name.new, re.ASCII)
+        assert re.fullmatch(r"[\w\-. /]{1,250}", name.new)
         assert posixpath.normpath(name.new) == name.new  # MLflow's rule
         assert valid(name.new) == name.new
+    parameters = valid_names(names)
+    assert parameters.keys() == names
+    assert len(set(parameters.values())) == len(names)
+
+
+COMMON = ["val_accuracy", "val_binary_accuracy", "valid_acc", "val/acc", "val_loss", "valid_loss", "loss", "train_loss"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(names=st.permutations([*COMMON, "train_loss_epoch", "x@", "x_", "größe", "lr", "learning_rate"]))
+def test_names_do_not_depend_on_the_order_in_which_metrics_are_found(names):
+    found = {name.old: name.new for name in named(names, {}, ())}
+    assert found["val_accuracy"] == "val/accuracy"
+    assert found["val_binary_accuracy"] == "val_binary_accuracy"
+    assert (found["val_loss"], found["valid_loss"]) == ("val/loss", "valid_loss")
+    assert (found["train_loss_epoch"], found["train_loss"], found["loss"]) == ("train/loss", "train_loss", "loss")
+    assert (found["x_"], found["x@"]) == ("x_", "x__2")
+    assert (found["lr"], found["learning_rate"], found["größe"]) == ("lr", "learning_rate", "größe")
+
+
+def test_an_import_repeated_adds_nothing_whatever_the_hash_seed(tmp_path, home):
+    rows = [f"{epoch},{','.join(str((epoch + place) / 10) for place in range(len(COMMON)))}" for epoch in range(3)]
+    log = write(tmp_path / "log.csv", "\n".join([f"epoch,{','.join(COMMON)}", *rows, ""]))
+    for hash_seed in range(3):
+        command = [sys.executable, "-m", "core", "import", str(log)]
+        environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "MLFLOW_TRACKING_URI": str(home / "none")}
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert len(runs(home)) == 1
+
+
+def test_parameters_with_names_of_other_scripts_are_kept_apart(tmp_path, home, labbook):
+    for name, rate in (("a", "0.1"), ("b", "0.01")):
+        write(tmp_path / "logs" / name / "metrics.csv", f"epoch,val_loss\n0,{rate}\n1,{rate}\n")
+        write(tmp_path / "logs" / name / "hparams.yaml", f"学习率: {rate}\n批量大小: 32\na(b: 1\na[b: 2\nseed: 1\n")
+    assert labbook("import", tmp_path / "logs", "--data", "d")[0] == 0
+    assert [run.params for run in runs(home)] == [
+        {"学习率": rate, "批量大小": "32", "a_b": "1", "a_b_2": "2", "seed": "1"} for rate in ("0.1", "0.01")
+    ]
+    found = compare(*rows(["logs"])[:1], "val/loss")
+    assert len(found.groups) == 2
+
+
+def test_steps_that_a_restart_took_back_do_not_count(tmp_path, home, labbook):
+    library("tensorboard")
+    folder = tmp_path / "runs" / "a"
+    with board(folder) as writer:
+        for step in range(6):
+            writer.add_scalar("val/fun", 100 + step, step)
+    torch_writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+    with torch_writer(str(folder), purge_step=3, filename_suffix=".z") as writer:
+        writer.add_scalar("val/fun", 1.0, 3)
+    status, printed = labbook("import", folder)
+    assert status == 0
+    assert "skipped 3 values that a restart at step 3 took back" in printed
+    assert runs(home)[0].history["val/fun"] == {0: 100.0, 1: 101.0, 2: 102.0, 3: 1.0}
+
+
+def test_fits_that_were_appended_to_a_csv_are_runs_of_their_own(tmp_path, home, labbook):
+    fits = [(0.5, 0.6, 0.7), (0.1, 0.2), (0.8,)]
+    lines = [f"{epoch},{value}" for fit in fits for epoch, value in enumerate(fit)]
+    log = write(tmp_path / "log.csv", "\n".join(["epoch,val_acc", *lines[:3], ""]))
+    assert labbook("import", log)[0] == 0
+    log.write_text("\n".join(["epoch,val_acc", *lines[:5], "epoch,val_acc", *lines[5:], ""]))
+    status, printed = labbook("import", log)
+    assert status == 0
+    assert "run 2 of 3 that were appended to log.csv" in printed
+    assert "skipped the header where it is repeated (1 times)" in printed
+    curves = [tuple(run.history["val/accuracy"].values()) for run in runs(home)]
+    assert sorted(curves) == sorted([fits[0], *fits])  # the first one was imported before, and is replaced
+    assert "already on record" in labbook("import", log)[1]
+    assert len(runs(home)) == 4
+
+
+def test_a_resumed_fit_and_a_test_row_are_no_runs_of_their_own(tmp_path, home, labbook):
+    log = write(tmp_path / "log.csv", "epoch,val_loss,test_loss\n0,3,\n1,2,\n2,9,\n1,1.5,\n2,1,\n0,,0.5\n")
+    assert labbook("import", log)[0] == 0
+    (run,) = runs(home)
+    assert run.history["val/loss"] == {1: 3.0, 2: 1.5, 3: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("epoch;val_acc\n0;0,5\n", 0.5),
+        ("epoch,val_acc\n0,50%\n", 0.5),
+        ("step,epoch,val_acc\n,0,0.5\n", 0.5),
+        ("epoch\tval_acc\n0\t5e-1\n", 0.5),
+    ],
+    ids=["decimal comma", "percent sign", "empty column of steps", "tabs"],
+)
+def test_numbers_are_found_as_spreadsheets_and_loggers_write_them(tmp_path, home, labbook, text, value):
+    assert labbook("import", write(tmp_path / "log.csv", text))[0] == 0
+    assert runs(home)[0].metrics["val/accuracy"] == value
 
 
 def test_mlflow_shows_them_with_their_own_times(tmp_path, home, monkeypatch):
@@ -368,10 +463,98 @@ def test_mlflow_shows_them_with_their_own_times(tmp_path, home, monkeypatch):
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.info.start_time == BASE * 1000
-    assert run.data.metrics["gr__e _m__/x"] == 1.0
+    assert run.data.metrics["größe _m²_/x"] == 1.0
     assert run.data.params == {"lr": "0.1"}
     assert run.data.tags["imported.kind"] == "TensorBoard"
     history = client.get_metric_history(run.info.run_id, "val/accuracy")
     assert [(point.step, point.timestamp) for point in history] == [(i, (BASE + 60 * i) * 1000) for i in range(3)]
     assert math.isnan(history[1].value)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"record.json"}
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 10)}]}}\n"
+    for old, new in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "has more than 20,000 values once its aliases are expanded"),
+        (MERGES, "has more than 20,000 values once its aliases are expanded"),
+        ("a: &a\n  b: *a\n", "is nested too deeply, or contains itself"),
+        ("a: &a [*a]\n", "is nested too deeply, or contains itself"),
+        ("a: " + "[" * 50_000, "is nested too deeply, or contains itself"),
+        ("a: !!bool perhaps\n", "is not YAML"),
+        ("a: !!timestamp perhaps\n", "is not YAML"),
+        ("a: " + "9" * 10_000 + "\n", "is not YAML"),
+        ("a: " + "x" * 2**20, "more than the 1 MB of a log"),
+    ],
+    ids=["aliases", "merges", "recursive mapping", "recursive list", "nested", "bool", "time", "digits", "large"],
+)
+def test_settings_that_expand_or_are_malformed_are_refused_by_name(tmp_path, home, labbook, text, message):
+    log = write(tmp_path / "metrics.csv", "epoch,val_loss\n0,1\n")
+    write(tmp_path / "hparams.yaml", text)
+    status, printed = labbook("import", log)
+    assert (status, "hparams.yaml" in printed, message in printed) == (2, True, True), printed
+    assert "Traceback" not in printed
+    assert not runs(home)
+
+
+def test_an_alias_that_lightning_writes_is_read(tmp_path, home, labbook):
+    log = write(tmp_path / "metrics.csv", "epoch,val_loss\n0,1\n")
+    write(tmp_path / "hparams.yaml", "betas: &id001\n- 0.9\n- 0.99\nothers: *id001\n")
+    assert labbook("import", log)[0] == 0
+    assert runs(home)[0].params == {"betas": "[0.9, 0.99]", "others": "[0.9, 0.99]"}
+
+
+def test_a_pipe_and_a_device_are_refused_by_name_and_the_other_logs_read(tmp_path, home, labbook, monkeypatch):
+    folder = write(tmp_path / "logs" / "a.csv", "epoch,val_loss\n0,1\n").parent
+    os.mkfifo(folder / "pipe.csv")
+    (folder / "zero.csv").symlink_to("/dev/zero")
+    write(folder / "large.csv", "epoch,val_loss\n" + "0,1\n" * 100)
+    monkeypatch.setattr(csv_log, "MOST_BYTES", 100)
+    status, printed = labbook("import", folder)
+    assert status == 0
+    for message in ("pipe.csv: is not a regular file", "zero.csv: is not a regular file", "large.csv: has 0 MB, more"):
+        assert message in printed
+    assert len(runs(home)) == 1
+    for name in ("pipe.csv", "zero.csv"):
+        status, printed = labbook("import", folder / name)
+        assert (status, f"{name}: is not a regular file" in printed) == (2, True)
+
+
+def test_malformed_tensors_of_an_event_file_are_counted_and_the_others_read(tmp_path, home, labbook):
+    library("tensorboard", extra="import")
+    from tensorboard.compat.proto import event_pb2, summary_pb2, types_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    path = tmp_path / "a" / "events.out.tfevents.1"
+    path.parent.mkdir()
+    with path.open("wb") as stream:
+        writer = RecordWriter(stream)
+
+        def add(tag, wall_time=BASE, **tensor):
+            metadata = summary_pb2.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
+            value = summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+            event = event_pb2.Event(step=1, wall_time=wall_time, summary=summary_pb2.Summary(value=[value]))
+            writer.write(event.SerializeToString())
+
+        add("good", dtype=types_pb2.DT_FLOAT, float_val=[0.5])
+        add("late", dtype=types_pb2.DT_FLOAT, float_val=[0.5], wall_time=math.inf)
+        add("huge", dtype=types_pb2.DT_FLOAT, float_val=[0.5], tensor_shape={"dim": [{"size": 10**12}]})
+        add("negative", dtype=types_pb2.DT_FLOAT, float_val=[0.5], tensor_shape={"dim": [{"size": -1}, {"size": -1}]})
+        add("short", dtype=types_pb2.DT_FLOAT, tensor_content=b"a")
+        add("typeless", dtype=99, float_val=[0.5])
+        add("text", dtype=types_pb2.DT_STRING, string_val=[b"half"])
+        add("complex", dtype=types_pb2.DT_COMPLEX64, scomplex_val=[1, 2])
+        add("epoch", dtype=types_pb2.DT_DOUBLE, double_val=[1e300])
+        writer.flush()
+    status, printed = labbook("import", path.parent)
+    assert status == 0, printed
+    assert runs(home)[0].metrics.keys() - {"seconds"} == {"good", "late"}
+    assert "skipped 4 malformed values" in printed
