@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Sequence
 
 from core.catalogue import entries
 from core.common.arguments import VerbParser
+from core.common.errors import UserError
 from core.common.terminal import tell
-from core.record.run import IMPORTED, SUMMARY
+from core.record.run import IMPORTED, read_summary
 from core.runs.trained import Run
 
 WIDTH = 80  # columns
@@ -29,11 +29,11 @@ def best_on_record(name: str) -> tuple[float, str] | None:
     found = []
     for run in Run.of_experiment(name):
         try:
-            summary = json.loads((run.folder / SUMMARY).read_text())
-        except (OSError, ValueError):  # the journal still has it; the list must not fail because of one run
+            summary = read_summary(run)
+        except UserError:  # the list must not fail because of one run
             continue
-        own = summary["status"] == "FINISHED" and summary["whole"] and not summary.get(IMPORTED)
-        if own and "test/accuracy" in summary["metrics"]:
+        own = summary and summary["status"] == "FINISHED" and summary["whole"] and not summary.get(IMPORTED)
+        if summary and own and "test/accuracy" in summary["metrics"]:
             found.append((summary["metrics"]["test/accuracy"], run.id))
     return max(found, default=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_names
 from core.record import journal
-from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, RecordedRun, holds_others, named_in
+from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, RecordedRun, holds_others, named_in, read_summary
 
 SEED = "seed"
 FINISHED = "FINISHED"
@@ -135,13 +134,8 @@ def _row(run: RecordedRun) -> Row | str:
 def _summary(folder: Path) -> Mapping[str, Any]:
     """The saved summary; for a running or killed run, its status from the journal. Raises ValueError, KeyError or
     TypeError for a damaged journal."""
-    try:
-        summary = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError):
-        summary = None
-    if isinstance(summary, dict) and "status" in summary:
-        return summary
-    return {"status": RecordedRun(folder).status, "metrics": {}, "whole": False}
+    run = RecordedRun(folder)
+    return read_summary(run) or {"status": run.status, "metrics": {}, "whole": False}
 
 
 def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:

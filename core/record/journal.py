@@ -16,6 +16,8 @@ Events, each {"event": kind, "time": ms since 1970, ...}:
     metrics  step, values: {name: number}; only the first entry for a (name, step) counts
     artifact path (relative to artifacts/)
     status   value: RUNNING | FINISHED | FAILED | KILLED
+
+The last field of a line, "crc", is the CRC-32 of the line without it; lines of older versions lack it.
 """
 
 from __future__ import annotations
@@ -26,15 +28,27 @@ import io
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from core.common.errors import UserError
 from core.common.files import write_atomic
 
 FILE = "journal.jsonl"
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # created once: json.dumps would create one for each line
 ENDED = ("FINISHED", "FAILED", "KILLED")
+_CRC = b',"crc":'  # begins the last field of a line
+_FIELDS: dict[str, dict[str, Any]] = {  # types of the fields that every event of a kind has
+    "run": {"id": str, "experiment": str},
+    "params": {"values": dict},
+    "dataset": {"name": str, "digest": str, "source": (str, dict)},
+    "tags": {"values": dict},
+    "metrics": {"step": int, "values": dict},
+    "artifact": {"path": str},
+    "status": {"value": str},
+}
 
 
 class Journal:
@@ -52,8 +66,8 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event. fields: those of the event, including `time` if it differs from now. Raises OSError."""
-        line = _to_json({"event": event, "time": time.time_ns() // 1_000_000, **fields})
-        data = line.encode() + b"\n"
+        line = _to_json({"event": event, "time": time.time_ns() // 1_000_000, **fields}).encode()
+        data = b"%s%s%d}\n" % (line[:-1], _CRC, zlib.crc32(line))
         written = os.write(self._file, data)
         if written != len(data):
             # a full disk may accept part of a line: remove it, so that the journal remains readable
@@ -89,17 +103,47 @@ class Journal:
 
 
 def read(folder: Path, file: str = FILE, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (offset after the line, event) for each complete line, starting at byte `start`."""
+    """Yield (offset after the line, event) for each complete line, starting at byte `start`.
+
+    Raises UserError for a damaged line, which names the file and the line.
+    """
     path = folder / file
-    if not path.exists():
+    if not path.is_file():
         return
     with path.open("rb") as stream:
         stream.seek(start)
         for line in stream:
             if not line.endswith(b"\n"):
                 return
+            try:
+                event = _event(line)
+            except (ValueError, RecursionError) as damage:
+                number = path.read_bytes().count(b"\n", 0, start) + 1
+                advice = "restore the file from a copy, or delete the folder of the run"
+                raise UserError([f"{path}: line {number} is damaged ({damage}); {advice}"]) from None
             start += len(line)
-            yield start, json.loads(line)
+            yield start, event
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """The event in a line. Raises ValueError if it is not what was written, or is no event."""
+    written, crc, rest = line.rpartition(_CRC)
+    if crc and rest != b"%d}\n" % zlib.crc32(written + b"}"):
+        raise ValueError("it does not match its checksum")
+    event = json.loads(line)
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or type(event.get("time")) is not int:
+        raise ValueError("it is not an event")
+    event.pop("crc", None)
+    for name, kind in _FIELDS.get(event["event"], {}).items():
+        if not isinstance(event.get(name), kind):
+            raise ValueError(f"the {event['event']} event lacks {name}, or it has another type")
+    if event["event"] == "artifact" and not _is_inside(event["path"]):
+        raise ValueError(f"the artifact {event['path']} is outside the folder of the run")
+    return event
+
+
+def _is_inside(path: str) -> bool:
+    return bool(path) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 def history(folder: Path) -> dict[str, dict[int, float]]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.common import paths
 from core.common.errors import UserError
 from core.common.files import write_atomic
+from core.common.sealed import sealed, unsealed
+from core.common.terminal import tell
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_record
+from core.declare.tree import dotted
 from core.record import journal
 
 if TYPE_CHECKING:
@@ -33,6 +39,57 @@ PRUNED = "pruned"  # tag of a trial that was pruned
 IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
 REPLACED = "imported.replaced_by"  # tag of an imported run whose source was imported again
 BEST = "best.json"  # artifact of a study: the declaration of its best trial
+_NAME = r"^\w[\w.-]*$"  # of an experiment, and of a run: the name of a folder
+_Name = Annotated[str, Field(pattern=_NAME)]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Typed(BaseModel):
+    """Types of fields; which of them a record has depends on what was recorded, and when."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Data(_Typed):
+    name: str = ""
+    digest: str | None = None
+    source: str = ""
+    classes: list[str] = []
+    class_counts: list[_Count] = []
+    image_shape: Annotated[list[_Count], Field(min_length=3, max_length=3)] = [0, 0, 0]
+    multi_label: bool = False
+    train: _Count = 0
+    val: _Count = 0
+    test: _Count = 0
+    mean: list[float] = []
+    std: list[float] = []
+
+
+class _Fields(_Typed):
+    run: _Name | None = None
+    experiment: _Name = "experiment"
+    variant: str | None = None
+    parent: _Name | None = None
+    trial: int | None = None
+    declaration: dict[str, Any] | None = None
+    launch: dict[str, Any] | None = None
+    facts: dict[str, str] = {}
+    data: _Data = _Data()
+    continued: _Name | None = None
+    weights: dict[str, Any] | None = None
+    seeds: Annotated[int, Field(ge=1)] = 1
+    title: str = ""
+    study: dict[str, str] | str = {}
+    imported: dict[str, Any] = {}
+
+
+class _Record(dict[str, Any]):
+    """A record that was read from a file. A field that it lacks is an error of the file."""
+
+    path: Path
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError([f"{self.path}: not a complete record: {name} is missing; restore the file from a copy"])
 
 
 @dataclass(frozen=True)
@@ -74,12 +131,19 @@ class RecordedRun:
     @property
     def params(self) -> dict[str, str]:
         """Dotted name -> declared value, as recorded."""
-        return next(event["values"] for _, event in journal.read(self.folder) if event["event"] == "params")
+        values: dict[str, str] = self._first("params")["values"]
+        return values
 
     @property
     def opening(self) -> dict[str, Any]:
         """The journal's first event "run": experiment, name, description, parent."""
-        return next(event for _, event in journal.read(self.folder) if event["event"] == "run")
+        return self._first("run")
+
+    def _first(self, kind: str) -> dict[str, Any]:
+        found = next((event for _, event in journal.read(self.folder) if event["event"] == kind), None)
+        if found is None:
+            raise UserError([f"{self.folder / journal.FILE}: not the journal of a run: it has no event {kind!r}"])
+        return found
 
     @property
     def confusion(self) -> tuple[list[str], np.ndarray] | None:
@@ -105,8 +169,7 @@ class RecordedRun:
         """Training time in seconds, computed from images per second; time between an interruption and its resume does
         not count."""
         rates = self.history.get("images_per_second", {}).values()
-        images: int = self.record["data"]["train"]
-        return sum(images / rate for rate in rates if rate)  # 0: resumed at an epoch's end
+        return sum(self.record["data"]["train"] / rate for rate in rates if rate)  # 0: resumed at an epoch's end
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
@@ -139,9 +202,30 @@ class RecordedRun:
                 yield run
 
     def children(self) -> Iterator[Self]:
-        """Yield the runs of this parent (several seeds, or a study), the latest first. Runs whose record cannot be read
-        are skipped."""
-        return (run for run in self.of_experiment(self.record["experiment"]) if _parent_of(run) == self.id)
+        """Yield the runs of this parent (several seeds, or a study), the latest first; damaged ones are reported and
+        skipped."""
+        below = (run for run in self.of_experiment(self.record["experiment"]) if _parent_of(run) in (self.id, ...))
+        return intact(below)
+
+
+R = TypeVar("R", bound=RecordedRun)
+
+
+def intact(runs: Iterable[R]) -> Iterator[R]:
+    """Yield the runs whose record and journal can be read. Each other one is reported once by this process, so that a
+    damaged run never prevents work with the others."""
+    for run in runs:
+        try:
+            _ = run.record, run.status
+        except (UserError, OSError) as damage:
+            _report_once(f"{run.id} is skipped: {damage}")
+        else:
+            yield run
+
+
+@functools.cache
+def _report_once(line: str) -> None:
+    tell(line)
 
 
 def last(history: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
@@ -152,15 +236,16 @@ def last(history: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
 def _experiment_of(run: RecordedRun) -> str:
     try:
         return str(run.record["experiment"])
-    except (UserError, KeyError):
+    except UserError:
         return named_in(run.id)
 
 
-def _parent_of(run: RecordedRun) -> str | None:
+def _parent_of(run: RecordedRun) -> Any:
+    """Id of the parent, None without one, or ... if the record cannot be read."""
     try:
         return run.record.get("parent")
     except UserError:
-        return None
+        return ...
 
 
 def named_in(run_id: str) -> str:
@@ -169,21 +254,35 @@ def named_in(run_id: str) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record.json. Raises UserError if it is missing, damaged or of an unsupported version."""
+    """Read a record.json. Raises UserError if it is missing, damaged or of an unsupported version; the same is raised
+    on access to a field that it lacks."""
+    if not path.is_file():
+        raise UserError([f"{path}: file not found"])
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError([f"{path}: file not found"]) from None
-    except (OSError, ValueError) as error:
-        raise UserError([f"{path}: not a record: {error}"]) from None
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError([f"{path}: not a record: {error}; restore the file from a copy"]) from None
     version = record.get("labbook") if isinstance(record, dict) else None
-    if version in (1, 2):
-        return migrated_record(record) | {"labbook": VERSION}
-    if version != VERSION:
+    if version not in (1, 2, VERSION):
         newer = isinstance(version, int) and version > VERSION
         advice = "use the labbook that wrote it" if newer else "it is too old for this labbook"
         raise UserError([f"{path}: the record has version {version}, this labbook writes version {VERSION}: {advice}"])
-    return record
+    try:
+        _Fields.model_validate(record)
+    except ValidationError as error:
+        wrong = [f"{path}: not a record: {dotted(each['loc'])}: {each['msg']}" for each in error.errors()]
+        raise UserError(wrong) from None
+    record = record if version == VERSION else migrated_record(record) | {"labbook": VERSION}
+    return _requiring({name: _requiring(value, path) for name, value in record.items()}, path)
+
+
+def _requiring(value: Any, path: Path) -> Any:
+    """The value; of a dict, one whose missing fields are an error of the file at `path`."""
+    if not isinstance(value, dict):
+        return value
+    made = _Record(value)
+    made.path = path
+    return made
 
 
 def holds_others(record: Mapping[str, Any]) -> bool:
@@ -193,14 +292,20 @@ def holds_others(record: Mapping[str, Any]) -> bool:
 
 def in_study(run: RecordedRun) -> bool:
     """Whether a run is a study or one of its trials, which are resumed by their search."""
+    parent = parent_of(run)
+    return run.record.get("trial") is not None or (parent or run).record.get("study") is not None
+
+
+def parent_of(run: R) -> R | None:
+    """The parent of a run, which may have several seeds or be a study; None without one, or if it is damaged."""
     above = run.record.get("parent")
-    folder = paths.runs() / above if above else run.folder
-    return (RecordedRun(folder) if folder.exists() else run).record.get("study") is not None
+    folder = paths.runs() / above if above else None
+    return next(intact([type(run)(folder)]), None) if folder and folder.exists() else None
 
 
 def run_id(experiment: str) -> str:
     """Returns a new id, <experiment>-<date>-<time>-<random>; ids of an experiment sort by start. Raises UserError."""
-    if not re.fullmatch(r"\w[\w.-]*", experiment):
+    if not re.fullmatch(_NAME, experiment):
         raise UserError([f"experiment: {experiment!r} is not a valid folder name; use letters, digits, - and _"])
     return f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
@@ -211,9 +316,32 @@ def write_summary(run: RecordedRun, status: str) -> None:
 
     whole: the run was trained on all of its data to the end: not a smoke run, pruned trial or parent of several seeds.
     """
-    recorded = (run.folder / "artifacts" / RECORD).exists()
-    own = recorded and not holds_others(run.record)
-    whole = own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags
-    metrics = run.metrics | ({"seconds": run.seconds} if own else {})
+    summary = _summarized(run, status)
     with contextlib.suppress(OSError):  # a full disk is tolerated: the journal contains everything
-        write_atomic(run.folder / SUMMARY, json.dumps({"status": status, "metrics": metrics, "whole": whole}))
+        write_atomic(run.folder / SUMMARY, sealed(summary))
+
+
+def read_summary(run: RecordedRun) -> dict[str, Any] | None:
+    """Returns status, metrics and whole of a run that has ended; None for any other one. A damaged summary is computed
+    again from the journal. Raises UserError if that is damaged, too."""
+    path = run.folder / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        summary = unsealed(path.read_bytes())
+        if isinstance(summary.get("status"), str) and isinstance(summary.get("metrics"), dict) and "whole" in summary:
+            return summary
+    except (OSError, ValueError):
+        pass
+    return _summarized(run, run.status)
+
+
+def _summarized(run: RecordedRun, status: str) -> dict[str, Any]:
+    recorded = (run.folder / "artifacts" / RECORD).exists()
+    imported = recorded and IMPORTED in run.record
+    own = recorded and not imported and not holds_others(run.record)
+    whole = imported or (own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags)
+    metrics = run.metrics
+    if own and metrics:
+        metrics |= {"seconds": run.seconds}
+    return {"status": status, "metrics": metrics, "whole": whole} | ({IMPORTED: True} if imported else {})

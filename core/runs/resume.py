@@ -13,7 +13,7 @@ from core.launch import Launch
 from core.models import load_weights
 from core.record.journal import Journal
 from core.record.lock import is_free, locked
-from core.record.run import in_study
+from core.record.run import in_study, intact, parent_of
 from core.runs.recorder import reopen_run
 from core.runs.trained import Run, declares, load
 from core.runs.trainer import Trainer
@@ -136,11 +136,11 @@ def refuse_other_weights(run: Run) -> None:
 def interrupted(experiment: str) -> Run:
     """Returns the latest interrupted run of this experiment that no process is training; for several seeds, their
     parent run. Raises UserError if none is found."""
-    for run in Run.of_experiment(experiment):
+    for run in intact(Run.of_experiment(experiment)):
         if in_study(run):
             continue
         if run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
-            parent = Run(paths.runs() / above) if (above := run.record.get("parent")) else run
+            parent = parent_of(run) or run
             return parent if parent.status not in ("FINISHED", "FAILED") and is_free(parent.folder) else run
     raise UserError([f"no interrupted run of {experiment} in {paths.runs()}"])
 
@@ -150,7 +150,7 @@ def earlier_run(experiment: Experiment, name: str, invocation: str | None, seeds
 
     invocation: name of the job, or None without one.
     """
-    for run in Run.of_experiment(name) if invocation else ():
+    for run in intact(Run.of_experiment(name)) if invocation else ():
         record = run.record
         same = record["facts"].get("invocation") == invocation and record.get("seeds", 1) == seeds
         if same and declares(record, experiment) and is_free(run.folder):

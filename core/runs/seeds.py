@@ -148,4 +148,5 @@ class _Group:
 
     def _below(self) -> dict[int, Run]:
         """Latest run of each seed under the parent: {seed: run}."""
-        return {run.record["declaration"]["seed"]: run for run in reversed(list(self.parent.children()))}
+        below = ((run, run.record.get("declaration")) for run in reversed(list(self.parent.children())))
+        return {declaration["seed"]: run for run, declaration in below if declaration and "seed" in declaration}

@@ -22,7 +22,7 @@ from core.launch import Launch
 from core.record import provenance
 from core.record.journal import Journal, log_text
 from core.record.lock import is_free, locked
-from core.record.run import BEST, VERSION, write_summary
+from core.record.run import BEST, VERSION, intact, write_summary
 from core.runs.recorder import RunInfo, RunSpec, new_run, open_journal, reopen_run, write_record
 from core.runs.trained import Run
 from core.search import samplers, space
@@ -161,9 +161,8 @@ def _lock_study(folder: Any, name: str) -> Iterator[None]:
 def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Mirror) -> Iterator[tuple[Run, Journal]]:
     """Context manager: the run of the study, created or reopened. Its journal records how the body ends."""
     token = study.user_attrs[TOKEN]
-    earlier = (
-        r for r in Run.of_experiment(spec.info.experiment) if (r.record.get("study") or {}).get("token") == token
-    )
+    known = ((run, run.record.get("study")) for run in intact(Run.of_experiment(spec.info.experiment)))
+    earlier = (run for run, named in known if isinstance(named, dict) and named.get("token") == token)
     # a search on another machine, or in another terminal, has a separate run
     free = next((r for r in earlier if is_free(r.folder)), None)
     if free:

@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from core.common.files import write_atomic
+from core.common.sealed import sealed, unsealed
 from core.record import journal
 
 FILE = "mirror.json"
@@ -52,20 +55,23 @@ class Record:
         return tuple(dict.fromkeys([*self.refused, *notes]))[:_MOST_REFUSED]
 
 
+_record = TypeAdapter(Record)
+
+
 def load(folder: Path) -> Record | None:
     """Returns None if no mirror has sent this run. If the file is damaged, the URI is empty, and MLflow is searched."""
     try:
-        fields = json.loads((folder / FILE).read_text())
-        return Record(**fields | {"refused": tuple(fields["refused"])})
+        record = _record.validate_python(unsealed((folder / FILE).read_bytes()))
+        return record if min(record.journal, record.system) >= 0 else Record(tracking_uri="")
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return Record(tracking_uri="")
 
 
 def save(folder: Path, record: Record) -> None:
     """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice."""
-    write_atomic(folder / FILE, json.dumps(asdict(record), indent=1))
+    write_atomic(folder / FILE, sealed(asdict(record), indent=1))
 
 
 def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
