@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -45,6 +46,11 @@ class Launch(Part):
     )
     detect_anomaly: bool = Field(
         False, description="find the operation whose gradient first becomes NaN; training is several times slower"
+    )
+    snapshot: Literal["none", "code", "all"] = Field(
+        "code",
+        description="uncommitted code that is recorded; code: the diff, and untracked sources next to imported ones; "
+        "all: untracked settings and notes, too. What looks like a secret is left out",
     )
     mlflow: bool = Field(True, description="send the run to MLflow; if false, labbook sync can send it later")
 

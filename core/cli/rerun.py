@@ -27,7 +27,7 @@ def _rerun(run: Run, root: Path | None, worktree: bool) -> int:
     launch = launch_of(run, root)
     checks = [one for one in check_environment(run, launch) if not (worktree and one.what == "code")]
     for check in checks:
-        tell(f"{check.what}: {'; '.join(check.differences) if check.differences else 'the same'}")
+        tell(str(check))
     if worktree:
         tell("running the recorded code in a worktree")
     elif any(check.what == "code" and check.differences for check in checks):

@@ -175,8 +175,8 @@ def drop_torn_tail(path: Path) -> None:
             stream.truncate(content.rfind(b"\n") + 1)
 
 
-def log_text(journal: Journal, name: str, text: str) -> None:
-    """Write a text artifact atomically and record it."""
+def log_text(journal: Journal, name: str, text: str | bytes) -> None:
+    """Write a text artifact atomically and record it. text: as bytes if its encoding is not known."""
     write_atomic(journal.artifact(name), text)
     journal.log_artifact(name)
 

@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.common.machine import usable_cores
-from core.common.paths import ROOT
 from core.common.text import public
+from core.record.git import GitError, git
 
 if TYPE_CHECKING:
     import torch
 
-SOURCE_SUFFIXES = {".py", ".toml", ".yml", ".yaml", ".md", ".cfg", ".sh", ".ipynb"}
-MOST_SOURCE_BYTES = 500_000
-
 
 def code() -> dict[str, str]:
-    """Returns git.commit, git.branch and git.dirty of the repository; empty without git."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return {}
-    branch = _git("rev-parse", "--abbrev-ref", "HEAD") or ""
-    dirty = bool((_git("status", "--porcelain") or "").strip())
-    return {"git.commit": commit.strip(), "git.branch": branch.strip(), "git.dirty": str(dirty).lower()}
+    """Returns git.commit, git.branch and git.dirty of the repository or, without a commit, the reason as git.unknown.
 
-
-def uncommitted() -> tuple[str, list[Path]]:
-    """Returns (diff of tracked files against HEAD, untracked source files relative to the repository root)."""
-    diff = _git("diff", "HEAD", "--binary") or ""
-    listed = (_git("ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-    files = [Path(name) for name in listed if Path(name).suffix in SOURCE_SUFFIXES]
-    return diff, [file for file in files if (ROOT / file).is_file() and _size(file) <= MOST_SOURCE_BYTES]
+    git.unrecorded: what neither the commit nor the diff contains.
+    """
+    try:
+        commit = git("rev-parse", "--verify", "HEAD").decode().strip()
+        branch = os.fsdecode(git("rev-parse", "--abbrev-ref", "HEAD")).strip()
+        words = (
+            "status",
+            "--porcelain=v2",
+            "-z",
+            "--no-renames",
+            "--ignore-submodules=none",
+            "--untracked-files=normal",
+        )
+        changed = git(*words, "--", ".").split(b"\0")
+    except GitError as reason:
+        return {"git.unknown": str(reason)}
+    found = {"git.commit": commit, "git.branch": branch, "git.dirty": str(any(changed)).lower()}
+    # "1 .M S.MU ...": a submodule with modified and untracked files
+    fields = [os.fsdecode(line).split(" ", 8) for line in changed if line.startswith(b"1 ")]
+    if dirty := [words[8] for words in fields if words[2][0] == "S" and words[2][2:] != ".."]:
+        found["git.unrecorded"] = f"uncommitted changes in the submodule {', '.join(dirty)}"
+    return found
 
 
 @functools.cache
@@ -107,15 +112,3 @@ def _installed(name: str) -> bool:
         return bool(metadata.version(name))
     except metadata.PackageNotFoundError:
         return False
-
-
-def _size(file: Path) -> int:
-    return (ROOT / file).stat().st_size
-
-
-def _git(*arguments: str) -> str | None:
-    """The output of a git command in the repository; None without git or outside a repository."""
-    if not shutil.which("git"):
-        return None
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

@@ -7,16 +7,18 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from core.common import paths
 from core.common.errors import UserError
 from core.common.ranks import invocation
+from core.common.terminal import tell
 from core.diagnostics.contact_sheet import LOOK, contact_sheet
 from core.experiment import Experiment
 from core.launch import Launch
 from core.models import forward_flops
-from core.record import provenance
+from core.record import provenance, sources
 from core.record.journal import Journal, log_text, read
 from core.record.run import RECORD, VERSION, WEIGHTS, run_id
 from core.runs.trained import Run
@@ -109,15 +111,33 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
     contact_sheet(journal.artifact(LOOK), parts)
     journal.log_artifact(LOOK)
     log_text(journal, "packages.txt", provenance.packages())
-    diff, untracked = provenance.uncommitted()
-    if diff:
-        log_text(journal, "code/uncommitted.diff", diff)
-    for file in untracked:
-        shutil.copyfile(paths.ROOT / file, journal.artifact(f"code/untracked/{file}"))
-        journal.log_artifact(f"code/untracked/{file}")
+    _log_code(journal, parts.launch, tags)
     origin = experiment.model.origin()
     more = {"data": data, "continued": continued and continued.id, "weights": origin and origin.record()}
     write_record(journal, spec, tags, **more)
+
+
+def _log_code(journal: Journal, launch: Launch, tags: dict[str, str]) -> None:
+    """Write digests of the sources and what git does not have of them. Print what is not recorded."""
+    imported = sources.imported()
+    found = sources.snapshot(launch.snapshot, imported)
+    log_text(journal, sources.FILE, sources.to_record(launch.snapshot, imported, found.left_out))
+    if found.diff:
+        log_text(journal, sources.DIFF_FILE, found.diff)
+    for file, content in found.files.items():
+        log_text(journal, f"{sources.UNTRACKED}/{file}", content)
+    if reason := tags.get("git.unknown"):
+        _tell_once(f"the record has no commit ({reason}): a rerun can compare the code, but not restore it")
+    if what := tags.get("git.unrecorded"):
+        _tell_once(f"the record lacks {what}: a rerun cannot restore the code")
+    for file, reason in found.left_out.items():
+        _tell_once(f"{file} is left out of the record: {reason}")
+
+
+@cache
+def _tell_once(line: str) -> None:
+    """Print a line once, not for each run of a search."""
+    tell(line)
 
 
 def reopen_run(journal: Journal) -> None:
@@ -143,7 +163,9 @@ def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str
         **({"trial": str(info.trial)} if info.trial is not None else {}),
         "mlflow.source.name": provenance.command(),
         **code,
-        **({"mlflow.source.git.commit": code["git.commit"]} if code else {}),  # MLflow's pages link it to the source
+        **(
+            {"mlflow.source.git.commit": code["git.commit"]} if "git.commit" in code else {}
+        ),  # MLflow's pages link it to the source
         **provenance.versions(),
         **tags,
     }

@@ -14,33 +14,41 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.common import paths
 from core.common.errors import UserError
 from core.common.files import sha256_of
 from core.common.terminal import tell
 from core.launch import Launch
-from core.record import provenance
+from core.record import provenance, sources
+from core.record.git import GitError, git, prefix
 from core.record.run import WEIGHTS
 from core.runs.trained import Run, declared, load
 
 ROUNDING = 1e-3  # relative and absolute tolerance
 COMPARED = ("train/", "val/", "test/", "lr")  # all other metrics are times and memory
-DIFF, UNTRACKED = "code/uncommitted.diff", "code/untracked"
 
 
 @dataclass(frozen=True)
 class Check:
     """Comparison of one aspect of the environment.
 
-    what: code, packages, weights, data or machine.  differences: empty if it is the same.
+    what: code, packages, weights, data or machine.  differences: empty if none is known.  unknown: why it is not known
+    whether it is the same; empty if it is.
     """
 
     what: str
     differences: tuple[str, ...]
+    unknown: str = ""
+
+    def __str__(self) -> str:
+        if self.differences:
+            return f"{self.what}: {'; '.join(self.differences)}"
+        return f"{self.what}: {f'unknown ({self.unknown})' if self.unknown else 'the same'}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def check_environment(run: Run, launch: Launch) -> list[Check]:
         if name not in ("hardware.host", "hardware.processes") and facts.get(name) != now.get(name)
     ]
     return [
-        Check("code", tuple(_code(run))),
+        _code(run),
         Check("packages", tuple(_packages(run))),
         Check("weights", tuple(_weights(run))),
         Check("data", tuple(digests if splits.digest != run.record["data"]["digest"] else ())),
@@ -89,7 +97,9 @@ def compare_results(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
         aside = f", despite {because}" if because else ""
         return Verdict(True, True, f"bitwise identical: every metric of every epoch and the weights{aside}")
     where = "only the weights differ" if first is None else f"first at {first[0]} of epoch {first[1]}: {first[2]}"
-    reason = because or "unknown, the recorded environment is the same"
+    unknown = ", ".join(check.what for check in checks if check.unknown)
+    rest = f"; not known to be the same: {unknown}" if unknown else ", the recorded environment is the same"
+    reason = because or f"unknown{rest}"
     if _is_close(run.metrics, again.metrics):
         return Verdict(False, True, f"within rounding ({where}); cause: {reason}")
     return Verdict(False, False, f"different ({where}); cause: {reason}")
@@ -118,20 +128,47 @@ def _is_close(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
                for name in names)  # fmt: skip
 
 
-def _code(run: Run) -> Iterator[str]:
-    facts, artifacts = run.record["facts"], run.folder / "artifacts"
-    then, now = facts.get("git.commit", "none"), provenance.code().get("git.commit", "none")
-    if then != now:
-        yield f"commit {then[:7]} then, {now[:7]} now"
-    diff, untracked = provenance.uncommitted()
-    recorded = (artifacts / DIFF).read_text() if (artifacts / DIFF).exists() else ""
-    if diff != recorded:
+def _code(run: Run) -> Check:
+    """Comparison of the sources that the run imported, and of everything else that its record has of the code."""
+    facts, artifacts, now = run.record["facts"], run.folder / "artifacts", provenance.code()
+    recorded = sources.recorded(artifacts)
+    return Check("code", tuple(_changed_code(facts, artifacts, now, recorded)), _unknown_code(facts, now, recorded))
+
+
+def _changed_code(
+    facts: Mapping[str, str], artifacts: Path, now: Mapping[str, str], recorded: Mapping[str, Any] | None
+) -> Iterator[str]:
+    before, commit = facts.get("git.commit"), now.get("git.commit")
+    if before and commit and before != commit:
+        yield f"commit {before[:7]} then, {commit[:7]} now"
+    files = recorded["files"] if recorded else {}
+    changed = [name for name, digest in files.items() if sources.now(name) != digest]
+    yield from (f"{name} differs" for name in changed[:5])
+    if len(changed) > 5:
+        yield f"and {len(changed) - 5} more files"
+    kind: sources.Kind = recorded["snapshot"] if recorded else "all"
+    if not (before and commit) or kind == "none":
+        return
+    present = sources.snapshot(kind, files)
+    diff = (artifacts / sources.DIFF_FILE).read_bytes() if (artifacts / sources.DIFF_FILE).exists() else b""
+    if sources.without_blobs(diff) != sources.without_blobs(present.diff):
         yield "different uncommitted changes"
-    before = {path.relative_to(artifacts / UNTRACKED) for path in (artifacts / UNTRACKED).rglob("*") if path.is_file()}
-    for file in sorted(before | set(untracked)):
-        old, new = artifacts / UNTRACKED / file, paths.ROOT / file
-        if not (old.exists() and new.exists() and old.read_bytes() == new.read_bytes()):
-            yield f"the untracked file {file} differs"
+    kept = artifacts / sources.UNTRACKED
+    old = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
+    for name in sorted(old | set(present.files)):
+        if not (name in old and name in present.files and (kept / name).read_bytes() == present.files[name]):
+            yield f"the untracked file {name} differs"
+
+
+def _unknown_code(facts: Mapping[str, str], now: Mapping[str, str], recorded: Mapping[str, Any] | None) -> str:
+    """Why it is not known whether the code is the same; empty if it is."""
+    if recorded is None and not (facts.get("git.commit") and now.get("git.commit")):
+        reason = now.get("git.unknown", "") if facts.get("git.commit") else facts.get("git.unknown", "")
+        return reason or "no code was recorded"
+    unseen = [name for name in recorded["left_out"] if name not in recorded["files"]] if recorded else []
+    if unseen:
+        return f"the record lacks {', '.join(unseen)}"
+    return facts.get("git.unrecorded") or now.get("git.unrecorded") or ""
 
 
 def _weights(run: Run) -> Iterator[str]:
@@ -184,8 +221,9 @@ def rerun_in_worktree(run: Run, launch: Launch) -> Run:
 
     Its id is read from the output. Raises UserError if the code cannot be restored or fails.
     """
-    name, options = run.record["experiment"], launch.flat()
-    given = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+    name, known = run.record["experiment"], run.record["launch"]  # the recorded code knows no other options
+    options = {key: value for key, value in launch.flat().items() if key in known and value is not None}
+    given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     record = run.folder / "artifacts" / "record.json"
     with _worktree(run) as folder:
         command = [sys.executable, "-m", f"experiments.{name}", "--from", str(record), *given]
@@ -203,29 +241,40 @@ def rerun_in_worktree(run: Run, launch: Launch) -> Run:
 
 @contextmanager
 def _worktree(run: Run) -> Iterator[Path]:
-    commit = run.record["facts"].get("git.commit")
-    if not commit or not shutil.which("git"):
-        raise UserError([f"{run.id}: {'git is not installed' if commit else 'its record does not contain a commit'}"])
+    """Context manager: the folder of labbook in a temporary worktree with the recorded code. Raises UserError."""
+    commit, artifacts = run.record["facts"].get("git.commit"), run.folder / "artifacts"
+    if not commit:
+        reason = run.record["facts"].get("git.unknown")
+        raise UserError([f"{run.id}: its record does not contain a commit{f' ({reason})' if reason else ''}"])
     with tempfile.TemporaryDirectory(prefix="labbook-rerun-") as parent:
-        folder = Path(parent) / "code"
-        _git("worktree", "add", "--detach", str(folder), commit)
+        top = Path(parent) / "code"
         try:
-            artifacts = run.folder / "artifacts"
-            if (artifacts / DIFF).exists():
-                _git("-C", str(folder), "apply", "--whitespace=nowarn", str(artifacts / DIFF))
-            if (artifacts / UNTRACKED).exists():
-                shutil.copytree(artifacts / UNTRACKED, folder, dirs_exist_ok=True)
+            folder = top / prefix()
+            git("worktree", "add", "--detach", str(top), commit)
+            if (artifacts / sources.DIFF_FILE).exists():
+                git("apply", "--whitespace=nowarn", str(artifacts / sources.DIFF_FILE), folder=top)
+            if (artifacts / sources.UNTRACKED).exists():
+                shutil.copytree(artifacts / sources.UNTRACKED, folder, dirs_exist_ok=True)
+            _verify(run, folder)
             yield folder
+        except GitError as reason:
+            raise UserError([f"{run.id}: its code cannot be restored: {reason}"]) from None
         finally:
-            _git("worktree", "remove", "--force", str(folder))
+            with suppress(GitError):
+                git("worktree", "remove", "--force", str(top))
 
 
-def _git(*words: str) -> None:
-    done = subprocess.run(["git", "-C", str(paths.ROOT), *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(
-            [f"git {words[0]}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}"]
-        )
+def _verify(run: Run, folder: Path) -> None:
+    """Raises UserError if the code in a worktree is not what the run imported."""
+    recorded = sources.recorded(run.folder / "artifacts") or {"files": {}, "left_out": {}}
+    wrong = [name for name, digest in recorded["files"].items() if sources.now(name, folder) != digest]
+    if wrong:
+        reasons = [f"{name}: {recorded['left_out'].get(name, 'git does not have it as it was')}" for name in wrong[:5]]
+        more = [f"and {len(wrong) - 5} more files"] if len(wrong) > 5 else []
+        raise UserError([f"{run.id}: its code cannot be restored", *reasons, *more])
+    package = Path("experiments", run.record["experiment"])
+    if not (folder / package).is_dir():
+        raise UserError([f"{run.id}: its code cannot be restored: its commit does not contain {package}"])
 
 
 def _digest(path: Path) -> str:

@@ -74,7 +74,7 @@ def test_what_python_imports_by_itself_is_explained_too(written, tmp_path, monke
 def test_a_module_of_the_folder_that_hides_one_of_labbook_is_named(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-    command = [sys.executable, "-m", "experiments.digits_cnn", "--help"]
+    command = [sys.executable, "-m", "experiments.tiny", "--help"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

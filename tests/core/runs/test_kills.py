@@ -10,7 +10,6 @@ from core.common.errors import UserError
 from core.launch import Launch
 from core.record.journal import Journal, log_text
 from core.record.run import RECORD, SUMMARY
-from core.runs import recorder
 from core.runs import trainer as module
 from core.runs.resume import interrupted, resume
 from core.runs.train import train
@@ -47,11 +46,11 @@ class Died(BaseException):
     """In place of a SIGKILL: nothing of labbook's own catches it."""
 
 
-@pytest.mark.parametrize("step", ["packages", "uncommitted"])
+@pytest.mark.parametrize("step", ["provenance.packages", "sources.snapshot"])
 def test_what_dies_before_its_record_is_no_run(step, home, monkeypatch):
     """A run that could be resumed then would lack the artifacts that were still to come."""
     monkeypatch.setattr(module, "close", lambda *arguments: None)
-    monkeypatch.setattr(recorder.provenance, step, lambda: (_ for _ in ()).throw(Died))
+    monkeypatch.setattr(f"core.record.{step}", lambda *given: (_ for _ in ()).throw(Died))
     with pytest.raises(Died):
         train(SHORT, OFFLINE, "tiny")
     with pytest.raises(UserError, match="no interrupted run"):

@@ -8,6 +8,8 @@ import pytest
 from core.cli.rerun import main
 from core.common.errors import UserError
 from core.launch import Launch
+from core.record import sources
+from core.runs import recorder
 from core.runs.rerun import Check, check_environment, compare_results, first_difference
 from core.runs.train import train
 from core.runs.trained import load
@@ -82,6 +84,58 @@ def test_what_is_not_the_same_beforehand_is_named(run):
     assert "cpu abacus then" in found["machine"]
 
 
+def code_of(run):
+    return str(next(check for check in check_environment(run, QUIET) if check.what == "code"))
+
+
+def without_git(record):
+    record["facts"] = {name: text for name, text in record["facts"].items() if not name.startswith("git.")}
+    record["facts"]["git.unknown"] = "this is not a git repository"
+
+
+def test_code_is_the_same_only_if_that_is_known(run, monkeypatch):
+    """With a digest of each source, git is not needed; without both, nothing is known."""
+    changed = edit(run, without_git)
+    assert code_of(changed) == "code: the same"
+    path = run.folder / "artifacts" / sources.FILE
+    recorded = json.loads(path.read_text())
+    assert {"core/training/step.py", "data/digits.py", "experiments/recipes.py"} & set(recorded["files"])
+    path.write_text(json.dumps(recorded | {"files": recorded["files"] | {"core/training/step.py": "0" * 64}}))
+    assert code_of(changed) == "code: core/training/step.py differs"
+    path.write_text(json.dumps(recorded | {"left_out": {"conf.toml": "line 3 looks like a token"}}))
+    assert code_of(changed) == "code: unknown (the record lacks conf.toml)"
+    path.unlink()
+    assert code_of(changed) == "code: unknown (this is not a git repository)"
+    check = next(check for check in check_environment(changed, QUIET) if check.what == "code")
+    other = load(run.id)
+    monkeypatch.setattr("core.runs.rerun.first_difference", lambda *given: ("train/loss", 1, "1 then, 2 now"))
+    assert compare_results(run, other, [check]).text.endswith("cause: unknown; not known to be the same: code")
+
+
+def test_a_dirty_submodule_is_unknown_code(run):
+    changed = edit(run, lambda record: record["facts"].update({"git.unrecorded": "changes in the submodule x"}))
+    assert code_of(changed) == "code: unknown (changes in the submodule x)"
+
+
+@pytest.mark.parametrize("kind", ["none", "code"])
+def test_training_says_what_the_record_lacks(kind, home, capsys, monkeypatch):
+    monkeypatch.setattr("core.record.provenance.code", lambda: {"git.unknown": "this is not a git repository"})
+    found = sources.Snapshot(b"diff", {"a.py": b"x\xff"}, {"b.py": "line 3 looks like a token"})
+    asked = []
+    monkeypatch.setattr("core.record.sources.snapshot", lambda kind, imported: asked.append(kind) or found)
+    recorder._tell_once.cache_clear()
+    small = TINY.but({"epochs": 1})
+    one = train(small, QUIET.but({"snapshot": kind}), "tiny")
+    train(small, QUIET.but({"snapshot": kind}), "tiny")
+    text = capsys.readouterr().out
+    line = "the record has no commit (this is not a git repository): a rerun can compare the code, but not restore it"
+    assert text.count(line) == text.count("b.py is left out of the record: line 3 looks like a token") == 1
+    assert asked == [kind, kind]
+    assert (one.folder / "artifacts" / "code" / "untracked" / "a.py").read_bytes() == b"x\xff"
+    with pytest.raises(UserError, match=r"does not contain a commit \(this is not a git repository\)"):
+        main([one.id, "--worktree"])
+
+
 def test_verdicts(run, home):
     again = home / "mlruns" / "runs" / "tiny-again"
     shutil.copytree(run.folder, again)
@@ -132,5 +186,5 @@ def test_what_cannot_be_run_again_is_refused(run, change, message):
 def test_the_recorded_code_runs_in_a_worktree(run, capsys):
     assert main([run.id, "--worktree"]) == 0
     text = capsys.readouterr().out
-    assert "the recorded code is run in a worktree" in text
+    assert "running the recorded code in a worktree" in text
     assert "bitwise identical" in text
