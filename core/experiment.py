@@ -68,7 +68,9 @@ class Experiment(Part):
         "auto", description="numerical precision; auto: bf16 or, if the GPU lacks it, fp16 on a GPU, fp32 elsewhere"
     )
     monitor: Metric = Field(
-        "val/accuracy", description="validation metric that selects the best epoch, whose weights are kept"
+        "val/accuracy",
+        description="validation metric that selects the best epoch, whose weights are kept; of equal epochs, the one "
+        "with the smaller val/loss, then the later one",
     )
     tta: Views = Field(
         "none", description="test-time augmentation: views of each test image whose probabilities are averaged"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
-from core.common import paths
 from core.common.ranks import ranks_here
 from core.common.statistics import mean_and_interval
 from core.common.terminal import tell
@@ -15,7 +12,7 @@ from core.runs.trained import Run
 from core.search import space
 from core.search.objectives import summary
 from core.search.search import SearchResult
-from core.tracking.api import default_uri, mirror_status, run_url, tracking_uri
+from core.tracking.api import mirror_status, run_url, tracking_uri
 
 
 def report_result(result: Run | Seeds) -> int:
@@ -66,14 +63,10 @@ def report_location(run: Run) -> None:
             f"MLflow does not have the complete run yet ({missing}); the record on disk is complete; "
             "to send the rest: labbook sync"
         )
-    uri, page = tracking_uri(), run_url(run.folder) or ""
-    if uri.startswith("http"):
-        tell(f"view:   {public(uri)}/{page}")
+    if (uri := tracking_uri()).startswith("http"):
+        tell(f"view:   {public(uri)}/{run_url(run.folder) or ''}")
     else:
-        store = "" if uri == default_uri() else f" --backend-store-uri {public(uri)}"
-        tell(
-            f"view:   cd {shlex.quote(str(paths.home()))} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}"
-        )
+        tell("view:   labbook ui")
 
 
 def report_search(found: SearchResult, command: str) -> None:

@@ -90,6 +90,12 @@ def scores(history: History, metric: str) -> list[float]:
 
 
 def best_epoch(history: History, metric: str) -> int:
-    """Index of the best epoch so far, the first one if several are equal; NaN is worst. History must not be empty."""
-    ranked = scores(history, metric)
-    return max(range(len(ranked)), key=lambda i: -math.inf if math.isnan(ranked[i]) else ranked[i])
+    """Index of the best epoch so far. Of equal ones, it is the one with the smaller val/loss, then the later one; NaN
+    is worst. History must not be empty."""
+    ranked, losses = scores(history, metric), [entry.get("val/loss", math.nan) for entry in history]
+
+    def rank(epoch: int) -> tuple[float, float, int]:
+        score, loss = ranked[epoch], losses[epoch]
+        return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else -loss, epoch
+
+    return max(range(len(ranked)), key=rank)

@@ -100,9 +100,14 @@ def test_early_stopping(accuracies, stops, metric):
     assert EarlyStopping(patience=2, min_delta=0.01, monitor=metric)(history(*accuracies)) is stops
 
 
-def test_the_best_epoch_is_the_first_of_equals():
-    assert best_epoch(history(0.1, 0.5, 0.5, 0.2), "val/accuracy") == 1
-    assert best_epoch(history(0.1, 0.5, 0.6, 0.2), "val/loss") == 2
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [((0.4, 0.3, 0.2, 0.1), 2), ((0.4, 0.1, 0.2, 0.3), 1), ((1, 1, 1, 1), 2), ((1, 1, math.nan, 1), 1)],
+)
+def test_of_equal_epochs_the_best_has_the_smaller_loss_and_is_the_later(losses, best):
+    entries = zip((0.1, 0.5, 0.5, 0.2), losses, strict=True)
+    equal = [{"val/accuracy": accuracy, "val/loss": loss} for accuracy, loss in entries]
+    assert best_epoch(equal, "val/accuracy") == best
 
 
 MODELS = [
@@ -158,4 +163,4 @@ def test_fields_refuse_bad_values(make):
 def test_an_epoch_that_is_not_a_number_is_never_the_best():
     bad = {"val/accuracy": 0.1, "val/loss": math.nan}
     assert best_epoch([bad, *history(0.5, 0.6)], "val/loss") == 2
-    assert best_epoch([bad, bad], "val/loss") == 0
+    assert best_epoch([bad, bad], "val/loss") == 1
