@@ -144,7 +144,7 @@ class Trainer:
         agreed = distributed.Agreement()
         saver = Saver(self.run.folder / CHECKPOINTS, parts.launch.checkpoint_every, belongs(parts))
         with (
-            progress(epochs, steps, parts.experiment.batch_size, state.step) as display,
+            progress(epochs, steps, parts.context.batch_size, state.step) as display,
             stop.at_step_end(),
             watching(journal, parts, display.say) as watch,
             saver,
@@ -191,6 +191,8 @@ def _opening(run: Run, parts: Assembly) -> str:
     weights = sum(p.numel() for p in parts.state.model.parameters())
     images = f"{parts.train.plan.count:,} training and {parts.val.plan.count:,} validation images"
     where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
+    used, declared = parts.context.batch_size, parts.experiment.batch_size
+    images += f" in batches of {used} (declared: {declared})" if used != declared else ""
     return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
 
 

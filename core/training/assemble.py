@@ -111,6 +111,14 @@ def assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Rank
         raise UserError([f"{reason[:200]}; use a smaller model or batch_size, or raise grad_accum_steps"]) from None
 
 
+def _fitting(experiment: Experiment, images: int, ranks: int) -> int:
+    """The declared batch size or, if there are fewer training images, the largest one that can be divided."""
+    if experiment.batch_size <= images:
+        return experiment.batch_size
+    unit = experiment.grad_accum_steps * (2 * ranks if ranks > 1 else 1)
+    return images // unit * unit or experiment.batch_size
+
+
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks) -> Assembly:
     device = device_of(launch.device, ranks)
     image_function = per_image(experiment.augment)
@@ -118,13 +126,14 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     task = task_of(splits.multi_label)
     refuse(experiment, task)
     splits = studied(experiment, splits)
-    sampling = experiment.sampling
-    drawn = sampling.over(splits.train, classes, experiment.batch_size) if sampling else None
+    sampling, images = experiment.sampling, len(splits.train)
+    batch_size = experiment.batch_size if launch.overfit else _fitting(experiment, images, ranks.ranks)
+    drawn = sampling.over(splits.train, classes, batch_size) if sampling else None
     if not sampling and not launch.overfit:
-        drawn = splits.train.order(experiment.batch_size, ranks.ranks)
+        drawn = splits.train.order(batch_size, ranks.ranks)
     plan = Plan(
-        len(splits.train),
-        experiment.batch_size,
+        images,
+        batch_size,
         experiment.seed,
         rank=ranks.rank,
         ranks=ranks.ranks,
@@ -140,10 +149,10 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         classes=splits.classes,
         class_counts=splits.train.counts(classes),
         image_shape=splits.train.shape,
-        train_size=len(splits.train),
+        train_size=images,
         steps_per_epoch=len(plan),
         epochs=experiment.epochs,
-        batch_size=experiment.batch_size,
+        batch_size=batch_size,
         device=device,
         rank=ranks.rank,
         ranks=ranks.ranks,

@@ -158,6 +158,15 @@ def test_a_training_leaves_the_process_of_its_caller_as_it_was(home):
     assert not torch.backends.cudnn.benchmark
 
 
+@pytest.mark.parametrize(("accumulated", "used"), [(1, 46), (4, 44)])
+def test_a_batch_is_as_large_as_a_small_training_set_allows(accumulated, used, home, capsys):
+    small = SHORT.but({"limit": 46, "batch_size": 64, "grad_accum_steps": accumulated, "epochs": 2, "stopping": None})
+    run = train(small, OFFLINE)
+    assert f"in batches of {used} (declared: 64)" in capsys.readouterr().out
+    assert len(run.history["val/loss"]) == 2
+    assert run.experiment == small
+
+
 def test_a_bug_in_a_custom_loss_ends_as_failed_with_its_traceback_kept(home):
     with pytest.raises(RuntimeError, match="a bug of the user's own"):
         train(SHORT.but({"loss": Broken()}), OFFLINE)
