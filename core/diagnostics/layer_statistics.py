@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,10 +80,10 @@ def dead_units(model: nn.Module, images: torch.Tensor) -> dict[str, float]:
 
 @contextmanager
 def diagnosed(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[Callable[[Event], None]]:
-    """Record layer/<name>/update_ratio and grad_norm of the last step of each epoch, and layer/<name>/dead."""
+    """Record layers/<name>.update_ratio and grad_norm of the last step of each epoch, and layers/<name>.dead."""
     diagnosis = _Diagnosis(journal, parts)
     yield diagnosis
-    for line in extremes(diagnosis.last):
+    for line in extremes(diagnosis.epochs):
         say(line)
 
 
@@ -93,6 +94,7 @@ class _Diagnosis:
         self.before: Layers | None = None
         self.batch: Batch | None = None
         self.last: Mapping[str, float] = {}
+        self.epochs: list[Mapping[str, float]] = []
         self._copy_before_last_step(parts.state.step)
 
     def __call__(self, event: Event) -> None:
@@ -115,7 +117,9 @@ class _Diagnosis:
         with self.parts.setup.precision():
             found |= {"dead": dead_units(self.parts.state.model, self._images())}
         self.before = None
-        return {f"layer/{name}/{kind}": value for kind, each in found.items() for name, value in each.items()}
+        # one section of MLflow's page, whatever the number of layers
+        self.epochs.append({f"layers/{n}.{kind}": value for kind, each in found.items() for n, value in each.items()})
+        return dict(self.epochs[-1])
 
     def _images(self) -> torch.Tensor:
         if self.batch is None:
@@ -124,12 +128,20 @@ class _Diagnosis:
         return self.batch.images
 
 
-def extremes(metrics: Mapping[str, float]) -> list[str]:
-    """Layers with the smallest and largest values of the last epoch, as lines of text."""
+def extremes(epochs: Sequence[Mapping[str, float]]) -> list[str]:
+    """Layers with the smallest and largest values, as lines of text. A layer's value is its median over the epochs,
+    because the last steps of most schedules have a learning rate near 0."""
     lines = []
     for kind, meaning in (("update_ratio", "update ratio per step"), ("dead", "fraction of dead ReLU units")):
-        values = {name.split("/")[1]: value for name, value in metrics.items() if name.endswith(f"/{kind}")}
-        if values:
-            low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-            lines.append(f"{meaning}: {values[low]:.1e} (layer {low}) to {values[high]:.1e} (layer {high})")
+        names = {name for metrics in epochs for name in metrics if name.endswith(f".{kind}")}
+        values = {
+            name.removeprefix("layers/").removesuffix(f".{kind}"): median(m[name] for m in epochs if name in m)
+            for name in sorted(names)
+        }
+        if not values:
+            continue
+        low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+        highest = f" to {values[high]:.1e} (layer {high})" if values[low] < values[high] else " in every layer"
+        lowest = f"{values[low]:.1e}" + (f" (layer {low})" if values[low] < values[high] else "")
+        lines.append(f"{meaning}, median of the epochs: {lowest}{highest}")
     return lines

@@ -291,8 +291,8 @@ def test_the_ratio_is_that_of_one_step_of_plain_descent(home):
             break
     for name, old in weights.items():
         size = torch.cat([p.flatten() for p in old]).norm().item()
-        gradient = run.metrics[f"layer/{name}/grad_norm"]
-        assert run.metrics[f"layer/{name}/update_ratio"] == pytest.approx(0.1 * gradient / size, rel=1e-3)
+        gradient = run.metrics[f"layers/{name}.grad_norm"]
+        assert run.metrics[f"layers/{name}.update_ratio"] == pytest.approx(0.1 * gradient / size, rel=1e-3)
     assert {"1", "3"} == set(weights)
 
 
@@ -325,15 +325,19 @@ def test_dead_units_are_counted_by_channel_and_by_feature():
 @pytest.mark.parametrize("batch_size", [8, 40], ids=["steps", "one_step_an_epoch"])
 def test_layers_are_journalled_once_an_epoch(batch_size, home, capsys):
     run = train(BASE.but({"batch_size": batch_size}), Launch(diagnose=True, **OFFLINE))
-    for name in ("layer/1/update_ratio", "layer/4/update_ratio", "layer/1/grad_norm", "layer/2/dead"):
+    for name in ("layers/1.update_ratio", "layers/4.update_ratio", "layers/1.grad_norm", "layers/2.dead"):
         assert sorted(run.history[name]) == [1, 2, 3], name
-    assert run.history["layer/1/update_ratio"][1] > 0
+    assert run.history["layers/1.update_ratio"][1] > 0
     assert "update ratio per step" in capsys.readouterr().out
 
 
 def test_what_is_reported_names_the_layers_at_the_ends():
-    metrics = {"layer/a/dead": 0.1, "layer/b.c/dead": 0.9, "layer/a/grad_norm": 3.0}
-    assert extremes(metrics) == ["fraction of dead ReLU units: 1.0e-01 (layer a) to 9.0e-01 (layer b.c)"]
+    first = {"layers/a.dead": 0.1, "layers/b.c.dead": 0.9, "layers/a.grad_norm": 3.0}
+    last = {"layers/a.dead": 0.0, "layers/b.c.dead": 0.5}
+    text = "fraction of dead ReLU units, median of the epochs: "
+    assert extremes([first, first, last]) == [f"{text}1.0e-01 (layer a) to 9.0e-01 (layer b.c)"]
+    assert extremes([{"layers/a.dead": 0.0, "layers/b.dead": 0.0}]) == [f"{text}0.0e+00 in every layer"]
+    assert extremes([]) == []
 
 
 # --- all of them
@@ -343,7 +347,7 @@ def test_looking_changes_no_bit_of_the_weights(home):
     plain = train(BASE, Launch(**OFFLINE))
     watched = train(BASE, Launch(profile=True, diagnose=True, detect_anomaly=True, **OFFLINE))
     assert best_weights(plain) == best_weights(watched)
-    assert not any(name.startswith("layer/") for name in plain.metrics)
+    assert not any(name.startswith("layers/") for name in plain.metrics)
     assert not any(name.startswith("profile/") for name in kept(plain))
 
 
@@ -390,5 +394,5 @@ def test_two_processes_look_and_only_the_first_writes(forge, home):
     assert [process.wait() for process in processes] == [0, 0], processes[0].text
     run = only_run(home)
     assert "profile/trace.json.gz" in kept(run)
-    assert sorted(run.history["layer/0/update_ratio"]) == [1, 2]
+    assert sorted(run.history["layers/0.update_ratio"]) == [1, 2]
     assert tags(run)["overfit"] in ("reached", "not reached")

@@ -166,5 +166,5 @@ def test_diagnosis_looks_at_the_layers_that_move(home):
     run = train(
         CNN.but({"freeze": Freeze(up_to="3", unfreeze_epoch=1)}), Launch(mlflow=False, threads=1, diagnose=True)
     )
-    assert set(run.history["layer/16/update_ratio"]) == {1, 2, 3}
-    assert set(run.history["layer/0/update_ratio"]) == set(run.history["layer/0/grad_norm"]) == {2, 3}
+    assert set(run.history["layers/16.update_ratio"]) == {1, 2, 3}
+    assert set(run.history["layers/0.update_ratio"]) == set(run.history["layers/0.grad_norm"]) == {2, 3}
