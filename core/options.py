@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from core.common.errors import UserError
@@ -76,9 +77,14 @@ def parse(
     if wrong:
         raise UserError(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"
-    start = f"from {own['from']}" if recorded else start
+    start = f"from {_run_in(Path(str(own['from'])))}" if recorded else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
     return Options(changed, launch, variant, seeds, title, continued, verb)  # type: ignore[arg-type]
+
+
+def _run_in(place: Path) -> str:
+    """The run in the argument of --from, which may be the path of a file of its artifacts."""
+    return place.absolute().parts[-3] if place.is_file() and len(place.absolute().parts) > 3 else place.name
 
 
 def _declared(own: Mapping[str, str | None]) -> tuple[Experiment | None, list[str]]:

@@ -94,12 +94,12 @@ def tab(lab, browser):
     page.close()
 
 
-def names() -> list[str]:
-    return [f"base optimizer.lr={lr} seed 0" for lr in RATES]
+def names(lab) -> list[str]:
+    return [f"base optimizer.lr={lr} seed 0 {run.id[-4:]}" for lr, run in lab.runs.items()]
 
 
 def test_curves_by_epoch(tab, lab):
-    for name in [*names(), "plain 2 seeds"]:
+    for name in [*names(lab), "plain 2 seeds"]:
         expect(tab.get_by_role("link", name=name)).to_be_visible()
     expect(tab.get_by_text("How far does a small CNN get", exact=False).first).to_be_visible()
     expect(tab.get_by_role("link", name="Model registry")).to_be_visible()  # not the menus of generative AI
@@ -111,7 +111,7 @@ def test_curves_by_epoch(tab, lab):
         plot.locator('path.js-line[d*="L"]').nth(len(RATES) - 1).wait_for(state="attached")
         drawn = plot.evaluate("plot => plot.data.map(curve => [curve.name, [...curve.x], [...curve.y]])")
         curves = {name: dict(zip(steps, values, strict=True)) for name, steps, values in drawn}
-        for name, run in zip(names(), lab.runs.values(), strict=True):
+        for name, run in zip(names(lab), lab.runs.values(), strict=True):
             assert curves[name] == pytest.approx(run.history[metric])
 
 
@@ -139,9 +139,9 @@ def test_what_differs_stands_out_when_runs_are_compared(tab, lab):
     expect(tab.get_by_role("row", name="batch_size")).to_be_hidden()
 
 
-def test_a_run_tells_what_it_is_and_its_files_open(tab):
-    tab.get_by_role("link", name=names()[0]).click()
-    expect(tab.get_by_role("heading", name=names()[0])).to_be_visible()
+def test_a_run_tells_what_it_is_and_its_files_open(tab, lab):
+    tab.get_by_role("link", name=names(lab)[0]).click()
+    expect(tab.get_by_role("heading", name=names(lab)[0])).to_be_visible()
     expect(tab.get_by_text("How far does a small CNN get", exact=False).first).to_be_visible()
     expect(
         tab.locator("pre", has_text="python -m experiments.digits_cnn")

@@ -29,6 +29,7 @@ from core.record import journal
 if TYPE_CHECKING:
     import numpy as np
 
+MIRROR = "mirror.json"  # what MLflow has, in the folder of a run; see core/tracking/cursor.py
 VERSION = 3
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
@@ -173,11 +174,18 @@ class RecordedRun:
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
-        """Load a run by id, by a unique prefix of its id, or from a folder. Raises UserError."""
+        """Load a run by id, by a unique prefix of its id, by MLflow's id, as `latest`, or from a folder. Raises
+        UserError."""
         folder = Path(run)
         if (folder / journal.FILE).exists():
             return cls(folder)
         known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
+        if str(run) == "latest" and known:
+            return cls(known[max(known, key=lambda name: name.rsplit("-", 3)[1:])])  # date, time, random
+        if re.fullmatch("[0-9a-f]{32}", str(run)):
+            mirrors = {name: path / MIRROR for name, path in known.items() if (path / MIRROR).exists()}
+            if found := [name for name, mirror in mirrors.items() if str(run) in mirror.read_text(errors="replace")]:
+                return cls(known[found[0]])
         matching = [name for name in known if str(run) and name.startswith(str(run))]
         # the name of an experiment does not match runs of another one: digits_cnn, digits_cnn-wide
         found = [name for name in matching if not named_in(name).startswith(f"{run}-")]

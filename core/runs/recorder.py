@@ -101,7 +101,9 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "std": list(parts.std),
     }
     spec = RunSpec(experiment, parts.launch, info)
-    tags = open_journal(journal, spec, f"{info.title} seed {experiment.seed}", facts)
+    # the end of the id tells repetitions apart in MLflow's tables
+    name = f"{info.title} seed {experiment.seed} {journal.run_id[-4:]}"
+    tags = open_journal(journal, spec, name, facts)
     profile = {name: data[name] for name in ("train", "val", "test", "image_shape")}
     journal.write(
         "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile

@@ -33,3 +33,15 @@ def test_a_damaged_record_does_not_hide_the_children_beside_it():
     assert list(parent.children()) == [child]
     with pytest.raises(UserError):
         _ = RecordedRun(damaged.folder).record
+
+
+def test_a_run_is_named_as_latest_or_by_its_id_in_mlflow(home):
+    older = on_record("000001-aaaa")
+    newest = on_record("000003-bbbb", experiment="a_later_name_comes_first")
+    between = on_record("000002-cccc", experiment="zzz")
+    assert RecordedRun.load("latest").id == newest.id
+    (between.folder / "mirror.json").write_text('{"run_id": "0123456789abcdef0123456789abcdef"}')
+    assert RecordedRun.load("0123456789abcdef0123456789abcdef").id == between.id
+    assert RecordedRun.load(older.id).id == older.id
+    with pytest.raises(UserError, match="run not found"):
+        RecordedRun.load("f" * 32)
