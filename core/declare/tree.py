@@ -105,6 +105,9 @@ def _choose(kind: type[Declared], wanted: Any) -> type[Declared]:
     new = CLASSES.get(str(wanted).rpartition(".")[-1])
     hint = f"; it is now called {new}" if new else kind.hint(str(wanted)) or suggestion(str(wanted), known)
     text = f"{wanted} is not {a(kind)}{hint}"
+    if str(wanted).startswith("__main__."):
+        name = str(wanted).rpartition(".")[2]
+        text = f"{name} was defined in a notebook or script; define it in this process, too, before it is read"
     raise PydanticCustomError("class", "{text}", {"text": text})
 
 

@@ -31,6 +31,10 @@ from core.training.runtime import Runtime
 from core.training.state import State
 
 NO_REPORT = "no report is written for a multi-label run; per_class.csv holds the metrics of each label"
+ONLY_HERE = (
+    "defined in a notebook or script, so that the run can only be loaded where it is defined, too; "
+    "move it to a file of an experiment, such as experiments/NAME/loss.py"
+)
 # time limit of the report: the larger of REPORT_SECONDS and this fraction of the training time
 REPORT_SECONDS, REPORT_FRACTION = 20.0, 0.05
 
@@ -150,8 +154,7 @@ class Trainer:
             saver,
         ):
             display.say(_opening(self.run, parts))
-            ema, steps = parts.experiment.ema, parts.setup.epochs * len(parts.train.plan)
-            if ema and (note := ema.note(steps)):
+            for note in _notes(parts):
                 display.say(note)
             for event in self._fitted():
                 watch(event)
@@ -194,6 +197,15 @@ def _opening(run: Run, parts: Assembly) -> str:
     used, declared = parts.context.batch_size, parts.experiment.batch_size
     images += f" in batches of {used} (declared: {declared})" if used != declared else ""
     return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
+
+
+def _notes(parts: Assembly) -> Iterator[str]:
+    """Yield what the user should know about a declaration before it is trained."""
+    ema = parts.experiment.ema
+    if ema and (note := ema.note(parts.setup.epochs * len(parts.train.plan))):
+        yield note
+    if own := [type(part).__name__ for _, part in parts.experiment.parts() if type(part).__module__ == "__main__"]:
+        yield f"{', '.join(own)}: {ONLY_HERE}"
 
 
 def _record(journal: Journal, parts: Assembly, event: Event) -> None:
