@@ -52,7 +52,8 @@ class Hdf5(OwnImages):
                 return packed.build(root, classes, groups, recipe, folder)
 
         fields = f"{self.images} {self.labels} {self.classes} {recipe.skip_unreadable}"
-        return self.splits(cache.fetch(f"hdf5 {archive.fingerprint(root)} {recipe.policy} {fields}", build), root)
+        key = f"{layout.VERSION} hdf5 {archive.fingerprint(root)} {recipe.policy} {fields}"
+        return self.splits(cache.fetch(key, build), root)
 
     def _groups(self, h5py: Any, file: Any, root: Path) -> tuple[list[str], list[packed.Group]]:
         inner = [name for name in file if split_of(name) and isinstance(_get(h5py, file, name), h5py.Group)]

@@ -74,7 +74,7 @@ class WebShards(OwnImages):
             raise DataError([f"{root} contains no *.tar files", EXPECTED])
         recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable, keep=False)
         fields = [seen, recipe.policy, self.field, self.val, self.test, self.skip_unreadable, self.checked]
-        key = f"shards {root.resolve()} {json.dumps(fields)}"
+        key = f"{layout.VERSION} shards {root.resolve()} {json.dumps(fields)}"
         cached = cache.fetch(key, lambda folder: self._index(root, shards, recipe, folder))
         return self.splits(cached, root, Shards.of(root, cached.index, self.size, self.window))
 

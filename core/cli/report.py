@@ -43,8 +43,8 @@ def report(run: Run, launch: Launch) -> Path:
     from core.report.write import make
     from core.training.assemble import load_splits, studied
 
-    splits = load_splits(run.experiment, launch)
-    if splits.digest != run.record["data"]["digest"]:
+    splits = load_splits(run.experiment, launch, run.record["data"]["classes"])
+    if not splits.same_as(run.record["data"]):
         raise UserError([f"{run.id}: the data have changed since the run was trained ({splits.source})"])
     network = network_of(run, launch.device)
     with locked(run.folder):

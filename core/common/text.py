@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
 
 from core.common.spellings import metric
 
@@ -40,6 +42,20 @@ def numbered(labels: list[str]) -> list[str]:
     """Make labels unique: repeated ones get a number, starting at 2."""
     before = [labels[:i].count(label) for i, label in enumerate(labels)]
     return [label if not n else f"{label}_{n + 1}" for label, n in zip(labels, before, strict=True)]
+
+
+def natural(names: Iterable[str]) -> tuple[str, ...]:
+    """The names in the one order of class names: integers by value, digits within names as numbers (a2 before a10), all
+    else by code point."""
+    names = list(names)
+    whole = all(re.fullmatch(r"-?[0-9]+", name) for name in names)
+    return tuple(sorted(names, key=lambda name: (Decimal(name) if whole else _chunks(name), name)))
+
+
+def _chunks(name: str) -> list[Any]:
+    """Text and numbers in turn; a number, of any length, by the count of its digits and then by them."""
+    chunks = re.split(r"([0-9]+)", name)
+    return [(len(chunk.lstrip("0")), chunk.lstrip("0")) if at % 2 else chunk for at, chunk in enumerate(chunks)]
 
 
 def listed(names: Sequence[str], shown: int = 12) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -161,6 +161,25 @@ class Splits:
             found = f"{targets.dtype} {list(targets.shape)}"
             return [f"{self.name}, {split}: targets are {found}; expected float32 {list(shape)} of 0 and 1"]
         return []
+
+    def ordered(self, classes: Sequence[str]) -> Splits:
+        """The same images with targets that are indices into `classes`, the order that an earlier run recorded.
+        Unchanged if the data have other classes."""
+        if tuple(classes) == self.classes or set(classes) != set(self.classes):
+            return self
+        place = {name: label for label, name in enumerate(classes)}
+        now = np.array([place[name] for name in self.classes])
+
+        def relabeled(images: Images) -> Images:
+            columns = images.targets.ndim == 2
+            return replace(images, targets=images.targets[:, np.argsort(now)] if columns else now[images.targets])
+
+        train, val, test = map(relabeled, (self.train, self.val, self.test))
+        return replace(self, classes=tuple(classes), train=train, val=val, test=test)
+
+    def same_as(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether these are the images, classes and order of classes that a run recorded."""
+        return (self.digest, list(self.classes)) == (recorded["digest"], recorded["classes"])
 
     def limited(self, n: int) -> Splits:
         """Limit each split to a random subset of at most n samples."""

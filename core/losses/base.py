@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from core.common.text import did_you_mean, listed
 from core.declare.part import Part
 
 if TYPE_CHECKING:
@@ -88,17 +89,51 @@ def counts(context: Context) -> torch.Tensor:
     return torch.tensor(context.class_counts, dtype=torch.float64).clamp(min=1)
 
 
-def number_per_class(value: Any) -> tuple[float, ...] | str | None:
-    """Parse class weights: a sequence or text ("1,2,0.5") of one number per class, "balanced", or None.
+Named = tuple[tuple[str, float], ...]
+"""Numbers by class name; classes that are not named have 1."""
 
-    Raises ValueError for anything else, for negative or infinite numbers, and if all numbers are 0.
+
+def number_per_class(value: Any) -> tuple[float, ...] | Named | str | None:
+    """Parse class weights: a sequence or text ("1,2,0.5") of one number per class, numbers by class name ("cat=2,dog=1"
+    or {"cat": 2, "dog": 1}), "balanced", or None.
+
+    Raises ValueError for anything else, for a name that occurs twice, for negative or infinite numbers, and if all
+    numbers are 0.
     """
     if value is None or value == "balanced":
         return None if value is None else "balanced"
     try:
-        numbers = tuple(float(item) for item in (value.split(",") if isinstance(value, str) else value))
+        items = value.split(",") if isinstance(value, str) else value.items() if isinstance(value, dict) else value
+        pairs = [_pair(item) for item in items]
     except (TypeError, ValueError):
-        numbers = ()
-    if not any(numbers) or not all(0 <= number < float("inf") for number in numbers):
-        raise ValueError("should be balanced, none, or one nonnegative number per class, not all of them 0")
-    return numbers
+        pairs = []
+    names, numbers = [name for name, _ in pairs], tuple(number for _, number in pairs)
+    unclear = any(names) and (not all(names) or len(set(names)) < len(names))
+    if unclear or not any(numbers) or not all(0 <= number < float("inf") for number in numbers):
+        raise ValueError(
+            "should be balanced, none, one nonnegative number per class, or numbers by class name (cat=2,dog=1), not "
+            "all of them 0"
+        )
+    return tuple(pairs) if any(names) else numbers
+
+
+def _pair(item: Any) -> tuple[str, float]:
+    """(class name, number) of "cat=2" or ("cat", 2); the name of a number alone is empty."""
+    if isinstance(item, str):
+        item = item.rpartition("=")[::2]
+    name, number = item if isinstance(item, Sequence) else ("", item)
+    return str(name).strip(), float(number)
+
+
+def in_order(given: tuple[float, ...] | Named, classes: Sequence[str], field: str) -> torch.Tensor:
+    """Numbers of the classes, float [C], in their order. field: name of the field, for messages. Raises ValueError for
+    unknown names and for another count than that of the classes."""
+    named = {item[0]: item[1] for item in given if isinstance(item, tuple)}
+    if unknown := [name for name in named if name not in classes]:
+        known = did_you_mean(unknown[0], classes) or f"; the classes are {listed(classes)}"
+        raise ValueError(f"{field}: {unknown[0]} is not a class of the data{known}")
+    if named:
+        return torch.tensor([named.get(name, 1.0) for name in classes])
+    if len(given) != len(classes):
+        raise ValueError(f"{field}: got {len(given)} weights for {len(classes)} classes; give one weight per class")
+    return torch.tensor(given)

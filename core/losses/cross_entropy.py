@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from core.common.tensors import full
-from core.losses.base import ByClass, Loss, counts, expected, number_per_class, weights_of
+from core.losses.base import ByClass, Loss, Named, counts, expected, in_order, number_per_class, weights_of
 
 if TYPE_CHECKING:
     from core.context import Context
@@ -29,9 +29,10 @@ class CrossEntropy(Loss):
     """
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="amount of label smoothing; 0: none")
-    weights: tuple[float, ...] | Literal["balanced"] | None = Field(
+    weights: tuple[float, ...] | Named | Literal["balanced"] | None = Field(
         None,
-        description="class weights, e.g. 1,1,2; balanced: inversely proportional to class frequencies; none: all 1",
+        description="class weights in the order of the classes, e.g. 1,1,2, or by name, e.g. cat=2,dog=1 (others 1); "
+        "balanced: inversely proportional to class frequencies; none: all 1",
     )
 
     @field_validator("weights", mode="plain")
@@ -42,13 +43,9 @@ class CrossEntropy(Loss):
     def build(self, context: Context) -> Any:
         if self.weights is None:
             return self
-        classes = len(context.classes)
-        if isinstance(self.weights, tuple) and len(self.weights) != classes:
-            raise ValueError(
-                f"loss.weights: got {len(self.weights)} weights for {classes} classes; give one weight per class"
-            )
-        balanced = context.train_size / (classes * counts(context))
-        return ByClass(self.values, balanced if self.weights == "balanced" else torch.tensor(self.weights))
+        if self.weights == "balanced":
+            return ByClass(self.values, context.train_size / (len(context.classes) * counts(context)))
+        return ByClass(self.values, in_order(self.weights, context.classes, "loss.weights"))
 
     def values(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Losses [N] of logits [N, C] and targets, with class weights, float [C]."""

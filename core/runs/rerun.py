@@ -70,7 +70,7 @@ def check_environment(run: Run, launch: Launch) -> list[Check]:
     from core.training.assemble import load_splits
 
     facts = run.record["facts"]
-    splits = load_splits(run.experiment, launch)
+    splits = load_splits(run.experiment, launch, run.record["data"]["classes"])
     digests = [f"digest {run.record['data']['digest'][:12]} then, {splits.digest[:12]} now"]
     now = provenance.hardware(device_of(launch.device, Ranks())) | {"hardware.threads": str(launch.threads)}
     machine = [
@@ -82,7 +82,7 @@ def check_environment(run: Run, launch: Launch) -> list[Check]:
         _code(run),
         Check("packages", tuple(_packages(run))),
         Check("weights", tuple(_weights(run))),
-        Check("data", tuple(digests if splits.digest != run.record["data"]["digest"] else ())),
+        Check("data", tuple(() if splits.same_as(run.record["data"]) else digests)),
         Check("machine", tuple(machine)),
     ]
 
@@ -213,7 +213,7 @@ def rerun_here(run: Run, launch: Launch) -> Run:
     from core.runs.train import train
 
     info = RunInfo(run.record["experiment"], run.record["variant"], f"rerun of {run.id}")
-    return train(run.experiment, launch, info)
+    return train(run.experiment, launch, info, classes=run.record["data"]["classes"])
 
 
 def rerun_in_worktree(run: Run, launch: Launch) -> Run:

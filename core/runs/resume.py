@@ -61,7 +61,7 @@ def take_over(earlier: Run, parts: Assembly) -> None:
     Learning rates and all other declared values are those of the new run. Raises UserError if the state does not fit.
     """
     state, setup = parts.state, parts.setup
-    if parts.splits.digest != earlier.record["data"]["digest"]:
+    if not parts.splits.same_as(earlier.record["data"]):
         raise UserError(
             [f"--continue {earlier.id}: it was trained on different data ({earlier.record['data']['source']})"]
         )
@@ -111,8 +111,8 @@ def reopened(run: Run, runtime: Runtime) -> Iterator[Trainer]:
     with ExitStack() as held:
         first = runtime.ranks.rank == 0
         distributed.together(lambda: held.enter_context(hold(run)) if first else None)
-        parts = prepare(experiment, launch, runtime.ranks)
-        if parts.splits.digest != run.record["data"]["digest"]:
+        parts = prepare(experiment, launch, runtime.ranks, run.record["data"]["classes"])
+        if not parts.splits.same_as(run.record["data"]):
             raise UserError([f"{run.id}: the data have changed since it started ({parts.splits.source})"])
         refuse_other_weights(run)
         journal = Journal(run.folder) if first else None

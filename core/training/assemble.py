@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -273,24 +274,29 @@ def belongs(parts: Assembly) -> dict[str, str]:
     }
 
 
-def prepare(experiment: Experiment, launch: Launch, ranks: Ranks) -> Assembly:
-    """Check and build everything; no process continues before all have succeeded. Raises UserError, including
-    DataError."""
-    parts = distributed.together(lambda: _prepared(experiment, launch, ranks))
+def prepare(experiment: Experiment, launch: Launch, ranks: Ranks, classes: Sequence[str] | None = None) -> Assembly:
+    """Check and build everything; no process continues before all have succeeded. classes: see load_splits. Raises
+    UserError, including DataError."""
+    parts = distributed.together(lambda: _prepared(experiment, launch, ranks, classes))
     connect(parts)
     return parts
 
 
-def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Assembly:
+def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks, classes: Sequence[str] | None) -> Assembly:
     """Cheap checks first; no communication between processes."""
     check(experiment)
     device_of(launch.device, ranks)  # raises before images are read
-    return assemble(experiment, load_splits(experiment, launch), launch, ranks)
+    return assemble(experiment, load_splits(experiment, launch, classes), launch, ranks)
 
 
-def load_splits(experiment: Experiment, launch: Launch) -> Splits:
-    """Load the images that a declaration trains on. Raises DataError."""
+def load_splits(experiment: Experiment, launch: Launch, classes: Sequence[str] | None = None) -> Splits:
+    """Load the images that a declaration trains on.
+
+    classes: the order of the classes in the record of a run, which its weights and weights of classes belong to; None:
+    that of the data. Raises DataError.
+    """
     splits = experiment.data.load(launch.root)
+    splits = splits.ordered(classes) if classes else splits
     return splits.limited(experiment.limit) if experiment.limit else splits
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from core.common.terminal import console, tell
-from core.common.text import listed
+from core.common.text import listed, natural
 from data.check.findings import Finding, Inspection, number
 from data.check.labels import Opinion
 from data.reading.decode import POLICY
@@ -60,7 +60,7 @@ def _counts(found: Inspection, whole: bool) -> None:
     from rich.text import Text
 
     splits = sorted({split for split, _ in found.places}, key=lambda name: (ORDER.get(name, 3), name))
-    classes = sorted({name for _, name in found.places})
+    classes = natural({name for _, name in found.places})
     named = number(len([name for name in classes if name]), "class", "classes")
     tell(printable(f"{found.tree.path}: {number(len(found.tree.names), 'image')}, {named}"))
     if not classes:

@@ -27,7 +27,9 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
 
-ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # of EXIF
+ORIENTATION = 0x0112  # of EXIF
+_SIDEWAYS = (5, 6, 7, 8)  # orientations with height and width exchanged
+_FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # orientation -> flipped axes of [C, H, W]
 
 Choose = Callable[[int, int], Box]  # of height and width
 Share = tuple[float, float, float, float]  # left, top, right, bottom
@@ -75,13 +77,14 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
             area = image.width * image.height
             if area > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS:,}")
-            share = _share(choose, image) if choose else None
+            orientation = _orientation(image)
+            share = _share(choose, image, orientation) if choose else None
             if size is not None and image.format == "JPEG":
-                least = _enough(image, size, share) if share else (4 * size, 4 * size)
+                least = _enough(size, share, orientation) if share else (4 * size, 4 * size)
                 if min(image.width // least[0], image.height // least[1]) > 1:
                     image.draft(None, least)  # decodes at scale 1/2, 1/4 or 1/8, but never below `least`
                 elif share and image.mode in ("RGB", "L"):
-                    return _cut_jpeg(content, size, share), area
+                    return _cut_jpeg(content, size, share, orientation), area
             made = _rgb(image, size, share)
             return np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3), area
     except Exception as error:  # Pillow raises nearly any exception for damaged files: SyntaxError, struct.error, ...
@@ -89,30 +92,38 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
         raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None
 
 
-def _share(choose: Choose, image: Image.Image) -> Share:
+def _orientation(image: Image.Image) -> int:
+    """How Pillow will turn an image, as the number of EXIF: 1, or 2 to 8. Images other than JPEG are turned here, so
+    that the answer is 1: for some of them, Pillow knows or exchanges the sides only when they are loaded."""
+    from PIL import ImageOps
+
+    if image.format != "JPEG":
+        ImageOps.exif_transpose(image, in_place=True)  # in place, to avoid a copy of upright images
+        return 1
+    # the one decision for both decoders of JPEG: torchvision understands fewer kinds of EXIF, and no XMP
+    return {number: number for number in range(2, 9)}.get(image.getexif().get(ORIENTATION, 1), 1)
+
+
+def _share(choose: Choose, image: Image.Image, orientation: int) -> Share:
     """The box as fractions of the sides of the upright image, because a JPEG may be decoded at a smaller scale."""
-    height, width = (image.width, image.height) if _is_turned(image) else (image.height, image.width)
+    height, width = (image.width, image.height) if orientation in _SIDEWAYS else (image.height, image.width)
     top, left, tall, wide = choose(height, width)
     return left / width, top / height, (left + wide) / width, (top + tall) / height
 
 
-def _enough(image: Image.Image, size: int, share: Share) -> tuple[int, int]:
+def _enough(size: int, share: Share, orientation: int) -> tuple[int, int]:
     """(width, height) of the file, in its stored orientation, at which the box has at least size x size pixels."""
     left, top, right, bottom = share
     width, height = math.ceil(size / (right - left)), math.ceil(size / (bottom - top))
-    return (height, width) if _is_turned(image) else (width, height)
-
-
-def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(ORIENTATION, 1) in _SIDEWAYS
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
 def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Image.Image:
     from PIL import Image, ImageOps
 
     image.load()
-    if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:  # these contain a JPEG's orientation
-        ImageOps.exif_transpose(image, in_place=True)  # in place, to avoid a copy of upright images
+    if image.format == "JPEG" and ("exif" in image.info or "xmp" in image.info):  # these contain its orientation
+        ImageOps.exif_transpose(image, in_place=True)
     eight_bit = _eight_bit(image)
     if eight_bit.has_transparency_data:
         shown = eight_bit.convert("RGBA")
@@ -134,14 +145,16 @@ def _cut(image: Image.Image, size: int, share: Share | None) -> Image.Image:
     return part.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-def _cut_jpeg(content: bytes, size: int, share: Share) -> np.ndarray:
+def _cut_jpeg(content: bytes, size: int, share: Share, orientation: int) -> np.ndarray:
     """As `_cut`, for a JPEG file decoded at full scale, within one gray level; torchvision needs 2/3 of the time."""
     import torch
     from torch.nn.functional import interpolate
     from torchvision.io import ImageReadMode, decode_jpeg
 
     raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    whole = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    whole = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=False)
+    whole = whole.transpose(1, 2) if orientation in _SIDEWAYS else whole
+    whole = whole.flip(_FLIPS[orientation]) if orientation in _FLIPS else whole
     left, top, right, bottom = _in_pixels(share, (whole.shape[2], whole.shape[1]))
     part = whole[None, :, top:bottom, left:right]
     return interpolate(part, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.common.errors import DataError
+from core.common.text import natural
 from core.loading.images import Splits
 from data.reading.progress import first, printable
 from data.reading.splits import READ_AS_SPLITS, resembles, split_of
@@ -26,7 +27,8 @@ Form = dict[str, tuple[str, int]]
 
 @dataclass(frozen=True)
 class Layout:
-    """classes: sorted class names.  splits: train, val, test or WHOLE, for each image.  labels: class index of each."""
+    """classes: class names in their natural order.  splits: train, val, test or WHOLE, for each image.  labels: class
+    index of each."""
 
     classes: tuple[str, ...]
     splits: tuple[str, ...]
@@ -39,7 +41,7 @@ def arrange(tree: Tree) -> Layout:
     if wrong:
         raise DataError([*first(wrong), *([EXPECTED] if structural else [])])
     found = places(tree)
-    classes = tuple(sorted({name for _, name in found}))
+    classes = natural({name for _, name in found})
     labels = {name: label for label, name in enumerate(classes)}
     return Layout(classes, tuple(split for split, _ in found), tuple(labels[name] for _, name in found))
 
@@ -173,7 +175,7 @@ def _advice(split: str, vals: list[str]) -> str:
 
 
 def _wrong_classes(tree: Tree, form: Form, found: set[tuple[str, str]]) -> Iterator[str]:
-    classes = tuple(sorted({name for _, name in found}))
+    classes = natural({name for _, name in found})
     if len(classes) == 1:
         yield f"{tree.path}: {printable(classes[0])} is the only class; classification requires at least two"
     for path in sorted(tuple(name.split("/")) for name in tree.folders):

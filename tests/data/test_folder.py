@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from core.cli.report import report
 from core.common.errors import DataError
-from data import Digits, ImageFolder, digits, folder
+from core.common.text import natural
+from core.launch import Launch
+from core.runs.rerun import rerun_here
+from core.runs.train import train
+from data import Digits, ImageFolder, ImageTable, WebShards, digits, folder
 from data.reading import ingest
 from data.reading.decode import decode
+from experiments.tiny import EXPERIMENT
 from tests.support.samples import age, encoded, noise, packed, tree
+from tests.support.shards import shard
 
 FORMS = ["folder", "a.tar", "a.tar.gz", "a.tar.xz", "a.zip"]
 
@@ -363,3 +370,55 @@ def test_classes_whose_names_contain_a_split_are_classes(tmp_path):
     assert ImageFolder(size=16).load(source).classes == ("dev", "test tube", "train station")
     deep = tree(tmp_path / "deep", classes=("left", "right"), splits=("bullet train", "steam train"), each=5)
     assert ImageFolder(size=16).load(deep).classes == ("bullet train", "steam train")
+
+
+NUMBERED = [str(number) for number in range(12)]
+
+
+def test_numbered_classes_have_one_order_in_folders_tables_and_shards(tmp_path):
+    source = tree(tmp_path / "source", classes=NUMBERED, splits=("",), each=3)
+    rows = sorted((path.relative_to(source).as_posix(), path.parent.name) for path in source.rglob("*.png"))
+    (tmp_path / "source/table.csv").write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    pairs = [(f"{at:03}", *row) for at, row in enumerate(rows)]
+    shard(tmp_path / "shards/a.tar", [
+        file for key, name, label in pairs
+        for file in ((f"{key}.png", (source / name).read_bytes()), (f"{key}.cls", label.encode()))
+    ])  # fmt: skip
+    found = [ImageFolder(size=16).load(source), ImageTable(size=16).load(source)]
+    found.append(WebShards(size=16).load(tmp_path / "shards"))
+    known = {decode((source / name).read_bytes(), "", 16).tobytes(): label for name, label in rows}
+    for splits in found:
+        assert splits.classes == tuple(NUMBERED)
+        for pixels, target in zip(pixels_of(splits.test), splits.test.targets, strict=True):
+            assert known[pixels.tobytes()] == splits.classes[target]
+
+
+def test_numbers_within_names_are_compared_as_numbers():
+    assert natural(["b2", "b10", "b1", "a", "b", "B3"]) == ("B3", "a", "b", "b1", "b2", "b10")
+    assert natural(["10", "-2", "-10", "9", "009"]) == ("-10", "-2", "009", "9", "10")
+    assert natural(["9" * 5000, "1" + "0" * 5000, "x"]) == ("9" * 5000, "1" + "0" * 5000, "x")
+
+
+def test_a_run_with_the_former_order_of_classes_is_read_and_continued_in_it(tmp_path, home):
+    source = tree(tmp_path / "source", classes=NUMBERED, splits=("",), each=10)
+    declared = EXPERIMENT.but({
+        "data": ImageFolder(size=16), "batch_size": 12, "epochs": 2, "loss.weights": ",".join(NUMBERED),
+    })  # fmt: skip
+    launch = Launch(threads=1, mlflow=False, root=source)
+    old = train(declared, launch, "tiny", classes=sorted(NUMBERED))
+    assert old.record["data"]["classes"] == sorted(NUMBERED)
+    known = ImageFolder(size=16).load(source)
+    answers = old.predict(pixels_of(known.test)).argmax(axis=1)
+    mine = [old.record["data"]["classes"][at] for at in answers]
+    right = [name == known.classes[target] for name, target in zip(mine, known.test.targets, strict=True)]
+    assert np.mean(right) == pytest.approx(old.metrics["test/accuracy"])
+    longer = train(declared.but({"epochs": 3}), launch, "tiny", continued=old)
+    again = rerun_here(old, launch)
+    for run in (longer, again):
+        assert run.record["data"]["classes"] == sorted(NUMBERED)
+    assert again.metrics["test/loss"] == old.metrics["test/loss"]
+    assert report(old, launch).exists()
+    record = old.record["data"]
+    assert not known.same_as(record)
+    assert known.ordered(record["classes"]).same_as(record)
+    assert known.ordered(["0", "1"]) is known

@@ -1,6 +1,7 @@
 """Losses, each against torch's own or its paper's formula computed another way; and what every loss must bear."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 
 from core import losses as L
@@ -411,6 +413,20 @@ def test_weights_are_read_from_a_command_lines_text():
     assert changed == L.CrossEntropy(weights=(1, 2, 0.5), label_smoothing=EXPERIMENT.loss.label_smoothing)
     assert EXPERIMENT.but({"loss.weights": "balanced"}).but({"loss.weights": "none"}) == EXPERIMENT
     assert L.CrossEntropy.read(changed.record()) == changed
+
+
+def test_weights_by_class_name_are_those_of_the_classes_in_their_order():
+    named = EXPERIMENT.but({"loss.weights": "7=2, 3=0.5"}).loss
+    assert named == EXPERIMENT.but({"loss.weights": {"7": 2, "3": 0.5}}).loss
+    assert L.CrossEntropy.read(named.record()) == named
+    context = replace(CONTEXT, classes=("10", "3", "7", "a=b", "x"))
+    assert named.build(context).numbers.tolist() == [1, 0.5, 2, 1, 1]
+    assert L.CrossEntropy(weights="a=b=4").build(context).numbers.tolist() == [1, 1, 1, 4, 1]
+    with pytest.raises(ValueError, match=r"loss\.weights: 8 is not a class of the data; the classes are 10, 3, 7"):
+        L.CrossEntropy(weights="8=2").build(context)
+    for wrong in ("1,dog=2", "dog=1,dog=2", "dog=", "dog=0"):
+        with pytest.raises(ValidationError):
+            L.CrossEntropy(weights=wrong)
 
 
 @pytest.mark.parametrize("loss", [L.CrossEntropy(weights="balanced"), L.LogitAdjusted(), L.ClassBalanced()], ids=repr)

@@ -21,9 +21,10 @@ from core.runs.train import train
 from core.runs.trained import load
 from data import ImageFolder
 from data.reading import ingest
-from data.reading.decode import decode, decode_crop
+from data.reading.decode import Unreadable, decode, decode_crop
 from data.reading.files import Files
 from experiments.tiny import EXPERIMENT
+from tests.support.golden import GOLDEN
 from tests.support.samples import encoded, noise, packed, tree
 
 CPU = torch.device("cpu")
@@ -127,6 +128,84 @@ def test_the_box_is_cut_from_the_upright_image(form, orientation):
     top, left, tall, wide = box
     part = Image.fromarray(upright[top : top + tall, left : left + wide]).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.abs(cut.astype(int) - np.asarray(part)).mean() < (1 if form == "PNG" else 4)
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+def xmp_of(orientation):
+    return b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>' % orientation
+
+
+def after_start(content, *segments):
+    """A JPEG file with other segments of application data (APP1) before all its own."""
+    inserted = b"".join(b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body for body in segments)
+    return content[:2] + inserted + content[2:]
+
+
+def turned(form, orientation, side):
+    """A file whose pixels tell all eight orientations apart; stored with sides of side and 2/3 side."""
+    pixels, exif = smooth(3, side, side * 2 // 3), exif_of(orientation)
+    if form in ("PNG", "WEBP", "TIFF"):
+        lossless = {"lossless": True} if form == "WEBP" else {}
+        return encoded(pixels, form, exif=exif, **lossless)
+    plain = encoded(pixels, "JPEG", quality=95)
+    return {
+        "JPEG": encoded(pixels, "JPEG", quality=95, exif=exif),
+        "doubled": after_start(plain, exif, exif),
+        "doubled_within": after_start(plain, b"Exif\0\0" + exif),
+        "two_orders": after_start(plain, exif, exif_of(1)),
+        "cut": after_start(plain, exif[: len(exif) // 2]),
+        "without_end": after_start(plain, exif[:-4]),
+        "XMP": after_start(plain, b"http://ns.adobe.com/xap/1.0/\0" + xmp_of(orientation)),
+        "progressive": encoded(pixels, "JPEG", quality=95, progressive=True, exif=exif),
+        "gray": after_start(encoded(pixels[..., 0], "JPEG", quality=95), exif),
+    }[form]
+
+
+def agree(content, size):
+    """Asserts that a crop of the whole image is the whole image, or that neither can be read."""
+    try:
+        upright = decode(content, "x")
+    except Unreadable:
+        with pytest.raises(Unreadable):
+            decode_crop(content, "x", size, lambda height, width: (0, 0, height, width))
+        return
+    asked = []
+    cut = decode_crop(content, "x", size, lambda height, width: asked.append((height, width)) or (0, 0, height, width))
+    assert asked == [upright.shape[:2]]
+    expected = Image.fromarray(upright).resize((size, size), Image.Resampling.BILINEAR)
+    assert np.abs(cut.astype(int) - np.asarray(expected)).mean() < 6  # turned otherwise, more than 20
+
+
+KINDS = ["PNG", "WEBP", "TIFF", "JPEG", "doubled", "doubled_within", "two_orders", "cut", "without_end", "XMP",
+         "progressive", "gray"]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("side", [60, 480])  # at full scale and at a reduced one
+@pytest.mark.parametrize("form", KINDS)
+def test_crops_and_whole_images_are_upright_alike(form, side):
+    for orientation in range(1, 10):
+        agree(turned(form, orientation, side), 32)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_crop_of_a_golden_file_is_that_of_the_whole_image(name):
+    agree(GOLDEN[name][0], 16)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(st.sampled_from(["JPEG", "doubled", "TIFF", "PNG"]), st.integers(1, 8), st.data())
+def test_crops_and_whole_images_agree_on_damaged_exif(form, orientation, data):
+    content = bytearray(turned(form, orientation, 48))
+    for _ in range(data.draw(st.integers(1, 4))):  # all but TIFF hold their EXIF in the first bytes
+        place = data.draw(st.integers(-90, -1) if form == "TIFF" else st.integers(20, 55))
+        content[place] = data.draw(st.integers(0, 255))
+    agree(bytes(content), 24)
 
 
 def test_it_must_come_first():
