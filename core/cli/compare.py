@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
     show(comparison, left)
     for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page)):
         if path:
-            _write(path, partial(path.write_text, text(comparison)))
+            _write(path, partial(path.write_text, text(comparison), "utf-8", "backslashreplace"))
     if given.picture:
         _write(given.picture, partial(save, comparison, given.picture))
     return 0

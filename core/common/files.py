@@ -30,7 +30,8 @@ def replacing(path: Path, lasting: bool = False) -> Iterator[BinaryIO]:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file atomically: at all times, it has either its old or its new content."""
     with replacing(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+        # names of files may hold bytes that are not UTF-8
+        stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def place(part: Path, target: Path) -> None:

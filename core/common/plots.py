@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from core.common.fonts import drawing, fonts_for, one_line, with_stand_ins
 from core.common.statistics import mean_and_interval
+from core.common.terminal import tell
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import ImageDraw
 
 
 CURVES, MATRIX, RELIABILITY = "learning_curves.png", "confusion_matrix.png", "reliability.png"  # artifacts
 TILE, COLUMNS, GAP, LINE = 128, 4, 8, 16  # of a contact sheet, in pixels
+MOST_LETTERS = 40  # of the name of a class at an axis
 MOST_LABELS = 30  # with more classes, the axes of a confusion matrix have no labels
 
 
@@ -43,24 +49,42 @@ def confusion_matrix(table: np.ndarray, classes: Sequence[str], path: Path, titl
     """Plot a confusion matrix of counts [C, C], rows are true classes, colored by fraction of the true class."""
     n = len(classes)
     side = min(3 + 0.45 * n, 16)
-    figure = _figure(side + 1, side)
-    axes = figure.add_subplot()
     share = table / table.sum(axis=1, keepdims=True).clip(min=1)
-    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axes, label="fraction of the true class", fraction=0.046)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(title)
-    if n <= MOST_LABELS:
-        axes.set_xticks(range(n), classes, rotation=45, ha="right")
-        axes.set_yticks(range(n), classes)
-        for row in range(n):
-            for column in range(n):
-                if table[row, column]:
-                    color = "white" if share[row, column] > 0.5 else "black"
-                    text = str(table[row, column])
-                    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(path)
+    with drawing(classes if n <= MOST_LABELS else ()) as text:
+        figure = _figure(side + 1, side)
+        axes = figure.add_subplot()
+        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(picture, ax=axes, label="fraction of the true class", fraction=0.046)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(title)
+        if n <= MOST_LABELS:
+            names = [text(shortened(name)) for name in classes]
+            axes.set_xticks(range(n), names, rotation=45, ha="right")
+            axes.set_yticks(range(n), names)
+            for row, column in np.argwhere(table):
+                color = "white" if share[row, column] > 0.5 else "black"
+                count = str(table[row, column])
+                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
+        figure.savefig(path)
+
+
+def shortened(name: str) -> str:
+    """Returns a name of at most MOST_LETTERS letters; the end of a longer one is cut off, so that the plot has room."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Context manager: what cannot be drawn or written is left out with one line, so that it does not fail a run that
+    is trained. Errors of the file system, such as a full disk, are raised."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = str(error).partition("\n")[0]
+        tell(f"{what} was left out, because it could not be made: {type(error).__name__}: {reason}")
 
 
 def contact_sheet(pixels: np.ndarray, titles: Sequence[str], path: Path) -> None:
@@ -68,24 +92,49 @@ def contact_sheet(pixels: np.ndarray, titles: Sequence[str], path: Path) -> None
 
     It is drawn by Pillow, which takes a tenth of the time of matplotlib.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     n, height, width, channels = pixels.shape
     shown = pixels[..., :3] if channels >= 3 else pixels[..., 0]
     scale = TILE / max(height, width)
     scale = max(1, int(scale)) if scale >= 1 else scale  # images are enlarged by integer factors only
     wide, tall = max(1, round(width * scale)), max(1, round(height * scale))
-    across, down, font = max(wide, TILE) + GAP, tall + LINE + GAP, ImageFont.load_default(size=11)
+    across, down, write = max(wide, TILE) + GAP, tall + LINE + GAP, _writer(titles)
     sheet = Image.new("RGB", (GAP + min(n, COLUMNS) * across, GAP + -(-n // COLUMNS) * down), "white")
     pen = ImageDraw.Draw(sheet)
     for place, (image, title) in enumerate(zip(shown, titles, strict=True)):
         left, top = GAP + place % COLUMNS * across, GAP + place // COLUMNS * down
         filter_ = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
         sheet.paste(Image.fromarray(image).resize((wide, tall), filter_).convert("RGB"), (left, top))
-        while title and pen.textlength(title, font=font) > across - GAP:
-            title = title.removesuffix("...")[:-1] + "..." if len(title) > 4 else ""
-        pen.text((left, top + tall + 1), title, fill="black", font=font)
+        write(pen, (left, top + tall + 1), across - GAP, title)
     sheet.save(path)
+
+
+def _writer(titles: Sequence[str]) -> Callable[[ImageDraw.ImageDraw, tuple[int, int], int, str], None]:
+    """A function that writes a title at a position, cut to a width, each letter in a font that has it."""
+    from PIL import ImageFont
+
+    latin = ImageFont.load_default(size=11)
+    found, missing = ([], frozenset[str]()) if "".join(titles).isascii() else fonts_for(titles)
+    fonts = [(font.has, ImageFont.truetype(font.path, 11, index=font.index)) for font in found]
+
+    def runs(title: str) -> list[tuple[str, Any]]:
+        if title.isascii():
+            return [(title, latin)]
+        chosen = [next((font for has, font in fonts if letter in has), fonts[0][1]) for letter in title]
+        pairs = groupby(zip(title, chosen, strict=True), key=lambda pair: pair[1])
+        return [("".join(letter for letter, _ in pair), font) for font, pair in pairs]
+
+    def write(pen: ImageDraw.ImageDraw, place: tuple[int, int], width: int, title: str) -> None:
+        title = with_stand_ins(one_line(title), missing)
+        while title and sum(pen.textlength(part, font=font) for part, font in runs(title)) > width:
+            title = title.removesuffix("...")[:-1] + "..." if len(title) > 4 else ""
+        left = float(place[0])
+        for part, font in runs(title):
+            pen.text((left, place[1]), part, fill="black", font=font)
+            left += pen.textlength(part, font=font)
+
+    return write
 
 
 def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:

@@ -15,6 +15,9 @@ def tell(line: str = "") -> None:
     """Print a line and flush. Once standard output is closed, nothing is printed."""
     try:
         print(line, flush=True)
+    except UnicodeEncodeError:  # a name that is not UTF-8, or a terminal that is not
+        encoding = sys.stdout.encoding or "ascii"
+        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except (OSError, ValueError):
         mute()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.common.fonts import drawing, one_line
 from core.compare.groups import Comparison, Contrast, Group
 from core.compare.table import format_n, format_value, in_percent, markdown
 
@@ -31,10 +33,16 @@ def forest(comparison: Comparison) -> Figure:
     The left side shows the seeds as dots, the mean and the 95 % interval; the right side shows the difference to the
     baseline.
     """
+    groups = drawn(comparison)
+    with drawing([comparison.metric, *(group.label for group in groups)]) as text:
+        return _forest(comparison, groups, text)
+
+
+def _forest(comparison: Comparison, groups: Sequence[Group], text: Callable[[str], str]) -> Figure:
     from matplotlib.figure import Figure
 
-    groups = drawn(comparison)
-    labels = [textwrap.fill(_label(group), LETTERS, break_long_words=True) for group in groups]
+    wrapped = [textwrap.wrap(one_line(_label(group)), LETTERS, break_long_words=True) for group in groups]
+    labels = ["\n".join(map(text, lines)) for lines in wrapped]
     tall = [ROW + LINE * label.count("\n") for label in labels]
     middles = np.cumsum(tall) - np.array(tall) / 2
     figure = Figure(figsize=(WIDTH, sum(tall) + REST), dpi=110, layout="constrained", facecolor="white")
@@ -52,7 +60,7 @@ def forest(comparison: Comparison) -> Figure:
             _difference(axes, comparison, comparison.contrast_of(group), middles[place])
     better = {1: "\nmore is better", -1: "\nless is better", None: ""}[comparison.direction]
     unit = ", %" if in_percent(comparison.metric) else ""
-    _set_titles(left, f"{comparison.metric}{unit}", f"bar: mean and 95 % interval; dots: seeds{better}")
+    _set_titles(left, text(f"{comparison.metric}{unit}"), f"bar: mean and 95 % interval; dots: seeds{better}")
     for axes in right:
         points = ", points" if in_percent(comparison.metric) else ""
         _set_titles(axes, f"difference{points}", "to the baseline (bold);\ncolored if significant")
@@ -73,7 +81,8 @@ def save(comparison: Comparison, path: Path) -> None:
     plain = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
     # equal numbers give equal files; text is stored as text, which keeps the file small
     with rc_context({"svg.hashsalt": "labbook", "svg.fonttype": "none"}):
-        forest(comparison).savefig(path, metadata={"Description": markdown(comparison), **plain})
+        described = "\n".join(map(one_line, markdown(comparison).split("\n")))
+        forest(comparison).savefig(path, metadata={"Description": described, **plain})
 
 
 def embedded_table(path: Path) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.common import html, paths
-from core.common.plots import draw
+from core.common.fonts import drawing
+from core.common.plots import draw, shortened
 from core.compare.forest_plot import forest
 from core.compare.groups import Comparison, Group
 from core.compare.table import HEADINGS, sentences, table
@@ -43,16 +44,17 @@ def page(comparison: Comparison) -> str:
 def _curves(comparison: Comparison, groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> Markup:
     histories = [[run.history for run in members] for members in runs]
     short = comparison.metric.rpartition("/")[2]
-    figure = _figure(12, 4)
-    for place, name in enumerate(dict.fromkeys((f"val/{short}", "train/loss"))):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for group, members in zip(groups, histories, strict=True):
-            draw(axes, group.label, [history[name] for history in members if name in history])
-        axes.set(xlabel="epoch", title=name)
-        axes.grid(alpha=0.3)
-        if axes.lines:  # imported runs may have neither metric
-            axes.legend(fontsize=8)
-    return html.svg(figure)
+    with drawing([short, *(group.label for group in groups)]) as text:
+        figure = _figure(12, 4)
+        for place, name in enumerate(dict.fromkeys((f"val/{short}", "train/loss"))):
+            axes = figure.add_subplot(1, 2, place + 1)
+            for group, members in zip(groups, histories, strict=True):
+                draw(axes, text(group.label), [history[name] for history in members if name in history])
+            axes.set(xlabel="epoch", title=text(name))
+            axes.grid(alpha=0.3)
+            if axes.lines:  # imported runs may have neither metric
+                axes.legend(fontsize=8)
+        return html.svg(figure)
 
 
 def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) -> Markup | None:
@@ -60,21 +62,28 @@ def _matrices(groups: Sequence[Group], runs: Sequence[Sequence[RecordedRun]]) ->
     drawn = [(label, shares) for label, shares in found if shares]
     if not drawn:
         return None
+    names = {name for _, (classes, _) in drawn for name in classes}
+    with drawing([*names, *(label for label, _ in drawn)]) as text:
+        return html.svg(_drawn(drawn, text))
+
+
+def _drawn(drawn: Sequence[tuple[str, tuple[list[str], np.ndarray]]], text: Callable[[str], str]) -> Figure:
     across = min(3, len(drawn))
     down = -(-len(drawn) // across)
     figure = _figure(4.6 * across, 4.2 * down)
     for place, (label, (classes, share)) in enumerate(drawn):
         axes = figure.add_subplot(down, across, place + 1)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        axes.set_title(label, fontsize=9)
+        axes.set_title(text(label), fontsize=9)
         if len(classes) <= 20:
-            axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=7)
-            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+            names = [text(shortened(name)) for name in classes]
+            axes.set_xticks(range(len(classes)), names, rotation=45, ha="right", fontsize=7)
+            axes.set_yticks(range(len(classes)), names, fontsize=7)
             for row, column in np.argwhere(share >= 0.005):
                 color = "white" if share[row, column] > 0.5 else "black"
-                text = f"{100 * share[row, column]:.0f}"
-                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=6)
-    return html.svg(figure)
+                percent = f"{100 * share[row, column]:.0f}"
+                axes.text(column, row, percent, ha="center", va="center", color=color, fontsize=6)
+    return figure
 
 
 def _shares(runs: Sequence[RecordedRun]) -> tuple[list[str], np.ndarray] | None:

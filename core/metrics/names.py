@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from core.common.text import did_you_mean
@@ -79,14 +79,28 @@ def sign(metric: str) -> int:
     return found
 
 
+_NEEDS = dict.fromkeys(
+    ("val/balanced_accuracy", "val/precision", "val/recall", "val/nll", "val/ece"), "it needs one class for each image"
+) | {
+    "val/top5": "it needs one class for each image and at least six classes, because with five it is always 100 %",
+    "val/map": "it needs multi-label data",
+}
+
+
+def unmeasured(metric: str, measured: Collection[str]) -> str:
+    """Returns the message that a metric is not measured for these data, why, and which to choose instead."""
+    hint = did_you_mean(metric, measured) or f"; choose one of {', '.join(measured)}"
+    reason = f" ({_NEEDS[metric]})" if metric in _NEEDS else ""
+    return f"{metric} is not measured for these data{reason}{hint}"
+
+
 def scores(history: History, metric: str) -> list[float]:
     """Values of a metric per epoch, with sign such that larger is better. Raises ValueError if it is not measured."""
     try:
         return [sign(metric) * entry[metric] for entry in history]
     except KeyError:
         measured = [name for name in history[0] if name.startswith("val/")]
-        hint = did_you_mean(metric, measured) or f"; choose one of {', '.join(measured)}"
-        raise ValueError(f"{metric} is not measured for these data{hint}") from None
+        raise ValueError(unmeasured(metric, measured)) from None
 
 
 def best_epoch(history: History, metric: str) -> int:

@@ -25,10 +25,13 @@ def make(journal: Journal, run: RecordedRun, network: Network, splits: Splits, s
     """
     found = analyze(network, splits, seconds)
     fitted = {f"temperature {found.temperature:.2f}": found.after} if found.temperature else {}
-    reliability({"uncalibrated": found.before, **fitted}, journal.artifact(plots.RELIABILITY))
-    journal.log_artifact(plots.RELIABILITY)
-    _mistakes(found, journal)
-    _pairs(found, journal)
+    with plots.optional(plots.RELIABILITY):
+        reliability({"uncalibrated": found.before, **fitted}, journal.artifact(plots.RELIABILITY))
+        journal.log_artifact(plots.RELIABILITY)
+    with plots.optional(MISTAKES):
+        _mistakes(found, journal)
+    with plots.optional(DUPLICATES):
+        _pairs(found, journal)
     log_text(journal, REPORT, page(run, found))
     epoch = max(run.history["test/accuracy"])
     metrics = {"report/near_duplicates": float(len(found.duplicates.pairs))}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from core.common import paths
 from core.common.errors import UserError
+from core.common.plots import optional
 from core.common.ranks import invocation
 from core.common.terminal import tell
 from core.diagnostics.contact_sheet import LOOK, contact_sheet
@@ -110,8 +111,9 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
     )
     if continued:  # the best epoch may remain one of the continued run
         shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
-    contact_sheet(journal.artifact(LOOK), parts)
-    journal.log_artifact(LOOK)
+    with optional(LOOK):
+        contact_sheet(journal.artifact(LOOK), parts)
+        journal.log_artifact(LOOK)
     log_text(journal, "packages.txt", provenance.packages())
     _log_code(journal, parts.launch, tags)
     origin = experiment.model.origin()

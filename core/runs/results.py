@@ -39,16 +39,19 @@ def test(journal: Journal, parts: Assembly) -> None:
     task = parts.setup.task
     if task.exclusive:
         _keep_confusion(journal, result, parts.splits)
-    _keep_per_class(journal, task.per_class(result.table), parts.splits)
+    with plots.optional("per_class.csv"):
+        _keep_per_class(journal, task.per_class(result.table), parts.splits)
 
 
 def _keep_confusion(journal: Journal, result: Evaluation, splits: Splits) -> None:
     table, classes = result.table.numpy(), splits.classes
     title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
-    plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
-    journal.log_artifact(plots.MATRIX)
-    rows = zip(classes, table.tolist(), strict=True)
-    log_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
+    with plots.optional(plots.MATRIX):
+        plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
+        journal.log_artifact(plots.MATRIX)
+    with plots.optional(CONFUSION):
+        rows = zip(classes, table.tolist(), strict=True)
+        log_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
 
 
 def _keep_per_class(journal: Journal, found: PerClass, splits: Splits) -> None:
@@ -64,8 +67,9 @@ def _keep_per_class(journal: Journal, found: PerClass, splits: Splits) -> None:
 def curves(journal: Journal, parts: Assembly) -> None:
     """Plot the learning curves of the finished epochs."""
     history = parts.state.history
-    plots.learning_curves(history, best_epoch(history, parts.experiment.monitor), journal.artifact(plots.CURVES))
-    journal.log_artifact(plots.CURVES)
+    with plots.optional(plots.CURVES):
+        plots.learning_curves(history, best_epoch(history, parts.experiment.monitor), journal.artifact(plots.CURVES))
+        journal.log_artifact(plots.CURVES)
 
 
 def close(journal: Journal, parts: Assembly, status: str) -> None:

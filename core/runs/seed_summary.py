@@ -6,11 +6,16 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from core.common.plots import band, draw
+from core.common.fonts import drawing, one_line
+from core.common.plots import band, draw, optional
 from core.common.statistics import mean_and_interval
 from core.record.journal import Journal
 from core.runs.trained import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PICTURE = "seeds.png"
 RED = "#a40e26"
@@ -46,8 +51,9 @@ def log_summary(
     errors = cleared | {f"failed_seed_{seed}": error[:1000] for seed, error in failed.items()}
     journal.write("tags", values={"failed_seeds": ", ".join(map(str, failed)), **errors})
     histories = {seed: run.history for seed, run in stopped.items()}
-    draw_seeds(title, [run.history for run in runs], histories, failed, journal.artifact(PICTURE))
-    journal.log_artifact(PICTURE)
+    with optional(PICTURE):
+        draw_seeds(title, [run.history for run in runs], histories, failed, journal.artifact(PICTURE))
+        journal.log_artifact(PICTURE)
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, float]:
@@ -89,25 +95,29 @@ def draw_seeds(
 
     named = [f"seed {seed} failed: {error.partition(chr(10))[0]}" for seed, error in list(failed.items())[:MOST_NAMED]]
     named += [f"{len(failed) - MOST_NAMED} more failed"] if len(failed) > MOST_NAMED else []
-    words = "\n".join(textwrap.fill(textwrap.shorten(line, 240), 120, subsequent_indent="    ") for line in named)
-    lines = words.count("\n") + bool(words)
-    figure = Figure(figsize=(9, 4 + 0.2 * lines), dpi=110, layout="constrained")
-    figure.suptitle(
-        f"{title}: {len(histories)} of {len(histories) + len(failed)} seeds", fontsize=11, x=0.01, ha="left"
-    )
-    for place, name in enumerate(("loss", "accuracy")):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for curve in (f"train/{name}", f"val/{name}"):
-            draw(axes, curve, [history[curve] for history in histories if curve in history])
-        for seed, history in stopped.items():
-            points = history.get(f"val/{name}", {})
-            if points:
-                axes.plot([*points], [*points.values()], "x:", color=RED, label=f"val/{name}, failed seed {seed}")
-        axes.set(xlabel="epoch", title=name)
-        axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
-        if axes.has_data():
-            axes.legend(fontsize=8)
-    if words:
-        figure.supxlabel(words, fontsize=9, color=RED, x=0.01, ha="left")
-    figure.savefig(path)
+    with drawing([title, *named]) as text:
+        short = [textwrap.shorten(one_line(line), 240) for line in named]
+        words = "\n".join(text(line) for full in short for line in textwrap.wrap(full, 120, subsequent_indent="    "))
+        lines = words.count("\n") + bool(words)
+        figure = Figure(figsize=(9, 4 + 0.2 * lines), dpi=110, layout="constrained")
+        heading = f"{text(title)}: {len(histories)} of {len(histories) + len(failed)} seeds"
+        figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
+        for place, name in enumerate(("loss", "accuracy")):
+            _draw_seeds(figure.add_subplot(1, 2, place + 1), name, histories, stopped)
+        if words:
+            figure.supxlabel(words, fontsize=9, color=RED, x=0.01, ha="left")
+        figure.savefig(path)
+
+
+def _draw_seeds(axes: Axes, name: str, histories: Sequence[Curves], stopped: Mapping[int, Curves]) -> None:
+    for curve in (f"train/{name}", f"val/{name}"):
+        draw(axes, curve, [history[curve] for history in histories if curve in history])
+    for seed, history in stopped.items():
+        points = history.get(f"val/{name}", {})
+        if points:
+            axes.plot([*points], [*points.values()], "x:", color=RED, label=f"val/{name}, failed seed {seed}")
+    axes.set(xlabel="epoch", title=name)
+    axes.locator_params(axis="x", integer=True)
+    axes.grid(alpha=0.3)
+    if axes.has_data():
+        axes.legend(fontsize=8)

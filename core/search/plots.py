@@ -41,7 +41,9 @@ def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
                 _picture(journal, f"study/{name}.png", kind, study, given)
                 figure = _drawing("optuna.visualization", kind)(study, **given)
                 figures.append(Markup(figure.to_html(full_html=False, include_plotlyjs=not figures)))  # the script once
-        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        except Exception as error:  # no plot may fail a study
+            if isinstance(error, OSError) and error.errno:
+                raise
             tell(
                 f"skipped the plot of {name.replace('_', ' ')}: {str(error).splitlines()[0] if str(error) else error!r}"
             )

@@ -14,10 +14,10 @@ from core import randomness as K
 from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
 from core.common.errors import UserError
-from core.common.text import did_you_mean
 from core.loading.batches import Batches
 from core.loading.images import Images
 from core.loading.loader import Fetch, Request
+from core.metrics.names import unmeasured
 from core.schedules import Clock
 from core.training.evaluate import evaluate
 from core.training.state import State
@@ -91,8 +91,7 @@ def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Bat
     measured = [f"val/{name}" for name in found.metrics]
     for field, metric in named.items():
         if metric not in measured:
-            hint = did_you_mean(metric, measured) or f"; choose one of {', '.join(measured)}"
-            raise UserError([f"{field}: {metric} is not measured for these data{hint}"])
+            raise UserError([f"{field}: {unmeasured(metric, measured)}"])
 
 
 def _probe(step: Albumentation, images: Images) -> None:

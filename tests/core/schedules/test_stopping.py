@@ -48,7 +48,7 @@ def test_an_epoch_that_is_not_a_number_is_no_improvement():
     ids=["monitor", "stopping", "schedule"],
 )
 def test_a_metric_that_these_data_do_not_have_is_refused_before_training(changes, field):
-    with pytest.raises(UserError, match=rf"{field}: val/top5 is not measured for these data; .*val/loss"):
+    with pytest.raises(UserError, match=rf"{field}: val/top5 .* \(.* at least six classes.*\); .*val/loss"):
         prepare(BASE.but(changes), Launch(), Ranks())
 
 
