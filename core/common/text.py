@@ -51,6 +51,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+# all control characters but tab and line break, directions of writing (which reorder a line), tags, lone surrogates
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str, encoding: str | None = "utf-8") -> str:
+    """Escape characters that control a terminal, as in a Python string, and those that the encoding lacks.
+
+    Names of runs, classes and files come from outside; a terminal would obey what they contain.
+    """
+    safe = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return safe.encode(encoding or "ascii", "backslashreplace").decode(encoding or "ascii")
+
+
 def public(text: str) -> str:
     """Remove users and passwords from the URIs in a text, so that it can be written to a file."""
     return re.sub(r"(?<=://)[^/\s]*@", "", text)
