@@ -8,14 +8,13 @@ from core.common import paths
 from core.common.ranks import ranks_here
 from core.common.statistics import mean_and_interval
 from core.common.terminal import tell
-from core.common.text import public
 from core.record.run import REPORT
 from core.runs.seeds import Seeds
 from core.runs.trained import Run
 from core.search import space
 from core.search.objectives import summary
 from core.search.search import SearchResult
-from core.tracking.api import default_uri, mirror_status, run_url, tracking_uri
+from core.tracking.api import default_uri, mirror_status, public_uri, run_url, tracking_uri
 
 
 def report_result(result: Run | Seeds) -> int:
@@ -68,9 +67,9 @@ def report_location(run: Run) -> None:
         )
     uri, page = tracking_uri(), run_url(run.folder) or ""
     if uri.startswith("http"):
-        tell(f"view:   {public(uri)}/{page}")
+        tell(f"view:   {public_uri()}/{page}")
     else:
-        store = "" if uri == default_uri() else f" --backend-store-uri {public(uri)}"
+        store = "" if uri == default_uri() else f" --backend-store-uri {public_uri()}"
         tell(
             f"view:   cd {shlex.quote(str(paths.home()))} && mlflow ui{store}   then open http://127.0.0.1:5000/{page}"
         )

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from core.common import paths
 from core.common.arguments import VerbParser
 from core.common.terminal import tell
-from core.common.text import public
 from core.record import journal
 from core.runs.trained import load
-from core.tracking.api import sync, tracking_uri
+from core.tracking.api import public_uri, sync
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,5 +25,5 @@ def main(words: Sequence[str]) -> int:
         if not status.complete:
             tell(f"{status.run}: {status.waiting} entries not sent yet: {status.why}")
     complete = sum(status.complete for status in statuses)
-    tell(f"{complete} of {len(statuses)} runs are complete in {public(tracking_uri())}")
+    tell(f"{complete} of {len(statuses)} runs are complete in {public_uri()}")
     return 0 if complete == len(statuses) else 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.common.files import write_atomic
+from core.common.text import public
 from core.record import journal
 
 FILE = "mirror.json"
@@ -56,7 +57,8 @@ def load(folder: Path) -> Record | None:
     """Returns None if no mirror has sent this run. If the file is damaged, the URI is empty, and MLflow is searched."""
     try:
         fields = json.loads((folder / FILE).read_text())
-        return Record(**fields | {"refused": tuple(fields["refused"])})
+        uri = public(fields["tracking_uri"], whole=True)  # an earlier version may have left a password in it
+        return Record(**fields | {"refused": tuple(fields["refused"]), "tracking_uri": uri})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):
@@ -64,8 +66,16 @@ def load(folder: Path) -> Record | None:
 
 
 def save(folder: Path, record: Record) -> None:
-    """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice."""
-    write_atomic(folder / FILE, json.dumps(asdict(record), indent=1))
+    """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice.
+
+    Passwords in URIs are removed here, wherever the texts come from.
+    """
+    texts = {
+        "tracking_uri": public(record.tracking_uri, whole=True),
+        "problem": public(record.problem),
+        "refused": [public(note) for note in record.refused],
+    }
+    write_atomic(folder / FILE, json.dumps(asdict(record) | texts, indent=1))
 
 
 def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
