@@ -103,8 +103,12 @@ def test_a_run_is_on_the_server_whole_and_the_end_names_its_page(remote, home, f
     assert run.data.tags["mlflow.note.content"].startswith("How far does a small CNN get")
 
 
-def test_an_outage_does_not_tell_the_password(home, monkeypatch, capfd):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{SECRET}:{SECRET}@127.0.0.1:9")
+@pytest.mark.parametrize(
+    "uri",
+    ["http://{0}:{0}@127.0.0.1:9", "http://127.0.0.1:9/x?password={0}", "http://{0}:" + 460 * "x" + "{0}@127.0.0.1:9"],
+)
+def test_an_outage_does_not_tell_the_password(uri, home, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(SECRET))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     log = mlflow_server.begin("away")
     log.close("FINISHED")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Callable
 
 from core.common import paths
 from core.common.errors import DataError, UserError
 from core.common.ranks import ranks_here
+from core.common.terminal import complain
 
 
 def explain(title: str, mistakes: UserError, started: bool = False) -> int:
@@ -20,7 +20,7 @@ def explain(title: str, mistakes: UserError, started: bool = False) -> int:
     count = 1 if isinstance(mistakes, DataError) else len(mistakes.lines)
     title = f"{title}: {count} error{'s' if count != 1 else ''}{'' if started else ', nothing was started'}"
     if not ranks_here().rank:
-        print("\n  ".join([title, *mistakes.lines]), file=sys.stderr)
+        complain("\n  ".join([title, *mistakes.lines]))
     return 2
 
 
@@ -31,9 +31,9 @@ def guarded(command: str, action: Callable[[], int]) -> int:
 
     here = ranks_here()
 
-    def complain(*lines: str) -> None:
+    def failed(*lines: str) -> None:
         prefix = f"process {here.rank}: " if here.rank else ""
-        print("", *(f"{prefix}{line}" for line in lines), sep="\n", file=sys.stderr)
+        complain("\n".join(["", *(f"{prefix}{line}" for line in lines)]))
 
     torchrun = f"torchrun --nproc-per-node {here.local_ranks} -m {command.split()[-1]}"
     resume = f"resume it with: {torchrun if here.ranks > 1 else command} resume"
@@ -42,14 +42,14 @@ def guarded(command: str, action: Callable[[], int]) -> int:
             return action()
     except Interrupted as interrupted:
         if not here.rank:
-            complain(str(interrupted), *([f"{resume} {interrupted.run}"] if interrupted.run else []))
+            failed(str(interrupted), *([f"{resume} {interrupted.run}"] if interrupted.run else []))
         return 128 + interrupted.number
     except Unfinished as error:
-        complain(f"stopped: {error}", f"{resume} {error.run}")
+        failed(f"stopped: {error}", f"{resume} {error.run}")
     except (Failing, NonFinite, OutOfMemory, PeerLost, WorkerLost) as error:
-        complain(f"failed: {error}")
+        failed(f"failed: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        complain(f"failed: {error.strerror}; everything recorded before is in {paths.runs()}")
+        failed(f"failed: {error.strerror}; everything recorded before is in {paths.runs()}")
     return 1

@@ -41,7 +41,7 @@ LAUNCH: Mapping[str, Sequence[str]] = {
     "Device and data loading": (
         "root", "device", "threads", "workers", "worker_timeout", "resident", "cache_features", "deterministic",
     ),
-    "Logging and checkpoints": ("log_every", "checkpoint_every", "mlflow", "snapshot"),
+    "Logging and checkpoints": ("log_every", "checkpoint_every", "snapshot", "mlflow"),
     "Debugging and profiling": ("smoke", "overfit", "profile", "diagnose", "detect_anomaly"),
 }  # fmt: skip
 

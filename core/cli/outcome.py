@@ -5,14 +5,13 @@ from __future__ import annotations
 from core.common.ranks import ranks_here
 from core.common.statistics import mean_and_interval
 from core.common.terminal import tell
-from core.common.text import public
 from core.record.run import REPORT
 from core.runs.seeds import Seeds
 from core.runs.trained import Run
 from core.search import space
 from core.search.objectives import summary
 from core.search.search import SearchResult
-from core.tracking.api import mirror_status, run_url, tracking_uri
+from core.tracking.api import mirror_status, public_uri, run_url, tracking_uri
 
 
 def report_result(result: Run | Seeds) -> int:
@@ -63,8 +62,8 @@ def report_location(run: Run) -> None:
             f"MLflow does not have the complete run yet ({missing}); the record on disk is complete; "
             "to send the rest: labbook sync"
         )
-    if (uri := tracking_uri()).startswith("http"):
-        tell(f"view:   {public(uri)}/{run_url(run.folder) or ''}")
+    if tracking_uri().startswith("http"):
+        tell(f"view:   {public_uri()}/{run_url(run.folder) or ''}")
     else:
         tell("view:   labbook ui")
 

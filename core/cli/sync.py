@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from core.common import paths
 from core.common.arguments import VerbParser
-from core.common.text import public
+from core.common.terminal import tell
 from core.record import journal
 from core.runs.trained import load
-from core.tracking.api import sync, tracking_uri
+from core.tracking.api import public_uri, sync
 
 
 def main(words: Sequence[str]) -> int:
@@ -21,9 +21,9 @@ def main(words: Sequence[str]) -> int:
     statuses = sync([load(word).folder for word in given.runs] or every)
     for status in statuses:
         for refused in status.refused:
-            print(f"{status.run}: MLflow refused {refused}")
+            tell(f"{status.run}: MLflow refused {refused}")
         if not status.complete:
-            print(f"{status.run}: {status.waiting} entries not sent yet: {status.why}")
+            tell(f"{status.run}: {status.waiting} entries not sent yet: {status.why}")
     complete = sum(status.complete for status in statuses)
-    print(f"{complete} of {len(statuses)} runs are complete in {public(tracking_uri())}")
+    tell(f"{complete} of {len(statuses)} runs are complete in {public_uri()}")
     return 0 if complete == len(statuses) else 1

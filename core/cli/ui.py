@@ -19,8 +19,7 @@ from core.common import paths
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.common.text import public
-from core.tracking.api import run_url, tracking_uri
+from core.tracking.api import public_uri, run_url, tracking_uri
 
 HERE = ("127.0.0.1", "localhost", "::1")
 PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to start, and to stop
@@ -39,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        _show(f"{public(uri)}/{_page()}", given.no_browser)
+        _show(f"{public_uri()}/{_page()}", given.no_browser)
         return 0
     _refuse(given.host, given.port, uri)
     port = given.port or _free_port(given.host)
@@ -47,11 +46,12 @@ def main(words: Sequence[str]) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", given.host,
+            [sys.executable, "-m", "mlflow", "server", "--host", given.host,
              "--port", str(port), "--workers", "1"],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home(), start_new_session=True,
-            # no job execution: its eight processes serve generative AI only
-            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            # no job execution: its eight processes serve generative AI only; other users can see a command line
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_BACKEND_STORE_URI": uri},
         )  # fmt: skip
     # SIGINT too: a process that a shell starts in the background ignores it
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}

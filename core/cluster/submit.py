@@ -17,7 +17,7 @@ from core.cluster.job import Launcher
 from core.cluster.task import Task
 from core.common import paths
 from core.common.errors import UserError
-from core.common.terminal import tell
+from core.common.terminal import complain, tell
 
 
 def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
@@ -97,7 +97,7 @@ def follow(job: Any, launcher: Launcher) -> int:
     _show(log, printed)
     if job.exception() is None:
         return 0
-    print(f"job {job.job_id} failed; its logs are in {job.paths.folder}", file=sys.stderr)
+    complain(f"job {job.job_id} failed; its logs are in {job.paths.folder}")
     return 1
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from core.common import paths
+from core.common.text import public
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -41,8 +42,8 @@ class Task:
 
     @property
     def command(self) -> str:
-        """The command line, for messages."""
-        return shlex.join(["python", "-m", *self.words])
+        """The command line, for messages, without passwords in URIs."""
+        return shlex.join(["python", "-m", *(public(word, whole=True) for word in self.words)])
 
     def __call__(self) -> None:
         """Run the child process to its end. Raises Ended if it fails, SystemExit if this task received a signal."""

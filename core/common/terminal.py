@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
+
+from core.common.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def tell(line: str = "") -> None:
-    """Print a line and flush. Once standard output is closed, nothing is printed."""
+    """Print a line and flush; control characters are escaped. Once standard output is closed, nothing is printed."""
     try:
-        print(line, flush=True)
-    except UnicodeEncodeError:  # a name that is not UTF-8, or a terminal that is not
-        encoding = sys.stdout.encoding or "ascii"
-        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(printable(line, _encoding(sys.stdout)), flush=True)
     except (OSError, ValueError):
         mute()
+
+
+def complain(line: str) -> None:
+    """Print a line to standard error and flush; control characters are escaped."""
+    print(printable(line, _encoding(sys.stderr)), file=sys.stderr, flush=True)
 
 
 def mute() -> None:
@@ -40,6 +44,17 @@ def is_notebook() -> bool:
 def console(width: int = 160) -> Console:
     """Returns a rich console on standard output. width: used if it is not a terminal, so that names are not cut."""
     from rich.console import Console
+    from rich.text import Text
 
-    found = Console()
-    return found if found.is_terminal else Console(width=width)
+    class Safe(Console):
+        """Shows strings as they are: control characters are escaped, and [names] in brackets are no markup."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text, self.encoding), **options)
+
+    found = Safe(markup=False, emoji=False)
+    return found if found.is_terminal or found.is_jupyter else Safe(markup=False, emoji=False, width=width)
+
+
+def _encoding(stream: TextIO | None) -> str | None:
+    return getattr(stream, "encoding", None) or "utf-8"

@@ -74,6 +74,54 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def public(text: str) -> str:
-    """Remove users and passwords from the URIs in a text, so that it can be written to a file."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+# all control characters but tab and line break, directions of writing (which reorder a line), tags, lone surrogates
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str, encoding: str | None = "utf-8") -> str:
+    """Escape characters that control a terminal, as in a Python string, and those that the encoding lacks.
+
+    Names of runs, classes and files come from outside; a terminal would obey what they contain.
+    """
+    safe = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return safe.encode(encoding or "ascii", "backslashreplace").decode(encoding or "ascii")
+
+
+_SECRET = r"[?&;][^=&;\s]*(?:pass|pwd|secret|token|key|auth|credential|sig)[^=&;\s]*="  # of a query: its name
+
+
+def public(text: str, whole: bool = False) -> str:
+    """Remove users and passwords from the URIs in a text, so that it can be printed or written to a file.
+
+    Passwords may contain "/" and "@", as in a URI that is not well-formed; in doubt, more is removed. Of a query, the
+    values that a name such as `password` or `token` announces become ***.  whole: the text is one URI (or an option
+    with one), whose password may contain spaces, too.
+    """
+    end, value = (r"[\s\S]*", "[^&;]*") if whole else (r"\S*", r"[^&;\s]*")
+    text = re.sub(f"(?<=://){end}", lambda found: _without_user(found[0]), text)
+    return re.sub(f"({_SECRET}){value}", r"\1***", text, flags=re.I)  # also without ://, as in messages of HTTP clients
+
+
+def _without_user(rest: str) -> str:
+    """The rest of a URI behind "://", without user and password; *** if a password in it cannot be told from a host."""
+    secret = re.search(_SECRET, rest, re.I)
+    place, query = (rest[: secret.start()], rest[secret.start() :]) if secret else (rest, "")
+    if "@" in query and re.search("[:@]", place):
+        return "***"
+    # a path, as of SQLite, has no user
+    return (place if place.startswith("/") else place.rpartition("@")[2]) + query
+
+
+def unquoted(uri: str) -> str | None:
+    """Returns a character of the password in a URI that has to be percent-encoded, because a program would take a part
+    of the password for the host, and print it; None if there is none."""
+    rest = uri.partition("://")[2]
+    if rest.startswith("/"):
+        return None
+    if _without_user(rest) == "***":
+        return "@"
+    secret = re.search(_SECRET, rest, re.I)
+    user = rest[: secret.start() if secret else None].rpartition("@")[0]
+    return next((char for char in user if char in "/@?#[] "), None)

@@ -85,7 +85,7 @@ def command() -> str:
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
-    return public(" ".join([program, *sys.argv[1:]]))
+    return " ".join([program, *(public(word, whole=True) for word in sys.argv[1:])])
 
 
 def peak_memory_mb() -> float:

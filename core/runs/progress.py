@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from core.common.terminal import is_notebook, is_terminal, tell
+from core.common.terminal import console, is_notebook, is_terminal, tell
 from core.common.text import duration
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Bar:
             rich_progress.TimeElapsedColumn(),
             rich_progress.TextColumn("left"),
             rich_progress.TimeRemainingColumn(),
+            console=console(),
             refresh_per_second=4,
         )
         self.task = self.bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, completed=first_step, numbers="")

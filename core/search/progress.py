@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from optuna.trial import FrozenTrial, TrialState
 
-from core.common.terminal import is_terminal, tell
+from core.common.terminal import console, is_terminal, tell
 from core.common.text import duration
 from core.search.objectives import summary
 from core.search.space import label
@@ -47,7 +47,7 @@ class Table(Lines):
     def __init__(self) -> None:
         from rich.live import Live
 
-        self.live = Live(refresh_per_second=2, transient=True)
+        self.live = Live(console=console(), refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
         self.live.start()

@@ -20,6 +20,7 @@ from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTri
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from core.common.errors import Failing, UserError
+from core.common.text import public, unquoted
 from core.declare.renamed import migrated_names
 from core.record.journal import drop_torn_tail
 
@@ -38,8 +39,10 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
         drop_torn_tail(path)  # Optuna cannot read a file with an incomplete last line
         _check(path)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
-    if url.partition("?")[0].count("@") > 1:  # the driver would parse a part of the password as the host, and print it
-        raise UserError([f"--storage {_hidden(url)}: an @ in the password should be written %40"])
+    if char := unquoted(url):
+        raise UserError(
+            [f"--storage {public(url, whole=True)}: {char} in the password should be written %{ord(char):X}"]
+        )
     for attempt in range(5):
         try:
             return _database(url)
@@ -49,7 +52,9 @@ def open_storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
             ):  # two machines create the tables at the same time: one fails
                 time.sleep(0.5 * (attempt + 1))
                 continue
-            raise UserError([f"--storage {_hidden(url)}: cannot be used: {_reason(error)}{_advice(url)}"]) from None
+            raise UserError(
+                [f"--storage {public(url, whole=True)}: cannot be used: {_reason(error, url)}{_advice(url)}"]
+            ) from None
     raise AssertionError
 
 
@@ -151,7 +156,8 @@ def needed(url: str | None) -> Iterator[None]:
             raise
         cause = error.__cause__ or error
         raise Failing(
-            f"--storage {_hidden(url)} is unreachable ({_reason(cause)}); to continue, run the same command"
+            f"--storage {public(url, whole=True)} is unreachable ({_reason(cause, url)}); "
+            "to continue, run the same command"
         ) from None
 
 
@@ -185,13 +191,9 @@ def _number(name: str) -> int:
     return int(tail) if "." in name and tail.isdecimal() else 1
 
 
-def _hidden(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+def _reason(error: BaseException, url: str) -> str:
+    text = public(str(error).replace(url, public(url, whole=True))).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def _advice(url: str) -> str:

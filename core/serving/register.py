@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.common.errors import UserError
-from core.common.text import public
 from core.record.lock import is_free
 from core.record.run import WEIGHTS, RecordedRun, holds_others
-from core.tracking.api import mirror_status, tracking_uri
+from core.tracking.api import mirror_status, public_uri, tracking_uri
 
 MOST_NAMED = 5
 NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -48,7 +47,7 @@ class Registered:
         """The command that serves the model on this machine."""
         uri = tracking_uri()
         # a URI with a password is already in the environment, and must not be printed
-        where = {"MLFLOW_TRACKING_URI": uri} if public(uri) == uri else {}
+        where = {"MLFLOW_TRACKING_URI": uri} if public_uri() == uri else {}
         settings = [f"{name}={shlex.quote(value)}" for name, value in (where | NO_PICKLE | NO_TELEMETRY).items()]
         serve = ["mlflow", "models", "serve", "-m", shlex.quote(self.uri), "--env-manager", "local", "--port", "5001"]
         return " ".join(settings + serve)
@@ -99,7 +98,7 @@ def _refuse(run: RecordedRun) -> None:
         raise UserError([f"{run.id} has no weights (most trials of a search keep none); {advice}"])
     state = mirror_status(run.folder)
     if not state.complete:
-        where = f"MLflow at {public(tracking_uri())}"
+        where = f"MLflow at {public_uri()}"
         raise UserError([f"{run.id} is incomplete in {where} ({state.why}); to send the rest: labbook sync {run.id}"])
 
 

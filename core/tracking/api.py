@@ -27,6 +27,11 @@ def tracking_uri() -> str:
     return uri if path == uri or path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
 
 
+def public_uri() -> str:
+    """Returns the tracking URI without user and password."""
+    return public(tracking_uri(), whole=True)
+
+
 def default_uri() -> str:
     """Returns the URI of the database in the home folder."""
     return f"sqlite:///{paths.home()}/mlflow.db"
@@ -94,7 +99,7 @@ class MirrorStatus:
 def mirror_status(folder: Path) -> MirrorStatus:
     """Returns the state of a run from the files in its folder, without a call to MLflow."""
     found = cursor.load(folder)
-    if found is not None and found.tracking_uri != public(tracking_uri()):
+    if found is not None and found.tracking_uri != public_uri():
         found = None
     waiting = cursor.waiting(folder, found)
     if held(folder):

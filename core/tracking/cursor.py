@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from core.common.files import write_atomic
 from core.common.sealed import sealed, unsealed
+from core.common.text import public
 from core.record import journal
 
 FILE = "mirror.json"
@@ -62,6 +63,8 @@ def load(folder: Path) -> Record | None:
     """Returns None if no mirror has sent this run. If the file is damaged, the URI is empty, and MLflow is searched."""
     try:
         record = _record.validate_python(unsealed((folder / FILE).read_bytes()))
+        # an earlier version may have left a password in it
+        record = replace(record, tracking_uri=public(record.tracking_uri, whole=True))
         return record if min(record.journal, record.system) >= 0 else Record(tracking_uri="")
     except FileNotFoundError:
         return None
@@ -70,8 +73,16 @@ def load(folder: Path) -> Record | None:
 
 
 def save(folder: Path, record: Record) -> None:
-    """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice."""
-    write_atomic(folder / FILE, sealed(asdict(record), indent=1))
+    """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice.
+
+    Passwords in URIs are removed here, wherever the texts come from.
+    """
+    texts = {
+        "tracking_uri": public(record.tracking_uri, whole=True),
+        "problem": public(record.problem),
+        "refused": [public(note) for note in record.refused],
+    }
+    write_atomic(folder / FILE, sealed(asdict(record) | texts, indent=1))
 
 
 def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 if __name__ == "__main__":
     os.nice(10)  # before the imports, which take most of the CPU time
@@ -25,10 +25,10 @@ if __name__ == "__main__":
 from mlflow import MlflowClient
 
 from core.common import paths
-from core.common.text import public
+from core.common.text import printable, public
 from core.record.journal import ENDED
 from core.tracking import system
-from core.tracking.api import tracking_uri
+from core.tracking.api import public_uri, tracking_uri
 from core.tracking.client import connect
 from core.tracking.follower import Follower
 
@@ -54,7 +54,8 @@ class Pace:
     def failed(self, error: Exception, about: str) -> str:
         self.pause = min(_BACKOFF_MOST, self.pause * 2 or _BACKOFF_FIRST)
         self.until = time.monotonic() + self.pause
-        complaint = public(f"{type(error).__name__}: {str(error)[:500]}")  # the message may contain the URI
+        text = str(error).replace(tracking_uri(), public_uri())
+        complaint = public(f"{type(error).__name__}: {text}")[:500]  # cut last: half a URI would not be recognized
         if complaint != self.complaint:  # a long outage is logged once
             say(f"{about}: {complaint}; retrying")
         self.complaint = complaint
@@ -77,7 +78,7 @@ class Mirror:
 
     def take(self, lines: list[str]) -> None:
         """Follow the folders that were announced. An empty line means that no more follow."""
-        self.following += [Follower(Path(line), public(self.uri)) for line in lines if line]
+        self.following += [Follower(Path(line), public(self.uri, whole=True)) for line in lines if line]
         self.orphan = self.parent != 0 and os.getppid() != self.parent
         if not self.closed_at and ("" in lines or self.orphan):
             self.closed_at = time.monotonic()
@@ -163,6 +164,20 @@ def say(text: str) -> None:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] {text}", flush=True)
 
 
+class _Log(io.TextIOBase):
+    """Standard output and error of this process, mlruns/mirror.log, without passwords and control characters."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(public(text.replace(tracking_uri(), public_uri()))))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 def _listen() -> queue.Queue[str]:
     """A queue of the lines of stdin, and "" at its end. A thread reads them, so that the trainer never has to wait."""
     lines: queue.Queue[str] = queue.Queue()
@@ -195,5 +210,6 @@ def _allow_many_files() -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout = sys.stderr = _Log(sys.stdout)
     exit_status = main(int(sys.argv[1]), float(sys.argv[2]))
     os._exit(exit_status)  # everything is on disk, and a regular exit with mlflow imported takes long

@@ -30,7 +30,7 @@ from core.common.errors import UserError
 from core.common.text import public
 from core.tracking import client as store
 from core.tracking import cursor
-from core.tracking.api import tracking_uri
+from core.tracking.api import public_uri, tracking_uri
 from core.tracking.client import RUN_TAG
 
 if TYPE_CHECKING:
@@ -119,18 +119,18 @@ def opened(folder: Path) -> Registry:
     mirrored, uri = cursor.load(folder), tracking_uri()
     again = f"to send it: labbook sync {folder.name}"
     if mirrored is None or not mirrored.run_id:
-        raise UserError([f"{folder.name} is not in MLflow at {public(uri)}; {again}"])
+        raise UserError([f"{folder.name} is not in MLflow at {public_uri()}; {again}"])
     try:
         client = store.connect(uri)
     except Exception as error:  # a database raises what its driver does
-        raise UserError([f"MLflow at {public(uri)} does not respond: {_first_line(error)}"]) from None
+        raise UserError([f"MLflow at {public_uri()} does not respond: {_first_line(error)}"]) from None
     with mlflow_errors():
         try:
             store.check_run(client, mirrored.run_id)
         except store.Deleted as reason:
             raise UserError([f"{folder.name}: {reason}"]) from None
         except store.Missing:
-            raise UserError([f"{folder.name} is no longer in MLflow at {public(uri)}; {again}"]) from None
+            raise UserError([f"{folder.name} is no longer in MLflow at {public_uri()}; {again}"]) from None
     return Registry(client, mirrored)
 
 
@@ -179,13 +179,13 @@ def mlflow_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise UserError([f"MLflow at {public(tracking_uri())}: {_first_line(error)}"]) from None
+        raise UserError([f"MLflow at {public_uri()}: {_first_line(error)}"]) from None
 
 
 def _first_line(error: Exception) -> str:
     """The first line of a message, without the password that the URI of the store may contain."""
-    line = (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST]
-    return line.replace(tracking_uri(), public(tracking_uri()))
+    text = public(str(error).replace(tracking_uri(), public_uri()))
+    return (text.splitlines() or [type(error).__name__])[0][:_LONGEST]
 
 
 def _quietly(call: Callable[..., Any], *given: Any) -> None:

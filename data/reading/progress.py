@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from core.common.terminal import complain
+
 
 def say(line: str) -> None:
     """Print a line to standard error; standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
+    complain(line)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,6 @@ import pytest
 from mlflow import MlflowClient
 
 from core.common import paths
-from core.common.text import public
 from core.record import journal
 from core.tracking import cursor
 from core.tracking import process as process
@@ -273,5 +274,8 @@ def test_record_survives_damage_and_hides_passwords(tmp_path: Path) -> None:
     assert cursor.load(tmp_path) == kept
     (tmp_path / cursor.FILE).write_text('{"tracking_uri": "sq')
     assert cursor.load(tmp_path) == cursor.Record("")
-    assert public("postgresql://me:secret@host/db") == "postgresql://host/db"
-    assert public("sqlite:////home/x/mlflow.db") == "sqlite:////home/x/mlflow.db"
+    uri = "postgresql://me:sec/ret@host/db?password=secret"
+    cursor.save(tmp_path, cursor.Record(uri, problem=f"{uri} is down", refused=(f"no: {uri}",)))
+    assert "ret" not in (tmp_path / cursor.FILE).read_text()
+    (tmp_path / cursor.FILE).write_text(json.dumps(asdict(replace(kept, tracking_uri=uri))))  # by an earlier version
+    assert cursor.load(tmp_path) == replace(kept, tracking_uri="postgresql://host/db?password=***")
