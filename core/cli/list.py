@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import textwrap
 from collections.abc import Sequence
 
-from core.catalogue import entries
+from core.catalogue import entries, package_of
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
@@ -17,7 +18,7 @@ WIDTH = 80  # columns
 LEGEND = (
     "",
     "result: test accuracy in the experiment's docstring, mean +- 95 % interval",
-    "best: highest test accuracy of a run on record; its id follows the question",
+    "best: highest test accuracy on record with the declared data and model, and id",
     "",
     "labbook train NAME           trains one (also: python -m experiments.NAME)",
     "labbook train NAME --help    its question in full, its commands and its options",
@@ -25,17 +26,37 @@ LEGEND = (
 
 
 def best_on_record(name: str) -> tuple[float, str] | None:
-    """Returns (best test accuracy, id) of the finished runs, without smoke runs, limited data and imported runs."""
-    found = []
+    """Returns (best test accuracy, id) of the finished runs with the declared kind of data and model, without smoke
+    runs, limited data and imported runs."""
+    found, declared = [], _kinds(name)
     for run in Run.of_experiment(name):
         try:
             summary = read_summary(run)
-        except UserError:  # the list must not fail because of one run
+            own = summary and summary["status"] == "FINISHED" and summary["whole"] and not summary.get(IMPORTED)
+            kinds = _kinds_of(run)
+            fits = None in (kinds, declared) or kinds == declared
+            if summary and own and fits and "test/accuracy" in summary["metrics"]:
+                found.append((summary["metrics"]["test/accuracy"], run.id))
+        except (UserError, KeyError, TypeError):  # the list must not fail because of one run
             continue
-        own = summary and summary["status"] == "FINISHED" and summary["whole"] and not summary.get(IMPORTED)
-        if summary and own and "test/accuracy" in summary["metrics"]:
-            found.append((summary["metrics"]["test/accuracy"], run.id))
     return max(found, default=None)
+
+
+def _kinds(name: str) -> tuple[str, str] | None:
+    """Names of the classes of data and model that an experiment declares; None if it cannot be imported."""
+    try:
+        experiment = importlib.import_module(package_of(name)).EXPERIMENT
+        return type(experiment.data).__name__, type(experiment.model).__name__
+    except Exception:  # an experiment that is being written must not hide the others
+        return None
+
+
+def _kinds_of(run: Run) -> tuple[str, str] | None:
+    declaration = run.record.get("declaration")
+    if not declaration:
+        return None
+    data, model = (str(declaration[part]["class"]).rpartition(".")[2] for part in ("data", "model"))
+    return data, model
 
 
 def main(words: Sequence[str]) -> int:

@@ -79,6 +79,15 @@ def test_an_experiment_is_not_credited_with_the_runs_of_one_whose_name_begins_li
     assert load("tiny") == own
 
 
+def test_a_run_on_other_data_or_with_another_model_is_no_result_of_the_experiment(home):
+    kinds = {"data": {"class": "data.digits.Digits"}, "model": {"class": "core.models.simple.SmallCNN"}}
+    own = {"labbook": VERSION, "experiment": "tiny", "declaration": kinds}
+    other = {**own, "declaration": {**kinds, "data": {"class": "data.folder.ImageFolder"}}}
+    on_record("tiny", 1, summary(1.0), record=json.dumps(other | {"run": "tiny-20260101-000000-0001"}))
+    best = on_record("tiny", 2, summary(0.9), record=json.dumps(own | {"run": "tiny-20260101-000000-0002"}))
+    assert listing.best_on_record("tiny") == (0.9, best.id)
+
+
 def test_a_damaged_record_hides_no_other_run_and_is_not_passed_over(home):
     on_record("tiny-wide", 1, summary(0.99), record="{")
     damaged, own = on_record("tiny", 2, summary(0.8), record="{"), on_record("tiny", 3, summary(0.7))
