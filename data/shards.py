@@ -82,7 +82,9 @@ class WebShards(OwnImages):
         return self.splits(cached, root, Shards.of(root, cached.index, self.size, self.window))
 
     def _index(self, root: Path, shards: Sequence[Path], recipe: ingest.Recipe, folder: Path) -> cache.Index:
-        samples, others, wrong = [], [], []
+        samples: list[Sample] = []
+        others: list[str] = []
+        wrong: list[str] = []
         with bar(f"listing the samples of {len(shards):,} shards of {root.name}", len(shards), "shards") as advance:
             for path in shards:
                 found, left, mistakes = survey(path, self.field)
