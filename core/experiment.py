@@ -76,7 +76,7 @@ class Experiment(Part):
         "none", description="test-time augmentation: views of each test image whose probabilities are averaged"
     )
     limit: int | None = Field(
-        None, ge=1, description="maximum number of images per split, for quick studies; none: all images"
+        None, ge=1, description="maximum number of images per split, at least one of each class; none: all images"
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="seed of the run: initial weights, order of images, augmentation, dropout"

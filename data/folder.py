@@ -10,7 +10,7 @@ from pydantic import Field
 from core.common.errors import DataError
 from core.loading.images import Dataset, Pixels, Splits
 from core.loading.stratify import stratified
-from data.reading import archive, cache, ingest, layout, tree
+from data.reading import archive, cache, ingest, labels, layout, tree
 from data.reading.files import Files
 
 TEST_SEED = -1  # differs from every split_seed, which cannot be negative: the test split is fixed
@@ -47,6 +47,7 @@ class OwnImages(Dataset, ABC):
         train, val = (rest, cached.images("val", pixels)) if "val" in present else self.divide(rest)
         name = root.resolve().name.partition(".")[0] or "images"
         classes = tuple(cached.index.classes)
+        labels.tell_doubts(root, classes)
         splits = Splits(name, classes, train, val, test, cached.index.digest, cached.source)
         if wrong := layout.lacking(root, splits):
             raise DataError(wrong)

@@ -25,22 +25,25 @@ from core.common.errors import DataError
 from core.loading.images import Order, Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, ingest, labels, layout, packed
+from data.reading.decode import SUFFIXES
 from data.reading.disk import as_data_error
 from data.reading.files import Files
-from data.reading.progress import bar, first, printable
+from data.reading.progress import bar, first, printable, say
 from data.reading.splits import resembles
 from data.reading.tree import Tree
 
 EXPECTED = (
-    "expected: a folder of uncompressed *.tar files, each with pairs of key.jpg (png, webp) and key.cls or key.json"
+    "expected: a folder of uncompressed *.tar files, each with pairs of key.jpg (png, tif, ...) and key.cls or key.json"
 )
-IMAGES, LABELS = ("jpg", "jpeg", "png", "webp"), ("cls", "json")
+IMAGES, LABELS = tuple(sorted(suffix[1:] for suffix in SUFFIXES)), ("cls", "json")
+
+Members = dict[archive.Member, archive.Content]
 
 
 class WebShards(OwnImages):
     """A folder of tar shards in the WebDataset format, given with --root; for datasets too large to cache on disk.
 
-    A sample is key.jpg (png, webp) with key.cls, which contains an integer or a class name, or with a field of
+    A sample is key.jpg (png, tif, ...) with key.cls, which contains an integer or a class name, or with a field of
     key.json. Only an index is cached: images are read from the shards during training. Each epoch shuffles the shards,
     then the images within a window of `window` positions; a resumed epoch skips the samples that it has processed.
     Shards whose names match val and test, in any case, are those splits; missing splits are created.
@@ -79,11 +82,14 @@ class WebShards(OwnImages):
         return self.splits(cached, root, Shards.of(root, cached.index, self.size, self.window))
 
     def _index(self, root: Path, shards: Sequence[Path], recipe: ingest.Recipe, folder: Path) -> cache.Index:
-        samples, wrong = [], []
+        samples: list[Sample] = []
+        others: list[str] = []
+        wrong: list[str] = []
         with bar(f"listing the samples of {len(shards):,} shards of {root.name}", len(shards), "shards") as advance:
             for path in shards:
-                found, mistakes = survey(path, self.field)
+                found, left, mistakes = survey(path, self.field)
                 samples += found
+                others += (f"{path.name}/{name}" for name in left)
                 wrong += mistakes
                 advance(1)
         classes, mixed = labels.class_names(sample.label for sample in samples)
@@ -97,7 +103,10 @@ class WebShards(OwnImages):
             raise DataError([f"{root}: {line}" for line in first(wrong + mixed)] + [EXPECTED])
         place = {name: label for label, name in enumerate(classes)}
         arranged = layout.Layout(classes, splits, tuple(place[sample.label] for sample in samples))
-        tree = Tree(root, "", tuple(f"{sample.shard}/{sample.name}" for sample in samples), frozenset(), ())
+        tree = Tree(root, "", tuple(f"{sample.shard}/{sample.name}" for sample in samples), frozenset(), tuple(others))
+        if others:
+            shown = ", ".join(first([printable(name) for name in others], 10))
+            say(f"{root.name}: {len(samples):,} samples; {len(others):,} other files left out: {shown}")
         if self.checked:
             index = ingest.build(tree, arranged, recipe, folder, _contents(root, samples))
         else:
@@ -131,53 +140,86 @@ class Sample:
     label: str
 
 
-def survey(path: Path, field: str) -> tuple[list[Sample], list[str]]:
-    """(samples of a shard in stored order, a line for each error in it). Images are not read.
+def survey(path: Path, field: str) -> tuple[list[Sample], list[str], list[str]]:
+    """(samples of a shard in stored order, names of the files that belong to none, a line for each error in it). Images
+    are not read.
 
     field: field of key.json with the label, for samples without key.cls.
     """
     samples: dict[str, Sample] = {}
+    others: list[str] = []
     wrong: list[str] = []
     try:
-        for key, group in itertools.groupby(_files(path), lambda pair: _parts(pair[0].name)[0]):
-            members = list(group)
-            try:
-                if key in samples:
-                    raise ValueError("the key occurs twice; the files of a sample must be adjacent in the shard")
-                if sample := _sample(path, members, field):
-                    samples[key] = sample
-            except (ValueError, RecursionError) as error:
-                wrong.append(f"{path.name}/{printable(key)}: {error}")
+        for whole, group in itertools.groupby(_files(path, others), lambda pair: _key(pair[0].name)):
+            grouped: dict[str, Members] = {}
+            for member, content in group:
+                grouped.setdefault(_stem(member.name), {})[member] = content
+            for key, files in grouped.items():
+                names = {_kind(member): member.name for member in files}
+                if not _has_both(files) and (not _is_sample(files) or (key != whole and whole in grouped)):
+                    others += names.values()
+                    continue
+                try:
+                    if key in samples:
+                        raise ValueError("the key occurs twice; the files of a sample must be adjacent in the shard")
+                    samples[key] = _sample(path, files, field)
+                    others += (name for kind, name in names.items() if kind not in (*IMAGES, *LABELS))
+                except (ValueError, RecursionError) as error:
+                    wrong.append(f"{path.name}/{printable(key)}: {error}")
     except DataError as error:
         wrong += error.lines
-    return list(samples.values()), wrong
+    return list(samples.values()), others, wrong
 
 
-def _files(path: Path) -> Iterator[tuple[archive.Member, archive.Content]]:
-    for member, content in archive.members(path, lambda member: _parts(member.name)[1] in LABELS):
-        if not member.folder and not archive.hidden(member.name):
-            if member.offset is None:
-                raise DataError([f"{path} is not an uncompressed tar, which random access requires; decompress it"])
-            yield member, content
+def _files(path: Path, others: list[str]) -> Iterator[tuple[archive.Member, archive.Content]]:
+    for member, content in archive.members(path, lambda member: _kind(member) in LABELS):
+        if member.folder:
+            continue
+        if archive.hidden(member.name):
+            others.append(member.name)
+            continue
+        if member.offset is None:
+            raise DataError([f"{path} is not an uncompressed tar, which random access requires; decompress it"])
+        yield member, content
 
 
-def _parts(name: str) -> tuple[str, str]:
-    """(key, extension) as WebDataset defines them: the extension starts at the first dot of the file name."""
+def _key(name: str) -> str:
+    """The key as WebDataset defines it: the name up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return folder + slash + stem, extension.lower()
+    return folder + slash + file.partition(".")[0]
 
 
-def _sample(path: Path, members: list[tuple[archive.Member, archive.Content]], field: str) -> Sample | None:
-    """The sample of the files of one key; None if they are neither image nor label. Raises ValueError."""
-    by_kind = {_parts(member.name)[1]: content for member, content in members}
-    images = [member for member, _ in members if _parts(member.name)[1] in IMAGES]
-    if not images and "cls" not in by_kind:
-        return None
+def _stem(name: str) -> str:
+    """The name up to the last dot: it tells apart the samples whose names contain dots, and what is beside a sample,
+    such as key.left.png beside key.jpg."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + (file.rpartition(".")[0] or file)
+
+
+def _kind(member: archive.Member) -> str:
+    return member.name.rpartition("/")[2].rpartition(".")[2].lower()
+
+
+def _is_sample(files: Members) -> bool:
+    """Whether these files are meant to be a sample: an image or a label, but not a JSON file alone."""
+    kinds = {_kind(member) for member in files}
+    return bool(kinds & {*IMAGES, "cls"}) or ("json" in kinds and len(kinds) > 1)
+
+
+def _has_both(files: Members) -> bool:
+    kinds = {_kind(member) for member in files}
+    return not kinds.isdisjoint(IMAGES) and not kinds.isdisjoint(LABELS)
+
+
+def _sample(path: Path, files: Members, field: str) -> Sample:
+    """The sample of the files of one key. Raises ValueError."""
+    images = [member for member in files if _kind(member) in IMAGES]
     if len(images) != 1:
-        raise ValueError(f"{len(images)} images; a sample must have exactly one")
+        kinds = ", ".join(sorted(printable(_kind(member)) for member in files))
+        raise ValueError(f"{len(images)} images; a sample must have exactly one (its files are {kinds})")
     image = images[0]
     assert image.offset is not None
+    by_kind = {_kind(member): content for member, content in files.items()}
     return Sample(path.name, image.name, (image.offset, image.size), _label(by_kind, field))
 
 
@@ -210,7 +252,7 @@ def _unread(tree: Tree, arranged: layout.Layout, recipe: ingest.Recipe) -> cache
     return cache.Index(
         digest=hashlib.sha256("\n".join((policy, *tree.names)).encode("utf-8", "surrogateescape")).hexdigest(),
         policy=policy,
-        source=f"{tree.path.name}: {len(tree.names):,} images, not checked",
+        source=", ".join([f"{tree.path.name}: {len(tree.names):,} images", *ingest.notes(tree), "not checked"]),
         classes=list(arranged.classes),
         names=list(tree.names),
         labels=list(arranged.labels),

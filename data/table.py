@@ -64,6 +64,7 @@ class ImageTable(Dataset):
             few = f"{classes[0]} is the only class; classification requires at least two" if classes else ""
             wrong.append(few or "no image has a label")
         cached = _pixels(table, found, ingest.Recipe(self.size, listed=None), wrong)
+        labels.tell_doubts(table, classes)
         splits = self._splits(table, found, classes, cached)
         if lacking := layout.lacking(table, splits):
             raise DataError(lacking)

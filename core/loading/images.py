@@ -182,7 +182,7 @@ class Splits:
         return (self.digest, list(self.classes)) == (recorded["digest"], recorded["classes"])
 
     def limited(self, n: int) -> Splits:
-        """Limit each split to a random subset of at most n samples."""
+        """Limit each split to a random subset of at most n samples, with at least one of each class if n allows."""
         return replace(self, train=_first(self.train, n), val=_first(self.val, n), test=_first(self.test, n))
 
 
@@ -219,4 +219,9 @@ def _relabeled(images: Images, kept: Sequence[int]) -> Images:
 def _first(images: Images, n: int) -> Images:
     if n >= len(images):
         return images
-    return images.take(np.sort(randomness.permutation(0, 0, len(images))[:n]))
+    order = randomness.permutation(0, 0, len(images))
+    if images.targets.ndim == 1:
+        _, ahead = np.unique(images.targets[order], return_index=True)
+        if len(ahead) <= n:  # the first image of each class comes first, which changes nothing for a large n
+            order = np.concatenate([order[ahead], np.delete(order, ahead)])
+    return images.take(np.sort(order[:n]))

@@ -14,7 +14,7 @@ from torch import nn
 from core import randomness as K
 from core.augment import augmented, per_image
 from core.common.device import device_of
-from core.common.errors import UserError
+from core.common.errors import DataError, UserError
 from core.common.precision import autocast_of
 from core.common.ranks import ALONE, Ranks
 from core.context import Context
@@ -297,7 +297,13 @@ def load_splits(experiment: Experiment, launch: Launch, classes: Sequence[str] |
     """
     splits = experiment.data.load(launch.root)
     splits = splits.ordered(classes) if classes else splits
-    return splits.limited(experiment.limit) if experiment.limit else splits
+    if not experiment.limit:
+        return splits
+    count, reduced = len(splits.classes), launch.smoke or launch.overfit
+    if experiment.limit < count and not splits.multi_label and not reduced:
+        advice = f"use --limit {count} or more, or fewer classes with --data.only where the data have it"
+        raise DataError([f"limit: {experiment.limit} images are fewer than the {count:,} classes; {advice}"])
+    return splits.limited(experiment.limit)
 
 
 def refuse(experiment: Experiment, task: Task) -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
+from core.common.text import natural
 from data.check.pairs import Near, Pair
 from data.check.survey import TREATED, Survey
 from data.reading import archive
+from data.reading.labels import doubts
 from data.reading.layout import WHOLE
 from data.reading.progress import printable
 from data.reading.tree import Tree
@@ -191,6 +193,9 @@ def _names(found: Inspection) -> Iterator[Finding]:
                 "not distinguish; rename them"
             )
             yield Finding("warning", said, tuple(_told_apart(group) for group in alike))
+    missing = [line for line in doubts(natural({name for _, name in found.places})) if "no label" in line]
+    if missing:
+        yield Finding("warning", "names of classes that usually stand for a missing label", tuple(missing))
     odd: dict[str, Callable[[str], bool]] = {
         "not in UTF-8, which some programs do not support": lambda name: not _is_text(name),
         "with non-ASCII characters": lambda name: _is_text(name) and not name.isascii(),

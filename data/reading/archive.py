@@ -152,7 +152,10 @@ def _zip(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
 
     total, limit = 0, _limit(path)
     with zipfile.ZipFile(path) as archive:
-        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+        if infos and infos[0].header_offset:
+            raise _joined(path, "a zip program")
+        for info in infos:
             _refuse_unsafe(info.filename, path)
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refused(info.filename, path, "a link or a device")
@@ -206,8 +209,9 @@ def _tar(path: Path, compression: str, wanted: Wanted) -> Iterator[tuple[Member,
             # tarfile treats any damaged header after the first as the end, which would silently drop files
             if stream.last != bytes(HEADER_BYTES):
                 raise EOFError("the end-of-archive marker is missing")
-            while stream.read(_CHUNK):  # decompressors check their checksums at the end
-                pass
+            while chunk := stream.read(_CHUNK):  # decompressors check their checksums at the end
+                if any(chunk):
+                    raise _joined(path, "tar --concatenate")
 
 
 class _Stream:
@@ -295,6 +299,11 @@ def _limit(path: Path) -> int:
 def _refused(name: str, path: Path, what: str) -> DataError:
     reason = f"its member {printable(name)} is or has {what}; get the archive from a source you trust"
     return DataError([f"{path} is rejected: {reason}"])
+
+
+def _joined(path: Path, tool: str) -> DataError:
+    advice = f"as when archives are joined by cat; unpack them and use the folder, or join them with {tool}"
+    return DataError([f"{path} is rejected: it has further data beyond its list of files, {advice}"])
 
 
 def _too_large(name: str, size: int, path: Path) -> DataError:

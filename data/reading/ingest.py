@@ -183,12 +183,11 @@ def _index(
     digest = hashlib.sha256(recipe.policy.encode())
     for row in rows:
         digest.update(f"\n{hashes[row]} {found.names[row]}".encode("utf-8", "surrogateescape"))
-    notes = [f"{len(found.others):,} other files left out"] if found.others else []
-    notes += [f"{skipped:,} unreadable left out"] if skipped else []
+    left = [*notes(found), *([f"{skipped:,} unreadable left out"] if skipped else [])]
     return cache.Index(
         digest=digest.hexdigest(),
         policy=recipe.policy,
-        source=f"{found.path.name}: " + ", ".join([f"{len(rows):,} images", *notes]),
+        source=f"{found.path.name}: " + ", ".join([f"{len(rows):,} images", *left]),
         classes=list(layout.classes),
         names=[found.names[row] for row in rows],
         labels=[layout.labels[row] for row in rows],
@@ -197,6 +196,11 @@ def _index(
         top=found.top,
         areas=[areas[row] for row in rows] if len(set(areas.values())) > 1 else [],
     )
+
+
+def notes(found: tree.Tree) -> list[str]:
+    """What the description of the data says of files that are not images."""
+    return [f"{len(found.others):,} other files left out"] if found.others else []
 
 
 def _report(found: tree.Tree, unreadable: list[str], listed: int | None) -> list[str]:

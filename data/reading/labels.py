@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
 from decimal import Decimal
+from pathlib import Path
 
 from core.common.text import natural
-from data.reading.progress import first
+from data.reading.progress import first, printable, say
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
+
+
+_MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "?")
+
+
+def doubts(classes: Iterable[str]) -> list[str]:
+    """A line for each set of class names that are probably one class, or none."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    lines = []
+    for plain, names in groups.items():
+        if len(names) > 1:
+            looks = {unicodedata.normalize("NFC", name) for name in names}
+            shown = " and ".join(printable(name) if len(looks) == len(names) else ascii(name) for name in names)
+            lines.append(f"{shown} are {len(names)} classes, but differ only in case, spaces or the form of accents")
+        if plain in _MISSING:
+            lines.append(
+                f"{printable(names[0])} is read as the name of a class; remove these images if it means no label"
+            )
+    return lines
+
+
+def tell_doubts(source: Path, classes: Iterable[str]) -> None:
+    """Print the doubts about the class names of a source."""
+    for line in first(doubts(classes), 10):
+        say(f"warning: {source.name}: {line}")
 
 
 def class_names(labels: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:

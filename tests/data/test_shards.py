@@ -81,8 +81,14 @@ def test_shards_of_the_library_itself_are_read_with_labels_as_numbers_and_in_jso
             sink.write(sample)
     assert len(list(root.iterdir())) == 3
     fractions = {"val_fraction": 0.5, "test_fraction": 0.5}
-    samples, wrong = shards.survey(root / "x-000.tar", "kind")
+    samples, others, wrong = shards.survey(root / "x-000.tar", "kind")
     assert not wrong
+    assert others == [
+        "some.where/0.left.png",
+        "some.where/2.left.png",
+        "some.where/4.left.png",
+        "some.where/6.left.png",
+    ]
     assert [sample.label for sample in samples] == ["0", "1", "2", "3", "4", "5", "6"]
     assert "b1: no label: neither .cls nor a field label" in complaint(root, **fractions)
     message = complaint(root, field="kind", **fractions)  # all twelve are classes, in the order of their values
@@ -298,3 +304,36 @@ def test_shards_named_like_another_split_are_never_trained_on_in_silence(tmp_pat
     (root / "Val-0.tar").rename(root / "dev-0.tar")
     assert "dev-0.tar looks like the val split; set --data.val" in complaint(root)
     assert len(WebShards(size=16, val="dev*").load(root).val) == 7
+
+
+def test_every_file_of_a_shard_is_a_sample_or_named_or_an_error(tmp_path, capsys):
+    forms = {"tif": "TIFF", "bmp": "BMP", "gif": "GIF", "jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+    files = []
+    for number in range(60):
+        suffix, form = list(forms.items())[number % len(forms)]
+        label = json.dumps({"label": ("cat", "dog")[number % 2]}).encode() if number % 3 else b""
+        name = f"{number:03}.v2" if number % 4 < 2 else f"{number:03}"
+        files.append((f"{name}.{suffix}", encoded(noise(number, 20, 26), form)))
+        files.append((f"{name}.json", label) if label else (f"{name}.cls", ("cat", "dog")[number % 2].encode()))
+    rubbish = [
+        ("README", b"x"),
+        ("notes.txt", b"x"),
+        ("index.json", b"{}"),
+        ("._001.v2.jpg", b"x"),
+        ("000.v2.txt", b"x"),
+    ]
+    root = tmp_path / "set"
+    shard(root / "a.tar", [*files, *rubbish])
+    splits = WebShards(size=16).load(root)
+    assert sum(len(getattr(splits, split)) for split in ("train", "val", "test")) == 60
+    assert splits.source == "set: 60 images, 5 other files left out"
+    said = capsys.readouterr().err
+    assert "set: 60 samples; 5 other files left out: " in said
+    assert all(f"a.tar/{name}" in said for name, _ in rubbish)
+    assert WebShards(size=16, checked=False).load(root).source == "set: 60 images, 5 other files left out, not checked"
+    names = [sample.name for sample in shards.survey(root / "a.tar", "label")[0]]
+    assert names == [name for name, _ in files if not name.endswith((".json", ".cls"))]
+    shard(root / "b.tar", [("1.heic", b"x"), ("1.json", b'{"label": "cat"}'), ("2.v1.jpg", b"x"), ("2.cls", b"cat")])
+    said = complaint(root)
+    assert "b.tar/1: 0 images; a sample must have exactly one (its files are heic, json)" in said
+    assert "b.tar/2: 0 images; a sample must have exactly one (its files are cls)" in said

@@ -323,3 +323,13 @@ def test_splits_of_a_table_are_recognized_however_they_are_spelled(tmp_path):
     spelled = ["Training"] * 5 + ["train"] * 5 + ["dev set"] * 4 + ["TESTING"] * 6
     splits = loaded(table(tmp_path, split=spelled))
     assert (len(splits.train), len(splits.val), len(splits.test)) == (10, 4, 6)
+
+
+def test_labels_that_are_probably_one_class_or_none_are_reported(tmp_path, capsys):
+    assert loaded(table(tmp_path, 60, labels=("Cat", "cat", "nan", "caf\u00e9", "cafe\u0301"))).classes[0] == "Cat"
+    said = capsys.readouterr().err
+    assert "warning: table.csv: Cat and cat are 2 classes, but differ only in case" in said
+    assert r"'caf\xe9' and 'cafe\u0301' are 2 classes" in said or r"'cafe\u0301' and 'caf\xe9' are 2 classes" in said
+    assert "nan is read as the name of a class; remove these images if it means no label" in said
+    loaded(table(tmp_path, 60))
+    assert "warning" not in capsys.readouterr().err

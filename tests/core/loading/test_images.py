@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import randomness
 from core.common.errors import DataError
+from core.launch import Launch
 from core.loading.images import Images, Splits
 from core.loading.normalize import mean_and_std
 from core.loading.stratify import stratified
+from core.training.assemble import load_splits
+from experiments.tiny import EXPERIMENT
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.floats(0.05, 0.5), st.integers(0, 99))
@@ -70,3 +74,22 @@ def test_a_label_that_names_no_class_is_refused_with_its_place(label):
     good = images([0, 1, 0, 1])
     with pytest.raises(DataError, match=rf"mine, val: 1 of 4 labels are outside 0 \.\. 1: image 2 has {label};"):
         Splits("mine", ("a", "b"), good, images([0, 1, label, 1]), good, "digest", "here")
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 80))
+def test_a_limit_keeps_at_least_one_image_of_each_class(labels, n):
+    images = Images(np.zeros((len(labels), 2, 2, 1), np.uint8), np.arange(len(labels)), np.array(labels))
+    some = Splits("x", tuple("abcdefghij"), images, images, images, "d", "s").limited(n).train
+    assert len(some) == min(n, len(labels))
+    if n >= len(set(labels)):
+        assert set(some.targets) == set(labels)
+    random = np.sort(randomness.permutation(0, 0, len(labels))[:n])
+    if set(np.array(labels)[random]) == set(labels):  # where a random choice has all classes, it is the choice
+        assert np.array_equal(some.rows, random)
+
+
+def test_a_limit_below_the_number_of_classes_is_refused():
+    declared = EXPERIMENT.but({"limit": 6})
+    with pytest.raises(DataError, match="limit: 6 images are fewer than the 10 classes; use --limit 10 or more"):
+        load_splits(declared, Launch())
+    assert len(load_splits(declared, Launch(overfit=6)).train) == 6

@@ -403,7 +403,7 @@ def digits_at(side):
 
 def test_a_run_with_auxiliary_heads_and_the_mistakes_around_it():
     model = Torchvision(name="googlenet", aux_logits=True)
-    experiment = SHORT.but({"data": digits_at(16), "model": model, "limit": 8, "batch_size": 4})
+    experiment = SHORT.but({"data": digits_at(16), "model": model, "limit": 12, "batch_size": 4})
     with pytest.raises(UserError, match="several outputs in training; use method Auxiliary"):
         train(experiment, OFFLINE)
     with pytest.raises(UserError, match="Auxiliary needs a model with auxiliary heads"):

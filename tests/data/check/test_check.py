@@ -443,3 +443,8 @@ def test_the_classes_are_listed_in_their_order(tmp_path, capsys):
     many = tree(tmp_path / "many", classes=[f"c{n:02}" for n in range(40)], splits=("",), each=1)
     _, said = checked(capsys, many)
     assert "classes, in their order: c00, c01, c02, c03, c04, c05, c06, c07, c08, ..., c38, c39\n" in said
+
+
+def test_a_class_named_like_a_missing_label_is_reported(tmp_path, capsys):
+    _, said = checked(capsys, tree(tmp_path / "source", classes=("cat", "nan")))
+    assert "warning: names of classes that usually stand for a missing label" in said

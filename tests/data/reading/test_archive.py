@@ -295,3 +295,13 @@ def test_mutated_archives_are_read_or_refused(name, edits):
             content[min(int(where * used), used - 1)] = value
         path.write_bytes(content)
         everything(path)  # any other error fails the test
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.xz", "a.zip"])
+def test_archives_joined_by_cat_are_refused(name, tmp_path):
+    content = packed(tree(tmp_path / "one"), tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content + packed(tree(tmp_path / "two"), tmp_path / f"b{name}").read_bytes())
+    with pytest.raises(DataError, match="as when archives are joined by cat"):
+        everything(tmp_path / name)
+    (tmp_path / name).write_bytes(content)
+    assert everything(tmp_path / name)
