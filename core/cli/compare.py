@@ -34,7 +34,9 @@ def main(words: Sequence[str]) -> int:
         help="ignore this field when runs are grouped; may be repeated",
     )
     parser.add_argument(
-        "--baseline", metavar="SETTING", help="setting or run that the others are compared with; default: the best one"
+        "--baseline",
+        metavar="SETTING",
+        help="setting or run that the others are compared with; default: the best one with several seeds",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, unrounded")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
@@ -66,7 +68,11 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    grid = Table(title=f"{found.metric}, mean and 95 % interval of n seeds", title_justify="left", box=SIMPLE_HEAD)
+    grid = Table(
+        title=f"{found.metric}, mean and 95 % interval of n {'runs' if found.by else 'seeds'}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     cells = table(found)
     used = [i for i in range(len(HEADINGS) - 1) if any(row[i] for row in cells)]
     for i in used:

@@ -10,9 +10,11 @@ import numpy as np
 def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
     """Returns (mean, standard deviation, half width of the 95 % interval by Student's t).
 
-    The last two are NaN for a single value.
+    The last two are NaN for a single value, or if a value is not finite.
     """
     n = len(values)
+    if not all(map(math.isfinite, values)):
+        return sum(values) / n, math.nan, math.nan
     if n < 2:
         return values[0], math.nan, math.nan
     from scipy.stats import t

@@ -11,7 +11,7 @@ import numpy as np
 
 from core.common.fonts import drawing, one_line
 from core.compare.groups import Comparison, Contrast, Group
-from core.compare.table import format_n, format_value, in_percent, markdown
+from core.compare.table import format_n, format_value, in_percent, markdown, reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,7 +144,7 @@ def _seeds(axes: Axes, comparison: Comparison, group: Group, y: float) -> None:
 
 def _difference(axes: Axes, comparison: Comparison, one: Contrast | None, y: float) -> None:
     if one is None or one.difference is None:
-        text = "baseline" if one is None else "one seed: no interval"
+        text = "baseline" if one is None else f"{reason(comparison, one)}: no interval"
         free, side = ("right", -6) if _mostly_below(comparison) else ("left", 6)
         axes.annotate(text, (0, y), (side, 0), textcoords="offset points", va="center", ha=free, fontsize=9, color=EVEN)
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,9 +15,10 @@ from core.common.statistics import mean_and_interval
 from core.common.text import did_you_mean
 from core.compare.labels import MISSING, Setting, distinctive_fields, settings
 from core.compare.runs import FINISHED, Row, with_missing_fields
-from core.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
+from core.compare.statistics import LEVEL, Difference, difference, holm, holm_levels, seeds_needed
 from core.metrics.names import direction
 
+DATA = "data.images"  # the field that tells apart the data sets of a comparison, in addition to the declared ones
 MOST_NAMED, MOST_LETTERS = 5, 120  # failed seeds that are named, and letters of the message about each
 
 
@@ -48,8 +51,9 @@ class Group:
 class Contrast:
     """A group compared with the baseline.
 
-    difference: None if either has a single value.  p: corrected for the number of comparisons.  more: additional seeds
-    that each would need to show a difference of this size; None if the difference is significant, or if too many.
+    difference: None if either has a single value, or one that is not finite; its interval is corrected like p.  p:
+    corrected for the number of comparisons.  more: additional seeds that each would need to show a difference of this
+    size; None if the difference is significant, or if too many.
     """
 
     group: Group
@@ -66,13 +70,15 @@ class Contrast:
 class Comparison:
     """Settings compared by one metric.
 
-    direction: 1 if larger values are better, -1 if smaller ones are, None if that is not known.  groups: best first;
+    direction: 1 if larger values are better, -1 if smaller ones are, None if that is not known.  by: the field by which
+    runs were grouped, or None.  groups: best first;
     without a direction, the largest first.  contrasts: one for each group but the baseline, in the same order.
     differing: names of the fields that are not the same in all groups.  notes: runs that were skipped, and warnings.
     """
 
     metric: str
     direction: int | None
+    by: str | None
     groups: tuple[Group, ...]
     baseline: Group
     contrasts: tuple[Contrast, ...]
@@ -105,14 +111,14 @@ def compare(
 ) -> Comparison:
     """Group runs into settings and compare each with the baseline.
 
-    by: group by this field alone.  baseline: a label, a variant or a run; None: the best setting.  anyway: compare even
-    if the data differ.  ignore: fields that are ignored when runs are grouped, as the seed is; for example initial
-    weights that differ for each seed.  better: 1 if larger values are better, -1 if smaller ones are; None: as the
-    metric's name says, if it is a known one. Raises UserError.
+    by: group by this field alone.  baseline: a label, a variant or a run; None: the best setting with several seeds.
+    anyway: compare even if the data differ.  ignore: fields that are ignored when runs are grouped, as the seed is; for
+    example initial weights that differ for each seed.  better: 1 if larger values are better, -1 if smaller ones are;
+    None: as the metric's name says, if it is a known one. Raises UserError.
     """
     better = better or direction(metric)
     chosen_rows, notes = _comparable(_without(ignore, with_missing_fields(rows)), metric, anyway)
-    groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: -(better or 1) * group.summary[0])
+    groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: _place(group.summary[0], better or 1))
     if better is None and len(groups) > 1:
         notes.append(
             f"whether larger or smaller values of {metric} are better is not known, so no setting is called better; "
@@ -121,15 +127,21 @@ def compare(
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]
     found = [difference(group.values, chosen.values) for group in others]
-    tested = [one for one in found if one]
-    corrected = iter(holm([one.p for one in tested]))
-    against = [
-        Contrast(group, one, p := next(corrected) if one else float("nan"), _more(one, p, len(tested)))
-        for group, one in zip(others, found, strict=True)
-    ]
+    ps = [one.p for one in found if one]
+    corrected = iter(zip(holm(ps), holm_levels(ps), strict=True))
+    against = []
+    for group, one in zip(others, found, strict=True):
+        p, level = next(corrected) if one else (math.nan, LEVEL)
+        shown = difference(group.values, chosen.values, level) if level < LEVEL else one
+        against.append(Contrast(group, shown, p, _more(one, p, len(ps))))
     names = {name for group in groups for name in group.fields}
     differing = sorted(n for n in names if len({group.fields.get(n) for group in groups}) > 1)
-    return Comparison(metric, better, tuple(groups), chosen, tuple(against), tuple(differing), tuple(notes))
+    return Comparison(metric, better, by, tuple(groups), chosen, tuple(against), tuple(differing), tuple(notes))
+
+
+def _place(mean: float, better: int) -> tuple[bool, float]:
+    """Sorts the best mean first, and one that is not a number last."""
+    return math.isnan(mean), -better * mean
 
 
 def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
@@ -167,15 +179,25 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
             advice = "import them again with --data NAME, or use --anyway"
             raise UserError([f"{warning}, so their metrics may not be comparable; {advice}"])
         notes.append(f"warning: {warning}")
-    digests = {row.data for row in whole if row.data is not None}
-    if len(digests) > 1:
-        warning = f"these runs used {len(digests)} different data sets ({', '.join(sorted(d[:12] for d in digests))})"
+    if len({row.data for row in whole if row.data is not None}) > 1:
+        counts = Counter(_data(row) for row in whole if row.data is not None)
+        listed = ", ".join(f"{name} in {n} {'run' if n == 1 else 'runs'}" for name, n in sorted(counts.items()))
+        warning = f"these runs used {len(counts)} different data sets ({listed})"
         if not anyway:
             raise UserError([f"{warning}: their metrics are not comparable; to compare them anyway, use --anyway"])
         notes.append(f"warning: {warning}")
     limits = {row.fields.get("limit") for row in whole}
     stopped = [row for row in rows if row.status != FINISHED and row.fields.get("limit") in limits]
+    if len({row.data for row in whole}) > 1:  # runs on different images are no repetitions of each other
+        whole, stopped = ([replace(r, fields=r.fields | {DATA: _data(r)}) for r in part] for part in (whole, stopped))
     return [*whole, *stopped], notes
+
+
+def _data(row: Row) -> str:
+    """The name of a data set and the beginning of its digest."""
+    if row.data is None:
+        return "unknown"
+    return f"{row.data_name} {row.data[:8]}" if row.data_name else row.data[:12]
 
 
 def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) -> list[Group]:
@@ -236,8 +258,8 @@ def unfinished_reason(row: Row) -> str:
 
 
 def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
-    if baseline is None:
-        return groups[0]
+    if baseline is None:  # against a single seed, nothing could be tested
+        return next((group for group in groups if math.isfinite(group.summary[2])), groups[0])
     for group in groups:
         if baseline in (group.label, *(row.id for row in group.rows)):
             return group

@@ -26,7 +26,7 @@ class Row:
 
     fields: dotted name -> declared value as text, without the seed.  seed: pairs it with runs of other settings.
     data: digest of its images; None if unknown, as for some imported runs.  whole: whether it was trained on all of its
-    data to the end.  error: message of a failed run.
+    data to the end.  error: message of a failed run.  data_name: of its data set; empty if unknown.
     """
 
     id: str
@@ -40,6 +40,7 @@ class Row:
     whole: bool
     status: str = FINISHED
     error: str = ""
+    data_name: str = ""
 
 
 def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -154,6 +155,7 @@ def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any])
         summary["whole"],
         status,
         "" if status == FINISHED else RecordedRun(folder).tags.get("error", ""),
+        record["data"].get("name", ""),
     )
 
 

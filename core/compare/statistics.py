@@ -16,13 +16,15 @@ MOST = 1000  # maximum number of seeds that `seeds_needed` returns
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a minus mean of b, with the 95 % interval from low to high.
+    """Mean of a minus mean of b, with the interval from low to high: a 95 % interval unless its level was corrected.
 
-    p: two-sided p-value.  n: number of pairs; in Welch's test, the smaller number of seeds.  deviation: standard
-    deviation of the paired differences; in Welch's test, of the difference between one value of a and one of b.
+    means: of a and of b, over the pairs or over all values.  p: two-sided p-value, not corrected.  n: number of pairs;
+    in Welch's test, the smaller number of seeds.  deviation: standard deviation of the paired differences; in Welch's
+    test, of the difference between one value of a and one of b.
     """
 
     mean: float
+    means: tuple[float, float]
     low: float
     high: float
     p: float
@@ -31,12 +33,14 @@ class Difference:
     deviation: float
 
 
-def difference(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference | None:
-    """Test the difference between two settings. a, b: key (a seed) -> value.
+def difference(a: Mapping[Any, float], b: Mapping[Any, float], level: float = LEVEL) -> Difference | None:
+    """Test the difference between two settings. a, b: key (a seed) -> value.  level: 1 minus that of the interval.
 
     If two or more keys are in both, the test is paired over them; otherwise it is Welch's test (Welch, The
-    generalization of Student's problem, 1947). Returns None if either has a single value.
+    generalization of Student's problem, 1947). Returns None if either has a single value, or one that is not finite.
     """
+    if not all(map(math.isfinite, (*a.values(), *b.values()))):
+        return None
     common = sorted(set(a) & set(b), key=repr)
     paired = len(common) > 1
     if not paired and min(len(a), len(b)) < 2:
@@ -49,18 +53,18 @@ def difference(a: Mapping[Any, float], b: Mapping[Any, float]) -> Difference | N
     if deviation == 0:  # t is 0/0 or infinite
         low, high, p = mean, mean, float(mean == 0)
     else:
-        low, high, p = _t_test(x, y, paired)
-    return Difference(mean, low, high, p, min(len(x), len(y)), paired, deviation)
+        low, high, p = _t_test(x, y, paired, level)
+    return Difference(mean, (float(x.mean()), float(y.mean())), low, high, p, min(len(x), len(y)), paired, deviation)
 
 
-def _t_test(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float, float, float]:
+def _t_test(a: np.ndarray, b: np.ndarray, paired: bool, level: float) -> tuple[float, float, float]:
     """(low, high, p) of the difference of means."""
     from scipy.stats import ttest_ind, ttest_rel  # imported here: it takes a second
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # "precision loss" of values that differ by rounding alone
         test = ttest_rel(a, b) if paired else ttest_ind(a, b, equal_var=False)
-        low, high = test.confidence_interval(1 - LEVEL)
+        low, high = test.confidence_interval(1 - level)
     return float(low), float(high), float(test.pvalue)
 
 
@@ -73,6 +77,15 @@ def holm(ps: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(ps) - place) * ps[i]))
         corrected[i] = least
     return corrected.tolist()
+
+
+def holm_levels(ps: Sequence[float]) -> list[float]:
+    """Returns for each test the level of the interval that leaves out 0 exactly if the p-value that Holm's method
+    corrects is below LEVEL: never wider than Bonferroni's, and LEVEL itself for a single test."""
+    steps = np.empty(len(ps))
+    steps[np.argsort(ps, kind="stable")] = range(len(ps), 0, -1)
+    corrected = holm(ps)
+    return [LEVEL * min(1 / step, p / q if q else 1.0) for p, q, step in zip(ps, corrected, steps, strict=True)]
 
 
 def power(effect: float, deviation: float, n: int, paired: bool, comparisons: int = 1) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from core.common.text import duration
 from core.compare.groups import Comparison, Contrast, Group
-from core.compare.statistics import MOST
+from core.compare.statistics import LEVEL, MOST
 from core.metrics.names import FRACTIONS
 
 HEADINGS = ("setting", "n", "mean", "best", "difference", "p", "time", "images/s", "parameters", "differs in")
@@ -24,22 +24,48 @@ def sentences(comparison: Comparison) -> Iterator[str]:
 def _sentence(comparison: Comparison, one: Contrast) -> str:
     base, name, difference = comparison.baseline.label, one.group.label, one.difference
     if difference is None:
+        odd = [g.label for g in (one.group, comparison.baseline) if not all(map(math.isfinite, g.values.values()))]
+        if odd:
+            return (
+                f"{name} against {base}: not compared, because {comparison.metric} of {' and '.join(odd)} is not finite"
+            )
         alone = [group.label for group in (one.group, comparison.baseline) if len(group.values) < 2]
-        return f"{name} against {base}: {' and '.join(alone)} with a single seed: no interval"
+        return f"{name} against {base}: {' and '.join(alone)} with a single {_what(comparison)[:-1]}: no interval"
     better, worse = (name, base) if difference.mean * (comparison.direction or 1) > 0 else (base, name)
     low, high = sorted((difference.low, difference.high), key=abs)
     size = _amount(comparison.metric, abs(difference.mean))
-    seeds = f"{difference.n} {'paired seeds' if difference.paired else 'seeds or more, unpaired'}"
+    over = _over(comparison, one)
+    corrected = f" after correction for {len(comparison.contrasts)} comparisons"
     if one.significant:
         interval = f"{format_value(comparison.metric, abs(low))} to {format_value(comparison.metric, abs(high))}"
-        corrected = f", p = {one.p:.2g} after correction" if len(comparison.contrasts) > 1 else ""
+        p = f", p = {one.p:.2g}, corrected like the interval" if len(comparison.contrasts) > 1 else ""
         beats = f"beats {worse} by" if comparison.direction else f"has a larger {comparison.metric} than {worse}, by"
-        return f"{better} {beats} {size} (95 % interval {interval}, {seeds}{corrected})"
-    corrected = f" after correction for {len(comparison.contrasts)} comparisons" if low * high > 0 else ""
-    result = f"{name} against {base}: no difference shown{corrected} ({seeds})"
+        return f"{better} {beats} {size} (95 % interval {interval}, {over}{p})"
+    result = f"{name} against {base}: no difference shown{corrected if difference.p < LEVEL else ''} ({over})"
     if one.more is None:
-        return f"{result}; {size} would take more than {MOST:,} seeds to show"
-    return f"{result}; about {one.more} more seeds each would show {size}"
+        return f"{result}; {size} would take more than {MOST:,} {_what(comparison)} to show"
+    return f"{result}; about {one.more} more {_what(comparison)} each would show {size}"
+
+
+def _what(comparison: Comparison) -> str:
+    return "runs" if comparison.by else "seeds"
+
+
+def _over(comparison: Comparison, one: Contrast) -> str:
+    """What a difference is a mean over, with the means of the pairs if the table has those of more runs."""
+    assert one.difference is not None
+    difference, groups = one.difference, (one.group, comparison.baseline)
+    if not difference.paired:
+        return f"{difference.n} {_what(comparison)} or more, unpaired"
+    pairs = f"{difference.n} paired {_what(comparison)}"
+    pairs += f", alike in all but {comparison.by}" if comparison.by else ""
+    if all(len(group.values) == difference.n for group in groups):
+        return pairs
+    means = " and ".join(
+        f"{format_value(comparison.metric, mean)} of {group.label}"
+        for mean, group in zip(difference.means, groups, strict=True)
+    )
+    return f"{pairs}, with the means {means}"
 
 
 def _amount(metric: str, value: float) -> str:
@@ -65,16 +91,19 @@ def table(comparison: Comparison) -> list[list[str]]:
 
 def _row(comparison: Comparison, group: Group, one: Contrast | None) -> list[str]:
     mean, _, half = group.summary
-    best = (max if comparison.direction == 1 else min)(group.values.values()) if comparison.direction else None
+    finite = [value for value in group.values.values() if not math.isnan(value)] or [math.nan]
+    best = (max if comparison.direction == 1 else min)(finite) if comparison.direction else None
     spread = "" if math.isnan(half) else f" +- {format_value(comparison.metric, half)}"
     unit = " %" if in_percent(comparison.metric) else ""
     difference, apart = one.difference if one else None, comparison.distinctive[group.label]
-    versus = "baseline" if one is None else "one seed"
+    versus = "baseline" if one is None else reason(comparison, one)
     if difference:
         low, high = (format_value(comparison.metric, end) for end in (difference.low, difference.high))
         versus = (
             f"{'+' if difference.mean > 0 else ''}{format_value(comparison.metric, difference.mean)} [{low}, {high}]"
         )
+        if difference.paired and max(len(group.values), len(comparison.baseline.values)) > difference.n:
+            versus += f" ({difference.n} pairs)"
     return [
         group.label,
         format_n(group),
@@ -87,6 +116,12 @@ def _row(comparison: Comparison, group: Group, one: Contrast | None) -> list[str
         "" if (parameters := group.rows[0].parameters) is None else f"{parameters:,}",
         "" if apart in group.label else apart,
     ]
+
+
+def reason(comparison: Comparison, one: Contrast) -> str:
+    """Why a setting has no difference to the baseline, in two words."""
+    alone = min(len(group.values) for group in (one.group, comparison.baseline)) < 2
+    return f"one {_what(comparison)[:-1]}" if alone else "not finite"
 
 
 def format_n(group: Group) -> str:

@@ -16,7 +16,7 @@ from core.common.signals import Stop
 from core.common.statistics import mean_and_interval
 from core.experiment import Experiment
 from core.runs.trained import Run, declares
-from core.search.objectives import amount
+from core.search.objectives import amount, number
 from core.search.pool import Worker
 from core.search.study import MAX_DEATHS, StudyRunner
 from core.search.trial import Task
@@ -73,13 +73,16 @@ def confirm(runner: StudyRunner, best: Sequence[FrozenTrial], seeds: int, stop: 
 def messages(runner: StudyRunner, confirmed: Sequence[Confirmed]) -> list[str]:
     """Describe the retrained trials, one line each. Only the recommended one is reported on the test split."""
     lines, goal = [], runner.goals.names[0]
+    fraction = number(goal, 0.0).endswith("%")
     for one in confirmed:
         mean, _, half = mean_and_interval(list(one.values))
         optimism = (one.searched - mean) * (1 if runner.goals.larger_is_better(goal) else -1)
-        spread = f" +- {amount(goal, half)}" if len(one.values) > 1 else ""
+        apart = f"{100 * optimism:z.2f} points" if fraction else number(goal, optimism)
+        spread = f" +- {number(goal, half)}" if len(one.values) > 1 else ""
+        seeds = "1 new seed" if len(one.values) == 1 else f"{len(one.values)} new seeds"
         lines.append(
-            f"trial {one.trial}: {amount(goal, mean)}{spread} with {len(one.values)} new seeds, "
-            f"{amount(goal, one.searched)} in the search; optimism {amount(goal, optimism)}"
+            f"trial {one.trial}: {amount(goal, mean)}{spread} with {seeds}, "
+            f"{number(goal, one.searched)} in the search; optimism of the search {apart}"
         )
         lines += [f"  {error}" for error in one.failed]
     if confirmed:

@@ -73,14 +73,20 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
 
 def summary(values: Sequence[float], goals: Goals) -> str:
     """Format scores in one line, for messages: accuracy 98.61%, 65,834 parameters."""
-    return ", ".join(amount(name, value, True) for name, value in zip(goals.names, values, strict=True))
+    return ", ".join(amount(name, value) for name, value in zip(goals.names, values, strict=True))
 
 
-def amount(name: str, value: float, named: bool = False) -> str:
-    """Format one score, for messages: accuracy 98.61%."""
+def amount(name: str, value: float) -> str:
+    """Format one score with its name, for messages: accuracy 98.61%."""
     if name == "parameters":
-        return f"{value:,.0f} parameters"
+        return f"{number(name, value)} parameters"
+    return number(name, value) if name == "seconds" else f"{name.rsplit('/', 1)[-1]} {number(name, value)}"
+
+
+def number(name: str, value: float) -> str:
+    """Format the value of a score without its name, for messages: 98.61%."""
+    if name == "parameters":
+        return f"{value:z,.0f}"
     if name == "seconds":
-        return f"{value:,.1f} s"
-    short = name.rsplit("/", 1)[-1]
-    return f"{short} {value:.4f}" if sign(name) < 0 else f"{short} {value:.2%}"
+        return f"{value:z,.1f} s"
+    return f"{value:z.4f}" if sign(name) < 0 else f"{value:z.2%}"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from xml.etree import ElementTree
 
@@ -11,13 +12,14 @@ from PIL import Image
 
 from core.cli.compare import main as command
 from core.cli.main import labbook as main
+from core.common import paths
 from core.common.errors import UserError
 from core.common.plots import band
 from core.compare import forest_plot
 from core.compare.groups import compare
 from core.compare.page import page
 from core.compare.runs import rows
-from core.compare.statistics import holm
+from core.compare.statistics import difference, holm
 from core.compare.table import as_csv, markdown, sentences, table
 from core.record.journal import Journal
 from core.runs.trained import Run
@@ -168,9 +170,82 @@ def test_other_data_are_refused_unless_anyway(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.94))
     seeds(lab, PLAIN, (0.96, 0.94), variant="plain", data="d2")
     found, _ = rows(["tiny"])
-    with pytest.raises(UserError, match=r"2 different data sets \(d1, d2\).*--anyway"):
+    with pytest.raises(UserError, match=r"2 different data sets \(d1 in 2 runs, d2 in 2 runs\).*--anyway"):
         compare(found, "test/accuracy")
     assert "warning: these runs used 2 different" in compare(found, "test/accuracy", anyway=True).notes[0]
+
+
+def test_runs_on_different_data_are_named_and_never_folded_as_seeds(lab):
+    for data, name, values in (("d1aaaaaaaaaa", "flowers", (0.96, 0.94)), ("d2aaaaaaaaaa", "birds", (0.5, 0.6))):
+        for seed, value in enumerate(values):
+            run = lab(EXPERIMENT.but({"seed": seed}), value)
+            path = paths.runs() / run / "artifacts" / "record.json"
+            record = json.loads(path.read_text()) | {"data": {"digest": data, "name": name}}
+            path.write_text(json.dumps(record))
+    found, _ = rows(["tiny"])
+    with pytest.raises(UserError, match=r"\(birds d2aaaaaa in 2 runs, flowers d1aaaaaa in 2 runs\)"):
+        compare(found, "test/accuracy")
+    anyway = compare(found, "test/accuracy", anyway=True)
+    assert [(group.label, len(group.values)) for group in anyway.groups] == [
+        ("base (data.images=flowers d1aaaaaa)", 2),
+        ("base (data.images=birds d2aaaaaa)", 2),
+    ]
+    assert not any("run again" in note for note in anyway.notes)
+
+
+def test_a_single_seed_is_no_baseline_unless_it_is_asked_for(lab):
+    lab(EXPERIMENT.but({"epochs": 99}), 0.99)
+    seeds(lab, EXPERIMENT, (0.96, 0.95))
+    seeds(lab, PLAIN, (0.5, 0.51), variant="plain")
+    found, _ = rows(["tiny"])
+    assert compare(found, "test/accuracy").baseline.label == "base (epochs=30)"
+    assert compare(found, "test/accuracy", baseline="base (epochs=99)").baseline.label == "base (epochs=99)"
+    assert any("beats plain" in line for line in sentences(compare(found, "test/accuracy")))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("metric", ["test/loss", "val/fun", "test/accuracy"])
+def test_a_value_that_is_not_finite_is_sorted_last_and_compared_with_nothing(lab, home, tmp_path, bad, metric):
+    worst = -bad if metric != "test/loss" else bad
+    three_of_each(lab, home, metric, (0.3, worst, 0.29), (0.1, 0.11, 0.09))
+    found = compare(*rows(["tiny"])[:1], metric)
+    assert [group.label for group in found.groups] == ["plain", "base"]
+    (line,) = sentences(found)
+    assert line == f"base against plain: not compared, because {metric} of base is not finite"
+    assert table(found)[1][4:6] == ["not finite", ""]
+    forest_plot.save(found, tmp_path / "a.png")
+    assert "nan would" not in markdown(found)
+    assert as_csv(found)
+
+
+def test_the_interval_is_corrected_like_its_p(lab):
+    seeds(lab, EXPERIMENT, (0.960, 0.962, 0.961))
+    for number, low in enumerate((0.940, 0.955, 0.9575, 0.957, 0.9586)):
+        seeds(lab, EXPERIMENT.but({"optimizer.lr": 0.2 + number}), (low, low + 0.0035, low + 0.001))
+    found = compare(*rows(["tiny"])[:1], "test/accuracy", baseline="base (optimizer.lr=0.1)")
+    raw = [difference(one.group.values, found.baseline.values) for one in found.contrasts]
+    assert any(one.low * one.high > 0 and not contrast.significant
+               for one, contrast in zip(raw, found.contrasts, strict=True))  # fmt: skip
+    for one, contrast in zip(raw, found.contrasts, strict=True):
+        shown = contrast.difference
+        assert shown.high - shown.low >= one.high - one.low
+        assert (shown.low * shown.high > 0) == contrast.significant
+    assert any("corrected like the interval" in line for line in sentences(found))
+
+
+def test_numbers_by_a_field_state_what_they_are_over_and_agree(lab):
+    for epochs in (10, 20, 30, 40, 50):
+        lab(EXPERIMENT.but({"loss.label_smoothing": 0.0, "epochs": epochs}), 0.9 + epochs / 1000)
+    for epochs in (10, 20, 30):
+        lab(EXPERIMENT.but({"loss.label_smoothing": 0.1, "epochs": epochs}), 0.92 + epochs / 1000 + epochs % 20 / 1e4)
+    found = compare(*rows(["tiny"])[:1], "test/accuracy", by="loss.label_smoothing")
+    (line,) = sentences(found)
+    alike = "3 paired runs, alike in all but loss.label_smoothing"
+    means = "with the means 92.00 of loss.label_smoothing=0.0 and 94.07 of loss.label_smoothing=0.1"
+    assert f"{alike}, {means}" in line
+    assert "beats loss.label_smoothing=0.0 by 2.07 points" in line  # the mean in the table is over five runs
+    assert [row[1] for row in table(found)] == ["3", "5"]
+    assert table(found)[1][4].endswith("(3 pairs)")
 
 
 def test_smoke_runs_are_left_out_where_there_are_others(lab):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.compare.statistics import LEVEL, POWER, difference, holm, power, seeds_needed
+from core.compare.statistics import LEVEL, POWER, difference, holm, holm_levels, power, seeds_needed
 
 TIMES = 2000
 
@@ -113,3 +113,12 @@ def test_holm_corrects_upwards_and_keeps_the_order(ps):
 
 def test_holm_is_the_papers_example():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(1e-12, 1), min_size=1, max_size=12))
+def test_the_level_of_an_interval_agrees_with_the_corrected_p_value(ps):
+    for p, level, corrected in zip(ps, holm_levels(ps), holm(ps), strict=True):
+        if abs(corrected - LEVEL) > 1e-9:
+            assert (p < level) == (corrected < LEVEL)
+        assert LEVEL / len(ps) * min(1, p) <= level <= LEVEL
+    assert holm_levels([0.3]) == [LEVEL]

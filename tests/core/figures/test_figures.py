@@ -111,7 +111,7 @@ def test_runs_on_different_data_make_no_figure(lab, page, capsys):
     lab(EXPERIMENT.but({"seed": 1}), 0.96, data="d2")
     path = page(f"x {figure('tiny seeds=2', '1.0 %')}\n")
     assert main([str(path)]) == 1
-    assert "tiny base: these runs used 2 different data sets (d1, d2)" in capsys.readouterr().out
+    assert "tiny base: these runs used 2 different data sets (d1 in 1 run, d2 in 1 run)" in capsys.readouterr().out
 
 
 def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, page, capsys):
