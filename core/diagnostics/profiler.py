@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -54,6 +55,8 @@ class _Profiler:
     def start_if_due(self) -> None:
         if self.done == self.first and self.total > 0:
             self._wait()
+            if self.device.type != "cuda":  # without a driver, Kineto reports its absence as an error
+                os.environ.setdefault("KINETO_LOG_LEVEL", "6")
             kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])
             self.running = profile(activities=kinds, record_shapes=True, profile_memory=True, acc_events=True)
             self.running.start()

@@ -141,8 +141,11 @@ def test_summary_on_the_command_line(capsys, home):
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(3, 5), (1, 5)], ids=["after_warmup", "fewer_steps_than_the_warmup"])
-def test_a_profile_is_kept_with_the_run(epochs, steps, home):
+def test_a_profile_is_kept_with_the_run(epochs, steps, home, capfd):
     run = train(BASE.but({"epochs": epochs}), Launch(profile=True, **OFFLINE))
+    printed = capfd.readouterr()
+    assert "profile of" in printed.out
+    assert not any(mark in printed.out + printed.err for mark in ("ERROR", "USDT", ".cpp"))
     assert {"profile/trace.json.gz", "profile/operations.txt", "profile/memory.txt"} <= kept(run)
     folder = run.folder / "artifacts" / "profile"
     assert sorted(path.name for path in folder.iterdir()) == ["memory.txt", "operations.txt", "trace.json.gz"]
