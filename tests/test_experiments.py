@@ -3,6 +3,7 @@
 import importlib
 import io
 import tarfile
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,30 +34,51 @@ def tree(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def smoked(forge, tree, tmp_path_factory):
+    """Trains an experiment by name, once, in a home that all share: (the home, exit status, output)."""
+    home = tmp_path_factory.mktemp("home")
+
+    @cache
+    def train(name):
+        declared = importlib.import_module(f"experiments.{name}").EXPERIMENT
+        root = [] if declared.data.embedded else ["--root", str(tree)]
+        # no weights to fetch, and photographs as small as the tree's
+        drawn = ["--model.weights", "none"] if declared.model.weights else []
+        small = ["--data.size", "32"] if "size" in type(declared.data).model_fields else []
+        small += ["--model.resize", "32"] if getattr(declared.model, "resize", None) else []
+        words = (f"experiments.{name}", "--smoke", "--mlflow", "false", *root, *drawn, *small)
+        return home, *forge.run(*words, env={"LABBOOK_HOME": str(home)})
+
+    return train
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_smoke(name, forge, tree, home):
+def test_smoke(name, smoked):
+    _, status, text = smoked(name)
+    assert status == 0, text
+
+
+def test_all_of_them_are_whole_in_mlflow(smoked, forge):
     from mlflow import MlflowClient
 
-    declared = importlib.import_module(f"experiments.{name}").EXPERIMENT
-    root = [] if declared.data.embedded else ["--root", str(tree)]
-    # no weights to fetch, and photographs as small as the tree's
-    drawn = ["--model.weights", "none"] if declared.model.weights else []
-    small = ["--data.size", "32"] if "size" in type(declared.data).model_fields else []
-    small += ["--model.resize", "32"] if getattr(declared.model, "resize", None) else []
-    status, text = forge.run(f"experiments.{name}", "--smoke", *root, *drawn, *small)
+    (home,) = {smoked(name)[0] for name in EXPERIMENTS}
+    status, text = forge.run("core", "sync", env={"LABBOOK_HOME": str(home)})
     assert status == 0, text
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    (experiment,) = [e for e in client.search_experiments() if e.name == name]
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["smoke"] == "true"
-    assert run.data.params["model"] == type(declared.model).__name__
-    for metric in ("train/loss", "val/accuracy", "val/top5", "step/loss", "step/grad_norm", "lr", "test/accuracy"):
-        assert metric in run.data.metrics
-    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert {RECORD, "learning_curves.png", "confusion_matrix.png", "confusion_matrix.csv", "weights"} <= kept
-    assert run.inputs.dataset_inputs[0].dataset.name
-    assert not run.info.artifact_uri.startswith("mlflow-artifacts:")
+    experiments = {experiment.name: experiment for experiment in client.search_experiments()}
+    for name in EXPERIMENTS:
+        (run,) = client.search_runs([experiments[name].experiment_id])
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["smoke"] == "true"
+        declared = importlib.import_module(f"experiments.{name}").EXPERIMENT
+        assert run.data.params["model"] == type(declared.model).__name__
+        for metric in ("train/loss", "val/accuracy", "val/top5", "step/loss", "step/grad_norm", "lr", "test/accuracy"):
+            assert metric in run.data.metrics, name
+        kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        assert {RECORD, "learning_curves.png", "confusion_matrix.png", "confusion_matrix.csv", "weights"} <= kept
+        assert run.inputs.dataset_inputs[0].dataset.name
+        assert not run.info.artifact_uri.startswith("mlflow-artifacts:")
 
 
 def listed(forge):

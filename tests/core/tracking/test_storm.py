@@ -65,7 +65,7 @@ def has_trained(home: Path, process: Process) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("point", ["batch gathered", "batch sent"])
+@pytest.mark.parametrize("point", [pytest.param("batch gathered", marks=pytest.mark.slow), "batch sent"])
 def test_trainer_and_mirror_killed_then_synced_then_resumed(point: str, start: Start, home: Path) -> None:
     trainer = start(*WORDS, LABBOOK_FAILPOINT=point)  # the mirror dies there
     wait_for(lambda: steps_in(home) >= 5, 60)
@@ -111,7 +111,9 @@ def test_a_run_does_not_wait_for_a_locked_store(start: Start, home: Path) -> Non
     assert_arrives(start, trainer, folder)
 
 
-@pytest.mark.parametrize("mode", ["down", "hang", "error"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("down", marks=pytest.mark.slow), "hang", pytest.param("error", marks=pytest.mark.slow)]
+)
 def test_a_run_does_not_wait_for_a_server_that_fails_from_start_to_end(
     mode: str, start: Start, home: Path, server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,7 @@ def test_another_number_of_processes_is_said_aloud(forge, home):
     assert "this run is no longer bit-exact: processes: 2 then, 1 now" in text
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_to_the_same_bits(undisturbed, home, torchrun):
     agent, output = torchrun("--nproc-per-node", "2", "--max-restarts", "1", "-m", *WORDS)
     wait_for_step(home, 30)
