@@ -174,7 +174,7 @@ def _zip(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
             member, content = _bounded(Member(_plain(name), info.file_size, folder=info.is_dir()), path), None
             if not member.folder and wanted(member):
                 if info.compress_type not in zips.METHODS:
-                    method = zipfile.compressor_names.get(info.compress_type, str(info.compress_type))
+                    method = zips.OTHER_METHODS.get(info.compress_type, str(info.compress_type))
                     advice = "which is not supported; unpack it and use the folder, or create it again with Deflate"
                     raise DataError([f"{path}: {printable(name)} is compressed by the method {method}, {advice}"])
                 if (content := zips.content_of(archive, info)) is None:

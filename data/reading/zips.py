@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+OTHER_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 _UTF8, _UNIX, _UNICODE_PATH = 0x800, 3, 0x7075
 
 

@@ -371,7 +371,7 @@ def test_a_method_that_is_not_supported_is_named(tmp_path):
         (0x14).to_bytes(2, "little") + bytes(4), (0x14).to_bytes(2, "little") + b"\0\0\x09\0"
     )
     path.write_bytes(raw)
-    with pytest.raises(DataError, match=r"a\.png is compressed by the method deflate64, which is not supported"):
+    with pytest.raises(DataError, match=r"a\.png is compressed by the method Deflate64, which is not supported"):
         everything(path)
 
 
