@@ -12,13 +12,14 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from core.common.errors import DataError
 from data.reading import extras
 from data.reading.disk import as_data_error
-from data.reading.progress import printable
+from data.reading.progress import first, printable, say
 
 MEMBER_LIMIT = 256 * 2**20  # bytes of one file; the largest official file, train of CIFAR-100, has 155 MB
 TOTAL_LIMIT = 2 * 2**30  # bytes of all files with their headers, in a small archive
@@ -95,6 +96,7 @@ def fingerprint(path: Path) -> str:
             line = f"\n{member.size} {member.mtime_ns} {member.folder} {member.name}"
             digest.update(line.encode("utf-8", "surrogateescape"))
     else:
+        _refuse_irregular(path)
         with as_data_error(path):
             status = path.stat()
         digest.update(f"\n{status.st_size} {status.st_mtime_ns}".encode())
@@ -150,23 +152,35 @@ def _unlisted(error: OSError) -> DataError:
 def _zip(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
     import zipfile
 
+    from data.reading import zips
+
     total, limit = 0, _limit(path)
+    guessed: list[str] = []
     with zipfile.ZipFile(path) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         if infos and infos[0].header_offset:
             raise _joined(path, "a zip program")
         for info in infos:
-            _refuse_unsafe(info.filename, path)
+            name, certain = zips.name_of(info)
+            guessed += [] if certain else [name]
+            _refuse_unsafe(name, path)
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _refused(info.filename, path, "a link or a device")
+                raise _refused(name, path, "a link or a device")
             if info.flag_bits & 1:
-                raise _refused(info.filename, path, "an encrypted file")
+                raise _refused(name, path, "an encrypted file")
             total += info.file_size + HEADER_BYTES
             if total > limit:
                 raise _too_much(path, limit)
-            member = _bounded(Member(_plain(info.filename), info.file_size, folder=info.is_dir()), path)
-            # ZipFile.read returns at most file_size bytes and checks the CRC
-            yield member, archive.read(info) if not member.folder and wanted(member) else None
+            member, content = _bounded(Member(_plain(name), info.file_size, folder=info.is_dir()), path), None
+            if not member.folder and wanted(member):
+                if info.compress_type not in zips.METHODS:
+                    method = zips.OTHER_METHODS.get(info.compress_type, str(info.compress_type))
+                    advice = "which is not supported; unpack it and use the folder, or create it again with Deflate"
+                    raise DataError([f"{path}: {printable(name)} is compressed by the method {method}, {advice}"])
+                if (content := zips.content_of(archive, info)) is None:
+                    raise _refused(name, path, "more data than it claims")
+            yield member, content
+        _tell_guessed(path, tuple(guessed))
 
 
 def _lmdb(path: Path, wanted: Wanted) -> Iterator[tuple[Member, Content]]:
@@ -243,6 +257,7 @@ class _Stream:
 
 
 def _kind(path: Path) -> str:
+    _refuse_irregular(path)
     with as_data_error(path), path.open("rb") as stream:
         head = stream.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -256,6 +271,13 @@ def _kind(path: Path) -> str:
             return module
     kinds = "a folder, tar, tar.gz, tar.bz2, tar.xz, zip or LMDB"
     raise DataError([f"{path} is not {kinds}; unpack it and use the folder"])
+
+
+def _refuse_irregular(path: Path) -> None:
+    """Raises DataError for a pipe or a device, which may never end."""
+    with as_data_error(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError([f"{path} is not a regular file"])
 
 
 def _guarded(path: Path, stream: Iterator[tuple[Member, Content]]) -> Iterator[tuple[Member, Content]]:
@@ -299,6 +321,14 @@ def _limit(path: Path) -> int:
 def _refused(name: str, path: Path, what: str) -> DataError:
     reason = f"its member {printable(name)} is or has {what}; get the archive from a source you trust"
     return DataError([f"{path} is rejected: {reason}"])
+
+
+@cache
+def _tell_guessed(path: Path, names: tuple[str, ...]) -> None:
+    """Warn, once, about names in a zip that do not say in which encoding they are."""
+    if names:
+        shown = ", ".join(first([printable(name) for name in names], 3))
+        say(f"warning: {path.name}: {len(names):,} names have no known encoding and are read as cp437: {shown}")
 
 
 def _joined(path: Path, tool: str) -> DataError:

@@ -21,6 +21,7 @@ POLICY = (
     "first frame; upright by EXIF; color profiles ignored"
 )
 MAX_PIXELS = 89_478_485  # 256 MiB as RGB; checked in the header, before decoding
+REDUCED = 2  # JPEGs with up to so many times these pixels (Pillow opens no larger ones) are reduced while decoding
 # an explicit list, because some formats of Pillow start other programs (EPS)
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = frozenset(
@@ -75,12 +76,15 @@ def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             area = image.width * image.height
-            if area > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS:,}")
+            reducible = size is not None and image.format == "JPEG"
+            if area > MAX_PIXELS * (REDUCED if reducible else 1):
+                raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS:,}; reduce it")
             orientation = _orientation(image)
             share = _share(choose, image, orientation) if choose else None
-            if size is not None and image.format == "JPEG":
+            if size is not None and reducible:
                 least = _enough(size, share, orientation) if share else (4 * size, 4 * size)
+                if area > MAX_PIXELS:  # decoded at scale 1/2 at most, although a small crop would need more
+                    least = (min(least[0], image.width // 2), min(least[1], image.height // 2))
                 if min(image.width // least[0], image.height // least[1]) > 1:
                     image.draft(None, least)  # decodes at scale 1/2, 1/4 or 1/8, but never below `least`
                 elif share and image.mode in ("RGB", "L"):

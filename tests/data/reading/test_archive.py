@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -305,3 +306,77 @@ def test_archives_joined_by_cat_are_refused(name, tmp_path):
         everything(tmp_path / name)
     (tmp_path / name).write_bytes(content)
     assert everything(tmp_path / name)
+
+
+def zipped(path, name, content, method=zipfile.ZIP_STORED, claims=None, system=0):
+    """A zip of one member, whose name are these bytes, without the UTF-8 flag; claims: its size in the headers."""
+    stand_in = "x" * len(name)
+    with zipfile.ZipFile(path, "w", method) as made:
+        info = zipfile.ZipInfo(stand_in)
+        info.compress_type, info.create_system = method, system
+        made.writestr(info, content)
+    raw = path.read_bytes().replace(stand_in.encode(), name)
+    if claims is not None:
+        raw = raw.replace(len(content).to_bytes(4, "little"), claims.to_bytes(4, "little"))
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("raw", "system", "expected", "warned"),
+    [
+        ("b\u00e4r/\u718a.png".encode(), 0, "b\u00e4r/\u718a.png", False),
+        ("b\u00e4r/1.png".encode("cp437"), 0, "b\u00e4r/1.png", True),
+        ("b\u00e4r/1.png".encode("latin-1"), 3, os.fsdecode("b\u00e4r/1.png".encode("latin-1")), False),
+        (b"bear/1.png", 0, "bear/1.png", False),
+    ],
+    ids=["utf8", "cp437", "unix", "ascii"],
+)
+def test_names_in_a_zip_without_the_utf8_flag_are_read_as_unpackers_do(raw, system, expected, warned, tmp_path, capsys):
+    path = zipped(tmp_path / "a.zip", raw, b"content", system=system)
+    assert everything(path) == {expected: b"content"}
+    assert ("a.zip: 1 names have no known encoding" in capsys.readouterr().err) == warned
+
+
+def test_the_unicode_path_of_a_zip_counts_before_its_name(tmp_path):
+    raw = "\u718a".encode("gbk") + b".png"
+    body = b"\1" + zlib.crc32(raw).to_bytes(4, "little") + "\u718a.png".encode()
+    info = zipfile.ZipInfo("xx.png")
+    info.extra = (0x7075).to_bytes(2, "little") + len(body).to_bytes(2, "little") + body
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
+        made.writestr(info, b"content")
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace(b"xx.png", raw))
+    assert everything(tmp_path / "a.zip") == {"\u718a.png": b"content"}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_holds_more_than_it_claims_is_never_unpacked(method, tmp_path):
+    path = zipped(tmp_path / "a.zip", b"a.png", bytes(123_456_789), method, claims=100)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a\.png is or has more data than it claims"):
+        everything(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
+    honest = zipped(tmp_path / "b.zip", b"a.png", noise(0, 200, 200).tobytes() * 9, method)
+    assert everything(honest) == {"a.png": noise(0, 200, 200).tobytes() * 9}
+    honest.write_bytes(honest.read_bytes().replace(b"a.png", b"b.png", 1))
+    with pytest.raises(DataError, match="is damaged or incomplete"):
+        everything(honest)
+
+
+def test_a_method_that_is_not_supported_is_named(tmp_path):
+    path = zipped(tmp_path / "a.zip", b"a.png", b"content")
+    raw = path.read_bytes().replace(
+        (0x14).to_bytes(2, "little") + bytes(4), (0x14).to_bytes(2, "little") + b"\0\0\x09\0"
+    )
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.png is compressed by the method Deflate64, which is not supported"):
+        everything(path)
+
+
+def test_a_pipe_as_the_source_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    for read in (everything, archive.fingerprint):
+        with pytest.raises(DataError, match=r"a\.tar is not a regular file"):
+            read(tmp_path / "a.tar")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.reading import decode as module
-from data.reading.decode import Unreadable, decode
+from data.reading.decode import Unreadable, decode, decode_crop
 from tests.support.golden import GOLDEN, saved
 from tests.support.samples import encoded, noise
 
@@ -63,6 +63,28 @@ def test_a_large_jpeg_decoded_at_reduced_scale_looks_the_same():
     waves = waves.astype(np.uint8)
     direct = decode(encoded(waves), "a.png", 32).astype(int)
     assert np.abs(decode(encoded(waves, "JPEG", quality=98), "a.jpg", 32) - direct).mean() < 1.5
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_jpeg_beyond_the_limit_is_reduced_while_it_is_decoded(monkeypatch):
+    waves = np.fromfunction(lambda y, x, c: 127 + 100 * np.sin(x / 90 + c) * np.cos(y / 70), (800, 1200, 3))
+    content, png = (encoded(waves.astype(np.uint8), form) for form in ("JPEG", "PNG"))
+    crops = [decode_crop(content, "a.jpg", 300, lambda height, width: (10, 20, 700, 900)).astype(int)]
+    crops.append(decode(content, "a.jpg", 300).astype(int))
+    monkeypatch.setattr(module, "MAX_PIXELS", 600_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600_000)
+    reduced = [
+        decode_crop(content, "a.jpg", 300, lambda height, width: (10, 20, 700, 900)),
+        decode(content, "a.jpg", 300),
+    ]
+    for ours, theirs in zip(reduced, crops, strict=True):
+        assert np.abs(ours - theirs).mean() < 2
+    with pytest.raises(Unreadable, match="1200 x 800 pixels exceed the limit of 600,000; reduce it"):
+        decode(png, "a.png", 300)
+    monkeypatch.setattr(module, "MAX_PIXELS", 400_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
+    with pytest.raises(Unreadable, match=r"exceed|bomb"):
+        decode(content, "a.jpg", 300)
 
 
 def png_header(width, height):
