@@ -9,21 +9,30 @@ from core.common.arguments import VerbParser
 from core.common.terminal import tell
 from core.record import journal
 from core.runs.trained import load
-from core.tracking.api import public_uri, sync
+from core.tracking.api import default_uri, public_uri, sync, tracking_uri
 
 
 def main(words: Sequence[str]) -> int:
-    """Returns the exit status: 0 if MLflow has all of the runs, else 1. Raises UserError."""
+    """Returns the exit status: 0 if MLflow has all of the runs but those that were deleted in it, else 1. Raises
+    UserError."""
     parser = VerbParser("sync", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs to send; without any, all runs on record")
     given = parser.parse_args(list(words))
+    if tracking_uri() == default_uri():
+        from core.tracking.mend import mend_store
+
+        for line in mend_store():
+            tell(line)
     every = sorted(path.parent for path in paths.runs().glob(f"*/{journal.FILE}"))
     statuses = sync([load(word).folder for word in given.runs] or every)
     for status in statuses:
         for refused in status.refused:
             tell(f"{status.run}: MLflow refused {refused}")
-        if not status.complete:
+        if status.deleted:
+            tell(f"{status.run}: {status.why}")
+        elif not status.complete:
             tell(f"{status.run}: {status.waiting} entries not sent yet: {status.why}")
-    complete = sum(status.complete for status in statuses)
-    tell(f"{complete} of {len(statuses)} runs are complete in {public_uri()}")
-    return 0 if complete == len(statuses) else 1
+    complete, deleted = sum(status.complete for status in statuses), sum(status.deleted for status in statuses)
+    aside = f"; {deleted} deleted there" if deleted else ""
+    tell(f"{complete} of {len(statuses)} runs are complete in {public_uri()}{aside}")
+    return 0 if complete + deleted == len(statuses) else 1

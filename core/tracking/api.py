@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from core.common import paths
+from core.common.errors import UserError
+from core.common.terminal import tell
 from core.common.text import public
 from core.record import journal
 from core.tracking import cursor
+from core.tracking.mistakes import mistake
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GRACE = 5.0  # s to wait for a mirror to stop after SIGTERM
@@ -37,6 +40,11 @@ def default_uri() -> str:
     return f"sqlite:///{paths.home()}/mlflow.db"
 
 
+def store_mistake() -> str | None:
+    """Returns what has to be mended before MLflow can get a run, in a line with advice; None if nothing is known."""
+    return mistake(tracking_uri(), own=tracking_uri() == default_uri())
+
+
 class Follows(Protocol):
     """A mirror, or a substitute for the mirror of another process, which is notified of new runs."""
 
@@ -47,16 +55,21 @@ class Mirror:
     """The mirror process of this invocation. Its methods do not raise if MLflow or the process fails."""
 
     def __init__(self) -> None:
+        self._mistake: str | None = None  # known before the start: the process would only wait
         self._process: subprocess.Popen[bytes] | None = None
         self._all_announced = True
 
     def start(self) -> None:
-        """Start the process, without waiting until it is ready."""
-        self._process = _launch(os.getpid(), patience=30.0)
+        """Start the process, without waiting until it is ready. If MLflow cannot get anything, print why instead."""
+        self._mistake = store_mistake()
+        if self._mistake:
+            tell(f"MLflow does not get this run: {self._mistake}")
+        else:
+            self._process = _launch(os.getpid(), patience=30.0)
 
     def follow(self, folder: Path) -> None:
         """Mirror this run from now on. The process is started if necessary."""
-        if self._process is None:
+        if self._process is None and not self._mistake:
             self.start()
         self._announce(os.fsencode(folder.absolute()) + b"\n")
 
@@ -86,7 +99,8 @@ class MirrorStatus:
     """How much of a run is in MLflow.
 
     complete: the run has ended, and its whole journal is in MLflow.  waiting: number of entries not sent yet.  why: the
-    reason why it is not complete; empty if it is.  refused: entries that MLflow rejected, with the reason.
+    reason why it is not complete; empty if it is.  refused: entries that MLflow rejected, with the reason.  deleted:
+    whether a user deleted the run in MLflow.
     """
 
     run: str
@@ -94,10 +108,16 @@ class MirrorStatus:
     waiting: int
     why: str
     refused: tuple[str, ...]
+    deleted: bool = False
 
 
 def mirror_status(folder: Path) -> MirrorStatus:
     """Returns the state of a run from the files in its folder, without a call to MLflow."""
+    found, wrong = _status(folder), store_mistake()
+    return replace(found, complete=False, why=wrong) if wrong else found
+
+
+def _status(folder: Path) -> MirrorStatus:
     found = cursor.load(folder)
     if found is not None and found.tracking_uri != public_uri():
         found = None
@@ -108,9 +128,12 @@ def mirror_status(folder: Path) -> MirrorStatus:
         why = "its journal has no run event"
     elif found is None or not found.run_id or waiting:
         why = (found.problem if found else "") or "not sent to this store yet"
+    elif found.deleted:
+        why = found.problem
     else:
         why = "" if found.status in journal.ENDED else found.problem or "the run is still running"
-    return MirrorStatus(folder.name, not why, waiting, why, found.refused if found else ())
+    deleted = found is not None and found.deleted
+    return MirrorStatus(folder.name, not why, waiting, why, found.refused if found else (), deleted)
 
 
 def sync(folders: Iterable[Path], patience: float = 30.0) -> list[MirrorStatus]:
@@ -118,8 +141,10 @@ def sync(folders: Iterable[Path], patience: float = 30.0) -> list[MirrorStatus]:
 
     Runs that another process is sending are skipped. Runs that were removed from MLflow are sent again from the
     beginning. Sending stops if MLflow does not respond for `patience` seconds. A run without a final status becomes
-    KILLED if its trainer has died.
+    KILLED if its trainer has died. Raises UserError if MLflow cannot get anything.
     """
+    if wrong := store_mistake():
+        raise UserError([wrong])
     runs = [folder.absolute() for folder in folders]
     to_send = [folder for folder in runs if not held(folder) and not _is_empty(folder)]
     process = _launch(0, patience) if to_send else None
@@ -129,7 +154,7 @@ def sync(folders: Iterable[Path], patience: float = 30.0) -> list[MirrorStatus]:
             for folder in to_send:
                 stdin.write(os.fsencode(folder) + b"\n")
         process.wait()
-    return [mirror_status(folder) for folder in runs]
+    return [_status(folder) for folder in runs]
 
 
 def held(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import ArgumentError
 
 from core.common.failpoints import failpoint
 
@@ -118,6 +119,14 @@ def permanent(error: Exception) -> bool:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in (400, 404, 413, 422)
     return isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+
+
+def hopeless(error: Exception) -> bool:
+    """Whether waiting does not help: the address, the login or the installation has to be changed."""
+    if isinstance(error, MlflowException):
+        version = "database schema" in str(error)
+        return version or error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND")
+    return isinstance(error, ImportError | ArgumentError | requests.exceptions.InvalidURL)
 
 
 def _database(uri: str) -> Path | None:

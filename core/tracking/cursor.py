@@ -30,6 +30,7 @@ class Record:
 
     If run_id is empty, a mirror has started to create the run: it may exist, with the tag labbook.run.  status: the
     last one sent.  refused: entries that MLflow rejected, with the reason.  problem: why sending has stopped or waits.
+    deleted: whether a user deleted the run in MLflow.
     """
 
     tracking_uri: str
@@ -40,6 +41,7 @@ class Record:
     status: str = "RUNNING"
     refused: tuple[str, ...] = ()
     problem: str = ""
+    deleted: bool = False
 
     def offset(self, file: str) -> int:
         return self.journal if file == journal.FILE else self.system

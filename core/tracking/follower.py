@@ -58,7 +58,7 @@ class Follower:
             return self._send_next(client) if self._open else self._begin(client)
         except store.Deleted as reason:
             self.deleted = True
-            self.report_problem(str(reason))
+            self._keep(replace(self.record, problem=str(reason), deleted=True))
             return False
         except store.Missing:
             self._keep(Record(self.record.tracking_uri))
@@ -85,7 +85,7 @@ class Follower:
 
     def report_problem(self, problem: str) -> None:
         """Record why this run is not being sent, for the output of `labbook sync`."""
-        problem = (problem.splitlines() or [""])[0][:200]  # messages of databases continue with the SQL statement
+        problem = (problem.splitlines() or [""])[0]  # messages of databases continue with the SQL statement
         if self._lock.is_locked and problem != self.record.problem:
             with contextlib.suppress(OSError):
                 self._keep(replace(self.record, problem=problem))
@@ -111,6 +111,8 @@ class Follower:
         self.record = record
         if record.run_id:
             store.check_run(client, record.run_id)
+            if record.deleted:  # and restored since
+                self._keep(replace(record, problem="", deleted=False))
         else:
             parent, refused = self._parent(event)
             if parent is None and not refused and event.get("parent"):

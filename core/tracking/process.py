@@ -29,7 +29,7 @@ from core.common.text import printable, public
 from core.record.journal import ENDED
 from core.tracking import system
 from core.tracking.api import public_uri, tracking_uri
-from core.tracking.client import connect
+from core.tracking.client import connect, hopeless
 from core.tracking.follower import Follower
 
 _TICK = 0.25  # s between two reads of the journals
@@ -45,20 +45,22 @@ class Pace:
     until: float = 0.0
     last_good: float = field(default_factory=time.monotonic)
     complaint: str = ""
+    hopeless: bool = False  # waiting does not help
 
     def good(self) -> None:
         if self.complaint:
             say("MLflow responds again")
         self.pause, self.until, self.complaint, self.last_good = 0.0, 0.0, "", time.monotonic()
+        self.hopeless = False
 
     def failed(self, error: Exception, about: str) -> str:
         self.pause = min(_BACKOFF_MOST, self.pause * 2 or _BACKOFF_FIRST)
         self.until = time.monotonic() + self.pause
         text = str(error).replace(tracking_uri(), public_uri())
-        complaint = public(f"{type(error).__name__}: {text}")[:500]  # cut last: half a URI would not be recognized
+        complaint = public(f"{type(error).__name__}: {text}")[:1000]  # cut last: half a URI would not be recognized
         if complaint != self.complaint:  # a long outage is logged once
             say(f"{about}: {complaint}; retrying")
-        self.complaint = complaint
+        self.complaint, self.hopeless = complaint, hopeless(error)
         return complaint
 
 
@@ -117,7 +119,8 @@ class Mirror:
         if not self.following:
             return 0 if self.complete else 1
         stuck = self.pace.complaint or any(run.blocked for run in self.following)
-        if stuck and time.monotonic() - max(self.closed_at, self.pace.last_good) > self.patience:
+        waited = time.monotonic() - max(self.closed_at, self.pace.last_good)
+        if stuck and (self.pace.hopeless or waited > self.patience):
             say(f"stopped: {self.pace.complaint or 'timed out'}; to send the rest: labbook sync")
             return 1
         return None

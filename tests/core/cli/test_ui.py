@@ -54,6 +54,13 @@ def test_without_a_record_there_is_nothing_to_see(home):
         main([])
 
 
+@pytest.mark.parametrize("uri", ["./mlruns", "htp://lab:5000"])
+def test_what_no_server_can_show_is_refused(uri, home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=r"ui: MLFLOW_TRACKING_URI=.*use http://"):
+        main(["--no-browser"])
+
+
 def test_a_port_that_is_taken_is_named(home):
     (home / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
