@@ -24,6 +24,9 @@ EXPECTED = (
     "expected: a .csv or .parquet file, or a folder with one such file, with the columns path and label, and "
     "optionally split (train, val, test) and group; paths are relative to the folder of the table"
 )
+BYTES_LIMIT = 2**30  # of the file
+ROWS_LIMIT = 5_000_000  # each of them is a file that is looked for
+CELL_LIMIT = 65_536  # characters
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
 
 
@@ -73,8 +76,7 @@ class _Wrong(ValueError):
 def find(root: Path) -> Path:
     """The path of the table: `root`, or the only table in that folder. Raises DataError."""
     if not root.is_dir():
-        with disk.as_data_error(root):
-            root.stat()
+        _refuse_irregular(root)
         if root.suffix.lower() not in SUFFIXES:
             raise DataError([f"{root} is not a .csv or .parquet file", EXPECTED])
         return root
@@ -84,7 +86,18 @@ def find(root: Path) -> Path:
         names = ", ".join(path.name for path in found)
         content = f"{len(found)} tables ({names}); use --root with the path of one of them" if found else "no table"
         raise DataError([f"{root} contains {content}", EXPECTED])
+    _refuse_irregular(found[0])
     return found[0]
+
+
+def _refuse_irregular(table: Path) -> None:
+    """Raises DataError for a pipe or a device, which may never end, and for a file that is too large to be a table."""
+    with disk.as_data_error(table):
+        status = table.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError([f"{table} is not a regular file"])
+    if status.st_size > BYTES_LIMIT:
+        raise DataError([f"{table} has {status.st_size:,} bytes, more than the limit of {BYTES_LIMIT:,}; divide it"])
 
 
 def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row], list[str]]:
@@ -99,7 +112,7 @@ def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row],
     wrong: list[str] = []
     seen: dict[Path, int] = {}
     for number, cells in enumerate(zip(*content.values(), strict=True), start=1):
-        row, complaints = _row(number, dict(zip(content, cells, strict=True)), columns, locate)
+        row, complaints = _row(number, dict(zip(content, cells, strict=True)), columns, folder, locate)
         if row and (other := seen.setdefault(row.file, number)) != number:
             complaints.append(f"{printable(row.name)} is also the image of row {other}; remove one of the rows")
         elif row:
@@ -113,7 +126,8 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
     """Role -> cells. Raises DataError."""
     with disk.as_data_error(table):
         raw = table.read_bytes()
-    content = _read_parquet(raw, table) if table.suffix.lower() == ".parquet" else _read_csv(raw, table)
+    is_parquet = table.suffix.lower() == ".parquet"
+    content = _read_parquet(raw, table, set(columns.named().values())) if is_parquet else _read_csv(raw, table)
     known = content.column_names
     named = dict(_present(columns, known))
     wrong = [line for role, name in named.items() for line in _missing(role, name, known)]
@@ -121,6 +135,7 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
         raise DataError([*(f"{table}: {line}" for line in wrong), EXPECTED])
     if not content.num_rows:
         raise DataError([f"{table} has no rows", EXPECTED])
+    _refuse_large(table, content, named)
     cells = {role: content.column(name).to_pylist() for role, name in named.items()}
     if columns.multi_label and table.suffix.lower() == ".csv":  # an empty cell of a CSV file is an empty list
         cells["label"] = [[] if cell is None else cell for cell in cells["label"]]
@@ -146,20 +161,26 @@ def _missing(role: str, name: str, known: Sequence[str]) -> Iterator[str]:
 
 
 def _read_csv(raw: bytes, table: Path) -> Any:
-    from csv import reader
+    from csv import Error, reader
 
     import pyarrow as pa
     from pyarrow import csv
 
     try:
         text = raw.decode("utf-8-sig")
-        names = next(reader(io.StringIO(text)), [])
+        text = text if "\n" in text else text.replace("\r", "\n")  # line ends of old Macs
+        header = text.partition("\n")[0]
+        separator = next((mark for mark in ";\t" if mark in header and "," not in header), ",")
+        names = next(reader(io.StringIO(text), delimiter=separator), [])
         # read every column as text, because type inference would turn 007 into 7
         options = csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
         )
-        parsing = csv.ParseOptions(newlines_in_values=True)
-        return csv.read_csv(pa.BufferReader(text.encode()), parse_options=parsing, convert_options=options)
+        parsing = csv.ParseOptions(newlines_in_values=True, delimiter=separator)
+        content = csv.read_csv(pa.BufferReader(text.encode()), parse_options=parsing, convert_options=options)
+        return content.rename_columns([name.strip() for name in content.column_names])
+    except Error as error:
+        raise DataError([f"{table} is not a comma-separated CSV file: {printable(str(error))[:300]}"]) from None
     except UnicodeDecodeError as error:
         raise DataError([f"{table} is not UTF-8 text (byte {error.start:,}); save it as UTF-8"]) from None
     except pa.ArrowInvalid as error:
@@ -168,18 +189,52 @@ def _read_csv(raw: bytes, table: Path) -> Any:
         raise DataError([f"{table} is not a comma-separated CSV file: {printable(str(error))[:300]}"]) from None
 
 
-def _read_parquet(raw: bytes, table: Path) -> Any:
+def _read_parquet(raw: bytes, table: Path, names: set[str]) -> Any:
+    """The table with these columns; of others, only the names. Text is not expanded: a file may repeat a large one."""
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        return parquet.read_table(pa.BufferReader(raw))
+        file = parquet.ParquetFile(pa.BufferReader(raw))
+        if file.metadata.num_rows > ROWS_LIMIT:
+            raise DataError([_too_many_rows(table, file.metadata.num_rows)])
+        fields = file.schema_arrow
+        unique = len(set(fields.names)) == len(fields.names)
+        text = [field.name for field in fields if unique and pa.types.is_string(field.type)]
+        wanted = [name for name in fields.names if name in names]
+        found = parquet.read_table(pa.BufferReader(raw), read_dictionary=text, columns=wanted)
+        for name in fields.names:
+            found = found if name in names else found.append_column(name, pa.nulls(found.num_rows))
+        return found
     except (pa.ArrowException, OSError) as error:
         raise DataError([f"{table} is not a Parquet file: {printable(str(error))[:300]}"]) from None
 
 
+def _refuse_large(table: Path, content: Any, named: dict[str, str]) -> None:
+    """Raises DataError for a table whose cells would not fit into memory."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if content.num_rows > ROWS_LIMIT:
+        raise DataError([_too_many_rows(table, content.num_rows)])
+    for name in named.values():
+        for chunk in content.column(name).chunks:
+            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+            values = values.flatten() if pa.types.is_list(values.type) else values
+            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                longest = compute.max(compute.binary_length(values)).as_py() or 0
+                if longest > CELL_LIMIT:
+                    raise DataError(
+                        [f"{table}: column {name} has a text of {longest:,} bytes; the limit is {CELL_LIMIT:,}"]
+                    )
+
+
+def _too_many_rows(table: Path, rows: int) -> str:
+    return f"{table} has {rows:,} rows, more than the limit of {ROWS_LIMIT:,}; divide it, or use WebShards"
+
+
 def _row(
-    number: int, cells: dict[str, Any], columns: Columns, locate: Callable[[str], Path]
+    number: int, cells: dict[str, Any], columns: Columns, folder: Path, locate: Callable[[str], Path]
 ) -> tuple[Row | None, list[str]]:
     """(the row, or None without a valid image; its errors)"""
     wrong: list[str] = []
@@ -191,7 +246,7 @@ def _row(
             wrong.append(str(error))
             return otherwise
 
-    path = taken(lambda cell: _text("path", cell), cells["path"])
+    path = taken(lambda cell: _relative(_text("path", cell), folder), cells["path"])
     file = taken(locate, path) if path else None
     status = taken(_status, (path, file)) if file else None
     labels = taken(lambda cell: _labels(cell, columns), cells["label"], ())
@@ -211,6 +266,16 @@ def _text(role: str, cell: Any) -> str:
     if not isinstance(cell, str):
         raise _Wrong(f"{role}: {cell!r} is neither text nor an integer")
     return cell.strip()
+
+
+def _relative(path: str, folder: Path) -> str:
+    """An absolute path inside the folder of the table as a relative one; other paths as they are."""
+    if not os.path.isabs(path) or ".." in path.split("/"):
+        return path
+    for around in (os.path.abspath(folder), os.path.realpath(folder)):
+        if path.startswith(f"{around}/"):
+            return path.removeprefix(f"{around}/").lstrip("/")
+    return path
 
 
 def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:

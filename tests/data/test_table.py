@@ -11,7 +11,7 @@ from pyarrow import parquet
 from core.common.errors import DataError
 from core.loading.stratify import held_out
 from data import ImageFolder, ImageTable
-from data.reading import ingest
+from data.reading import ingest, rows
 from data.reading.decode import decode
 from tests.support.samples import encoded, noise, tree
 
@@ -333,3 +333,54 @@ def test_labels_that_are_probably_one_class_or_none_are_reported(tmp_path, capsy
     assert "nan is read as the name of a class; remove these images if it means no label" in said
     loaded(table(tmp_path, 60))
     assert "warning" not in capsys.readouterr().err
+
+
+FORMS = {
+    "cr": lambda text: text.replace("\n", "\r"),
+    "crlf": lambda text: text.replace("\n", "\r\n"),
+    "semicolons": lambda text: text.replace(",", ";"),
+    "tabs": lambda text: text.replace(",", "\t"),
+    "bom": lambda text: "\ufeff" + text,
+    "spaces": lambda text: text.replace("path,label", " path , label "),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_csv_files_as_other_programs_write_them_are_read(form, tmp_path):
+    path = table(tmp_path)
+    before = loaded(path).digest
+    text = path.read_text()
+    path.write_bytes(FORMS[form](text).encode())
+    assert loaded(path).digest == before
+
+
+def test_absolute_paths_inside_the_folder_of_the_table_are_read(tmp_path):
+    path = table(tmp_path)
+    before = loaded(path).digest
+    path.write_text(path.read_text().replace("images/", f"{tmp_path}/images/"))
+    assert loaded(path).digest == before
+
+
+def test_tables_that_would_hang_or_fill_the_memory_are_refused_by_name(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "pipe.csv is not a regular file" in complaint(tmp_path / "pipe.csv")
+    assert "pipe.csv is not a regular file" in complaint(tmp_path)
+    (tmp_path / "endless.csv").symlink_to("/dev/zero")
+    assert "endless.csv is not a regular file" in complaint(tmp_path / "endless.csv")
+    long = ["x" * 10_000_000] * 1000  # 10 GB once expanded
+    dictionary = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(long[:1]))
+    parquet.write_table(pa.table({"path": dictionary, "label": ["a", "b"] * 500}), tmp_path / "long.parquet")
+    assert "column path has a text of 10,000,000 bytes" in complaint(tmp_path / "long.parquet")
+    path = table(tmp_path / "few")
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "ROWS_LIMIT", 19)
+        assert "table.csv has 20 rows, more than the limit of 19" in complaint(path)
+        parquet.write_table(pa.table({"path": ["a"] * 20, "label": ["b"] * 20}), tmp_path / "many.parquet")
+        assert "many.parquet has 20 rows, more than the limit of 19" in complaint(tmp_path / "many.parquet")
+    monkeypatch.setattr(rows, "BYTES_LIMIT", 100)
+    assert "bytes, more than the limit of 100" in complaint(path)
+    monkeypatch.undo()
+    path.write_text('path,label,"' + "x" * 200_000 + '"\n')
+    assert "is not a comma-separated CSV file: field larger than field limit" in complaint(path)
+    path.write_text("path,label\n" + "".join(f"images/{n:02}.png,{'7' * 5000}{n % 2}\n" for n in range(20)))
+    assert len(loaded(path).classes) == 2
