@@ -17,11 +17,11 @@ _announced: set[str] = set()
 
 
 class Font(NamedTuple):
-    """A font file. index: of the font in a collection.  has: the letters asked for that it has."""
+    """A font file. face: number of the font in a collection.  has: the letters asked for that it has."""
 
     family: str
     path: str
-    index: int
+    face: int
     has: frozenset[str]
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CURVES, MATRIX, RELIABILITY = "learning_curves.png", "confusion_matrix.png", "reliability.png"  # artifacts
 TILE, COLUMNS, GAP, LINE = 128, 4, 8, 16  # of a contact sheet, in pixels
 MOST_LETTERS = 40  # of the name of a class at an axis
+CELL_POINTS = 44.0  # font size by number of digits at which a count fills its cell
 MOST_LABELS = 30  # with more classes, the axes of a confusion matrix have no labels
 
 
@@ -39,6 +40,8 @@ def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Pat
             axes.plot(epochs, [entry[curve] for entry in history], label=curve, marker=marker)
         axes.axvline(best + 1, color="gray", linestyle=":", linewidth=1, label=f"best epoch {best + 1}")
         axes.set_xlabel("epoch")
+        axes.locator_params(axis="x", integer=True)
+        axes.ticklabel_format(axis="y", scilimits=(-2, 4))  # 0.000012 would reach into the panel to the left
         axes.set_title("learning rate" if name == "lr" else name)
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
@@ -62,10 +65,11 @@ def confusion_matrix(table: np.ndarray, classes: Sequence[str], path: Path, titl
             names = [text(shortened(name)) for name in classes]
             axes.set_xticks(range(n), names, rotation=45, ha="right")
             axes.set_yticks(range(n), names)
+            size = min(12.0, CELL_POINTS / len(str(table.max(initial=0))))
             for row, column in np.argwhere(table):
                 color = "white" if share[row, column] > 0.5 else "black"
                 count = str(table[row, column])
-                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
+                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=size)
         figure.savefig(path)
 
 
@@ -116,7 +120,7 @@ def _writer(titles: Sequence[str]) -> Callable[[ImageDraw.ImageDraw, tuple[int, 
 
     latin = ImageFont.load_default(size=11)
     found, missing = ([], frozenset[str]()) if "".join(titles).isascii() else fonts_for(titles)
-    fonts = [(font.has, ImageFont.truetype(font.path, 11, index=font.index)) for font in found]
+    fonts = [(font.has, ImageFont.truetype(font.path, 11, index=font.face)) for font in found]
 
     def runs(title: str) -> list[tuple[str, Any]]:
         if title.isascii():

@@ -88,7 +88,7 @@ def _read(file: Path) -> tuple[dict[str, str], list[Point | _Restart], list[str]
     from google.protobuf.message import DecodeError
     from tensorboard import data_compat
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.event_pb2 import Event
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     params: dict[str, str] = {}
@@ -103,7 +103,7 @@ def _read(file: Path) -> tuple[dict[str, str], list[Point | _Restart], list[str]
             except MALFORMED:
                 malformed += 1
                 continue
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+            if event.HasField("session_log") and event.session_log.status == event.session_log.START:
                 points.append(_Restart(event.step))
             for value in event.summary.value:
                 name = plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -11,11 +12,15 @@ import torch
 from core.common import html
 from core.common.plots import CURVES, MATRIX, RELIABILITY
 from core.common.statistics import wilson
+from core.common.text import public
 from core.metrics.classification import by_class
 from core.record.run import RecordedRun, last
 from core.report.analysis import Findings, Mistake
 from core.report.cost import cost
+from core.tracking import cursor
+from core.tracking.api import tracking_uri
 
+LOCAL = "http://127.0.0.1:5000"  # of labbook ui
 MOST_ROWS = 30  # with more classes, the table is collapsed
 CONFUSED = 8  # confused pairs of classes that are listed
 
@@ -32,6 +37,10 @@ def page(run: RecordedRun, found: Findings) -> str:
         question=question,
         description=description.strip(),
         run=run.id,
+        started=_started(run),
+        record=_record(run),
+        mlflow=_mlflow(run),
+        local=not tracking_uri().startswith("http"),
         headline=_headline(run),
         declaration=run.params.items(),
         curves=_picture(run, CURVES),
@@ -50,6 +59,31 @@ def page(run: RecordedRun, found: Findings) -> str:
         counts=_counts(run, table),
         cost=cost(run).items(),
     )
+
+
+def _started(run: RecordedRun) -> str:
+    return f"{datetime.fromtimestamp(run.opening['time'] / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _record(run: RecordedRun) -> list[tuple[str, str]]:
+    tags, data = run.tags, run.record["data"]
+    changed = " with uncommitted changes, which are in code/" if tags.get("git.dirty") == "true" else ""
+    return [
+        ("run", run.id),
+        ("command", tags.get("mlflow.source.name", "not recorded")),
+        ("commit", tags["git.commit"] + changed if tags.get("git.commit") else "not recorded"),
+        ("variant", tags.get("variant", "base")),
+        ("data", f"{data['name']}, digest {data['digest']}"),
+    ]
+
+
+def _mlflow(run: RecordedRun) -> str | None:
+    """The address of the run's page in MLflow; None if MLflow does not have it."""
+    found, uri = cursor.load(run.folder), tracking_uri()
+    if not found or not found.run_id:
+        return None
+    server = public(uri).rstrip("/") if uri.startswith("http") else LOCAL
+    return f"{server}/#/experiments/{found.experiment_id}/runs/{found.run_id}"
 
 
 def _headline(run: RecordedRun) -> list[tuple[str, str]]:

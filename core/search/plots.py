@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,11 @@ from core.common import html
 from core.common.files import write_atomic
 from core.common.terminal import tell
 from core.record.journal import Journal
-from core.search.objectives import Goals
+from core.search.objectives import Goals, number
 
 PAGE = "study/study.html"
+MOST_TRIALS = 200  # of the table
+WIDE = 1000  # pixels; a wider plot, of many hyperparameters, is scrolled
 _SINGLE = {
     "history": "optimization_history",
     "importances": "param_importances",
@@ -40,7 +43,10 @@ def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
                 warnings.simplefilter("ignore")
                 _picture(journal, f"study/{name}.png", kind, study, given)
                 figure = _drawing("optuna.visualization", kind)(study, **given)
-                figures.append(Markup(figure.to_html(full_html=False, include_plotlyjs=not figures)))  # the script once
+                if (figure.layout.width or 0) <= WIDE:
+                    figure.update_layout(width=None, autosize=True)  # as wide as the window
+                options = {"full_html": False, "include_plotlyjs": not figures, "config": {"responsive": True}}
+                figures.append(Markup(figure.to_html(**options)))  # the script once
         except Exception as error:  # no plot may fail a study
             if isinstance(error, OSError) and error.errno:
                 raise
@@ -48,9 +54,44 @@ def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
                 f"skipped the plot of {name.replace('_', ' ')}: {str(error).splitlines()[0] if str(error) else error!r}"
             )
     if figures:
-        page = html.render("search/study.html.jinja", title=study.study_name, figures=figures)
+        page = html.render("search/study.html.jinja", title=study.study_name, figures=figures, **_trials(study, goals))
         write_atomic(journal.artifact(PAGE), page)
         journal.log_artifact(PAGE)
+
+
+def _trials(study: optuna.Study, goals: Goals) -> dict[str, Any]:
+    """The table of trials, the best first, and those without a value last."""
+    trials = study.get_trials(deepcopy=False)
+    upward = -1 if goals.larger_is_better(goals.names[0]) else 1
+
+    def place(trial: optuna.trial.FrozenTrial) -> tuple[bool, float, int]:
+        done = trial.state == optuna.trial.TrialState.COMPLETE
+        return not done, upward * trial.values[0] if done else 0.0, trial.number
+
+    best = sorted(trials, key=place)[:MOST_TRIALS]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    states = Counter(trial.state.name.lower() for trial in trials)
+    rows = [
+        (
+            f"{trial.number}",
+            *(number(goal, value) for goal, value in zip(goals.names, trial.values or (), strict=False)),
+            *("" for _ in goals.names[len(trial.values or ()) :]),
+            *(_text(trial.params.get(name, "")) for name in names),
+            f"{trial.duration.total_seconds():,.1f} s" if trial.duration else "",
+            trial.state.name.lower(),
+        )
+        for trial in best
+    ]
+    return {
+        "headings": ("trial", *goals.names, *names, "time", "state"),
+        "rows": rows,
+        "total": len(trials),
+        "counts": ", ".join(f"{count} {state}" for state, count in states.items()),
+    }
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _drawing(module: str, kind: str) -> Callable[..., Any]:

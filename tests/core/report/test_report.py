@@ -7,6 +7,9 @@ import re
 import signal
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
+from html import escape
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from scipy.stats import binomtest
 from torch import nn
 
 from core.cli.report import main
+from core.common import plots
 from core.common.errors import Interrupted, UserError
 from core.common.statistics import wilson
 from core.inference.network import Network
@@ -32,6 +37,7 @@ from core.record.journal import Journal
 from core.report import analysis, write
 from core.report.calibration import calibration, fitted_temperature
 from core.report.cost import cost, energy
+from core.report.page import _mlflow
 from core.report.predictions import Predictions, predict
 from core.report.saliency import activation_maps
 from core.report.slices import light, traits, worst_slices
@@ -40,6 +46,7 @@ from core.runs.recorder import RunInfo
 from core.runs.resume import interrupted, resume
 from core.runs.train import train
 from core.runs.trained import Run
+from core.tracking import cursor
 from data import Digits
 from experiments.tiny import EXPERIMENT
 from tests.support.browser import chromium
@@ -80,6 +87,39 @@ def test_every_training_leaves_a_page_that_fetches_nothing(trained):
     assert pictures | {"report.html"} <= kept
     for name in pictures:
         Image.open(trained.folder / "artifacts" / name).verify()
+
+
+def test_the_page_says_how_to_make_the_run_again_and_where_it_is_in_mlflow(trained):
+    page = (trained.folder / "artifacts" / "report.html").read_text()
+    started = datetime.fromtimestamp(trained.opening["time"] / 1000, UTC)
+    assert f"started {started:%Y-%m-%d %H:%M} UTC" in page
+    assert f"<td>{escape(trained.tags['mlflow.source.name'])}</td>" in page
+    assert f"<td>{trained.tags.get('git.commit', 'not recorded')}" in page
+    assert "in MLflow</a>" not in page
+    where = cursor.Record("", experiment_id="3", run_id="abc")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cursor, "load", lambda folder: where)
+        patch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server:80/")
+        assert _mlflow(trained) == "http://server:80/#/experiments/3/runs/abc"
+        patch.delenv("MLFLOW_TRACKING_URI")
+        assert _mlflow(trained) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+
+
+def test_no_label_of_the_curves_reaches_into_another_panel_and_epochs_are_integers(tmp_path, monkeypatch):
+    figures = []
+    make = plots._figure
+    monkeypatch.setattr(plots, "_figure", lambda *size, **more: figures.append(make(*size, **more)) or figures[-1])
+    history = [
+        {"train/loss": 9e5 / n, "val/loss": 1e5, "train/accuracy": 0.5, "val/accuracy": 0.12345, "lr": 1e-4 + 3e-6 * n}
+        for n in (1, 2, 3)
+    ]
+    plots.learning_curves(history, 1, tmp_path / "curves.png")
+    (figure,) = figures
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for left, right in pairwise(figure.axes):
+        labels = [label.get_window_extent(renderer) for label in right.get_yticklabels() if label.get_text()]
+        assert min(label.x0 for label in labels) > left.get_window_extent(renderer).x1
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
 
 
 def test_the_page_fits_a_telephone_and_a_desk(trained):

@@ -16,13 +16,14 @@ from core.optimizers import SGD
 from core.runs.recorder import RunInfo
 from core.runs.trained import load
 from core.search import Choice, Float
-from core.search.objectives import Goals, goals_of
+from core.search.objectives import Goals, goals_of, number
 from core.search.options import Search
 from core.search.search import search
 from core.search.storage import open_storage
 from core.search.study import StudyRunner
 from core.search.trial import runs_by_trial
 from experiments.tiny import EXPERIMENT
+from tests.support.browser import chromium
 from tests.support.runs import digest
 from tests.support.studies import children, parent_of, wait_for
 
@@ -197,11 +198,29 @@ def test_pictures_and_weights_of_the_best_are_kept(found, monkeypatch):
     page = (result.parent.folder / "artifacts" / "study" / "study.html").read_text()
     assert page.count('class="plotly-graph-div"') == len(names)
     assert f"<h1>{result.study.study_name}</h1>" in page
+    table = re.findall(r"<tr>(.*?)</tr>", page.partition("</table>")[0], re.DOTALL)
+    assert len(table) == 1 + 7
+    cells = re.findall(r"<td>(.*?)</td>", table[1])
+    assert cells[0] == str(result.best[0].number)
+    assert cells[1] == number(result.goals.names[0], result.best[0].value)
+    assert cells[-1] == "complete"
+    for value in result.best[0].params.values():
+        assert (f"{value:.6g}" if isinstance(value, float) else str(value)) in cells
+
     runs = runs_by_trial(result.parent)
     best = runs[result.best[0].number]
     assert len(digest(best)) == 64
     with_weights = [n for n, run in runs.items() if (run.folder / "artifacts" / "weights/best.safetensors").exists()]
     assert len(with_weights) < 7
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+def test_the_page_of_a_study_is_as_wide_as_its_window(found, width):
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(f"file://{found[1].parent.folder}/artifacts/study/study.html")
+        page.wait_for_selector(".plotly-graph-div .main-svg")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_a_study_that_began_otherwise_is_refused_and_new_begins_beside_it(found, monkeypatch):
