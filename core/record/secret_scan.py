@@ -75,7 +75,8 @@ def _detected(path: PurePosixPath, lines: list[str]) -> str | None:
 def _settings() -> dict[str, Any]:
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
-    names = {detector.__name__ for detector in get_mapping_from_secret_type_to_class().values()} - _OFF
+    detectors: Mapping[str, type] = get_mapping_from_secret_type_to_class()
+    names = {detector.__name__ for detector in detectors.values()} - _OFF
     heuristics = "sequential_string potential_uuid templated_secret indirect_reference prefixed_with_dollar_sign"
     filters = ["allowlist.is_line_allowlisted", *(f"heuristic.is_{name}" for name in heuristics.split())]
     return {
