@@ -1,4 +1,4 @@
-"""Atomic writes, and writes that survive a power failure."""
+"""Writes that are atomic and survive a power failure: first the content is on disk, then the name, then its folder."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from core.common.failpoints import failpoint
 
 
 @contextmanager
-def replacing(path: Path, lasting: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Context manager: a stream to `<path>.part`, which replaces `path` at the end of the body.
 
-    The file at `path` is complete at all times, either old or new. lasting: also after a power failure.
+    The file at `path` is complete at all times, also after a power failure: either old or new.
     """
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as stream:
         yield stream
-        if lasting:
-            stream.flush()
-            os.fsync(stream.fileno())
-    _rename(part, path, lasting)
+        stream.flush()
+        os.fsync(stream.fileno())
+    _rename(part, path)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: at all times, it has either its old or its new content."""
+    """Write a file atomically: at all times, also after a power failure, it has either its old or its new content."""
     with replacing(path) as stream:
         # names of files may hold bytes that are not UTF-8
         stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
@@ -39,16 +38,23 @@ def place(part: Path, target: Path) -> None:
     for inner in sorted(part.iterdir()) if part.is_dir() else ():
         sync(inner)
     sync(part)
-    _rename(part, target, lasting=True)
+    _rename(part, target)
 
 
-def _rename(part: Path, target: Path, lasting: bool) -> None:
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents, such that they exist after a power failure."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync(path.parent)
+
+
+def _rename(part: Path, target: Path) -> None:
     kind = target.suffix.removeprefix(".")
     failpoint(f"{kind} synced")
     os.replace(part, target)
     failpoint(f"{kind} renamed")
-    if lasting:
-        sync(target.parent)
+    sync(target.parent)
 
 
 def sync(path: Path) -> None:

@@ -98,11 +98,14 @@ class _Diagnosis:
         self._copy_before_last_step(parts.state.step)
 
     def __call__(self, event: Event) -> None:
-        if event.validation is not None:
+        steps = self.parts.context.steps_per_epoch
+        # after the last step of an epoch, and not after its validation: a checkpoint may be written in between, and
+        # a run that resumes from there does not take this step again
+        if event.validation is None and event.step == (event.epoch + 1) * steps:
             self.last = self._look()
             self.journal.metrics(event.epoch + 1, self.last)
-        elif self.parts.context.steps_per_epoch == 1:
-            return  # the last step of each epoch follows that of the previous one
+        if event.validation is None and steps == 1:
+            return  # the weights may still change until the next epoch begins
         self._copy_before_last_step(event.step)
 
     def _copy_before_last_step(self, step: int) -> None:

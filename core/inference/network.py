@@ -114,7 +114,7 @@ def model_of(run: RecordedRun) -> nn.Module:
     declared_model = Model.read(declared["model"]).model_copy(update={"weights": None})
     model = Loss.read(declared["loss"]).network(declared_model, context)
     try:
-        kept = load_file(weights)
+        kept = load_file(run.artifact(WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise UserError([f"{weights}: damaged: {error}"]) from None
     load_weights(model, kept, str(weights))

@@ -187,4 +187,4 @@ def _of_run(wanted: str, known: Mapping[str, Any]) -> Origin:
         raise _error(f"run {run.id} is {run.status}; name a finished run")
     if not path.exists():
         raise _error(f"run {run.id} has no saved weights ({WEIGHTS})")
-    return Origin(run.id, path, digest(path), classes)
+    return Origin(run.id, run.artifact(WEIGHTS), digest(path), classes)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from core.common.errors import UserError
-from core.common.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,8 +47,8 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Save all parameters and buffers as a safetensors file, atomically: a failure leaves the old file."""
+def serialized(model: nn.Module) -> bytes:
+    """Returns all parameters and buffers in the format of safetensors."""
     import torch
     from safetensors.torch import save
 
@@ -59,4 +57,4 @@ def save_weights(model: nn.Module, path: Path) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    write_atomic(path, save(tensors))  # save_file does not report a full disk as such
+    return save(tensors)

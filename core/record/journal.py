@@ -14,7 +14,8 @@ Events, each {"event": kind, "time": ms since 1970, ...}:
     tags     values: {name: text}
     dataset  name, digest, source, context, profile: {..}
     metrics  step, values: {name: number}; only the first entry for a (name, step) counts
-    artifact path (relative to artifacts/)
+    artifact path (relative to artifacts/), sha256
+    digest   path, sha256: the artifact is about to be replaced by this content (null: deleted); it is not complete yet
     status   value: RUNNING | FINISHED | FAILED | KILLED
 
 The last field of a line, "crc", is the CRC-32 of the line without it; lines of older versions lack it.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -34,7 +36,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.common.errors import UserError
-from core.common.files import write_atomic
+from core.common.files import make_folder, place, sha256_of, sync, write_atomic
 
 FILE = "journal.jsonl"
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # created once: json.dumps would create one for each line
@@ -47,6 +49,7 @@ _FIELDS: dict[str, dict[str, Any]] = {  # types of the fields that every event o
     "tags": {"values": dict},
     "metrics": {"step": int, "values": dict},
     "artifact": {"path": str},
+    "digest": {"path": str},
     "status": {"value": str},
 }
 
@@ -55,10 +58,11 @@ class Journal:
     """Writes the journal of one run. When `write` returns, the line survives the death of the process."""
 
     def __init__(self, folder: Path, file: str = FILE):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.folder = folder
         drop_torn_tail(folder / file)
         self._file = os.open(folder / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        sync(folder)
 
     @property
     def run_id(self) -> str:
@@ -82,12 +86,34 @@ class Journal:
     def artifact(self, name: str) -> Path:
         """Returns the path at which to write an artifact; call `log_artifact` once it is complete."""
         path = self.folder / "artifacts" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def log_artifact(self, name: str) -> None:
-        """Record that artifacts/<name> is complete."""
-        self.write("artifact", path=name)
+        """Record that artifacts/<name> is complete, with its digest, once it is on disk. If `replace` wrote it, only a
+        digest of then is recorded, so that damage since is not taken for its content."""
+        path = self.folder / "artifacts" / name
+        sync(path)
+        sync(path.parent)
+        content = sha256_of(path)
+        replaced = [digest for kind, digest in _digests(self.folder, name) if kind == "digest"]
+        self.write("artifact", path=name, sha256=content if content in replaced else [content, *replaced][-1])
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Replace an artifact that is not complete yet. At all times, also after a power failure, the file has a
+        content whose digest is in the journal."""
+        path = self.artifact(name)
+        part = path.with_name(f"{path.name}.part")
+        part.write_bytes(content)
+        sync(part)
+        self.write("digest", path=name, sha256=hashlib.sha256(content).hexdigest())
+        self.sync()
+        place(part, path)
+
+    def delete(self, name: str) -> None:
+        """Delete an artifact that is not complete yet and not needed."""
+        self.write("digest", path=name, sha256=None)
+        (self.folder / "artifacts" / name).unlink(missing_ok=True)
 
     def sync(self) -> None:
         """Flush to disk (fsync)."""
@@ -102,9 +128,12 @@ class Journal:
         os.close(self._file)
 
 
-def read(folder: Path, file: str = FILE, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+def read(
+    folder: Path, file: str = FILE, start: int = 0, containing: bytes = b""
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (offset after the line, event) for each complete line, starting at byte `start`.
 
+    containing: other lines are skipped without being parsed.
     Raises UserError for a damaged line, which names the file and the line.
     """
     path = folder / file
@@ -115,6 +144,9 @@ def read(folder: Path, file: str = FILE, start: int = 0) -> Iterator[tuple[int, 
         for line in stream:
             if not line.endswith(b"\n"):
                 return
+            if containing not in line:
+                start += len(line)
+                continue
             try:
                 event = _event(line)
             except (ValueError, RecursionError) as damage:
@@ -137,13 +169,39 @@ def _event(line: bytes) -> dict[str, Any]:
     for name, kind in _FIELDS.get(event["event"], {}).items():
         if not isinstance(event.get(name), kind):
             raise ValueError(f"the {event['event']} event lacks {name}, or it has another type")
-    if event["event"] == "artifact" and not _is_inside(event["path"]):
+    if event["event"] in ("artifact", "digest") and not _is_inside(event["path"]):
         raise ValueError(f"the artifact {event['path']} is outside the folder of the run")
     return event
 
 
 def _is_inside(path: str) -> bool:
     return bool(path) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+
+
+def damage(folder: Path, name: str) -> str:
+    """Returns what is wrong with an artifact: it is missing, or none of its digests in the journal is that of its
+    content; empty if nothing is. Artifacts of older versions have no digest. Raises UserError for a damaged journal."""
+    path = folder / "artifacts" / name
+    if not path.is_file():
+        return f"{path}: file not found"
+    recorded, content = _digests(folder, name), ""
+    for _, digest in recorded:
+        content = content or sha256_of(path)
+        if digest == content:
+            return ""
+    return f"{path}: damaged: its content does not match its digest in {FILE}" if content else ""
+
+
+def is_deleted(folder: Path, name: str) -> bool:
+    """Whether `Journal.delete` deleted an artifact."""
+    return next(reversed([digest for _, digest in _digests(folder, name)]), "") is None
+
+
+def _digests(folder: Path, name: str) -> Iterator[tuple[str, str | None]]:
+    """Yield (event, SHA-256 or None) of each digest of an artifact, the earliest first."""
+    for _, event in read(folder, containing=b'"sha256":'):
+        if event.get("path") == name:
+            yield event["event"], event.get("sha256")
 
 
 def history(folder: Path) -> dict[str, dict[int, float]]:

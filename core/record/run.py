@@ -111,6 +111,13 @@ class RecordedRun:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The contents of record.json. Raises UserError if it is missing or its version is not supported."""
+        if (self.folder / "artifacts" / RECORD).is_file():
+            self.artifact(RECORD)
+        return self._unverified
+
+    @cached_property
+    def _unverified(self) -> dict[str, Any]:
+        """The record, not compared with its digest: listings read no journals."""
         return read_record(self.folder / "artifacts" / RECORD)
 
     @property
@@ -146,6 +153,12 @@ class RecordedRun:
             raise UserError([f"{self.folder / journal.FILE}: not the journal of a run: it has no event {kind!r}"])
         return found
 
+    def artifact(self, name: str) -> Path:
+        """Returns the path of an artifact. Raises UserError if it is missing or damaged."""
+        if wrong := journal.damage(self.folder, name):
+            raise UserError([f"{wrong}; restore it from a copy"])
+        return self.folder / "artifacts" / name
+
     @property
     def confusion(self) -> tuple[list[str], np.ndarray] | None:
         """(classes, confusion matrix int64 [C, C], rows are true classes) of the test split; None if not evaluated."""
@@ -153,10 +166,9 @@ class RecordedRun:
 
         import numpy as np
 
-        path = self.folder / "artifacts" / CONFUSION
-        if not path.exists():
+        if not (self.folder / "artifacts" / CONFUSION).exists():
             return None
-        with path.open(newline="") as stream:
+        with self.artifact(CONFUSION).open(newline="") as stream:
             (_, *classes), *rows = csv.reader(stream)
         return classes, np.array([row[1:] for row in rows], dtype=np.int64)
 
@@ -170,7 +182,8 @@ class RecordedRun:
         """Training time in seconds, computed from images per second; time between an interruption and its resume does
         not count."""
         rates = self.history.get("images_per_second", {}).values()
-        return sum(self.record["data"]["train"] / rate for rate in rates if rate)  # 0: resumed at an epoch's end
+        # a rate is 0 if the run was resumed at an epoch's end
+        return sum((float(self.record["data"]["train"]) / rate for rate in rates if rate), start=0.0)
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
@@ -243,7 +256,7 @@ def last(history: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
 
 def _experiment_of(run: RecordedRun) -> str:
     try:
-        return str(run.record["experiment"])
+        return str(run._unverified["experiment"])
     except UserError:
         return named_in(run.id)
 
@@ -251,7 +264,7 @@ def _experiment_of(run: RecordedRun) -> str:
 def _parent_of(run: RecordedRun) -> Any:
     """Id of the parent, None without one, or ... if the record cannot be read."""
     try:
-        return run.record.get("parent")
+        return run._unverified.get("parent")
     except UserError:
         return ...
 
@@ -281,14 +294,14 @@ def read_record(path: Path) -> dict[str, Any]:
         wrong = [f"{path}: not a record: {dotted(each['loc'])}: {each['msg']}" for each in error.errors()]
         raise UserError(wrong) from None
     record = record if version == VERSION else migrated_record(record) | {"labbook": VERSION}
-    return _requiring({name: _requiring(value, path) for name, value in record.items()}, path)
+    return _requiring(
+        {name: _requiring(value, path) if isinstance(value, dict) else value for name, value in record.items()}, path
+    )
 
 
-def _requiring(value: Any, path: Path) -> Any:
-    """The value; of a dict, one whose missing fields are an error of the file at `path`."""
-    if not isinstance(value, dict):
-        return value
-    made = _Record(value)
+def _requiring(fields: dict[str, Any], path: Path) -> _Record:
+    """The fields; one that is missing is an error of the file at `path`."""
+    made = _Record(fields)
     made.path = path
     return made
 
@@ -337,11 +350,10 @@ def read_summary(run: RecordedRun) -> dict[str, Any] | None:
         return None
     try:
         summary = unsealed(path.read_bytes())
-        if isinstance(summary.get("status"), str) and isinstance(summary.get("metrics"), dict) and "whole" in summary:
-            return summary
     except (OSError, ValueError):
-        pass
-    return _summarized(run, run.status)
+        summary = {}
+    whole = isinstance(summary.get("status"), str) and isinstance(summary.get("metrics"), dict) and "whole" in summary
+    return summary if whole else _summarized(run, run.status)
 
 
 def _summarized(run: RecordedRun, status: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
@@ -110,7 +109,7 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "dataset", name=splits.name, digest=splits.digest, source=splits.source, context="training", profile=profile
     )
     if continued:  # the best epoch may remain one of the continued run
-        shutil.copyfile(continued.folder / "artifacts" / WEIGHTS, journal.artifact(WEIGHTS))
+        journal.replace(WEIGHTS, continued.artifact(WEIGHTS).read_bytes())
     with optional(LOOK):
         contact_sheet(journal.artifact(LOOK), parts)
         journal.log_artifact(LOOK)
@@ -147,8 +146,8 @@ def _tell_once(line: str) -> None:
 def reopen_run(journal: Journal) -> None:
     """Write another "run" event, which names the process that resumes the run."""
     events = [event for _, event in read(journal.folder)]
-    first = next(event for event in events if event["event"] == "run")
-    fields = {name: value for name, value in first.items() if name not in ("event", "time", "pid", "host")}
+    opening = Run(journal.folder).opening
+    fields = {name: value for name, value in opening.items() if name not in ("event", "time", "pid", "host")}
     journal.write("run", **fields, pid=os.getpid(), host=platform.node())
     journal.write("status", value="RUNNING")
     if not any(event["event"] == "artifact" and event["path"] == RECORD for event in events):
@@ -203,4 +202,6 @@ def write_record(journal: Journal, spec: RunSpec, facts: dict[str, str], **more:
         "facts": facts,
         **more,
     }
+    journal.sync()  # a run with a record has the entries before it
     log_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
+    journal.sync()

@@ -90,7 +90,7 @@ def check_environment(run: Run, launch: Launch) -> list[Check]:
 def compare_results(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
     """Compare the metrics and weights of a rerun with those of the original run. checks: name the possible causes."""
     first = first_difference(run.history, again.history)
-    weights = [_digest(one.folder / "artifacts" / WEIGHTS) for one in (run, again)]
+    weights = [_digest(one) for one in (run, again)]
     different = [check for check in checks if check.differences]
     because = ", ".join(f"different {check.what} ({check.differences[0]})" for check in different)
     if first is None and weights[0] == weights[1]:
@@ -181,7 +181,7 @@ def _weights(run: Run) -> Iterator[str]:
 def _packages(run: Run) -> Iterator[str]:
     then, now = (
         dict(line.split("==", 1) for line in text.split())
-        for text in ((run.folder / "artifacts" / "packages.txt").read_text(), provenance.packages())
+        for text in (run.artifact("packages.txt").read_text(), provenance.packages())
     )
     changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
     for name in changed[:5]:
@@ -277,5 +277,5 @@ def _verify(run: Run, folder: Path) -> None:
         raise UserError([f"{run.id}: its code cannot be restored: its commit does not contain {package}"])
 
 
-def _digest(path: Path) -> str:
-    return sha256_of(path) if path.exists() else "none"
+def _digest(run: Run) -> str:
+    return sha256_of(run.artifact(WEIGHTS)) if (run.folder / "artifacts" / WEIGHTS).exists() else "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from core.common import plots
+from core.common.errors import Unfinished, UserError
 from core.loading.images import Splits
 from core.metrics.names import best_epoch
 from core.metrics.task import PerClass
@@ -29,10 +30,16 @@ def evaluate_test(parts: Assembly) -> Evaluation:
 
 
 def test(journal: Journal, parts: Assembly) -> None:
-    """Evaluate the weights of the best epoch on the test split and record the metrics."""
+    """Evaluate the weights of the best epoch on the test split and record the metrics. Raises Unfinished if the weights
+    have been damaged: a resume restores them."""
     from safetensors.torch import load_file
 
-    parts.state.evaluated.load_state_dict(load_file(journal.artifact(WEIGHTS)))
+    run = Run(journal.folder)
+    try:
+        weights = run.artifact(WEIGHTS)
+    except UserError as damage:
+        raise Unfinished(str(damage), run.id) from None
+    parts.state.evaluated.load_state_dict(load_file(weights))
     result = evaluate_test(parts)
     best = best_epoch(parts.state.history, parts.experiment.monitor)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 from core.common import paths
-from core.common.errors import UserError
+from core.common.errors import Damaged, UserError
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.launch import Launch
+from core.metrics.names import best_epoch
 from core.models import load_weights
-from core.record.journal import Journal
+from core.models.weights import serialized
+from core.record.journal import Journal, damage, is_deleted
 from core.record.lock import is_free, locked
-from core.record.run import in_study, intact, parent_of
+from core.record.run import WEIGHTS, in_study, intact, parent_of
 from core.runs.recorder import reopen_run
 from core.runs.trained import Run, declares, load
 from core.runs.trainer import Trainer
 from core.tracking.api import Follows
 from core.training import distributed
 from core.training.assemble import Assembly, belongs, prepare
-from core.training.checkpoint import CHECKPOINTS, latest
+from core.training.checkpoint import CHECKPOINTS, Checkpoint, generations, latest, read
 from core.training.runtime import Runtime, open_runtime
 from core.training.step import is_over
 
@@ -28,23 +33,59 @@ from core.training.step import is_over
 def restore(run: Run, journal: Journal | None, parts: Assembly) -> None:
     """Load the latest complete checkpoint, and warn if the environment has changed such that results are no longer
     bit-exact. journal: of rank 0, which reads the checkpoint for all processes."""
-    found, wrong = latest(run.folder / CHECKPOINTS) if journal else (None, [])
-    for line in wrong:
-        tell(f"{line}; using the previous checkpoint")
-    found = distributed.from_first(found)
+    lost = lost_weights(run) if journal else ""
+    found = distributed.from_first(_usable(run, parts, lost) if journal else None)
     if found is None:
-        tell(f"{run.id} has no checkpoint; training starts from scratch")
+        tell(f"{run.id} has no usable checkpoint; training starts from scratch")
         if earlier := run.record.get("continued"):
             take_over(load(earlier), parts)
         return
     parts.state.restore(found.state)
     tell(f"{run.id} resumes after step {found.step}")
+    if lost and journal and found.state["history"]:
+        tell(f"{lost}; restored from the checkpoint")
+        journal.replace(WEIGHTS, serialized(parts.state.evaluated))
     _report_skipped(found.step, parts)
     changed = [name for name, value in belongs(parts).items() if found.belongs.get(name) != value]
     if changed and journal:
         changes = ", ".join(f"{name}: {found.belongs.get(name)} then, {belongs(parts)[name]} now" for name in changed)
         tell(f"this run is no longer bit-exact: {changes}")
         journal.write("tags", values={"resumed_elsewhere": changes})
+
+
+def lost_weights(run: Run) -> str:
+    """Returns what is wrong with the weights of the best epoch so far; empty if nothing is, or if none are needed."""
+    if not run.history.get("val/loss") or is_deleted(run.folder, WEIGHTS):
+        return ""
+    try:
+        load_file(run.artifact(WEIGHTS))
+    except UserError as wrong:
+        return damage(run.folder, WEIGHTS) or str(wrong)
+    except (OSError, SafetensorError) as error:  # weights of an older version have no digest
+        return f"{run.folder / 'artifacts' / WEIGHTS}: damaged: {error}"
+    return ""
+
+
+def _usable(run: Run, parts: Assembly, lost: str) -> Checkpoint | None:
+    """The latest intact checkpoint from which training ends with the right weights. lost: see `lost_weights`.
+
+    If the weights of the best epoch are lost, a checkpoint has to be of the end of that epoch, or of the first epoch.
+    """
+    refused = False
+    for path in generations(run.folder / CHECKPOINTS):
+        try:
+            found = read(path)
+        except Damaged as error:
+            tell(f"{error}; using the previous checkpoint")
+            continue
+        history = found.state["history"]
+        at_end = found.step == len(history) * parts.context.steps_per_epoch
+        if not lost or not history or (at_end and best_epoch(history, parts.experiment.monitor) == len(history) - 1):
+            return found
+        refused = True
+    if refused:
+        tell(f"{lost}; no checkpoint holds these weights, so the epochs are trained again")
+    return None
 
 
 def _report_skipped(step: int, parts: Assembly) -> None:
@@ -65,10 +106,10 @@ def take_over(earlier: Run, parts: Assembly) -> None:
         raise UserError(
             [f"--continue {earlier.id}: it was trained on different data ({earlier.record['data']['source']})"]
         )
-    found, _ = latest(earlier.folder / CHECKPOINTS) if earlier.status == "FINISHED" else (None, [])
-    if found is None:
+    found, wrong = latest(earlier.folder / CHECKPOINTS) if earlier.status == "FINISHED" else (None, [])
+    if found is None or wrong:
         advice = "use resume for an unfinished run" if earlier.status != "FINISHED" else "its checkpoint is missing"
-        raise UserError([f"--continue {earlier.id}: it is {earlier.status}; {advice}"])
+        raise UserError([f"--continue {earlier.id}: it is {earlier.status}; {'; '.join(wrong) or advice}"])
     declared = [{name: value for name, value in g.items() if name != "params"} for g in state.optimizer.param_groups]
     unfit = f"--continue {earlier.id}: its state does not fit the present declaration"
     load_weights(state.trained, found.state["trained"], unfit)  # first, because its errors name the weights

@@ -74,8 +74,8 @@ def read_declaration(place: str) -> Experiment:
     UserError."""
     path = Path(place)
     if not path.is_file():
-        artifacts = RecordedRun.load(place).folder / "artifacts"
-        path = artifacts / BEST if (artifacts / BEST).exists() else artifacts / RECORD
+        run = RecordedRun.load(place)
+        path = run.artifact(BEST if (run.folder / "artifacts" / BEST).exists() else RECORD)
     return declared(read_record(path))
 
 

@@ -15,7 +15,7 @@ from core.common.terminal import tell
 from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
 from core.metrics.names import best_epoch, scores
-from core.models.weights import save_weights
+from core.models.weights import serialized
 from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
@@ -30,6 +30,7 @@ from core.training.loop import Event
 from core.training.runtime import Runtime
 from core.training.state import State
 
+ERROR, MENDED = "error.txt", "mended: the run was resumed"
 NO_REPORT = "no report is written for a multi-label run; per_class.csv holds the metrics of each label"
 ONLY_HERE = (
     "defined in a notebook or script, so that the run can only be loaded where it is defined, too; "
@@ -92,6 +93,7 @@ class Trainer:
         try:
             with distributed.peers():
                 yield
+            self._mark_error_as_mended(self.journal)
             self._close("FINISHED")
         except BaseException as error:
             better = explained(error, self.run.id, self.parts.state.step)
@@ -99,12 +101,23 @@ class Trainer:
             with suppress(OSError):  # a full disk is reported by the error raised below
                 if not isinstance(error, KeyboardInterrupt):
                     self.journal.write("tags", values={"error": f"{type(better).__name__}: {better}"[:1000]})
-                    log_text(self.journal, "error.txt", traceback.format_exc())
+                    log_text(self.journal, ERROR, traceback.format_exc())
             with suppress(OSError):
                 self._close("KILLED" if stopped else "FAILED")
             if better is error:
                 raise
             raise better from error
+
+    def _mark_error_as_mended(self, journal: Journal) -> None:
+        """Say in the tag and the file of an error that a resume has finished the run since."""
+        error = self.run.tags.get("error", "")
+        if not error or error.startswith(MENDED):
+            return
+        journal.write("tags", values={"error": f"{MENDED}: {error}"[:1000]})
+        if (path := journal.artifact(ERROR)).is_file():
+            log_text(
+                journal, ERROR, f"{MENDED}, and it finished. Before that, it had stopped with:\n\n{path.read_text()}"
+            )
 
     def _close(self, status: str) -> None:
         assert self.journal is not None
@@ -215,4 +228,4 @@ def _record(journal: Journal, parts: Assembly, event: Event) -> None:
         return
     journal.metrics(event.epoch + 1, event.metrics)
     if best_epoch(parts.state.history, parts.experiment.monitor) == event.epoch:
-        save_weights(parts.state.evaluated, journal.artifact(WEIGHTS))
+        journal.replace(WEIGHTS, serialized(parts.state.evaluated))

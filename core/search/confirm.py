@@ -97,7 +97,11 @@ def _train(runner: StudyRunner, jobs: list[_Job], stop: Stop) -> None:
     waiting = list(range(len(jobs)))
 
     def next_task(place: int) -> Task | None:
-        return _task(runner, place, number := waiting.pop(0), jobs[number]) if waiting else None
+        number = next((each for each in waiting if runner.is_free(jobs[each].run)), None)
+        if number is None:
+            return None
+        waiting.remove(number)
+        return _task(runner, place, number, jobs[number])
 
     def handle(worker: Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
@@ -120,7 +124,7 @@ def _train(runner: StudyRunner, jobs: list[_Job], stop: Stop) -> None:
         if job.deaths < MAX_DEATHS:
             waiting.append(number)
 
-    runner.pool.iterate(stop, next_task, handle, lambda: bool(runner.pool.busy()))
+    runner.pool.iterate(stop, next_task, handle, lambda: bool(runner.pool.busy() or waiting))
 
 
 def _task(runner: StudyRunner, place: int, number: int, job: _Job) -> Task:

@@ -19,7 +19,7 @@ from core.common.signals import Stop
 from core.experiment import Experiment
 from core.launch import Launch
 from core.randomness import key
-from core.record.journal import Journal
+from core.record.journal import Journal, read
 from core.record.lock import is_free
 from core.runs.recorder import RunInfo
 from core.runs.trained import Run
@@ -62,6 +62,7 @@ class StudyRunner:
     last_beat: float = 0.0
     waiting: bool = False
     seen: set[int] = field(default_factory=set)
+    awaited: set[str] = field(default_factory=set)
 
     def iterate(self, stop: Stop) -> None:
         """Run trials until all have ended, the timeout expires, or a signal arrives. Raises Failing."""
@@ -75,7 +76,7 @@ class StudyRunner:
     def _proceed(self) -> bool:
         self.display.show(self)
         self._heartbeat()
-        return bool(self.pool.busy()) or self._awaits_others() or not self._is_over()
+        return bool(self.pool.busy() or self.orphans) or self._awaits_others() or not self._is_over()
 
     def finished(self) -> list[FrozenTrial]:
         """Returns the trials that count: complete, pruned, or failed with an error of their own."""
@@ -100,8 +101,10 @@ class StudyRunner:
         return run
 
     def _next(self, place: int) -> Task | None:
-        if self.orphans:
-            trial = attached(self.storage, self.study, self.orphans.pop(0).number)
+        free = next((trial for trial in self.orphans if self.is_free(self.runs.get(trial.number))), None)
+        if free:
+            self.orphans.remove(free)
+            trial = attached(self.storage, self.study, free.number)
         elif self._is_over():
             return None
         else:
@@ -113,6 +116,19 @@ class StudyRunner:
         self.running[trial.number] = trial
         beat(self.storage, self.study, [trial.number])
         return self._task(trial, place)
+
+    def is_free(self, run: Run | None) -> bool:
+        """Whether no process trains this run. The worker of a dead search does until the end of its step."""
+        if run is None or is_free(run.folder):
+            return True
+        if run.id not in self.awaited:
+            self.awaited.add(run.id)
+            pids = [event.get("pid") for _, event in read(run.folder, containing=b'"run"') if event["event"] == "run"]
+            self.display.say(
+                f"waiting for process {pids[-1] if pids else 'unknown'}, a worker of an earlier search, "
+                f"which finishes a step of {run.id}"
+            )
+        return False
 
     def _is_late(self) -> bool:
         return self.options.seconds is not None and time.monotonic() - self.began > self.options.seconds

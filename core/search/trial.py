@@ -73,8 +73,8 @@ def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, 
                 trainer.to_the_end()
             elif good := not _iterate(trainer, task, continues) and keeps_weights(task.goals.score(run)):
                 keep_last(run.folder / CHECKPOINTS)
-            else:
-                (run.folder / "artifacts" / WEIGHTS).unlink(missing_ok=True)
+            elif trainer.journal:
+                trainer.journal.delete(WEIGHTS)
         if not task.whole and not good:  # only after it has ended: until then it may have to be resumed
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
     return _outcome(task, run)

@@ -75,10 +75,7 @@ def load(folder: Path) -> Record | None:
 
 
 def save(folder: Path, record: Record) -> None:
-    """Write mirror.json atomically, without fsync: after a power failure, some entries may be sent twice.
-
-    Passwords in URIs are removed here, wherever the texts come from.
-    """
+    """Write mirror.json atomically. Passwords in URIs are removed here, wherever the texts come from."""
     texts = {
         "tracking_uri": public(record.tracking_uri, whole=True),
         "problem": public(record.problem),

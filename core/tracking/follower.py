@@ -12,6 +12,7 @@ import psutil
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 
+from core.common.files import sync
 from core.record.journal import ENDED, Journal
 from core.tracking import client as store
 from core.tracking.cursor import LOCK, SOURCES, SYSTEM, Record, entries, last_event, load, save, waiting
@@ -123,6 +124,9 @@ class Follower:
             found = store.find_run(client, experiment, event["id"]) if earlier else None
             run_id = found or store.create_run(client, experiment, event, parent)
             self._keep(replace(record, experiment_id=experiment, run_id=run_id, refused=record.with_refused(refused)))
+        for file in SOURCES:
+            if self.record.offset(file) > _size(self.folder / file):  # an earlier state was restored from a copy
+                self._keep(self.record.at(file, 0))
         self._sent = {file: Sent() for file in SOURCES}
         self._pending = {}
         self._run = event
@@ -138,6 +142,8 @@ class Follower:
             if batch is None:
                 continue
             self._pending[file] = batch
+            # what a power failure takes from the journal is trained again with other times: MLflow must not have it
+            sync(self.folder / file)
             try:
                 record = send(client, self.folder, self.record, batch)
             except Exception as error:
@@ -171,6 +177,10 @@ class Follower:
                 self._system.close(None)  # a status would be another line to send after the end
                 self._system = None
         self.record = record
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _alive(run: dict[str, Any]) -> bool:

@@ -162,6 +162,8 @@ def _send_event(client: MlflowClient, folder: Path, run: str, event: dict[str, A
             client.set_terminated(run, event["value"], event["time"])
         case "status":
             client.update_run(run, status=event["value"])
+        case "digest":
+            pass  # of an artifact that is not complete yet
         case "run":
             pass  # the first "run" event created the run; a resumed run has several
         case kind:

@@ -1,6 +1,7 @@
 """Checkpoints: the state of a run on disk, written atomically, verified by digest, the latest two kept.
 
-A file is one line of JSON (version, step, sha256 of the rest, environment), then the state in the format of torch.save.
+A file is one line of JSON (version, step, sha256 of the rest, environment, digest of the line), then the state in the
+format of torch.save.
 It is read with weights_only=True: a file can hold tensors and plain values, and never runs code.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ import torch
 
 from core.common.errors import Damaged
 from core.common.failpoints import failpoint
-from core.common.files import replacing
+from core.common.files import make_folder, replacing
+from core.common.sealed import sealed, unsealed
 from core.training.state import State
 
 VERSION = 1
@@ -43,14 +44,14 @@ class Checkpoint:
 
 def save(folder: Path, step: int, state: dict[str, Any], belongs: dict[str, Any]) -> Path:
     """Write folder/<step>.checkpoint, then remove all but the latest KEPT checkpoints. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
     head = {"version": VERSION, "step": step, "sha256": hashlib.sha256(content).hexdigest(), "belongs": belongs}
     path = folder / f"{step:012d}.checkpoint"
-    with replacing(path, lasting=True) as stream:
-        stream.write(json.dumps(head).encode() + b"\n")
+    with replacing(path) as stream:
+        stream.write(sealed(head).encode() + b"\n")
         failpoint("checkpoint head written")
         stream.write(content)
         stream.flush()
@@ -76,15 +77,17 @@ def read(path: Path) -> Checkpoint:
     """Read and verify a checkpoint. Raises Damaged."""
     try:
         with path.open("rb") as stream:
-            head = json.loads(stream.readline())
+            head = unsealed(stream.readline())
             content = stream.read()
     except (OSError, ValueError) as error:
         raise Damaged(f"{path}: {error}") from None
     if head.get("version") != VERSION:
         raise Damaged(f"{path}: the checkpoint has version {head.get('version')}; this labbook reads version {VERSION}")
-    if hashlib.sha256(content).hexdigest() != head["sha256"]:
+    if hashlib.sha256(content).hexdigest() != head.get("sha256"):
         raise Damaged(f"{path}: its content does not match its digest")
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if head.get("step") != state.get("step", head.get("step")) or not isinstance(head.get("belongs"), dict):
+        raise Damaged(f"{path}: its first line does not match its content")
     return Checkpoint(path, head["step"], head["belongs"], state)
 
 

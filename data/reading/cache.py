@@ -2,6 +2,8 @@
 
 store()/cache/<digest>/pixels.npy and index.json    a cache, either complete or absent
 store()/cache/sources/<key>.json                    the digest of the cache of a source (its names, sizes and times)
+store()/cache/<digest>/checked                      its pixels matched their digests at the time of this file
+store()/cache/<digest>/damaged                      they did not: the cache is built again when it is opened next
 store()/cache/tmp-<key>/                            a cache being built, under the lock sources/<key>.lock
 """
 
@@ -13,6 +15,8 @@ import io
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,6 +31,9 @@ from data.reading import disk
 from data.reading.progress import say
 
 FORMAT = 1
+CHUNK = 16 << 20  # bytes of pixels.npy for which the index has a digest
+CHECKED, DAMAGED = "checked", "damaged"
+CHECK_AFTER = 24 * 3600.0  # s after which a cache is checked again
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,12 @@ def fetch(source: str, build: Callable[[Path], Index]) -> Cached:
     source: a string that changes if the source or the way of reading it changes.  build(folder): writes pixels.npy to
     the folder, if pixels are stored; if it raises, nothing is left on disk. Raises DataError.
     """
+    found = _fetched(source, build)
+    _check_in_background(store() / "cache" / found.index.digest)
+    return found
+
+
+def _fetched(source: str, build: Callable[[Path], Index]) -> Cached:
     root = store() / "cache"
     key = hashlib.sha256(source.encode()).hexdigest()[:32]
     try:
@@ -147,7 +160,8 @@ def _built(root: Path, key: str, build: Callable[[Path], Index]) -> Cached:
         index = build(part)
         size = (part / "pixels.npy").stat().st_size if (part / "pixels.npy").exists() else None
         with disk.writing(part, 0, "the index of the cache"):
-            (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size}))
+            chunks = [] if size is None else list(_digests(part / "pixels.npy"))
+            (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size, "chunks": chunks}))
         with disk.locked(root / "place.lock", "waiting: another process is finishing a cache"):
             _place(root, part, index)
             _note(root, key, {"digest": index.digest, "source": index.source, "top": index.top})
@@ -196,6 +210,9 @@ def _open(folder: Path) -> tuple[Index, np.ndarray | None]:
     try:
         record = json.loads((folder / "index.json").read_text())
         size = record.pop("bytes")
+        record.pop("chunks", None)
+        if (folder / DAMAGED).exists():
+            raise ValueError("pixels.npy does not match its digests")
         index = Index(**record)
         if index.format != FORMAT or index.digest != folder.name:
             raise ValueError("index.json belongs to another cache")
@@ -209,6 +226,42 @@ def _open(folder: Path) -> tuple[Index, np.ndarray | None]:
         return index, np.load(folder / "pixels.npy", mmap_mode="r")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _Damaged(f"the cache {folder} is damaged ({error})") from None
+
+
+def _check_in_background(folder: Path) -> threading.Thread | None:
+    """Compare the pixels of a cache with their digests, once a day, in a thread; None if there is nothing to do."""
+    try:
+        if time.time() - (folder / CHECKED).stat().st_mtime < CHECK_AFTER:
+            return None
+    except FileNotFoundError:
+        pass
+    thread = threading.Thread(target=_check, args=(folder,), name=f"check of {folder.name}", daemon=True)
+    thread.start()
+    return thread
+
+
+def _check(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # removed meanwhile, or on a disk that cannot be written to
+        chunks = json.loads((folder / "index.json").read_bytes()).get("chunks")
+        if not chunks:
+            return  # no pixels, or a cache of an older version
+        for number, (digest, written) in enumerate(zip(_digests(folder / "pixels.npy"), chunks, strict=True)):
+            if digest != written:
+                (folder / DAMAGED).touch()
+                where = f"bytes {number * CHUNK:,} to {(number + 1) * CHUNK:,} of {folder / 'pixels.npy'}"
+                say(
+                    f"{where} are damaged: images are not what was decoded; stop this run and start it again, "
+                    "which decodes the images anew, and look at the disk"
+                )
+                return
+        (folder / CHECKED).touch()
+
+
+def _digests(path: Path) -> Iterator[str]:
+    """Yield the SHA-256 of each chunk of a file."""
+    with path.open("rb") as stream:
+        while content := stream.read(CHUNK):
+            yield hashlib.sha256(content).hexdigest()
 
 
 def _lock(root: Path, key: str) -> Path:

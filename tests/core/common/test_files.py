@@ -40,7 +40,7 @@ def test_a_file_half_written_leaves_the_old_one(tmp_path):
 def test_what_must_last_is_synced_then_renamed_then_its_folder_synced(tmp_path, calls):
     folder = tmp_path / "folder"
     folder.mkdir()
-    with replacing(folder / "file", lasting=True) as stream:
+    with replacing(folder / "file") as stream:
         stream.write(b"content")
     assert calls == [("fsync", "file.part"), ("rename", "file"), ("fsync", "folder")]
 

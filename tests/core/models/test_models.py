@@ -666,12 +666,13 @@ def test_weights_of_another_architecture_are_reported_by_name():
 
 
 def test_a_run_whose_weights_do_not_fit_says_so():
-    from core.models.weights import save_weights
+    from core.models.weights import serialized
+    from core.record.journal import Journal
     from core.record.run import WEIGHTS
     from core.runs.trained import load
 
     run = train(SHORT.but({"model": MLP(hidden=(8,))}), OFFLINE)
-    save_weights(built(MLP(hidden=(9,)), (8, 8, 1)), run.folder / "artifacts" / WEIGHTS)
+    Journal(run.folder).replace(WEIGHTS, serialized(built(MLP(hidden=(9,)), (8, 8, 1))))
     with pytest.raises(UserError, match="3 of another shape"):
         _ = load(run.id).model
 

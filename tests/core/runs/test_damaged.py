@@ -40,13 +40,17 @@ def _flip(path, place=0.5):
 def _edit(**fields):
     def edit(run):
         path = run.folder / "artifacts" / RECORD
-        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+        _record(json.dumps(json.loads(path.read_text()) | fields).encode())(run)
 
     return edit
 
 
 def _record(content):
-    return lambda run: (run.folder / "artifacts" / RECORD).write_bytes(content)
+    def write(run):
+        (run.folder / "artifacts" / RECORD).write_bytes(content)
+        journal.Journal(run.folder).log_artifact(RECORD)  # a digest is no obstacle to whoever makes up a run
+
+    return write
 
 
 DAMAGE = {

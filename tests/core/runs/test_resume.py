@@ -116,7 +116,7 @@ def test_killed_while_a_checkpoint_is_written(point, undisturbed, forge, home):
 
 
 def some_state(value=1.0):
-    return {"trained": {"w": torch.full((1000,), value)}, "step": 3, "history": [{"a": 1.0}]}
+    return {"trained": {"w": torch.full((1000,), value)}, "step": int(value), "history": [{"a": 1.0}]}
 
 
 def test_two_generations_are_kept_and_the_older_serves_when_the_newer_is_damaged(tmp_path):

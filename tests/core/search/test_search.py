@@ -98,6 +98,28 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
     assert len(study_of(home).get_trials()) == 6
 
 
+def test_a_search_waits_for_the_worker_of_a_dead_one_that_is_in_a_long_step(forge, home):
+    words = (PROGRAM, "search", "--goal", "val/accuracy", "--limit", "320", "--epochs", "20", "--threads", "1",
+             "--trials", "2", "--workers", "1", "--pruner", "none")  # fmt: skip
+    process = forge.start(*words)
+    wait_for(
+        lambda: finished(home) >= 1 and len(list((home / "mlruns" / "runs").glob("*/artifacts/record.json"))) == 3,
+        process,
+    )
+    (worker,) = children(process.pid)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        process.kill()
+        process.wait()
+        process = forge.start(*words)
+        wait_for(lambda: f"waiting for process {worker}" in process.text, process)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert process.wait() == 0, process.text
+    trials = study_of(home).get_trials(deepcopy=False)
+    assert [trial.state for trial in trials] == [optuna.trial.TrialState.COMPLETE] * 2, process.text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_forty_trials_are_reported_once_however_often_workers_and_parents_die(forge, home):

@@ -50,7 +50,7 @@ def test_a_bad_item_takes_nothing_with_it(home: Path) -> None:
     log.metrics(0, {"good": 1.0, "bad(name)": 2.0, "text": "three"})  # type: ignore[dict-item]
     with (log.folder / journal.FILE).open("ab") as damaged:
         damaged.write(b'{"event": "metr\n')
-    log.log_artifact("never/written.txt")
+    log.write("artifact", path="never/written.txt")
     log.write("poem", verse="...")
     log.write("params", values={"changed": "2", "after": "3"})
     log.metrics(1, {"good": 4.0, "bad(name)": 5.0})

@@ -1,0 +1,48 @@
+"""MLflow is sent only what a power failure cannot take from the journal."""
+
+from core.common import files
+from core.record.journal import Journal
+from core.tracking import follower
+from core.tracking.cursor import Record, save
+
+
+def test_entries_are_on_disk_before_they_are_sent(home, monkeypatch):
+    log = Journal(home / "mlruns" / "runs" / "tiny-20260101-000000-abcd")
+    save(log.folder, Record("store", "1", "run"))
+    log.write("run", id=log.run_id, experiment="tiny")
+    log.metrics(1, {"loss": 1.0})
+    durable, sent = [0], []
+
+    def synced(path):
+        if path.name == "journal.jsonl":
+            durable.append(path.stat().st_size)
+        files.sync(path)
+
+    def send(client, folder, record, batch):
+        assert batch.end <= durable[-1]
+        sent.append(batch.end)
+        return record.at(batch.file, batch.end)
+
+    monkeypatch.setattr(follower, "sync", synced)
+    monkeypatch.setattr(follower, "send", send)
+    monkeypatch.setattr(follower.store, "check_run", lambda client, run: None)
+    mirror = follower.Follower(log.folder, "store")
+    assert mirror.hold()
+    while mirror.advance(None):
+        pass
+    log.metrics(2, {"loss": 0.5})
+    assert mirror.advance(None)
+    assert sent[-1] == (log.folder / "journal.jsonl").stat().st_size
+    mirror.release()
+
+
+def test_a_journal_that_is_shorter_than_what_was_sent_is_sent_from_the_beginning(home, monkeypatch):
+    log = Journal(home / "mlruns" / "runs" / "tiny-20260101-000000-abcd")
+    log.write("run", id=log.run_id, experiment="tiny")
+    save(log.folder, Record("store", "1", "run", journal=10_000))
+    monkeypatch.setattr(follower.store, "check_run", lambda client, run: None)
+    mirror = follower.Follower(log.folder, "store")
+    assert mirror.hold()
+    mirror.advance(None)
+    assert mirror.record.journal == 0
+    mirror.release()
