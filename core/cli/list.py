@@ -11,7 +11,7 @@ from core.catalogue import entries, package_of
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.record.run import IMPORTED, read_summary
+from core.record.run import IMPORTED, RECORD, read_record, read_summary
 from core.runs.trained import Run
 
 WIDTH = 80  # columns
@@ -52,7 +52,8 @@ def _kinds(name: str) -> tuple[str, str] | None:
 
 
 def _kinds_of(run: Run) -> tuple[str, str] | None:
-    declaration = run.record.get("declaration")
+    # without the digest in the journal, whose reading would take too long for a list of many runs
+    declaration = read_record(run.folder / "artifacts" / RECORD).get("declaration")
     if not declaration:
         return None
     data, model = (str(declaration[part]["class"]).rpartition(".")[2] for part in ("data", "model"))

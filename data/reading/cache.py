@@ -241,7 +241,8 @@ def _check_in_background(folder: Path) -> threading.Thread | None:
 
 
 def _check(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # removed meanwhile, or on a disk that cannot be written to
+    # removed or replaced meanwhile, or on a disk that cannot be written to; a damaged index is noticed where it is read
+    with contextlib.suppress(OSError, ValueError):
         chunks = json.loads((folder / "index.json").read_bytes()).get("chunks")
         if not chunks:
             return  # no pixels, or a cache of an older version

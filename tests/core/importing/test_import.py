@@ -379,7 +379,10 @@ def test_an_import_repeated_adds_nothing_whatever_the_hash_seed(tmp_path, home):
     log = write(tmp_path / "log.csv", "\n".join([f"epoch,{','.join(COMMON)}", *rows, ""]))
     for hash_seed in range(3):
         command = [sys.executable, "-m", "core", "import", str(log)]
-        environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "MLFLOW_TRACKING_URI": str(home / "none")}
+        environment = os.environ | {
+            "PYTHONHASHSEED": str(hash_seed),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+        }
         subprocess.run(command, env=environment, check=True, capture_output=True)
     assert len(runs(home)) == 1
 

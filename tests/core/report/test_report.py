@@ -50,6 +50,7 @@ from core.tracking import cursor
 from data import Digits
 from experiments.tiny import EXPERIMENT
 from tests.support.browser import chromium
+from tests.support.runs import rewrite_record
 
 CPU = torch.device("cpu")
 SHORT = EXPERIMENT.but({"epochs": 1, "limit": 300})
@@ -188,10 +189,8 @@ def test_what_cannot_be_reported_on_is_refused_with_the_reason(home, what, monke
         (run.folder / "artifacts" / "confusion_matrix.csv").unlink()
         expected = "has no test results"
     if what in ("parent", "data"):
-        path = run.folder / "artifacts" / "record.json"
-        record = json.loads(path.read_text())
-        record["data"]["digest"] = "other"
-        path.write_text(json.dumps(record | ({"seeds": 2} if what == "parent" else {})))
+        changes = {"data": run.record["data"] | {"digest": "other"}}
+        rewrite_record(run, changes | ({"seeds": 2} if what == "parent" else {}))
         expected = f"labbook compare {run.id}" if what == "parent" else "the data have changed"
     with pytest.raises(UserError, match=expected):
         main([word])

@@ -193,12 +193,12 @@ def test_a_validation_that_is_never_a_number_ends_as_failed_and_reads_no_test_im
 @pytest.mark.parametrize(
     ("experiment", "launch"),
     [
-        (SHORT.but({"batch_size": 10_000}), OFFLINE),
+        (SHORT.but({"limit": 3}), OFFLINE),
         (SHORT.but({"grad_accum_steps": 7}), OFFLINE),
         (SHORT, Launch(device="cuda:77", mlflow=False)),
         (CIFAR, Launch(root="nowhere", mlflow=False)),
     ],
-    ids=["batch", "grad_accum_steps", "device", "root"],
+    ids=["limit", "grad_accum_steps", "device", "root"],
 )
 def test_a_mistake_leaves_no_run_behind(experiment, launch, home):
     with pytest.raises(UserError):

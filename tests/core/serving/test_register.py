@@ -33,7 +33,7 @@ from core.launch import Launch
 from core.models import Model, Torchvision
 from core.models.tta import averaged
 from core.record.journal import Journal
-from core.record.run import RECORD, WEIGHTS
+from core.record.run import WEIGHTS
 from core.runs.train import train
 from core.runs.trained import Run, load
 from core.serving.export import exported
@@ -46,6 +46,7 @@ from data import ImageFolder
 from experiments.tiny import EXPERIMENT
 from tests.support import mlflow_server
 from tests.support.mlflow_server import Server, answers, wait_for
+from tests.support.runs import rewrite_record
 from tests.support.samples import tree
 
 empty_store = mlflow_server.empty_store
@@ -344,13 +345,15 @@ def test_a_run_without_weights_or_with_damaged_ones_is_refused(twin):
 
 @pytest.mark.parametrize("kind", ["seeds", "study"])
 def test_a_parent_is_refused_and_those_below_it_named(run, twin, kind):
-    for one, changes in ((twin, {kind: 2}), (run, {"parent": twin.id})):
-        path = one.folder / "artifacts" / RECORD
-        before = path.read_text()
-        path.write_text(json.dumps(json.loads(before) | changes))
-    assert f"choose one of its runs: {run.id}" in refused(twin)
-    path.write_text(before)
-    assert "none of its runs has weights" in refused(twin)
+    child = Run(shutil.copytree(run.folder, run.folder.with_name(f"{run.id[:-4]}ffff")))
+    try:
+        rewrite_record(twin, {kind: 2})
+        rewrite_record(child, {"parent": twin.id})
+        assert f"choose one of its runs: {child.id}" in refused(twin)
+        rewrite_record(child, {"parent": None})
+        assert "none of its runs has weights" in refused(twin)
+    finally:
+        shutil.rmtree(child.folder)
 
 
 def test_what_mlflow_lacks_is_for_sync(twin):
