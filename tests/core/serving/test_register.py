@@ -343,11 +343,11 @@ def test_a_run_without_weights_or_with_damaged_ones_is_refused(twin):
     assert "has no weights (most trials of a search keep none); `python -m" in refused(twin)
 
 
-@pytest.mark.parametrize("kind", ["seeds", "study"])
+@pytest.mark.parametrize("kind", [{"seeds": 2}, {"study": "tiny"}], ids=["seeds", "study"])
 def test_a_parent_is_refused_and_those_below_it_named(run, twin, kind):
     child = Run(shutil.copytree(run.folder, run.folder.with_name(f"{run.id[:-4]}ffff")))
     try:
-        rewrite_record(twin, {kind: 2})
+        rewrite_record(twin, kind)
         rewrite_record(child, {"parent": twin.id})
         assert f"choose one of its runs: {child.id}" in refused(twin)
         rewrite_record(child, {"parent": None})
@@ -377,7 +377,7 @@ def test_a_store_that_is_damaged_is_reported(twin, tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     cursor.save(twin.folder, replace(cursor.load(twin.folder), tracking_uri=uri))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert refused(twin).startswith(f"MLflow at {uri} does not respond: ")
+    assert "labbook sync sends all runs to a new one" in refused(twin)
 
 
 @pytest.mark.parametrize("name", ["a:b", "a/b", "", "a?b"])
