@@ -11,7 +11,7 @@ from core.runs.trained import Run
 from core.search import space
 from core.search.objectives import summary
 from core.search.search import SearchResult
-from core.tracking.api import mirror_status, public_uri, run_url, store_mistake, tracking_uri
+from core.tracking.api import mirror_status, public_uri, run_url, store_problem, tracking_uri
 
 
 def report_result(result: Run | Seeds) -> int:
@@ -62,7 +62,7 @@ def report_location(run: Run) -> None:
             f"MLflow does not have the complete run yet ({missing}); the record on disk is complete; "
             "to send the rest: labbook sync"
         )
-    if store_mistake():  # no page shows the run
+    if store_problem():  # no page shows the run
         return
     if tracking_uri().startswith("http"):
         tell(f"view:   {public_uri()}/{run_url(run.folder) or ''}")

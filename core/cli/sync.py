@@ -19,9 +19,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs to send; without any, all runs on record")
     given = parser.parse_args(list(words))
     if tracking_uri() == default_uri():
-        from core.tracking.mend import mend_store
+        from core.tracking.repair import repair_store
 
-        for line in mend_store():
+        for line in repair_store():
             tell(line)
     every = sorted(path.parent for path in paths.runs().glob(f"*/{journal.FILE}"))
     statuses = sync([load(word).folder for word in given.runs] or every)

@@ -19,7 +19,7 @@ from core.common import paths
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.tracking.api import public_uri, run_url, store_mistake, tracking_uri
+from core.tracking.api import public_uri, run_url, store_problem, tracking_uri
 
 HERE = ("127.0.0.1", "localhost", "::1")
 PATIENCE, GRACE = 120.0, 5.0  # s that the server may take to start, and to stop
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     given = parser.parse_args(list(words))
-    if wrong := store_mistake():
+    if wrong := store_problem():
         raise UserError([f"ui: {wrong}"])
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):

@@ -30,7 +30,7 @@ from core.training.loop import Event
 from core.training.runtime import Runtime
 from core.training.state import State
 
-ERROR, MENDED = "error.txt", "mended: the run was resumed"
+ERROR, RESOLVED = "error.txt", "resolved: the run was resumed"
 NO_REPORT = "no report is written for a multi-label run; per_class.csv holds the metrics of each label"
 ONLY_HERE = (
     "defined in a notebook or script, so that the run can only be loaded where it is defined, too; "
@@ -93,7 +93,7 @@ class Trainer:
         try:
             with distributed.peers():
                 yield
-            self._mark_error_as_mended(self.journal)
+            self._mark_error_as_resolved(self.journal)
             self._close("FINISHED")
         except BaseException as error:
             better = explained(error, self.run.id, self.parts.state.step)
@@ -108,15 +108,15 @@ class Trainer:
                 raise
             raise better from error
 
-    def _mark_error_as_mended(self, journal: Journal) -> None:
+    def _mark_error_as_resolved(self, journal: Journal) -> None:
         """Say in the tag and the file of an error that a resume has finished the run since."""
         error = self.run.tags.get("error", "")
-        if not error or error.startswith(MENDED):
+        if not error or error.startswith(RESOLVED):
             return
-        journal.write("tags", values={"error": f"{MENDED}: {error}"[:1000]})
+        journal.write("tags", values={"error": f"{RESOLVED}: {error}"[:1000]})
         if (path := journal.artifact(ERROR)).is_file():
             log_text(
-                journal, ERROR, f"{MENDED}, and it finished. Before that, it had stopped with:\n\n{path.read_text()}"
+                journal, ERROR, f"{RESOLVED}, and it finished. Before that, it had stopped with:\n\n{path.read_text()}"
             )
 
     def _close(self, status: str) -> None:

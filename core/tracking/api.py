@@ -17,7 +17,7 @@ from core.common.terminal import tell
 from core.common.text import public
 from core.record import journal
 from core.tracking import cursor
-from core.tracking.mistakes import mistake
+from core.tracking.store_check import problem
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GRACE = 5.0  # s to wait for a mirror to stop after SIGTERM
@@ -40,9 +40,9 @@ def default_uri() -> str:
     return f"sqlite:///{paths.home()}/mlflow.db"
 
 
-def store_mistake() -> str | None:
-    """Returns what has to be mended before MLflow can get a run, in a line with advice; None if nothing is known."""
-    return mistake(tracking_uri(), own=tracking_uri() == default_uri())
+def store_problem() -> str | None:
+    """Returns what has to be repaired before MLflow can get a run, in a line with advice; None if nothing is known."""
+    return problem(tracking_uri(), own=tracking_uri() == default_uri())
 
 
 class Follows(Protocol):
@@ -61,7 +61,7 @@ class Mirror:
 
     def start(self) -> None:
         """Start the process, without waiting until it is ready. If MLflow cannot get anything, print why instead."""
-        self._mistake = store_mistake()
+        self._mistake = store_problem()
         if self._mistake:
             tell(f"MLflow does not get this run: {self._mistake}")
         else:
@@ -113,7 +113,7 @@ class MirrorStatus:
 
 def mirror_status(folder: Path) -> MirrorStatus:
     """Returns the state of a run from the files in its folder, without a call to MLflow."""
-    found, wrong = _status(folder), store_mistake()
+    found, wrong = _status(folder), store_problem()
     return replace(found, complete=False, why=wrong) if wrong else found
 
 
@@ -143,7 +143,7 @@ def sync(folders: Iterable[Path], patience: float = 30.0) -> list[MirrorStatus]:
     beginning. Sending stops if MLflow does not respond for `patience` seconds. A run without a final status becomes
     KILLED if its trainer has died. Raises UserError if MLflow cannot get anything.
     """
-    if wrong := store_mistake():
+    if wrong := store_problem():
         raise UserError([wrong])
     runs = [folder.absolute() for folder in folders]
     to_send = [folder for folder in runs if not held(folder) and not _is_empty(folder)]

@@ -1,4 +1,4 @@
-"""Damage to a file of a run is noticed where the file is read, and mended by a resume where it can be."""
+"""Damage to a file of a run is noticed where the file is read, and repaired by a resume where it can be."""
 
 import random
 import shutil
@@ -145,7 +145,7 @@ def test_layers_of_an_epoch_at_whose_end_a_run_was_killed_are_on_record(validate
     assert any(name.endswith("update_ratio") and len(found) == 3 for name, found in points(stopped).items())
 
 
-def test_an_error_that_a_resume_mended_is_marked(finished, home, monkeypatch):
+def test_an_error_that_a_resume_resolved_is_marked(finished, home, monkeypatch):
     def broken(*given):
         raise ZeroDivisionError("a bug")
 
@@ -158,7 +158,7 @@ def test_an_error_that_a_resume_mended_is_marked(finished, home, monkeypatch):
     run = Run(folder)
     assert run.tags["error"] == "ZeroDivisionError: a bug"
     resume(run)
-    assert run.tags["error"] == "mended: the run was resumed: ZeroDivisionError: a bug"
+    assert run.tags["error"] == "resolved: the run was resumed: ZeroDivisionError: a bug"
     text = run.artifact("error.txt").read_text()
-    assert text.startswith("mended")
+    assert text.startswith("resolved")
     assert "Traceback" in text

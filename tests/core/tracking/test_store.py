@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from core.cli.sync import main as sync
 from core.common.errors import UserError
 from core.tracking import cursor, mistakes, process
-from core.tracking.api import Mirror, mirror_status, store_mistake, tracking_uri
-from core.tracking.mistakes import mistake
+from core.tracking.api import Mirror, mirror_status, store_problem, tracking_uri
+from core.tracking.store_check import problem
 from tests.support import mlflow_server
 from tests.support.mlflow_server import assert_mirrored, begin, mirror_now, run_of
 
@@ -58,7 +58,7 @@ def test_a_mistake_in_the_uri_is_told_before_training_and_costs_no_time(uri, adv
 
 @pytest.mark.parametrize("uri", ["http://me:s%2Fx@lab:5000", "https://lab", "sqlite:////none/x.db", "databricks"])
 def test_usual_uris_are_fine(uri):
-    assert mistake(uri, own=False) is None
+    assert problem(uri, own=False) is None
 
 
 def written(name: str = "run"):
@@ -93,7 +93,7 @@ def test_a_home_may_be_moved(how, home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(place)
     capsys.readouterr()
 
-    assert f"was moved or copied from {old}" in (store_mistake() or "")
+    assert f"was moved or copied from {old}" in (store_problem() or "")
     log = begin("between")
     mirror = Mirror()
     mirror.follow(log.folder)
@@ -101,7 +101,7 @@ def test_a_home_may_be_moved(how, home, tmp_path, monkeypatch, capsys):
     log.log_artifact("notes.txt")
     log.close("FINISHED")
     assert not mirror.finish()
-    assert "labbook sync mends it" in capsys.readouterr().out
+    assert "labbook sync repairs it" in capsys.readouterr().out
     assert old.exists() == (how == "copied"), "the former place was made again"
 
     before = sorted(place.glob("mlflow.db.2*"))
@@ -113,7 +113,7 @@ def test_a_home_may_be_moved(how, home, tmp_path, monkeypatch, capsys):
     for name in ("before", "between"):
         assert artifact(name).is_relative_to(place)
         assert artifact(name).read_text() == "notes"
-    assert store_mistake() is None
+    assert store_problem() is None
     if how == "copied":
         monkeypatch.setenv("LABBOOK_HOME", str(old))
         assert artifact("before").is_relative_to(old)
@@ -142,9 +142,9 @@ def test_an_older_database_is_upgraded_after_a_copy(home, monkeypatch, capsys):
     database = home / "mlflow.db"
     database.unlink()
     upgraded_from(database, "f5a4f2784254")
-    assert "was written by an older MLflow" in (store_mistake() or "")
+    assert "was written by an older MLflow" in (store_problem() or "")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}?x=1")
-    assert f"mlflow db upgrade sqlite:///{database}" in (store_mistake() or ""), "a store of somebody else"
+    assert f"mlflow db upgrade sqlite:///{database}" in (store_problem() or ""), "a store of somebody else"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     log = begin("run")
     log.close("FINISHED")
@@ -178,7 +178,7 @@ def upgraded_from(database: Path, version: str) -> None:
 def test_a_newer_database_is_left_alone(home, capsys):
     downgraded(home / "mlflow.db", "abcdef012345")
     content = (home / "mlflow.db").read_bytes()
-    assert "was written by a newer MLflow (schema abcdef012345); install it" in (store_mistake() or "")
+    assert "was written by a newer MLflow (schema abcdef012345); install it" in (store_problem() or "")
     begin("run").close("FINISHED")
     with pytest.raises(UserError, match="newer MLflow"):
         sync([])
@@ -194,7 +194,7 @@ def test_a_failed_upgrade_leaves_the_database_as_it_was(home, monkeypatch):
             opened.execute("drop table metrics")
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nno such thing\n")
 
-    monkeypatch.setattr("core.tracking.mend.subprocess.run", fail)
+    monkeypatch.setattr("core.tracking.repair.subprocess.run", fail)
     with pytest.raises(UserError, match=r"could not be upgraded and is as before: no such thing$"):
         sync([])
     with closing(sqlite3.connect(database)) as opened:
@@ -204,13 +204,13 @@ def test_a_failed_upgrade_leaves_the_database_as_it_was(home, monkeypatch):
 
 def test_a_file_that_is_no_database(home):
     (home / "mlflow.db").write_text("no database " * 100)
-    assert "file is not a database; move it away" in (store_mistake() or "")
+    assert "file is not a database; move it away" in (store_problem() or "")
 
 
 def test_a_locked_database_is_no_mistake(home):
     with closing(sqlite3.connect(home / "mlflow.db", isolation_level=None)) as other:
         other.execute("begin exclusive")
-        assert store_mistake() is None
+        assert store_problem() is None
 
 
 def test_a_run_deleted_in_mlflow_is_told_until_it_is_restored(home, capsys):

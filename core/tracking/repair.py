@@ -1,4 +1,4 @@
-"""Mend the database of the home folder: upgrade its tables, and follow a home that was moved. A copy is made before."""
+"""Repair the database of the home folder: upgrade its tables, follow a home that was moved. A copy is made before."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from core.common.errors import UserError
 from core.common.files import sync
 from core.tracking import cursor
 from core.tracking.api import default_uri
-from core.tracking.mistakes import PLACES, all_places, earlier_homes, revisions, schema, split
+from core.tracking.store_check import PLACES, all_places, earlier_homes, revisions, schema, split
 
 
-def mend_store() -> Iterator[str]:
-    """Mend the database of the home folder if necessary. Yields what was done, in a line each. Raises UserError."""
+def repair_store() -> Iterator[str]:
+    """Repair the database of the home folder if necessary. Yields what was done, in a line each. Raises UserError."""
     database = paths.home() / "mlflow.db"
     if not database.exists():
         return

@@ -33,8 +33,8 @@ _OTHERS = ("sqlite", "databricks", "databricks-uc", "uc")
 _PLACE = re.compile(r"(file://)?(/.*)/mlruns/(\d+(?:/.*)?)", re.DOTALL)
 
 
-def mistake(uri: str, own: bool) -> str | None:
-    """Returns what has to be mended before MLflow can get a run, in a line with advice; None if nothing is known.
+def problem(uri: str, own: bool) -> str | None:
+    """Returns what has to be repaired before MLflow can get a run, in a line with advice; None if nothing is known.
 
     own: whether the store is the database in the home folder.
     """
@@ -123,7 +123,7 @@ def _of_database(database: Path, own: bool) -> str | None:
         upgrade = "labbook sync makes a copy and upgrades it" if own else by_hand
         return f"{database} was written by an older MLflow (schema {version}); {upgrade}"
     if homes:
-        return f"the home was moved or copied from {homes[0]}, where MLflow would still write; labbook sync mends it"
+        return f"the home was moved or copied from {homes[0]}, where MLflow would still write; labbook sync repairs it"
     return None
 
 
