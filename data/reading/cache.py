@@ -162,12 +162,13 @@ def _built(root: Path, key: str, build: Callable[[Path], Index]) -> Cached:
         with disk.writing(part, 0, "the index of the cache"):
             chunks = [] if size is None else list(_digests(part / "pixels.npy"))
             (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size, "chunks": chunks}))
-            (part / CHECKED).touch()  # the digests have just been computed
         with disk.locked(root / "place.lock", "waiting: another process is finishing a cache"):
             _place(root, part, index)
             _note(root, key, {"digest": index.digest, "source": index.source, "top": index.top})
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    if chunks:  # their digests have just been computed
+        (root / index.digest / CHECKED).touch()
     return Cached(*_open(root / index.digest), index.source, index.top)
 
 

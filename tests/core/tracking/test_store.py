@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from core.cli.sync import main as sync
 from core.common.errors import UserError
-from core.tracking import cursor, mistakes, process
+from core.tracking import cursor, process, store_check
 from core.tracking.api import Mirror, mirror_status, store_problem, tracking_uri
 from core.tracking.store_check import problem
 from tests.support import mlflow_server
@@ -130,7 +130,7 @@ def test_places_elsewhere_stay(home, tmp_path):
             "values ('theirs', ?, 'active', 'default')",
             (f"{other}/mlruns/7",),
         )
-    assert str(other) not in mistakes.earlier_homes(home / "mlflow.db")
+    assert str(other) not in store_check.earlier_homes(home / "mlflow.db")
 
 
 def downgraded(database: Path, version: str) -> None:
@@ -153,8 +153,8 @@ def test_an_older_database_is_upgraded_after_a_copy(home, monkeypatch, capsys):
     assert "was copied to mlflow.db.2" in text
     assert "was upgraded to the tables of the installed MLflow" in text
     (copy,) = home.glob("mlflow.db.2*")
-    assert mistakes.schema(copy) == "f5a4f2784254"
-    assert mistakes.revisions()[mistakes.schema(database) or ""] is False
+    assert store_check.schema(copy) == "f5a4f2784254"
+    assert store_check.revisions()[store_check.schema(database) or ""] is False
     assert_mirrored(log)
     assert sync([]) == 0
     assert "copied" not in capsys.readouterr().out
@@ -199,7 +199,7 @@ def test_a_failed_upgrade_leaves_the_database_as_it_was(home, monkeypatch):
         sync([])
     with closing(sqlite3.connect(database)) as opened:
         assert opened.execute("select 1 from sqlite_master where name = 'metrics'").fetchone()
-    assert mistakes.schema(database) == "f5a4f2784254"
+    assert store_check.schema(database) == "f5a4f2784254"
 
 
 def test_a_file_that_is_no_database(home):
