@@ -93,7 +93,6 @@ class _Diagnosis:
         self.layers = layers(parts.state.model)
         self.before: Layers | None = None
         self.batch: Batch | None = None
-        self.last: Mapping[str, float] = {}
         self.epochs: list[Mapping[str, float]] = []
         self._copy_before_last_step(parts.state.step)
 
@@ -102,8 +101,8 @@ class _Diagnosis:
         # after the last step of an epoch, and not after its validation: a checkpoint may be written in between, and
         # a run that resumes from there does not take this step again
         if event.validation is None and event.step == (event.epoch + 1) * steps:
-            self.last = self._look()
-            self.journal.metrics(event.epoch + 1, self.last)
+            self.epochs.append(self._look())
+            self.journal.metrics(event.epoch + 1, self.epochs[-1])
         if event.validation is None and steps == 1:
             return  # the weights may still change until the next epoch begins
         self._copy_before_last_step(event.step)
@@ -121,8 +120,7 @@ class _Diagnosis:
             found |= {"dead": dead_units(self.parts.state.model, self._images())}
         self.before = None
         # one section of MLflow's page, whatever the number of layers
-        self.epochs.append({f"layers/{n}.{kind}": value for kind, each in found.items() for n, value in each.items()})
-        return dict(self.epochs[-1])
+        return {f"layers/{name}.{kind}": value for kind, each in found.items() for name, value in each.items()}
 
     def _images(self) -> torch.Tensor:
         if self.batch is None:

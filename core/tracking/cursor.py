@@ -15,8 +15,9 @@ from core.common.files import write_atomic
 from core.common.sealed import sealed, unsealed
 from core.common.text import public
 from core.record import journal
+from core.record.run import MIRROR
 
-FILE = "mirror.json"
+FILE = MIRROR
 LOCK = "mirror.lock"
 SYSTEM = "system.jsonl"
 SOURCES = (journal.FILE, SYSTEM)

@@ -20,7 +20,7 @@ from core.common.errors import UserError
 from core.common.files import sync
 from core.tracking import cursor
 from core.tracking.api import default_uri
-from core.tracking.store_check import PLACES, all_places, earlier_homes, revisions, schema, split
+from core.tracking.store_check import all_places, columns, earlier_homes, revisions, schema, split
 
 
 def repair_store() -> Iterator[str]:
@@ -72,6 +72,7 @@ def _relocate(database: Path, home: str) -> int:
     count = 0
     with closing(sqlite3.connect(database)) as opened, opened:
         opened.execute("begin immediate")
+        known = list(columns(opened))
         for place in list(dict.fromkeys(all_places(opened))):
             found = split(place)
             if not found or found[1] != home:
@@ -79,10 +80,8 @@ def _relocate(database: Path, home: str) -> int:
             start, _, below = found
             path = f"{paths.home()}/mlruns/{below}"
             new = start + (quote(path) if start else path)
-            for table, column in PLACES:
-                if opened.execute(f"select 1 from pragma_table_info('{table}') where name = '{column}'").fetchone():
-                    changed = opened.execute(f"update {table} set {column} = ? where {column} = ?", (new, place))
-                    count += changed.rowcount
+            for table, column in known:
+                count += opened.execute(f"update {table} set {column} = ? where {column} = ?", (new, place)).rowcount
     for folder in paths.runs().glob("*"):
         record = cursor.load(folder)
         if record and record.tracking_uri == f"sqlite:///{home}/mlflow.db":

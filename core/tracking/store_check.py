@@ -74,9 +74,15 @@ def earlier_homes(database: Path) -> list[str]:
 
 def all_places(opened: sqlite3.Connection) -> Iterator[str]:
     """Yield every place of artifacts in a database."""
+    for table, column in columns(opened):
+        yield from (text for (text,) in opened.execute(f"select distinct {column} from {table}") if text)
+
+
+def columns(opened: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """Yield (table, column) for each column of places that this version of the database has."""
     for table, column in PLACES:
         if opened.execute(f"select 1 from pragma_table_info('{table}') where name = '{column}'").fetchone():
-            yield from (text for (text,) in opened.execute(f"select distinct {column} from {table}") if text)
+            yield table, column
 
 
 def split(place: str) -> tuple[str, str, str] | None:
