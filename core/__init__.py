@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read when torch is imported. Its C++ warnings (a host name that cannot be looked up offline, for one) advise nothing.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 if TYPE_CHECKING:
     from core.experiment import Experiment as Experiment

@@ -12,6 +12,7 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.paths import store
 from core.common.terminal import tell
+from core.common.text import size
 from data.reading import disk
 
 DAY = 24 * 3600
@@ -41,14 +42,14 @@ def main(words: Sequence[str]) -> int:
     if given.prune is None:
         for entry in found:
             tell(f"{_description(entry)}  {entry.folder}")
-        total = _size(sum(entry.size for entry in found))
+        total = size(sum(entry.size for entry in found))
         tell(f"{len(found)} caches, {total}; labbook cache --prune DAYS removes those not used for DAYS days")
         return 0
     old = [entry for entry in found if time.time() - entry.used >= given.prune * DAY]
     for entry in old:
         remove(entry)
         tell(f"removed: {_description(entry)}")
-    freed = _size(sum(entry.size for entry in old))
+    freed = size(sum(entry.size for entry in old))
     tell(f"{len(old)} of {len(found)} caches removed, {freed}; a removed cache is rebuilt when it is needed")
     return 0
 
@@ -86,8 +87,4 @@ def remove(entry: Entry) -> None:
 
 def _description(entry: Entry) -> str:
     days = (time.time() - entry.used) / DAY
-    return f"{_size(entry.size):>9}  used {days:.0f} days ago  {'; '.join(entry.sources) or 'left by a killed process'}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"
+    return f"{size(entry.size):>9}  used {days:.0f} days ago  {'; '.join(entry.sources) or 'left by a killed process'}"

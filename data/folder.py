@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,13 +12,15 @@ from core.common.errors import DataError
 from core.loading.images import Dataset, Pixels, Splits
 from core.loading.stratify import stratified
 from data.reading import archive, cache, ingest, labels, layout, tree
+from data.reading.decode import MAX_PIXELS, MAX_VALUE, MOST_PIXELS, Conversion
 from data.reading.files import Files
+from data.reading.listing import Listing
 
 TEST_SEED = -1  # differs from every split_seed, which cannot be negative: the test split is fixed
 
 
-class OwnImages(Dataset, ABC):
-    """Base class of datasets of your own images, given with --root. Splits that they do not define are created."""
+class ImageFiles(Dataset, ABC):
+    """Base class of data sets that decode image files of any size and kind."""
 
     size: int = Field(
         224,
@@ -25,6 +28,41 @@ class OwnImages(Dataset, ABC):
         le=4096,
         description="image size in pixels; images are center-cropped to a square and resized to size x size",
     )
+    background: Literal["white", "black"] = Field("white", description="color behind transparent pixels")
+    max_value: int = Field(
+        MAX_VALUE,
+        ge=255,
+        le=MAX_VALUE,
+        description="value of 16-bit grayscale files that becomes white, such as 4095 for 12-bit data; larger values "
+        "are clipped",
+    )
+
+    max_megapixels: int = Field(
+        MAX_PIXELS // 1_000_000,
+        ge=1,
+        le=MOST_PIXELS // 1_000_000,
+        description="size of the largest image file that is decoded, each of which takes 3 MB of memory per megapixel; "
+        "larger JPEGs are reduced while decoding",
+    )
+
+    @abstractmethod
+    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
+        """The images for `labbook check`. refuse: called with each error of a folder. Raises DataError if they cannot
+        be listed."""
+
+    def recipe(self, **how: Any) -> ingest.Recipe:
+        """The recipe of these options.  how: further fields of it."""
+        return ingest.Recipe(self.size, conversion=self.conversion, **how)
+
+    @property
+    def conversion(self) -> Conversion:
+        """How pixels that are not 8-bit RGB become so."""
+        return Conversion(self.background, self.max_value, self.max_megapixels * 1_000_000)
+
+
+class OwnImages(ImageFiles, ABC):
+    """Base class of datasets of your own images, given with --root. Splits that they do not define are created."""
+
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="fraction of each class used as the test split, if the data have no test split"
     )
@@ -76,7 +114,7 @@ class ImageFolder(OwnImages):
             raise DataError(
                 [f"{root} is not a folder, which --data.cached false requires; unpack it, or omit --data.cached"]
             )
-        recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable, keep=self.cached)
+        recipe = self.recipe(skip_unreadable=self.skip_unreadable, keep=self.cached)
 
         def build(folder: Path) -> cache.Index:
             found = tree.scan(root)
@@ -84,11 +122,16 @@ class ImageFolder(OwnImages):
 
         key = f"{layout.VERSION} {archive.fingerprint(root)} {recipe.policy} {recipe.skip_unreadable}"
         cached = cache.fetch(key, build)
-        return self.splits(cached, root, None if self.cached else self._files(cached, root))
+        return self.splits(cached, root, None if self.cached else self._files(cached, root, recipe.conversion))
 
-    def _files(self, cached: cache.Cached, root: Path) -> Files:
+    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
+        found = tree.scan(root, refuse)
+        places, faults = tuple(layout.places(found)), tuple(layout.faults(found))
+        return Listing(type(self).__name__, found, places, faults, lambda: tree.contents(found, refuse))
+
+    def _files(self, cached: cache.Cached, root: Path, conversion: Conversion) -> Files:
         index = cached.index
         names = [""] * (max(index.rows) + 1)
         for row, name in zip(index.rows, index.names, strict=True):
             names[row] = name
-        return Files(root / cached.top, tuple(names), self.size)
+        return Files(root / cached.top, tuple(names), self.size, conversion)

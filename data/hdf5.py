@@ -15,6 +15,7 @@ from core.loading.images import Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, extras, ingest, labels, layout, packed
 from data.reading.decode import MAX_PIXELS
+from data.reading.listing import Listing
 from data.reading.progress import printable
 from data.reading.splits import split_of
 
@@ -43,7 +44,7 @@ class Hdf5(OwnImages):
         if root is None:
             raise DataError(["Hdf5 needs the path of your HDF5 file: add --root PATH", EXPECTED])
         h5py = extras.library("h5py", "hdf5", f"reading {root} as HDF5")
-        recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable)
+        recipe = self.recipe(skip_unreadable=self.skip_unreadable)
 
         def build(folder: Path) -> cache.Index:
             with _opened(h5py, root) as file:
@@ -54,6 +55,16 @@ class Hdf5(OwnImages):
         fields = f"{self.images} {self.labels} {self.classes} {recipe.skip_unreadable}"
         key = f"{layout.VERSION} hdf5 {archive.fingerprint(root)} {recipe.policy} {fields}"
         return self.splits(cache.fetch(key, build), root)
+
+    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
+        h5py = extras.library("h5py", "hdf5", f"reading {root} as HDF5")
+
+        def contents() -> Iterator[ingest.Stored]:
+            with _opened(h5py, root) as file, archive.reading(root):
+                yield from packed.contents_of(root, self._groups(h5py, file, root)[1])
+
+        with _opened(h5py, root) as file, archive.reading(root):
+            return packed.listed(type(self).__name__, root, *self._groups(h5py, file, root), contents)
 
     def _groups(self, h5py: Any, file: Any, root: Path) -> tuple[list[str], list[packed.Group]]:
         inner = [name for name in file if split_of(name) and isinstance(_get(h5py, file, name), h5py.Group)]

@@ -14,6 +14,7 @@ from core.common.errors import DataError
 from core.loading.images import Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, extras, ingest, layout, packed
+from data.reading.listing import Listing
 from data.reading.progress import printable
 from data.reading.splits import split_of
 
@@ -37,9 +38,8 @@ class HuggingFace(OwnImages):
     def load(self, root: Path | None) -> Splits:
         if root is None:
             raise DataError(["HuggingFace needs the path of your saved dataset: add --root PATH", EXPECTED])
-        os.environ["HF_HUB_OFFLINE"] = "1"  # the library reads it once, when it is imported
-        datasets = extras.library("datasets", "huggingface", f"reading {root} as a Hugging Face dataset")
-        recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable)
+        datasets = _library(root)
+        recipe = self.recipe(skip_unreadable=self.skip_unreadable)
 
         def build(folder: Path) -> cache.Index:
             with archive.reading(root):
@@ -49,6 +49,11 @@ class HuggingFace(OwnImages):
         fields = f"{self.images} {self.labels} {recipe.skip_unreadable}"
         key = f"huggingface {archive.fingerprint(root)} {recipe.policy} {fields}"
         return self.splits(cache.fetch(key, build), root)
+
+    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
+        with archive.reading(root):
+            classes, groups = self._groups(_library(root), root)
+        return packed.listed(type(self).__name__, root, classes, groups, lambda: packed.contents_of(root, groups))
 
     def _groups(self, datasets: Any, root: Path) -> tuple[list[str], list[packed.Group]]:
         saved = _opened(datasets, root)
@@ -66,15 +71,14 @@ class HuggingFace(OwnImages):
 
     def _wrong(self, datasets: Any, root: Path, split: str, table: Any) -> Iterator[str]:
         has = ", ".join(f"{printable(name)}: {type(kind).__name__}" for name, kind in table.features.items())
-        for name, kind, advice in (
-            (self.images, datasets.Image, f"cast_column('{self.images}', Image())"),
-            (self.labels, datasets.ClassLabel, f"class_encode_column('{self.labels}')"),
+        for role, name, kind, cast in (
+            ("images", self.images, datasets.Image, f"cast_column('{self.images}', Image())"),
+            ("labels", self.labels, datasets.ClassLabel, f"class_encode_column('{self.labels}')"),
         ):
             if not isinstance(table.features.get(name), kind):
-                yield (
-                    f"{root}: {split} has no feature {name} of type {kind.__name__} (it has {has}); use {advice} and "
-                    "save it again"
-                )
+                fitting = [printable(other) for other, found in table.features.items() if isinstance(found, kind)]
+                advice = f"use --data.{role} {' or '.join(fitting)}" if fitting else f"use {cast} and save it again"
+                yield f"{root}: {split} has no feature {name} of type {kind.__name__} (it has {has}); {advice}"
 
     def _group(self, datasets: Any, root: Path, split: str, table: Any) -> packed.Group:
         # not decoded by datasets: images are decoded with the same policy as others, and paths are not followed
@@ -82,6 +86,11 @@ class HuggingFace(OwnImages):
         plain = plain.cast_column(self.images, datasets.Image(decode=False))
         labels = [-1 if label is None else label for label in plain[self.labels]]
         return packed.Group(split, labels, partial(_read, root, plain, self.images))
+
+
+def _library(root: Path) -> Any:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the library reads it once, when it is imported
+    return extras.library("datasets", "huggingface", f"reading {root} as a Hugging Face dataset")
 
 
 def _opened(datasets: Any, root: Path) -> Any:

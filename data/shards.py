@@ -28,6 +28,7 @@ from data.reading import archive, cache, ingest, labels, layout, packed
 from data.reading.decode import SUFFIXES
 from data.reading.disk import as_data_error
 from data.reading.files import Files
+from data.reading.listing import Listing
 from data.reading.progress import bar, first, printable, say
 from data.reading.splits import resembles
 from data.reading.tree import Tree
@@ -70,28 +71,17 @@ class WebShards(OwnImages):
     def load(self, root: Path | None) -> Splits:
         if root is None:
             raise DataError(["WebShards needs the path of your folder of shards: add --root PATH", EXPECTED])
+        shards = _shards(root)
         with as_data_error(root):
-            shards = sorted(path for path in root.iterdir() if fnmatch.fnmatchcase(path.name, "[!.]*.tar"))
             seen = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in shards]
-        if not shards:
-            raise DataError([f"{root} contains no *.tar files", EXPECTED])
-        recipe = ingest.Recipe(self.size, skip_unreadable=self.skip_unreadable, keep=False)
+        recipe = self.recipe(skip_unreadable=self.skip_unreadable, keep=False)
         fields = [seen, recipe.policy, self.field, self.val, self.test, self.skip_unreadable, self.checked]
         key = f"{layout.VERSION} shards {root.resolve()} {json.dumps(fields)}"
         cached = cache.fetch(key, lambda folder: self._index(root, shards, recipe, folder))
-        return self.splits(cached, root, Shards.of(root, cached.index, self.size, self.window))
+        return self.splits(cached, root, Shards.of(root, cached.index, recipe, self.window))
 
     def _index(self, root: Path, shards: Sequence[Path], recipe: ingest.Recipe, folder: Path) -> cache.Index:
-        samples: list[Sample] = []
-        others: list[str] = []
-        wrong: list[str] = []
-        with bar(f"listing the samples of {len(shards):,} shards of {root.name}", len(shards), "shards") as advance:
-            for path in shards:
-                found, left, mistakes = survey(path, self.field)
-                samples += found
-                others += (f"{path.name}/{name}" for name in left)
-                wrong += mistakes
-                advance(1)
+        samples, others, wrong = self._surveyed(root, shards)
         classes, mixed = labels.class_names(sample.label for sample in samples)
         splits = tuple(self._split(sample.shard) for sample in samples)
         wrong += self._misnamed(shards)
@@ -103,7 +93,7 @@ class WebShards(OwnImages):
             raise DataError([f"{root}: {line}" for line in first(wrong + mixed)] + [EXPECTED])
         place = {name: label for label, name in enumerate(classes)}
         arranged = layout.Layout(classes, splits, tuple(place[sample.label] for sample in samples))
-        tree = Tree(root, "", tuple(f"{sample.shard}/{sample.name}" for sample in samples), frozenset(), tuple(others))
+        tree = _tree(root, samples, others)
         if others:
             shown = ", ".join(first([printable(name) for name in others], 10))
             say(f"{root.name}: {len(samples):,} samples; {len(others):,} other files left out: {shown}")
@@ -114,6 +104,30 @@ class WebShards(OwnImages):
         return packed.marked(
             replace(index, rows=list(range(len(index.rows))), places=[list(samples[row].place) for row in index.rows])
         )
+
+    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
+        shards = _shards(root)
+        samples, others, wrong = self._surveyed(root, shards)
+        wrong += [*self._misnamed(shards), *labels.class_names(sample.label for sample in samples)[1]]
+        places = tuple((self._split(sample.shard), sample.label) for sample in samples)
+        refused = tuple(f"{root}: {line}" for line in wrong)
+        return Listing(
+            type(self).__name__, _tree(root, samples, others), places, refused, lambda: _contents(root, samples)
+        )
+
+    def _surveyed(self, root: Path, shards: Sequence[Path]) -> tuple[list[Sample], list[str], list[str]]:
+        """(samples of all shards, names of files that belong to none, error lines)"""
+        samples: list[Sample] = []
+        others: list[str] = []
+        wrong: list[str] = []
+        with bar(f"listing the samples of {len(shards):,} shards of {root.name}", len(shards), "shards") as advance:
+            for path in shards:
+                found, left, mistakes = survey(path, self.field)
+                samples += found
+                others += (f"{path.name}/{name}" for name in left)
+                wrong += mistakes
+                advance(1)
+        return samples, others, wrong
 
     def _split(self, shard: str) -> str:
         named = {"val": self.val, "test": self.test}
@@ -128,6 +142,18 @@ class WebShards(OwnImages):
             default = split in ("val", "test") and getattr(self, split) == type(self).model_fields[split].default
             if default and self._split(name) == "train":
                 yield f"{printable(name)} looks like the {split} split; set --data.{split} to a pattern for its shards"
+
+
+def _shards(root: Path) -> list[Path]:
+    with as_data_error(root):
+        shards = sorted(path for path in root.iterdir() if fnmatch.fnmatchcase(path.name, "[!.]*.tar"))
+    if not shards:
+        raise DataError([f"{root} contains no *.tar files", EXPECTED])
+    return shards
+
+
+def _tree(root: Path, samples: Sequence[Sample], others: Sequence[str]) -> Tree:
+    return Tree(root, "", tuple(f"{sample.shard}/{sample.name}" for sample in samples), frozenset(), tuple(others))
 
 
 @dataclass(frozen=True)
@@ -278,10 +304,11 @@ class Shards(Files):
     window: int
 
     @classmethod
-    def of(cls, root: Path, index: cache.Index, size: int, window: int) -> Shards:
+    def of(cls, root: Path, index: cache.Index, recipe: ingest.Recipe, window: int) -> Shards:
         """The images of an index."""
         _, shard = np.unique([name.partition("/")[0] for name in index.names], return_inverse=True)
-        return cls(root, tuple(index.names), size, np.array(index.places, dtype=np.int64), shard, window)
+        places = np.array(index.places, dtype=np.int64)
+        return cls(root, tuple(index.names), recipe.size, recipe.conversion, places, shard, window)
 
     def content(self, row: int) -> bytes:
         """The content of an image file. Raises OSError."""

@@ -12,15 +12,16 @@ import numpy as np
 from pydantic import Field
 
 from core.common.errors import DataError
-from core.loading.images import Dataset, Images, Splits
+from core.loading.images import Images, Splits
 from core.loading.stratify import held_out, stratified
-from data.folder import TEST_SEED
-from data.reading import cache, ingest, labels, layout, rows
+from data.folder import TEST_SEED, ImageFiles
+from data.reading import archive, cache, ingest, labels, layout, rows
 from data.reading.decode import Unreadable
+from data.reading.listing import Listing
 from data.reading.tree import Tree
 
 
-class ImageTable(Dataset):
+class ImageTable(ImageFiles):
     """Image paths and labels in a .csv or .parquet file given with --root: the file, or a folder with one such file.
 
     Paths are relative to the folder of the table. A label is a class name or an integer; integers are sorted by value.
@@ -31,12 +32,6 @@ class ImageTable(Dataset):
 
     multi_label: bool = Field(False, description="multi-label classification: an image has any number of labels")
     separator: str = Field("|", min_length=1, description="separator between the labels of an image")
-    size: int = Field(
-        224,
-        ge=8,
-        le=4096,
-        description="image size in pixels; images are center-cropped to a square and resized to size x size",
-    )
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="fraction of the images used as the test split, if the table has no splits"
     )
@@ -54,21 +49,35 @@ class ImageTable(Dataset):
     def load(self, root: Path | None) -> Splits:
         if root is None:
             raise DataError(["ImageTable needs the path of your table: add --root PATH", rows.EXPECTED])
-        table = rows.find(root)
-        columns = rows.Columns(self.path_column, self.label_column, self.split_column, self.group_column)
-        columns = replace(columns, multi_label=self.multi_label, separator=self.separator)
-        found, wrong = rows.read(table, columns, self.allow_outside)
+        table, found, wrong = self._read(root)
         classes, wrong_names = labels.class_names(name for row in found for name in row.labels)
         wrong += wrong_names
         if found and not wrong and len(classes) < (1 if self.multi_label else 2):
             few = f"{classes[0]} is the only class; classification requires at least two" if classes else ""
             wrong.append(few or "no image has a label")
-        cached = _pixels(table, found, ingest.Recipe(self.size, listed=None), wrong)
+        cached = _pixels(table, found, self.recipe(listed=None), wrong)
         labels.tell_doubts(table, classes)
         splits = self._splits(table, found, classes, cached)
         if lacking := layout.lacking(table, splits):
             raise DataError(lacking)
         return splits
+
+    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
+        if self.multi_label:
+            raise DataError([f"{root}: multi-label images cannot be checked"])
+        table, found, wrong = self._read(root)
+        wrong += labels.class_names(name for row in found for name in row.labels)[1]
+        tree = Tree(table, "", tuple(row.name for row in found), frozenset(), ())
+        places = tuple((row.split, row.labels[0] if row.labels else "") for row in found)
+        files = [(number, row.file) for number, row in enumerate(found)]
+        return Listing(type(self).__name__, tree, places, tuple(wrong), lambda: iter(files))
+
+    def _read(self, root: Path) -> tuple[Path, list[rows.Row], list[str]]:
+        """(the table, its rows, an error line for each invalid row)"""
+        table = rows.find(root)
+        columns = rows.Columns(self.path_column, self.label_column, self.split_column, self.group_column)
+        columns = replace(columns, multi_label=self.multi_label, separator=self.separator)
+        return table, *rows.read(table, columns, self.allow_outside)
 
     def _splits(self, table: Path, found: list[rows.Row], classes: tuple[str, ...], cached: cache.Cached) -> Splits:
         images = replace(cached.images(layout.WHOLE), targets=self._targets(found, classes))

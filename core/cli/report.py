@@ -11,7 +11,7 @@ from core.common.terminal import tell
 from core.launch import Launch
 from core.record.journal import Journal
 from core.record.lock import locked
-from core.record.run import CONFUSION, REPORT, holds_others
+from core.record.run import REPORT, holds_others
 from core.runs.trained import Run, declared, load
 
 ENOUGH = 24 * 3600.0  # s: the user requested the report, so no part is sampled or skipped
@@ -63,7 +63,7 @@ def _refuse(run: Run) -> None:
         raise UserError([f"{run.id} is {run.status}: a report requires a finished run"])
     if run.multi_label:
         raise UserError([f"{run.id}: reports do not support images with several labels"])
-    if not (run.folder / "artifacts" / CONFUSION).exists():
+    if not run.is_tested:
         raise UserError(
             [f"{run.id} has no test results (trials of a search are not tested); train it with --from {run.id}"]
         )

@@ -29,6 +29,7 @@ OTHERS = {
     "launch": "run an experiment as a job of Slurm or of this machine; resumes when preempted",
     "check": "PATH: inspect your own images before a run reads them",
     "cache": "list the decoded data in data/store, or remove old data (--prune DAYS)",
+    "clean": "list the checkpoints of finished runs, or remove them (--yes)",
     "figures": "update the numbers and pictures in the READMEs from the record",
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL import ImageDraw
+    from scipy.sparse import coo_array
 
 
 CURVES, MATRIX, RELIABILITY = "learning_curves.png", "confusion_matrix.png", "reliability.png"  # artifacts
@@ -26,6 +27,7 @@ TILE, COLUMNS, GAP, LINE = 128, 4, 8, 16  # of a contact sheet, in pixels
 MOST_LETTERS = 40  # of the name of a class at an axis
 CELL_POINTS = 44.0  # font size by number of digits at which a count fills its cell
 MOST_LABELS = 30  # with more classes, the axes of a confusion matrix have no labels
+MOST_SQUARES = 1000  # with more classes, a confusion matrix is drawn for some of them only
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Path) -> None:
@@ -48,11 +50,20 @@ def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Pat
     figure.savefig(path)
 
 
-def confusion_matrix(table: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
-    """Plot a confusion matrix of counts [C, C], rows are true classes, colored by fraction of the true class."""
-    n = len(classes)
+def confusion_matrix(counts: coo_array[Any], classes: Sequence[str], path: Path, title: str) -> None:
+    """Plot a confusion matrix [C, C], rows are true classes, colored by fraction of the true class.
+
+    With more than MOST_SQUARES classes, it is that of the MOST_LABELS classes with the most errors.
+    """
+    total = counts.sum(axis=1)
+    if len(classes) > MOST_SQUARES:
+        worst = np.sort(np.argsort(counts.diagonal() - total, kind="stable")[:MOST_LABELS])
+        counts, total = counts.tocsr()[worst][:, worst], total[worst]
+        title = f"{title}; the {MOST_LABELS} of {len(classes):,} classes with the most errors"
+        classes = [classes[place] for place in worst]
+    table, n = counts.toarray(), len(classes)
     side = min(3 + 0.45 * n, 16)
-    share = table / table.sum(axis=1, keepdims=True).clip(min=1)
+    share = table / total[:, None].clip(min=1)
     with drawing(classes if n <= MOST_LABELS else ()) as text:
         figure = _figure(side + 1, side)
         axes = figure.add_subplot()

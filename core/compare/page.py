@@ -90,9 +90,11 @@ def _shares(runs: Sequence[RecordedRun]) -> tuple[list[str], np.ndarray] | None:
     """(classes, mean confusion matrix [C, C] normalized over true classes); None if no run has one, or with more than
     MOST_CLASSES classes."""
     found = [matrix for run in runs if (matrix := run.confusion)]
-    tables = [counts / counts.sum(axis=1, keepdims=True).clip(min=1) for _, counts in found]
     classes = found[-1][0] if found else []
-    return (classes, np.mean(tables, axis=0)) if tables and len(classes) <= MOST_CLASSES else None
+    if not found or len(classes) > MOST_CLASSES:
+        return None
+    tables = [counts.toarray() for _, counts in found]
+    return classes, np.mean([counts / counts.sum(axis=1, keepdims=True).clip(min=1) for counts in tables], axis=0)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -40,8 +40,12 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
 INHERITED: Mapping[str, Mapping[str, str]] = {"model": {"checkpointing": "grad_checkpointing"}}
 
 
-# class -> field that version 2 did not have -> the value that stands for what it did
-ADDED: Mapping[str, Mapping[str, Any]] = {"Ema": {"warmup": False}}
+# version of the record that introduced fields -> class -> field -> the value that stands for what was done before
+_BLACK = {"background": "black"}
+ADDED: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
+    3: {"Ema": {"warmup": False}},
+    4: dict.fromkeys(("ImageFolder", "ImageTable", "WebShards", "HuggingFace", "Hdf5"), _BLACK),
+}
 
 
 def renamed(kind: str, place: str = "") -> Mapping[str, str]:
@@ -50,26 +54,27 @@ def renamed(kind: str, place: str = "") -> Mapping[str, str]:
 
 
 def migrated_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record.json of version 1 or 2, or a study's best.json, with today's names and the defaults of its time."""
+    """A record.json of an earlier version, or a study's best.json, with today's names and the defaults of its time."""
     found = dict(record)
     if "declaration" in found:
         names = migrated(found["declaration"]) if record["labbook"] == 1 else found["declaration"]
-        found["declaration"] = completed(names)
+        found["declaration"] = completed(names, record["labbook"])
     if "several" in (found.get("data") or {}):
         data = dict(found["data"])
         found["data"] = data | {"multi_label": data.pop("several")}
     return found
 
 
-def completed(value: Any) -> Any:
-    """A declaration of version 1 or 2, with the fields that were added later."""
+def completed(value: Any, version: int) -> Any:
+    """A declaration that this version of the record holds, with the fields that were added later."""
     if isinstance(value, list):
-        return [completed(item) for item in value]
+        return [completed(item, version) for item in value]
     if not isinstance(value, dict):
         return value
-    fields = {name: completed(item) for name, item in value.items()}
+    fields = {name: completed(item, version) for name, item in value.items()}
     name = str(fields.get("class", "")).rpartition(".")[2]
-    return {**ADDED.get(name, {}), **fields}
+    added = [classes.get(name, {}) for since, classes in ADDED.items() if since > version]
+    return {field: item for each in added for field, item in each.items()} | fields
 
 
 def migrated(value: Any, place: str = "") -> Any:

@@ -107,7 +107,7 @@ def _choose(kind: type[Declared], wanted: Any) -> type[Declared]:
     text = f"{wanted} is not {a(kind)}{hint}"
     if str(wanted).startswith("__main__."):
         name = str(wanted).rpartition(".")[2]
-        text = f"{name} was defined in a notebook or script; define it in this process, too, before it is read"
+        text = f"{name} was defined in a notebook or script; define it in this process, too: its source is code/main.py"
     raise PydanticCustomError("class", "{text}", {"text": text})
 
 

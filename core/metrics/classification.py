@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import torch
 
+from core.metrics.confusion import Margins, margins
+
 BINS = 15  # bins of confidence, as in Guo et al. 2017, table 1
 THRESHOLDS = 1000  # bins of multi-label scores
-
-
-def confusion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Confusion matrix int64 [C, C], rows true classes, columns predictions, of logits [N, C] and targets int64 [N]."""
-    classes = logits.shape[1]
-    return torch.bincount(targets * classes + logits.argmax(dim=1), minlength=classes**2).view(classes, classes)
 
 
 def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -62,12 +58,10 @@ def from_likelihood(sums: torch.Tensor) -> dict[str, float]:
     return {"nll": float(sums[0] / total), "ece": float((confidence - right).abs().sum() / total)}
 
 
-def by_class(table: torch.Tensor) -> torch.Tensor:
-    """Precision, recall and F1 of each class, float64 [C, 3]; 0 for zero denominators.
-
-    table: int64 [C, C], rows true classes, on the host (Sokolova and Lapalme 2009, tables 2 and 3).
-    """
-    right, predicted, true = table.diag().double(), table.sum(dim=0), table.sum(dim=1)
+def by_class(counts: Margins) -> torch.Tensor:
+    """Precision, recall and F1 of each class, float64 [C, 3]; 0 for zero denominators (Sokolova and Lapalme 2009,
+    tables 2 and 3)."""
+    right, predicted, true = counts.right.double(), counts.predicted, counts.true
     parts = [right / predicted.clamp(min=1), right / true.clamp(min=1), 2 * right / (predicted + true).clamp(min=1)]
     return torch.stack(parts, dim=1)
 
@@ -75,15 +69,17 @@ def by_class(table: torch.Tensor) -> torch.Tensor:
 def from_confusion(table: torch.Tensor) -> dict[str, float]:
     """Compute accuracy, balanced_accuracy, and macro-averaged precision, recall and f1; each in 0..1.
 
-    table: int64 [C, C], rows true classes, on the host. balanced_accuracy is the mean recall of the classes that occur
-    in the split (Brodersen et al. 2010). Averages exclude classes that are neither true nor predicted, so recall is
-    lower than balanced_accuracy only if a class is predicted that does not occur in the split.
+    table: confusion matrix int64 [C, C], rows true classes, on the host, dense or sparse. balanced_accuracy is the mean
+    recall of the classes that occur in the split (Brodersen et al. 2010). Averages exclude classes that are neither
+    true nor predicted, so recall is lower than balanced_accuracy only if a class is predicted that does not occur in
+    the split.
     """
-    each, true = by_class(table), table.sum(dim=1) > 0
-    seen = true | (table.sum(dim=0) > 0)
+    counts = margins(table)
+    each, true = by_class(counts), counts.true > 0
+    seen = true | (counts.predicted > 0)
     precision, recall, f1 = each[seen].mean(dim=0).tolist()
     return {
-        "accuracy": int(table.trace()) / int(table.sum()),
+        "accuracy": int(counts.right.sum()) / int(counts.true.sum()),
         "balanced_accuracy": float(each[true, 1].mean()),
         "precision": precision,
         "recall": recall,

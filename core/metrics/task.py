@@ -21,7 +21,6 @@ from core.metrics.classification import (
     THRESHOLDS,
     by_class,
     by_label,
-    confusion,
     correct,
     from_confusion,
     from_likelihood,
@@ -31,6 +30,7 @@ from core.metrics.classification import (
     matched,
     score_table,
 )
+from core.metrics.confusion import confusion, empty, margins
 from core.metrics.names import Metric
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
@@ -98,8 +98,8 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class SingleLabel(Task):
-    """Each image has one class: targets int64 [N], probabilities by softmax. The table is the confusion matrix, int64
-    [C, C], rows true classes; sums are top-5 hits and those of `likelihood`."""
+    """Each image has one class: targets int64 [N], probabilities by softmax. The table is the confusion matrix,
+    see core/metrics/confusion.py; sums are top-5 hits and those of `likelihood`."""
 
     exclusive = True
     always = tuple(name for name in get_args(Metric) if name not in ("val/top5", "val/map"))
@@ -112,7 +112,7 @@ class SingleLabel(Task):
         return correct(logits, targets)
 
     def empty_table(self, classes: int, device: torch.device) -> torch.Tensor:
-        return torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        return empty(classes, device)
 
     def count(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         top5 = in_top(logits, targets, 5) if logits.shape[1] >= TOP5_FROM else torch.zeros((), device=logits.device)
@@ -124,9 +124,10 @@ class SingleLabel(Task):
         return metrics | ({"top5": top5 / count} if len(table) >= TOP5_FROM else {})
 
     def per_class(self, table: torch.Tensor) -> PerClass:
-        right, counts = table.numpy().diagonal(), table.numpy().sum(axis=1)
+        counts = margins(table)
+        bounds = wilson(counts.right.numpy(), counts.true.numpy())
         names = ("precision", "recall", "f1", "recall_low", "recall_high")
-        return PerClass(counts, names, np.column_stack([by_class(table).numpy(), *wilson(right, counts)]))
+        return PerClass(counts.true.numpy(), names, np.column_stack([by_class(counts).numpy(), *bounds]))
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.softmax(dim=1)

@@ -27,14 +27,14 @@ from core.declare.tree import dotted
 from core.record import journal
 
 if TYPE_CHECKING:
-    import numpy as np
+    from scipy.sparse import coo_array
 
 MIRROR = "mirror.json"  # what MLflow has, in the folder of a run; see core/tracking/cursor.py
-VERSION = 3
+VERSION = 4
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
-CONFUSION = "confusion_matrix.csv"
+CONFUSION, CONFUSION_PAIRS = "confusion_matrix.csv", "confusion_pairs.csv"  # the pairs: for a large number of classes
 REPORT = "report.html"
 PRUNED = "pruned"  # tag of a trial that was pruned
 IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
@@ -160,17 +160,30 @@ class RecordedRun:
         return self.folder / "artifacts" / name
 
     @property
-    def confusion(self) -> tuple[list[str], np.ndarray] | None:
+    def confusion(self) -> tuple[list[str], coo_array[Any]] | None:
         """(classes, confusion matrix int64 [C, C], rows are true classes) of the test split; None if not evaluated."""
         import csv
 
         import numpy as np
+        from scipy.sparse import coo_array
 
-        if not (self.folder / "artifacts" / CONFUSION).exists():
+        pairs = (self.folder / "artifacts" / CONFUSION_PAIRS).exists()
+        if not pairs and not (self.folder / "artifacts" / CONFUSION).exists():
             return None
-        with self.artifact(CONFUSION).open(newline="") as stream:
-            (_, *classes), *rows = csv.reader(stream)
-        return classes, np.array([row[1:] for row in rows], dtype=np.int64)
+        with self.artifact(CONFUSION_PAIRS if pairs else CONFUSION).open(newline="") as stream:
+            (_, *head), *rows = csv.reader(stream)
+        if not pairs:
+            return head, coo_array(np.array([row[1:] for row in rows], dtype=np.int64))
+        classes = list(self.record["data"]["classes"])
+        place = {name: label for label, name in enumerate(classes)}
+        where = [place[row[0]] for row in rows], [place[row[1]] for row in rows]
+        counts = np.array([row[2] for row in rows], dtype=np.int64)
+        return classes, coo_array((counts, where), shape=(len(classes), len(classes)))
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the confusion matrix of the test split is on record."""
+        return any((self.folder / "artifacts" / name).exists() for name in (CONFUSION, CONFUSION_PAIRS))
 
     @property
     def multi_label(self) -> bool:
@@ -284,7 +297,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError([f"{path}: not a record: {error}; restore the file from a copy"]) from None
     version = record.get("labbook") if isinstance(record, dict) else None
-    if version not in (1, 2, VERSION):
+    if not isinstance(version, int) or version not in range(1, VERSION + 1):
         newer = isinstance(version, int) and version > VERSION
         advice = "use the labbook that wrote it" if newer else "it is too old for this labbook"
         raise UserError([f"{path}: the record has version {version}, this labbook writes version {VERSION}: {advice}"])

@@ -23,6 +23,7 @@ from core.record.secret_scan import CODE, suspicious
 
 FILE = "code/sources.json"
 DIFF_FILE, UNTRACKED = "code/uncommitted.diff", "code/untracked"
+MAIN = "code/main.py"  # of the script or notebook that defines a part of the declaration
 Kind = Literal["none", "code", "all"]
 _TEXTS = CODE | {".toml", ".yml", ".yaml", ".md", ".cfg", ".sh", ".ipynb"}
 _MOST, _MOST_TOGETHER = 500_000, 10_000_000  # bytes of one file, and of all
@@ -115,6 +116,20 @@ def snapshot(kind: Kind, sources: Mapping[str, str]) -> Snapshot:
             contents[name] = content
     files, more = _harmless(contents, contents)
     return Snapshot(diff, files, left_out | more)
+
+
+def main_source() -> tuple[bytes, str]:
+    """(the script that this process runs, or the cells of its notebook that were run; why there is none, or "")."""
+    main = sys.modules["__main__"]
+    if isinstance(cells := getattr(main, "In", None), list):  # IPython's input history
+        content = "\n\n".join(filter(None, map(str, cells))).encode()
+    else:
+        try:
+            content = Path(str(getattr(main, "__file__", ""))).read_bytes()
+        except OSError:
+            return b"", "there is no file of it"
+    kept, left_out = _harmless({MAIN: content}, {MAIN: content})
+    return kept.get(MAIN, b""), left_out.get(MAIN, "")
 
 
 def without_blobs(diff: bytes) -> bytes:

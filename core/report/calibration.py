@@ -15,6 +15,7 @@ from core.common.plots import _figure
 from core.metrics.classification import BINS, from_likelihood, likelihood
 
 LARGEST = 20.0  # largest temperature; the smallest is its inverse
+AT_ONCE = 2**22  # logits that are converted to float64 at once
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Calibration:
 def calibration(logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0) -> Calibration:
     """Returns the calibration of logits float [N, C], divided by the temperature, for targets int64 [N] (Guo et al.
     2017, section 2)."""
-    sums = likelihood(logits.double() / temperature, targets)
+    parts = _parts(logits, targets)
+    sums = torch.stack([likelihood(some.double() / temperature, their) for some, their in parts]).sum(dim=0)
     count, confidence, right = sums[1:].view(3, BINS).numpy()
     with np.errstate(invalid="ignore"):
         return Calibration(count, confidence / count, right / count, **from_likelihood(sums))
@@ -52,14 +54,20 @@ def fitted_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float | N
     if bool((logits.argmax(dim=1) == targets).all()):
         return None
 
-    wide = logits.detach().double()
+    parts = _parts(logits.detach(), targets)
 
     def loss(inverse: float) -> float:
-        return float(F.cross_entropy(wide * math.exp(inverse), targets))
+        each = (F.cross_entropy(some.double() * math.exp(inverse), their, reduction="sum") for some, their in parts)
+        return float(sum(each)) / len(targets)
 
     # convex in 1 / temperature, so unimodal in its logarithm
     found = minimize_scalar(loss, bounds=(-math.log(LARGEST), math.log(LARGEST)), method="bounded")
     return math.exp(-float(found.x))
+
+
+def _parts(logits: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    rows = max(1, AT_ONCE // logits.shape[1])
+    return list(zip(logits.split(rows), targets.split(rows), strict=True))
 
 
 def reliability(drawn: Mapping[str, Calibration], path: Path) -> None:

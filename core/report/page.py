@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,14 +16,19 @@ from core.common.plots import CURVES, MATRIX, RELIABILITY
 from core.common.statistics import wilson
 from core.common.text import public
 from core.metrics.classification import by_class
+from core.metrics.confusion import Margins
 from core.record.run import RecordedRun, last
 from core.report.analysis import Findings, Mistake
 from core.report.cost import cost
 from core.tracking import cursor
 from core.tracking.api import tracking_uri
 
+if TYPE_CHECKING:
+    from scipy.sparse import coo_array
+
 LOCAL = "http://127.0.0.1:5000"  # of labbook ui
 MOST_ROWS = 30  # with more classes, the table is collapsed
+MOST_CLASSES = 1000  # in a table: per_class.csv and record.json have all of them
 CONFUSED = 8  # confused pairs of classes that are listed
 
 
@@ -48,6 +55,7 @@ def page(run: RecordedRun, found: Findings) -> str:
         matrix=_picture(run, MATRIX),
         classes=_classes(classes, table),
         most_rows=MOST_ROWS,
+        all_classes=len(classes),
         mistakes_text=_mistakes_text(found),
         mistakes=[_mistake(one) for one in found.mistakes],
         slices=_slices(found),
@@ -100,23 +108,22 @@ def _headline(run: RecordedRun) -> list[tuple[str, str]]:
     ]
 
 
-def _confused(classes: Sequence[str], table: np.ndarray) -> list[str]:
+def _confused(classes: Sequence[str], table: coo_array[Any]) -> list[str]:
     """The most frequent confusions, a sentence each."""
-    counts = table.sum(axis=1)
-    off = table * (1 - np.eye(len(table), dtype=table.dtype))
-    worst = np.argsort(-off, axis=None, kind="stable")[:CONFUSED]
+    counts, (true, predicted) = table.sum(axis=1), table.coords
+    wrong = np.flatnonzero(true != predicted)
+    worst = wrong[np.argsort(-table.data[wrong], kind="stable")[:CONFUSED]]
     return [
-        f"{classes[i]} taken for {classes[j]}: {off[i, j]:,} of {counts[i]:,} ({off[i, j] / counts[i]:.1%})"
-        for i, j in zip(*np.unravel_index(worst, table.shape), strict=True)
-        if off[i, j]
+        f"{classes[i]} taken for {classes[j]}: {n:,} of {counts[i]:,} ({n / counts[i]:.1%})"
+        for i, j, n in zip(true[worst], predicted[worst], table.data[worst], strict=True)
     ]
 
 
-def _classes(classes: Sequence[str], table: np.ndarray) -> list[tuple[str, ...]]:
-    """Class, test images, precision, F1, recall and its interval; the lowest recall first."""
+def _classes(classes: Sequence[str], table: coo_array[Any]) -> list[tuple[str, ...]]:
+    """Class, test images, precision, F1, recall and its interval; the lowest recall first, of at most MOST_CLASSES."""
     counts = table.sum(axis=1)
     low, high = wilson(table.diagonal(), counts)
-    each = by_class(torch.from_numpy(table)).numpy()
+    each = by_class(Margins(*map(torch.from_numpy, (table.diagonal(), table.sum(axis=0), counts)))).numpy()
     return [
         (
             classes[i],
@@ -126,7 +133,7 @@ def _classes(classes: Sequence[str], table: np.ndarray) -> list[tuple[str, ...]]
             f"{each[i, 1]:.2%}",
             f"{low[i]:.2%} to {high[i]:.2%}",
         )
-        for i in np.argsort(each[:, 1], kind="stable")
+        for i in np.argsort(each[:, 1], kind="stable")[:MOST_CLASSES]
     ]
 
 
@@ -208,10 +215,10 @@ def _data(run: RecordedRun) -> list[tuple[str, str]]:
     ]
 
 
-def _counts(run: RecordedRun, table: np.ndarray) -> list[tuple[str, str, str]]:
+def _counts(run: RecordedRun, table: coo_array[Any]) -> list[tuple[str, str, str]]:
     data, tested = run.record["data"], table.sum(axis=1).tolist()
     columns = zip(data["classes"], data["class_counts"], tested, strict=True)
-    return [(name, f"{train:,}", f"{test:,}") for name, train, test in columns]
+    return [(name, f"{train:,}", f"{test:,}") for name, train, test in islice(columns, MOST_CLASSES)]
 
 
 def _numbers(values: Sequence[float]) -> str:

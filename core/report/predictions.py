@@ -13,6 +13,8 @@ from core.inference.network import Network
 from core.loading.images import Images
 from core.report.slices import light
 
+MOST_LOGITS = 2**25  # kept of a split: 128 MiB
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -45,14 +47,15 @@ class Predictions:
 
 
 def predict(network: Network, images: Images, until: float) -> Predictions:
-    """Predict images in random order until the time `until` (of time.monotonic), but at least one chunk.
+    """Predict images in random order until the time `until` (of time.monotonic) or MOST_LOGITS, but at least one chunk.
 
     Because of the order, the predicted images are a random sample of the split.
     """
     order = randomness.permutation(0, 0, len(images))
-    found, seen = [], []
+    found: list[torch.Tensor] = []
+    seen: list[np.ndarray] = []
     for start in range(0, len(order), network.chunk):
-        if start and time.monotonic() > until:
+        if start and (time.monotonic() > until or sum(part.numel() for part in found) >= MOST_LOGITS):
             break
         shown = pixels(images, order[start : start + network.chunk])  # image files are decoded here, once
         found.append(network.logits(shown))

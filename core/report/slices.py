@@ -39,15 +39,16 @@ def worst_slices(
     int64 [n].  right: bool [n].  traits: float [n] for each name of THIRDS; the thirds are those of all images.
     """
     found = []
+    enough = np.flatnonzero(np.bincount(targets, minlength=len(classes)) >= FEWEST).tolist()
     for trait, values in traits.items():
         third = np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values, side="left")
-        for label, name in enumerate(classes):
+        for label in enough:
             for place, called in enumerate(THIRDS[trait]):
                 members = right[(targets == label) & (third == place)]
                 if len(members) >= FEWEST and members.mean() < right.mean():
                     hits = int(members.sum())
                     low, high = wilson(np.array(hits), np.array(len(members)))
-                    found.append(Slice(f"{name}, {called}", len(members), hits, float(low), float(high)))
+                    found.append(Slice(f"{classes[label]}, {called}", len(members), hits, float(low), float(high)))
     return sorted(found, key=lambda one: (one.high, one.right / one.count))[:most]
 
 

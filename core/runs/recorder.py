@@ -114,15 +114,15 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         contact_sheet(journal.artifact(LOOK), parts)
         journal.log_artifact(LOOK)
     log_text(journal, "packages.txt", provenance.packages())
-    _log_code(journal, parts.launch, tags)
+    _log_code(journal, parts, tags)
     origin = experiment.model.origin()
     more = {"data": data, "continued": continued and continued.id, "weights": origin and origin.record()}
     write_record(journal, spec, tags, **more)
 
 
-def _log_code(journal: Journal, launch: Launch, tags: dict[str, str]) -> None:
+def _log_code(journal: Journal, parts: Assembly, tags: dict[str, str]) -> None:
     """Write digests of the sources and what git does not have of them. Print what is not recorded."""
-    imported = sources.imported()
+    imported, launch = sources.imported(), parts.launch
     found = sources.snapshot(launch.snapshot, imported)
     log_text(journal, sources.FILE, sources.to_record(launch.snapshot, imported, found.left_out))
     if found.diff:
@@ -135,6 +135,18 @@ def _log_code(journal: Journal, launch: Launch, tags: dict[str, str]) -> None:
         _tell_once(f"the record lacks {what}: a rerun cannot restore the code")
     for file, reason in found.left_out.items():
         _tell_once(f"{file} is left out of the record: {reason}")
+    if here := [type(part).__name__ for _, part in parts.experiment.parts() if type(part).__module__ == "__main__"]:
+        _log_main(journal, here, launch.snapshot)
+
+
+def _log_main(journal: Journal, names: list[str], snapshot: sources.Kind) -> None:
+    """Write the source of the script or notebook that defines parts, without which the run cannot be loaded."""
+    content, reason = sources.main_source() if snapshot != "none" else (b"", "--snapshot none")
+    if content:
+        log_text(journal, sources.MAIN, content)
+    where = f"their source is {sources.MAIN} in the record" if content else f"their source is not recorded: {reason}"
+    advice = "they can be loaded where they are defined; to load them anywhere, move them to a file of an experiment"
+    _tell_once(f"{', '.join(names)}: defined in a notebook or script; {where}; {advice}, such as NAME/loss.py")
 
 
 @cache

@@ -7,12 +7,13 @@ import torch
 from core.common import plots
 from core.common.errors import Unfinished, UserError
 from core.loading.images import Splits
+from core.metrics.confusion import DENSE, cells
 from core.metrics.names import best_epoch
 from core.metrics.task import PerClass
 from core.models.tta import averaged
 from core.record import provenance
 from core.record.journal import Journal, log_rows
-from core.record.run import CONFUSION, RECORD, WEIGHTS, write_summary
+from core.record.run import CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS, write_summary
 from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly
@@ -51,14 +52,20 @@ def test(journal: Journal, parts: Assembly) -> None:
 
 
 def _keep_confusion(journal: Journal, result: Evaluation, splits: Splits) -> None:
-    table, classes = result.table.numpy(), splits.classes
+    table, classes = cells(result.table), splits.classes
     title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
     with plots.optional(plots.MATRIX):
         plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
         journal.log_artifact(plots.MATRIX)
+    if len(classes) > DENSE:
+        with plots.optional(CONFUSION_PAIRS):
+            pairs = zip(*table.coords, table.data, strict=True)
+            rows = ([classes[true], classes[predicted], count] for true, predicted, count in pairs)
+            log_rows(journal, CONFUSION_PAIRS, ["true", "predicted", "images"], rows)
+        return
     with plots.optional(CONFUSION):
-        rows = zip(classes, table.tolist(), strict=True)
-        log_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in rows))
+        named = zip(classes, table.toarray().tolist(), strict=True)
+        log_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in named))
 
 
 def _keep_per_class(journal: Journal, found: PerClass, splits: Splits) -> None:

@@ -32,10 +32,6 @@ from core.training.state import State
 
 ERROR, RESOLVED = "error.txt", "resolved: the run was resumed"
 NO_REPORT = "no report is written for a multi-label run; per_class.csv holds the metrics of each label"
-ONLY_HERE = (
-    "defined in a notebook or script, so that the run can only be loaded where it is defined, too; "
-    "move it to a file of an experiment, such as experiments/NAME/loss.py"
-)
 # time limit of the report: the larger of REPORT_SECONDS and this fraction of the training time
 REPORT_SECONDS, REPORT_FRACTION = 20.0, 0.05
 
@@ -217,8 +213,6 @@ def _notes(parts: Assembly) -> Iterator[str]:
     ema = parts.experiment.ema
     if ema and (note := ema.note(parts.setup.epochs * len(parts.train.plan))):
         yield note
-    if own := [type(part).__name__ for _, part in parts.experiment.parts() if type(part).__module__ == "__main__"]:
-        yield f"{', '.join(own)}: {ONLY_HERE}"
 
 
 def _record(journal: Journal, parts: Assembly, event: Event) -> None:

@@ -148,7 +148,10 @@ def last_of(forward: Callable[..., object], is_last: bool) -> AbstractContextMan
 
 
 def total(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over all processes, in place. Does not synchronize with the GPU."""
+    """Sum over all processes; in place, without synchronizing with the GPU, unless the tensor is sparse."""
+    if tensor.is_sparse:
+        each = gathered(tensor.coalesce().cpu())
+        return sum(each[1:], start=each[0])
     if dist.is_initialized():
         dist.all_reduce(tensor, group=_group(tensor.device))
     return tensor

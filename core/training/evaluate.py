@@ -20,7 +20,7 @@ class Evaluation(NamedTuple):
     """Result of an evaluation.
 
     metrics: loss; accuracy, balanced_accuracy, precision, recall, f1, ece, and top5 with six or more classes, in 0..1;
-    nll in nats.  table: on the host, int64 [C, C], the confusion matrix, rows are true classes.
+    nll in nats.  table: on the host, the confusion matrix, see core/metrics/confusion.py.
 
     Multi-label: metrics are loss, accuracy (exact match), map and f1; the table is that of `score_table`,
     int64 [2, C, THRESHOLDS].
@@ -49,7 +49,7 @@ def evaluate(
             images, targets = normalize(batch)[:2]
             logits = full(model(images))
             counted, added = task.count(logits, targets)
-            table += counted
+            table = table + counted if table.is_sparse else table.add_(counted)
             sums[0] += loss(logits, targets).sum()
             sums[1:] += added
     table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()

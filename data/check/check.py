@@ -1,10 +1,12 @@
 """labbook check PATH: inspect your own images before training on them. Nothing is changed.
 
-PATH is the root of an ImageFolder: a folder, tar or zip of class folders. The exit status is 1 if there are errors:
-images that cannot be read, a layout that ImageFolder rejects, links that point outside the folder, classes with too few
-images for the splits, an image in two splits or two classes, near-duplicates across splits. It is 0 if there are only
-warnings: imbalanced classes, near-duplicates within a split, names that clash on other systems, labels that a trained
-network disagrees with. It is 2 if PATH cannot be inspected, such as a damaged or unsafe archive, or an option is wrong.
+PATH is what training gets as --root: a folder, tar or zip of class folders (ImageFolder), a table (ImageTable), a
+folder of tar shards (WebShards), an HDF5 file, or a saved Hugging Face dataset. The exit status is 1 if there are
+errors: images that cannot be read, a layout that the data set rejects, links that point outside the folder, classes
+with too few images for the splits, an image in two splits or two classes, near-duplicates across splits. It is 0 if
+there are only warnings: imbalanced classes, near-duplicates within a split, names that clash on other systems, images
+of a single color, labels that a trained network disagrees with. It is 2 if PATH cannot be inspected, such as a damaged
+or unsafe archive, or an option is wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
 from core.common.terminal import tell
+from core.common.text import suggestion
+from core.declare.changes import changed
 from core.record.run import WEIGHTS, holds_others
 from core.runs.trained import Run, load
 from data.check import sheet
@@ -23,14 +27,22 @@ from data.check.labels import opinion
 from data.check.pairs import near, same
 from data.check.render import doubts, show
 from data.check.survey import survey
-from data.reading import layout, tree
+from data.folder import ImageFiles, ImageFolder
+from data.hdf5 import Hdf5
+from data.huggingface import HuggingFace
+from data.reading import rows
+from data.reading.disk import as_data_error
 from data.reading.progress import say
+from data.shards import WebShards
+from data.table import ImageTable
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def main(words: Sequence[str]) -> int:
     """Exit status 0, or 1 if there are errors in the images. Raises UserError."""
     parser = VerbParser("check", __doc__)
-    parser.add_argument("path", type=Path, metavar="PATH", help="a folder, tar or zip of class folders")
+    parser.add_argument("path", type=Path, metavar="PATH", help="a folder, tar, zip, table or HDF5 file")
     parser.add_argument("--run", metavar="RUN", help="also list labels that the network of this run disagrees with")
     parser.add_argument(
         "--device", default="auto", help="device for --run: cpu, cuda, cuda:1, mps; auto: the best one available"
@@ -42,12 +54,18 @@ def main(words: Sequence[str]) -> int:
         help="write a PNG with images of each class, duplicates and suspect labels",
     )
     parser.add_argument("--all", action="store_true", help="list all file names, also for warnings and notes")
-    given = parser.parse_args(list(words))
+    parser.add_argument(
+        "--data",
+        metavar="CLASS",
+        help="how PATH is read, with options --data.NAME; default: by what it looks like",
+    )
+    rest, options = _divided(words)
+    given = parser.parse_args(rest)
     if given.sheet:
         _refuse_place(given.sheet, given.path)
     run = _judge(given.run) if given.run else None
-    found = inspect(given.path)
-    said = opinion(found.tree, found.places, found.survey, run, given.device) if run else None
+    found = inspect(given.path, _declared(given.data or kind_of(given.path), options))
+    said = opinion(found, run, given.device) if run else None
     every = graded([*findings(found), *(doubts(said, found.tree.names) if said else ())])
     show(found, every, given.all)
     if given.sheet:
@@ -59,20 +77,54 @@ def main(words: Sequence[str]) -> int:
     return int(any(finding.grade == "error" for finding in every))
 
 
-def inspect(path: Path) -> Inspection:
-    """Inspect the images of a folder or archive. Raises DataError if it cannot be listed or opened."""
+def inspect(path: Path, data: ImageFiles) -> Inspection:
+    """Inspect the images that a data set would read. Raises DataError if they cannot be listed or opened."""
     refused: dict[str, None] = {}  # ordered and unique, because the folder is traversed twice
 
     def refuse(error: DataError) -> None:
         refused.update(dict.fromkeys(error.lines))
 
-    found = tree.scan(path, refuse)
-    places = tuple(layout.places(found))
-    seen = survey(found, refuse)
-    refused.update(dict.fromkeys(layout.faults(found)))
+    listing = data.listed(path, refuse)
+    seen = survey(listing, data.conversion)
+    refused.update(dict.fromkeys(listing.refused))
     say("searching for near-duplicates")
-    alike = near(seen, [split for split, _ in places])
-    return Inspection(found, places, tuple(refused), seen, tuple(same(seen)), alike, counted(places, seen))
+    alike = near(seen, [split for split, _ in listing.places])
+    return Inspection(
+        listing, data.conversion, tuple(refused), seen, tuple(same(seen)), alike, counted(listing.places, seen)
+    )
+
+
+def kind_of(path: Path) -> str:
+    """The class of the data set that reads a file or folder, by what it looks like."""
+    if path.is_dir():
+        names = {one.name for one in path.iterdir() if not one.name.startswith(".")}
+        if names & {"dataset_dict.json", "dataset_info.json"}:
+            return "HuggingFace"
+        return "WebShards" if names and all(name.endswith(".tar") for name in names) else "ImageFolder"
+    if path.suffix.lower() in rows.SUFFIXES:
+        return "ImageTable"
+    with as_data_error(path), path.open("rb") as stream:
+        return "Hdf5" if stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC else "ImageFolder"
+
+
+def _declared(kind: str, options: dict[str, str]) -> ImageFiles:
+    """The data set with its options. Raises UserError."""
+    known = {cls.__name__: cls for cls in (ImageFolder, ImageTable, WebShards, HuggingFace, Hdf5)}
+    if kind not in known:
+        raise UserError([f"--data {kind}: unknown data set{suggestion(kind, known)}; choose from {', '.join(known)}"])
+    return changed(known[kind](), options, "option", "--data.")
+
+
+def _divided(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """(the words of the command line without options of the data set, these options)"""
+    rest, options, left = [], {}, iter(words)
+    for word in left:
+        if word.startswith("--data."):
+            name, equals, value = word.removeprefix("--data.").partition("=")
+            options[name] = value if equals else next(left, "")
+        else:
+            rest.append(word)
+    return rest, options
 
 
 def _judge(name: str) -> Run:

@@ -13,8 +13,10 @@ from core.common.text import natural
 from data.check.pairs import Near, Pair
 from data.check.survey import TREATED, Survey
 from data.reading import archive
+from data.reading.decode import MAX_VALUE, UNSUPPORTED, Conversion
 from data.reading.labels import doubts
 from data.reading.layout import WHOLE
+from data.reading.listing import Listing
 from data.reading.progress import printable
 from data.reading.tree import Tree
 
@@ -22,10 +24,6 @@ Grade = Literal["error", "warning", "note"]
 GRADES: tuple[Grade, ...] = ("error", "warning", "note")
 IMBALANCED = 10.0  # ratio of the largest to the smallest class size from which it is a warning
 CROWDED = 50_000  # files in one folder
-# suffixes of image formats that are not supported, whose files would be skipped silently
-UNREAD = frozenset(
-    ".heic .heif .avif .jxl .jp2 .svg .psd .raw .dng .cr2 .nef .arw .eps .ico .tga .exr .hdr .dcm".split()
-)
 NATIVE = {
     "JPEG": ".jpg .jpeg .jfif",
     "PNG": ".png",
@@ -33,6 +31,8 @@ NATIVE = {
     "GIF": ".gif",
     "WEBP": ".webp",
     "TIFF": ".tif .tiff",
+    "AVIF": ".avif",
+    "JPEG2000": ".jp2 .j2k .jpx",
 }
 
 
@@ -49,17 +49,28 @@ class Finding:
 class Inspection:
     """The result of the inspection of a tree.
 
-    places: (split, class) of each image, "" for none.  refused: error lines of ImageFolder about the layout.
-    same: rows of images with identical content.  counts: number of readable images of each (split, class).
+    listing: its images, with their splits and classes.  how: they are converted.  refused: error lines of the data set
+    about the layout.  same: rows of images with identical content.  counts: number of readable images of each (split,
+    class).
     """
 
-    tree: Tree
-    places: tuple[tuple[str, str], ...]
+    listing: Listing
+    how: Conversion
     refused: tuple[str, ...]
     survey: Survey
     same: tuple[tuple[int, ...], ...]
     near: Near
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def tree(self) -> Tree:
+        """The names of the images."""
+        return self.listing.tree
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """(split, class) of each image, "" for an unknown one."""
+        return self.listing.places
 
     def name(self, row: int) -> str:
         """The printable name of an image."""
@@ -88,7 +99,7 @@ def number(n: int, what: str, many: str = "") -> str:
 
 def _refused(found: Inspection) -> Iterator[Finding]:
     if found.refused:
-        yield Finding("error", "ImageFolder would reject these images:", found.refused)
+        yield Finding("error", f"{found.listing.data} would reject these images:", found.refused)
 
 
 def _unreadable(found: Inspection) -> Iterator[Finding]:
@@ -244,11 +255,30 @@ def _treated(found: Inspection) -> Iterator[Finding]:
         )
 
 
+def _contrast(found: Inspection) -> Iterator[Finding]:
+    """Images that training would see as one color, and 16-bit images of which it would see few gray levels."""
+    seen = found.survey.seen
+    flat = {row: "with transparency" in one.treated for row, one in seen.items() if one.flat}
+    for clear, advice in ((True, " on a white background; if they are drawn in white, use --data.background black"),
+                          (False, "; look at them")):  # fmt: skip
+        if names := [found.name(row) for row, is_clear in flat.items() if is_clear == clear]:
+            yield Finding("warning", f"{number(len(names), 'image')} of a single color{advice}", tuple(names))
+    peaks = {row: one.peak for row, one in seen.items() if one.peak is not None}
+    bits = max(peaks.values(), default=MAX_VALUE).bit_length()
+    if bits < 16:
+        top = max(255, (1 << bits) - 1)
+        said = (
+            f"{number(len(peaks), '16-bit image')} with values up to {max(peaks.values()):,} only, of which the high "
+            f"byte keeps {(max(peaks.values()) >> 8) + 1} gray levels; use --data.max_value {top}"
+        )
+        yield Finding("warning", said, tuple(map(found.name, peaks)))
+
+
 def _others(found: Inspection) -> Iterator[Finding]:
     hidden = [name for name in found.tree.others if archive.hidden(name)]
     plain = [name for name in found.tree.others if not archive.hidden(name)]
-    unread = [name for name in plain if PurePosixPath(name).suffix.lower() in UNREAD]
-    left = [name for name in plain if name not in set(unread)]
+    unread = [name for name in plain if PurePosixPath(name).suffix.lower() in UNSUPPORTED]
+    left = [name for name in plain if PurePosixPath(name).suffix.lower() not in UNSUPPORTED]
     ignored: tuple[tuple[Grade, list[str], str, str], ...] = (
         ("warning", unread, "file", "ignored, because the image format is not supported; convert to JPEG or PNG"),
         ("note", hidden, "hidden file", "ignored"),
@@ -261,5 +291,5 @@ def _others(found: Inspection) -> Iterator[Finding]:
 
 
 LOOKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (
-    _refused, _unreadable, _same, _near, _balance, _names, _treated, _others,
+    _refused, _unreadable, _same, _near, _balance, _names, _treated, _contrast, _others,
 )  # fmt: skip

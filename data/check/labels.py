@@ -6,18 +6,17 @@ class over the images labeled as that class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.common.errors import UserError
 from core.runs.trained import Run
-from data.check.survey import Survey
-from data.reading import archive, ingest, tree
-from data.reading.decode import decode
+from data.check.findings import Inspection
+from data.check.survey import Content, pixels_of
+from data.reading import ingest
+from data.reading.decode import Conversion
 from data.reading.progress import bar, printable
 
 
@@ -45,12 +44,13 @@ class Opinion:
     strange: tuple[str, ...]
 
 
-def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey, run: Run, device: str) -> Opinion:
+def opinion(inspection: Inspection, run: Run, device: str) -> Opinion:
     """Classify the readable images with the network of a run and find suspect labels.  device: see --device. Raises
     UserError."""
+    found, places = inspection.tree, inspection.places
     classes: list[str] = run.record["data"]["classes"]
     known = {name: at for at, name in enumerate(classes)}
-    labels = {row: known[places[row][1]] for row in survey.seen if places[row][1] in known}
+    labels = {row: known[places[row][1]] for row in inspection.survey.seen if places[row][1] in known}
     strange = tuple(sorted({name for _, name in places if name and name not in known}))
     if not labels:
         shown = ", ".join(map(printable, classes[:10]))
@@ -61,11 +61,11 @@ def opinion(found: tree.Tree, places: Sequence[tuple[str, str]], survey: Survey,
     shown_bar = bar(f"classifying {len(labels):,} images with {run.id}", len(labels), "images")
     with shown_bar as advance:
 
-        def job(batch: list[tuple[int, archive.Content]]) -> tuple[list[int], np.ndarray]:
-            pixels = [_pixels(content, found.names[row], side, channels) for row, content in batch]
+        def job(batch: list[tuple[int, Content]]) -> tuple[list[int], np.ndarray]:
+            pixels = [_pixels(content, found.names[row], inspection.how, side, channels) for row, content in batch]
             return [row for row, _ in batch], np.stack(pixels)
 
-        wanted = (item for item in tree.contents(found, lambda error: None) if item[0] in labels)
+        wanted = (item for item in inspection.listing.contents() if item[0] in labels)
         for some, pixels in ingest.in_threads(job, ingest.batches(wanted)):
             rows += some
             probabilities = network.logits(pixels).double().softmax(dim=1).numpy()
@@ -100,7 +100,6 @@ def _network(run: Run, device: str) -> tuple[Any, int, int]:
     return network_of(run, device), height, channels
 
 
-def _pixels(content: archive.Content, name: str, side: int, channels: int) -> np.ndarray:
-    raw = content.read_bytes() if isinstance(content, Path) else content
-    pixels = decode(raw or b"", name, side)
+def _pixels(content: Content, name: str, how: Conversion, side: int, channels: int) -> np.ndarray:
+    pixels = pixels_of(content, name, side, how)
     return pixels if channels == 3 else np.rint(pixels.mean(axis=2, keepdims=True)).astype(np.uint8)

@@ -9,7 +9,6 @@ from core.common.terminal import console, tell
 from core.common.text import listed, natural
 from data.check.findings import Finding, Inspection, number
 from data.check.labels import Opinion
-from data.reading.decode import POLICY
 from data.reading.layout import WHOLE
 from data.reading.progress import first, printable
 
@@ -108,4 +107,4 @@ def _kinds(found: Inspection) -> Iterator[str]:
         if counts:
             yield f"{what}: {', '.join(f'{name} {count:,}' for name, count in counts.most_common())}"
     if len({one.mode for one in found.survey.seen.values()}) > 1:
-        yield POLICY
+        yield found.how.policy

@@ -11,8 +11,7 @@ from core import randomness
 from core.common import plots
 from data.check.findings import Inspection
 from data.check.labels import Opinion
-from data.reading import tree
-from data.reading.decode import decode
+from data.check.survey import pixels_of
 from data.reading.progress import printable
 
 MOST_CLASSES, MOST_PAIRS, MOST_UNREADABLE, MOST_SUSPECTS = 60, 24, 24, 24
@@ -26,10 +25,9 @@ def write(found: Inspection, opinion: Opinion | None, path: Path) -> None:
     tiles = [*_of_classes(found), *_of_pairs(found), *_suspected(opinion), *_unreadable(found)]
     wanted = {row for row, _ in tiles if row is not None}
     pictures = {}
-    for row, content in tree.contents(found.tree, lambda error: None):
+    for row, content in found.listing.contents():
         if row in wanted and content is not None:
-            raw = content.read_bytes() if isinstance(content, Path) else content
-            pictures[row] = decode(raw, found.tree.names[row], plots.TILE)
+            pictures[row] = pixels_of(content, found.tree.names[row], plots.TILE, found.how)
     nothing = np.full((plots.TILE, plots.TILE, 3), 255, np.uint8)
     gray = np.full_like(nothing, _GRAY)
     pixels = [nothing if not title else gray if row is None else pictures[row] for row, title in tiles]

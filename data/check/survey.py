@@ -8,25 +8,28 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.reading import archive, ingest, tree
-from data.reading.decode import FORMATS, ORIENTATION, Unreadable, decode
+from data.reading import archive, ingest
+from data.reading.decode import FORMATS, ORIENTATION, Conversion, Unreadable, decode, deep, fitted, sixteen_bit
+from data.reading.listing import Listing
 from data.reading.progress import bar
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Content = archive.Content | np.ndarray  # of a file, or an image uint8 [H, W] or [H, W, C]
+
 THUMB = 32  # side length in pixels of the thumbnails, of which the perceptual hash is computed
-# how images other than plain 8-bit RGB are converted; see POLICY in data/reading/decode.py
+# how images other than plain 8-bit RGB are converted; see Conversion in data/reading/decode.py
 TREATED = {
-    "with 16 bits per channel": "the high byte is used",
+    "with 16 bits per channel": "the high byte is used; see --data.max_value",
     "in CMYK": "converted by Pillow, without a color profile",
     "with several frames or pages": "the first one is used",
     "rotated by EXIF": "rotated upright",
-    "with transparency": "composited over black",
+    "with transparency": "composited over the color --data.background",
     "with a color profile": "the profile is ignored",
 }
 # the first bytes of files that are often mistaken for images, or are not supported
@@ -39,13 +42,14 @@ OTHERS = {
     b"<html": "a web page, as after a failed download",
     b"<svg": "an SVG drawing",
 }
-BRANDS = {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"jxl ": "JPEG XL"}
+BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"jxl ": "JPEG XL"}
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """An image that can be read.  digest: of its content.  width, height: stored size in pixels, before EXIF rotation.
-    mode, form: mode and format of Pillow.  treated: keys of TREATED."""
+    mode, form: mode and format of Pillow.  treated: keys of TREATED.  peak: largest value of 16-bit grayscale, or None.
+    flat: whether all pixels have the same color, once decoded."""
 
     digest: bytes
     width: int
@@ -53,6 +57,8 @@ class Seen:
     mode: str
     form: str
     treated: tuple[str, ...]
+    peak: int | None
+    flat: bool
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,9 @@ class Survey:
     thumbs: np.ndarray
 
 
-def survey(found: tree.Tree, refuse: archive.Refuse) -> Survey:
-    """Read every image of a tree.  refuse: called with each error of a folder. Raises DataError."""
+def survey(listing: Listing, how: Conversion) -> Survey:
+    """Read every image. Raises DataError."""
+    found = listing.tree
     count = len(found.names)
     thumbs = np.zeros((count, THUMB, THUMB, 1), np.uint8)
     seen: dict[int, Seen] = {}
@@ -74,10 +81,10 @@ def survey(found: tree.Tree, refuse: archive.Refuse) -> Survey:
     with warnings.catch_warnings(), shown as advance:
         warnings.simplefilter("ignore")  # Pillow warns about images that are reported below
 
-        def job(batch: list[tuple[int, archive.Content]]) -> list[tuple[int, Seen | str]]:
-            return [(row, _examined(content, found.names[row], thumbs[row])) for row, content in batch]
+        def job(batch: list[tuple[int, Content]]) -> list[tuple[int, Seen | str]]:
+            return [(row, _examined(content, found.names[row], how, thumbs[row])) for row, content in batch]
 
-        for outcome in ingest.in_threads(job, ingest.batches(tree.contents(found, refuse))):
+        for outcome in ingest.in_threads(job, ingest.batches(listing.contents())):
             for row, one in outcome:
                 if isinstance(one, Seen):
                     seen[row] = one
@@ -87,14 +94,22 @@ def survey(found: tree.Tree, refuse: archive.Refuse) -> Survey:
     return Survey(dict(sorted(seen.items())), dict(sorted(unreadable.items())), thumbs)
 
 
-def _examined(content: archive.Content, name: str, thumb: np.ndarray) -> Seen | str:
+def _examined(content: Content, name: str, how: Conversion, thumb: np.ndarray) -> Seen | str:
     """The properties of an image, after writing its thumbnail; or the reason why it cannot be read, "" if that has been
     reported before."""
     if content is None:
         return ""
+    if isinstance(content, np.ndarray):
+        pixels = fitted(content, THUMB)[0]
+        thumb[..., 0] = np.rint(pixels.mean(axis=2))
+        height, width = content.shape[:2]
+        digest = hashlib.sha256(str(content.shape).encode() + content.tobytes()).digest()
+        return Seen(
+            digest, width, height, "RGB" if content.shape[2:] == (3,) else "L", "array", (), None, _flat(pixels)
+        )
     try:
         raw = content.read_bytes() if isinstance(content, Path) else content
-        pixels = decode(raw, name, THUMB)
+        pixels = decode(raw, name, THUMB, how)
     except Unreadable as error:
         return _reason(raw) or error.lines[0].partition(": ")[2]
     except OSError as error:
@@ -103,12 +118,25 @@ def _examined(content: archive.Content, name: str, thumb: np.ndarray) -> Seen | 
     from PIL import Image
 
     with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-        treated = tuple(_treated(image))
-        return Seen(hashlib.sha256(raw).digest(), image.width, image.height, image.mode, str(image.format), treated)
+        treated, form = tuple(_treated(image)), str(image.format)
+        peak = int(sixteen_bit(image).max()) if image.mode.startswith("I") else None
+        digest = hashlib.sha256(raw).digest()
+        return Seen(digest, image.width, image.height, image.mode, form, treated, peak, _flat(pixels))
+
+
+def pixels_of(content: Content, name: str, size: int, how: Conversion) -> np.ndarray:
+    """An image as uint8 [size, size, 3]. Raises Unreadable."""
+    if isinstance(content, np.ndarray):
+        return fitted(content, size)[0]
+    return decode(content.read_bytes() if isinstance(content, Path) else content or b"", name, size, how)
+
+
+def _flat(pixels: np.ndarray) -> bool:
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def _treated(image: Image.Image) -> Iterator[str]:
-    if image.mode.startswith("I") or any(_deep(tile[3]) for tile in getattr(image, "tile", ())):
+    if deep(image):
         yield "with 16 bits per channel"
     if image.mode == "CMYK":
         yield "in CMYK"
@@ -128,12 +156,6 @@ def _several(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # the data after a valid first frame can be arbitrary
         return False
-
-
-def _deep(packing: Any) -> bool:
-    """Whether the arguments of a Pillow decoder mean 16 bits per channel; BGR;16 means 16 bits for three channels."""
-    raw_mode = str(packing[0] if isinstance(packing, tuple) and packing else packing)
-    return ";16" in raw_mode and not raw_mode.startswith("BGR")
 
 
 def _reason(raw: bytes) -> str:

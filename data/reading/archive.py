@@ -203,6 +203,8 @@ def _tar(path: Path, compression: str, wanted: Wanted) -> Iterator[tuple[Member,
     import tarfile
 
     opener: Any = importlib.import_module(compression) if compression != "tar" else None
+    if compression == "lzma":
+        _refuse_large_dictionary(path)
     with opener.open(path) if opener else path.open("rb") as raw:
         stream: Any = _Stream(raw, path, skips=opener is None)
         with tarfile.TarFile(fileobj=stream) as opened:
@@ -226,6 +228,21 @@ def _tar(path: Path, compression: str, wanted: Wanted) -> Iterator[tuple[Member,
             while chunk := stream.read(_CHUNK):  # decompressors check their checksums at the end
                 if any(chunk):
                     raise _joined(path, "tar --concatenate")
+
+
+def _refuse_large_dictionary(path: Path) -> None:
+    """Raises DataError for a file of xz whose first block needs more memory than the largest file may have."""
+    import lzma
+
+    with path.open("rb") as stream:
+        head = stream.read(_CHUNK)
+    try:
+        lzma.LZMADecompressor(memlimit=MEMBER_LIMIT).decompress(head, max_length=1)
+    except lzma.LZMAError as error:
+        if "memory" in str(error).lower():
+            needs = f"it needs more than {MEMBER_LIMIT:,} bytes of memory to unpack; compress it with xz -9 or less"
+            raise DataError([f"{path} is rejected: {needs}"]) from None
+        raise
 
 
 class _Stream:
@@ -264,13 +281,23 @@ def _kind(path: Path) -> str:
         return "zip"
     if head[16:20] == LMDB_MAGIC:
         return "lmdb"
-    if head[257:262] == b"ustar":
+    if head[257:262] == b"ustar" or _is_old_tar(head):
         return "tar"
     for magic, module in _COMPRESSIONS.items():
         if head.startswith(magic):
             return module
     kinds = "a folder, tar, tar.gz, tar.bz2, tar.xz, zip or LMDB"
     raise DataError([f"{path} is not {kinds}; unpack it and use the folder"])
+
+
+def _is_old_tar(head: bytes) -> bool:
+    """Whether a file begins with a header of the first tar format, which has a checksum but no mark."""
+    import tarfile
+
+    try:
+        return bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape").name)
+    except tarfile.HeaderError:
+        return False
 
 
 def _refuse_irregular(path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,17 +17,19 @@ from data.reading.progress import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-POLICY = (
-    "decode 1: gray and palette to RGB; transparency over black; CMYK by Pillow; 16 bit by its high byte; "
-    "first frame; upright by EXIF; color profiles ignored"
-)
-MAX_PIXELS = 89_478_485  # 256 MiB as RGB; checked in the header, before decoding
-REDUCED = 2  # JPEGs with up to so many times these pixels (Pillow opens no larger ones) are reduced while decoding
+MAX_VALUE = 0xFFFF  # of 16 bits
+MAX_PIXELS = 90_000_000  # 270 MB as RGB; checked in the header, before decoding
+MOST_PIXELS = 178_000_000  # Pillow opens no larger images; a JPEG above the limit is reduced while decoding
 # an explicit list, because some formats of Pillow start other programs (EPS)
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+    (
+        *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k", ".jpx"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    )
 )
+# images, but in formats that are not supported
+UNSUPPORTED = frozenset(".heic .heif .jxl .svg .psd .raw .dng .cr2 .nef .arw .eps .ico .tga .exr .hdr .dcm".split())
 
 ORIENTATION = 0x0112  # of EXIF
 _SIDEWAYS = (5, 6, 7, 8)  # orientations with height and width exchanged
@@ -40,24 +43,62 @@ class Unreadable(DataError):
     """One or more images cannot be decoded."""
 
 
-def decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
+@dataclass(frozen=True)
+class Conversion:
+    """How pixels that are not 8-bit RGB become so.
+
+    background: color behind transparent pixels.  max_value: value of 16-bit grayscale files that becomes 255, as
+    v * 256 // (max_value + 1); larger values are clipped.  max_pixels: of a file; larger ones are unreadable, but JPEGs
+    are reduced while decoding, up to MOST_PIXELS.
+    """
+
+    background: Literal["white", "black"] = "white"
+    max_value: int = MAX_VALUE
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def policy(self) -> str:
+        """All that this module does to an image, in words; part of the key of a cache."""
+        deep = "16 bit by its high byte" if self.max_value == MAX_VALUE else f"16-bit gray from 0 .. {self.max_value:,}"
+        larger = f"; up to {self.max_pixels:,} pixels" if self.max_pixels != MAX_PIXELS else ""
+        return (
+            f"decode 1: gray and palette to RGB; transparency over {self.background}; CMYK by Pillow; {deep}; "
+            f"first frame; upright by EXIF; color profiles ignored{larger}"
+        )
+
+
+FIRST = Conversion(background="black")  # of the first version, whose words are in the digests of all images
+AS_DECLARED = Conversion()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """pixels: uint8 [H, W, 3].  area: number of pixels of the file, before cropping and resizing.  converted: what was
+    done otherwise than by FIRST, or ""."""
+
+    pixels: np.ndarray
+    area: int
+    converted: str = ""
+
+
+def decode(content: bytes, name: str, size: int | None = None, how: Conversion = AS_DECLARED) -> np.ndarray:
     """Decode an image file to uint8 [H, W, 3].
 
     size: center-crop to the largest square and resize it (bilinear, antialiased) to H = W = size. Raises Unreadable,
     with the name of the file, if it cannot be decoded.
     """
-    return decode_with_area(content, name, size)[0]
+    return decoded(content, name, size, how).pixels
 
 
-def decode_with_area(content: bytes, name: str, size: int | None = None) -> tuple[np.ndarray, int]:
-    """As `decode`, with the number of pixels of the file before cropping and resizing."""
-    return _decode(content, name, size, None)
-
-
-def decode_crop(content: bytes, name: str, size: int, choose: Choose) -> np.ndarray:
+def decode_crop(content: bytes, name: str, size: int, choose: Choose, how: Conversion = AS_DECLARED) -> np.ndarray:
     """Decode the box returned by `choose(height, width)`, for the upright image, resized (bilinear, antialiased) to
     uint8 [size, size, 3]. A JPEG is decoded at the smallest sufficient scale. Raises Unreadable."""
-    return np.array(_decode(content, name, size, choose)[0])  # a writable copy
+    return np.array(_decoded(content, name, size, choose, how).pixels)  # a writable copy
+
+
+def decoded(content: bytes, name: str, size: int | None, how: Conversion) -> Decoded:
+    """As `decode`, with what a cache keeps of an image."""
+    return _decoded(content, name, size, None, how)
 
 
 def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
@@ -70,30 +111,39 @@ def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     return np.array(_cut(image, size, None)), image.width * image.height
 
 
-def _decode(content: bytes, name: str, size: int | None, choose: Choose | None) -> tuple[np.ndarray, int]:
+def _decoded(content: bytes, name: str, size: int | None, choose: Choose | None, how: Conversion) -> Decoded:
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             area = image.width * image.height
             reducible = size is not None and image.format == "JPEG"
-            if area > MAX_PIXELS * (REDUCED if reducible else 1):
-                raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS:,}; reduce it")
+            if area > (MOST_PIXELS if reducible else how.max_pixels):
+                raise ValueError(_too_large(image.width, image.height, how.max_pixels))
+            is_deep = deep(image)
             orientation = _orientation(image)
             share = _share(choose, image, orientation) if choose else None
             if size is not None and reducible:
                 least = _enough(size, share, orientation) if share else (4 * size, 4 * size)
-                if area > MAX_PIXELS:  # decoded at scale 1/2 at most, although a small crop would need more
+                if area > how.max_pixels:  # decoded at scale 1/2 at most, although a small crop would need more
                     least = (min(least[0], image.width // 2), min(least[1], image.height // 2))
                 if min(image.width // least[0], image.height // least[1]) > 1:
                     image.draft(None, least)  # decodes at scale 1/2, 1/4 or 1/8, but never below `least`
                 elif share and image.mode in ("RGB", "L"):
-                    return _cut_jpeg(content, size, share, orientation), area
-            made = _rgb(image, size, share)
-            return np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3), area
+                    return Decoded(_cut_jpeg(content, size, share, orientation), area)
+            made, converted = _rgb(image, how, is_deep)
+            made = made if size is None else _cut(made, size, share)
+            pixels = np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3)
+            return Decoded(pixels, area, converted)
     except Exception as error:  # Pillow raises nearly any exception for damaged files: SyntaxError, struct.error, ...
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None
+
+
+def _too_large(width: int, height: int, limit: int) -> str:
+    needed = math.ceil(width * height / 1_000_000)
+    advice = f"set --data.max_megapixels {needed}, or reduce it" if width * height <= MOST_PIXELS else "reduce it"
+    return f"{width} x {height} pixels exceed the limit of {limit:,}; {advice}"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -122,20 +172,24 @@ def _enough(size: int, share: Share, orientation: int) -> tuple[int, int]:
     return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
-def _rgb(image: Image.Image, size: int | None, share: Share | None = None) -> Image.Image:
+def _rgb(image: Image.Image, how: Conversion, is_deep: bool) -> tuple[Image.Image, str]:
+    """(the upright image in RGB, see Decoded.converted)"""
     from PIL import Image, ImageOps
 
     image.load()
     if image.format == "JPEG" and ("exif" in image.info or "xmp" in image.info):  # these contain its orientation
         ImageOps.exif_transpose(image, in_place=True)
-    eight_bit = _eight_bit(image)
-    if eight_bit.has_transparency_data:
-        shown = eight_bit.convert("RGBA")
-        black = Image.new("RGBA", shown.size, (0, 0, 0, 255))
-        result = Image.alpha_composite(black, shown).convert("RGB")
-    else:
-        result = eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
-    return result if size is None else _cut(result, size, share)
+    eight_bit = _eight_bit(image, how.max_value)
+    if is_deep and eight_bit is image and how.max_value != MAX_VALUE:
+        raise ValueError(f"16 bits per channel in {image.mode}: max_value applies to grayscale files only")
+    converted = f" from 0 .. {how.max_value}" if is_deep and how.max_value != MAX_VALUE else ""
+    if not eight_bit.has_transparency_data:
+        return eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB"), converted
+    shown = eight_bit.convert("RGBA")
+    if np.asarray(shown)[..., 3].min() < 255 and how.background != FIRST.background:
+        converted += f" over {how.background}"
+    behind = Image.new("RGBA", shown.size, how.background)
+    return Image.alpha_composite(behind, shown).convert("RGB"), converted
 
 
 def _cut(image: Image.Image, size: int, share: Share | None) -> Image.Image:
@@ -175,15 +229,33 @@ def _in_pixels(share: Share, size: tuple[int, int]) -> tuple[int, int, int, int]
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grayscale to 8 bits by its high byte, as Pillow does for 16-bit color; Pillow would clip it."""
+def deep(image: Image.Image) -> bool:
+    """Whether the file of an image that is not loaded yet has 16 bits per channel."""
+    return image.mode.startswith("I") or any(_packs_16_bits(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _packs_16_bits(packing: Any) -> bool:
+    """Whether the arguments of a Pillow decoder mean 16 bits per channel; BGR;16 means 16 bits for three channels."""
+    raw_mode = str(packing[0] if isinstance(packing, tuple) and packing else packing)
+    return ";16" in raw_mode and not raw_mode.startswith("BGR")
+
+
+def _eight_bit(image: Image.Image, max_value: int) -> Image.Image:
+    """Convert 16-bit grayscale to 8 bits, by default by its high byte, as Pillow does for 16-bit color; Pillow would
+    clip it. Other images are returned as they are."""
     from PIL import Image
 
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported; convert the file to 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
+    values = sixteen_bit(image)
+    return Image.fromarray((np.minimum(values, max_value) * 256 // (max_value + 1)).astype(np.uint8))
+
+
+def sixteen_bit(image: Image.Image) -> np.ndarray:
+    """The values of a 16-bit grayscale image, int64 [H, W]. Raises ValueError for 32 bits."""
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 0xFFFF:
+    if values.min() < 0 or values.max() > MAX_VALUE:
         raise ValueError("32-bit pixels are not supported; convert the file to 8 or 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    return values

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from core.common.errors import DataError
 from core.common.machine import usable_cores
 from data.reading import archive, cache, tree
-from data.reading.decode import POLICY, Unreadable, decode_with_area, fitted
+from data.reading.decode import AS_DECLARED, FIRST, UNSUPPORTED, Conversion, Decoded, Unreadable, decoded, fitted
 from data.reading.layout import Layout
 from data.reading.progress import bar, first, printable, say
 
@@ -34,7 +34,7 @@ class Recipe:
 
     exact: name of a dataset whose files must have this size already, or None.  keep: store the decoded pixels;
     otherwise files are decoded once, to check them, and again during training.  listed: how many unreadable images are
-    listed by name; None: all.
+    listed by name; None: all.  conversion: of pixels that are not 8-bit RGB.
     """
 
     size: int
@@ -42,18 +42,29 @@ class Recipe:
     skip_unreadable: bool = False
     keep: bool = True
     listed: int | None = 50
+    conversion: Conversion = AS_DECLARED
 
     @property
     def policy(self) -> str:
+        """How files are converted, in words; part of the key of a cache."""
+        return self._policy(self.conversion)
+
+    @property
+    def first_policy(self) -> str:
+        """The policy in the digest of the data: the same for every conversion, because the digest names the images
+        that an option has changed, and keeps its value for all others."""
+        return self._policy(FIRST)
+
+    def _policy(self, conversion: Conversion) -> str:
         how = "as stored" if self.exact else "the largest centered square, bilinear, antialiased"
         when = "" if self.keep else "; whenever it comes"
-        return f"{POLICY}; {self.size} x {self.size}, {how}{when}"
+        return f"{conversion.policy}; {self.size} x {self.size}, {how}{when}"
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The result of a batch.  hashes: (row, sha256 of the content) of the decoded images.  areas: number of pixels of
-    their files.  unreadable: an error line for each other image."""
+    """The result of a batch.  hashes: (row, sha256 of the content and how it was converted) of the decoded images.
+    areas: number of pixels of their files.  unreadable: an error line for each other image."""
 
     hashes: list[tuple[int, str]]
     areas: list[int]
@@ -109,19 +120,19 @@ def _decode_batch(
         try:
             raw = content.read_bytes() if isinstance(content, Path) else content
             if isinstance(raw, np.ndarray):
-                pixels, area = fitted(raw, recipe.size)
+                one = Decoded(*fitted(raw, recipe.size))
             else:
-                pixels, area = decode_with_area(raw, names[row], None if recipe.exact else recipe.size)
+                one = decoded(raw, names[row], None if recipe.exact else recipe.size, recipe.conversion)
         except Unreadable as error:
             outcome.unreadable.extend(error.lines)
         except OSError as error:
             outcome.unreadable.append(f"{printable(names[row])}: {error.strerror}")
         else:
-            if pixels.shape[:2] != (recipe.size, recipe.size):
-                raise _other_size(names[row], pixels, recipe)
-            put(row, pixels)
-            outcome.hashes.append((row, _sha256(raw)))
-            outcome.areas.append(area)
+            if one.pixels.shape[:2] != (recipe.size, recipe.size):
+                raise _other_size(names[row], one.pixels, recipe)
+            put(row, one.pixels)
+            outcome.hashes.append((row, _sha256(raw) + one.converted))
+            outcome.areas.append(one.area)
     return outcome
 
 
@@ -180,7 +191,7 @@ def _index(
     found: tree.Tree, layout: Layout, recipe: Recipe, hashes: dict[int, str], areas: dict[int, int], skipped: int
 ) -> cache.Index:
     rows = sorted(hashes)
-    digest = hashlib.sha256(recipe.policy.encode())
+    digest = hashlib.sha256(recipe.first_policy.encode())
     for row in rows:
         digest.update(f"\n{hashes[row]} {found.names[row]}".encode("utf-8", "surrogateescape"))
     left = [*notes(found), *([f"{skipped:,} unreadable left out"] if skipped else [])]
@@ -200,7 +211,11 @@ def _index(
 
 def notes(found: tree.Tree) -> list[str]:
     """What the description of the data says of files that are not images."""
-    return [f"{len(found.others):,} other files left out"] if found.others else []
+    suffixes = Counter(PurePosixPath(name).suffix.lower() for name in found.others)
+    unsupported = {suffix: count for suffix, count in suffixes.items() if suffix in UNSUPPORTED}
+    left, images = len(found.others) - sum(unsupported.values()), sum(unsupported.values())
+    said = f"{images:,} images in formats that are not supported ({', '.join(sorted(unsupported))}) left out"
+    return [*([said] if images else []), *([f"{left:,} other files left out"] if left else [])]
 
 
 def _report(found: tree.Tree, unreadable: list[str], listed: int | None) -> list[str]:

@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from core.common.errors import DataError
 from data.reading import archive, cache, ingest, layout
+from data.reading.listing import Listing
 from data.reading.progress import first, printable
 from data.reading.splits import split_of
 from data.reading.tree import Tree
@@ -38,12 +40,10 @@ def build(
         wrong.append(f"{root}: {len(classes)} class; classification requires at least two")
     if wrong:
         raise DataError(first(wrong))
-    names = tuple(f"{group.split}/{row:08}" for group in groups for row in range(len(group.labels)))
     splits = tuple(group.split for group in groups for _ in group.labels)
     labels = tuple(int(label) for group in groups for label in group.labels)
-    found = Tree(root, "", names, frozenset(), ())
     arranged = layout.Layout(tuple(classes), splits, labels)
-    index = ingest.build(found, arranged, recipe, folder, enumerate(_contents(root, groups)))
+    index = ingest.build(_tree(root, groups), arranged, recipe, folder, enumerate(contents_of(root, groups)))
     return marked(index)
 
 
@@ -52,6 +52,21 @@ def marked(index: cache.Index) -> cache.Index:
     these images."""
     facts = [index.digest, index.classes, index.labels, index.splits, index.places]
     return replace(index, digest=hashlib.sha256(json.dumps(facts).encode()).hexdigest())
+
+
+def listed(
+    data: str, root: Path, classes: Sequence[str], groups: Sequence[Group], contents: Callable[[], Iterator[Any]]
+) -> Listing:
+    """The images of all groups, for `labbook check`.  contents: of the images of all groups, in order."""
+    wrong = tuple(line for group in groups for line in _wrong(root, classes, group))
+    known = dict(enumerate(classes))
+    places = tuple((group.split, known.get(int(label), "")) for group in groups for label in group.labels)
+    return Listing(data, _tree(root, groups), places, wrong, lambda: enumerate(contents()))
+
+
+def _tree(root: Path, groups: Sequence[Group]) -> Tree:
+    names = tuple(f"{group.split}/{row:08}" for group in groups for row in range(len(group.labels)))
+    return Tree(root, "", names, frozenset(), ())
 
 
 def refuse_groups(root: Path, names: Sequence[str]) -> None:
@@ -72,7 +87,8 @@ def refuse_groups(root: Path, names: Sequence[str]) -> None:
         raise DataError(wrong)
 
 
-def _contents(root: Path, groups: Sequence[Group]) -> Iterator[ingest.Stored]:
+def contents_of(root: Path, groups: Sequence[Group]) -> Iterator[ingest.Stored]:
+    """The images of all groups, in order. Raises DataError."""
     with archive.reading(root):
         for group in groups:
             yield from group.contents()

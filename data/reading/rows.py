@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,11 @@ class Row:
 
 
 class _Wrong(ValueError):
-    """The value of a cell is invalid."""
+    """The value of a cell is invalid.  of: the cell.  what: the reason, the same for every cell with this mistake."""
+
+    def __init__(self, of: str, what: str):
+        super().__init__(f"{of} {what}")
+        self.what = what
 
 
 def find(root: Path) -> Path:
@@ -109,17 +114,31 @@ def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row],
     folder = table.parent
     locate = _locator(folder, allow_outside)
     rows: list[Row] = []
-    wrong: list[str] = []
+    wrong: dict[int, list[_Wrong]] = {}
     seen: dict[Path, int] = {}
     for number, cells in enumerate(zip(*content.values(), strict=True), start=1):
         row, complaints = _row(number, dict(zip(content, cells, strict=True)), columns, folder, locate)
         if row and (other := seen.setdefault(row.file, number)) != number:
-            complaints.append(f"{printable(row.name)} is also the image of row {other}; remove one of the rows")
+            complaints.append(_Wrong(printable(row.name), f"is also the image of row {other}; remove one of the rows"))
         elif row:
             rows.append(row)
-        wrong += [f"row {number}: {'; '.join(complaints)}"] if complaints else []
+        if complaints:
+            wrong[number] = complaints
     rows.sort(key=lambda row: row.name)
-    return rows, wrong + list(_straddling(rows)) + list(_wrong_splits(rows))
+    return rows, list(_lines(wrong, number)) + list(_straddling(rows)) + list(_wrong_splits(rows))
+
+
+def _lines(wrong: dict[int, list[_Wrong]], count: int) -> Iterator[str]:
+    """A line for each mistake that all rows share, and for each row with others.  count: number of rows."""
+    kinds = Counter(one.what for complaints in wrong.values() for one in complaints)
+    shared = {what for what, times in kinds.items() if times == count > 1}
+    for what in kinds:
+        if what in shared:
+            example = next(one for complaints in wrong.values() for one in complaints if one.what == what)
+            yield f"all {count:,} rows: {example}, and likewise in every other row"
+    for number, complaints in wrong.items():
+        if own := [str(one) for one in complaints if one.what not in shared]:
+            yield f"row {number}: {'; '.join(own)}"
 
 
 def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
@@ -235,15 +254,15 @@ def _too_many_rows(table: Path, rows: int) -> str:
 
 def _row(
     number: int, cells: dict[str, Any], columns: Columns, folder: Path, locate: Callable[[str], Path]
-) -> tuple[Row | None, list[str]]:
+) -> tuple[Row | None, list[_Wrong]]:
     """(the row, or None without a valid image; its errors)"""
-    wrong: list[str] = []
+    wrong: list[_Wrong] = []
 
     def taken(read: Callable[[Any], Any], cell: Any, otherwise: Any = None) -> Any:
         try:
             return read(cell)
         except _Wrong as error:
-            wrong.append(str(error))
+            wrong.append(error)
             return otherwise
 
     path = taken(lambda cell: _relative(_text("path", cell), folder), cells["path"])
@@ -262,14 +281,17 @@ def _text(role: str, cell: Any) -> str:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return str(cell)
     if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
-        raise _Wrong(f"the {role} is missing")
+        raise _Wrong(f"the {role}", "is missing")
     if not isinstance(cell, str):
-        raise _Wrong(f"{role}: {cell!r} is neither text nor an integer")
+        raise _Wrong(f"{role}: {cell!r}", "is neither text nor an integer")
     return cell.strip()
 
 
 def _relative(path: str, folder: Path) -> str:
-    """An absolute path inside the folder of the table as a relative one; other paths as they are."""
+    """An absolute path inside the folder of the table as a relative one, and a path written on Windows with slashes;
+    other paths as they are."""
+    if "\\" in path and not os.path.lexists(folder / path):  # here, a backslash can be part of a name
+        path = path.replace("\\", "/")
     if not os.path.isabs(path) or ".." in path.split("/"):
         return path
     for around in (os.path.abspath(folder), os.path.realpath(folder)):
@@ -283,19 +305,19 @@ def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:
         name = _text("label", "|".join(map(str, cell)) if isinstance(cell, list) else cell)
         if isinstance(cell, list) or columns.separator in name:
             advice = "for multi-label data, set --data.multi_label true; otherwise set another --data.separator"
-            raise _Wrong(f"{printable(name)} is more than one label; {advice}")
+            raise _Wrong(printable(name), f"is more than one label; {advice}")
         return (name,)
     cells = cell.split(columns.separator) if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
     names = tuple(sorted(_text("label", one) for one in cells))
     if len(set(names)) < len(names):
-        raise _Wrong(f"the labels {printable(', '.join(names))} contain a label twice")
+        raise _Wrong(f"the labels {printable(', '.join(names))}", "contain a label twice")
     return names
 
 
 def _split(cell: Any) -> str:
     name = _text("split", cell)
     if (split := split_of(name)) is None:
-        raise _Wrong(f"{printable(name)} is not a split; use train, val or test")
+        raise _Wrong(printable(name), "is not a split; use train, val or test")
     return split
 
 
@@ -305,16 +327,16 @@ def _locator(folder: Path, allow_outside: bool) -> Callable[[str], Path]:
     def locate(path: str) -> Path:
         shown = printable(path)
         if _REMOTE.match(path):
-            raise _Wrong(f"{shown} is not a local file; download it and use the path of the file")
+            raise _Wrong(shown, "is not a local file; download it and use the path of the file")
         leaves = path[0] in "/\\" or path[1:2] == ":" or ".." in re.split(r"[\\/]", path)
         if leaves and not allow_outside:
-            raise _Wrong(f"{shown} is outside {folder}; to allow this, set --data.allow_outside true")
+            raise _Wrong(shown, f"is outside {folder}; to allow this, set --data.allow_outside true")
         try:
             file = Path(os.path.realpath(folder / path))
         except (OSError, ValueError):
-            raise _Wrong(f"{shown} does not exist") from None
+            raise _Wrong(shown, "does not exist") from None
         if not allow_outside and not file.is_relative_to(real):
-            raise _Wrong(f"{shown} is a link to a file outside {folder}; to allow this, set --data.allow_outside true")
+            raise _Wrong(shown, f"is a link to a file outside {folder}; to allow this, set --data.allow_outside true")
         return file
 
     return locate
@@ -325,13 +347,13 @@ def _status(named: tuple[str, Path]) -> os.stat_result:
     try:
         status = named[1].stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise _Wrong(f"{shown} does not exist") from None
+        raise _Wrong(shown, "does not exist") from None
     except OSError as error:
-        raise _Wrong(f"{shown}: {error.strerror}") from None
+        raise _Wrong(shown, f"cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise _Wrong(f"{shown} is not a regular file")
+        raise _Wrong(shown, "is not a regular file")
     if status.st_size > archive.MEMBER_LIMIT:
-        raise _Wrong(f"{shown} has {status.st_size:,} bytes, more than the limit of {archive.MEMBER_LIMIT:,}")
+        raise _Wrong(shown, f"has {status.st_size:,} bytes, more than the limit of {archive.MEMBER_LIMIT:,}")
     return status
 
 

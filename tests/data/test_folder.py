@@ -4,6 +4,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from core.cli.report import report
@@ -97,8 +98,21 @@ def test_no_validation_split_can_be_drawn_with_the_seed_of_test():
 def test_a_second_start_decodes_nothing(tmp_path, monkeypatch):
     source = tree(tmp_path / "source")
     first = ImageFolder(size=16).load(source)
-    monkeypatch.setattr(ingest, "decode_with_area", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr(ingest, "decoded", lambda *arguments: pytest.fail("decoded again"))
     assert ImageFolder(size=16).load(source).digest == first.digest
+
+
+def test_the_digest_names_what_an_option_changes_and_stays_for_the_rest(tmp_path):
+    source = tree(tmp_path / "source")
+    plain = [ImageFolder(size=16, background=color, max_value=top).load(source).digest
+             for color in ("white", "black") for top in (4095, 65535)]  # fmt: skip
+    assert len(set(plain)) == 1
+    clear = Image.new("RGBA", (16, 16))
+    clear.save(source / "train/cat/00.png")
+    white, black = (ImageFolder(size=16, background=color).load(source) for color in ("white", "black"))
+    assert white.digest != black.digest
+    assert white.train.pixels[white.train.rows].max() == 255
+    assert {int(white.train.pixels[row].min()) for row in white.train.rows} != {0}
 
 
 def test_class_folders_alone_are_split_by_class_and_for_good(tmp_path):

@@ -265,7 +265,11 @@ def test_what_is_wrong_in_a_saved_set_is_reported(datasets, tmp_path):
     message = complaint(HuggingFace(size=16, images="pic", labels="image"), tmp_path / "a")
     assert "train has no feature pic of type Image (it has image: Image, label: ClassLabel)" in message
     assert "train has no feature image of type ClassLabel" in message
-    assert "class_encode_column('image') and save it again" in message
+    assert "use --data.images image" in message
+    assert "use --data.labels label" in message
+    unlabeled = datasets.Dataset.from_dict({"image": [encoded(noise(1))], "label": [1]})
+    unlabeled.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "n"))
+    assert "use class_encode_column('label') and save it again" in complaint(HuggingFace(size=16), tmp_path / "n")
     unlabeled = saved(datasets, tmp_path / "b", train=[*rows(0, 4), (encoded(noise(1)), None)], test=rows(9, 4))
     assert "train, index 4: label -1 is not in the range 0 to 1" in complaint(HuggingFace(size=16), unlabeled)
     assert "the train split is missing, the splits are test" in complaint(

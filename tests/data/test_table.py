@@ -85,7 +85,7 @@ def test_another_label_or_split_or_size_or_content_is_another_digest_and_labels_
     path = table(tmp_path, split=["train"] * 12 + ["test"] * 8)
     digests = [loaded(path).digest, ImageTable(size=24).load(path).digest]
     with monkeypatch.context() as patched:
-        patched.setattr(ingest, "decode_with_area", lambda *arguments: pytest.fail("decoded again"))
+        patched.setattr(ingest, "decoded", lambda *arguments: pytest.fail("decoded again"))
         text = path.read_text()
         path.write_text(text.replace("00.png,cat,train", "00.png,dog,train"))
         digests.append(loaded(path).digest)
@@ -169,9 +169,25 @@ def test_every_missing_and_every_unreadable_image_is_listed(tmp_path):
     for name in list((tmp_path / "images").iterdir())[:70]:
         name.write_bytes(b"no image")
     assert complaint(path).count("cannot identify") == 70
-    for name in (tmp_path / "images").iterdir():
+    for name in list((tmp_path / "images").iterdir())[1:]:
         name.unlink()
-    assert complaint(path).count("does not exist") == 90
+    assert complaint(path).count("does not exist") == 89
+
+
+def test_a_mistake_of_every_row_is_told_once(tmp_path):
+    path = table(tmp_path, 9)
+    path.write_text(path.read_text().replace("images/", "pictures/").replace("08.png,cat", "08.png,"))
+    assert complaint(path).splitlines()[1:] == [
+        "all 9 rows: pictures/00.png does not exist, and likewise in every other row",
+        "row 9: the label is missing",
+    ]
+
+
+def test_paths_written_on_windows_are_read(tmp_path):
+    path = table(tmp_path)
+    expected = loaded(path)
+    path.write_text(path.read_text().replace("images/", "images\\"))
+    assert everything(loaded(path)) == everything(expected)
 
 
 @pytest.mark.parametrize("path", ["/etc/x.png", "../x.png", "images/../../x.png", "..\\x.png", "C:\\x.png", "link.png"])
@@ -306,7 +322,7 @@ def test_several_labels_are_read_from_text_and_from_lists(tmp_path):
 def test_several_labels_are_declared_and_never_guessed(tmp_path):
     rows = [(name, "cat|dog" if i else "cat|cat") for i, name in enumerate(images(tmp_path, 4))]
     path = written(tmp_path / "table.csv", ("path", "label"), rows)
-    assert "row 2: cat|dog is more than one label; for multi-label data, set --data.multi_label true" in complaint(path)
+    assert "all 4 rows: cat|cat is more than one label; for multi-label data, set --data.multi_label" in complaint(path)
     assert "row 1: the labels cat, cat contain a label twice" in complaint(path, multi_label=True)
     assert loaded(table(tmp_path, labels=("a|b", "c")), separator=";").classes == ("a|b", "c")
     parquet.write_table(pa.table({"path": images(tmp_path, 2), "label": [["a", "b"], None]}), tmp_path / "a.parquet")

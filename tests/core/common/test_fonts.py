@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.sparse import coo_array
 
 from core.common import fonts, plots
 from core.common.fonts import drawing, fonts_for, one_line, with_stand_ins
@@ -87,7 +88,7 @@ def test_any_name_can_be_drawn_without_boxes(tmp_path_factory, names):
     path = tmp_path_factory.getbasetemp() / "picture.png"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a glyph that no font has
-        plots.confusion_matrix(np.eye(len(names), dtype=int), names, path, "")
+        plots.confusion_matrix(coo_array(np.eye(len(names), dtype=int)), names, path, "")
     plots.contact_sheet(np.zeros((len(names), 8, 8, 3), np.uint8), names, path)
     for name in names:
         assert "\n" not in one_line(name)

@@ -21,13 +21,13 @@ from core.loading.loader import Resident
 from core.metrics.classification import (
     THRESHOLDS,
     by_class,
-    confusion,
     from_confusion,
     from_likelihood,
     from_scores,
     likelihood,
     score_table,
 )
+from core.metrics.confusion import confusion, margins
 from core.metrics.task import MULTI_LABEL, SINGLE_LABEL
 from core.training.evaluate import evaluate
 
@@ -55,13 +55,14 @@ def test_what_follows_from_the_confusion_table_is_scikit_learns(rows):
     assume(table.sum() > 0)
     true, predicted = np.indices(table.shape).reshape(2, -1).repeat(table.flatten().numpy(), axis=1)
     got = from_confusion(table)
+    assert from_confusion(table.to_sparse()) == got
     assert got["accuracy"] == pytest.approx(S.accuracy_score(true, predicted))
     each_recall = S.recall_score(true, predicted, average=None, labels=np.unique(true), zero_division=0)
     assert got["balanced_accuracy"] == pytest.approx(each_recall.mean())
     for name, score in (("precision", S.precision_score), ("recall", S.recall_score), ("f1", S.f1_score)):
         assert got[name] == pytest.approx(score(true, predicted, average="macro", zero_division=0)), name
     expected = S.precision_recall_fscore_support(true, predicted, labels=range(len(table)), zero_division=0)[:3]
-    np.testing.assert_allclose(by_class(table), np.stack(expected, axis=1))
+    np.testing.assert_allclose(by_class(margins(table)), np.stack(expected, axis=1))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])

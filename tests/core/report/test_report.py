@@ -78,7 +78,7 @@ def test_every_training_leaves_a_page_that_fetches_nothing(trained):
     assert f"{trained.metrics['test/accuracy']:.2%}" in page
     assert trained.record["data"]["digest"] in page
     classes, table = trained.confusion
-    wrong = int(table.sum() - table.trace())
+    wrong = int(table.sum() - table.diagonal().sum())
     assert f"Of 300 test images: {wrong:,} are misclassified." in page
     low, high = wilson(table.diagonal(), table.sum(axis=1))
     for place in range(len(classes)):

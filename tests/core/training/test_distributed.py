@@ -276,3 +276,14 @@ def test_norms_over_all_processes_keep_their_hooks():
     network = distributed.converted(network, None)
     assert type(network[1]) is nn.SyncBatchNorm
     assert {name: value for name, value in vars(network[1]).items() if name in before} == before
+
+
+def test_a_sparse_tensor_is_summed_over_processes(tmp_path):
+    import torch.distributed as dist
+
+    table = torch.eye(3, dtype=torch.int64).to_sparse()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        assert distributed.total(table + table).to_dense().tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+    finally:
+        dist.destroy_process_group()

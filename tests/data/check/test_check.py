@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import tarfile
 import warnings
 
 import numpy as np
@@ -23,8 +24,7 @@ from data.check.findings import CROWDED, findings
 from data.check.labels import usual_confidence
 from data.check.pairs import near
 from data.check.survey import survey
-from data.reading import tree as trees
-from data.reading.decode import Unreadable, decode
+from data.reading.decode import AS_DECLARED, Unreadable, decode
 from experiments.tiny import EXPERIMENT
 from tests.support.golden import GOLDEN
 from tests.support.mutations import mutated
@@ -127,7 +127,7 @@ def unlucky(folder):
         "note": [
             "train/cat/кошка.png",
             "train/cat/my photo.png",
-            "1 image with 16 bits per channel: the high byte is used\n    train/cat/deep.png",
+            "1 image with 16 bits per channel: the high byte is used; see --data.max_value\n    train/cat/deep.png",
             "1 image in CMYK: converted by Pillow, without a color profile\n    train/dog/cmyk.jpg",
             "1 image with several frames or pages: the first one is used\n    train/dog/moves.gif",
             "1 image rotated by EXIF: rotated upright\n    train/dog/turned.png",
@@ -233,7 +233,7 @@ def test_classes_too_small_are_those_that_training_refuses(splits, count, tmp_pa
     source = tree(tmp_path / "source", splits=splits, each=8)
     for path in sorted((source / splits[0] / "cat").iterdir())[count:]:
         path.unlink()
-    errors = [finding for finding in findings(inspect(source)) if finding.grade == "error"]
+    errors = [finding for finding in findings(inspect(source, ImageFolder())) if finding.grade == "error"]
     if count < {1: 3, 2: 2, 3: 1}[len(splits)]:
         with pytest.raises(DataError, match="split would have no image of cat"):
             ImageFolder(size=16).load(source)
@@ -300,14 +300,14 @@ def test_a_crowded_folder_is_reported(tmp_path, capsys, monkeypatch):
 )
 def test_what_the_policy_does_is_known_of_each_image(case, treated, tmp_path):
     put(tmp_path, "cat/a.ppm", GOLDEN[case][0])
-    found = survey(trees.scan(tmp_path), pytest.fail)
+    found = survey(ImageFolder().listed(tmp_path, pytest.fail), AS_DECLARED)
     assert [one.treated for one in found.seen.values()] == [treated]
 
 
 def test_a_second_frame_that_is_broken_does_no_harm(tmp_path):
     whole = GOLDEN["animated_first_frame"][0]
     put(tmp_path, "cat/a.gif", whole[:60])  # within the second frame
-    found = survey(trees.scan(tmp_path), pytest.fail)
+    found = survey(ImageFolder().listed(tmp_path, pytest.fail), AS_DECLARED)
     assert [one.treated for one in found.seen.values()] == [()]
 
 
@@ -322,8 +322,8 @@ def test_damaged_files_are_those_that_decoding_refuses(tmp_path):
                 decode(content, name, 32)
             except Unreadable:
                 expected.add(f"cat/{name}")
-    found = trees.scan(tmp_path)
-    seen = survey(found, pytest.fail)
+    listing = ImageFolder().listed(tmp_path, pytest.fail)
+    found, seen = listing.tree, survey(listing, AS_DECLARED)
     assert {found.names[row] for row in seen.unreadable} == expected
     assert len(seen.seen) == 400 - len(expected)
     assert all(seen.unreadable.values())
@@ -334,8 +334,8 @@ def test_near_duplicates_are_the_planted_ones_and_time_is_kept(tmp_path):
         put(tmp_path, f"{'train' if seed % 2 else 'test'}/cat/{seed:02}.png", smooth(seed))
     put(tmp_path, "train/cat/a.jpg", encoded(smooth(11, 50), "JPEG", quality=50))
     put(tmp_path, "test/cat/b.jpg", encoded((0.7 * smooth(21) + 40).astype(np.uint8), "JPEG"))
-    found = trees.scan(tmp_path)
-    seen = survey(found, pytest.fail)
+    listing = ImageFolder().listed(tmp_path, pytest.fail)
+    found, seen = listing.tree, survey(listing, AS_DECLARED)
     splits = [name.partition("/")[0] for name in found.names]
     alike = near(seen, splits)
     named = [
@@ -448,3 +448,70 @@ def test_the_classes_are_listed_in_their_order(tmp_path, capsys):
 def test_a_class_named_like_a_missing_label_is_reported(tmp_path, capsys):
     _, said = checked(capsys, tree(tmp_path / "source", classes=("cat", "nan")))
     assert "warning: names of classes that usually stand for a missing label" in said
+
+
+def test_images_without_contrast_are_reported_and_what_would_restore_it(tmp_path, capsys):
+    source = tree(tmp_path / "source")
+    drawn = np.zeros((16, 16, 4), np.uint8)
+    drawn[..., :3], drawn[4:12, 4:12, 3] = 255, 255
+    put(source, "train/cat/clear.png", _saved(Image.fromarray(drawn), "PNG"))
+    put(source, "train/cat/gray.png", np.full((16, 16, 3), 90, np.uint8))
+    put(source, "train/cat/deep.png", _saved(Image.fromarray((noise(3)[..., 0] * 16.0).astype(np.uint16)), "PNG"))
+    _, said = checked(capsys, source)
+    clear = "1 image of a single color on a white background; if they are drawn in white, use --data.background black"
+    assert f"warning: {clear}\n    train/cat/clear.png\n" in said
+    assert "warning: 1 image of a single color; look at them\n    train/cat/gray.png\n" in said
+    assert re.search(
+        "warning: 1 16-bit image with values up to 4,0.* keeps 16 gray levels; use --data.max_value 4095", said
+    )
+    _, said = checked(capsys, source, "--data.background", "black")
+    assert "on a white background" not in said
+    with pytest.raises(UserError, match=r"--data\.backgroun: unknown option; did you mean --data\.background"):
+        main([str(source), "--data.backgroun=black"])
+
+
+def test_a_table_is_checked(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    lines = []
+    for number in range(8):
+        put(tmp_path, f"images/{number}.png", noise(number))
+        lines.append(f"images/{number}.png,{('cat', 'dog')[number % 2]}")
+    put(tmp_path, "images/8.png", (tmp_path / "images/0.png").read_bytes())
+    put(tmp_path, "images/9.png", b"no image")
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["path,kind", *lines, "images/8.png,dog", "images/9.png,dog", "images/no.png,dog"]))
+    status, said = checked(capsys, path, "--data.label_column", "kind")
+    assert status == 1
+    assert "10 images, 2 classes" in said
+    assert "ImageTable would reject these images:\n    row 11: images/no.png does not exist\n" in said
+    assert (
+        "1 image in more than one class; keep only the copy in the correct class\n    images/0.png = images/8.png\n"
+        in said
+    )
+    assert "images/9.png: not an image but text" in said
+
+
+def test_packed_sets_are_checked(tmp_path, capsys):
+    pytest.importorskip("h5py")
+    import h5py
+
+    pixels = np.stack([noise(seed, 16, 16) for seed in range(8)])
+    pixels[5] = pixels[0]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"], file["labels"] = pixels, np.arange(8) % 2
+    status, said = checked(capsys, tmp_path / "a.h5")
+    assert status == 1
+    assert "8 images, 2 classes" in said
+    assert "all/00000000 = all/00000005" in said
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for split, first in (("train", 0), ("test", 7)):  # the last picture of train is the first of test
+        with tarfile.open(shards / f"{split}.tar", "w") as tar:
+            for number in range(first, first + 8):
+                for kind, content in (("png", encoded(noise(number))), ("cls", str(number % 2).encode())):
+                    member = tarfile.TarInfo(f"{number}.{kind}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    status, said = checked(capsys, shards)
+    assert status == 1
+    assert "test.tar/7.png = train.tar/7.png" in said

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.reading import decode as module
-from data.reading.decode import Unreadable, decode, decode_crop
+from data.reading.decode import Conversion, Unreadable, decode, decode_crop, decoded
 from tests.support.golden import GOLDEN, saved
 from tests.support.samples import encoded, noise
 
@@ -71,20 +71,22 @@ def test_a_jpeg_beyond_the_limit_is_reduced_while_it_is_decoded(monkeypatch):
     content, png = (encoded(waves.astype(np.uint8), form) for form in ("JPEG", "PNG"))
     crops = [decode_crop(content, "a.jpg", 300, lambda height, width: (10, 20, 700, 900)).astype(int)]
     crops.append(decode(content, "a.jpg", 300).astype(int))
-    monkeypatch.setattr(module, "MAX_PIXELS", 600_000)
+    monkeypatch.setattr(module, "MOST_PIXELS", 1_200_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600_000)
+    how = Conversion(max_pixels=600_000)
     reduced = [
-        decode_crop(content, "a.jpg", 300, lambda height, width: (10, 20, 700, 900)),
-        decode(content, "a.jpg", 300),
+        decode_crop(content, "a.jpg", 300, lambda height, width: (10, 20, 700, 900), how),
+        decode(content, "a.jpg", 300, how),
     ]
     for ours, theirs in zip(reduced, crops, strict=True):
         assert np.abs(ours - theirs).mean() < 2
-    with pytest.raises(Unreadable, match="1200 x 800 pixels exceed the limit of 600,000; reduce it"):
-        decode(png, "a.png", 300)
-    monkeypatch.setattr(module, "MAX_PIXELS", 400_000)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
-    with pytest.raises(Unreadable, match=r"exceed|bomb"):
-        decode(content, "a.jpg", 300)
+    too_large = "1200 x 800 pixels exceed the limit of 600,000; set --data.max_megapixels 1, or reduce it"
+    with pytest.raises(Unreadable, match=too_large):
+        decode(png, "a.png", 300, how)
+    assert decode(png, "a.png", 300, Conversion(max_pixels=1_000_000)).shape == (300, 300, 3)
+    monkeypatch.setattr(module, "MOST_PIXELS", 800_000)
+    with pytest.raises(Unreadable, match="exceed the limit of 600,000; reduce it"):
+        decode(content, "a.jpg", 300, how)
 
 
 def png_header(width, height):
@@ -142,6 +144,40 @@ def test_mutated_files_decode_or_are_unreadable(content, edits, keep):
         assert pixels.dtype == np.uint8
 
 
+def test_transparency_is_shown_over_the_declared_color():
+    drawn = saved(Image.fromarray(np.array([[[0, 0, 0, 255], [0, 0, 0, 0]]], np.uint8)))
+    white, black = (decoded(drawn, "a.png", None, Conversion(background=color)) for color in ("white", "black"))
+    assert white.pixels[0, :, 0].tolist() == [0, 255]
+    assert black.pixels[0, :, 0].tolist() == [0, 0]
+    assert (white.converted, black.converted) == (" over white", "")
+    opaque = saved(Image.fromarray(np.array([[[9, 8, 7, 255]]], np.uint8)))
+    assert decoded(opaque, "a.png", None, Conversion()).converted == ""
+
+
+@given(st.integers(255, 0xFFFF), st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=9))
+def test_sixteen_bit_gray_is_scaled_from_the_declared_range(max_value, values):
+    content = saved(Image.fromarray(np.array([values], np.uint16)))
+    found = decode(content, "a.png", None, Conversion(max_value=max_value))[0, :, 0].astype(int)
+    expected = np.minimum(values, max_value) * 255 / max_value
+    assert np.abs(found - expected).max() <= 1
+    if max_value == 0xFFFF:
+        assert found.tolist() == [value >> 8 for value in values]
+
+
+def test_a_range_is_refused_for_16_bit_color():
+    import cv2  # Pillow writes no such file
+
+    content = cv2.imencode(".png", np.full((2, 2, 3), 4000, np.uint16))[1].tobytes()
+    assert decode(content, "a.png")[0, 0].tolist() == [15, 15, 15]
+    with pytest.raises(Unreadable, match="max_value applies to grayscale files only"):
+        decode(content, "a.png", None, Conversion(max_value=4095))
+
+
+@pytest.mark.parametrize("form", ["AVIF", "JPEG2000"])
+def test_formats_that_pillow_reads_are_read(form):
+    assert np.abs(decode(encoded(np.full((32, 32, 3), 90, np.uint8), form), "a").astype(int) - 90).max() <= 2
+
+
 def test_the_policy_names_every_choice():
     for word in ("gray", "transparency", "CMYK", "16 bit", "first frame", "EXIF"):
-        assert word in module.POLICY
+        assert word in Conversion().policy

@@ -63,7 +63,7 @@ def test_a_second_start_looks_through_nothing_and_another_folder_around_it_is_no
     root = photographs(tmp_path / "outer" / "set")
     folder = ImageFolder(size=24, cached=False)
     first = folder.load(root)
-    monkeypatch.setattr(ingest, "decode_with_area", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr(ingest, "decoded", lambda *arguments: pytest.fail("decoded again"))
     again = folder.load(root)
     assert again.digest == first.digest
     assert np.array_equal(again.train.pixels[again.train.rows], first.train.pixels[first.train.rows])
