@@ -19,6 +19,7 @@ from core.search.objectives import Goals, number
 PAGE = "study/study.html"
 MOST_TRIALS = 200  # of the table
 WIDE = 1000  # pixels; a wider plot, of many hyperparameters, is scrolled
+_PAGE_ONLY = ("parallel_coordinate",)  # its labels overlap in a picture; the page shows them on hover
 _SINGLE = {
     "history": "optimization_history",
     "importances": "param_importances",
@@ -41,7 +42,8 @@ def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                _picture(journal, f"study/{name}.png", kind, study, given)
+                if kind not in _PAGE_ONLY:
+                    _picture(journal, f"study/{name}.png", kind, study, given)
                 figure = _drawing("optuna.visualization", kind)(study, **given)
                 if (figure.layout.width or 0) <= WIDE:
                     figure.update_layout(width=None, autosize=True)  # as wide as the window

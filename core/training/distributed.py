@@ -150,8 +150,10 @@ def last_of(forward: Callable[..., object], is_last: bool) -> AbstractContextMan
 def total(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over all processes; in place, without synchronizing with the GPU, unless the tensor is sparse."""
     if tensor.is_sparse:
-        each = gathered(tensor.coalesce().cpu())
-        return sum(each[1:], start=each[0])
+        own = tensor.coalesce().cpu()
+        indices, values = zip(*gathered((own.indices(), own.values())), strict=True)
+        places, counts = torch.cat(indices, dim=1), torch.cat(values)
+        return torch.sparse_coo_tensor(places, counts, own.shape, check_invariants=False)
     if dist.is_initialized():
         dist.all_reduce(tensor, group=_group(tensor.device))
     return tensor

@@ -7,7 +7,7 @@
 
 The batch size is reduced for data sets of less than 32 training images. See folder_finetune for pretrained networks.
 
-Expected: four classes of CIFAR-10 (JPEG) with 100 images each, see README.md.
+Expected: variant small on four classes of CIFAR-10 (JPEG), 1,000 training images each: 93.64 % +- 0.58 (n = 3).
 """
 
 from core.augment import HorizontalFlip, RandomCrop, RandomResizedCrop
