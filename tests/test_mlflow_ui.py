@@ -115,6 +115,13 @@ def test_curves_by_epoch(tab, lab):
             assert curves[name] == pytest.approx(run.history[metric])
 
 
+def test_the_curves_of_train_and_val_come_first(tab):
+    headers = tab.get_by_test_id("experiment-view-compare-runs-section-header")
+    headers.nth(4).wait_for()
+    names = [text.partition("\n")[0] for text in headers.all_inner_texts()]
+    assert names[:5] == ["train", "val", "test", "Model metrics", "step"]
+
+
 def test_runs_are_grouped_by_variant(tab):
     tab.get_by_role("button", name="Group by").click()
     tab.get_by_role("menuitemradio", name="variant").or_(tab.get_by_role("menuitemcheckbox", name="variant")).click()

@@ -176,7 +176,8 @@ def run_url(folder: Path) -> str | None:
     if not found or not found.run_id:
         return None
     # without a workflow type, a browser that opens MLflow for the first time shows the menus of generative AI
-    return f"#/experiments/{found.experiment_id}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+    page = f"#/experiments/{found.experiment_id}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{page}&viewStateShareKey={found.view}" if found.view else page
 
 
 def _launch(parent: int, patience: float) -> subprocess.Popen[bytes] | None:

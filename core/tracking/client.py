@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from core.common.failpoints import failpoint
 
 RUN_TAG = "labbook.run"
 NOTE = "mlflow.note.content"
+# A shared view of MLflow's page of curves, which names the sections in their order; sections that it does not name come
+# last. MLflow itself sorts them by name, so that "layers" would come before "train". tests/test_mlflow_ui.py opens it.
+VIEW = "labbook"
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+_SECTIONS = ("train", "val", "test", "Model metrics", "step", "layers")
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "BAD_REQUEST",
@@ -61,7 +67,8 @@ def experiment(client: MlflowClient, name: str, description: str) -> str:
         try:
             # No artifact_location: a server chooses its own, and a database uses <home>/mlruns/<experiment id>,
             # because the current folder of the mirror is the home folder.
-            return client.create_experiment(name, tags={NOTE: description} if description else None)
+            tags = {NOTE: description} if description else {}
+            return client.create_experiment(name, tags={**tags, _VIEW_TAG: _view()})
         except MlflowException as error:
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -71,7 +78,14 @@ def experiment(client: MlflowClient, name: str, description: str) -> str:
             f"experiment {name!r} was deleted in MLflow and is restored, because one of its runs continues", flush=True
         )
         client.restore_experiment(found.experiment_id)
+    if _VIEW_TAG not in found.tags:  # of an earlier version
+        client.set_experiment_tag(found.experiment_id, _VIEW_TAG, _view())
     return found.experiment_id
+
+
+def _view() -> str:
+    sections = [{"uuid": f"labbook-{name}", "name": name, "display": True, "isReordered": False} for name in _SECTIONS]
+    return json.dumps({"compareRunCharts": [], "compareRunSections": sections, "isAccordionReordered": True})
 
 
 def find_run(client: MlflowClient, experiment_id: str, run: str) -> str | None:

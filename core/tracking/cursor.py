@@ -31,7 +31,7 @@ class Record:
 
     If run_id is empty, a mirror has started to create the run: it may exist, with the tag labbook.run.  status: the
     last one sent.  refused: entries that MLflow rejected, with the reason.  problem: why sending has stopped or waits.
-    deleted: whether a user deleted the run in MLflow.
+    deleted: whether a user deleted the run in MLflow.  view: the shared view of its experiment, or "".
     """
 
     tracking_uri: str
@@ -43,6 +43,7 @@ class Record:
     refused: tuple[str, ...] = ()
     problem: str = ""
     deleted: bool = False
+    view: str = ""
 
     def offset(self, file: str) -> int:
         return self.journal if file == journal.FILE else self.system

@@ -123,7 +123,8 @@ class Follower:
             experiment = store.experiment(client, event["experiment"], event.get("description") or "")
             found = store.find_run(client, experiment, event["id"]) if earlier else None
             run_id = found or store.create_run(client, experiment, event, parent)
-            self._keep(replace(record, experiment_id=experiment, run_id=run_id, refused=record.with_refused(refused)))
+            record = replace(record, experiment_id=experiment, run_id=run_id, view=store.VIEW)
+            self._keep(replace(record, refused=record.with_refused(refused)))
         for file in SOURCES:
             if self.record.offset(file) > _size(self.folder / file):  # an earlier state was restored from a copy
                 self._keep(self.record.at(file, 0))

@@ -75,7 +75,9 @@ def test_a_run_arrives_whole(store: str, home: Path, mirrors: Callable[[], Mirro
     assert Path(local).read_text() == "1 2\n3 4\n"
     assert "system/cpu_utilization_percentage" in run.data.metrics
     page = f"#/experiments/{run.info.experiment_id}/runs?compareRunsMode=CHART&workflowType=machine_learning"
-    assert run_url(log.folder) == page
+    assert run_url(log.folder) == f"{page}&viewStateShareKey=labbook"
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert "mlflow.sharedViewState.labbook" in tags
     assert mirror_status(log.folder) == mirror_status(log.folder).__class__("whole", True, 0, "", ())
     assert not list(home.glob("mlruns/*/meta.yaml"))
     if store.startswith("sqlite"):
