@@ -104,10 +104,10 @@ def test_curves_by_epoch(tab, lab):
     expect(tab.get_by_text("How far does a small CNN get", exact=False).first).to_be_visible()
     expect(tab.get_by_role("link", name="Model registry")).to_be_visible()  # not the menus of generative AI
     tab.get_by_placeholder("Search metric charts").fill("^(train/loss|val/accuracy)$")
+    cards = tab.get_by_test_id("experiment-view-compare-runs-card")
+    expect(cards).to_have_count(2)  # the search has been applied
     for metric in ("train/loss", "val/accuracy"):
-        plot = (
-            tab.get_by_test_id("experiment-view-compare-runs-card").filter(has_text=metric).locator(".js-plotly-plot")
-        )
+        plot = cards.filter(has_text=metric).locator(".js-plotly-plot")
         plot.locator('path.js-line[d*="L"]').nth(len(RATES) - 1).wait_for(state="attached")
         drawn = plot.evaluate("plot => plot.data.map(curve => [curve.name, [...curve.x], [...curve.y]])")
         curves = {name: dict(zip(steps, values, strict=True)) for name, steps, values in drawn}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import queue
 import threading
 import time
 from dataclasses import dataclass
@@ -117,15 +118,18 @@ class Saver:
         self.seconds = int(every[:-1]) * unit if unit else None
         self._last = time.monotonic()
         self.written, self.seconds_taken = 0, 0.0
-        self._thread: threading.Thread | None = None
+        self._jobs: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue()
         self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
+        # Once, before there are loader workers: torch raises an error in the training thread when one of them dies, and
+        # a thread whose start is interrupted can neither be joined nor be told from one that never ran.
+        threading.Thread(target=self._work, name="checkpoint").start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._thread is not None:
-            self._thread.join()
+        self._jobs.put(None)
+        self._jobs.join()
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` optimizer steps."""
@@ -137,8 +141,7 @@ class Saver:
         """Start writing a checkpoint, after waiting for the previous one to complete. Raises the error of that one."""
         began = time.monotonic()
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(state.step, state.snapshot()), name="checkpoint")
-        self._thread.start()
+        self._jobs.put((state.step, state.snapshot()))
         self.written += 1
         self._last = time.monotonic()
         self.seconds_taken += self._last - began
@@ -152,15 +155,20 @@ class Saver:
 
     def wait(self) -> None:
         """Wait until the checkpoint being written is on disk. Raises OSError if it could not be written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._jobs.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, step: int, state: dict[str, Any]) -> None:
-        try:
-            save(self.folder, step, state, self.belongs)
-        except BaseException as error:  # raised by wait()
-            self._error = error
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            try:
+                if job is None:
+                    return
+                save(self.folder, *job, self.belongs)
+            except BaseException as error:  # raised by wait()
+                self._error = error
+            finally:
+                job = None  # of the size of the network
+                self._jobs.task_done()

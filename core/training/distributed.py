@@ -153,7 +153,7 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
         own = tensor.coalesce().cpu()
         indices, values = zip(*gathered((own.indices(), own.values())), strict=True)
         places, counts = torch.cat(indices, dim=1), torch.cat(values)
-        return torch.sparse_coo_tensor(places, counts, own.shape, check_invariants=False)
+        return torch.sparse_coo_tensor(places, counts, own.shape, check_invariants=False).coalesce()
     if dist.is_initialized():
         dist.all_reduce(tensor, group=_group(tensor.device))
     return tensor

@@ -68,12 +68,11 @@ def cost(rounds: int = 5, steps: int = 10) -> None:
         began = time.thread_time()
         saver.save(parts.state)
         taken = time.thread_time() - began
-        while saver._thread and saver._thread.is_alive():
-            next(events)
+        saver.wait()
         return taken
 
-    figures = in_turn({"100 steps": hundred_steps, "one checkpoint": checkpoint}, rounds)
-    saver.wait()
+    with saver:
+        figures = in_turn({"100 steps": hundred_steps, "one checkpoint": checkpoint}, rounds)
     show("CPU time of the training thread, ResNet-18", figures, "100 steps", "ms", 1e3)
     size = sum(path.stat().st_size for path in saver.folder.glob("*.checkpoint")) / len(list(saver.folder.iterdir()))
     print(f"  a checkpoint is {size / 1e6:.0f} MB")
@@ -88,7 +87,7 @@ def first_step(rounds: int = 5) -> None:
     experiment = Experiment(
         data=Noise(), model=MLP(hidden=(64,)), augment=(flip,), optimizer=SGD(lr=0.01), batch_size=100, epochs=1
     )
-    steps, fitted = 500, trainer.fit
+    steps, fitted = 500, trainer.fit_cached
 
     def until(step: int):
         def stepped(*arguments):
@@ -101,7 +100,7 @@ def first_step(rounds: int = 5) -> None:
 
     def interrupted(step: int) -> Run:
         """A run that stopped in its first step, with a checkpoint that says it stood at `step`."""
-        trainer.fit = until(1)
+        trainer.fit_cached = until(1)
         try:
             running.train(experiment, QUIET, "bench")
         except Reached:
@@ -112,13 +111,13 @@ def first_step(rounds: int = 5) -> None:
         return run
 
     def fresh() -> float:
-        trainer.fit = until(1)
+        trainer.fit_cached = until(1)
         return timed(lambda: running.train(experiment, QUIET, "bench"))
 
     def resumed(part: float):
         def measure() -> float:
             run = interrupted(int(part * steps))
-            trainer.fit = until(int(part * steps) + 1)
+            trainer.fit_cached = until(int(part * steps) + 1)
             return timed(lambda: resume(run))
 
         return measure

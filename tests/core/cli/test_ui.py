@@ -31,7 +31,9 @@ def test_the_page_is_served_over_the_store_and_ctrl_c_ends_it(recorded, forge):
         assert not process.ended, process.text
         time.sleep(0.1)
     address, page = re.search(r"(http://127\.0\.0\.1:\d+)/(\S+)", process.text).groups()
-    assert re.fullmatch(r"#/experiments/\d+/runs\?compareRunsMode=CHART&workflowType=machine_learning", page)
+    assert re.fullmatch(
+        r"#/experiments/\d+/runs\?compareRunsMode=CHART&workflowType=machine_learning&viewStateShareKey=labbook", page
+    )
     question = json.dumps({"experiment_ids": [re.search(r"\d+", page)[0]]}).encode()
     asked = urllib.request.Request(
         f"{address}/api/2.0/mlflow/runs/search", question, {"Content-Type": "application/json"}

@@ -380,3 +380,24 @@ def test_a_pipe_as_the_source_does_not_hang(tmp_path):
     for read in (everything, archive.fingerprint):
         with pytest.raises(DataError, match=r"a\.tar is not a regular file"):
             read(tmp_path / "a.tar")
+
+
+def test_a_tar_of_the_first_format_is_read(tmp_path):
+    files = (member("a/1.png"), b"one"), (member("b/2.png"), b"two")
+    path = tar_of(tmp_path / "old.tar", *files, form=tarfile.USTAR_FORMAT)
+    content = bytearray(path.read_bytes())
+    for start in (0, 1024):  # without the mark, as Unix V7 wrote it; the checksum counts it
+        content[start + 257 : start + 265] = bytes(8)
+        content[start + 148 : start + 156] = b" " * 8
+        content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
+    path.write_bytes(content)
+    assert everything(path) == {"a/1.png": b"one", "b/2.png": b"two"}
+
+
+def test_an_xz_that_needs_too_much_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    source = tar_of(tmp_path / "a.tar", (member("a/1.png"), b"one"))
+    large = [{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20}]
+    (tmp_path / "a.tar.xz").write_bytes(lzma.compress(source.read_bytes(), filters=large))
+    monkeypatch.setattr(lzma, "open", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(DataError, match="needs more than 268,435,456 bytes of memory to unpack"):
+        everything(tmp_path / "a.tar.xz")
