@@ -96,7 +96,9 @@ def wait_for(home, count):
     raise AssertionError
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["kill", "term"]
+)
 def test_several_seeds_go_on_where_they_stood(number, forge, home, tmp_path, monkeypatch):
     words = (*WORDS, "--seeds", "3", "--checkpoint_every", "2")
     process = forge.start(*words)

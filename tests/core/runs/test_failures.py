@@ -55,7 +55,7 @@ def loader_of(process, home) -> int:
     [
         (signal.SIGKILL, 0.0),
         pytest.param(signal.SIGSTOP, 0.0, marks=pytest.mark.slow),
-        (signal.SIGSTOP, 0.5),
+        pytest.param(signal.SIGSTOP, 0.5, marks=pytest.mark.slow),
     ],
     ids=["dead", "hung", "hung_with_a_batch_announced"],
 )

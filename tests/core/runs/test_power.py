@@ -17,7 +17,7 @@ from tests.support.runs import digest, points
 
 SHORT = EXPERIMENT.but({"epochs": 2, "limit": 320, "monitor": "val/accuracy"})
 QUIET = Launch(mlflow=False, threads=1, workers=0, checkpoint_every="4", log_every=2)
-ENOUGH = 30  # states in the test suite; -m slow takes all
+ENOUGH = 12  # cuts of the fast suite
 
 
 def _on_disk(home, patch):
@@ -80,7 +80,7 @@ def _mistakes(whole, states, tmp_path, patch):
     return found
 
 
-def test_thirty_cuts_lose_nothing_that_was_reported(trained, tmp_path, monkeypatch):
+def test_cuts_lose_nothing_that_was_reported(trained, tmp_path, monkeypatch):
     whole, states = trained
     assert len(states) > ENOUGH
     every = len(states) / ENOUGH

@@ -137,6 +137,7 @@ def test_server_down_at_the_end(
     assert_mirrored(log)
 
 
+@pytest.mark.slow  # test_storm.py has a locked store, too
 def test_database_locked_by_another_writer(home: Path, mirrors: Callable[[], Mirror]) -> None:
     log = begin("locked")
     log.metrics(0, {"loss": 1.0})

@@ -77,7 +77,7 @@ def artifact(name: str) -> Path:
     return Path(uri.removeprefix("file://")) / "notes.txt"
 
 
-@pytest.mark.parametrize("how", ["moved", "copied"])
+@pytest.mark.parametrize("how", ["moved", pytest.param("copied", marks=pytest.mark.slow)])
 def test_a_home_may_be_moved(how, home, tmp_path, monkeypatch, capsys):
     written("before")
     place = tmp_path / "another home"

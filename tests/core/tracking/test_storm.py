@@ -126,6 +126,7 @@ def test_a_run_does_not_wait_for_a_server_that_fails_from_start_to_end(
     assert_arrives(start, trainer, folder)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_wait_for_a_slow_server_that_fails_in_the_middle(
     start: Start, home: Path, server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
