@@ -16,6 +16,8 @@ OF_AN_EXPERIMENT = {
 OF_RUNS = {
     "compare": "compare settings over their seeds, with confidence intervals",
     "report": "RUN: write the report page of a finished run again",
+    "metric": "RUN ...: compute metrics of finished runs from their answers (--metric NAME)",
+    "answers": "RUN ...: compute the answers of finished runs that have none",
     "rerun": "RUN: train the same declaration again and check that the result is the same",
     "register": "RUN NAME: add the model of a run to MLflow's model registry",
     "import": "PATH ...: add old runs from TensorBoard or CSV logs to the record",

@@ -39,13 +39,18 @@ def likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logits float [N, C], targets int64 [N]. Confidence is the largest probability; bins are of equal width.
     """
     log_p = logits.log_softmax(dim=1)
-    confidence = log_p.amax(dim=1).exp().nan_to_num()  # NaN shows in the loss; here it falls into some bin
+    own = log_p.gather(1, targets[:, None])[:, 0]
+    return likelihood_sums(own, log_p.amax(dim=1).exp(), logits.argmax(dim=1) == targets)
+
+
+def likelihood_sums(own: torch.Tensor, confidence: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The sums of `likelihood`. own: log p of the true classes, float [N].  confidence: float [N].  right: whether each
+    prediction is correct, bool [N]."""
+    confidence = confidence.nan_to_num()  # NaN shows in the loss; here it falls into some bin
     place = (confidence * BINS).long().clamp(max=BINS - 1)
-    right = (logits.argmax(dim=1) == targets).to(confidence.dtype)
-    facts = torch.stack([torch.ones_like(confidence), confidence, right])
+    facts = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence.dtype)])
     binned = torch.where(place == torch.arange(BINS, device=place.device)[:, None], facts[:, None], 0.0)
-    lost = -log_p.gather(1, targets[:, None]).sum()
-    return torch.cat([lost[None], binned.sum(dim=2).flatten()])
+    return torch.cat([-own.sum()[None], binned.sum(dim=2).flatten()])
 
 
 def from_likelihood(sums: torch.Tensor) -> dict[str, float]:

@@ -34,7 +34,11 @@ def empty(classes: int, device: torch.device) -> torch.Tensor:
 
 def confusion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Confusion matrix of logits [N, C] and targets int64 [N]."""
-    classes, predicted = logits.shape[1], logits.argmax(dim=1)
+    return confusion_of(logits.argmax(dim=1), targets, logits.shape[1])
+
+
+def confusion_of(predicted: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
+    """Confusion matrix of predicted classes int64 [N] and targets int64 [N]."""
     if classes <= DENSE:
         return torch.bincount(targets * classes + predicted, minlength=classes**2).view(classes, classes)
     places = torch.stack([targets, predicted])

@@ -6,7 +6,9 @@ import torch
 
 from core.common import plots
 from core.common.errors import Unfinished, UserError
+from core.inference.answers import name_of, write
 from core.loading.images import Splits
+from core.metrics.answers import Answers
 from core.metrics.confusion import DENSE, cells
 from core.metrics.names import best_epoch
 from core.metrics.task import PerClass
@@ -17,17 +19,24 @@ from core.record.run import CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS, write_s
 from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly
+from core.training.collect import Collector
 from core.training.evaluate import Evaluation, evaluate
 
 
-def evaluate_test(parts: Assembly) -> Evaluation:
-    """Evaluate the weights of rank 0 on the test split, which is divided among the processes."""
+def evaluate_kept(parts: Assembly) -> tuple[Evaluation, list[Answers]]:
+    """Evaluate the weights of rank 0 on val and test, which are divided among the processes: (the evaluation of test,
+    the answers for both)."""
     model, setup = parts.state.evaluated, parts.setup
     distributed.align(model, everything=True)
-    batches = parts.held_out(parts.splits.test)
-    with setup.precision():
-        network = averaged(model, parts.experiment.tta, setup.task)
-        return evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.task)
+    found = []
+    for split, images in (("val", parts.splits.val), ("test", parts.splits.test)):
+        collector = Collector(split, parts.splits.classes)
+        batches = parts.held_out(images)
+        with setup.precision():
+            network = averaged(model, parts.experiment.tta, setup.task)
+            result = evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.task, collector)
+        found.append(collector.answers())
+    return result, found
 
 
 def test(journal: Journal, parts: Assembly) -> None:
@@ -41,12 +50,15 @@ def test(journal: Journal, parts: Assembly) -> None:
     except UserError as damage:
         raise Unfinished(str(damage), run.id) from None
     parts.state.evaluated.load_state_dict(load_file(weights))
-    result = evaluate_test(parts)
+    result, answers = evaluate_kept(parts)
     best = best_epoch(parts.state.history, parts.experiment.monitor)
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
     task = parts.setup.task
     if task.exclusive:
         _keep_confusion(journal, result, parts.splits)
+    for each in answers:
+        write(journal.artifact(name_of(each.split)), each, journal.run_id)
+        journal.log_artifact(name_of(each.split))
     with plots.optional("per_class.csv"):
         _keep_per_class(journal, task.per_class(result.table), parts.splits)
 

@@ -20,7 +20,7 @@ from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
 from core.runs.progress import Forecast, progress
-from core.runs.results import close, curves, evaluate_test, peak_memory_mb, test
+from core.runs.results import close, curves, evaluate_kept, peak_memory_mb, test
 from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly, belongs
@@ -60,7 +60,7 @@ class Trainer:
         if all(math.isnan(score) for score in scores(history, monitor)):
             raise NothingValidated(monitor, len(history))
         if self.journal is None:
-            evaluate_test(self.parts)
+            evaluate_kept(self.parts)
             return
         test(self.journal, self.parts)
         curves(self.journal, self.parts)

@@ -38,9 +38,11 @@ def evaluate(
     normalize: Callable[[Batch], Batch],
     classes: int,
     task: Task,
+    see: Callable[[Batch, torch.Tensor], None] | None = None,
 ) -> Evaluation:
     """Evaluate a model over every sample of `batches`, each counted once over all processes. Restores the training
-    modes of model and loss. Raises ValueError if the split is empty."""
+    modes of model and loss. see: called with each batch, before normalization, and its logits. Raises ValueError if the
+    split is empty."""
     device = next(model.parameters()).device
     table = task.empty_table(classes, device)
     sums = torch.zeros(1 + task.sums, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
@@ -48,6 +50,8 @@ def evaluate(
         for batch in batches.epoch(0):
             images, targets = normalize(batch)[:2]
             logits = full(model(images))
+            if see:
+                see(batch, logits)
             counted, added = task.count(logits, targets)
             table = table + counted if table.is_sparse else table.add_(counted)
             sums[0] += loss(logits, targets).sum()

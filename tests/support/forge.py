@@ -25,6 +25,7 @@ COMMON = (
     "matplotlib.backends.backend_agg",
     "optuna",
     "rich.progress",
+    "pyarrow.parquet",
     "sklearn.datasets",
     "core.cli.outcome",
     "core.cli.resume",

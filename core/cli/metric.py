@@ -1,0 +1,75 @@
+"""labbook metric RUN ... --metric NAME: compute metrics of finished runs from their answers, without their networks.
+
+NAME is accuracy, balanced_accuracy, precision, recall, f1, top5, nll, ece, brier, auroc, average_precision,
+cohen_kappa or matthews_corrcoef; for multi-label runs accuracy, map, f1, auroc or average_precision; or the name of a
+class in torchmetrics.classification, such as MulticlassCalibrationError. RUN may also be the parent of several seeds,
+or an experiment.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from core.common.arguments import VerbParser
+from core.common.errors import UserError
+from core.common.statistics import mean_and_interval
+from core.common.terminal import tell
+from core.inference.answers import read
+from core.metrics.by_name import compute
+from core.record.run import RecordedRun, holds_others, intact
+
+
+def main(words: Sequence[str]) -> int:
+    """Returns the exit status 0. Raises UserError."""
+    parser = VerbParser("metric", __doc__)
+    parser.add_argument("run", nargs="+", metavar="RUN", help="finished run, parent of several seeds, or experiment")
+    parser.add_argument("--metric", action="append", required=True, metavar="NAME", help="can be given several times")
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="split of the data")
+    parser.add_argument(
+        "--argument", action="append", default=[], metavar="NAME=VALUE", help="argument of a metric of torchmetrics"
+    )
+    given = parser.parse_args(list(words))
+    arguments = dict(map(_argument, given.argument))
+    runs = [run for name in given.run for run in _runs(name)]
+    width = max(len(run.id) for run in runs)
+    columns: list[list[float]] = [[] for _ in given.metric]
+    tell(f"{'':{width}}  {'  '.join(f'{name:>12}' for name in given.metric)}")
+    for run in runs:
+        answers = read(run, given.split)
+        values = [compute(answers, name, arguments if name[:1].isupper() else None) for name in given.metric]
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+        widths = (max(12, len(name)) for name in given.metric)
+        tell(f"{run.id:{width}}  {'  '.join(f'{v:{w}.6f}' for v, w in zip(values, widths, strict=True))}")
+    if len(runs) > 1:
+        for name, column in zip(given.metric, columns, strict=True):
+            mean, _, half = mean_and_interval(column)
+            tell(f"{given.split}/{name}: {mean:.6f} +- {half:.6f} (mean and 95 % interval, n = {len(column)})")
+    return 0
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError([f"--argument {text}: expected NAME=VALUE"])
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # text
+
+
+def _runs(name: str) -> list[RecordedRun]:
+    """The finished runs that a name stands for. Raises UserError if there are none."""
+    try:
+        found = [RecordedRun.load(name)]
+    except UserError:
+        found = list(intact(RecordedRun.of_experiment(name)))
+        if not found:
+            raise
+    whole = [run for each in found for run in ([*each.children()] if holds_others(each.record) else [each])]
+    finished = list({run.id: run for run in whole if run.is_tested or run.multi_label}.values())
+    if not finished:
+        raise UserError([f"{name}: none of its runs has been tested"])
+    return finished

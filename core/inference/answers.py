@@ -1,0 +1,122 @@
+"""The answers of a run on record, in answers/val.parquet and answers/test.parquet among its artifacts.
+
+A file has a row for each image, in the order of the split:
+
+    id        content of the decoded image, 16 hexadecimal digits: the same image has the same id in every data set
+    target    index of its class; for multi-label images, the indices of its labels
+    logits    float16, one for each class, minus the largest of the image unless it is multi-label; with more than
+              MOST_CLASSES classes, the KEPT largest
+    classes   only with more than MOST_CLASSES: the classes of these logits
+    log_sum   only then: logarithm of the sum of the exponentials of all logits
+    own       only then: logit of the target
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.common.errors import UserError
+from core.common.files import replacing
+from core.inference.network import Network
+from core.loading.images import Images
+from core.metrics.answers import Answers, bounded, identity, joined
+from core.record.run import RecordedRun
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FOLDER = "answers"
+
+
+def name_of(split: str) -> str:
+    """The artifact with the answers for a split."""
+    return f"{FOLDER}/{split}.parquet"
+
+
+def write(path: Path, answers: Answers, run: str) -> None:
+    """Write answers as a Parquet file. Raises OSError."""
+    from pyarrow import parquet
+
+    with replacing(path) as stream:
+        parquet.write_table(_table(answers, run), stream, compression="zstd")
+
+
+def _table(answers: Answers, run: str) -> pa.Table:
+    import pyarrow as pa
+
+    def rows(values: np.ndarray, kind: Any) -> pa.Array:
+        flat = pa.array(values.reshape(-1), kind)
+        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+    labels = [np.flatnonzero(row).tolist() for row in answers.targets] if answers.multi_label else None
+    columns = {
+        "id": pa.array(answers.ids),
+        "target": pa.array(labels, pa.list_(pa.int32()))
+        if labels is not None
+        else pa.array(answers.targets, pa.int32()),
+        "logits": rows(answers.logits.astype(np.float16), pa.float16()),
+    }
+    if answers.places is not None:
+        columns["classes"] = rows(answers.places, pa.int32())
+        columns |= {"log_sum": pa.array(answers.log_sum), "own": pa.array(answers.own)}
+    facts = {"run": run, "split": answers.split, "classes": list(answers.classes), "multi_label": answers.multi_label}
+    return pa.table(columns, metadata={"labbook": json.dumps(facts)})
+
+
+def ask(network: Network, images: Images, split: str, classes: tuple[str, ...]) -> Answers:
+    """The answers of a network for a split."""
+    parts = []
+    for start in range(0, len(images), network.chunk):
+        rows = images.rows[start : start + network.chunk]
+        pixels = np.ascontiguousarray(images.pixels[rows])
+        ids = np.array([identity(image) for image in pixels])
+        targets = images.targets[start : start + network.chunk]
+        parts.append(bounded(split, classes, ids, targets, network.logits(pixels).numpy()))
+    return joined(parts)
+
+
+def read(run: RecordedRun, split: str) -> Answers:
+    """The answers of a run for a split. Raises UserError if it has none, or if the file is damaged."""
+    if not (run.folder / "artifacts" / name_of(split)).exists():
+        raise UserError([f"{run.id} has no answers for {split}; labbook answers {run.id} computes them"])
+    return read_file(run.artifact(name_of(split)))
+
+
+def read_file(path: Path) -> Answers:
+    """The answers in a file. Raises UserError if it holds none."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+        facts = json.loads(table.schema.metadata[b"labbook"])
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        classes = tuple(facts["classes"])
+        width = columns["logits"].type.list_size
+        arrays = {name: columns[name].flatten().to_numpy(False) for name in ("logits", "classes") if name in columns}
+        places = arrays["classes"].reshape(-1, width).astype(np.int64) if "classes" in arrays else None
+        return Answers(
+            facts["split"],
+            classes,
+            columns["id"].to_numpy(False).astype(str),
+            _targets(columns["target"], len(classes), facts["multi_label"]),
+            arrays["logits"].astype(np.float32).reshape(-1, width),
+            places,
+            *(columns[name].to_numpy() if name in columns else None for name in ("log_sum", "own")),
+        )
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError([f"{path}: no answers of a run: {type(error).__name__}: {error}"]) from None
+
+
+def _targets(column: pa.Array, classes: int, multi_label: bool) -> np.ndarray:
+    if not multi_label:
+        targets: np.ndarray = column.to_numpy(False).astype(np.int64)
+        return targets
+    found = np.zeros((len(column), classes), np.float32)
+    for row, labels in enumerate(column.to_pylist()):
+        found[row, labels] = 1
+    return found
