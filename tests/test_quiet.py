@@ -22,7 +22,7 @@ WARNING = re.compile(r"Warning\b|Triggered internally|^\[?W\d{4} ", re.MULTILINE
 TINY = ["--limit", "200", "--threads", "1"]
 CHEAP = (
     "experiments.digits_cnn --augment RandAugment,RandomErasing,CutMix --workers 2 --epochs 1 --mlflow false",
-    "experiments.digits_cnn search --trials 1 --epochs 1 --limit 200 --mlflow false",
+    "experiments.digits_cnn search --trials 1 --epochs 1 --mlflow false",
     "core compare digits_cnn",
     "core report RUN",
 )
