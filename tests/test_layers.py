@@ -25,7 +25,7 @@ LAYERS = [
     ["core/training"],
     ["core/diagnostics"],
     ["core/runs"],
-    ["core/search", "core/options.py", "data/check"],
+    ["core/search", "core/options.py", "data/check", "data/predict"],
     ["core/figures"],
     ["core/cli"],
     ["experiments", "core/__init__.py", "core/__main__.py", "core/task.py"],

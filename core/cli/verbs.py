@@ -16,6 +16,7 @@ OF_AN_EXPERIMENT = {
 OF_RUNS = {
     "compare": "compare settings over their seeds, with confidence intervals",
     "report": "RUN: write the report page of a finished run again",
+    "predict": "RUN ... PATH ...: the classes of new images, from one run or the mean of several",
     "metric": "RUN ...: compute metrics of finished runs from their answers (--metric NAME)",
     "answers": "RUN ...: compute the answers of finished runs that have none",
     "rerun": "RUN: train the same declaration again and check that the result is the same",

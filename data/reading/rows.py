@@ -128,6 +128,18 @@ def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row],
     return rows, list(_lines(wrong, number)) + list(_straddling(rows)) + list(_wrong_splits(rows))
 
 
+def paths(table: Path, column: str = "path") -> list[str]:
+    """The paths of a table, whatever its other columns. Raises DataError."""
+    _refuse_irregular(table)
+    with disk.as_data_error(table):
+        raw = table.read_bytes()
+    content = _read_parquet(raw, table, {column}) if table.suffix.lower() == ".parquet" else _read_csv(raw, table)
+    if wrong := list(_missing("path", column, content.column_names)):
+        raise DataError([f"{table}: {line}" for line in wrong])
+    _refuse_large(table, content, {"path": column})
+    return [str(cell) for cell in content.column(column).to_pylist() if cell is not None]
+
+
 def _lines(wrong: dict[int, list[_Wrong]], count: int) -> Iterator[str]:
     """A line for each mistake that all rows share, and for each row with others.  count: number of rows."""
     kinds = Counter(one.what for complaints in wrong.values() for one in complaints)

@@ -1,0 +1,13 @@
+"""labbook predict: the data sets' own command, data/predict/predict.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.catalogue import import_data
+
+
+def main(words: Sequence[str]) -> int:
+    """Returns the exit status. Raises UserError."""
+    status: int = import_data("data.predict.predict").main(words)
+    return status

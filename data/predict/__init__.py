@@ -1,0 +1,1 @@
+"""labbook predict: the classes of new images."""

@@ -1,0 +1,180 @@
+"""labbook predict RUN ... PATH ...: the classes of new images, from the network of a run, or the mean of several.
+
+PATH is an image, a folder, a tar or zip, a table with a column of paths, or - for a list of paths on standard input.
+Images are read as those of the run: its size, crop, conversion and normalization, with its test-time augmentation. The
+result is printed as CSV, or written with --to; interrupted, the same command with --to continues where it stopped. The
+exit status is 1 if an image could not be read: its row has the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.common.arguments import VerbParser
+from core.common.errors import UserError
+from core.common.terminal import complain, tell
+from core.inference.network import Network, network_of
+from core.runs.trained import Run, load
+from data.folder import ImageFiles
+from data.predict.inputs import Image, images, refuse_missing
+from data.predict.results import Kept, Row, show
+from data.reading.decode import AS_DECLARED, Conversion
+from data.reading.progress import bar
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit status 0, or 1 if an image could not be read. Raises UserError."""
+    parser = VerbParser("predict", __doc__)
+    parser.add_argument("what", nargs="+", metavar="RUN|PATH", help="runs, then images, folders, archives or tables")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="write a .csv, .parquet or .jsonl file")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="list the K most probable classes")
+    parser.add_argument(
+        "--threshold", type=float, default=0.0, metavar="P", help="no class for an image whose probability is lower"
+    )
+    parser.add_argument(
+        "--sort-into", type=Path, metavar="DIR", help="also make a folder of links to the images of each class"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
+    given = parser.parse_args(list(words))
+    runs, places = _divided(given.what)
+    if not 0 <= given.threshold <= 1 or given.top < 1:
+        raise UserError(["--threshold must be between 0 and 1, and --top at least 1"])
+    if given.sort_into and not given.to:
+        raise UserError(["--sort-into needs --to FILE, so that an interrupted prediction can be continued"])
+    refuse_missing(places)
+    if given.sort_into and runs[0].multi_label:
+        raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
+    asked = _Asked(runs, given.top, given.threshold, given.device)
+    if given.to is None:
+        return int(show(asked.rows(places, set()), asked.names) > 0)
+    question = {"runs": [run.id for run in runs], "top": given.top, "threshold": given.threshold, "of": list(places)}
+    with Kept(given.to, question) as kept, bar("predicting", None, "images") as advance:
+        if kept.done:
+            complain(f"continuing after {len(kept.done):,} images")
+        for rows in asked.rows(places, kept.done):
+            kept.add(rows)
+            advance(len(rows))
+    if given.sort_into:
+        _sort(kept.rows(), given.sort_into)
+    kept.finish(asked.names)
+    tell(f"written: {given.to}")
+    if kept.failed:
+        complain(f"{kept.failed:,} images could not be read; their rows have the reason")
+    return int(kept.failed > 0)
+
+
+def _divided(words: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """(the runs, the places of images). Raises UserError."""
+    runs: list[Run] = []
+    for number, word in enumerate(words):
+        if word == "-" or (runs and Path(word).exists() and not (Path(word) / "journal.jsonl").exists()):
+            return runs, list(words[number:])
+        runs.append(load(word))
+    raise UserError(["predict: no images are given; name files, folders, archives or tables after the runs"])
+
+
+class _Asked:
+    """What is asked of the runs."""
+
+    def __init__(self, runs: Sequence[Run], top: int, threshold: float, device: str):
+        first = runs[0]
+        self.classes = list(first.record["data"]["classes"])
+        for other in runs[1:]:
+            _refuse_different(first, other)
+        self.several = first.multi_label
+        self.top, self.threshold = min(top, len(self.classes)), threshold
+        height, width, self.channels = first.record["data"]["image_shape"]
+        if height != width:
+            raise UserError([f"{first.id} expects images of {width} x {height}; only square images are supported"])
+        self.size: int = height
+        self.how = _conversion(first)
+        self.networks: list[Network] = [network_of(run, device) for run in runs]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        if self.several:
+            return ["path", "labels", *(f"probability of {name}" for name in self.classes), "error"]
+        ranked = [f"{name}{rank}" for rank in range(2, self.top + 1) for name in ("class_", "probability_")]
+        return ["path", "class", "probability", *ranked, "error"]
+
+    def rows(self, places: Sequence[str], done: set[str]) -> Iterator[list[Row]]:
+        """The rows of all images that are not done, in batches."""
+        waiting: list[Image] = []
+        for batch in images(places, self.size, self.how, done):
+            waiting += batch
+            if sum(image.pixels is not None for image in waiting) >= self.networks[0].chunk:
+                yield self._answered(waiting)
+                waiting = []
+        if waiting:
+            yield self._answered(waiting)
+
+    def _answered(self, some: Sequence[Image]) -> list[Row]:
+        readable = [image.pixels for image in some if image.pixels is not None]
+        answers = iter(self._probabilities(np.stack(readable)) if readable else ())
+        return [
+            {"path": image.path, "error": image.reason}
+            if image.pixels is None
+            else {"path": image.path} | self._row(next(answers))
+            for image in some
+        ]
+
+    def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """The mean probabilities over the runs, float32 [N, C]."""
+        if self.channels == 1:
+            pixels = np.rint(pixels.mean(axis=3, keepdims=True)).astype(np.uint8)
+        each = [network.task.probabilities(network.logits(pixels)).numpy() for network in self.networks]
+        mean: np.ndarray = np.mean(each, axis=0)
+        return mean
+
+    def _row(self, probabilities: np.ndarray) -> Row:
+        if self.several:
+            each = dict(zip(self.classes, np.round(probabilities.astype(float), 6).tolist(), strict=True))
+            said = [name for name, value in each.items() if value >= (self.threshold or 0.5)]
+            return {"labels": "|".join(said)} | {f"probability of {name}": value for name, value in each.items()}
+        order = np.argsort(-probabilities, kind="stable")[: self.top]
+        row: dict[str, Any] = {}
+        for rank, place in enumerate(order.tolist(), start=1):
+            end = "" if rank == 1 else f"_{rank}"
+            row[f"class{end}"] = self.classes[place]
+            row[f"probability{end}"] = round(float(probabilities[place]), 6)
+        if row["probability"] < self.threshold:
+            row["class"] = ""
+        return row
+
+
+def _refuse_different(one: Run, other: Run) -> None:
+    """Raises UserError if two runs cannot answer together."""
+    for fact, name in (("classes", "classes"), ("image_shape", "image sizes"), ("multi_label", "kinds of labels")):
+        if one.record["data"].get(fact) != other.record["data"].get(fact):
+            raise UserError([f"{one.id} and {other.id} have different {name}; they cannot answer together"])
+
+
+def _conversion(run: Run) -> Conversion:
+    """How the run's data set converts pixels."""
+    data = run.experiment.data
+    return data.conversion if isinstance(data, ImageFiles) else AS_DECLARED
+
+
+def _sort(rows: Iterator[Row], folder: Path) -> None:
+    """Make a link to each image in the folder of its class. Raises UserError for images that are in archives."""
+    for row in rows:
+        if not row.get("class"):
+            continue
+        source = Path(row["path"]).absolute()
+        if not source.is_file():
+            raise UserError([f"--sort-into: {row['path']} is no file of its own; unpack the archive"])
+        home = folder / row["class"].replace("/", "_")
+        home.mkdir(parents=True, exist_ok=True)
+        link = home / source.name
+        number = 1
+        while os.path.lexists(link) and os.path.realpath(link) != os.path.realpath(source):
+            number += 1
+            link = home / f"{source.stem}_{number}{source.suffix}"
+        if not os.path.lexists(link):
+            link.symlink_to(source)

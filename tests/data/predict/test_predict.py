@@ -1,0 +1,204 @@
+"""`labbook predict`: every kind of input, what cannot be read, interruption, and several runs."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from core.common.errors import UserError
+from core.launch import Launch
+from core.models import MLP
+from core.runs.train import train
+from core.runs.trained import load
+from data import ImageFolder
+from data.predict.predict import main
+from data.reading.decode import decode
+from experiments.tiny import EXPERIMENT
+from tests.support.samples import encoded, noise, tree
+
+FIELDS = {"data": ImageFolder(size=16), "model": MLP(hidden=(8,)), "augment": (), "epochs": 1, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """(home, folder of images, two runs)"""
+    home, source = tmp_path_factory.mktemp("home"), tree(tmp_path_factory.mktemp("data") / "set", each=6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(home))
+        launch = Launch(mlflow=False, threads=1, root=source)
+        yield home, source, [train(EXPERIMENT.but(FIELDS | {"seed": seed}), launch) for seed in (0, 1)]
+
+
+@pytest.fixture
+def given(lab, monkeypatch, tmp_path):
+    """(a run's id, a folder with images of two classes at any depth, the whole lab)"""
+    home, source, runs = lab
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    shutil.copytree(source / "train", tmp_path / "new")
+    return runs[0].id, tmp_path / "new", lab
+
+
+def table_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def predicted(capsys, *words):
+    """(exit status, rows printed)"""
+    capsys.readouterr()
+    status = main([str(word) for word in words])
+    return status, table_of(capsys.readouterr().out)
+
+
+def test_a_folder_is_predicted_as_the_run_would(given, capsys):
+    run, folder, _ = given
+    status, rows = predicted(capsys, run, folder, "--top", "2")
+    assert status == 0
+    assert [row["path"] for row in rows] == sorted(str(path) for path in folder.rglob("*.png"))
+    pixels = np.stack([decode(Path(row["path"]).read_bytes(), "", 16) for row in rows])
+    expected = load(run).predict(pixels)
+    classes = load(run).record["data"]["classes"]
+    for row, each in zip(rows, expected, strict=True):
+        assert row["class"] == classes[each.argmax()]
+        assert float(row["probability"]) == pytest.approx(each.max(), abs=1e-5)
+        assert float(row["probability"]) + float(row["probability_2"]) == pytest.approx(1, abs=1e-5)
+        assert row["error"] == ""
+
+
+def test_archives_tables_files_and_lists_give_the_same_answers(given, capsys, tmp_path, monkeypatch):
+    run, folder, _ = given
+    _, whole = predicted(capsys, run, folder)
+    expected = {os.path.relpath(row["path"], folder): (row["class"], row["probability"]) for row in whole}
+    names = sorted(expected)
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+        for name in names:
+            archive.write(folder / name, name)
+    (folder / "table.csv").write_text("\n".join(["path,kind", *(f"{name},x" for name in names)]))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{folder / name}\n" for name in names)))
+    for words, base in (
+        ([tmp_path / "new.zip"], tmp_path / "new.zip"),
+        ([folder / "table.csv"], folder),
+        ([folder / name for name in names], folder),
+        (["-"], folder),
+    ):
+        status, rows = predicted(capsys, run, *words)
+        assert status == 0, words
+        assert {os.path.relpath(row["path"], base): (row["class"], row["probability"]) for row in rows} == expected
+
+
+def test_what_cannot_be_read_is_a_row_with_its_reason(given, capsys):
+    run, folder, _ = given
+    (folder / "cat" / "00.png").write_bytes(b"no image")
+    status, rows = predicted(capsys, run, folder, folder / "cat" / "01.png")
+    assert status == 1
+    wrong = [row for row in rows if row["error"]]
+    assert [(row["path"], row["class"]) for row in wrong] == [(str(folder / "cat" / "00.png"), "")]
+    assert "cannot identify image file" in wrong[0]["error"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_files_hold_what_is_printed(given, capsys, suffix, tmp_path):
+    run, folder, _ = given
+    _, printed = predicted(capsys, run, folder, "--top", "2")
+    path = tmp_path / f"out.{suffix}"
+    assert main([run, str(folder), "--top", "2", "--to", str(path)]) == 0
+    rows = {
+        "csv": lambda: table_of(path.read_text()),
+        "parquet": lambda: parquet.read_table(path).to_pylist(),
+        "jsonl": lambda: [json.loads(line) for line in path.read_text().splitlines()],
+    }[suffix]()
+    assert [(row["path"], row["class"]) for row in rows] == [(row["path"], row["class"]) for row in printed]
+    for row, other in zip(rows, printed, strict=True):
+        assert float(row["probability_2"]) == pytest.approx(float(other["probability_2"]), abs=1e-6)
+    assert not list(tmp_path.glob("*.rows"))
+    with pytest.raises(UserError, match="the file exists"):
+        main([run, str(folder), "--to", str(path)])
+
+
+def test_a_killed_prediction_continues_and_repeats_no_row(given, forge, tmp_path):
+    run, _, (home, _, _) = given
+    folder = tmp_path / "many"
+    folder.mkdir()
+    count, kills, seen = 4000, 0, 0
+    for number in range(count):
+        (folder / f"{number:04}.png").write_bytes(encoded(noise(number, 16, 16))) if number < 50 else os.link(
+            folder / f"{number % 50:04}.png", folder / f"{number:04}.png"
+        )
+    target, part = tmp_path / "out.csv", tmp_path / "out.csv.rows"
+    words = ("core", "predict", run, str(folder), "--to", str(target))
+    while kills < 3:
+        process = forge.start(*words, env={"LABBOOK_HOME": str(home)})
+        while not process.ended and not (part.exists() and part.read_bytes().count(b"\n") > seen + 64):
+            time.sleep(0.002)
+        if process.ended:
+            break
+        process.kill(signal.SIGKILL)
+        process.wait()
+        kills, seen = kills + 1, part.read_bytes().count(b"\n")
+        with part.open("ab") as stream:
+            stream.write(b'{"path": "torn')
+    assert kills >= 2
+    status, text = forge.run(*words, env={"LABBOOK_HOME": str(home)})
+    assert status == 0, text
+    assert "continuing after" in text
+    rows = table_of(target.read_text())
+    assert sorted(row["path"] for row in rows) == [str(folder / f"{number:04}.png") for number in range(count)]
+    assert not part.exists()
+
+
+def test_rows_of_another_command_are_refused(given, tmp_path):
+    run, folder, (_, _, runs) = given
+    target = tmp_path / "out.csv"
+    question = {"runs": [runs[1].id], "top": 1, "threshold": 0.0, "of": [str(folder)]}
+    (tmp_path / "out.csv.rows").write_text(json.dumps(question) + "\n")
+    with pytest.raises(UserError, match=r"out\.csv\.rows is of another prediction"):
+        main([run, str(folder), "--to", str(target)])
+
+
+def test_several_runs_answer_with_their_mean(given, capsys):
+    _, folder, (_, _, runs) = given
+    each = [predicted(capsys, run.id, folder, "--top", "2")[1] for run in runs]
+    _, together = predicted(capsys, runs[0].id, runs[1].id, folder, "--top", "2")
+    for one, other, both in zip(*each, together, strict=True):
+        shares = [
+            {row["class"]: float(row["probability"]), row["class_2"]: float(row["probability_2"])}
+            for row in (one, other)
+        ]
+        assert float(both["probability"]) == pytest.approx(np.mean([s[both["class"]] for s in shares]), abs=2e-6)
+
+
+def test_an_uncertain_image_has_no_class_and_classes_become_folders(given, capsys, tmp_path):
+    run, folder, _ = given
+    _, rows = predicted(capsys, run, folder)
+    bar = np.median([float(row["probability"]) for row in rows])
+    into = [run, str(folder), "--threshold", str(bar), "--to", str(tmp_path / "a.csv")]
+    assert main([*into, "--sort-into", str(tmp_path / "by")]) == 0
+    kept = table_of((tmp_path / "a.csv").read_text())
+    sure = [row for row in kept if row["class"]]
+    assert 0 < len(sure) < len(rows)
+    links = {os.path.realpath(link): link.parent.name for link in (tmp_path / "by").rglob("*.png")}
+    assert links == {os.path.realpath(row["path"]): row["class"] for row in sure}
+
+
+def test_mistakes_are_named(given, tmp_path):
+    run, folder, _ = given
+    for words, message in (
+        ([run], "no images are given"),
+        ([run, str(folder / "nothing.png")], "run not found"),
+        ([run, str(folder), str(folder / "nothing.png")], r"nothing\.png: no such file or folder"),
+        ([run, str(folder), "--to", str(tmp_path / "a.txt")], r"the name must end in \.csv, \.parquet, \.jsonl"),
+        ([run, str(folder), "--to", str(tmp_path / "no/a.csv")], "the folder .*no does not exist"),
+        ([run, str(folder), "--threshold", "2"], "--threshold must be between 0 and 1"),
+        ([run, str(folder), "--sort-into", str(tmp_path)], "--sort-into needs --to FILE"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(words)
