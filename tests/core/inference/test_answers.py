@@ -4,15 +4,19 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from core.cli import answers as answers_verb
 from core.cli.metric import main as metric
 from core.common.errors import UserError
 from core.inference.answers import name_of, read
 from core.launch import Launch
+from core.loading.batches import Batch
+from core.metrics.answers import identity
 from core.metrics.by_name import compute
 from core.runs.seeds import train_seeds
 from core.runs.train import train
+from core.training.collect import Collector
 from experiments.tiny import EXPERIMENT
 from tests.support.processes import COMMON, PROGRAM, start
 from tests.support.runs import only_run
@@ -97,3 +101,16 @@ def test_answers_of_two_processes_are_those_of_all_images(forge, home):
     images = run.experiment.data.load(None).test
     assert answers.targets.tolist() == images.targets.tolist()
     assert compute(answers, "accuracy") == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_answers_collected_in_any_order_are_in_that_of_the_split():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    collector = Collector("val", ("a", "b"))
+    for index in ([3, 1], [4], [0, 2]):
+        logits = torch.tensor([[0.0, float(place)] for place in index])
+        targets = torch.tensor([place % 2 for place in index])
+        collector(Batch(torch.from_numpy(pixels[index]), targets, targets, torch.tensor(index)), logits)
+    found = collector.answers()
+    assert found.ids.tolist() == [identity(image) for image in pixels]
+    assert found.targets.tolist() == [0, 1, 0, 1, 0]
+    assert (-found.logits[1:, 0]).tolist() == [1, 2, 3, 4]
