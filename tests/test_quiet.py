@@ -109,6 +109,7 @@ def short(words, run):
     return [*words, *(["--epochs", "4"] if "--epochs" not in words else []), *TINY]
 
 
+@pytest.mark.slow
 def test_commands_show_no_warning(forge, home, always):
     run, shown = run_of(home)
     assert not WARNING.search(shown), shown

@@ -42,6 +42,7 @@ def test_what_is_silently_wrong_is_noticed(change, message, monkeypatch):
         judged(number, None)
 
 
+@pytest.mark.slow
 def test_cut_files_that_are_filled_up_are_noticed(monkeypatch):
     from PIL import ImageFile
 

@@ -23,6 +23,7 @@ def recorded(home, monkeypatch):
     return home
 
 
+@pytest.mark.slow  # tests/test_mlflow_ui.py starts and stops it, too
 def test_the_page_is_served_over_the_store_and_ctrl_c_ends_it(recorded, forge):
     process = forge.start("core", "ui", "--no-browser")
     end = time.monotonic() + 120

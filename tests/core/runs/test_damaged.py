@@ -124,6 +124,7 @@ def test_a_damaged_seed_is_trained_again_and_the_others_are_kept(home, capsys):
     assert f"{second.id} is skipped" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_search_and_its_trials_are_found_beside_damaged_runs(finished, home, capsys):
     space = {"optimizer.lr": Float(0.01, 1.0, log=True)}
     options = Search(trials=2, workers=1, goal=("val/accuracy",))

@@ -161,6 +161,7 @@ def test_forty_trials_are_reported_once_however_often_workers_and_parents_die(fo
     assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(forge, home):
     words = (*WORDS, "--trials", "4", "--workers", "1", "--mlflow", "false")
     process = forge.start(*words)

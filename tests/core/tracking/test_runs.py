@@ -68,7 +68,8 @@ def test_a_bad_item_takes_nothing_with_it(home: Path) -> None:
     assert len(found.refused) == len(about)
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [3, 30])
 def test_mirror_killed_at_random(home: Path, mirrors: Callable[[], Mirror], rounds: int) -> None:
     luck = random.Random(rounds)
     log = begin("killed")

@@ -207,6 +207,7 @@ def test_a_file_that_is_no_database(home):
     assert "file is not a database; move it away" in (store_problem() or "")
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_no_mistake(home):
     with closing(sqlite3.connect(home / "mlflow.db", isolation_level=None)) as other:
         other.execute("begin exclusive")

@@ -146,6 +146,7 @@ def test_a_storm_over_a_database(home: Path) -> None:
     assert storm.storm("storm", 0, 200, 4, storm.locked_database(home)) > 400
 
 
+@pytest.mark.slow
 def test_a_storm_over_a_server(home: Path, server: int, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(server)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.url)
