@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> int:
     )
     given = parser.parse_args(list(words))
     arguments = dict(map(_argument, given.argument))
-    runs = [run for name in given.run for run in _runs(name)]
+    runs = [run for name in given.run for run in tested_runs(name)]
     width = max(len(run.id) for run in runs)
     columns: list[list[float]] = [[] for _ in given.metric]
     tell(f"{'':{width}}  {'  '.join(f'{name:>12}' for name in given.metric)}")
@@ -60,7 +60,7 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, value  # text
 
 
-def _runs(name: str) -> list[RecordedRun]:
+def tested_runs(name: str) -> list[RecordedRun]:
     """The finished runs that a name stands for. Raises UserError if there are none."""
     try:
         found = [RecordedRun.load(name)]

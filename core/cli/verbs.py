@@ -18,6 +18,7 @@ OF_RUNS = {
     "report": "RUN: write the report page of a finished run again",
     "predict": "RUN ... PATH ...: the classes of new images, from one run or the mean of several",
     "metric": "RUN ...: compute metrics of finished runs from their answers (--metric NAME)",
+    "flips": "A B: which images B gets right that A gets wrong, and the other way round",
     "answers": "RUN ...: compute the answers of finished runs that have none",
     "rerun": "RUN: train the same declaration again and check that the result is the same",
     "register": "RUN NAME: add the model of a run to MLflow's model registry",

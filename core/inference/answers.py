@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "answers"
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 def name_of(split: str) -> str:
@@ -58,7 +59,7 @@ def _table(answers: Answers, run: str) -> pa.Table:
         "target": pa.array(labels, pa.list_(pa.int32()))
         if labels is not None
         else pa.array(answers.targets, pa.int32()),
-        "logits": rows(answers.logits.astype(np.float16), pa.float16()),
+        "logits": rows(np.clip(answers.logits, -_LARGEST, _LARGEST).astype(np.float16), pa.float16()),
     }
     if answers.places is not None:
         columns["classes"] = rows(answers.places, pa.int32())

@@ -9,10 +9,10 @@ import torch
 from core.cli import answers as answers_verb
 from core.cli.metric import main as metric
 from core.common.errors import UserError
-from core.inference.answers import name_of, read
+from core.inference.answers import name_of, read, read_file, write
 from core.launch import Launch
 from core.loading.batches import Batch
-from core.metrics.answers import identity
+from core.metrics.answers import bounded, identity
 from core.metrics.by_name import compute
 from core.runs.seeds import train_seeds
 from core.runs.train import train
@@ -114,3 +114,12 @@ def test_answers_collected_in_any_order_are_in_that_of_the_split():
     assert found.ids.tolist() == [identity(image) for image in pixels]
     assert found.targets.tolist() == [0, 1, 0, 1, 0]
     assert (-found.logits[1:, 0]).tolist() == [1, 2, 3, 4]
+
+
+def test_logits_beyond_half_precision_stay_finite(tmp_path):
+    logits = np.array([[1e6, 0.0], [0.0, 5.0]], np.float32)
+    found = bounded("val", ("a", "b"), np.array(["x", "y"]), np.array([1, 1]), logits)
+    write(tmp_path / "a.parquet", found, "run")
+    again = read_file(tmp_path / "a.parquet")
+    assert np.isfinite(again.logits).all()
+    assert again.predicted.tolist() == [0, 1]
