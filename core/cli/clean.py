@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
         taken = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
         for folder in folders if given.yes else ():
             shutil.rmtree(folder)
-        tell(f"{size(taken):>9}  {name}: checkpoints of {len(folders):,} finished runs")
+        tell(f"{size(taken):>9}  {name}: checkpoints of {len(folders):,} finished run{'s' * (len(folders) != 1)}")
         freed += taken
     tell(f"{size(freed):>9}  in all{': removed' if given.yes else '; labbook clean --yes removes them'}")
     return 0

@@ -16,6 +16,7 @@ OF_AN_EXPERIMENT = {
 OF_RUNS = {
     "compare": "compare settings over their seeds, with confidence intervals",
     "report": "RUN: write the report page of a finished run again",
+    "evaluate": "RUN ...: metrics with intervals, on the test images or on another labeled set (--root PATH)",
     "predict": "RUN ... PATH ...: the classes of new images, from one run or the mean of several",
     "metric": "RUN ...: compute metrics of finished runs from their answers (--metric NAME)",
     "flips": "A B: which images B gets right that A gets wrong, and the other way round",

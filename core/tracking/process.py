@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import queue
+import re
 import resource
 import sys
 import threading
@@ -56,12 +57,21 @@ class Pace:
     def failed(self, error: Exception, about: str) -> str:
         self.pause = min(_BACKOFF_MOST, self.pause * 2 or _BACKOFF_FIRST)
         self.until = time.monotonic() + self.pause
-        text = str(error).replace(tracking_uri(), public_uri())
-        complaint = public(f"{type(error).__name__}: {text}")[:1000]  # cut last: half a URI would not be recognized
+        complaint = _reason(error)[:1000]  # cut last: half a URI would not be recognized
         if complaint != self.complaint:  # a long outage is logged once
             say(f"{about}: {complaint}; retrying")
         self.complaint, self.hopeless = complaint, hopeless(error)
         return complaint
+
+
+def _reason(error: Exception) -> str:
+    """One line about a failure of MLflow. Its message for a server that cannot be reached names every layer of the
+    connection, of which only the last says why."""
+    text = str(error).replace(tracking_uri(), public_uri())
+    if "Max retries exceeded" in text and (last := re.search(r": ([^:]+?)[\"')]*$", text)):
+        open_brackets = last[1].count("(") - last[1].count(")")
+        return public(f"no connection to {public_uri()}: {last[1]}{')' * open_brackets}")
+    return public(f"{type(error).__name__}: {text}")
 
 
 @dataclass

@@ -17,8 +17,6 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
 from core.common.terminal import tell
-from core.common.text import suggestion
-from core.declare.changes import changed
 from core.record.run import WEIGHTS, holds_others
 from core.runs.trained import Run, load
 from data.check import sheet
@@ -27,16 +25,9 @@ from data.check.labels import opinion
 from data.check.pairs import near, same
 from data.check.render import doubts, show
 from data.check.survey import survey
-from data.folder import ImageFiles, ImageFolder
-from data.hdf5 import Hdf5
-from data.huggingface import HuggingFace
-from data.reading import rows
-from data.reading.disk import as_data_error
+from data.folder import ImageFiles
+from data.kinds import declared, divided, kind_of
 from data.reading.progress import say
-from data.shards import WebShards
-from data.table import ImageTable
-
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def main(words: Sequence[str]) -> int:
@@ -59,12 +50,12 @@ def main(words: Sequence[str]) -> int:
         metavar="CLASS",
         help="how PATH is read, with options --data.NAME; default: by what it looks like",
     )
-    rest, options = _divided(words)
+    rest, options = divided(words)
     given = parser.parse_args(rest)
     if given.sheet:
         _refuse_place(given.sheet, given.path)
     run = _judge(given.run) if given.run else None
-    found = inspect(given.path, _declared(given.data or kind_of(given.path), options))
+    found = inspect(given.path, declared(given.data or kind_of(given.path), options))
     said = opinion(found, run, given.device) if run else None
     every = graded([*findings(found), *(doubts(said, found.tree.names) if said else ())])
     show(found, every, given.all)
@@ -92,39 +83,6 @@ def inspect(path: Path, data: ImageFiles) -> Inspection:
     return Inspection(
         listing, data.conversion, tuple(refused), seen, tuple(same(seen)), alike, counted(listing.places, seen)
     )
-
-
-def kind_of(path: Path) -> str:
-    """The class of the data set that reads a file or folder, by what it looks like."""
-    if path.is_dir():
-        names = {one.name for one in path.iterdir() if not one.name.startswith(".")}
-        if names & {"dataset_dict.json", "dataset_info.json"}:
-            return "HuggingFace"
-        return "WebShards" if names and all(name.endswith(".tar") for name in names) else "ImageFolder"
-    if path.suffix.lower() in rows.SUFFIXES:
-        return "ImageTable"
-    with as_data_error(path), path.open("rb") as stream:
-        return "Hdf5" if stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC else "ImageFolder"
-
-
-def _declared(kind: str, options: dict[str, str]) -> ImageFiles:
-    """The data set with its options. Raises UserError."""
-    known = {cls.__name__: cls for cls in (ImageFolder, ImageTable, WebShards, HuggingFace, Hdf5)}
-    if kind not in known:
-        raise UserError([f"--data {kind}: unknown data set{suggestion(kind, known)}; choose from {', '.join(known)}"])
-    return changed(known[kind](), options, "option", "--data.")
-
-
-def _divided(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """(the words of the command line without options of the data set, these options)"""
-    rest, options, left = [], {}, iter(words)
-    for word in left:
-        if word.startswith("--data."):
-            name, equals, value = word.removeprefix("--data.").partition("=")
-            options[name] = value if equals else next(left, "")
-        else:
-            rest.append(word)
-    return rest, options
 
 
 def _judge(name: str) -> Run:

@@ -27,7 +27,7 @@ def test_checkpoints_of_finished_runs_are_listed_and_removed_and_no_others(home,
     assert main([]) == 0
     name = finished.id.rsplit("-", 3)[0]
     said = capsys.readouterr().out
-    assert f"MB  {name}: checkpoints of 1 finished runs\n" in said
+    assert f"MB  {name}: checkpoints of 1 finished run\n" in said
     assert "labbook clean --yes removes them" in said
     assert list((finished.folder / "checkpoints").iterdir())
 
