@@ -15,6 +15,7 @@ from data.reading import archive, cache, ingest, labels, layout, tree
 from data.reading.decode import MAX_PIXELS, MAX_VALUE, MOST_PIXELS, Conversion
 from data.reading.files import Files
 from data.reading.listing import Listing
+from data.reading.progress import say
 
 TEST_SEED = -1  # differs from every split_seed, which cannot be negative: the test split is fixed
 
@@ -86,6 +87,8 @@ class OwnImages(ImageFiles, ABC):
         name = root.resolve().name.partition(".")[0] or "images"
         classes = tuple(cached.index.classes)
         labels.tell_doubts(root, classes)
+        if "not supported" in cached.source:  # files that may be images
+            say(cached.source)
         splits = Splits(name, classes, train, val, test, cached.index.digest, cached.source)
         if wrong := layout.lacking(root, splits):
             raise DataError(wrong)

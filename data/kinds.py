@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,10 @@ from data.folder import ImageFiles, ImageFolder
 from data.hdf5 import Hdf5
 from data.huggingface import HuggingFace
 from data.reading import rows
+from data.reading.archive import HDF5_MAGIC
 from data.reading.disk import as_data_error
 from data.shards import WebShards
 from data.table import ImageTable
-
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def kind_of(path: Path) -> str:
@@ -28,6 +28,9 @@ def kind_of(path: Path) -> str:
         return "WebShards" if names and all(name.endswith(".tar") for name in names) else "ImageFolder"
     if path.suffix.lower() in rows.SUFFIXES:
         return "ImageTable"
+    with as_data_error(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "ImageFolder"  # which says that it is not a regular file
     with as_data_error(path), path.open("rb") as stream:
         return "Hdf5" if stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC else "ImageFolder"
 
@@ -36,7 +39,7 @@ def declared(kind: str, options: dict[str, str]) -> ImageFiles:
     """The data set with its options. Raises UserError."""
     known = {cls.__name__: cls for cls in (ImageFolder, ImageTable, WebShards, HuggingFace, Hdf5)}
     if kind not in known:
-        raise UserError([f"--data {kind}: unknown data set{suggestion(kind, known)}; choose from {', '.join(known)}"])
+        raise UserError([f"--data {kind}: unknown data set{suggestion(kind, known)}"])
     return changed(known[kind](), options, "option", "--data.")
 
 
@@ -46,7 +49,10 @@ def divided(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     for word in left:
         if word.startswith("--data."):
             name, equals, value = word.removeprefix("--data.").partition("=")
-            options[name] = value if equals else next(left, "")
+            given = value if equals else next(left, None)
+            if given is None or name in options:
+                raise UserError([f"--data.{name}: {'a value is missing' if given is None else 'given twice'}"])
+            options[name] = given
         else:
             rest.append(word)
     return rest, options

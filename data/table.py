@@ -16,6 +16,7 @@ from core.loading.images import Images, Splits
 from core.loading.stratify import held_out, stratified
 from data.folder import TEST_SEED, ImageFiles
 from data.reading import archive, cache, ingest, labels, layout, rows
+from data.reading.columns import EXPECTED
 from data.reading.decode import Unreadable
 from data.reading.listing import Listing
 from data.reading.tree import Tree
@@ -48,7 +49,7 @@ class ImageTable(ImageFiles):
 
     def load(self, root: Path | None) -> Splits:
         if root is None:
-            raise DataError(["ImageTable needs the path of your table: add --root PATH", rows.EXPECTED])
+            raise DataError(["ImageTable needs the path of your table: add --root PATH", EXPECTED])
         table, found, wrong = self._read(root)
         classes, wrong_names = labels.class_names(name for row in found for name in row.labels)
         wrong += wrong_names
@@ -64,7 +65,9 @@ class ImageTable(ImageFiles):
 
     def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
         if self.multi_label:
-            raise DataError([f"{root}: multi-label images cannot be checked"])
+            raise DataError(
+                [f"{root}: labbook check cannot inspect multi-label tables; a training lists their mistakes"]
+            )
         table, found, wrong = self._read(root)
         wrong += labels.class_names(name for row in found for name in row.labels)[1]
         tree = Tree(table, "", tuple(row.name for row in found), frozenset(), ())

@@ -16,6 +16,8 @@ from core.compare.runs import FINISHED, rows
 from core.compare.table import HEADINGS, as_csv, markdown, sentences, table
 
 MOST_LEFT = 20  # skipped runs that are listed
+COSTS = ("time", "images/s", "parameters")  # columns that are left out first on a narrow terminal
+LABEL = 24  # columns that are enough for the names of settings
 
 
 def main(words: Sequence[str]) -> int:
@@ -75,11 +77,14 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
     )
     cells = table(found)
     used = [i for i in range(len(HEADINGS) - 1) if any(row[i] for row in cells)]
+    shown = console()
+    while len(used) > 2 and _wide(cells, used) > shown.width:
+        used.remove(next((i for i in reversed(used) if HEADINGS[i] in COSTS), used[-1]))
     for i in used:
         grid.add_column(HEADINGS[i], overflow="fold", no_wrap=i > 0, justify="right" if i else "left")
     for row in cells:
         grid.add_row(*(row[i] for i in used))
-    console().print(grid, highlight=False)
+    shown.print(grid, highlight=False)
     for label, *_, apart in cells if len(found.differing) > 1 else ():
         if apart:
             tell(f"{label}: {apart}")
@@ -90,6 +95,12 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
         tell(f"skipped: {line}")
     if len(left) > MOST_LEFT:
         tell(f"skipped: {len(left) - MOST_LEFT} more")
+
+
+def _wide(cells: Sequence[Sequence[str]], used: Sequence[int]) -> int:
+    """The width of a table, in which the first column may be folded to LABEL."""
+    widths = [max(len(line) for row in (HEADINGS, *cells) for line in (row[i].splitlines() or [""])) for i in used]
+    return min(widths[0], LABEL) + sum(widths[1:]) + 3 * len(used)
 
 
 def _write(path: Path, write: Callable[[], object]) -> None:

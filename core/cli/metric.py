@@ -17,7 +17,7 @@ from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.common.terminal import tell
 from core.inference.answers import read
-from core.metrics.by_name import compute
+from core.metrics.by_name import OWN, compute
 from core.record.run import RecordedRun, holds_others, intact
 
 
@@ -33,18 +33,18 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     arguments = dict(map(_argument, given.argument))
     runs = [run for name in given.run for run in tested_runs(name)]
-    width = max(len(run.id) for run in runs)
-    columns: list[list[float]] = [[] for _ in given.metric]
-    tell(f"{'':{width}}  {'  '.join(f'{name:>12}' for name in given.metric)}")
+    names = [name.lower() if name.lower() in OWN else name for name in given.metric]
+    columns: list[list[float]] = [[] for _ in names]
     for run in runs:
         answers = read(run, given.split)
-        values = [compute(answers, name, arguments if name[:1].isupper() else None) for name in given.metric]
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-        widths = (max(12, len(name)) for name in given.metric)
-        tell(f"{run.id:{width}}  {'  '.join(f'{v:{w}.6f}' for v, w in zip(values, widths, strict=True))}")
+        for name, column in zip(names, columns, strict=True):
+            column.append(compute(answers, name, arguments if name[:1].isupper() else None))
+    width, widths = max(len(run.id) for run in runs), [max(12, len(name)) for name in names]
+    tell(f"{'':{width}}  {'  '.join(f'{name:>{w}}' for name, w in zip(names, widths, strict=True))}")
+    for run, *values in zip(runs, *columns, strict=True):
+        tell(f"{run.id:{width}}  {'  '.join(f'{value:{w}.6f}' for value, w in zip(values, widths, strict=True))}")
     if len(runs) > 1:
-        for name, column in zip(given.metric, columns, strict=True):
+        for name, column in zip(names, columns, strict=True):
             mean, _, half = mean_and_interval(column)
             tell(f"{given.split}/{name}: {mean:.6f} +- {half:.6f} (mean and 95 % interval, n = {len(column)})")
     return 0

@@ -16,10 +16,10 @@ OF_AN_EXPERIMENT = {
 OF_RUNS = {
     "compare": "compare settings over their seeds, with confidence intervals",
     "report": "RUN: write the report page of a finished run again",
-    "evaluate": "RUN ...: metrics with intervals, on the test images or on another labeled set (--root PATH)",
-    "predict": "RUN ... PATH ...: the classes of new images, from one run or the mean of several",
+    "evaluate": "RUN ...: metrics with intervals, also on another labeled set (--root PATH)",
+    "predict": "RUN ... PATH ...: the classes of new images, from one run or several",
     "metric": "RUN ...: compute metrics of finished runs from their answers (--metric NAME)",
-    "flips": "A B: which images B gets right that A gets wrong, and the other way round",
+    "flips": "A B: which images B gets right that A gets wrong, and vice versa",
     "answers": "RUN ...: compute the answers of finished runs that have none",
     "rerun": "RUN: train the same declaration again and check that the result is the same",
     "register": "RUN NAME: add the model of a run to MLflow's model registry",

@@ -184,7 +184,11 @@ def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Ro
         listed = ", ".join(f"{name} in {n} {'run' if n == 1 else 'runs'}" for name, n in sorted(counts.items()))
         warning = f"these runs used {len(counts)} different data sets ({listed})"
         if not anyway:
-            raise UserError([f"{warning}: their metrics are not comparable; to compare them anyway, use --anyway"])
+            each = [f"{_data(row)}: {row.id}" for row in whole]
+            advice = "name the runs of one of them (labbook compare RUN RUN), or use --anyway"
+            raise UserError(
+                [f"{warning}, so their metrics are not comparable; {advice}", *sorted(each)[: 4 * MOST_NAMED]]
+            )
         notes.append(f"warning: {warning}")
     limits = {row.fields.get("limit") for row in whole}
     stopped = [row for row in rows if row.status != FINISHED and row.fields.get("limit") in limits]

@@ -93,14 +93,15 @@ def read_file(path: Path) -> Answers:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        # without threads: those of pyarrow abort a process that ends soon after
+        table = parquet.read_table(pa.BufferReader(path.read_bytes()), use_threads=False, pre_buffer=False)
         facts = json.loads(table.schema.metadata[b"labbook"])
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         classes = tuple(facts["classes"])
         width = columns["logits"].type.list_size
         arrays = {name: columns[name].flatten().to_numpy(False) for name in ("logits", "classes") if name in columns}
         places = arrays["classes"].reshape(-1, width).astype(np.int64) if "classes" in arrays else None
-        return Answers(
+        return _checked(
             facts["split"],
             classes,
             columns["id"].to_numpy(False).astype(str),
@@ -109,8 +110,22 @@ def read_file(path: Path) -> Answers:
             places,
             *(columns[name].to_numpy() if name in columns else None for name in ("log_sum", "own")),
         )
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError([f"{path}: no answers of a run: {type(error).__name__}: {error}"]) from None
+
+
+def _checked(split: str, classes: tuple[str, ...], ids: Any, targets: Any, logits: Any, *few: Any) -> Answers:
+    """Answers of these columns. Raises ValueError if they do not fit together."""
+    found = Answers(split, classes, ids, targets, logits, *few)
+    columns = [part for part in (ids, targets, logits, *few) if part is not None]
+    if not len(ids) or len({len(part) for part in columns}) != 1:
+        raise ValueError("it has no rows, or columns of different lengths")
+    if found.places is None and logits.shape[1] != len(classes):
+        raise ValueError(f"it has {logits.shape[1]} logits for {len(classes)} classes")
+    labels = [part for part in (None if targets.ndim == 2 else targets, found.places) if part is not None]
+    if any(part.min() < 0 or part.max() >= len(classes) for part in labels) or np.isnan(logits).all():
+        raise ValueError("it has targets or classes that are out of range, or no finite logits")
+    return found
 
 
 def _targets(column: pa.Array, classes: int, multi_label: bool) -> np.ndarray:

@@ -49,8 +49,10 @@ def flips(before: Sequence[Answers], after: Sequence[Answers]) -> Flips:
     """Compare the answers of the runs of two settings. Raises UserError if they have no images or classes in common."""
     first = before[0]
     for other in (*before, *after):
-        if other.classes != first.classes or other.multi_label:
-            raise UserError(["flips: the runs have different classes, or several labels for each image"])
+        if other.multi_label:
+            raise UserError(["flips: it compares runs with one class for each image, and these are multi-label"])
+        if other.classes != first.classes:
+            raise UserError(["flips: the runs have different classes"])
     keys = [_keys(answers) for answers in (*before, *after)]
     common = sorted(set.intersection(*map(set, keys)))
     if not common:

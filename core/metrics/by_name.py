@@ -181,8 +181,8 @@ def _torchmetric(answers: Answers, name: str, arguments: dict[str, Any], known: 
         value = getattr(classification, name)(**size, **arguments)(scores, torch.from_numpy(answers.targets).long())
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError([f"{name}: {str(error).splitlines()[0]}"]) from None
-    if value.numel() != 1:
-        raise UserError([f"{name} has {value.numel()} values; use an average, such as average=macro"])
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise UserError([f"{name} is not a single number; if it takes an average, use one, such as average=macro"])
     return float(value)
 
 

@@ -265,7 +265,10 @@ def _contrast(found: Inspection) -> Iterator[Finding]:
             yield Finding("warning", f"{number(len(names), 'image')} of a single color{advice}", tuple(names))
     peaks = {row: one.peak for row, one in seen.items() if one.peak is not None}
     bits = max(peaks.values(), default=MAX_VALUE).bit_length()
-    if bits < 16:
+    if clipped := [found.name(row) for row, peak in peaks.items() if peak > found.how.max_value]:
+        said = f"{number(len(clipped), '16-bit image')} with values above --data.max_value {found.how.max_value}"
+        yield Finding("warning", f"{said}, which become white", tuple(clipped))
+    if bits < 16 and found.how.max_value == MAX_VALUE:
         top = max(255, (1 << bits) - 1)
         said = (
             f"{number(len(peaks), '16-bit image')} with values up to {max(peaks.values()):,} only, of which the high "

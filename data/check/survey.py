@@ -25,7 +25,7 @@ Content = archive.Content | np.ndarray  # of a file, or an image uint8 [H, W] or
 THUMB = 32  # side length in pixels of the thumbnails, of which the perceptual hash is computed
 # how images other than plain 8-bit RGB are converted; see Conversion in data/reading/decode.py
 TREATED = {
-    "with 16 bits per channel": "the high byte is used; see --data.max_value",
+    "with 16 bits per channel": "converted to 8 bits; see --data.max_value",
     "in CMYK": "converted by Pillow, without a color profile",
     "with several frames or pages": "the first one is used",
     "rotated by EXIF": "rotated upright",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from core.common.errors import UserError
-from data.reading import archive, ingest, rows, tree
-from data.reading.decode import SUFFIXES, Conversion, Unreadable, decode
+from data.reading import archive, ingest, rows
+from data.reading.decode import SUFFIXES, UNSUPPORTED, Conversion, Unreadable, decode
 from data.reading.progress import printable
 
 
@@ -26,15 +27,15 @@ class Image:
     reason: str = ""
 
 
-def images(places: Sequence[str], size: int, how: Conversion, done: Set[str]) -> Iterator[list[Image]]:
+def images(places: Sequence[str], column: str, size: int, how: Conversion, done: Set[str]) -> Iterator[list[Image]]:
     """Decode the images of all places in threads, in the order of the places; yields them in batches.
 
-    done: paths to leave out.  Raises UserError for a place that cannot be read at all.
+    column: with the paths, of tables.  done: paths to leave out.  Raises UserError for a place that cannot be read.
     """
     names: list[str] = []  # of the images that are being decoded, by number
 
     def numbered() -> Iterator[tuple[int, ingest.Stored]]:
-        for name, content in contents(places):
+        for name, content in contents(places, column):
             if name not in done:
                 names.append(name)
                 yield len(names) - 1, content
@@ -45,43 +46,78 @@ def images(places: Sequence[str], size: int, how: Conversion, done: Set[str]) ->
     yield from ingest.in_threads(job, ingest.batches(numbered()))
 
 
-def contents(places: Sequence[str]) -> Iterator[tuple[str, bytes | Path]]:
-    """(path, content) of each image of all places. Raises UserError."""
+def contents(places: Sequence[str], column: str) -> Iterator[tuple[str, bytes | Path]]:
+    """(path, content) of each image of all places.  column: of tables.  Raises UserError, also for a place without
+    images."""
     for place in places:
         if place == "-":
-            yield from ((line, Path(line)) for line in map(str.rstrip, sys.stdin) if line)
+            for line in map(str.rstrip, sys.stdin):
+                if line:
+                    path = _on_this_system(line, Path())
+                    yield path, Path(path)
         else:
-            yield from _of(Path(place))
+            yield from _of(Path(place), column)
 
 
-def _of(place: Path) -> Iterator[tuple[str, bytes | Path]]:
+def _of(place: Path, column: str) -> Iterator[tuple[str, bytes | Path]]:
     """Raises UserError."""
     suffix = place.suffix.lower()
-    if suffix in SUFFIXES and not place.is_dir():
+    if suffix in SUFFIXES | UNSUPPORTED and not place.is_dir():
         yield str(place), place
     elif suffix in rows.SUFFIXES:
-        yield from _of_table(place)
+        for name in rows.paths(place, column):
+            path = os.path.join(place.parent, _on_this_system(name, place.parent))
+            yield path, Path(path)
     else:
-        for member, content in archive.members(place, tree.is_image):
-            if isinstance(content, bytes | Path):
+        found = False
+        for member, content in archive.members(place, _is_asked):
+            if member.name.endswith(".tar") and isinstance(content, Path):  # a folder of shards
+                for path, inner in _of(content, column):
+                    found = True
+                    yield path, inner
+            elif isinstance(content, bytes | Path):
+                found = True
                 yield os.path.join(place, member.name), content
+        if not found:
+            raise UserError([f"{printable(str(place))} contains no images"])
 
 
-def _of_table(table: Path) -> Iterator[tuple[str, bytes | Path]]:
-    for name in rows.paths(table):
-        path = name if os.path.isabs(name) else os.path.join(table.parent, name)
-        yield path, Path(path)
+def _is_asked(member: archive.Member) -> bool:
+    """Whether a member is an image, of whatever format, or a tar in a folder."""
+    suffix = os.path.splitext(member.name)[1].lower()
+    wanted = suffix in SUFFIXES | UNSUPPORTED or (suffix == ".tar" and member.mtime_ns > 0)
+    return wanted and not member.folder and not archive.hidden(member.name)
+
+
+def _on_this_system(name: str, folder: Path) -> str:
+    """A path that was written on Windows, with slashes."""
+    return name.replace("\\", "/") if "\\" in name and not os.path.lexists(folder / name) else name
 
 
 def _image(path: str, content: ingest.Stored, size: int, how: Conversion) -> Image:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in UNSUPPORTED:
+        return Image(path, None, f"the format {suffix} is not supported; convert the file to JPEG or PNG")
     try:
-        raw = content.read_bytes() if isinstance(content, Path) else content
+        raw = _content(content) if isinstance(content, Path) else content
         assert isinstance(raw, bytes)
         return Image(path, decode(raw, path, size, how))
     except Unreadable as error:
         return Image(path, None, error.lines[0].removeprefix(f"{printable(path)}: "))
     except OSError as error:
         return Image(path, None, error.strerror or str(error))
+    except ValueError as error:  # a path that cannot be one
+        return Image(path, None, str(error))
+
+
+def _content(path: Path) -> bytes:
+    """Raises OSError, and ValueError for what is no file of a reasonable size."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if status.st_size > archive.MEMBER_LIMIT:
+        raise ValueError(f"{status.st_size:,} bytes are more than the limit of {archive.MEMBER_LIMIT:,}")
+    return path.read_bytes()
 
 
 def refuse_missing(places: Sequence[str]) -> None:

@@ -24,7 +24,10 @@ from data.folder import ImageFiles
 from data.predict.inputs import Image, images, refuse_missing
 from data.predict.results import Kept, Row, show
 from data.reading.decode import AS_DECLARED, Conversion
-from data.reading.progress import bar
+from data.reading.progress import bar, printable
+from data.table import ImageTable
+
+LONGEST = 200  # bytes of the name of a folder
 
 
 def main(words: Sequence[str]) -> int:
@@ -39,6 +42,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--sort-into", type=Path, metavar="DIR", help="also make a folder of links to the images of each class"
     )
+    parser.add_argument(
+        "--path-column", metavar="NAME", help="column of a table with the paths; default: that of the run, or path"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
     given = parser.parse_args(list(words))
     runs, places = _divided(given.what)
@@ -49,19 +55,26 @@ def main(words: Sequence[str]) -> int:
     refuse_missing(places)
     if given.sort_into and runs[0].multi_label:
         raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
-    asked = _Asked(runs, given.top, given.threshold, given.device)
+    asked = _Asked(runs, given.top, given.threshold, given.device, given.path_column)
     if given.to is None:
         return int(show(asked.rows(places, set()), asked.names) > 0)
     question = {"runs": [run.id for run in runs], "top": given.top, "threshold": given.threshold, "of": list(places)}
-    with Kept(given.to, question) as kept, bar("predicting", None, "images") as advance:
-        if kept.done:
-            complain(f"continuing after {len(kept.done):,} images")
-        for rows in asked.rows(places, kept.done):
-            kept.add(rows)
-            advance(len(rows))
     if given.sort_into:
-        _sort(kept.rows(), given.sort_into)
-    kept.finish(asked.names)
+        _refuse_folders(given.sort_into, asked.classes)
+    try:
+        with Kept(given.to, question) as kept:
+            if kept.done:
+                complain(f"continuing after {len(kept.done):,} images")
+            with bar("predicting", None, "images") as advance:
+                for rows in asked.rows(places, kept.done):
+                    kept.add(rows)
+                    advance(len(rows))
+            if given.sort_into:
+                _sort(kept.rows(), given.sort_into)
+            kept.finish(asked.names)
+    except OSError as error:
+        where = error.filename or given.to
+        raise UserError([f"{where}: {error.strerror or error}; the same command continues where it stopped"]) from None
     tell(f"written: {given.to}")
     if kept.failed:
         complain(f"{kept.failed:,} images could not be read; their rows have the reason")
@@ -74,6 +87,8 @@ def _divided(words: Sequence[str]) -> tuple[list[Run], list[str]]:
     for number, word in enumerate(words):
         if word == "-" or (runs and Path(word).exists() and not (Path(word) / "journal.jsonl").exists()):
             return runs, list(words[number:])
+        if runs and os.sep in word:
+            raise UserError([f"{word}: no such file or folder"])
         runs.append(load(word))
     raise UserError(["predict: no images are given; name files, folders, archives or tables after the runs"])
 
@@ -81,7 +96,7 @@ def _divided(words: Sequence[str]) -> tuple[list[Run], list[str]]:
 class _Asked:
     """What is asked of the runs."""
 
-    def __init__(self, runs: Sequence[Run], top: int, threshold: float, device: str):
+    def __init__(self, runs: Sequence[Run], top: int, threshold: float, device: str, column: str | None):
         first = runs[0]
         self.classes = list(first.record["data"]["classes"])
         for other in runs[1:]:
@@ -93,6 +108,8 @@ class _Asked:
             raise UserError([f"{first.id} expects images of {width} x {height}; only square images are supported"])
         self.size: int = height
         self.how = _conversion(first)
+        declared = first.experiment.data
+        self.column = column or (declared.path_column if isinstance(declared, ImageTable) else "path")
         self.networks: list[Network] = [network_of(run, device) for run in runs]
 
     @property
@@ -106,7 +123,7 @@ class _Asked:
     def rows(self, places: Sequence[str], done: set[str]) -> Iterator[list[Row]]:
         """The rows of all images that are not done, in batches."""
         waiting: list[Image] = []
-        for batch in images(places, self.size, self.how, done):
+        for batch in images(places, self.column, self.size, self.how, done):
             waiting += batch
             if sum(image.pixels is not None for image in waiting) >= self.networks[0].chunk:
                 yield self._answered(waiting)
@@ -161,6 +178,19 @@ def _conversion(run: Run) -> Conversion:
     return data.conversion if isinstance(data, ImageFiles) else AS_DECLARED
 
 
+def _refuse_folders(folder: Path, classes: Sequence[str]) -> None:
+    """Raises UserError if a class cannot be the name of a folder, or if the folder of a class is a link."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError([f"--sort-into {folder} is not a folder"])
+    odd = [name for name in classes if name in ("", ".", "..") or "/" in name or not name.isprintable()
+           or len(os.fsencode(name)) > LONGEST]  # fmt: skip
+    if odd:
+        names = ", ".join(printable(name) for name in odd[:5])
+        raise UserError([f"--sort-into: these classes cannot be names of folders: {names}"])
+    if links := [name for name in classes if (folder / name).is_symlink()]:
+        raise UserError([f"--sort-into {folder / links[0]} is a link; remove it, or choose another folder"])
+
+
 def _sort(rows: Iterator[Row], folder: Path) -> None:
     """Make a link to each image in the folder of its class. Raises UserError for images that are in archives."""
     for row in rows:
@@ -169,7 +199,7 @@ def _sort(rows: Iterator[Row], folder: Path) -> None:
         source = Path(row["path"]).absolute()
         if not source.is_file():
             raise UserError([f"--sort-into: {row['path']} is no file of its own; unpack the archive"])
-        home = folder / row["class"].replace("/", "_")
+        home = folder / row["class"]
         home.mkdir(parents=True, exist_ok=True)
         link = home / source.name
         number = 1

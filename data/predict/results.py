@@ -7,6 +7,7 @@ import csv
 import fcntl
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,10 +36,15 @@ class Kept:
         self.target, self.part = target, target.with_name(f"{target.name}.rows")
         self.question = question
         self.done: set[str] = set()
-        self.failed = 0
+        self.failed = self._added = 0
 
     def __enter__(self) -> Self:
-        self._stream: BinaryIO = self.part.open("ab")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(self.part, flags, 0o644)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise UserError([f"{self.part} is not a regular file; remove it, or use another --to"])
+        self._stream: BinaryIO = os.fdopen(descriptor, "ab")
         try:
             fcntl.lockf(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -54,15 +60,24 @@ class Kept:
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
+        if not self._added and not self.done:
+            self.part.unlink(missing_ok=True)
 
     def _resume(self) -> None:
         """Read the paths that are done, and remove a torn last line. Raises UserError for rows of another command."""
         content = self.part.read_bytes()
         whole = content.rfind(b"\n") + 1
-        lines = [json.loads(line) for line in content[:whole].splitlines()]
+        lines = []
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                lines.append(_row(line))
+            except ValueError:
+                self._stream.close()
+                raise UserError([f"{self.part}: line {number} is damaged; remove the file"]) from None
         if not lines or lines[0] != self.question:
-            what = json.dumps(lines[:1])[:300]
-            raise UserError([f"{self.part} is of another prediction ({what}); remove it, or use another --to"])
+            self._stream.close()
+            other = "of other runs, images or options"
+            raise UserError([f"{self.part} is of another prediction, {other}; remove it, or use another --to"])
         os.truncate(self.part, whole)
         self.done = {row["path"] for row in lines[1:]}
         self.failed = sum(1 for row in lines[1:] if row.get("error"))
@@ -72,6 +87,7 @@ class Kept:
         for row in rows:
             self._write(row)
             self.failed += bool(row.get("error"))
+        self._added += len(rows)
         self._stream.flush()
 
     def _write(self, row: Row) -> None:
@@ -92,13 +108,23 @@ class Kept:
         self.part.unlink()
 
 
+def _row(line: bytes) -> Row:
+    """A line that was written. Raises ValueError."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or not all(isinstance(row.get(name, ""), str) for name in ("path", "class", "error")):
+        raise ValueError
+    if "runs" not in row and "path" not in row:
+        raise ValueError
+    return row
+
+
 def show(rows: Iterator[Sequence[Row]], names: Sequence[str]) -> int:
     """Print rows as CSV. Returns how many have an error."""
     failed = 0
     table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-    table.writeheader()
+    table.writerow({name: printable(name) for name in names})
     for some in rows:
-        table.writerows({**row, "path": printable(row["path"])} for row in some)
+        table.writerows({name: _clean(value) for name, value in row.items()} for row in some)
         sys.stdout.flush()
         failed += sum(1 for row in some if row.get("error"))
     return failed

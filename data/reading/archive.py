@@ -25,6 +25,7 @@ MEMBER_LIMIT = 256 * 2**20  # bytes of one file; the largest official file, trai
 TOTAL_LIMIT = 2 * 2**30  # bytes of all files with their headers, in a small archive
 RATIO_LIMIT = 100  # the limit of a larger archive, as a multiple of its size; zip bombs have ratios of about 1000
 HEADER_BYTES = 512
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 LMDB_FILE, LMDB_MAGIC = "data.mdb", b"\xde\xc0\xef\xbe"
 _CHUNK = 1 << 20
 
@@ -286,6 +287,11 @@ def _kind(path: Path) -> str:
     for magic, module in _COMPRESSIONS.items():
         if head.startswith(magic):
             return module
+    data = (
+        "Hdf5" if head.startswith(HDF5_MAGIC) else "ImageTable" if path.suffix.lower() in (".csv", ".parquet") else ""
+    )
+    if data:
+        raise DataError([f"{path} is not a folder or archive of images; to read it, add --data {data}"])
     kinds = "a folder, tar, tar.gz, tar.bz2, tar.xz, zip or LMDB"
     raise DataError([f"{path} is not {kinds}; unpack it and use the folder"])
 

@@ -115,6 +115,8 @@ def _decoded(content: bytes, name: str, size: int | None, choose: Choose | None,
     from PIL import Image
 
     try:
+        if not content:
+            raise ValueError("the file is empty")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             area = image.width * image.height
             reducible = size is not None and image.format == "JPEG"
@@ -137,6 +139,8 @@ def _decoded(content: bytes, name: str, size: int | None, choose: Choose | None,
             return Decoded(pixels, area, converted)
     except Exception as error:  # Pillow raises nearly any exception for damaged files: SyntaxError, struct.error, ...
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"more than {MOST_PIXELS:,} pixels; reduce it"
         raise Unreadable([f"{printable(name)}: {printable(reason)}"]) from None
 
 
@@ -250,7 +254,11 @@ def _eight_bit(image: Image.Image, max_value: int) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     values = sixteen_bit(image)
-    return Image.fromarray((np.minimum(values, max_value) * 256 // (max_value + 1)).astype(np.uint8))
+    gray = Image.fromarray((np.minimum(values, max_value) * 256 // (max_value + 1)).astype(np.uint8))
+    clear = image.info.get("transparency")  # the value of transparent pixels
+    if not isinstance(clear, int):
+        return gray
+    return Image.merge("LA", (gray, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))))
 
 
 def sixteen_bit(image: Image.Image) -> np.ndarray:

@@ -56,7 +56,7 @@ def _faults(tree: Tree) -> tuple[list[str], bool]:
     """Error lines, and whether the folder structure differs from EXPECTED."""
     if not tree.names:
         left = f" ({len(tree.others):,} other files)" if tree.others else ""
-        return [f"{tree.path} contains no images{left}"], True
+        return [f"{tree.path} contains no images{left}{_other_kind(tree)}"], True
     paths = [name.split("/") for name in tree.names]
     form = _form(paths)
     if not form and (doubts := [f"{tree.path}: {line}" for line in _doubts(paths)]):
@@ -83,11 +83,16 @@ def lacking(source: Path, splits: Splits) -> list[str]:
     """An error line for each split that has no image of a class; multi-label data need all classes only in train."""
     classes, each = splits.classes, {"train": splits.train, "val": splits.val, "test": splits.test}
     each = {"train": splits.train} if splits.multi_label else each
-    return [
-        f"{source}: the {split} split would have no image of {', '.join(absent)}; add images, or change the fractions"
-        for split, images in each.items()
-        if (absent := [c for c, n in zip(classes, images.counts(len(classes)), strict=True) if not n])
-    ]
+    total = [sum(counts) for counts in zip(*(images.counts(len(classes)) for images in each.values()), strict=True)]
+    wrong = []
+    for split, images in each.items():
+        absent = [place for place, n in enumerate(images.counts(len(classes))) if not n]
+        if absent:
+            enough = splits.multi_label or all(total[place] >= len(each) for place in absent)
+            names = ", ".join(classes[place] for place in absent)
+            mend = "add images, or change the fractions" if enough else "add images: each split needs one of each class"
+            wrong.append(f"{source}: the {split} split would have no image of {names}; {mend}")
+    return wrong
 
 
 def _form(paths: list[list[str]]) -> Form:
@@ -169,6 +174,15 @@ def _wrong_splits(tree: Tree, paths: list[list[str]], form: Form) -> Iterator[st
             yield f"{tree.path}: {printable(name)}/ contains no images; add images or remove the folder"
 
 
+def _other_kind(tree: Tree) -> str:
+    """The advice to read the other files of a tree, which look like shards or a table."""
+    names = [name for name in tree.others if not name.rpartition("/")[2].startswith(".")]
+    if names and all(name.endswith(".tar") for name in names):
+        return "; to read the tar files as shards, add --data WebShards"
+    table = next((name for name in names if name.lower().endswith((".csv", ".parquet"))), None)
+    return f"; if {printable(table)} lists the images, use it as --root, with --data ImageTable" if table else ""
+
+
 def _advice(split: str, vals: list[str]) -> str:
     advice = "the validation split is created from train"
     return f"; rename {printable(vals[0])}/ to test/: {advice}" if split == "test" and vals else ""
@@ -177,7 +191,8 @@ def _advice(split: str, vals: list[str]) -> str:
 def _wrong_classes(tree: Tree, form: Form, found: set[tuple[str, str]]) -> Iterator[str]:
     classes = natural({name for _, name in found})
     if len(classes) == 1:
-        yield f"{tree.path}: {printable(classes[0])} is the only class; classification requires at least two"
+        few = f"{printable(classes[0])} is the only class; classification requires at least two"
+        yield f"{tree.path}: {few}{_other_kind(tree)}"
     for path in sorted(tuple(name.split("/")) for name in tree.folders):
         split, depth = form.get(path[0], (split_of(path[0]), 1)) if form else (WHOLE, 0)
         if split is None or len(path) != depth + 1:
@@ -192,4 +207,9 @@ def _wrong_classes(tree: Tree, form: Form, found: set[tuple[str, str]]) -> Itera
             lacking = [name for name in classes if (other, name) in found and (split, name) not in found]
             if lacking and "train" in (split, other):
                 shown = ", ".join(first([printable(name) for name in lacking], 20))
-                yield f"{tree.path}: classes of {other}/ are missing in {split}/: {shown}"
+                mend = (
+                    f"add images, or remove {split}/, which is then drawn from train"
+                    if split == "val"
+                    else "add images"
+                )
+                yield f"{tree.path}: classes of {other}/ are missing in {split}/: {shown}; {mend}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import posixpath
 import re
@@ -16,18 +15,14 @@ from typing import Any
 from core.common.errors import DataError
 from core.common.text import did_you_mean
 from data.reading import archive, disk
+from data.reading.columns import EXPECTED, read_csv, read_parquet, refuse_large
 from data.reading.layout import WHOLE
 from data.reading.progress import printable
 from data.reading.splits import split_of
 
 SUFFIXES = (".csv", ".parquet")
-EXPECTED = (
-    "expected: a .csv or .parquet file, or a folder with one such file, with the columns path and label, and "
-    "optionally split (train, val, test) and group; paths are relative to the folder of the table"
-)
 BYTES_LIMIT = 2**30  # of the file
-ROWS_LIMIT = 5_000_000  # each of them is a file that is looked for
-CELL_LIMIT = 65_536  # characters
+MOST_ADVISED = 3  # rows with a mistake that an option mends, which are listed one by one
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
 
 
@@ -133,21 +128,30 @@ def paths(table: Path, column: str = "path") -> list[str]:
     _refuse_irregular(table)
     with disk.as_data_error(table):
         raw = table.read_bytes()
-    content = _read_parquet(raw, table, {column}) if table.suffix.lower() == ".parquet" else _read_csv(raw, table)
+    content = read_parquet(raw, table, {column}) if table.suffix.lower() == ".parquet" else read_csv(raw, table)
     if wrong := list(_missing("path", column, content.column_names)):
         raise DataError([f"{table}: {line}" for line in wrong])
-    _refuse_large(table, content, {"path": column})
-    return [str(cell) for cell in content.column(column).to_pylist() if cell is not None]
+    refuse_large(table, content, {"path": column})
+    cells = content.column(column).to_pylist()
+    if any(not isinstance(cell, str | None) for cell in cells):
+        raise DataError([f"{table}: column {column} has the type {content.column(column).type}; text is needed"])
+    return [cell for cell in cells if cell]
 
 
 def _lines(wrong: dict[int, list[_Wrong]], count: int) -> Iterator[str]:
-    """A line for each mistake that all rows share, and for each row with others.  count: number of rows."""
+    """A line for each mistake that all rows share or that an option mends, and for each row with others.
+
+    count: number of rows.
+    """
     kinds = Counter(one.what for complaints in wrong.values() for one in complaints)
-    shared = {what for what, times in kinds.items() if times == count > 1}
+    shared = {what for what, times in kinds.items() if times == count > 1 or (times > MOST_ADVISED and "--" in what)}
     for what in kinds:
         if what in shared:
             example = next(one for complaints in wrong.values() for one in complaints if one.what == what)
-            yield f"all {count:,} rows: {example}, and likewise in every other row"
+            if kinds[what] == count:
+                yield f"all {count:,} rows: {example}, and likewise in every other row"
+            else:
+                yield f"{kinds[what]:,} of {count:,} rows: {example}, and likewise in the others"
     for number, complaints in wrong.items():
         if own := [str(one) for one in complaints if one.what not in shared]:
             yield f"row {number}: {'; '.join(own)}"
@@ -158,7 +162,7 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
     with disk.as_data_error(table):
         raw = table.read_bytes()
     is_parquet = table.suffix.lower() == ".parquet"
-    content = _read_parquet(raw, table, set(columns.named().values())) if is_parquet else _read_csv(raw, table)
+    content = read_parquet(raw, table, set(columns.named().values())) if is_parquet else read_csv(raw, table)
     known = content.column_names
     named = dict(_present(columns, known))
     wrong = [line for role, name in named.items() for line in _missing(role, name, known)]
@@ -166,7 +170,7 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
         raise DataError([*(f"{table}: {line}" for line in wrong), EXPECTED])
     if not content.num_rows:
         raise DataError([f"{table} has no rows", EXPECTED])
-    _refuse_large(table, content, named)
+    refuse_large(table, content, named)
     cells = {role: content.column(name).to_pylist() for role, name in named.items()}
     if columns.multi_label and table.suffix.lower() == ".csv":  # an empty cell of a CSV file is an empty list
         cells["label"] = [[] if cell is None else cell for cell in cells["label"]]
@@ -189,79 +193,6 @@ def _missing(role: str, name: str, known: Sequence[str]) -> Iterator[str]:
         hint = did_you_mean(name, known) or f"; the columns are {', '.join(map(printable, known))}"
         none = ", or none" if role in ("split", "group") else ""
         yield f"the table has no column {name}{hint} (set it with --data.{role}_column NAME{none})"
-
-
-def _read_csv(raw: bytes, table: Path) -> Any:
-    from csv import Error, reader
-
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        text = raw.decode("utf-8-sig")
-        text = text if "\n" in text else text.replace("\r", "\n")  # line ends of old Macs
-        header = text.partition("\n")[0]
-        separator = next((mark for mark in ";\t" if mark in header and "," not in header), ",")
-        names = next(reader(io.StringIO(text), delimiter=separator), [])
-        # read every column as text, because type inference would turn 007 into 7
-        options = csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-        )
-        parsing = csv.ParseOptions(newlines_in_values=True, delimiter=separator)
-        content = csv.read_csv(pa.BufferReader(text.encode()), parse_options=parsing, convert_options=options)
-        return content.rename_columns([name.strip() for name in content.column_names])
-    except Error as error:
-        raise DataError([f"{table} is not a comma-separated CSV file: {printable(str(error))[:300]}"]) from None
-    except UnicodeDecodeError as error:
-        raise DataError([f"{table} is not UTF-8 text (byte {error.start:,}); save it as UTF-8"]) from None
-    except pa.ArrowInvalid as error:
-        if not raw.strip():
-            raise DataError([f"{table} is empty", EXPECTED]) from None
-        raise DataError([f"{table} is not a comma-separated CSV file: {printable(str(error))[:300]}"]) from None
-
-
-def _read_parquet(raw: bytes, table: Path, names: set[str]) -> Any:
-    """The table with these columns; of others, only the names. Text is not expanded: a file may repeat a large one."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(raw))
-        if file.metadata.num_rows > ROWS_LIMIT:
-            raise DataError([_too_many_rows(table, file.metadata.num_rows)])
-        fields = file.schema_arrow
-        unique = len(set(fields.names)) == len(fields.names)
-        text = [field.name for field in fields if unique and pa.types.is_string(field.type)]
-        wanted = [name for name in fields.names if name in names]
-        found = parquet.read_table(pa.BufferReader(raw), read_dictionary=text, columns=wanted)
-        for name in fields.names:
-            found = found if name in names else found.append_column(name, pa.nulls(found.num_rows))
-        return found
-    except (pa.ArrowException, OSError) as error:
-        raise DataError([f"{table} is not a Parquet file: {printable(str(error))[:300]}"]) from None
-
-
-def _refuse_large(table: Path, content: Any, named: dict[str, str]) -> None:
-    """Raises DataError for a table whose cells would not fit into memory."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    if content.num_rows > ROWS_LIMIT:
-        raise DataError([_too_many_rows(table, content.num_rows)])
-    for name in named.values():
-        for chunk in content.column(name).chunks:
-            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-            values = values.flatten() if pa.types.is_list(values.type) else values
-            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-                longest = compute.max(compute.binary_length(values)).as_py() or 0
-                if longest > CELL_LIMIT:
-                    raise DataError(
-                        [f"{table}: column {name} has a text of {longest:,} bytes; the limit is {CELL_LIMIT:,}"]
-                    )
-
-
-def _too_many_rows(table: Path, rows: int) -> str:
-    return f"{table} has {rows:,} rows, more than the limit of {ROWS_LIMIT:,}; divide it, or use WebShards"
 
 
 def _row(
@@ -314,8 +245,10 @@ def _relative(path: str, folder: Path) -> str:
 
 def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:
     if not columns.multi_label:
-        name = _text("label", "|".join(map(str, cell)) if isinstance(cell, list) else cell)
-        if isinstance(cell, list) or columns.separator in name:
+        if isinstance(cell, list):
+            raise _Wrong(printable(str(cell))[:100], "is a list of labels; set --data.multi_label true")
+        name = _text("label", cell)
+        if columns.separator in name:
             advice = "for multi-label data, set --data.multi_label true; otherwise set another --data.separator"
             raise _Wrong(printable(name), f"is more than one label; {advice}")
         return (name,)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from core.common.errors import DataError
 from core.loading.stratify import held_out
 from data import ImageFolder, ImageTable
-from data.reading import ingest, rows
+from data.reading import columns, ingest, rows
 from data.reading.decode import decode
 from tests.support.samples import encoded, noise, tree
 
@@ -326,7 +326,7 @@ def test_several_labels_are_declared_and_never_guessed(tmp_path):
     assert "row 1: the labels cat, cat contain a label twice" in complaint(path, multi_label=True)
     assert loaded(table(tmp_path, labels=("a|b", "c")), separator=";").classes == ("a|b", "c")
     parquet.write_table(pa.table({"path": images(tmp_path, 2), "label": [["a", "b"], None]}), tmp_path / "a.parquet")
-    assert "row 1: a|b is more than one label" in complaint(tmp_path / "a.parquet")
+    assert "row 1: ['a', 'b'] is a list of labels; set --data.multi_label true" in complaint(tmp_path / "a.parquet")
     assert "row 2: the label is missing" in complaint(tmp_path / "a.parquet", multi_label=True)
     parquet.write_table(pa.table({"path": images(tmp_path, 2), "label": ["", ""]}), tmp_path / "a.parquet")
     assert "the label is missing" in complaint(tmp_path / "a.parquet", multi_label=True)
@@ -389,7 +389,7 @@ def test_tables_that_would_hang_or_fill_the_memory_are_refused_by_name(tmp_path,
     assert "column path has a text of 10,000,000 bytes" in complaint(tmp_path / "long.parquet")
     path = table(tmp_path / "few")
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "ROWS_LIMIT", 19)
+        patch.setattr(columns, "ROWS_LIMIT", 19)
         assert "table.csv has 20 rows, more than the limit of 19" in complaint(path)
         parquet.write_table(pa.table({"path": ["a"] * 20, "label": ["b"] * 20}), tmp_path / "many.parquet")
         assert "many.parquet has 20 rows, more than the limit of 19" in complaint(tmp_path / "many.parquet")
@@ -400,3 +400,17 @@ def test_tables_that_would_hang_or_fill_the_memory_are_refused_by_name(tmp_path,
     assert "is not a comma-separated CSV file: field larger than field limit" in complaint(path)
     path.write_text("path,label\n" + "".join(f"images/{n:02}.png,{'7' * 5000}{n % 2}\n" for n in range(20)))
     assert len(loaded(path).classes) == 2
+
+
+def test_a_table_that_expands_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "COLUMN_LIMIT", 10_000)
+    for kind in (pa.string(), pa.large_string()):
+        same = pa.array(["images/" + "x" * 100] * 200, kind)
+        parquet.write_table(pa.table({"path": same, "label": ["a", "b"] * 100}), tmp_path / "a.parquet")
+        assert "column path has 21,400 bytes of text; the limit is 10,000" in complaint(tmp_path / "a.parquet")
+
+
+def test_a_mistake_of_many_rows_that_an_option_mends_is_told_once(tmp_path):
+    path = table(tmp_path, 9, labels=("a|b", "a|b", "c"))
+    assert "6 of 9 rows: a|b is more than one label; for multi-label data, set" in complaint(path)
+    assert complaint(path).count("more than one label") == 1

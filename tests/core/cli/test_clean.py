@@ -46,3 +46,24 @@ def test_checkpoints_of_finished_runs_are_listed_and_removed_and_no_others(home,
     assert list((other / "checkpoints").iterdir())
     with pytest.raises(UserError, match="no finished run of tinny has checkpoints"):
         main(["tinny"])
+
+
+def test_linked_runs_are_left_and_what_cannot_be_removed_is_named(home, tmp_path, capsys, monkeypatch):
+    run = train(EXPERIMENT.but({"epochs": 1, "limit": 64}), QUIET)
+    elsewhere = tmp_path / "elsewhere"
+    run.folder.rename(elsewhere)
+    run.folder.symlink_to(elsewhere)
+    assert main(["--yes"]) == 0
+    assert list((elsewhere / "checkpoints").iterdir())
+    run.folder.unlink()
+    elsewhere.rename(run.folder)
+
+    def refuse(folder):
+        raise PermissionError(1, "Operation not permitted", str(folder))
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    capsys.readouterr()
+    assert main(["--yes"]) == 1
+    assert f"{run.folder / 'checkpoints'}: Operation not permitted; left as it is" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--older: the number of days must not be negative"):
+        main(["--older", "nan"])

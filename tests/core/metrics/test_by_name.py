@@ -102,7 +102,8 @@ def test_what_cannot_be_computed_is_said():
     for name, message in (
         ("acuracy", "acuracy: unknown metric; did you mean accuracy"),
         ("MulticlassAUROCC", "unknown metric; did you mean MulticlassAUROC"),
-        ("MulticlassConfusionMatrix", "MulticlassConfusionMatrix has 16 values; use an average"),
+        ("MulticlassConfusionMatrix", "MulticlassConfusionMatrix is not a single number"),
+        ("MulticlassROC", "MulticlassROC is not a single number"),
     ):
         with pytest.raises(UserError, match=message):
             compute(found, name)

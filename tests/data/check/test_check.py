@@ -127,7 +127,7 @@ def unlucky(folder):
         "note": [
             "train/cat/кошка.png",
             "train/cat/my photo.png",
-            "1 image with 16 bits per channel: the high byte is used; see --data.max_value\n    train/cat/deep.png",
+            "1 image with 16 bits per channel: converted to 8 bits; see --data.max_value\n    train/cat/deep.png",
             "1 image in CMYK: converted by Pillow, without a color profile\n    train/dog/cmyk.jpg",
             "1 image with several frames or pages: the first one is used\n    train/dog/moves.gif",
             "1 image rotated by EXIF: rotated upright\n    train/dog/turned.png",
@@ -515,3 +515,31 @@ def test_packed_sets_are_checked(tmp_path, capsys):
     status, said = checked(capsys, shards)
     assert status == 1
     assert "test.tar/7.png = train.tar/7.png" in said
+
+
+def test_a_declared_range_is_taken_into_account(tmp_path, capsys):
+    source = tree(tmp_path / "source")
+    deep = np.linspace(0, 4095, 256).reshape(16, 16).astype(np.uint16)
+    put(source, "train/cat/deep.png", _saved(Image.fromarray(deep), "PNG"))
+    _, said = checked(capsys, source, "--data.max_value", "4095")
+    assert "gray levels" not in said
+    _, said = checked(capsys, source, "--data.max_value", "1023")
+    assert "warning: 1 16-bit image with values above --data.max_value 1023, which become white" in said
+    for words, message in (
+        (["--data.size"], "a value is missing"),
+        (["--data.size=8", "--data.size=9"], "given twice"),
+    ):
+        with pytest.raises(UserError, match=rf"--data\.size: {message}"):
+            main([str(source), *words])
+
+
+def test_what_another_data_set_would_read_is_advised(tmp_path, capsys):
+    put(tmp_path, "flat/images/1.png", noise(1))
+    (tmp_path / "flat/labels.csv").write_text("path,label\nimages/1.png,cat\n")
+    _, said = checked(capsys, tmp_path / "flat")
+    assert "is the only class; classification requires at least two; if labels.csv lists the images, use it" in said
+    with pytest.raises(DataError, match="to read it, add --data ImageTable"):
+        ImageFolder().load(tmp_path / "flat/labels.csv")
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(UserError, match="is not a regular file"):
+        main([str(tmp_path / "a.h5")])

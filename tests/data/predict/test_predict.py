@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -21,7 +23,8 @@ from core.models import MLP
 from core.runs.train import train
 from core.runs.trained import load
 from data import ImageFolder
-from data.predict.predict import main
+from data.predict.predict import _refuse_folders, main
+from data.predict.results import show
 from data.reading.decode import decode
 from experiments.tiny import EXPERIMENT
 from tests.support.samples import encoded, noise, tree
@@ -193,7 +196,8 @@ def test_mistakes_are_named(given, tmp_path):
     run, folder, _ = given
     for words, message in (
         ([run], "no images are given"),
-        ([run, str(folder / "nothing.png")], "run not found"),
+        ([run, str(folder / "nothing.png")], "no such file or folder"),
+        (["nothing"], "run not found"),
         ([run, str(folder), str(folder / "nothing.png")], r"nothing\.png: no such file or folder"),
         ([run, str(folder), "--to", str(tmp_path / "a.txt")], r"the name must end in \.csv, \.parquet, \.jsonl"),
         ([run, str(folder), "--to", str(tmp_path / "no/a.csv")], "the folder .*no does not exist"),
@@ -202,3 +206,99 @@ def test_mistakes_are_named(given, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             main(words)
+
+
+def test_what_is_no_image_file_is_a_row_and_nothing_hangs(given, capsys, monkeypatch, tmp_path):
+    run, folder, _ = given
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "phone.HEIC").write_bytes(b"any")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with (tmp_path / "large.png").open("wb") as stream:
+        stream.truncate(1 << 30)
+    names = ("pipe.png", "phone.HEIC", "empty.png", "large.png")
+    lines = ["/dev/zero", "a\0b.png", str(folder / "cat" / "00.png").replace("/cat/", "\\cat\\")]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    status, rows = predicted(capsys, run, *(tmp_path / name for name in names), "-")
+    assert status == 1
+    reasons = [row["error"] for row in rows]
+    assert reasons[0] == "not a regular file"
+    assert reasons[1] == "the format .heic is not supported; convert the file to JPEG or PNG"
+    assert reasons[2] == "the file is empty"
+    assert "bytes are more than the limit" in reasons[3]
+    assert reasons[4] == "not a regular file"
+    assert "null byte" in reasons[5]
+    assert rows[6]["class"]
+
+
+def test_a_folder_of_shards_is_read_and_one_without_images_is_named(given, capsys, tmp_path):
+    run, folder, _ = given
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with tarfile.open(shards / "a.tar", "w") as tar:
+        tar.add(folder / "cat" / "00.png", "00.png")
+    _, rows = predicted(capsys, run, shards)
+    assert [row["path"] for row in rows] == [str(shards / "a.tar" / "00.png")]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="none contains no images"):
+        main([run, str(tmp_path / "none"), "--to", str(tmp_path / "a.csv")])
+    assert not list(tmp_path.glob("a.csv*"))
+
+
+def test_paths_are_in_the_column_that_is_named(given, capsys, tmp_path):
+    run, folder, _ = given
+    (folder / "t.csv").write_text("Filename;Class\ncat\\00.png;x\n")
+    with pytest.raises(UserError, match="the table has no column path"):
+        predicted(capsys, run, folder / "t.csv")
+    _, rows = predicted(capsys, run, folder / "t.csv", "--path-column", "Filename")
+    assert [row["path"] for row in rows] == [str(folder / "cat" / "00.png")]
+    parquet.write_table(pa.table({"path": [b"cat/00.png"]}), folder / "t.parquet")
+    with pytest.raises(UserError, match="column path has the type .*binary.*; text is needed"):
+        predicted(capsys, run, folder / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a"\n', "line 1 is damaged"),
+        (b"\xff\xfe\n", "line 1 is damaged"),
+        (b'{"runs": []}\n[1, 2]\n', "line 2 is damaged"),
+        (b'{"runs": []}\n{"path": 1}\n', "line 2 is damaged"),
+    ],
+)
+def test_damaged_rows_are_named(given, tmp_path, content, message):
+    run, folder, _ = given
+    (tmp_path / "a.csv.rows").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        main([run, str(folder), "--to", str(tmp_path / "a.csv")])
+
+
+def test_rows_are_written_to_no_other_file(given, tmp_path):
+    run, folder, _ = given
+    (tmp_path / "elsewhere").write_text("")
+    (tmp_path / "a.csv.rows").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"a\.csv\.rows: "):
+        main([run, str(folder), "--to", str(tmp_path / "a.csv")])
+    assert (tmp_path / "elsewhere").read_text() == ""
+    os.mkfifo(tmp_path / "b.csv.rows")
+    with pytest.raises(UserError, match="is not a regular file"):
+        main([run, str(folder), "--to", str(tmp_path / "b.csv")])
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "x\x1b[31m", "L" * 300])
+def test_classes_that_are_no_folder_names_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be names of folders"):
+        _refuse_folders(tmp_path, ["cat", name])
+
+
+def test_images_are_sorted_into_no_linked_folder(tmp_path):
+    (tmp_path / "cat").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="cat is a link"):
+        _refuse_folders(tmp_path, ["cat"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder"):
+        _refuse_folders(tmp_path / "file", ["cat"])
+
+
+def test_names_of_classes_are_printed_without_control_characters(capsys):
+    show(iter([[{"path": "a\x1b[2J", "class": "x\x1b[31m"}]]), ["path", "class", "error"])
+    assert "\x1b" not in capsys.readouterr().out

@@ -181,3 +181,9 @@ def test_formats_that_pillow_reads_are_read(form):
 def test_the_policy_names_every_choice():
     for word in ("gray", "transparency", "CMYK", "16 bit", "first frame", "EXIF"):
         assert word in Conversion().policy
+
+
+def test_transparency_of_16_bit_gray_is_seen():
+    content = saved(Image.fromarray(np.array([[0x1234, 0xFFFF]], np.uint16)), transparency=0x1234)
+    assert decode(content, "a.png")[0, :, 0].tolist() == [255, 255]
+    assert decode(content, "a.png", None, Conversion("black"))[0, :, 0].tolist() == [0, 255]
