@@ -252,7 +252,7 @@ def test_paths_are_in_the_column_that_is_named(given, capsys, tmp_path):
     _, rows = predicted(capsys, run, folder / "t.csv", "--path-column", "Filename")
     assert [row["path"] for row in rows] == [str(folder / "cat" / "00.png")]
     parquet.write_table(pa.table({"path": [b"cat/00.png"]}), folder / "t.parquet")
-    with pytest.raises(UserError, match="column path has the type .*binary.*; text is needed"):
+    with pytest.raises(UserError, match=r"column path has the type .*binary.*; text is needed"):
         predicted(capsys, run, folder / "t.parquet")
 
 
