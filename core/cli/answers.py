@@ -11,7 +11,7 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.inference.answers import ask, name_of, write
+from core.inference.answers import ask, log_answers, name_of
 from core.launch import Launch
 from core.record.journal import Journal
 from core.record.lock import locked
@@ -34,21 +34,17 @@ def main(words: Sequence[str]) -> int:
 def compute(run: Run, root: Path | None, device: str) -> None:
     """Compute and record the answers of a run for val and test. Raises UserError."""
     from core.inference.network import network_of
-    from core.training.assemble import load_splits
 
     declared(run.record)
     if holds_others(run.record) or run.status != "FINISHED":
         raise UserError([f"{run.id}: answers require a finished run with a network of its own"])
     launch = Launch.read(run.record["launch"])
-    splits = load_splits(run.experiment, launch.but({"root": root or launch.root}), run.record["data"]["classes"])
-    if not splits.same_as(run.record["data"]):
-        raise UserError([f"{run.id}: the data have changed since the run was trained ({splits.source})"])
+    splits = run.splits(launch.but({"root": root or launch.root}))
     network = network_of(run, device)
     with locked(run.folder):
         journal = Journal(run.folder)
         for split, images in (("val", splits.val), ("test", splits.test)):
             answers = ask(network, images, split, splits.classes)
-            write(journal.artifact(name_of(split)), answers, run.id)
-            journal.log_artifact(name_of(split))
+            log_answers(journal, name_of(split), answers)
             tell(f"{run.id}: {len(answers):,} answers for {split}")
         journal.close(None)

@@ -41,11 +41,9 @@ def report(run: Run, launch: Launch) -> Path:
     """Write the report page of a finished run, replacing an earlier one. Returns its path. Raises UserError."""
     from core.inference.network import network_of
     from core.report.write import make
-    from core.training.assemble import load_splits, studied
+    from core.training.assemble import studied
 
-    splits = load_splits(run.experiment, launch, run.record["data"]["classes"])
-    if not splits.same_as(run.record["data"]):
-        raise UserError([f"{run.id}: the data have changed since the run was trained ({splits.source})"])
+    splits = run.splits(launch)
     network = network_of(run, launch.device)
     with locked(run.folder):
         journal = Journal(run.folder)

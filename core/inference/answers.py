@@ -24,6 +24,7 @@ from core.common.files import replacing
 from core.inference.network import Network
 from core.loading.images import Images
 from core.metrics.answers import Answers, bounded, identity, joined
+from core.record.journal import Journal
 from core.record.run import RecordedRun
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def write(path: Path, answers: Answers, run: str) -> None:
 
     with replacing(path) as stream:
         parquet.write_table(_table(answers, run), stream, compression="zstd")
+
+
+def log_answers(journal: Journal, name: str, answers: Answers) -> None:
+    """Write answers as an artifact of a run and record it."""
+    write(journal.artifact(name), answers, journal.run_id)
+    journal.log_artifact(name)
 
 
 def _table(answers: Answers, run: str) -> pa.Table:

@@ -6,7 +6,7 @@ import torch
 
 from core.common import plots
 from core.common.errors import Unfinished, UserError
-from core.inference.answers import name_of, write
+from core.inference.answers import log_answers, name_of
 from core.loading.images import Splits
 from core.metrics.answers import Answers
 from core.metrics.confusion import DENSE, cells
@@ -57,8 +57,7 @@ def test(journal: Journal, parts: Assembly) -> None:
     if task.exclusive:
         _keep_confusion(journal, result, parts.splits)
     for each in answers:
-        write(journal.artifact(name_of(each.split)), each, journal.run_id)
-        journal.log_artifact(name_of(each.split))
+        log_answers(journal, name_of(each.split), each)
     with plots.optional("per_class.csv"):
         _keep_per_class(journal, task.per_class(result.table), parts.splits)
 

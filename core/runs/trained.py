@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from core.inference.network import Network
+    from core.launch import Launch
+    from core.loading.images import Splits
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class Run(RecordedRun):
                 f"images must be uint8 [N, {expected}] with N > 0, not {images.dtype} {list(images.shape)}"
             )
         return self._network.task.probabilities(self._network.logits(images)).numpy()
+
+    def splits(self, launch: Launch) -> Splits:
+        """The images that the run was trained on, with classes in its order. Raises UserError if they have changed."""
+        from core.training.assemble import load_splits
+
+        found = load_splits(self.experiment, launch, self.record["data"]["classes"])
+        if not found.same_as(self.record["data"]):
+            raise UserError([f"{self.id}: the data have changed since the run was trained ({found.source})"])
+        return found
 
     @cached_property
     def _network(self) -> Network:

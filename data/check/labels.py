@@ -16,7 +16,7 @@ from core.runs.trained import Run
 from data.check.findings import Inspection
 from data.check.survey import Content, pixels_of
 from data.reading import ingest
-from data.reading.decode import Conversion
+from data.reading.decode import Conversion, with_channels
 from data.reading.progress import bar, printable
 
 
@@ -101,5 +101,4 @@ def _network(run: Run, device: str) -> tuple[Any, int, int]:
 
 
 def _pixels(content: Content, name: str, how: Conversion, side: int, channels: int) -> np.ndarray:
-    pixels = pixels_of(content, name, side, how)
-    return pixels if channels == 3 else np.rint(pixels.mean(axis=2, keepdims=True)).astype(np.uint8)
+    return with_channels(pixels_of(content, name, side, how), channels)

@@ -21,7 +21,7 @@ from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.statistics import wilson
 from core.common.terminal import console, tell
-from core.inference.answers import ask, read, write
+from core.inference.answers import ask, log_answers, read
 from core.inference.network import network_of
 from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
@@ -57,11 +57,12 @@ def main(words: Sequence[str]) -> int:
         for run in runs:
             _show(run.id, read(run, given.split or "test"), metrics)
         return 0
+    translation = _translation(given.map)
     for run in runs:
         size = run.record["data"]["image_shape"][0]
         data = declared(given.data or kind_of(given.root), {"size": str(size), **options})
         splits = data.load(given.root)
-        chosen = _matched(_chosen(splits, given.split or "all"), splits, run, _translation(given.map))
+        chosen = _matched(_chosen(splits, given.split or "all"), splits, run, translation)
         answers = ask(network_of(run, given.device), chosen, splits.name, tuple(run.record["data"]["classes"]))
         values = _show(f"{run.id} on {splits.name}", answers, metrics)
         _record(run, answers, splits, given.split or "all", values)
@@ -153,8 +154,7 @@ def _record(
     }
     with locked(run.folder):
         journal = Journal(run.folder)
-        write(journal.artifact(f"{name}.parquet"), answers, run.id)
-        journal.log_artifact(f"{name}.parquet")
+        log_answers(journal, f"{name}.parquet", answers)
         log_text(journal, f"{name}.json", json.dumps(facts, indent=1))
         journal.close(None)
     tell(f"recorded: {run.folder / 'artifacts' / name}.json")

@@ -53,7 +53,7 @@ def contents(places: Sequence[str], column: str) -> Iterator[tuple[str, bytes | 
         if place == "-":
             for line in map(str.rstrip, sys.stdin):
                 if line:
-                    path = _on_this_system(line, Path())
+                    path = rows.on_this_system(line, Path())
                     yield path, Path(path)
         else:
             yield from _of(Path(place), column)
@@ -66,7 +66,7 @@ def _of(place: Path, column: str) -> Iterator[tuple[str, bytes | Path]]:
         yield str(place), place
     elif suffix in rows.SUFFIXES:
         for name in rows.paths(place, column):
-            path = os.path.join(place.parent, _on_this_system(name, place.parent))
+            path = os.path.join(place.parent, rows.on_this_system(name, place.parent))
             yield path, Path(path)
     else:
         found = False
@@ -87,11 +87,6 @@ def _is_asked(member: archive.Member) -> bool:
     suffix = os.path.splitext(member.name)[1].lower()
     wanted = suffix in SUFFIXES | UNSUPPORTED or (suffix == ".tar" and member.mtime_ns > 0)
     return wanted and not member.folder and not archive.hidden(member.name)
-
-
-def _on_this_system(name: str, folder: Path) -> str:
-    """A path that was written on Windows, with slashes."""
-    return name.replace("\\", "/") if "\\" in name and not os.path.lexists(folder / name) else name
 
 
 def _image(path: str, content: ingest.Stored, size: int, how: Conversion) -> Image:

@@ -23,7 +23,7 @@ from core.runs.trained import Run, load
 from data.folder import ImageFiles
 from data.predict.inputs import Image, images, refuse_missing
 from data.predict.results import Kept, Row, show
-from data.reading.decode import AS_DECLARED, Conversion
+from data.reading.decode import AS_DECLARED, Conversion, with_channels
 from data.reading.progress import bar, printable
 from data.table import ImageTable
 
@@ -143,8 +143,7 @@ class _Asked:
 
     def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """The mean probabilities over the runs, float32 [N, C]."""
-        if self.channels == 1:
-            pixels = np.rint(pixels.mean(axis=3, keepdims=True)).astype(np.uint8)
+        pixels = with_channels(pixels, self.channels)
         each = [network.task.probabilities(network.logits(pixels)).numpy() for network in self.networks]
         mean: np.ndarray = np.mean(each, axis=0)
         return mean

@@ -111,6 +111,11 @@ def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     return np.array(_cut(image, size, None)), image.width * image.height
 
 
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Color images uint8 [..., 3] as a network of so many channels, 1 or 3, takes them."""
+    return pixels if channels == 3 else np.rint(pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)
+
+
 def _decoded(content: bytes, name: str, size: int | None, choose: Choose | None, how: Conversion) -> Decoded:
     from PIL import Image
 

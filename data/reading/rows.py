@@ -230,11 +230,15 @@ def _text(role: str, cell: Any) -> str:
     return cell.strip()
 
 
+def on_this_system(path: str, folder: Path) -> str:
+    """A path that was written on Windows, with slashes; here, a backslash can be part of a name."""
+    return path.replace("\\", "/") if "\\" in path and not os.path.lexists(folder / path) else path
+
+
 def _relative(path: str, folder: Path) -> str:
     """An absolute path inside the folder of the table as a relative one, and a path written on Windows with slashes;
     other paths as they are."""
-    if "\\" in path and not os.path.lexists(folder / path):  # here, a backslash can be part of a name
-        path = path.replace("\\", "/")
+    path = on_this_system(path, folder)
     if not os.path.isabs(path) or ".." in path.split("/"):
         return path
     for around in (os.path.abspath(folder), os.path.realpath(folder)):

@@ -10,31 +10,15 @@ import pytest
 from core.common.errors import UserError
 from core.common.statistics import wilson
 from core.inference.answers import read_file
-from core.launch import Launch
-from core.models import MLP
 from core.record import journal
-from core.runs.train import train
-from data import ImageFolder
 from data.predict.evaluate import main
 from data.reading.decode import decode
-from experiments.tiny import EXPERIMENT
-from tests.support.samples import tree
-
-FIELDS = {"data": ImageFolder(size=16), "model": MLP(hidden=(8,)), "augment": (), "epochs": 1, "batch_size": 8}
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    home, source = tmp_path_factory.mktemp("home"), tree(tmp_path_factory.mktemp("data") / "set", each=6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LABBOOK_HOME", str(home))
-        yield home, source, train(EXPERIMENT.but(FIELDS), Launch(mlflow=False, threads=1, root=source))
 
 
 @pytest.fixture
 def run(lab, monkeypatch):
     monkeypatch.setenv("LABBOOK_HOME", str(lab[0]))
-    return lab[2]
+    return lab[2][0]
 
 
 def test_its_own_test_images_have_the_recorded_accuracy_with_wilsons_interval(run, capsys):
