@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import Field
 
+from core.common import extras
 from core.common.errors import DataError
 from core.loading.images import Splits
 from data.folder import OwnImages
-from data.reading import archive, cache, extras, ingest, layout, packed
+from data.reading import archive, cache, ingest, layout, packed
 from data.reading.listing import Listing
 from data.reading.progress import printable
 from data.reading.splits import split_of

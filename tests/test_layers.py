@@ -20,7 +20,7 @@ LAYERS = [
      "core/importing", "core/cluster", "core/launch.py"],
     ["core/augment", "core/losses"],
     ["core/inference"],
-    ["core/report", "core/serving", "core/methods", "data"],
+    ["core/report", "core/export", "core/methods", "data"],
     ["core/experiment.py"],
     ["core/training"],
     ["core/diagnostics"],

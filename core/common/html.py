@@ -1,4 +1,4 @@
-"""Render self-contained HTML pages from Jinja templates, which are next to the modules that use them."""
+"""Render HTML pages that need no other file, and plain texts, from Jinja templates beside the modules that use them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
+def render_text(template: str, **values: Any) -> str:
+    """As `render`, for a text that is not HTML: nothing is escaped."""
+    return _environment(False).get_template(template).render(values)
+
+
 @cache
-def _environment() -> Environment:
+def _environment(escapes: bool = True) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
         loader=PackageLoader("core", ""),
-        autoescape=True,
+        autoescape=escapes,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean over seeds and of a proportion of images."""
+"""Confidence intervals of a mean over seeds, of a proportion of images, and of the difference of two paired ones."""
 
 from __future__ import annotations
 
@@ -37,3 +37,26 @@ def wilson(right: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray
     half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     none = np.asarray(count) == 0
     return np.where(none, 0.0, np.maximum(center - half, 0.0)), np.where(none, 1.0, np.minimum(center + half, 1.0))
+
+
+def paired_difference(lost: int, gained: int, n: int) -> tuple[float, float]:
+    """Returns (low, high), the 95 % score interval of a difference of proportions over the same n images (Tango 1998).
+
+    lost: images that only the first one gets right.  gained: those that only the second one does. The difference is
+    (lost - gained) / n, what the second one loses. Without any such image, the interval is not empty: its ends are
+    Z^2 / (n + Z^2) from 0.
+    """
+    from scipy.optimize import brentq
+
+    def score(difference: float) -> float:
+        # the nuisance parameter, the share of gained images, is estimated under this difference
+        b = -lost - gained + (2 * n - lost + gained) * difference
+        c = -gained * difference * (1 - difference)
+        share = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        variance = n * (2 * share + difference * (1 - difference))
+        return (lost - gained - n * difference) / math.sqrt(max(variance, 1e-12))
+
+    value, edge = (lost - gained) / n, 1 - 1e-9
+    low = brentq(lambda at: score(at) - Z, -edge, value) if score(-edge) > Z else -1.0
+    high = brentq(lambda at: score(at) + Z, value, edge) if score(edge) < -Z else 1.0
+    return float(low), float(high)

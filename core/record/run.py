@@ -36,6 +36,7 @@ WEIGHTS = "weights/best.safetensors"
 SUMMARY = "summary.json"
 CONFUSION, CONFUSION_PAIRS = "confusion_matrix.csv", "confusion_pairs.csv"  # the pairs: for a large number of classes
 REPORT = "report.html"
+EXPORT = "export.json"  # artifact: what was measured when the run was exported
 PRUNED = "pruned"  # tag of a trial that was pruned
 IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
 REPLACED = "imported.replaced_by"  # tag of an imported run whose source was imported again

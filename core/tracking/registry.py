@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow.pyfunc
@@ -18,7 +18,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-from mlflow.types.schema import Map
+from mlflow.types.schema import Array, Map
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from mlflow.utils.validation import (
     _validate_model_alias_name,
@@ -33,9 +33,7 @@ from core.tracking import cursor
 from core.tracking.api import public_uri, tracking_uri
 from core.tracking.client import RUN_TAG
 
-if TYPE_CHECKING:
-    import torch
-
+FORMAT_TAG = "labbook.format"  # of a version; those of earlier versions of labbook are pt2
 _LONGEST = 300  # maximum length of a message of MLflow
 CODE = Path(__file__).with_name("served.py")
 
@@ -47,11 +45,12 @@ class Registry:
     client: MlflowClient
     mirrored: cursor.Record
 
-    def version_of(self, run: str, name: str) -> int | None:
-        """Returns the latest version of a registered model that was created from this run, or None."""
+    def version_of(self, run: str, name: str, made: str) -> int | None:
+        """Returns the latest version of a registered model that was created from this run in this format, or None."""
         with mlflow_errors():
             found = self.client.search_model_versions(f"tags.`{RUN_TAG}` = '{run}'")
-        return max((int(each.version) for each in found if each.name == name), default=None)
+        same = [each for each in found if each.name == name and each.tags.get(FORMAT_TAG, "pt2") == made]
+        return max((int(each.version) for each in same), default=None)
 
     def version_of_alias(self, name: str, alias: str) -> int | None:
         """Returns the version to which the alias points; None if the alias or the model does not exist."""
@@ -150,25 +149,26 @@ def check_names(name: str, alias: str) -> None:
         raise UserError([f"NAME {name!r}: MLflow cannot resolve models:/{name}; use letters, digits, -, _ and ."])
 
 
-def save(folder: Path, program: torch.export.ExportedProgram, classes: Sequence[str], shape: Sequence[int]) -> None:
-    """Save the model in MLflow's format in `folder`, which must not exist. shape: of an image, [H, W, C].
+def save(folder: Path, network: Path, facts: Mapping[str, Any], package: str) -> None:
+    """Save a model in MLflow's format in `folder`, which must not exist.
 
-    It consists of the network as .pt2, the classes as JSON, served.py and text, and contains no pickle.
+    network: folder with its files.  facts: classes, image_shape, multi_label, precision.  package: of the engine that
+    runs it. What is saved are these files, the facts as JSON, served.py and text, and contains no pickle.
     """
-    import torch
-
-    parts = {"network": folder.with_name("network.pt2"), "classes": folder.with_name("classes.json")}
-    torch.export.save(program, parts["network"])
-    parts["classes"].write_text(json.dumps(list(classes)))
-    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))])
-    answers = Schema([ColSpec(DataType.string, "class"), ColSpec(Map(DataType.double), "probabilities")])
-    packages = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", "numpy", "torch")}
+    noted = folder.with_name("facts.json")
+    noted.write_text(json.dumps(facts))
+    shape = facts["image_shape"]
+    # float64: MLflow would cut fractions and wrap large numbers to fit uint8, without a warning
+    images = Schema([TensorSpec(np.dtype(np.float64), (-1, *shape))])
+    named = ColSpec(Array(DataType.string), "labels") if facts["multi_label"] else ColSpec(DataType.string, "class")
+    answers = Schema([named, ColSpec(Map(DataType.double), "probabilities")])
+    packages = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", "numpy", package)}
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(CODE),
-        artifacts={name: str(path) for name, path in parts.items()},
+        artifacts={"network": str(network), "facts": str(noted)},
         signature=ModelSignature(images, answers),
-        input_example=np.zeros((1, *shape), np.uint8),
+        input_example=np.zeros((1, *shape)),
         pip_requirements=[f"{name}=={version}" for name, version in packages.items()],
     )
 

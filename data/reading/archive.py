@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from core.common import extras
 from core.common.errors import DataError
-from data.reading import extras
 from data.reading.disk import as_data_error
 from data.reading.progress import first, printable, say
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from core.common.errors import UserError
+from core.export.graph import exported
 from core.launch import Launch
 from core.loading.normalize import IMAGENET, statistics
 from core.methods import Distill
 from core.models import SmallCNN
 from core.runs.train import train
-from core.serving.export import exported
 from core.training.assemble import assemble
 from tests.support.loop import BASE, Tiny
 from tests.support.networks import Others

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.common.errors import UserError
+from core.export.graph import exported
 from core.launch import Launch
 from core.models import MLP, ResNet, SmallCNN, Torchvision
 from core.models.transfer import adapt, head_of, to_channels
@@ -17,7 +18,6 @@ from core.runs.rerun import check_environment
 from core.runs.resume import resume
 from core.runs.train import train
 from core.runs.trained import load
-from core.serving.export import exported
 from core.training.assemble import check
 from tests.support.loop import BASE
 from tests.support.networks import Others, context

@@ -15,6 +15,7 @@ from core.augment import CutMix, HorizontalFlip, Mixup
 from core.cli.report import main as report
 from core.common import plots
 from core.common.errors import DataError, UserError
+from core.export.register import register
 from core.launch import Launch
 from core.loading.images import Images, Splits
 from core.loading.sampling import ClassBalanced as Balanced
@@ -28,7 +29,6 @@ from core.record.run import RECORD, REPORT, WEIGHTS
 from core.runs.resume import interrupted, resume
 from core.runs.train import train
 from core.runs.trained import Run
-from core.serving.register import register
 from data import Digits, ImageTable
 from experiments.tiny import EXPERIMENT
 

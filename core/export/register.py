@@ -1,24 +1,30 @@
 """labbook register RUN NAME: add the best epoch's model of a run to MLflow's model registry, ready to be served.
 
-The exported model maps uint8 images to probabilities by class name. Serving it requires torch, numpy and mlflow, but
-not labbook. It contains no pickle.
+The registered model maps pixels to probabilities by class name. Serving it requires mlflow, numpy and the engine
+(torch, onnxruntime or openvino), but not labbook. It contains no pickle.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.common.errors import UserError
 from core.record.lock import is_free
 from core.record.run import WEIGHTS, RecordedRun, holds_others
 from core.tracking.api import mirror_status, public_uri, tracking_uri
+
+if TYPE_CHECKING:
+    from core.export.formats import Format
 
 MOST_NAMED = 5
 NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -53,13 +59,18 @@ class Registered:
         return " ".join(settings + serve)
 
 
-def register(run: RecordedRun, name: str, alias: str = "champion") -> Registered:
-    """Register the model of a finished run, once under each name, and set the alias to its version.
+def register(run: RecordedRun, name: str, alias: str = "champion", export: Path | None = None) -> Registered:
+    """Register the model of a finished run, once under each name and format, and set the alias to its version.
 
-    Raises UserError if the run has no model or is not in MLflow, if MLflow rejects a name or does not respond, and if
-    torch.export does not support the network. In these cases, nothing is registered.
+    export: folder of an export of the run, see core/export/export.py; none: the run is exported as pt2. Raises
+    UserError if the run has no model or is not in MLflow, if MLflow rejects a name or does not respond, if torch.export
+    does not support the network, and if the folder holds no export of the run. In these cases, nothing is registered.
     """
     _refuse(run)
+    from core.export.formats import FORMATS
+    from core.export.graph import exported
+    from core.export.torch_engine import write_program
+
     os.environ.update(NO_TELEMETRY)  # permanently, and before the import: a background thread would send it later
     from core.tracking import registry
 
@@ -67,17 +78,24 @@ def register(run: RecordedRun, name: str, alias: str = "champion") -> Registered
         registry.check_names(name, alias)
         found = registry.opened(run.folder)
         before = found.version_of_alias(name, alias)
-        version = found.version_of(run.id, name)
+        kind = FORMATS["pt2"] if export is None else _format(run, export)
+        version = found.version_of(run.id, name, kind.name)
         if version is not None:
             found.set_alias(name, alias, version)
             return Registered(name, alias, version, False, before)
-        from core.serving.export import exported
-
-        data = run.record["data"]
+        facts = {name: run.record["data"][name] for name in ("classes", "image_shape")}
+        facts |= {"multi_label": run.multi_label, "precision": kind.precision}
         with tempfile.TemporaryDirectory() as place:
+            files = Path(place) / "network"
+            files.mkdir()
+            if export is None:
+                write_program(exported(run), files, json.dumps({"run": run.id} | facts))
+            else:
+                for file in export.glob("model.*"):
+                    shutil.copy(file, files)
             folder = Path(place) / "model"
-            registry.save(folder, exported(run), data["classes"], data["image_shape"])
-            version = found.add(folder, name, alias, _tags(run), _epoch(run))
+            registry.save(folder, files, facts, kind.package)
+            version = found.add(folder, name, alias, _tags(run) | {registry.FORMAT_TAG: kind.name}, _epoch(run))
         return Registered(name, alias, version, True, before)
 
 
@@ -85,9 +103,6 @@ def _refuse(run: RecordedRun) -> None:
     """Raises UserError for a run that has no model, or that is incomplete in MLflow."""
     if holds_others(run.record):
         raise UserError([f"{run.id} is the parent of other runs and has no model; {_below(run)}"])
-    if run.multi_label:
-        advice = "run.predict returns the probability of each label"
-        raise UserError([f"{run.id}: serving does not support images with several labels; {advice}"])
     resume = f"`python -m experiments.{run.record['experiment']} resume {run.id}` continues it"
     if run.status == "RUNNING" and not is_free(run.folder):
         raise UserError([f"{run.id} is still running; register it when it has finished"])
@@ -100,6 +115,19 @@ def _refuse(run: RecordedRun) -> None:
     if not state.complete:
         where = f"MLflow at {public_uri()}"
         raise UserError([f"{run.id} is incomplete in {where} ({state.why}); to send the rest: labbook sync {run.id}"])
+
+
+def _format(run: RecordedRun, export: Path) -> Format:
+    """The format of an export of a run. Raises UserError."""
+    from core.export.formats import FORMATS, facts_of
+
+    facts = facts_of(export)
+    if facts.get("run") != run.id:
+        raise UserError([f"{export} is an export of {facts.get('run')}, not of {run.id}"])
+    kind = FORMATS[facts["format"]]
+    if not kind.package:
+        raise UserError([f"{export} has weights only, which no engine runs; register onnx, openvino or pt2"])
+    return kind
 
 
 def _below(parent: RecordedRun) -> str:

@@ -1,17 +1,17 @@
-"""Import of optional libraries that only some datasets need."""
+"""Import of optional libraries."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from core.common.errors import DataError
+from core.common.errors import UserError
 
 
 def library(module: str, extra: str, why: str) -> Any:
     """Import a module.  extra: the extra of pyproject.toml that installs it.  why: what needs it, for the message.
 
-    Raises DataError, in one line, if the module cannot be imported.
+    Raises UserError, in one line, if the module cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -19,4 +19,4 @@ def library(module: str, extra: str, why: str) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name == module
         state = "is not installed" if missing else f"cannot be imported ({error})"
         advice = f'install it with pip install -e ".[{extra}]"'
-        raise DataError([f"{why} requires the library {module}, which {state}; {advice}"]) from None
+        raise UserError([f"{why} requires the library {module}, which {state}; {advice}"]) from None

@@ -29,6 +29,8 @@ from core.cli.main import labbook as command_line
 from core.cli.register import main
 from core.common import paths
 from core.common.errors import UserError
+from core.export.graph import exported
+from core.export.register import register
 from core.launch import Launch
 from core.models import Model, Torchvision
 from core.models.tta import averaged
@@ -36,8 +38,6 @@ from core.record.journal import Journal
 from core.record.run import WEIGHTS
 from core.runs.train import train
 from core.runs.trained import Run, load
-from core.serving.export import exported
-from core.serving.register import register
 from core.tracking import cursor
 from core.tracking.api import tracking_uri
 from core.tracking.client import connect
@@ -161,8 +161,10 @@ def test_what_is_printed_serves_the_model_where_labbook_is_not(run, tmp_path, ca
         for number in (1, 3):
             answers = ask(address, images(run, number))
             assert_answers(answers, run.predict(images(run, number)), run.record["data"]["classes"])
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            ask(address, images(run)[:, :4])
+        for wrong in (images(run)[:, :4], images(run) / 255, images(run).astype(int) + 200):
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                ask(address, wrong)
+    assert "pixels must be integers from 0 to 255, not fractions" in (tmp_path / "log").read_text()
 
 
 def test_a_version_leads_back_to_its_run(run):
@@ -201,7 +203,7 @@ def test_nothing_that_is_kept_is_a_pickle(run):
         client().get_logged_model(version.source.removeprefix("models:/")).artifact_location.removeprefix("file://")
     )
     contents = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with zipfile.ZipFile(folder / "artifacts" / "network.pt2") as program:
+    with zipfile.ZipFile(folder / "artifacts" / "network" / "model.pt2") as program:
         contents |= {name: program.read(name) for name in program.namelist()}
         configs = [json.loads(program.read(name)) for name in program.namelist() if name.endswith("_config.json")]
     assert len(configs) == 2

@@ -1,0 +1,50 @@
+"""labbook benchmark RUN: latency and throughput of the network of a run in several engines, measured in turns.
+
+Only time is measured, on images of random pixels; nothing is kept. `labbook export` measures the answers, too.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.common.arguments import VerbParser
+from core.common.errors import UserError
+from core.common.machine import threads_each
+from core.common.terminal import console
+from core.launch import Launch
+from core.runs.trained import load
+
+DEFAULT = "onnx,openvino"
+
+
+def main(words: Sequence[str]) -> int:
+    """Returns the exit status 0. Raises UserError."""
+    from core.export import table
+    from core.export.benchmark import benchmark
+    from core.export.export import refuse, source_of
+    from core.export.formats import ENGINES, chosen
+
+    engines = [name for name in ENGINES if name != "safetensors"]  # weights alone do not run
+    parser = VerbParser("benchmark", __doc__)
+    parser.add_argument("run", metavar="RUN", help="finished run")
+    parser.add_argument(
+        "--engines", default=DEFAULT, metavar="ENGINE,...", help=f"beside eager PyTorch: {', '.join(engines)}"
+    )
+    parser.add_argument("--int8", action="store_true", help="also quantize to int8, which reads the data of the run")
+    parser.add_argument("--bf16", action="store_true", help="also compute in bfloat16, for openvino")
+    parser.add_argument("--threads", type=int, default=threads_each(1), help="threads of each engine")
+    parser.add_argument("--root", type=Path, help="folder of the data, for --int8, if it has moved since training")
+    given = parser.parse_args(list(words))
+    if given.threads < 1:
+        raise UserError(["--threads must be at least 1"])
+    formats = [each for each in chosen(given.engines.split(","), given.int8, given.bf16) if each.package]
+    run = load(given.run)
+    refuse(run)
+    launch = Launch.read(run.record["launch"])
+    splits = run.splits(launch.but({"root": given.root or launch.root})) if given.int8 else None
+    with tempfile.TemporaryDirectory() as folder:
+        times = benchmark(source_of(run, splits, formats, 1.0), formats, Path(folder), given.threads)
+    console().print(table.grid(table.latencies(times)))
+    return 0

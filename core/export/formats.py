@@ -1,0 +1,163 @@
+"""The formats of an export: what each is made from, written as and run by."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.export import onnx_engine, openvino_engine, torch_engine
+from core.export.graph import Served, exported
+from core.export.int8 import Int8
+from core.export.predictions import Predict
+from core.record.run import RecordedRun
+
+EXPORTS = "export"  # folder in that of a run, beside its artifacts, with a folder for each format
+Precision = Literal["fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all formats are made from. network: in float32, on the CPU.  int8: how to quantize it, if that is asked."""
+
+    run: RecordedRun
+    network: Served
+    int8: Int8 | None = None
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The exported program. Raises UserError, as `exported`."""
+        return exported(self.run, self.network)
+
+    @cached_property
+    def onnx(self) -> Any:
+        """The ONNX model. Raises UserError."""
+        return onnx_engine.convert(self.program)
+
+    def openvino(self) -> Any:
+        """A new OpenVINO model, which quantization and metadata change in place. Raises UserError."""
+        with tempfile.TemporaryDirectory() as folder:
+            return openvino_engine.convert(self.onnx, Path(folder))
+
+    @property
+    def quantization(self) -> Int8:
+        """How to quantize. Raises UserError if there are no images for it."""
+        if self.int8 is None:
+            raise UserError(["int8 is calibrated on training images, which are needed here"])
+        return self.int8
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to export.
+
+    make: the model, from a source.  write: (model, folder, facts as JSON), into files.  opened: (folder, threads,
+    source) -> function that runs the files.  package: what its predict.py imports; none if it has no such script.
+    """
+
+    name: str
+    precision: Precision
+    make: Callable[[Source], Any]
+    write: Callable[[Any, Path, str], None]
+    opened: Callable[[Path, int, Source], Predict]
+    package: str = ""
+
+
+def _weights(folder: Path, threads: int, source: Source) -> Predict:
+    from safetensors.torch import load_model
+
+    network = copy.deepcopy(source.network)
+    load_model(network, str(folder / torch_engine.WEIGHTS))
+    return torch_engine.predictor(network)
+
+
+def _onnx(folder: Path, threads: int, source: Source) -> Predict:
+    return onnx_engine.opened(folder, threads)
+
+
+def _openvino(folder: Path, threads: int, source: Source) -> Predict:
+    return openvino_engine.opened(folder, threads)
+
+
+FORMATS = {
+    each.name: each
+    for each in (
+        Format("onnx", "fp32", lambda source: source.onnx, onnx_engine.write, _onnx, "onnxruntime"),
+        Format(
+            "onnx-int8",
+            "int8",
+            lambda source: onnx_engine.quantize(source.onnx, source.quantization),
+            onnx_engine.write,
+            _onnx,
+            "onnxruntime",
+        ),
+        Format("openvino", "fp32", Source.openvino, openvino_engine.write, _openvino, "openvino"),
+        Format("openvino-bf16", "bf16", Source.openvino, openvino_engine.write, _openvino, "openvino"),
+        Format(
+            "openvino-int8",
+            "int8",
+            lambda source: openvino_engine.quantize(source.openvino(), source.quantization),
+            openvino_engine.write,
+            _openvino,
+            "openvino",
+        ),
+        Format(
+            "pt2",
+            "fp32",
+            lambda source: source.program,
+            torch_engine.write_program,
+            lambda folder, threads, source: torch_engine.opened_program(folder, threads),
+            "torch",
+        ),
+        Format("safetensors", "fp32", lambda source: source.network, torch_engine.write_weights, _weights),
+    )
+}
+ENGINES = tuple(name for name, each in FORMATS.items() if each.precision == "fp32")
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """The facts in the metadata of the export in a folder. Raises UserError if there is none."""
+    if not list(folder.glob("model.*")):
+        raise UserError([f"{folder} holds no export; labbook export writes one"])
+    engine = onnx_engine if (folder / onnx_engine.FILE).exists() else torch_engine
+    engine = openvino_engine if (folder / openvino_engine.FILE).exists() else engine
+    try:
+        found = json.loads(engine.facts(folder))
+        return {"run": found["run"], "format": found["format"], **found}
+    except UserError:
+        raise
+    except Exception as error:  # each engine raises its own exceptions for a damaged file
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError([f"{folder}: no export of labbook, or a damaged one: {said}"]) from None
+
+
+def chosen(engines: Sequence[str], int8: bool, bf16: bool) -> list[Format]:
+    """The formats of these engines, also in int8 and bfloat16 where the engine has that. Raises UserError."""
+    wrong = []
+    for name in engines:
+        if name == "tensorrt":
+            wrong.append(
+                "tensorrt: labbook builds no TensorRT engines; trtexec --onnx=model.onnx builds one on the GPU"
+            )
+        elif name not in ENGINES:
+            wrong.append(f"{name}: unknown format{did_you_mean(name, ENGINES) or '; choose ' + ', '.join(ENGINES)}")
+    if wrong:
+        raise UserError(wrong)
+    found = []
+    for name in dict.fromkeys(engines):
+        wanted = {"fp32": True, "bf16": bf16, "int8": int8}
+        found += [each for each in FORMATS.values() if each.name.split("-")[0] == name and wanted[each.precision]]
+    for precision, asked in (("int8", int8), ("bf16", bf16)):
+        if asked and not any(each.precision == precision for each in found):
+            able = ", ".join(each.name.split("-")[0] for each in FORMATS.values() if each.precision == precision)
+            raise UserError([f"--{precision}: none of {', '.join(engines)} has it; add {able} to --to"])
+    return found

@@ -1,0 +1,67 @@
+"""OpenVINO files (.xml and .bin), made from ONNX, and OpenVINO's CPU plugin, which runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.common import extras
+from core.export.int8 import Int8, quantized
+from core.export.predictions import Predict
+
+FILE = "model.xml"
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # precision -> what the plugin computes float layers in
+
+
+def convert(onnx_model: Any, folder: Path) -> Any:
+    """The OpenVINO model of an ONNX model. folder: for a temporary file. Raises OSError."""
+    import onnx
+
+    openvino = _library()
+    path = folder / "between.onnx"
+    try:
+        onnx.save(onnx_model, path)
+        return openvino.convert_model(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def quantize(model: Any, plan: Int8) -> Any:
+    """The model with int8 weights and activations, see core/export/int8.py."""
+    # NNCF gives compiled models to the validation function
+    return quantized(model, plan, lambda candidate: lambda images: candidate(images)[0])
+
+
+def write(model: Any, folder: Path, facts: str) -> None:
+    """Write the model with facts in its rt_info. Raises OSError."""
+    model.set_rt_info(facts, ["labbook"])
+    # weights stay as they are: by default they would be stored in half precision
+    _library().save_model(model, folder / FILE, compress_to_fp16=False)
+
+
+def facts(folder: Path) -> str:
+    """The facts in the metadata of the model in a folder. Raises OpenVINO's exceptions."""
+    return str(_library().Core().read_model(folder / FILE).get_rt_info(["labbook"]).astype(str))
+
+
+def opened(folder: Path, threads: int) -> Predict:
+    """The model in a folder, run by the CPU plugin in the precision that its metadata names."""
+    openvino = _library()
+    core = openvino.Core()
+    model = core.read_model(folder / FILE)
+    precision = json.loads(model.get_rt_info(["labbook"]).astype(str))["precision"]
+    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(model, "CPU", settings)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        found: np.ndarray = compiled(images)[0]
+        return found.copy()
+
+    return predict
+
+
+def _library() -> Any:
+    return extras.library("openvino", "export", "exporting to OpenVINO")

@@ -1,1 +1,0 @@
-"""Use a run's network outside labbook: export, register, serve."""
