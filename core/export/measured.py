@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from core.common.statistics import paired_difference
+from core.common.statistics import Z, paired_difference
 from core.export.latency import Latency
 
 GOLDEN = 1e-3  # largest difference of a probability of a golden image, for formats in float32
@@ -75,11 +76,9 @@ def reasons(
     if precision == "fp32" and not golden <= GOLDEN:
         found.append(f"golden images differ by {golden:.1e}, more than {GOLDEN}")
     if not (same and precision == "fp32") and val.high > at_most:
-        shown = (
-            f"{100 * val.share:.2f} points lost on {val.n:,} images of val, 95 % interval up to {100 * val.high:.2f}"
-        )
-        least = int(np.ceil(3.8415 * (1 - at_most) / at_most))
-        few = f"; fewer than {least:,} images cannot show a loss below {100 * at_most:g}" if val.n < least else ""
+        shown = f"{100 * val.share:z.2f} points lost on {val.n:,} images of val, but up to {100 * val.high:.2f} (95 %)"
+        least = math.ceil(Z**2 * (1 - at_most) / at_most)  # see paired_difference
+        few = f"; it takes {least:,} images to show a loss below {100 * at_most:g}" if val.n < least else ""
         found.append(shown + few)
     if latency and all(each.ratio < SLOWER for each in latency.values()):
         rates = ", ".join(f"{each.ratio:.2f}x at batch {size}" for size, each in latency.items())

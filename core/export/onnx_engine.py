@@ -97,9 +97,10 @@ def _reason(error: Exception, program: torch.export.ExportedProgram) -> str:
     if operator is None:
         logging.getLogger(__name__).debug("torch.onnx", exc_info=error)
         return next((line.strip() for line in (str(cause) if cause else said).splitlines() if line.strip()), "")[:300]
-    name = operator[1].replace("::", ".")
+    name = operator[1].replace("::", ".").removesuffix(".default")
+    base = name.rpartition(".")[2]  # the program may have it in a form that torch.onnx has taken apart
     for node in program.graph.nodes:
-        if node.op == "call_function" and str(node.target).rpartition(".")[0] in (name, name.rpartition(".")[0]):
+        if node.op == "call_function" and base in str(node.target):
             layers = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
             return f"it lacks the operator {name}, which the layer {layers[-1] if layers else 'of the network'} uses"
     return f"it lacks the operator {name}"

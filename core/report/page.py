@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -17,7 +18,7 @@ from core.common.statistics import wilson
 from core.common.text import public
 from core.metrics.classification import by_class
 from core.metrics.confusion import Margins
-from core.record.run import RecordedRun, last
+from core.record.run import EXPORT, RecordedRun, last
 from core.report.analysis import Findings, Mistake
 from core.report.cost import cost
 from core.tracking import cursor
@@ -65,6 +66,7 @@ def page(run: RecordedRun, found: Findings) -> str:
         duplicates=_duplicates(found),
         data=_data(run),
         counts=_counts(run, table),
+        exports=_exports(run),
         cost=cost(run).items(),
     )
 
@@ -106,6 +108,14 @@ def _headline(run: RecordedRun) -> list[tuple[str, str]]:
         ("macro F1", f"{metrics['test/f1']:.4f}"),
         ("best epoch", f"{max(history['test/accuracy'])} of {len(history['train/loss'])}"),
     ]
+
+
+def _exports(run: RecordedRun) -> list[list[list[str]]]:
+    """The tables of `labbook export`, each with its head as the first row; none without an export."""
+    if not (run.folder / "artifacts" / EXPORT).exists():
+        return []
+    tables: list[list[list[str]]] = json.loads(run.artifact(EXPORT).read_text())["tables"]
+    return tables
 
 
 def _confused(classes: Sequence[str], table: coo_array[Any]) -> list[str]:

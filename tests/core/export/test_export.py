@@ -1,0 +1,277 @@
+"""labbook export: what leaves labbook answers as the run does, or it does not leave."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from core.catalogue import import_data
+from core.cli.benchmark import main as benchmark_verb
+from core.cli.export import main as export_verb
+from core.cli.report import report
+from core.common.errors import UserError
+from core.export import export as exporting
+from core.export import latency, measured
+from core.export.export import Plan, export
+from core.export.formats import EXPORTS, FORMATS, chosen, facts_of
+from core.export.latency import Latency
+from core.launch import Launch
+from core.models import Model
+from core.record.run import EXPORT
+from core.runs.train import train
+from core.runs.trained import Run, load
+from data import ImageFolder
+from experiments.tiny import EXPERIMENT
+from tests.core.export.test_register import Nowhere, Undecided, images
+from tests.support.golden import saved
+from tests.support.samples import tree
+
+QUIET = Launch(mlflow=False, threads=1)
+SMALL = EXPERIMENT.but({"limit": 200, "epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A home with a run of gray images, and one of colored photographs of two kinds."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(home))
+        gray = train(SMALL.but({"tta": "flip"}), QUIET, "tiny", mirror=Nowhere())
+        root = tree(tmp_path_factory.mktemp("photographs") / "data", each=10, size=(40, 30))
+        data = ImageFolder(size=16, max_value=4095)
+        color = train(SMALL.but({"data": data}), Launch(mlflow=False, threads=1, root=root), "tiny", mirror=Nowhere())
+    return home, gray.id, color.id
+
+
+@pytest.fixture
+def gray(recorded, monkeypatch):
+    monkeypatch.setenv("LABBOOK_HOME", str(recorded[0]))
+    return load(recorded[1])
+
+
+@pytest.fixture
+def color(recorded, monkeypatch):
+    monkeypatch.setenv("LABBOOK_HOME", str(recorded[0]))
+    return load(recorded[2])
+
+
+@pytest.fixture(autouse=True)
+def any_speed(monkeypatch):
+    """How fast this machine is at the moment decides nothing."""
+    monkeypatch.setattr(measured, "SLOWER", 0.0)
+    monkeypatch.setattr(latency, "CALLS", 20)
+
+
+def made(run, names, folder, **plan):
+    conversion = import_data("data.predict.conversion")
+    splits = run.splits(Launch.read(run.record["launch"]))
+    formats = [FORMATS[name] for name in names]
+    plan = Plan(formats, folder, seconds=0.0, **plan)
+    return export(run, splits, conversion.decoder(run), conversion.facts(run), plan, lambda text: None)
+
+
+def alone(folder, *words, without=("torch", "core", "mlflow")):
+    """What the script of an export prints where these packages cannot be imported."""
+    blocked = folder / "without"
+    blocked.mkdir(exist_ok=True)
+    for name in without:
+        (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not here')")
+    environment = os.environ | {"PYTHONPATH": str(blocked)}
+    done = subprocess.run([sys.executable, "predict.py", *words], cwd=folder, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return [line.split(",") for line in done.stdout.decode().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("which", "names"), [("gray", ["onnx", "openvino", "pt2", "safetensors"]), ("color", ["openvino"])]
+)
+def test_every_format_answers_as_the_run_does(which, names, request, tmp_path):
+    run = request.getfixturevalue(which)
+    found = made(run, names, tmp_path)
+    assert [one.name for one in found.formats if not one.refused] == names
+    for one in found.formats:
+        assert one.golden < 1e-4
+        assert one.same
+        assert (one.val.broken, one.val.repaired) == (0, 0)
+        assert one.test == one.eager_test == pytest.approx(run.metrics["test/accuracy"])
+        facts = facts_of(tmp_path / one.name)
+        assert facts["run"] == run.id
+        assert facts["classes"] == run.record["data"]["classes"]
+        assert facts["measured"]["test"] == one.test
+    some = images(run, 5)
+    for name in set(names) - {"safetensors"}:
+        answers = FORMATS[name].opened(tmp_path / name, 1, None)(some)
+        np.testing.assert_allclose(answers, run.predict(some), atol=1e-5)
+    record = json.loads(run.artifact(EXPORT).read_text())
+    assert [each["name"] for each in record["formats"]] == names
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_the_script_needs_neither_torch_nor_labbook(name, color, tmp_path):
+    made(color, [name], tmp_path)
+    folder = tmp_path / name
+    expected = json.loads((folder / "golden" / "expected.json").read_text())
+    assert len(expected) == 16
+    for path, label, probability in alone(folder, *(f"golden/{file}" for file in expected)):
+        row = np.array(expected[Path(path).name])
+        assert label == color.record["data"]["classes"][row.argmax()]
+        assert float(probability) == pytest.approx(row.max(), abs=1e-4)
+
+
+MODES = st.sampled_from(["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+KINDS = {
+    "RGB": ("PNG", "JPEG", "WEBP", "BMP"), "L": ("PNG", "JPEG"), "1": ("PNG",), "P": ("PNG", "GIF"), "RGBA": ("PNG",),
+    "LA": ("PNG",), "CMYK": ("JPEG", "TIFF"), "I;16": ("PNG", "TIFF"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def script(recorded, tmp_path_factory):
+    """The functions of an exported script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(recorded[0]))
+        run = load(recorded[2])
+        folder = tmp_path_factory.mktemp("exported")
+        made(run, ["onnx"], folder)
+        names = {"__name__": "predict", "__file__": str(folder / "onnx" / "predict.py")}
+        exec((folder / "onnx" / "predict.py").read_text(), names)
+        yield names, import_data("data.predict.conversion").decoder(run)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MODES, st.integers(1, 200), st.integers(1, 200), st.integers(1, 8), st.integers(0, 2**32 - 1), st.data())
+def test_the_script_reads_odd_files_as_labbook_does(script, mode, width, height, turned, seed, data):
+    names, decode = script
+    kind = data.draw(st.sampled_from(KINDS[mode]))
+    rng = np.random.default_rng(seed)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 6000, (height, width), dtype=np.uint16))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 4), dtype=np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    options = {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF") else {}
+    content = saved(image, kind, **options)
+    np.testing.assert_array_equal(names["read"](io.BytesIO(content)), decode(content, "odd"))
+
+
+def test_int8_has_to_be_shown_on_enough_images(gray, tmp_path):
+    for one in made(gray, ["onnx-int8", "openvino-int8"], tmp_path, at_most=0.5).formats:
+        (reason,) = measured.reasons("int8", one.golden, one.val, one.same, one.latency, 0.002)
+        assert "it takes 1,917 images to show a loss below 0.2" in reason
+        assert not one.refused
+        assert one.size < 200_000
+        assert one.eager_test is not None
+        assert facts_of(tmp_path / one.name)["precision"] == "int8"
+
+
+def test_what_is_slower_than_eager_is_refused_or_kept_with_the_reason(gray, tmp_path, monkeypatch, capsys):
+    def slow(engines, *_):
+        return {name: {1: Latency(1, 1, 1, 1.0 if name == "eager" else 0.4, 20)} for name in engines}
+
+    monkeypatch.setattr(latency, "measure", slow)
+    monkeypatch.setattr(measured, "SLOWER", 0.95)
+    words = [gray.id, "--to", "onnx,safetensors", "--dir", str(tmp_path / "to")]
+    assert export_verb(words) == 1
+    said = capsys.readouterr()
+    assert "refused: onnx: slower than eager PyTorch: 0.40x at batch 1" in said.err
+    assert sorted(os.listdir(tmp_path / "to")) == ["safetensors"]
+    assert export_verb([*words, "--anyway"]) == 1
+    page = report(gray, Launch.read(gray.record["launch"])).read_text()
+    assert page.index("<h2>Exports</h2>") < page.index("0.40x") < page.index("<h2>Cost</h2>")
+    assert "slower than eager" in facts_of(tmp_path / "to" / "onnx")["measured"]["refused"][0]
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_export(gray, tmp_path, monkeypatch):
+    folder = tmp_path / "to"
+    made(gray, ["onnx"], folder)
+    before = (folder / "onnx" / "model.onnx").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
+
+    monkeypatch.setattr(exporting, "_write", full)
+    with pytest.raises(UserError, match="No space left on device; nothing was replaced"):
+        export_verb([gray.id, "--dir", str(folder)])
+    assert os.listdir(folder) == ["onnx"]
+    assert (folder / "onnx" / "model.onnx").read_bytes() == before
+
+
+class Bessel(Model):
+    """It uses an operator that ONNX lacks."""
+
+    def network(self, context):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, len(context.classes)), Curved())
+
+
+class Curved(nn.Module):
+    def forward(self, x):
+        return x if self.training else torch.special.bessel_j0(x)
+
+
+class Branches(Model):
+    """Its way depends on what it sees."""
+
+    def network(self, context):
+        return Undecided(len(context.classes))
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (Bessel(), r"ONNX cannot express .*: it lacks the operator prims.bessel_j0, which the layer \S*2 uses"),
+        (Branches(), r"data-dependent.*test_register.py, line \d+: return \(self.scale if x.sum\(\) > 0"),
+    ],
+    ids=["operator", "code"],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_named(model, complaint, home, tmp_path):
+    run = train(SMALL.but({"model": model, "augment": ()}), QUIET, mirror=Nowhere())
+    with pytest.raises(UserError, match=complaint) as caught:
+        made(run, ["onnx"], tmp_path)
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("engines", "int8", "complaint"),
+    [
+        (["onnz"], False, "onnz: unknown format; did you mean onnx"),
+        (["tensorrt"], False, "trtexec"),
+        (["pt2"], True, "--int8: none of pt2 has it; add onnx, openvino"),
+    ],
+    ids=["spelling", "tensorrt", "no_int8"],
+)
+def test_unknown_formats_are_refused(engines, int8, complaint):
+    with pytest.raises(UserError, match=complaint):
+        chosen(engines, int8, False)
+
+
+def test_a_damaged_export_and_another_runs_are_refused(gray, color, tmp_path):
+    from core.export.register import _format
+
+    made(gray, ["onnx"], tmp_path)
+    with pytest.raises(UserError, match=f"is an export of {gray.id}, not of {color.id}"):
+        _format(color, tmp_path / "onnx")
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(UserError, match="no export of labbook, or a damaged one"):
+        facts_of(tmp_path / "onnx")
+    with pytest.raises(UserError, match="holds no export"):
+        facts_of(tmp_path)
+
+
+def test_the_verb_benchmark_prints_every_engine(gray, capsys):
+    assert benchmark_verb([gray.id, "--engines", "onnx,pt2", "--threads", "1"]) == 0
+    said = capsys.readouterr().out
+    for name in ("eager", "onnx", "pt2"):
+        assert said.count(f" {name} ") == 2
+    assert not (Run(gray.folder).folder / EXPORTS / "pt2").exists()
