@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,14 +28,16 @@ class Latency:
     calls: int
 
 
-def measure(contestants: Mapping[str, Predict], images: np.ndarray, seconds: float) -> dict[str, dict[int, Latency]]:
+def measure(
+    contestants: Mapping[str, Predict], images: np.ndarray, seconds: float, sizes: Sequence[int] = BATCHES
+) -> dict[str, dict[int, Latency]]:
     """{name: {batch size: latency}}; the ratios are against the first contestant.
 
     images: uint8 [N, H, W, C], repeated as needed.  seconds: about the time for one contestant and batch size; every
     contestant has at least two turns.
     """
     found: dict[str, dict[int, Latency]] = {name: {} for name in contestants}
-    for size in BATCHES:
+    for size in sizes:
         batch = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
         turns: dict[str, list[list[float]]] = {name: [] for name in contestants}
         spent = 0.0

@@ -11,11 +11,13 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.experiment import Experiment
 from core.metrics.names import Metric, scores, sign
+from core.record.run import last
 from core.runs.trained import Run
 from core.search.options import COSTS, Search
 from core.search.space import Space
 
 DEFAULT = "val/accuracy"
+LATENCY = "latency_ms"  # of one image in eager PyTorch on the CPU, in float32
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Goals:
             return float(run.record["facts"]["parameters"])
         if name == "seconds":
             return run.seconds
+        if name == LATENCY:
+            return last(history)[name]
         curve = [history[name][epoch] for epoch in sorted(history[name])]
         ranked = scores([{name: value} for value in curve], name)
         finite = [value for value in ranked if not math.isnan(value)]
@@ -80,7 +84,7 @@ def amount(name: str, value: float) -> str:
     """Format one score with its name, for messages: accuracy 98.61%."""
     if name == "parameters":
         return f"{number(name, value)} parameters"
-    return number(name, value) if name == "seconds" else f"{name.rsplit('/', 1)[-1]} {number(name, value)}"
+    return number(name, value) if name in ("seconds", LATENCY) else f"{name.rsplit('/', 1)[-1]} {number(name, value)}"
 
 
 def number(name: str, value: float) -> str:
@@ -89,4 +93,6 @@ def number(name: str, value: float) -> str:
         return f"{value:z,.0f}"
     if name == "seconds":
         return f"{value:z,.1f} s"
+    if name == LATENCY:
+        return f"{value:z.2f} ms"
     return f"{value:z.4f}" if sign(name) < 0 else f"{value:z.2%}"

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from core.declare.part import Part
 
-COSTS = ("parameters", "seconds")  # goals that are not metrics
+COSTS = ("parameters", "seconds", "latency_ms")  # goals that are not metrics
 
 
 class Search(Part):
@@ -23,7 +23,8 @@ class Search(Part):
     )
     goal: tuple[str, ...] = Field(
         (),
-        description="objective: a validation metric, parameters or seconds, or several; none: the declared monitor",
+        description="objective: a validation metric, parameters, seconds, latency_ms (of one image), or several; none: "
+        "the declared monitor",
     )
     epoch: Literal["best", "last"] = Field("best", description="epoch whose metric is the objective")
     sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = Field(

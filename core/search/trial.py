@@ -13,6 +13,7 @@ from typing import Any
 from core.catalogue import import_experiment
 from core.common.errors import UserError
 from core.experiment import Experiment
+from core.export.benchmark import of_one_image
 from core.launch import Launch
 from core.record.run import PRUNED, WEIGHTS
 from core.runs.recorder import RunInfo, RunSpec
@@ -20,7 +21,7 @@ from core.runs.resume import reopened
 from core.runs.train import opened
 from core.runs.trained import Run
 from core.runs.trainer import Trainer
-from core.search.objectives import Goals
+from core.search.objectives import LATENCY, Goals
 from core.search.options import COSTS
 from core.training.checkpoint import CHECKPOINTS, keep_last
 from core.training.runtime import open_runtime
@@ -71,7 +72,7 @@ def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, 
             on_run(run)
             if task.whole:
                 trainer.to_the_end()
-            elif good := not _iterate(trainer, task, continues) and keeps_weights(task.goals.score(run)):
+            elif good := not _iterate(trainer, task, continues) and keeps_weights(_scores(trainer, task)):
                 keep_last(run.folder / CHECKPOINTS)
             elif trainer.journal:
                 trainer.journal.delete(WEIGHTS)
@@ -106,6 +107,15 @@ def _iterate(trainer: Trainer, task: Task, continues: Continues) -> bool:
                 trainer.journal.write("tags", values={PRUNED: "true"})
                 return True
     return False
+
+
+def _scores(trainer: Trainer, task: Task) -> list[float]:
+    """The scores of a trained trial. A latency is measured now, while its weights exist, and recorded."""
+    history = trainer.run.history
+    if LATENCY in task.goals.names and LATENCY not in history:
+        assert trainer.journal is not None
+        trainer.journal.metrics(len(history["train/loss"]), {LATENCY: of_one_image(trainer.run)})
+    return task.goals.score(trainer.run)
 
 
 def _now(metrics: dict[str, float], name: str) -> float:

@@ -334,3 +334,12 @@ def test_a_grid_trains_the_declaration_once(home):
     options = Search(trials=1, sampler="grid", study="grid")
     found = search(TINY.but({"limit": 64, "epochs": 1}), space, options, OFFLINE, "tiny")
     assert len(found.study.get_trials()) == 4  # that of the declaration is one of the four points
+
+
+def test_latency_is_a_goal_that_is_on_record_of_each_trial(home):
+    goals = Search(trials=2, goal=("val/accuracy", "latency_ms"))
+    result = search(TINY.but({"epochs": 1}), {"model.widths": Choice((4,), (32,))}, goals, OFFLINE, "tiny")
+    for number_of, run in runs_by_trial(result.parent).items():
+        accuracy, latency = result.study.trials[number_of].values
+        assert latency == run.metrics["latency_ms"] > 0
+        assert accuracy == run.metrics["val/accuracy"]
