@@ -33,8 +33,9 @@ from core.runs.train import train
 from core.runs.trained import Run, load
 from data import ImageFolder
 from experiments.tiny import EXPERIMENT
-from tests.core.export.test_register import Nowhere, Undecided, images
 from tests.support.golden import saved
+from tests.support.networks import Looks
+from tests.support.runs import Nowhere, images
 from tests.support.samples import tree
 
 QUIET = Launch(mlflow=False, threads=1)
@@ -220,18 +221,11 @@ class Curved(nn.Module):
         return x if self.training else torch.special.bessel_j0(x)
 
 
-class Branches(Model):
-    """Its way depends on what it sees."""
-
-    def network(self, context):
-        return Undecided(len(context.classes))
-
-
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
         (Bessel(), r"ONNX cannot express .*: it lacks the operator prims.bessel_j0, which the layer \S*2 uses"),
-        (Branches(), r"data-dependent.*test_register.py, line \d+: return \(self.scale if x.sum\(\) > 0"),
+        (Looks(), r"data-dependent.*networks.py, line \d+: return \(self.scale if x.sum\(\) > 0"),
     ],
     ids=["operator", "code"],
 )  # fmt: skip

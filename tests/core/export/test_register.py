@@ -22,7 +22,6 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from torch import nn
 from torchvision.models import VisionTransformer
 
 from core.cli.main import labbook as command_line
@@ -46,18 +45,12 @@ from data import ImageFolder
 from experiments.tiny import EXPERIMENT
 from tests.support import mlflow_server
 from tests.support.mlflow_server import Server, answers, wait_for
-from tests.support.runs import rewrite_record
+from tests.support.networks import Looks, Undecided
+from tests.support.runs import Nowhere, images, rewrite_record
 from tests.support.samples import tree
 
 empty_store = mlflow_server.empty_store
 SMALL = EXPERIMENT.but({"limit": 64, "epochs": 1})
-
-
-class Nowhere:
-    """Mirror of a run that is sent to MLflow later, or not at all."""
-
-    def follow(self, folder):
-        pass
 
 
 def mirrored(run):
@@ -100,10 +93,6 @@ def twin(run):
 
 def client():
     return connect(f"sqlite:///{paths.home()}/mlflow.db")
-
-
-def images(run, number=3):
-    return np.random.default_rng(0).integers(0, 256, (number, *run.record["data"]["image_shape"]), dtype=np.uint8)
 
 
 def logged_models():
@@ -243,22 +232,6 @@ class TinyTransformer(Model):
     def network(self, context):
         height, _, _ = context.image_shape
         return VisionTransformer(height, 8, 2, 2, 16, 32, num_classes=len(context.classes))
-
-
-class Looks(Model):
-    """Its way depends on what it sees."""
-
-    def network(self, context):
-        return Undecided(len(context.classes))
-
-
-class Undecided(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(classes))
-
-    def forward(self, x):
-        return (self.scale if x.sum() > 0 else 2 * self.scale).expand(x.shape[0], -1)
 
 
 class Draws(Model):
