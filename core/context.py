@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ class Context:
     classes: names, in the order of the logits.  class_counts: training samples of each class.
     image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks.
     mean, std: per channel, of pixels in 0..1, used to normalize batches; empty if each image is normalized by its own
-    statistics.  seed: of the run.
+    statistics.  seed: of the run.  directions: of the declared metrics, {val/NAME: 1 if larger values are better, -1 if
+    smaller ones are}.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +34,7 @@ class Context:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     seed: int = 0
+    directions: Mapping[str, int] = field(default_factory=dict)
 
 
 class Clock(NamedTuple):

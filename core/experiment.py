@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from core.augment import Augment
+from core.common.text import did_you_mean
 from core.declare.part import Part
 from core.loading.images import Dataset
 from core.loading.normalize import NORMALISE_MEANING, Normalize
 from core.loading.sampling import LabelNoise, LongTail, Sampling
 from core.losses import CrossEntropy, Loss
 from core.methods import Method, Supervised
-from core.metrics.names import Metric
+from core.metrics import Metric
+from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch, sign
 from core.models import Model
 from core.models.freeze import Freeze
 from core.models.tta import Views
@@ -67,10 +70,13 @@ class Experiment(Part):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="numerical precision; auto: bf16 or, if the GPU lacks it, fp16 on a GPU, fp32 elsewhere"
     )
-    monitor: Metric = Field(
+    metrics: tuple[Metric, ...] = Field(
+        (), description="further metrics, computed from the answers for val after each epoch and for test at the end"
+    )
+    monitor: Monitor = Field(
         "val/accuracy",
         description="validation metric that selects the best epoch, whose weights are kept; of equal epochs, the one "
-        "with the smaller val/loss, then the later one",
+        f"with the smaller val/loss, then the later one: {MONITORED}",
     )
     tta: Views = Field(
         "none", description="test-time augmentation: views of each test image whose probabilities are averaged"
@@ -82,8 +88,54 @@ class Experiment(Part):
         0, ge=0, lt=2**63, description="seed of the run: initial weights, order of images, augmentation, dropout"
     )
 
+    @property
+    def directions(self) -> dict[str, int]:
+        """{val/NAME: 1 if larger values are better, -1 if smaller ones are} of the declared metrics, if it is known."""
+        found = {f"val/{metric.label()}": metric.direction() for metric in self.metrics}
+        return {name: better for name, better in found.items() if better is not None}
+
+    @property
+    def monitored(self) -> dict[str, str]:
+        """{field: validation metric} of all parts that monitor one."""
+        found = {f"{name}.monitor": getattr(part, "monitor", None) for name, part in self.parts()}
+        named = {field: name for field, name in found.items() if isinstance(name, str) and name.startswith("val/")}
+        return {"monitor": self.monitor} | named
+
+    def best_epoch(self, history: History) -> int:
+        """Index of the best epoch of a history by `monitor`; see core.metrics.names.best_epoch."""
+        return best_epoch(history, self.monitor, self.directions.get(self.monitor))
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        """Refuse metrics of one name, and monitored metrics that no run measures and `metrics` does not add."""
+        own = [f"val/{metric.label()}" for metric in self.metrics]
+        measured = get_args(MetricName)
+        wrong = [("metrics", f"two of them are named {name[4:]}") for name in dict.fromkeys(own) if own.count(name) > 1]
+        wrong += [("metrics", f"{name[4:]} is measured in every run; leave it out") for name in own if name in measured]
+        known = [*measured, *own]
+        choices = f"choose one of {', '.join(known)}, or add it to metrics"
+        wrong += [
+            (field, f"{name} is not measured; {choices}{did_you_mean(name, known)}")
+            for field, name in self.monitored.items()
+            if name not in known
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data("Experiment", [_detail(field, text) for field, text in wrong])
+        return self
+
     def check(self) -> None:
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(f"grad_accum_steps: {self.grad_accum_steps} does not divide batch_size {self.batch_size}")
         if self.ema and self.swa:
             raise ValueError("ema and swa: the weights can be averaged in one way only")
+        for field, name in self.monitored.items():
+            try:
+                _ = self.directions.get(name) or sign(name)
+            except ValueError as error:
+                raise ValueError(f"{field}: {error}") from None
+
+
+def _detail(field: str, text: str) -> InitErrorDetails:
+    return InitErrorDetails(
+        type=PydanticCustomError("class", "{text}", {"text": text}), loc=tuple(field.split(".")), input=None
+    )

@@ -35,7 +35,9 @@ DECLARATION: Mapping[str, Sequence[str]] = {
     "Batches, gradients and precision": (
         "batch_size", "grad_accum_steps", "clip_grad_norm", "clip_grad_value", "sync_batch_norm", "precision",
     ),
-    "Length of training, early stopping and seed": ("epochs", "max_minutes", "stopping", "monitor", "seed"),
+    "Length of training, metrics, early stopping and seed": (
+        "epochs", "max_minutes", "stopping", "metrics", "monitor", "seed",
+    ),
 }  # fmt: skip
 LAUNCH: Mapping[str, Sequence[str]] = {
     "Device and data loading": (

@@ -114,9 +114,10 @@ def compare(
     by: group by this field alone.  baseline: a label, a variant or a run; None: the best setting with several seeds.
     anyway: compare even if the data differ.  ignore: fields that are ignored when runs are grouped, as the seed is; for
     example initial weights that differ for each seed.  better: 1 if larger values are better, -1 if smaller ones are;
-    None: as the metric's name says, if it is a known one. Raises UserError.
+    None: as the runs that declare the metric say, or else its name, if it is a known one. Raises UserError.
     """
-    better = better or direction(metric)
+    declared = (row.directions.get(metric.partition("/")[2]) for row in rows)
+    better = better or next(filter(None, declared), None) or direction(metric)
     chosen_rows, notes = _comparable(_without(ignore, with_missing_fields(rows)), metric, anyway)
     groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: _place(group.summary[0], better or 1))
     if better is None and len(groups) > 1:

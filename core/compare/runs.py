@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -25,6 +25,7 @@ class Row:
     """A run.
 
     fields: dotted name -> declared value as text, without the seed.  seed: pairs it with runs of other settings.
+    directions: {name without its split: 1 if larger values are better, -1 if smaller ones are} of declared metrics.
     data: digest of its images; None if unknown, as for some imported runs.  whole: whether it was trained on all of its
     data to the end.  error: message of a failed run.  data_name: of its data set; empty if unknown.
     """
@@ -41,6 +42,7 @@ class Row:
     status: str = FINISHED
     error: str = ""
     data_name: str = ""
+    directions: Mapping[str, int] = field(default_factory=dict)
 
 
 def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -156,6 +158,7 @@ def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any])
         status,
         "" if status == FINISHED else RecordedRun(folder).tags.get("error", ""),
         record["data"].get("name", ""),
+        record.get("directions", {}),
     )
 
 

@@ -26,7 +26,7 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.compare.forest_plot import KINDS
 from core.experiment import Experiment
-from core.metrics.names import Metric
+from core.metrics.names import MetricName
 from core.options import parse
 
 FIGURE = re.compile(r"<!-- figure (?P<metric>[^\s:]+): (?P<words>[^<>]+?) -->(?P<text>[^<]*)<!-- /figure -->")
@@ -38,7 +38,7 @@ SHAPES = {
 }
 MEAN = re.compile(r"-?\d+(?:\.(?P<decimals>\d+))?(?P<unit> %)?(?P<half> \+- \d+(?:\.\d+)?)?(?P<n> \(n = \d+\))?")
 EACH = re.compile(r"-?\d+(?:\.(?P<decimals>\d+))?(?:, -?\d+(?:\.\d+)?)+")
-_MEASURED = [name.removeprefix("val/") for name in get_args(Metric)]
+_MEASURED = [name.removeprefix("val/") for name in get_args(MetricName)]
 METRICS = (*(f"{split}/{name}" for split in ("test", "val") for name in _MEASURED), "train/loss", "train/accuracy")
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from core.common.errors import UserError
+
 MOST_CLASSES, KEPT = 100, 20
 COLUMNS = ("ids", "targets", "logits", "places", "log_sum", "own")  # of Answers
 
@@ -40,6 +42,21 @@ class Answers:
     def predicted(self) -> np.ndarray:
         """The class with the largest logit of each image, int64 [N]."""
         return self.logits.argmax(axis=1) if self.places is None else self.places[:, 0]
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The probabilities of all classes, float64 [N, C]: of softmax or, for multi-label images, of sigmoid. Raises
+        UserError if there are more than MOST_CLASSES classes, of which not all logits are kept."""
+        if self.places is not None:
+            kept = f"of {len(self.classes):,} classes, {self.logits.shape[1]} are kept"
+            raise UserError([f"it needs the probabilities of all classes; {kept}"])
+        logits: np.ndarray = self.logits.astype(np.float64)
+        if self.multi_label:
+            labels: np.ndarray = np.exp(-np.logaddexp(0, -logits))
+            return labels
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: np.ndarray = scores / scores.sum(axis=1, keepdims=True)
+        return shares
 
     @property
     def multi_label(self) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from core.common.text import did_you_mean
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from core.common.errors import UserError
+from core.common.text import did_you_mean, suggestion
 
 History = Sequence[Mapping[str, float]]  # one entry of metrics for each finished epoch
 
-Metric = Literal[
+MetricName = Literal[
     "val/accuracy",
     "val/loss",
     "val/top5",
@@ -23,6 +27,7 @@ Metric = Literal[
     "val/ece",
     "val/map",
 ]
+MONITORED = f"{', '.join(get_args(MetricName))}, or val/NAME of a metric in metrics"
 FRACTIONS = ("accuracy", "balanced_accuracy", "top5", "precision", "recall", "f1", "map")  # of 1, shown in percent
 
 # The only place that knows directions. A name is looked up without the words of _ASIDE, so that val/loss, train_loss
@@ -79,6 +84,16 @@ def sign(metric: str) -> int:
     return found
 
 
+def of_validation(name: str) -> str:
+    """The name, if it is that of a validation metric. Raises PydanticCustomError."""
+    if not name.startswith("val/"):
+        text = f"{name!r} is no validation metric{suggestion(name, get_args(MetricName))}"
+        raise PydanticCustomError("class", "{text}", {"text": text})
+    return name
+
+
+Monitor = Annotated[str, AfterValidator(of_validation)]  # whether it is measured, the experiment knows
+
 _NEEDS = dict.fromkeys(
     ("val/balanced_accuracy", "val/precision", "val/recall", "val/nll", "val/ece"), "it needs one class for each image"
 ) | {
@@ -94,19 +109,27 @@ def unmeasured(metric: str, measured: Collection[str]) -> str:
     return f"{metric} is not measured for these data{reason}{hint}"
 
 
-def scores(history: History, metric: str) -> list[float]:
-    """Values of a metric per epoch, with sign such that larger is better. Raises ValueError if it is not measured."""
+def scores(history: History, metric: str, better: int | None = None) -> list[float]:
+    """Values of a metric per epoch, with sign such that larger is better.
+
+    better: direction of a declared metric; None: what its name says. Raises UserError if it is not measured, or not in
+    each epoch.
+    """
+    factor = better or sign(metric)
     try:
-        return [sign(metric) * entry[metric] for entry in history]
+        return [factor * entry[metric] for entry in history]
     except KeyError:
-        measured = [name for name in history[0] if name.startswith("val/")]
-        raise ValueError(unmeasured(metric, measured)) from None
+        lacking = [epoch for epoch, entry in enumerate(history, 1) if metric not in entry]
+        if len(lacking) < len(history):
+            reason = f"it is not defined in epoch {lacking[0]}, and a metric that is monitored needs a value in each"
+            raise UserError([f"{metric}: {reason}"]) from None
+        raise UserError([unmeasured(metric, [name for name in history[0] if name.startswith("val/")])]) from None
 
 
-def best_epoch(history: History, metric: str) -> int:
+def best_epoch(history: History, metric: str, better: int | None = None) -> int:
     """Index of the best epoch so far. Of equal ones, it is the one with the smaller val/loss, then the later one; NaN
-    is worst. History must not be empty."""
-    ranked, losses = scores(history, metric), [entry.get("val/loss", math.nan) for entry in history]
+    is worst. History must not be empty. better: see scores."""
+    ranked, losses = scores(history, metric, better), [entry.get("val/loss", math.nan) for entry in history]
 
     def rank(epoch: int) -> tuple[float, float, int]:
         score, loss = ranked[epoch], losses[epoch]

@@ -31,7 +31,7 @@ from core.metrics.classification import (
     score_table,
 )
 from core.metrics.confusion import confusion, empty, margins
-from core.metrics.names import Metric
+from core.metrics.names import MetricName
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always 1
 MOST_NAMED = 2  # maximum number of classes shown for a mixed target
@@ -102,11 +102,11 @@ class SingleLabel(Task):
     see core/metrics/confusion.py; sums are top-5 hits and those of `likelihood`."""
 
     exclusive = True
-    always = tuple(name for name in get_args(Metric) if name not in ("val/top5", "val/map"))
+    always = tuple(name for name in get_args(MetricName) if name not in ("val/top5", "val/map"))
     sums = 2 + 3 * BINS
 
     def takes(self, part: object) -> bool:
-        return True
+        return getattr(part, "single_label", True)
 
     def right(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return correct(logits, targets)

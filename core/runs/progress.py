@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -28,16 +28,19 @@ class Progress(Protocol):
     def say(self, line: str) -> None: ...
 
 
-def progress(epochs: int, steps: int, batch_size: int, first_step: int = 0) -> Progress:
-    """A Bar if it can be shown, otherwise Lines. steps: per epoch.  first_step: where a resumed run continues."""
-    return Bar(epochs, steps, batch_size, first_step) if is_terminal() or is_notebook() else Lines(epochs)
+def progress(epochs: int, steps: int, batch_size: int, first_step: int = 0, declared: Sequence[str] = ()) -> Progress:
+    """A Bar if it can be shown, otherwise Lines. steps: per epoch.  first_step: where a resumed run continues.
+    declared: names of the metrics that the declaration adds."""
+    if is_terminal() or is_notebook():
+        return Bar(epochs, steps, batch_size, first_step, declared)
+    return Lines(epochs, declared)
 
 
 class Lines:
     """One plain line per epoch."""
 
-    def __init__(self, epochs: int):
-        self.epochs = epochs
+    def __init__(self, epochs: int, declared: Sequence[str] = ()):
+        self.epochs, self.declared = epochs, declared
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +50,7 @@ class Lines:
 
     def show(self, event: Event) -> None:
         if event.validation:
-            self.say(f"epoch {event.epoch + 1}/{self.epochs}  {summary(event.metrics)}")
+            self.say(f"epoch {event.epoch + 1}/{self.epochs}  {summary(event.metrics, self.declared)}")
 
     def say(self, line: str) -> None:
         tell(line)
@@ -56,10 +59,10 @@ class Lines:
 class Bar:
     """A live bar: epoch, step, loss, accuracy, images/s, time left."""
 
-    def __init__(self, epochs: int, steps: int, batch_size: int, first_step: int):
+    def __init__(self, epochs: int, steps: int, batch_size: int, first_step: int, declared: Sequence[str] = ()):
         from rich import progress as rich_progress
 
-        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.epochs, self.steps, self.batch_size, self.declared = epochs, steps, batch_size, declared
         self.loss = self.accuracy = ""
         self.first, self.began = first_step, time.perf_counter()
         self.bar = rich_progress.Progress(
@@ -85,7 +88,8 @@ class Bar:
     def show(self, event: Event) -> None:
         if event.validation:
             self.accuracy = f" val {event.metrics['val/accuracy']:.2%}"
-            self.bar.console.print(f"epoch {event.epoch + 1}/{self.epochs}  {summary(event.metrics)}", highlight=False)
+            line = f"epoch {event.epoch + 1}/{self.epochs}  {summary(event.metrics, self.declared)}"
+            self.bar.console.print(line, highlight=False)
         elif not event.metrics:
             return
         self.loss = f" loss {event.metrics['step/loss']:.4f}" if "step/loss" in event.metrics else self.loss
@@ -100,12 +104,14 @@ class Bar:
         self.bar.console.print(line, highlight=False)
 
 
-def summary(metrics: dict[str, float]) -> str:
-    """The metrics of an epoch in one line."""
+def summary(metrics: dict[str, float], declared: Sequence[str] = ()) -> str:
+    """The metrics of an epoch in one line. declared: names of further ones."""
+    values = {name: metrics.get(f"val/{name}") for name in declared}
+    more = "".join(f" {name} {'undefined' if value is None else f'{value:.4f}'}" for name, value in values.items())
     average = f" map {metrics['val/map']:.2%}" if "val/map" in metrics else ""
     return (
         f"train loss {metrics['train/loss']:.4f} accuracy {metrics['train/accuracy']:.2%}  "
-        f"val loss {metrics['val/loss']:.4f} accuracy {metrics['val/accuracy']:.2%}{average}  "
+        f"val loss {metrics['val/loss']:.4f} accuracy {metrics['val/accuracy']:.2%}{average}{more}  "
         f"lr {metrics['lr']:.2g}  {metrics['images_per_second']:,.0f} images/s"
     )
 

@@ -117,7 +117,8 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
     _log_code(journal, parts, tags)
     origin = experiment.model.origin()
     more = {"data": data, "continued": continued and continued.id, "weights": origin and origin.record()}
-    write_record(journal, spec, tags, **more)
+    directions = {name.removeprefix("val/"): better for name, better in experiment.directions.items()}
+    write_record(journal, spec, tags, directions=directions, **more)
 
 
 def _log_code(journal: Journal, parts: Assembly, tags: dict[str, str]) -> None:

@@ -6,11 +6,12 @@ import torch
 
 from core.common import plots
 from core.common.errors import Unfinished, UserError
+from core.common.terminal import tell
 from core.inference.answers import log_answers, name_of
 from core.loading.images import Splits
 from core.metrics.answers import Answers
+from core.metrics.base import undefined
 from core.metrics.confusion import DENSE, cells
-from core.metrics.names import best_epoch
 from core.metrics.task import PerClass
 from core.models.tta import averaged
 from core.record import provenance
@@ -30,12 +31,13 @@ def evaluate_kept(parts: Assembly) -> tuple[Evaluation, list[Answers]]:
     distributed.align(model, everything=True)
     found = []
     for split, images in (("val", parts.splits.val), ("test", parts.splits.test)):
-        collector = Collector(split, parts.splits.classes)
+        collector = Collector(split, parts.splits.classes, parts.experiment.metrics)
         batches = parts.held_out(images)
         with setup.precision():
             network = averaged(model, parts.experiment.tta, setup.task)
             result = evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.task, collector)
-        found.append(collector.answers())
+        assert result.answers is not None
+        found.append(result.answers)
     return result, found
 
 
@@ -51,7 +53,10 @@ def test(journal: Journal, parts: Assembly) -> None:
         raise Unfinished(str(damage), run.id) from None
     parts.state.evaluated.load_state_dict(load_file(weights))
     result, answers = evaluate_kept(parts)
-    best = best_epoch(parts.state.history, parts.experiment.monitor)
+    best = parts.experiment.best_epoch(parts.state.history)
+    for metric in parts.experiment.metrics:
+        if metric.label() not in result.metrics:
+            tell(f"test/{metric.label()} is not recorded: it is not defined: {undefined(answers[-1])}")
     journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
     task = parts.setup.task
     if task.exclusive:
@@ -93,7 +98,7 @@ def curves(journal: Journal, parts: Assembly) -> None:
     """Plot the learning curves of the finished epochs."""
     history = parts.state.history
     with plots.optional(plots.CURVES):
-        plots.learning_curves(history, best_epoch(history, parts.experiment.monitor), journal.artifact(plots.CURVES))
+        plots.learning_curves(history, parts.experiment.best_epoch(history), journal.artifact(plots.CURVES))
         journal.log_artifact(plots.CURVES)
 
 
@@ -102,7 +107,7 @@ def close(journal: Journal, parts: Assembly, status: str) -> None:
     run, history = Run(journal.folder), parts.state.history
     try:
         if history:
-            best = best_epoch(history, parts.experiment.monitor)
+            best = parts.experiment.best_epoch(history)
             journal.write("tags", values={"best_epoch": str(best + 1), "epochs_done": str(len(history))})
             if journal.artifact(WEIGHTS).exists():  # a search keeps the weights of its best trials only
                 journal.log_artifact(WEIGHTS)

@@ -13,7 +13,6 @@ from core.common.errors import Damaged, UserError
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.launch import Launch
-from core.metrics.names import best_epoch
 from core.models import load_weights
 from core.models.weights import serialized
 from core.record.journal import Journal, damage, is_deleted
@@ -80,7 +79,7 @@ def _usable(run: Run, parts: Assembly, lost: str) -> Checkpoint | None:
             continue
         history = found.state["history"]
         at_end = found.step == len(history) * parts.context.steps_per_epoch
-        if not lost or not history or (at_end and best_epoch(history, parts.experiment.monitor) == len(history) - 1):
+        if not lost or not history or (at_end and parts.experiment.best_epoch(history) == len(history) - 1):
             return found
         refused = True
     if refused:
@@ -120,6 +119,9 @@ def take_over(earlier: Run, parts: Assembly) -> None:
         raise UserError([f"{unfit}: {reason}"]) from None
     for group, own in zip(state.optimizer.param_groups, declared, strict=True):
         group.update(own)
+    if lacking := {name for name in parts.experiment.monitored.values() if name not in state.history[0]}:
+        advice = "monitor a metric that it measured"
+        raise UserError([f"--continue {earlier.id}: its epochs have no {', '.join(sorted(lacking))}; {advice}"])
     done = len(state.history)
     state.step = done * parts.context.steps_per_epoch
     if done >= setup.epochs:

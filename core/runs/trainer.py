@@ -14,7 +14,6 @@ from core.common.errors import Interrupted, NothingValidated, Unfinished
 from core.common.terminal import tell
 from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
-from core.metrics.names import best_epoch, scores
 from core.models.weights import serialized
 from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
@@ -57,7 +56,7 @@ class Trainer:
             for _ in events:
                 pass
         monitor, history = self.parts.experiment.monitor, self.parts.state.history
-        if all(math.isnan(score) for score in scores(history, monitor)):
+        if all(math.isnan(entry[monitor]) for entry in history):
             raise NothingValidated(monitor, len(history))
         if self.journal is None:
             evaluate_kept(self.parts)
@@ -157,7 +156,7 @@ class Trainer:
         agreed = distributed.Agreement()
         saver = Saver(self.run.folder / CHECKPOINTS, parts.launch.checkpoint_every, belongs(parts))
         with (
-            progress(epochs, steps, parts.context.batch_size, state.step) as display,
+            progress(epochs, steps, parts.context.batch_size, state.step, _labels(parts)) as display,
             stop.at_step_end(),
             watching(journal, parts, display.say) as watch,
             saver,
@@ -208,6 +207,10 @@ def _opening(run: Run, parts: Assembly) -> str:
     return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
 
 
+def _labels(parts: Assembly) -> list[str]:
+    return [metric.label() for metric in parts.experiment.metrics]
+
+
 def _notes(parts: Assembly) -> Iterator[str]:
     """Yield what the user should know about a declaration before it is trained."""
     ema = parts.experiment.ema
@@ -221,5 +224,5 @@ def _record(journal: Journal, parts: Assembly, event: Event) -> None:
             journal.metrics(event.step, event.metrics)
         return
     journal.metrics(event.epoch + 1, event.metrics)
-    if best_epoch(parts.state.history, parts.experiment.monitor) == event.epoch:
+    if parts.experiment.best_epoch(parts.state.history) == event.epoch:
         journal.replace(WEIGHTS, serialized(parts.state.evaluated))

@@ -10,8 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from core.context import Clock
-from core.metrics.names import History, Metric, scores
+from core.metrics.names import MONITORED, History, Monitor
 from core.schedules.base import Schedule
+from core.schedules.monitoring import Monitoring
 
 
 class Constant(Schedule):
@@ -132,20 +133,19 @@ class Exponential(Schedule):
         return self.gamma ** (step // clock.steps_per_epoch)
 
 
-class Plateau(Schedule):
+class Plateau(Schedule, Monitoring):
     """Multiply the learning rate by `factor` when the metric `monitor` has stopped improving.
 
     Equivalent to torch's ReduceLROnPlateau with threshold_mode "rel". It is a pure function of the validation history:
     the rule is evaluated from the first epoch each time, so there is no state to save. Epochs of the warmup set the
-    best value but do not count as epochs without improvement. Whether the metric is maximized or minimized follows
-    from its name.
+    best value but do not count as epochs without improvement.
     """
 
     factor: float = Field(0.1, gt=0, lt=1, description="factor by which the learning rate is reduced")
     patience: int = Field(
         10, ge=0, description="epochs without improvement to tolerate; after one more, the learning rate is reduced"
     )
-    monitor: Metric = Field("val/loss", description="validation metric to monitor")
+    monitor: Monitor = Field("val/loss", description=f"validation metric to monitor: {MONITORED}")
     threshold: float = Field(
         1e-4, ge=0, lt=1, description="minimum relative change of the metric that counts as an improvement"
     )
@@ -154,7 +154,7 @@ class Plateau(Schedule):
 
     def after_warmup(self, step: int, total: int, clock: Clock, history: History) -> float:
         multiplier, best, bad, cooling = 1.0, -float("inf"), 0, 0
-        for epoch, score in enumerate(scores(history, self.monitor)):
+        for epoch, score in enumerate(self.scores(history)):
             bar = best + self.threshold * abs(best) if best > -float("inf") else best
             best, bad = (score, 0) if score > bar else (best, bad + 1)
             if epoch < self.warmup_epochs:

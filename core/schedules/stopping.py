@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from core.declare.part import Part
-from core.metrics.names import History, Metric, scores
+from core.metrics.names import MONITORED, History, Monitor
+from core.schedules.monitoring import Monitoring
 
 
-class EarlyStopping(Part):
+class EarlyStopping(Monitoring):
     """Stop training when the metric `monitor` has not improved for `patience` epochs (Prechelt 1998: UP_s with strips
-    of one epoch). Whether the metric is maximized or minimized follows from its name."""
+    of one epoch)."""
 
     patience: int = Field(10, ge=1, description="epochs without improvement after which training stops")
     min_delta: float = Field(
         0.0, ge=0, description="minimum change of the metric, in its units, that counts as an improvement"
     )
-    monitor: Metric = Field("val/accuracy", description="validation metric to monitor")
+    monitor: Monitor = Field("val/accuracy", description=f"validation metric to monitor: {MONITORED}")
 
     def __call__(self, history: History) -> bool:
         best, since = -float("inf"), 0
-        for score in scores(history, self.monitor):
+        for score in self.scores(history):
             best, since = (score, 0) if score > best + self.min_delta else (best, since + 1)
         return since >= self.patience
 

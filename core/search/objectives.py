@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import get_args
 
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.experiment import Experiment
-from core.metrics.names import Metric, scores, sign
+from core.metrics.names import FRACTIONS, MetricName, direction, sign
 from core.record.run import last
 from core.runs.trained import Run
 from core.search.options import COSTS, Search
@@ -22,10 +22,12 @@ LATENCY = "latency_ms"  # of one image in eager PyTorch on the CPU, in float32
 
 @dataclass(frozen=True)
 class Goals:
-    """The objectives of a study. names: validation metrics, or costs.  epoch: which epoch counts, best or last."""
+    """The objectives of a study. names: validation metrics, or costs.  epoch: which epoch counts, best or last.
+    directions: of metrics that the declaration adds, 1 or -1."""
 
     names: tuple[str, ...]
     epoch: str
+    directions: Mapping[str, int] = field(default_factory=dict)
 
     def score(self, run: Run) -> list[float]:
         """Returns the measured value of each goal. Raises ValueError if a value is not finite."""
@@ -44,14 +46,14 @@ class Goals:
         if name == LATENCY:
             return last(history)[name]
         curve = [history[name][epoch] for epoch in sorted(history[name])]
-        ranked = scores([{name: value} for value in curve], name)
-        finite = [value for value in ranked if not math.isnan(value)]
-        return sign(name) * (ranked[-1] if self.epoch == "last" or not finite else max(finite))
+        finite = [value for value in curve if not math.isnan(value)]
+        if self.epoch == "last" or not finite:
+            return curve[-1]
+        return max(finite) if self.larger_is_better(name) else min(finite)
 
-    @staticmethod
-    def larger_is_better(name: str) -> bool:
+    def larger_is_better(self, name: str) -> bool:
         """Whether a goal is maximized."""
-        return sign(name) > 0
+        return (self.directions.get(name) or sign(name)) > 0
 
 
 def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
@@ -61,8 +63,8 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
     """
     varies_loss = any(name.partition(".")[0] == "loss" for name in space)
     names = options.goal or (DEFAULT if varies_loss and experiment.monitor == "val/loss" else experiment.monitor,)
-    known = (*get_args(Metric), *COSTS)
-    wrong = [f"--goal {name}: unknown goal{did_you_mean(name, known) or '; choose one of ' + ', '.join(known)}"
+    known = (*get_args(MetricName), *(f"val/{metric.label()}" for metric in experiment.metrics), *COSTS)
+    wrong = [f"--goal {name}: unknown goal; choose one of {', '.join(known)}{did_you_mean(name, known)}"
              for name in names if name not in known]  # fmt: skip
     if len(set(names)) < len(names):
         wrong.append(f"--goal {','.join(names)}: goals must be different")
@@ -70,9 +72,13 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
         wrong.append(
             "--goal val/loss: SPACE varies the loss, so its values are not comparable; choose val/accuracy or val/nll"
         )
+    directions = experiment.directions
+    for name in names:
+        if name in known and not directions.get(name) and direction(name) is None:
+            wrong.append(f"--goal {name}: it is not known whether larger or smaller values are better")
     if wrong:
         raise UserError(wrong)
-    return Goals(tuple(names), options.epoch)
+    return Goals(tuple(names), options.epoch, directions)
 
 
 def summary(values: Sequence[float], goals: Goals) -> str:
@@ -95,4 +101,4 @@ def number(name: str, value: float) -> str:
         return f"{value:z,.1f} s"
     if name == LATENCY:
         return f"{value:z.2f} ms"
-    return f"{value:z.4f}" if sign(name) < 0 else f"{value:z.2%}"
+    return f"{value:z.2%}" if name.rpartition("/")[2] in FRACTIONS else f"{value:z.4f}"

@@ -28,14 +28,14 @@ from core.runs.trained import Run
 from core.search import samplers, space
 from core.search.confirm import Confirmed, confirm, messages
 from core.search.objectives import Goals, goals_of
-from core.search.options import Search
+from core.search.options import COSTS, Search
 from core.search.plots import log_plots
 from core.search.pool import Pool
 from core.search.progress import display, status_line
 from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
 from core.search.study import DECLARED, StudyRunner, identity
 from core.tracking.api import Mirror
-from core.training.assemble import prepare
+from core.training.assemble import prepare, refuse_unmeasured
 from core.training.runtime import open_runtime
 from core.training.smoke import declared as made_small
 
@@ -77,7 +77,8 @@ def search(
         mirror = runtime.mirror
         assert isinstance(mirror, Mirror)
         spec = replace(spec, experiment=made_small(experiment, spec.launch, runtime.ranks))
-        prepare(spec.experiment, spec.launch, runtime.ranks)
+        parts = prepare(spec.experiment, spec.launch, runtime.ranks)
+        refuse_unmeasured(parts, {f"--goal {name}": name for name in goals.names if name not in COSTS})
         with (
             _opened(spec, within, options, goals) as (storage, study),
             _parent(study, spec, options, mirror) as (run, journal),

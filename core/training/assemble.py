@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,7 +29,8 @@ from core.methods import Forward
 from core.metrics.task import Task, task_of
 from core.optimizers.averaging import MovingAverage, equal_average
 from core.training import distributed
-from core.training.sanity_check import rehearse, rehearse_metrics, small_step
+from core.training.collect import Collector
+from core.training.sanity_check import rehearse, rehearse_declared, rehearse_metrics, small_step
 from core.training.state import State, Stopwatch
 from core.training.step import Setup
 
@@ -123,7 +124,7 @@ def _fitting(experiment: Experiment, images: int, ranks: int) -> int:
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks) -> Assembly:
     device = device_of(launch.device, ranks)
     image_function = per_image(experiment.augment)
-    classes = len(splits.classes)
+    classes, metrics = len(splits.classes), experiment.metrics
     task = task_of(splits.multi_label)
     refuse(experiment, task)
     splits = studied(experiment, splits)
@@ -160,6 +161,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         mean=mean,
         std=std,
         seed=experiment.seed,
+        directions=experiment.directions,
     )
     dtype, precision = autocast_of(experiment.precision, device)
     state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
@@ -169,7 +171,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         normalize=normalizer(mean, std, device),
         augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
         schedule=experiment.schedule.build(context),
-        stopping=experiment.stopping,
+        stopping=experiment.stopping.build(context) if experiment.stopping else None,
         task=task,
         classes=classes,
         epochs=experiment.epochs,
@@ -184,6 +186,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         autocast=dtype,
         rank=ranks.rank,
         frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
+        collector=Collector("val", splits.classes, metrics) if metrics else None,
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
@@ -201,23 +204,24 @@ def studied(experiment: Experiment, splits: Splits) -> Splits:
     return replace(splits, train=train)
 
 
-def watched(experiment: Experiment) -> dict[str, str]:
-    """Validation metrics that the declaration refers to: {field: metric}."""
-    found = {name: getattr(part, "monitor", None) for name, part in experiment.parts()}
-    named = {f"{name}.monitor": metric for name, metric in found.items() if isinstance(metric, str)}
-    return {"monitor": experiment.monitor} | {field: m for field, m in named.items() if m.startswith("val/")}
-
-
 def connect(parts: Assembly) -> None:
     """Collective setup, once every process is ready: check the validation metrics, synchronize BatchNorm, wrap the
     model in DistributedDataParallel. Raises UserError in all processes.
     """
     experiment, state, setup, plan = parts.experiment, parts.state, parts.setup, parts.train.plan
-    rehearse_metrics(watched(experiment), setup, state, parts.held_out(parts.splits.val.take(np.arange(1))))
+    refuse_unmeasured(parts, experiment.monitored)
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
     few = small_step(setup, parts.train, _few(plan, experiment))
     state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
+
+
+def refuse_unmeasured(parts: Assembly, named: Mapping[str, str]) -> None:
+    """Raise UserError for a field that names a validation metric which is not measured for these data, and for a
+    declared metric that fails. named: {field: metric}."""
+    val, metrics = parts.splits.val, parts.experiment.metrics
+    absent = rehearse_declared(metrics, val, parts.splits.classes) if metrics else {}
+    rehearse_metrics(named, parts.setup, parts.state, parts.held_out(val.take(np.arange(1))), absent)
 
 
 def _few(plan: Plan, experiment: Experiment) -> int:
@@ -309,9 +313,10 @@ def load_splits(experiment: Experiment, launch: Launch, classes: Sequence[str] |
 def refuse(experiment: Experiment, task: Task) -> None:
     """Raise UserError naming every declared part that does not support the targets of this task."""
     unfit = [(name, type(part)) for name, part in experiment.parts() if not task.takes(part)]
+    taken, given = ("multi-label", "single-label") if task.exclusive else ("single-label", "multi-label")
     if unfit:
         raise UserError(
-            f"{name}: {kind.__name__} supports only single-label images, and these are multi-label; {advice}"
+            f"{name}: {kind.__name__} supports only {taken} images, and these are {given}; {advice}"
             for name, kind in unfit
             for advice in [getattr(kind, "instead", "leave it out")]
         )

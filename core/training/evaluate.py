@@ -11,16 +11,19 @@ from torch import nn
 from core.common.tensors import full
 from core.loading.batches import Batch, Batches
 from core.methods import LossFunction
+from core.metrics.answers import Answers
 from core.metrics.task import Task
 from core.models.inspection import evaluation_mode
 from core.training import distributed
+from core.training.collect import Collector
 
 
 class Evaluation(NamedTuple):
     """Result of an evaluation.
 
     metrics: loss; accuracy, balanced_accuracy, precision, recall, f1, ece, and top5 with six or more classes, in 0..1;
-    nll in nats.  table: on the host, the confusion matrix, see core/metrics/confusion.py.
+    nll in nats; then those of the collector.  table: on the host, the confusion matrix, see core/metrics/confusion.py.
+    answers: collected, in the order of the split.
 
     Multi-label: metrics are loss, accuracy (exact match), map and f1; the table is that of `score_table`,
     int64 [2, C, THRESHOLDS].
@@ -28,6 +31,7 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, float]
     table: torch.Tensor
+    answers: Answers | None = None
 
 
 @torch.inference_mode()
@@ -38,11 +42,11 @@ def evaluate(
     normalize: Callable[[Batch], Batch],
     classes: int,
     task: Task,
-    see: Callable[[Batch, torch.Tensor], None] | None = None,
+    collector: Collector | None = None,
 ) -> Evaluation:
     """Evaluate a model over every sample of `batches`, each counted once over all processes. Restores the training
-    modes of model and loss. see: called with each batch, before normalization, and its logits. Raises ValueError if the
-    split is empty."""
+    modes of model and loss. collector: collects the answers and computes its metrics. Raises ValueError if the split is
+    empty."""
     device = next(model.parameters()).device
     table = task.empty_table(classes, device)
     sums = torch.zeros(1 + task.sums, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
@@ -50,8 +54,8 @@ def evaluate(
         for batch in batches.epoch(0):
             images, targets = normalize(batch)[:2]
             logits = full(model(images))
-            if see:
-                see(batch, logits)
+            if collector:
+                collector(batch, logits)
             counted, added = task.count(logits, targets)
             table = table + counted if table.is_sparse else table.add_(counted)
             sums[0] += loss(logits, targets).sum()
@@ -59,4 +63,8 @@ def evaluate(
     table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()
     if not table.sum():
         raise ValueError("the split to evaluate is empty")
-    return Evaluation(task.summary(table, sums), table)
+    metrics = task.summary(table, sums)
+    if collector is None:
+        return Evaluation(metrics, table)
+    answers = collector.answers()
+    return Evaluation(metrics | collector.measured(answers), table, answers)

@@ -85,6 +85,9 @@ def computed(parts: Assembly) -> Features | None:
     tail = _tail(network, parts)
     if tail is None:
         return None
+    if collector := parts.setup.collector:
+        for batch in parts.val.epoch(0):  # by their pixels, which the features do not hold
+            collector.identify(batch)
     found = []
     for batches in (parts.held_out(parts.images), parts.val):
         features = _features(network, tail[0], batches, parts.setup)

@@ -83,7 +83,8 @@ def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate
         average_epoch(setup, state, train)
     distributed.align(state.evaluated)
     with setup.precision():
-        validation = evaluate(state.evaluated, setup.loss, val, setup.normalize, setup.classes, setup.task)
+        network, collector = state.evaluated, setup.collector
+        validation = evaluate(network, setup.loss, val, setup.normalize, setup.classes, setup.task, collector)
     steps = len(train.plan)
     loss, right, _ = state.seen
     metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.share)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from core import randomness as K
 from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
 from core.common.errors import UserError
+from core.common.terminal import tell
 from core.loading.batches import Batches
 from core.loading.images import Images
 from core.loading.loader import Fetch, Request
+from core.metrics.answers import bounded
+from core.metrics.base import Metric, measured, undefined
 from core.metrics.names import unmeasured
 from core.schedules import Clock
 from core.training.evaluate import evaluate
@@ -24,6 +28,7 @@ from core.training.state import State
 from core.training.step import Setup
 
 PROBED = 4  # images passed to each image step
+PROBED_ANSWERS = 512  # images for which declared metrics are tried
 START = Clock(0, 1, 1)
 
 
@@ -82,16 +87,53 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
     return step
 
 
-def rehearse_metrics(named: dict[str, str], setup: Setup, state: State, val: Batches) -> None:
-    """Raise UserError for a field that names a metric which is not measured for these data. named: {field: metric}."""
+def rehearse_declared(metrics: Sequence[Metric], val: Images, classes: tuple[str, ...]) -> dict[str, str]:
+    """Compute the declared metrics from random answers for images of val, some of each class.
+
+    Returns the reason for each metric that is not defined for val, by its name, and prints it. Raises UserError for a
+    metric that fails.
+    """
+    targets = val.targets
+    few = [np.arange(min(PROBED_ANSWERS, len(val)))]
+    few += [targets.argmax(axis=0), targets.argmin(axis=0)] if targets.ndim == 2 else [np.unique(targets, True)[1]]
+    rows = np.unique(np.concatenate(few))
+    keys = K.sample_keys(0, 0, np.arange(len(rows) * len(classes)))
+    logits = K.uniform(keys, "metrics").reshape(len(rows), len(classes))
+    answers = bounded("val", classes, np.array([f"{row:016x}" for row in rows]), targets[rows], logits)
+    absent = {}
+    for metric in metrics:
+        name = metric.label()
+        try:
+            if not measured([metric], answers):
+                absent[name] = f"it is not defined: {undefined(answers)}"
+                tell(f"val/{name} is not recorded: {absent[name]}")
+        except UserError as error:
+            raise UserError(f"metrics.{name}: {line}" for line in error.lines) from None
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{place.filename}, line {place.lineno}"
+            raise UserError([f"metrics.{name}: {type(error).__name__}: {_first_line(error)} ({where})"]) from error
+    return absent
+
+
+def rehearse_metrics(
+    named: Mapping[str, str], setup: Setup, state: State, val: Batches, absent: Mapping[str, str]
+) -> None:
+    """Raise UserError for a field that names a metric which is not measured for these data.
+
+    named: {field: metric}.  absent: {name of a declared metric that is not defined: reason}.
+    """
     if set(named.values()) <= set(setup.task.always):
         return
+    declared = [f"val/{metric.label()}" for metric in setup.collector.metrics] if setup.collector else []
+    if wrong := {field: metric for field, metric in named.items() if metric[4:] in absent}:
+        raise UserError(f"{field}: {metric} cannot be chosen: {absent[metric[4:]]}" for field, metric in wrong.items())
     with setup.precision():
         found = evaluate(state.evaluated, setup.loss, val, setup.normalize, setup.classes, setup.task)
-    measured = [f"val/{name}" for name in found.metrics]
+    known = [*(f"val/{name}" for name in found.metrics), *declared]
     for field, metric in named.items():
-        if metric not in measured:
-            raise UserError([f"{field}: {unmeasured(metric, measured)}"])
+        if metric not in known:
+            raise UserError([f"{field}: {unmeasured(metric, known)}"])
 
 
 def _probe(step: Albumentation, images: Images) -> None:

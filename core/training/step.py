@@ -20,6 +20,7 @@ from core.models.freeze import Frozen
 from core.schedules import Clock, Schedule
 from core.schedules.stopping import EarlyStopping, out_of_time
 from core.training import distributed
+from core.training.collect import Collector
 from core.training.state import State
 
 
@@ -47,6 +48,7 @@ class Setup:
     autocast: torch.dtype | None = None
     rank: int = 0
     frozen: Frozen | None = None
+    collector: Collector | None = None  # of the answers for val, if metrics are declared
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""

@@ -64,7 +64,7 @@ def test_with_many_classes_the_largest_logits_are_kept(monkeypatch):
     assert few.logits.shape == (200, 6)
     for name in ("accuracy", "f1", "top5", "nll", "ece", "cohen_kappa"):
         assert compute(few, name) == pytest.approx(compute(whole, name), abs=1e-6), name
-    with pytest.raises(UserError, match="auroc needs the probabilities of all classes; of 12 classes, 6 are kept"):
+    with pytest.raises(UserError, match="auroc: it needs the probabilities of all classes; of 12 classes, 6 are kept"):
         compute(few, "auroc")
 
 
@@ -102,8 +102,8 @@ def test_what_cannot_be_computed_is_said():
     for name, message in (
         ("acuracy", "acuracy: unknown metric; did you mean accuracy"),
         ("MulticlassAUROCC", "unknown metric; did you mean MulticlassAUROC"),
-        ("MulticlassConfusionMatrix", "MulticlassConfusionMatrix is not a single number"),
-        ("MulticlassROC", "MulticlassROC is not a single number"),
+        ("MulticlassConfusionMatrix", "MulticlassConfusionMatrix: it is not a single number"),
+        ("MulticlassROC", "MulticlassROC: it is not a single number"),
     ):
         with pytest.raises(UserError, match=message):
             compute(found, name)

@@ -4,13 +4,13 @@ from typing import get_args
 
 import pytest
 
-from core.metrics.names import FRACTIONS, Metric, direction, sign
+from core.metrics.names import FRACTIONS, MetricName, direction, sign
 from core.search.options import COSTS
 
 
 def test_every_metric_and_cost_of_labbook_has_a_direction():
     assert {name: direction(name) for name in COSTS} == dict.fromkeys(COSTS, -1)
-    for name in get_args(Metric):
+    for name in get_args(MetricName):
         fraction = name.removeprefix("val/") in FRACTIONS
         assert direction(name) == (1 if fraction else -1)
         assert direction(name.replace("val/", "test/")) == direction(name)

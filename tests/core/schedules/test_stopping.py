@@ -10,7 +10,7 @@ import pytest
 from core.common.errors import UserError
 from core.common.ranks import Ranks
 from core.launch import Launch
-from core.metrics.names import Metric, best_epoch, sign
+from core.metrics.names import MetricName, best_epoch, sign
 from core.schedules.stopping import EarlyStopping, out_of_time
 from core.training import state as state_module
 from core.training.assemble import prepare
@@ -18,7 +18,7 @@ from core.training.loop import fit
 from tests.support.loop import BASE, built, run
 
 SMALLER = {"val/loss", "val/nll", "val/ece"}
-metrics = pytest.mark.parametrize("metric", get_args(Metric))
+metrics = pytest.mark.parametrize("metric", get_args(MetricName))
 
 
 @metrics
