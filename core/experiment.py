@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from core.augment import Augment
+from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.part import Part
 from core.loading.images import Dataset
@@ -16,7 +18,7 @@ from core.loading.sampling import LabelNoise, LongTail, Sampling
 from core.losses import CrossEntropy, Loss
 from core.methods import Method, Supervised
 from core.metrics import Metric
-from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch, sign
+from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch
 from core.models import Model
 from core.models.freeze import Freeze
 from core.models.tta import Views
@@ -128,11 +130,11 @@ class Experiment(Part):
             raise ValueError(f"grad_accum_steps: {self.grad_accum_steps} does not divide batch_size {self.batch_size}")
         if self.ema and self.swa:
             raise ValueError("ema and swa: the weights can be averaged in one way only")
+        named = {f"val/{metric.label()}": metric for metric in self.metrics}
         for field, name in self.monitored.items():
-            try:
-                _ = self.directions.get(name) or sign(name)
-            except ValueError as error:
-                raise ValueError(f"{field}: {error}") from None
+            with suppress(UserError):  # which its own check raises, too
+                if name in named and named[name].direction() is None:
+                    raise ValueError(f"{field}: {name}: it is not known whether larger or smaller values are better")
 
 
 def _detail(field: str, text: str) -> InitErrorDetails:

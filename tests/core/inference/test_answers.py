@@ -94,13 +94,15 @@ def test_answers_of_an_older_run_are_computed_from_its_network(home, capsys):
 
 
 def test_answers_of_two_processes_are_those_of_all_images(forge, home):
-    first, second = start(forge, PROGRAM, "--epochs", "1", *COMMON)
+    first, second = start(forge, PROGRAM, "--epochs", "1", "--metrics", "AUROC", *COMMON)
     assert (first.wait(), second.wait()) == (0, 0), first.text + second.text
     run = only_run(home)
     answers = read(run, "test")
     images = run.experiment.data.load(None).test
     assert answers.targets.tolist() == images.targets.tolist()
     assert compute(answers, "accuracy") == pytest.approx(run.metrics["test/accuracy"])
+    assert compute(answers, "auroc") == pytest.approx(run.metrics["test/auroc"], abs=1e-3)
+    assert compute(read(run, "val"), "auroc") == pytest.approx(run.history["val/auroc"][1], abs=1e-3)
 
 
 def test_answers_collected_in_any_order_are_in_that_of_the_split():

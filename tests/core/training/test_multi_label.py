@@ -22,6 +22,7 @@ from core.loading.sampling import ClassBalanced as Balanced
 from core.loading.sampling import LabelNoise, LongTail
 from core.losses import BinaryCrossEntropy, ClassBalanced, CrossEntropy, Loss
 from core.methods import Consistency, WeightPenalty
+from core.metrics import AUROC, AveragePrecision, Brier, CohenKappa, MatthewsCorrCoef, TopK, Torchmetric
 from core.metrics.task import MULTI_LABEL
 from core.models import MLP
 from core.models.tta import averaged
@@ -35,7 +36,10 @@ from experiments.tiny import EXPERIMENT
 COUNT = 1000  # digits, of 1,797
 LABELS = {"above4": {5, 6, 7, 8, 9}, "even": {0, 2, 4, 6, 8}, "round": {0, 6, 8, 9}}
 TABLE = ImageTable(size=8, multi_label=True)
-SEVERAL = EXPERIMENT.but({"data": TABLE, "loss": BinaryCrossEntropy(), "monitor": "val/map", "epochs": 4})
+MEASURED = (AUROC(), AveragePrecision(), Torchmetric(name="MultilabelRankingLoss"))
+SEVERAL = EXPERIMENT.but(
+    {"data": TABLE, "loss": BinaryCrossEntropy(), "monitor": "val/map", "epochs": 4, "metrics": MEASURED}
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,10 @@ def test_digits_are_learnt_and_the_metrics_are_those_of_scikit_learn(trained, ro
     assert trained.metrics["test/accuracy"] == pytest.approx(S.accuracy_score(targets, claimed), abs=1e-6)
     loss = -(targets * np.log(scores) + (1 - targets) * np.log(1 - scores)).sum(axis=1).mean()
     assert trained.metrics["test/loss"] == pytest.approx(loss, rel=1e-3)
+    assert trained.metrics["test/auroc"] == pytest.approx(S.roc_auc_score(targets, scores, average="macro"), abs=1e-6)
+    assert trained.metrics["test/average_precision"] == pytest.approx(precision.mean(), abs=1e-6)
+    expected = S.label_ranking_loss(targets, scores)
+    assert trained.metrics["test/multilabel_ranking_loss"] == pytest.approx(expected, abs=1e-6)
     assert not {"test/nll", "test/ece", "test/top5"} & trained.metrics.keys()
     history = trained.history
     assert history["train/accuracy"][1] < history["train/accuracy"][4] <= 1
@@ -179,6 +187,10 @@ def test_every_part_that_needs_one_class_is_reported_before_anything_is_recorded
 
 
 def test_metrics_are_refused_where_they_are_not_measured(root):
+    for part in (CohenKappa(), Brier(), MatthewsCorrCoef(), TopK(k=3), Torchmetric(name="MulticlassAUROC")):
+        (line,) = complaint(root, {"metrics": (part,)})
+        kind = type(part).__name__
+        assert line.startswith(f"metrics.{part.label()}: {kind} supports only single-label images, and these are multi")
     (line,) = complaint(root, {"monitor": "val/balanced_accuracy"})
     reason = "it needs one class for each image"
     assert line.startswith(f"monitor: val/balanced_accuracy is not measured for these data ({reason}); did you mean")
