@@ -1,9 +1,9 @@
 """labbook metric RUN ... --metric NAME: compute metrics of finished runs from their answers, without their networks.
 
 NAME is accuracy, balanced_accuracy, precision, recall, f1, top5, nll, ece, brier, auroc, average_precision,
-cohen_kappa or matthews_corrcoef; for multi-label runs accuracy, map, f1, auroc or average_precision; or the name of a
-class in torchmetrics.classification, such as MulticlassCalibrationError. RUN may also be the parent of several seeds,
-or an experiment.
+cohen_kappa or matthews_corrcoef; for multi-label runs accuracy, map, f1, auroc or average_precision; or the class of a
+metric, in labbook or in the folder of the experiment, such as TopK; or a class in torchmetrics.classification, such as
+MulticlassCalibrationError. RUN may also be the parent of several seeds, or an experiment.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
+from core.catalogue import import_experiment
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
@@ -28,13 +29,15 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--metric", action="append", required=True, metavar="NAME", help="can be given several times")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="split of the data")
     parser.add_argument(
-        "--argument", action="append", default=[], metavar="NAME=VALUE", help="argument of a metric of torchmetrics"
+        "--argument", action="append", default=[], metavar="NAME=VALUE", help="argument of a metric that is a class"
     )
     given = parser.parse_args(list(words))
     arguments = dict(map(_argument, given.argument))
     runs = [run for name in given.run for run in tested_runs(name)]
     names = [name.lower() if name.lower() in OWN else name for name in given.metric]
     columns: list[list[float]] = [[] for _ in names]
+    for experiment in {run.record["experiment"] for run in runs} if any(name[:1].isupper() for name in names) else ():
+        import_experiment(experiment)
     for run in runs:
         answers = read(run, given.split)
         for name, column in zip(names, columns, strict=True):
