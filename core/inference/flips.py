@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.common.errors import UserError
+from core.inference.paired import paired
 from core.metrics.answers import Answers
 
 
@@ -16,7 +17,8 @@ class Flips:
     """The comparison of two settings, A and B, over the images that both have answered.
 
     ids, targets: of the images, [N].  before, after: share of the runs of A and of B that are right, float64 [N].
-    left_out: number of images that only one of them has.
+    left_out: number of images that only one of them has.  places: positions in the split of the first run of A, [N].
+    said_before, said_after: the most frequent prediction of the runs of A and of B, int64 [N].
     """
 
     classes: tuple[str, ...]
@@ -25,11 +27,19 @@ class Flips:
     before: np.ndarray
     after: np.ndarray
     left_out: int
+    places: np.ndarray
+    said_before: np.ndarray
+    said_after: np.ndarray
 
     @property
     def repaired(self) -> np.ndarray:
         """Whether more of the runs of B are right, bool [N]."""
         return self.after > self.before
+
+    def most(self, gain: np.ndarray, limit: int) -> np.ndarray:
+        """At most so many images of positive gain, the largest first, int64 [n]. gain: float64 [N]."""
+        order = np.argsort(-gain, kind="stable")[:limit]
+        return order[gain[order] > 0]
 
     @property
     def broken(self) -> np.ndarray:
@@ -47,33 +57,27 @@ class Flips:
 
 def flips(before: Sequence[Answers], after: Sequence[Answers]) -> Flips:
     """Compare the answers of the runs of two settings. Raises UserError if they have no images or classes in common."""
-    first = before[0]
-    for other in (*before, *after):
-        if other.multi_label:
-            raise UserError(["flips: it compares runs with one class for each image, and these are multi-label"])
-        if other.classes != first.classes:
-            raise UserError(["flips: the runs have different classes"])
-    keys = [_keys(answers) for answers in (*before, *after)]
-    common = sorted(set.intersection(*map(set, keys)))
-    if not common:
-        raise UserError([f"flips: the runs have no {first.split} image in common"])
-    rows = [np.array([places[key] for key in common]) for places in keys]
-    right = [(a.predicted == a.targets)[at] for a, at in zip((*before, *after), rows, strict=True)]
+    runs = (*before, *after)
+    try:
+        rows, left_out = paired(runs)
+    except UserError as error:
+        raise UserError(f"flips: {line}" for line in error.lines) from None
+    predicted = np.stack([answers.predicted[at] for answers, at in zip(runs, rows, strict=True)])
+    first, targets = runs[0], runs[0].targets[rows[0]]
+    right = predicted == targets
     return Flips(
         first.classes,
         first.ids[rows[0]],
-        first.targets[rows[0]],
-        np.mean(right[: len(before)], axis=0),
-        np.mean(right[len(before) :], axis=0),
-        len(set.union(*map(set, keys))) - len(common),
+        targets,
+        right[: len(before)].mean(axis=0),
+        right[len(before) :].mean(axis=0),
+        left_out,
+        rows[0],
+        _most(predicted[: len(before)]),
+        _most(predicted[len(before) :]),
     )
 
 
-def _keys(answers: Answers) -> dict[tuple[str, int], int]:
-    """(id of an image, how many equal ones precede it) -> its position."""
-    seen: dict[str, int] = {}
-    found = {}
-    for place, name in enumerate(answers.ids.tolist()):
-        found[name, seen.setdefault(name, 0)] = place
-        seen[name] += 1
-    return found
+def _most(predicted: np.ndarray) -> np.ndarray:
+    """The most frequent prediction for each image, int64 [N]. predicted: int64 [runs, N]."""
+    return np.array([np.bincount(column).argmax() for column in predicted.T], dtype=np.int64)

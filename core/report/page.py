@@ -33,8 +33,9 @@ MOST_CLASSES = 1000  # in a table: per_class.csv and record.json have all of the
 CONFUSED = 8  # confused pairs of classes that are listed
 
 
-def page(run: RecordedRun, found: Findings) -> str:
-    """Returns the HTML of the page, from the run's record, the pictures in its folder and the findings."""
+def page(run: RecordedRun, found: Findings, hard: Sequence[tuple[np.ndarray, str]] = ()) -> str:
+    """Returns the HTML of the page, from the run's record, the pictures in its folder and the findings. hard: (pixels,
+    caption) of the hardest images over seeds."""
     opening, record, matrix = run.opening, run.record, run.confusion
     assert matrix is not None  # reports are only written for tested runs
     classes, table = matrix
@@ -59,6 +60,7 @@ def page(run: RecordedRun, found: Findings) -> str:
         all_classes=len(classes),
         mistakes_text=_mistakes_text(found),
         mistakes=[_mistake(one) for one in found.mistakes],
+        hard=[([_uri(pixels)], caption) for pixels, caption in hard],
         slices=_slices(found),
         calibration=_calibration(found),
         reliability=_picture(run, RELIABILITY),

@@ -14,6 +14,7 @@ from core.record.run import REPORT, RecordedRun
 from core.report.analysis import Findings, analyze
 from core.report.calibration import reliability
 from core.report.page import overlay, page
+from core.report.seeds import over_seeds
 
 MISTAKES, DUPLICATES = "mistakes.png", "near_duplicates.png"
 
@@ -32,7 +33,10 @@ def make(journal: Journal, run: RecordedRun, network: Network, splits: Splits, s
         _mistakes(found, journal)
     with plots.optional(DUPLICATES):
         _pairs(found, journal)
-    log_text(journal, REPORT, page(run, found))
+    hard: list[tuple[np.ndarray, str]] = []
+    with plots.optional("hardest images over seeds"):
+        hard = over_seeds(run, splits)
+    log_text(journal, REPORT, page(run, found, hard))
     epoch = max(run.history["test/accuracy"])
     metrics = {"report/near_duplicates": float(len(found.duplicates.pairs))}
     if found.temperature:

@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.common.fonts import drawing, one_line
-from core.common.plots import band, draw, optional
+from core.common.plots import band, contact_sheet, draw, optional
 from core.common.statistics import mean_and_interval
-from core.record.journal import Journal
+from core.inference.answers import read
+from core.inference.hardest import hardest
+from core.inference.paired import pictures
+from core.launch import Launch
+from core.record.journal import Journal, log_rows
 from core.runs.trained import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PICTURE = "seeds.png"
+PICTURE, HARDEST = "seeds.png", "hardest_images"
+MOST_HARD = 24  # hardest images that are shown
 RED = "#a40e26"
 MOST_NAMED = 8  # maximum number of failed seeds named in the figure
 Curves = Mapping[str, dict[int, float]]  # metric -> {epoch: value}
@@ -50,10 +55,31 @@ def log_summary(
     cleared = {name: "" for name in Run(journal.folder).tags if name.startswith("failed_seed_")}
     errors = cleared | {f"failed_seed_{seed}": error[:1000] for seed, error in failed.items()}
     journal.write("tags", values={"failed_seeds": ", ".join(map(str, failed)), **errors})
+    if len(runs) == seeds > 1 and not runs[0].multi_label:
+        _keep_hardest(journal, runs)
     histories = {seed: run.history for seed, run in stopped.items()}
     with optional(PICTURE):
         draw_seeds(title, [run.history for run in runs], histories, failed, journal.artifact(PICTURE))
         journal.log_artifact(PICTURE)
+
+
+def _keep_hardest(journal: Journal, runs: Sequence[Run]) -> None:
+    """Write the test images that most of the runs get wrong, with what they say of them, as a table and as pictures."""
+    with optional(HARDEST):
+        answers = [read(run, "test") for run in runs]
+        found = hardest(answers, MOST_HARD)
+        names = [found.classes[label] for label in (*found.targets.tolist(), *found.said.tolist())]
+        rows = zip(
+            answers[0].ids[found.places].tolist(), names, found.right.tolist(), names[len(found.places) :], strict=False
+        )
+        heading = ["id", "class", f"right of {len(runs)}", "predicted"]
+        log_rows(journal, f"{HARDEST}.csv", heading, rows)
+        if len(found.places):
+            images = runs[0].splits(Launch.read(runs[0].record["launch"])).test
+            contact_sheet(
+                pictures(images, answers[0], found.places), found.captions(), journal.artifact(f"{HARDEST}.png")
+            )
+            journal.log_artifact(f"{HARDEST}.png")
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, float]:
