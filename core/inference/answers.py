@@ -14,6 +14,7 @@ A file has a row for each image, in the order of the split:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from core.record.run import RecordedRun
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Convert = Callable[[np.ndarray], np.ndarray]
 FOLDER = "answers"
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -75,12 +77,14 @@ def _table(answers: Answers, run: str) -> pa.Table:
     return pa.table(columns, metadata={"labbook": json.dumps(facts)})
 
 
-def ask(network: Network, images: Images, split: str, classes: tuple[str, ...]) -> Answers:
-    """The answers of a network for a split."""
+def ask(
+    network: Network, images: Images, split: str, classes: tuple[str, ...], convert: Convert | None = None
+) -> Answers:
+    """The answers of a network for a split. convert: of pixels uint8 [n, H, W, C] to those that the network takes."""
     parts = []
     for start in range(0, len(images), network.chunk):
         rows = images.rows[start : start + network.chunk]
-        pixels = np.ascontiguousarray(images.pixels[rows])
+        pixels = np.ascontiguousarray(convert(images.pixels[rows]) if convert else images.pixels[rows])
         ids = np.array([identity(image) for image in pixels])
         targets = images.targets[start : start + network.chunk]
         parts.append(bounded(split, classes, ids, targets, network.logits(pixels).numpy()))

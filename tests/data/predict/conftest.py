@@ -1,11 +1,14 @@
 """A home with two runs on a folder of images, for the tests of predict and evaluate."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from core.launch import Launch
+from core.losses import BinaryCrossEntropy
 from core.models import MLP
 from core.runs.train import train
-from data import ImageFolder
+from data import Digits, ImageFolder, ImageTable
 from experiments.tiny import EXPERIMENT
 from tests.support.samples import tree
 
@@ -20,3 +23,34 @@ def lab(tmp_path_factory):
         patch.setenv("LABBOOK_HOME", str(home))
         launch = Launch(mlflow=False, threads=1, root=source)
         yield home, source, [train(EXPERIMENT.but(FIELDS | {"seed": seed}), launch) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """(home, folder of the run's own test images in class folders, a run on gray images)"""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(home))
+        run = train(EXPERIMENT.but({"limit": 300, "epochs": 2}), Launch(mlflow=False, threads=1))
+        test = Digits().load(None).limited(300).test
+        for row, label in zip(test.rows.tolist(), test.targets.tolist(), strict=True):
+            (folder / str(label)).mkdir(exist_ok=True)
+            Image.fromarray(test.pixels[row, ..., 0]).save(folder / str(label) / f"{row:04}.png")
+        yield home, folder, run
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """(home, table of images with several labels, a run on them)"""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("table")
+    images = Digits().load(None).train.take(np.arange(200))
+    lines = ["path,label"]
+    for number, (row, label) in enumerate(zip(images.rows.tolist(), images.targets.tolist(), strict=True)):
+        Image.fromarray(images.pixels[row, ..., 0]).save(folder / f"{number:03}.png")
+        lines.append(f"{number:03}.png,{'|'.join(['even'] * (label % 2 == 0) + ['large'] * (label > 4))}")
+    (folder / "all.csv").write_text("\n".join(lines))
+    fields = {"data": ImageTable(size=8, multi_label=True), "loss": BinaryCrossEntropy(), "monitor": "val/map"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABBOOK_HOME", str(home))
+        launch = Launch(mlflow=False, threads=1, root=folder / "all.csv")
+        yield home, folder / "all.csv", train(EXPERIMENT.but(fields | {"epochs": 2}), launch)

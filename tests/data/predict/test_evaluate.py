@@ -9,7 +9,7 @@ import pytest
 
 from core.common.errors import UserError
 from core.common.statistics import wilson
-from core.inference.answers import read_file
+from core.inference.answers import read, read_file
 from core.record import journal
 from data.predict.evaluate import main
 from data.reading.decode import decode
@@ -69,3 +69,51 @@ def test_what_cannot_be_evaluated_is_refused(run, lab, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             main(words)
+
+
+def recorded_of(run, pattern):
+    (path,) = (run.folder / "artifacts/evaluations").glob(pattern)
+    return json.loads(path.read_text()), read_file(path.with_suffix(".parquet"))
+
+
+def test_files_are_color_and_a_network_of_gray_images_answers_as_for_its_own(digits, monkeypatch):
+    home, folder, run = digits
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    assert main([run.id, "--root", str(folder)]) == 0
+    facts, answers = recorded_of(run, "digits*-all-*.json")
+    own = read(run, "test")
+    assert facts["metrics"]["accuracy"]["value"] == pytest.approx(run.metrics["test/accuracy"])
+    assert sorted(answers.ids) == sorted(own.ids)  # each is the same image for the network
+
+
+def test_several_labels_are_measured_by_label_with_intervals(several, tmp_path, monkeypatch, capsys):
+    home, table, run = several
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    assert main([run.id]) == 0
+    said = capsys.readouterr().out
+    for name in ("accuracy", "f1", "map"):
+        assert re.search(rf"{name} +{run.metrics[f'test/{name}']:.4f} +0\.\d+ to [01]\.\d+", said)
+    # another table: one label translated, one that the run does not know, and none of "large"
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    named = [(path, "|".join(["gerade"] * ("even" in labels) + ["x"] * (path < "1"))) for path, labels in rows]
+    other = table.parent / "other.csv"
+    other.write_text("\n".join(["path,label", *map(",".join, named)]))
+    (tmp_path / "map.csv").write_text("gerade,even\n")
+    assert main([run.id, "--root", str(other), "--map", str(tmp_path / "map.csv")]) == 0
+    said = capsys.readouterr().out
+    assert f"left out: the labels x, which {run.id} does not know" in said
+    assert "left out: the labels large, which other does not have" in said
+    facts, answers = recorded_of(run, "other-all-*.json")
+    assert answers.classes == ("even",)
+    assert len(answers) == 200
+    pixels = np.stack([decode((table.parent / path).read_bytes(), "", 8) for path, _ in rows])
+    right = (run.predict(pixels)[:, 0] >= 0.5) == ["even" in labels for _, labels in rows]
+    assert facts["metrics"]["accuracy"]["value"] == pytest.approx(right.mean())
+    other.unlink()
+
+
+def test_one_class_and_several_labels_are_not_compared(several, lab, monkeypatch):
+    home, _, run = several
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    with pytest.raises(UserError, match=r"its images have one class, and those of .* have any number of labels"):
+        main([run.id, "--root", str(lab[1])])
