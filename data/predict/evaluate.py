@@ -2,33 +2,39 @@
 
 Without --root, the answers on record are used, and no image is read. With it, the images are read as those of the run,
 and classes are matched by name: a set may have some of the run's classes, or others that --map translates. Images of
-classes that the run does not know are left out, with a message. What was measured is recorded under the run, in
-evaluations/.
+classes that the run does not know are left out, with a message. With --corrupt, the images are corrupted in the ways of
+Hendrycks and Dietterich 2019: noise, blur, weather, compression. What was measured with --root or --corrupt is recorded
+under the run, in evaluations/.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from core import randomness
+from core.augment.corruptions import KINDS, SEVERITIES
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.statistics import wilson
 from core.common.terminal import console, tell
 from core.inference.answers import ask, log_answers, read
 from core.inference.network import network_of
-from core.loading.images import Splits
+from core.launch import Launch
+from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
 from core.metrics.by_name import compute
 from core.record.journal import Journal, log_text
 from core.record.lock import locked
 from core.runs.trained import Run, load
 from data.kinds import divided
-from data.predict.labeled import another, chosen, converted, matched, of_labels, translation
+from data.predict.corrupted import kinds_for, measure, show
+from data.predict.labeled import another, chosen, converted, matched, of_labels, refuse_different, translation
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "nll", "ece")
 METRICS_OF_LABELS = ("accuracy", "f1", "map")  # of multi-label runs; accuracy is the share of exact matches
@@ -50,26 +56,66 @@ def main(words: Sequence[str]) -> int:
         help=f"default: {', '.join(METRICS)}; of labels {', '.join(METRICS_OF_LABELS)}",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
+    parser.add_argument("--corrupt", action="store_true", help="measure the accuracy on corrupted images")
+    parser.add_argument("--kinds", metavar="A,B", help=f"kinds of corruption; default: {', '.join(KINDS)}")
+    parser.add_argument(
+        "--severity", type=int, choices=SEVERITIES, action="append", help="severity of corruption; default: all five"
+    )
+    parser.add_argument("--relative-to", metavar="RUN", help="also divide the errors under corruption by those of RUN")
     rest, options = divided(words)
     given = parser.parse_args(rest)
     runs = [load(name) for name in given.run]
+    if not given.corrupt and (given.kinds or given.severity or given.relative_to):
+        raise UserError(["--kinds, --severity and --relative-to need --corrupt"])
     split = given.split or ("test" if given.root is None else "all")
     if given.root is None:
         if given.data or given.map or options or split in ("train", "all"):
             raise UserError(["--data, --map and --split train or all need --root PATH"])
-        for run in runs:
-            _show(run.id, read(run, split), given.metric)
-        return 0
+        if not given.corrupt:
+            for run in runs:
+                _show(run.id, read(run, split), given.metric)
+            return 0
     names = translation(given.map)
     for run in runs:
-        splits = another(run, given.root, given.data, options)
-        images = matched(chosen(splits, split), splits, run, names)
+        if given.root is None:
+            splits = run.splits(Launch.read(run.record["launch"]))
+            images = chosen(splits, split)
+        else:
+            splits = another(run, given.root, given.data, options)
+            images = matched(chosen(splits, split), splits, run, names)
+        if given.corrupt:
+            _corrupt(run, images, splits, split, given)
+            continue
         classes = tuple(run.record["data"]["classes"])
         answers = ask(network_of(run, given.device), images, splits.name, classes, converted(run))
         answers = of_labels(answers, splits, names)
         values = _show(f"{run.id} on {splits.name}", answers, given.metric)
-        _record(run, answers, splits, split, values)
+        measured = {metric: dict(zip(("value", "low", "high"), each, strict=True)) for metric, each in values.items()}
+        _record(run, splits, split, "", {"images": len(answers), "metrics": measured}, answers)
     return 0
+
+
+def _corrupt(run: Run, images: Images, splits: Splits, split: str, given: Any) -> None:
+    """Measure a run on corrupted images. Raises UserError."""
+    if run.multi_label:
+        raise UserError([f"{run.id}: --corrupt needs one class for each image, and this run is multi-label"])
+    asked = [kind for kind in (given.kinds or ",".join(KINDS)).split(",") if kind]
+    severities = sorted(set(given.severity or SEVERITIES))
+    height, width, _ = run.record["data"]["image_shape"]
+    kinds = kinds_for(min(height, width), asked)
+    reference = load(given.relative_to) if given.relative_to else None
+    if reference:
+        refuse_different(run, reference)
+    own, other = (
+        measure(network_of(each, given.device), images, converted(each), kinds, severities) if each else None
+        for each in (run, reference)
+    )
+    assert own is not None
+    show(f"{run.id} on {splits.name}", own, other, reference.id if reference else "")
+    part = [*([] if asked == list(KINDS) else kinds), *(map(str, severities if given.severity else ()))]
+    relative = {"relative_to": {"run": reference.id, "errors": own.relative(other)}} if reference and other else {}
+    versions = {"albumentations": version("albumentations")}
+    _record(run, splits, split, "-".join(["-corrupted", *part]), own.facts() | relative | {"versions": versions})
 
 
 def _show(title: str, answers: Answers, metrics: Sequence[str] | None) -> dict[str, tuple[float, float, float]]:
@@ -111,17 +157,14 @@ def _interval(answers: Answers, name: str) -> tuple[float, float]:
 
 
 def _record(
-    run: Run, answers: Answers, splits: Splits, split: str, values: Mapping[str, tuple[float, float, float]]
+    run: Run, splits: Splits, split: str, what: str, measured: Mapping[str, Any], answers: Answers | None = None
 ) -> None:
-    name = f"evaluations/{splits.name}-{split}-{splits.digest[:8]}"
-    facts = {
-        "data": {"name": splits.name, "digest": splits.digest, "source": splits.source, "split": split},
-        "images": len(answers),
-        "metrics": {metric: dict(zip(("value", "low", "high"), each, strict=True)) for metric, each in values.items()},
-    }
+    name = f"evaluations/{splits.name}-{split}-{splits.digest[:8]}{what}"
+    read = {"name": splits.name, "digest": splits.digest, "source": splits.source, "split": split}
     with locked(run.folder):
         journal = Journal(run.folder)
-        log_answers(journal, f"{name}.parquet", answers)
-        log_text(journal, f"{name}.json", json.dumps(facts, indent=1))
+        if answers:
+            log_answers(journal, f"{name}.parquet", answers)
+        log_text(journal, f"{name}.json", json.dumps({"data": read, **measured}, indent=1))
         journal.close(None)
     tell(f"recorded: {run.folder / 'artifacts' / name}.json")

@@ -22,6 +22,7 @@ from core.inference.network import Network, network_of
 from core.runs.trained import Run, load
 from data.folder import ImageFiles
 from data.predict.inputs import Image, images, refuse_missing
+from data.predict.labeled import refuse_different
 from data.predict.results import Kept, Row, show
 from data.reading.decode import AS_DECLARED, Conversion, with_channels
 from data.reading.progress import bar, printable
@@ -55,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     refuse_missing(places)
     if given.sort_into and runs[0].multi_label:
         raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
-    asked = _Asked(runs, given.top, given.threshold, given.device, given.path_column)
+    asked = Asked(runs, given.top, given.threshold, given.device, given.path_column)
     if given.to is None:
         return int(show(asked.rows(places, set()), asked.names) > 0)
     question = {"runs": [run.id for run in runs], "top": given.top, "threshold": given.threshold, "of": list(places)}
@@ -93,14 +94,14 @@ def _divided(words: Sequence[str]) -> tuple[list[Run], list[str]]:
     raise UserError(["predict: no images are given; name files, folders, archives or tables after the runs"])
 
 
-class _Asked:
+class Asked:
     """What is asked of the runs."""
 
     def __init__(self, runs: Sequence[Run], top: int, threshold: float, device: str, column: str | None):
         first = runs[0]
         self.classes = list(first.record["data"]["classes"])
         for other in runs[1:]:
-            _refuse_different(first, other)
+            refuse_different(first, other)
         self.several = first.multi_label
         self.top, self.threshold = min(top, len(self.classes)), threshold
         height, width, self.channels = first.record["data"]["image_shape"]
@@ -162,13 +163,6 @@ class _Asked:
         if row["probability"] < self.threshold:
             row["class"] = ""
         return row
-
-
-def _refuse_different(one: Run, other: Run) -> None:
-    """Raises UserError if two runs cannot answer together."""
-    for fact, name in (("classes", "classes"), ("image_shape", "image sizes"), ("multi_label", "kinds of labels")):
-        if one.record["data"].get(fact) != other.record["data"].get(fact):
-            raise UserError([f"{one.id} and {other.id} have different {name}; they cannot answer together"])
 
 
 def _conversion(run: Run) -> Conversion:

@@ -10,7 +10,11 @@ import pytest
 from core.common.errors import UserError
 from core.common.statistics import wilson
 from core.inference.answers import read, read_file
+from core.inference.network import network_of
+from core.launch import Launch
 from core.record import journal
+from data import Digits
+from data.predict.corrupted import measure
 from data.predict.evaluate import main
 from data.reading.decode import decode
 
@@ -117,3 +121,61 @@ def test_one_class_and_several_labels_are_not_compared(several, lab, monkeypatch
     monkeypatch.setenv("LABBOOK_HOME", str(home))
     with pytest.raises(UserError, match=r"its images have one class, and those of .* have any number of labels"):
         main([run.id, "--root", str(lab[1])])
+
+
+def test_corrupted_images_are_measured_and_recorded(digits, monkeypatch, capsys):
+    home, _, run = digits
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    assert main([run.id, "--corrupt", "--kinds", "contrast,gaussian_noise,snow", "--relative-to", run.id]) == 0
+    said = capsys.readouterr().out
+    assert "left out: snow, for images of 8 pixels" in said
+    (path,) = (run.folder / "artifacts/evaluations").glob("digits-test-*-corrupted-contrast-gaussian_noise.json")
+    facts = json.loads(path.read_text())
+    test = run.splits(Launch()).test
+    images = test.pixels[test.rows]
+    assert facts["images"] == len(test)
+    assert facts["error"] == pytest.approx(1 - run.metrics["test/accuracy"])
+    means = images / 255 - images.mean((1, 2), keepdims=True) / 255
+    faint = np.rint(255 * (means * 0.15 + images.mean((1, 2), keepdims=True) / 255)).astype(np.uint8)
+    error = (run.predict(faint).argmax(1) != test.targets).mean()
+    assert facts["corrupted"]["contrast"]["5"] == pytest.approx(error)
+    every = [error for kind in facts["corrupted"].values() for error in kind.values()]
+    assert len(every) == 10
+    assert facts["mean_error"] == pytest.approx(np.mean(every))
+    assert facts["relative_to"] == {"run": run.id, "errors": {"contrast": 1, "gaussian_noise": 1}}
+    assert facts["data"]["digest"] == run.record["data"]["digest"]
+
+
+def test_the_corruption_of_an_image_depends_on_neither_its_place_nor_its_file(digits, monkeypatch):
+    home, folder, run = digits
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    words = ["--corrupt", "--kinds", "gaussian_noise,fog,elastic_transform", "--severity", "4"]
+    assert main([run.id, *words, "--root", str(folder)]) == 0
+    found = (run.folder / "artifacts/evaluations").glob("*-all-*-corrupted-gaussian_noise-fog-elastic_transform-4.json")
+    (facts,) = (json.loads(path.read_text()) for path in found)
+    test = Digits().load(None).limited(300).test
+    backwards = test.take(np.arange(len(test))[::-1])
+    kinds = ["gaussian_noise", "fog", "elastic_transform"]
+    again = measure(network_of(run), backwards, lambda pixels: pixels, kinds, [4])
+    assert again.corrupted == {kind: {4: facts["corrupted"][kind]["4"]} for kind in kinds}
+    assert again.clean == facts["error"]
+
+
+def test_corruptions_that_cannot_be_measured_are_refused(several, digits, monkeypatch):
+    run = several[2]
+    monkeypatch.setenv("LABBOOK_HOME", str(several[0]))
+    for words, message in (
+        (["--corrupt"], "--corrupt needs one class for each image"),
+        (["--kinds", "fog"], "need --corrupt"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main([run.id, *words])
+    monkeypatch.setenv("LABBOOK_HOME", str(digits[0]))
+    for words, message in (
+        (["--kinds", "frost"], "frost: this kind of corruption is not available; it needs photographs of frost"),
+        (["--kinds", "fogg"], r"did you mean fog\?"),
+        (["--kinds", "snow"], "no kind of corruption can be applied to images of 8 pixels"),
+        (["--severity", "6"], "invalid choice: 6"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main([digits[2].id, "--corrupt", *words])
