@@ -45,12 +45,10 @@ class Network:
 
     def images(self, pixels: np.ndarray) -> torch.Tensor:
         """Move images uint8 [N, H, W, C] to the device and normalize them to float [N, C, H, W]."""
-        nothing = torch.empty(0)
-        return self.normalize(
-            Batch(
-                torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device), nothing, nothing, nothing
-            )
-        ).images
+        host, nothing = torch.from_numpy(np.require(pixels, requirements=["C", "W"])), torch.empty(0)
+        if self.device.type == "cuda":
+            host = host.pin_memory()  # so that the copy does not hold up this thread, which prepares the next images
+        return self.normalize(Batch(host.to(self.device, non_blocking=True), nothing, nothing, nothing)).images
 
     @property
     def chunk(self) -> int:
@@ -64,8 +62,8 @@ class Network:
         found = []
         with torch.inference_mode(), self.precision():
             for start in range(0, len(pixels), self.chunk):
-                found.append(network(self.images(pixels[start : start + self.chunk])).float().cpu())
-        return torch.cat(found)
+                found.append(network(self.images(pixels[start : start + self.chunk])).float())
+        return torch.cat(found).cpu()  # which waits for the device once
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,23 +28,27 @@ class Image:
     reason: str = ""
 
 
-def images(places: Sequence[str], column: str, size: int, how: Conversion, done: Set[str]) -> Iterator[list[Image]]:
+def images(
+    places: Sequence[str], column: str, size: int, how: Conversion, done: Mapping[str, int]
+) -> Iterator[list[Image]]:
     """Decode the images of all places in threads, in the order of the places; yields them in batches.
 
-    column: with the paths, of tables.  done: paths to leave out.  Raises UserError for a place that cannot be read.
+    column: with the paths, of tables.  done: how often each path is left out.  Raises UserError for a place that cannot
+    be read.
     """
-    names: list[str] = []  # of the images that are being decoded, by number
+    left = Counter(done)
 
-    def numbered() -> Iterator[tuple[int, ingest.Stored]]:
+    def remaining() -> Iterator[tuple[str, ingest.Stored]]:
         for name, content in contents(places, column):
-            if name not in done:
-                names.append(name)
-                yield len(names) - 1, content
+            if left[name]:
+                left[name] -= 1  # a path that is mentioned twice has two rows, also after an interruption
+            else:
+                yield name, content
 
-    def job(batch: list[tuple[int, ingest.Stored]]) -> list[Image]:
-        return [_image(names[number], content, size, how) for number, content in batch]
+    def job(batch: list[tuple[str, ingest.Stored]]) -> list[Image]:
+        return [_image(name, content, size, how) for name, content in batch]
 
-    yield from ingest.in_threads(job, ingest.batches(numbered()))
+    yield from ingest.in_threads(job, ingest.batches(remaining()))
 
 
 def contents(places: Sequence[str], column: str) -> Iterator[tuple[str, bytes | Path]]:

@@ -8,10 +8,11 @@ exit status is 1 if an image could not be read: its row has the reason.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -58,14 +59,14 @@ def main(words: Sequence[str]) -> int:
         raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
     asked = Asked(runs, given.top, given.threshold, given.device, given.path_column)
     if given.to is None:
-        return int(show(asked.rows(places, set()), asked.names) > 0)
+        return int(show(asked.rows(places, {}), asked.names) > 0)
     question = {"runs": [run.id for run in runs], "top": given.top, "threshold": given.threshold, "of": list(places)}
     if given.sort_into:
         _refuse_folders(given.sort_into, asked.classes)
     try:
         with Kept(given.to, question) as kept:
             if kept.done:
-                complain(f"continuing after {len(kept.done):,} images")
+                complain(f"continuing after {kept.done.total():,} images")
             with bar("predicting", None, "images") as advance:
                 for rows in asked.rows(places, kept.done):
                     kept.add(rows)
@@ -104,6 +105,7 @@ class Asked:
             refuse_different(first, other)
         self.several = first.multi_label
         self.top, self.threshold = min(top, len(self.classes)), threshold
+        self.ends = ["", *(f"_{rank}" for rank in range(2, self.top + 1))]  # of the names of columns
         height, width, self.channels = first.record["data"]["image_shape"]
         if height != width:
             raise UserError([f"{first.id} expects images of {width} x {height}; only square images are supported"])
@@ -118,27 +120,29 @@ class Asked:
         """The names of the columns."""
         if self.several:
             return ["path", "labels", *(f"probability of {name}" for name in self.classes), "error"]
-        ranked = [f"{name}{rank}" for rank in range(2, self.top + 1) for name in ("class_", "probability_")]
-        return ["path", "class", "probability", *ranked, "error"]
+        return ["path", *(f"{name}{end}" for end in self.ends for name in ("class", "probability")), "error"]
 
-    def rows(self, places: Sequence[str], done: set[str]) -> Iterator[list[Row]]:
-        """The rows of all images that are not done, in batches."""
-        waiting: list[Image] = []
-        for batch in images(places, self.column, self.size, self.how, done):
-            waiting += batch
-            if sum(image.pixels is not None for image in waiting) >= self.networks[0].chunk:
-                yield self._answered(waiting)
-                waiting = []
-        if waiting:
-            yield self._answered(waiting)
+    def rows(self, places: Sequence[str], done: Mapping[str, int]) -> Iterator[list[Row]]:
+        """The rows of all images that are not done, in batches: while the networks answer for one in a thread, the next
+        is decoded."""
+        with ThreadPoolExecutor(1, thread_name_prefix="predict") as answering:
+            before: Future[list[Row]] | None = None
+            each = itertools.chain.from_iterable(images(places, self.column, self.size, self.how, done))
+            while batch := list(itertools.islice(each, self.networks[0].chunk)):
+                now = answering.submit(self._answered, batch)
+                if before:
+                    yield before.result()
+                before = now
+            if before:
+                yield before.result()
 
     def _answered(self, some: Sequence[Image]) -> list[Row]:
         readable = [image.pixels for image in some if image.pixels is not None]
-        answers = iter(self._probabilities(np.stack(readable)) if readable else ())
+        answers = iter(self._rows(self._probabilities(np.stack(readable))) if readable else ())
         return [
             {"path": image.path, "error": image.reason}
             if image.pixels is None
-            else {"path": image.path} | self._row(next(answers))
+            else {"path": image.path} | next(answers)
             for image in some
         ]
 
@@ -149,20 +153,23 @@ class Asked:
         mean: np.ndarray = np.mean(each, axis=0)
         return mean
 
-    def _row(self, probabilities: np.ndarray) -> Row:
+    def _rows(self, probabilities: np.ndarray) -> Iterator[Row]:
+        """What the probabilities of each image, float32 [N, C], say."""
+        rounded = np.round(probabilities.astype(float), 6)
         if self.several:
-            each = dict(zip(self.classes, np.round(probabilities.astype(float), 6).tolist(), strict=True))
-            said = [name for name, value in each.items() if value >= (self.threshold or 0.5)]
-            return {"labels": "|".join(said)} | {f"probability of {name}": value for name, value in each.items()}
-        order = np.argsort(-probabilities, kind="stable")[: self.top]
-        row: dict[str, Any] = {}
-        for rank, place in enumerate(order.tolist(), start=1):
-            end = "" if rank == 1 else f"_{rank}"
-            row[f"class{end}"] = self.classes[place]
-            row[f"probability{end}"] = round(float(probabilities[place]), 6)
-        if row["probability"] < self.threshold:
-            row["class"] = ""
-        return row
+            for values in rounded.tolist():
+                each = dict(zip(self.classes, values, strict=True))
+                said = [name for name, value in each.items() if value >= (self.threshold or 0.5)]
+                yield {"labels": "|".join(said)} | {f"probability of {name}": value for name, value in each.items()}
+            return
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top]
+        for places, values in zip(order.tolist(), np.take_along_axis(rounded, order, axis=1).tolist(), strict=True):
+            row: Row = {}
+            for end, place, value in zip(self.ends, places, values, strict=True):
+                row[f"class{end}"], row[f"probability{end}"] = self.classes[place], value
+            if row["probability"] < self.threshold:
+                row["class"] = ""
+            yield row
 
 
 def _conversion(run: Run) -> Conversion:

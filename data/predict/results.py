@@ -4,12 +4,15 @@ CSV, Parquet or JSON lines."""
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import json
 import os
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -21,6 +24,7 @@ SUFFIXES = (".csv", ".parquet", ".jsonl")
 AT_ONCE = 10_000  # rows of a Parquet row group
 
 Row = dict[str, Any]
+_to_json = json.JSONEncoder().encode  # created once: json.dumps would create one for each line
 
 
 class Kept:
@@ -35,7 +39,7 @@ class Kept:
             raise UserError([f"--to {target}: the file exists; remove it, or choose another name"])
         self.target, self.part = target, target.with_name(f"{target.name}.rows")
         self.question = question
-        self.done: set[str] = set()
+        self.done: Counter[str] = Counter()  # how often each path has a row
         self.failed = self._added = 0
 
     def __enter__(self) -> Self:
@@ -44,54 +48,63 @@ class Kept:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise UserError([f"{self.part} is not a regular file; remove it, or use another --to"])
-        self._stream: BinaryIO = os.fdopen(descriptor, "ab")
+        self._stream: FileIO = open(descriptor, "ab", buffering=0)
         try:
-            fcntl.lockf(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._begin()
+        except BaseException:
             self._stream.close()
-            raise UserError([f"--to {self.target}: another process is writing this file"]) from None
-        if self.part.stat().st_size:
-            self._resume()
-        else:
-            self._write(self.question)
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+        with self._stream:
+            os.fsync(self._stream.fileno())
         if not self._added and not self.done:
             self.part.unlink(missing_ok=True)
 
-    def _resume(self) -> None:
-        """Read the paths that are done, and remove a torn last line. Raises UserError for rows of another command."""
-        content = self.part.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        lines = []
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                lines.append(_row(line))
-            except ValueError:
-                self._stream.close()
-                raise UserError([f"{self.part}: line {number} is damaged; remove the file"]) from None
-        if not lines or lines[0] != self.question:
-            self._stream.close()
+    def _begin(self) -> None:
+        """Lock the file, count the paths that are done, and remove a torn last line. Raises UserError for rows of
+        another command, and OSError."""
+        try:
+            fcntl.lockf(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError([f"--to {self.target}: another process is writing this file"]) from None
+        whole, asked = 0, self.question
+        with self.part.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    row = _row(line)
+                except ValueError:
+                    raise UserError([f"{self.part}: line {number} is damaged; remove the file"]) from None
+                if number == 1:
+                    asked = row
+                else:
+                    self.done[row.get("path", "")] += 1
+                    self.failed += bool(row.get("error"))
+                whole += len(line)
+        if asked != self.question:
             other = "of other runs, images or options"
             raise UserError([f"{self.part} is of another prediction, {other}; remove it, or use another --to"])
         os.truncate(self.part, whole)
-        self.done = {row["path"] for row in lines[1:]}
-        self.failed = sum(1 for row in lines[1:] if row.get("error"))
+        if not whole:
+            self._write(self.question)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Append rows."""
-        for row in rows:
-            self._write(row)
-            self.failed += bool(row.get("error"))
-        self._added += len(rows)
-        self._stream.flush()
+        """Append rows. Raises OSError; the rows before are kept."""
+        self._added += len(rows)  # before, because those that fit onto a full disk are kept
+        self._write(*rows)
+        self.failed += sum(1 for row in rows if row.get("error"))
 
-    def _write(self, row: Row) -> None:
-        self._stream.write(json.dumps(row).encode() + b"\n")
+    def _write(self, *rows: Row) -> None:
+        data = "".join(f"{_to_json(row)}\n" for row in rows).encode()
+        try:
+            written = self._stream.write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.part)) from None
+        if written != len(data):  # a full disk may accept a part, whose whole lines are kept
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
 
     def rows(self) -> Iterator[Row]:
         """All rows so far."""
@@ -101,10 +114,14 @@ class Kept:
                 yield json.loads(line)
 
     def finish(self, names: Sequence[str]) -> None:
-        """Write the file and remove the rows. names: of the columns."""
+        """Write the file and remove the rows. names: of the columns. Raises OSError; the rows are kept."""
         writers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _jsonl}
-        with replacing(self.target) as stream:
-            writers[self.target.suffix.lower()](stream, self.rows(), names)
+        try:
+            with replacing(self.target) as stream:
+                writers[self.target.suffix.lower()](stream, self.rows(), names)
+        except OSError as error:
+            self.target.with_name(f"{self.target.name}.part").unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(self.target)) from None
         self.part.unlink()
 
 

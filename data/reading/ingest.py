@@ -26,6 +26,7 @@ Stored = archive.Content | np.ndarray  # content or path of a file, or an array 
 _SMALL_SECONDS = 4e-4  # to decode a small image
 _BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # size of the batch of a thread: bounds memory and overhead
 Outcome = TypeVar("Outcome")
+Key = TypeVar("Key", int, str)  # of an image: its row, or its name
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,12 @@ def _sha256(raw: bytes | np.ndarray) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def batches(items: Iterable[tuple[int, Stored]]) -> Iterator[list[tuple[int, Stored]]]:
+def batches(items: Iterable[tuple[Key, Stored]]) -> Iterator[list[tuple[Key, Stored]]]:
     """Group items into batches, each the unit of work of a thread in `in_threads`."""
-    batch: list[tuple[int, Stored]] = []
+    batch: list[tuple[Key, Stored]] = []
     size = 0
-    for row, content in items:
-        batch.append((row, content))
+    for key, content in items:
+        batch.append((key, content))
         size += len(content) if isinstance(content, bytes) else getattr(content, "nbytes", 0)
         if len(batch) >= _BATCH_IMAGES or size >= _BATCH_BYTES:
             yield batch

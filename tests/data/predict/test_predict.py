@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -139,6 +140,62 @@ def test_a_killed_prediction_continues_and_repeats_no_row(given, forge, tmp_path
     rows = table_of(target.read_text())
     assert sorted(row["path"] for row in rows) == [str(folder / f"{number:04}.png") for number in range(count)]
     assert not part.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 kB that can be made larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"this needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
+    yield disk, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_on_a_full_disk_the_rows_are_kept_and_the_same_command_continues(given, small_disk, capsys, tmp_path):
+    run, folder, _ = given
+    disk, enlarge = small_disk
+    few = sorted(folder.rglob("*.png"))
+    names = [os.path.join(folder, "." * (number % 2), *path.parts[-2:]) for number in range(50) for path in few]
+    (folder / "list.csv").write_text("\n".join(["path", *(os.path.relpath(name, folder) for name in names)]))
+    words = [run, str(folder / "list.csv"), "--to", str(disk / "out.csv")]
+    kept = []
+    for size in ("64k", "128k"):  # too small for the rows, then for the file beside them
+        enlarge(size)
+        with pytest.raises(UserError, match=r"No space left on device; the same command continues") as caught:
+            main(words)
+        assert len(caught.value.lines) == 1
+        assert [path.name for path in disk.iterdir()] == ["out.csv.rows"]
+        kept.append((disk / "out.csv.rows").read_bytes().count(b"\n"))
+    assert 64 < kept[0] < kept[1] == len(names) + 1
+    enlarge("1m")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert f"continuing after {len(names):,} images" in capsys.readouterr().err
+    assert [os.path.normpath(row["path"]) for row in table_of((disk / "out.csv").read_text())] == [
+        os.path.normpath(name) for name in names
+    ]
+
+
+def test_a_path_that_is_mentioned_twice_has_two_rows_whether_interrupted_or_not(given, tmp_path):
+    run, folder, _ = given
+    words = [run, str(folder), str(folder / "cat"), str(folder / "cat" / "00.png")]
+    whole = tmp_path / "whole.csv"
+    assert main([*words, "--to", str(whole)]) == 0
+    rows = [line for line in whole.read_text().splitlines() if line]
+    assert sum("cat/00.png" in line for line in rows) == 3
+    question = json.dumps({"runs": [run], "top": 1, "threshold": 0.0, "of": words[1:]})
+    for done in (0, 1, 13, len(rows) - 2):
+        kept = [json.dumps({"path": row["path"], "class": row["class"], "probability": float(row["probability"])})
+                for row in table_of(whole.read_text())[:done]]  # fmt: skip
+        target = tmp_path / f"after{done}.csv"
+        (tmp_path / f"after{done}.csv.rows").write_text("\n".join([question, *kept, '{"path": "to']))
+        assert main([*words, "--to", str(target)]) == 0
+        assert target.read_text() == whole.read_text()
 
 
 def test_rows_of_another_command_are_refused(given, tmp_path):
