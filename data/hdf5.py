@@ -119,6 +119,27 @@ class Hdf5(OwnImages):
         return list(classes), {split: [place[str(label)] for label in found[split]] for split in found}
 
 
+def unlabeled(root: Path, name: str) -> Iterator[tuple[str, ingest.Stored]]:
+    """(place, image) of all images of an HDF5 file, whose HDF5 dataset of images has this name, in the file or in its
+    groups. The place is FILE:INDEX, or FILE:GROUP/INDEX in groups. Raises DataError."""
+    h5py = extras.library("h5py", "hdf5", f"reading {root} as HDF5")
+    with _opened(h5py, root) as file, archive.reading(root):
+        groups = [each for each in file if isinstance(_get(h5py, file, f"{each}/{name}"), h5py.Dataset)]
+        found = {f"{each}/": _get(h5py, file, f"{each}/{name}") for each in groups}
+        if isinstance(whole := _get(h5py, file, name), h5py.Dataset):
+            found = {"": whole} | found
+        if not found:
+            has = ", ".join(map(printable, file)) or "none"
+            raise DataError([f"{root}: no HDF5 dataset {name}, the file has {has}; name it with --data.images NAME"])
+        for at, images in found.items():
+            try:
+                _refuse_form(h5py, images, f"{at}{name}")
+            except ValueError as error:
+                raise DataError([f"{root}: {error}"]) from None
+            for index, image in enumerate(_read(images)):
+                yield f"{root}:{at}{index}", image
+
+
 def _opened(h5py: Any, root: Path) -> Any:
     try:
         return h5py.File(root, "r", locking="best-effort")  # network file systems may not support locks

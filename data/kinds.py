@@ -28,11 +28,16 @@ def kind_of(path: Path) -> str:
         return "WebShards" if names and all(name.endswith(".tar") for name in names) else "ImageFolder"
     if path.suffix.lower() in rows.SUFFIXES:
         return "ImageTable"
+    return "Hdf5" if is_hdf5(path) else "ImageFolder"  # which says what is wrong with a file that is no archive
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a path is that of an HDF5 file, by its content. Raises DataError."""
     with as_data_error(path):
         if not stat.S_ISREG(path.stat().st_mode):
-            return "ImageFolder"  # which says that it is not a regular file
-    with as_data_error(path), path.open("rb") as stream:
-        return "Hdf5" if stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC else "ImageFolder"
+            return False
+        with path.open("rb") as stream:
+            return stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC
 
 
 def declared(kind: str, options: dict[str, str]) -> ImageFiles:

@@ -46,9 +46,9 @@ class Network:
     def images(self, pixels: np.ndarray) -> torch.Tensor:
         """Move images uint8 [N, H, W, C] to the device and normalize them to float [N, C, H, W]."""
         host, nothing = torch.from_numpy(np.require(pixels, requirements=["C", "W"])), torch.empty(0)
-        if self.device.type == "cuda":
-            host = host.pin_memory()  # so that the copy does not hold up this thread, which prepares the next images
-        return self.normalize(Batch(host.to(self.device, non_blocking=True), nothing, nothing, nothing)).images
+        pinned = self.device.type == "cuda"  # the copy does not hold up this thread, which prepares the next images
+        there = (host.pin_memory() if pinned else host).to(self.device, non_blocking=pinned)
+        return self.normalize(Batch(there, nothing, nothing, nothing)).images
 
     @property
     def chunk(self) -> int:
@@ -59,11 +59,13 @@ class Network:
         """Logits float32 [N, C] on the host, of images uint8 [N, H, W, C], computed in chunks; with test-time
         augmentation, logits of the mean probabilities."""
         network = averaged(self.model, self.views, self.task)
-        found = []
+        found: list[torch.Tensor] = []
         with torch.inference_mode(), self.precision():
             for start in range(0, len(pixels), self.chunk):
                 found.append(network(self.images(pixels[start : start + self.chunk])).float())
-        return torch.cat(found).cpu()  # which waits for the device once
+                if len(found) > 1:  # waits for the device, which has the next chunk to do meanwhile
+                    found[-2] = found[-2].cpu()
+            return torch.cat([*found[:-1], found[-1].cpu()])
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""

@@ -27,6 +27,7 @@ from data.check.render import doubts, show
 from data.check.survey import survey
 from data.folder import ImageFiles
 from data.kinds import declared, divided, kind_of
+from data.reading.disk import refuse_sheet
 from data.reading.progress import say
 
 
@@ -53,7 +54,7 @@ def main(words: Sequence[str]) -> int:
     rest, options = divided(words)
     given = parser.parse_args(rest)
     if given.sheet:
-        _refuse_place(given.sheet, given.path)
+        refuse_sheet(given.sheet, [given.path])
     run = _judge(given.run) if given.run else None
     found = inspect(given.path, declared(given.data or kind_of(given.path), options))
     said = opinion(found, run, given.device) if run else None
@@ -93,16 +94,3 @@ def _judge(name: str) -> Run:
     if not (run.folder / "artifacts" / WEIGHTS).exists():
         raise UserError([f"--run {run.id} has no saved weights; name a finished run"])
     return run
-
-
-def _refuse_place(sheet_path: Path, path: Path) -> None:
-    """Raises UserError for an invalid path of --sheet, before the images are read."""
-    wrong = []
-    if sheet_path.suffix.lower() != ".png":
-        wrong.append(f"--sheet {sheet_path}: the file name must end in .png")
-    if not sheet_path.absolute().parent.is_dir():
-        wrong.append(f"--sheet {sheet_path}: the folder {sheet_path.parent} does not exist")
-    if path.is_dir() and sheet_path.resolve().is_relative_to(path.resolve()):
-        wrong.append(f"--sheet {sheet_path}: the file must be outside the image folder {path}")
-    if wrong:
-        raise UserError(wrong)

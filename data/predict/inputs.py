@@ -1,4 +1,5 @@
-"""The images to predict: files, folders, archives, tables and a list on standard input, read in bounded memory."""
+"""The images to predict: files, folders, archives, tables, HDF5 files and a list on standard input, read in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from core.common.errors import UserError
+from core.common.text import natural
+from data.hdf5 import unlabeled
+from data.kinds import is_hdf5
 from data.reading import archive, ingest, rows
-from data.reading.decode import SUFFIXES, UNSUPPORTED, Conversion, Unreadable, decode
+from data.reading.decode import SUFFIXES, UNSUPPORTED, Conversion, Unreadable, decode, fitted
 from data.reading.progress import printable
 
 
@@ -28,32 +32,42 @@ class Image:
     reason: str = ""
 
 
-def images(
-    places: Sequence[str], column: str, size: int, how: Conversion, done: Mapping[str, int]
-) -> Iterator[list[Image]]:
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read.
+
+    size: of the decoded images.  how: conversion of their pixels.  column: with the paths, of tables.  dataset: of the
+    images, of HDF5 files.
+    """
+
+    size: int
+    how: Conversion
+    column: str = "path"
+    dataset: str = "images"
+
+
+def images(places: Sequence[str], reading: Reading, done: Mapping[str, int]) -> Iterator[list[Image]]:
     """Decode the images of all places in threads, in the order of the places; yields them in batches.
 
-    column: with the paths, of tables.  done: how often each path is left out.  Raises UserError for a place that cannot
-    be read.
+    done: how often each path is left out.  Raises UserError for a place that cannot be read.
     """
     left = Counter(done)
 
     def remaining() -> Iterator[tuple[str, ingest.Stored]]:
-        for name, content in contents(places, column):
+        for name, content in contents(places, reading):
             if left[name]:
                 left[name] -= 1  # a path that is mentioned twice has two rows, also after an interruption
             else:
                 yield name, content
 
     def job(batch: list[tuple[str, ingest.Stored]]) -> list[Image]:
-        return [_image(name, content, size, how) for name, content in batch]
+        return [image_of(name, content, reading) for name, content in batch]
 
     yield from ingest.in_threads(job, ingest.batches(remaining()))
 
 
-def contents(places: Sequence[str], column: str) -> Iterator[tuple[str, bytes | Path]]:
-    """(path, content) of each image of all places.  column: of tables.  Raises UserError, also for a place without
-    images."""
+def contents(places: Sequence[str], reading: Reading) -> Iterator[tuple[str, ingest.Stored]]:
+    """(path, content) of each image of all places. Raises UserError, also for a place without images."""
     for place in places:
         if place == "-":
             for line in map(str.rstrip, sys.stdin):
@@ -61,30 +75,35 @@ def contents(places: Sequence[str], column: str) -> Iterator[tuple[str, bytes | 
                     path = rows.on_this_system(line, Path())
                     yield path, Path(path)
         else:
-            yield from _of(Path(place), column)
+            yield from _of(Path(place), reading)
 
 
-def _of(place: Path, column: str) -> Iterator[tuple[str, bytes | Path]]:
+def _of(place: Path, reading: Reading) -> Iterator[tuple[str, ingest.Stored]]:
     """Raises UserError."""
     suffix = place.suffix.lower()
     if suffix in SUFFIXES | UNSUPPORTED and not place.is_dir():
         yield str(place), place
     elif suffix in rows.SUFFIXES:
-        for name in rows.paths(place, column):
+        for name in rows.paths(place, reading.column):
             path = os.path.join(place.parent, rows.on_this_system(name, place.parent))
             yield path, Path(path)
     else:
         found = False
-        for member, content in archive.members(place, _is_asked):
-            if member.name.endswith(".tar") and isinstance(content, Path):  # a folder of shards
-                for path, inner in _of(content, column):
-                    found = True
-                    yield path, inner
-            elif isinstance(content, bytes | Path):
-                found = True
-                yield os.path.join(place, member.name), content
+        for path, content in unlabeled(place, reading.dataset) if is_hdf5(place) else _members(place, reading):
+            found = True
+            yield path, content
         if not found:
             raise UserError([f"{printable(str(place))} contains no images"])
+
+
+def _members(place: Path, reading: Reading) -> Iterator[tuple[str, ingest.Stored]]:
+    """The images of a folder, in the order of the numbers in their names, as frames of a video have them; or of an
+    archive, in its order. Raises UserError."""
+    for member, content in archive.members(place, _is_asked, order=natural):
+        if member.name.endswith(".tar") and isinstance(content, Path):  # a folder of shards
+            yield from _members(content, reading)
+        elif isinstance(content, bytes | Path):
+            yield os.path.join(place, member.name), content
 
 
 def _is_asked(member: archive.Member) -> bool:
@@ -94,14 +113,17 @@ def _is_asked(member: archive.Member) -> bool:
     return wanted and not member.folder and not archive.hidden(member.name)
 
 
-def _image(path: str, content: ingest.Stored, size: int, how: Conversion) -> Image:
+def image_of(path: str, content: ingest.Stored, reading: Reading) -> Image:
+    """The decoded image, or the reason why there is none."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in UNSUPPORTED:
         return Image(path, None, f"the format {suffix} is not supported; convert the file to JPEG or PNG")
     try:
         raw = _content(content) if isinstance(content, Path) else content
+        if isinstance(raw, np.ndarray):
+            return Image(path, fitted(raw, reading.size)[0])
         assert isinstance(raw, bytes)
-        return Image(path, decode(raw, path, size, how))
+        return Image(path, decode(raw, path, reading.size, reading.how))
     except Unreadable as error:
         return Image(path, None, error.lines[0].removeprefix(f"{printable(path)}: "))
     except OSError as error:

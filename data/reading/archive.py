@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +50,7 @@ class Member:
 Content = bytes | Path | None
 Wanted = Callable[[Member], bool]
 Refuse = Callable[[DataError], None]
+Order = Callable[[list[str]], Sequence[str]]
 
 
 def nothing(member: Member) -> bool:
@@ -62,16 +63,19 @@ def at_once(error: DataError) -> None:
     raise error
 
 
-def members(path: Path, wanted: Wanted = nothing, refuse: Refuse = at_once) -> Iterator[tuple[Member, Content]]:
-    """(member, content) of all files and folders, in stored order, or sorted by name for a folder.
+def members(
+    path: Path, wanted: Wanted = nothing, refuse: Refuse = at_once, order: Order = sorted
+) -> Iterator[tuple[Member, Content]]:
+    """(member, content) of all files and folders, in stored order, or of a folder sorted by name.
 
     content: the bytes of a wanted member of an archive, the path of a wanted file of a folder, otherwise None.
     refuse: called with each error of a folder; if it returns, iteration continues and that file has no content.
+    order: of the names within a folder.
     Raises DataError for a source that is missing, unsafe, too large or damaged.
     """
     path = stored(path)
     if path.is_dir():
-        return _folder(path, wanted, refuse)
+        return _folder(path, wanted, refuse, order)
     kind = _kind(path)
     readers = {"zip": _zip, "lmdb": _lmdb}
     return _guarded(path, readers[kind](path, wanted) if kind in readers else _tar(path, kind, wanted))
@@ -104,10 +108,10 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _folder(root: Path, wanted: Wanted, refuse: Refuse) -> Iterator[tuple[Member, Content]]:
+def _folder(root: Path, wanted: Wanted, refuse: Refuse, order: Order) -> Iterator[tuple[Member, Content]]:
     real = root.resolve()
     for at, folders, files in os.walk(root, onerror=lambda error: refuse(_unlisted(error))):
-        folders.sort()
+        folders[:] = order(folders)
         below, inside = Path(at), Path(at).relative_to(root).as_posix()
         inside = "" if inside == "." else f"{inside}/"
         for name in folders:
@@ -117,7 +121,7 @@ def _folder(root: Path, wanted: Wanted, refuse: Refuse) -> Iterator[tuple[Member
                 continue
             yield Member(inside + name, 0, 0, folder=True), None
         folders[:] = [name for name in folders if not hidden(name)]
-        for name in sorted(files):
+        for name in order(files):
             try:
                 found: tuple[Member, Content] = _file(below, name, inside + name, root, real, wanted)
             except DataError as error:

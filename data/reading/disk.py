@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.common.errors import DataError
+from core.common.errors import DataError, UserError
 from data.reading.progress import printable, say
 
 
@@ -77,3 +77,17 @@ def _full(folder: Path, needed: int, what: str) -> DataError:
             "free disk space there, or set LABBOOK_HOME to a folder on a larger disk",
         ]
     )
+
+
+def refuse_sheet(sheet: Path, folders: Iterable[Path]) -> None:
+    """Raises UserError for an invalid path of --sheet, before the images of these folders are read."""
+    wrong = []
+    if sheet.suffix.lower() != ".png":
+        wrong.append(f"--sheet {sheet}: the file name must end in .png")
+    if not sheet.absolute().parent.is_dir():
+        wrong.append(f"--sheet {sheet}: the folder {sheet.parent} does not exist")
+    for path in folders:
+        if path.is_dir() and sheet.resolve().is_relative_to(path.resolve()):
+            wrong.append(f"--sheet {sheet}: the file must be outside the image folder {path}")
+    if wrong:
+        raise UserError(wrong)

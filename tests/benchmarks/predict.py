@@ -28,9 +28,10 @@ from core.optimizers import SGD
 from core.runs.train import train
 from core.runs.trained import Run
 from data import ImageFolder
-from data.predict.predict import Asked
+from data.predict.asked import Asked
+from data.predict.inputs import Reading
 from data.predict.results import Kept
-from data.reading.decode import decode
+from data.reading.decode import AS_DECLARED, decode
 from tests.benchmarks.common import in_turn, show
 
 SMALL, PHOTOGRAPHS = 2048, 256  # files
@@ -89,7 +90,7 @@ def main(source: Path, rounds: int) -> None:
             (small / f"{at:06}.jpg").write_bytes(path.read_bytes())
         large = photographs(root / "large", files[:PHOTOGRAPHS])
         for title, folder, size, stem in (("CIFAR size", small, 32, "cifar"), ("photographs", large, SIDE, "imagenet")):
-            asked = Asked([untrained(root / f"train{size}", size, stem)], 1, 0.0, "auto", None)
+            asked = Asked([untrained(root / f"train{size}", size, stem)], 1, 0.0, "auto", Reading(size, AS_DECLARED))
             inside = sorted(folder.iterdir())
             candidates: dict[str, Callable[[], float]] = {
                 "decoding and forward": lambda a=asked, i=inside, s=size: alone(a.networks[0], i, s),

@@ -16,10 +16,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
+from core.common import plots
 from core.common.errors import UserError
 from core.runs.trained import load
+from data.predict import sheet
 from data.predict.predict import _refuse_folders, main
 from data.predict.results import show
 from data.reading.decode import decode
@@ -342,3 +345,104 @@ def test_images_are_sorted_into_no_linked_folder(tmp_path):
 def test_names_of_classes_are_printed_without_control_characters(capsys):
     show(iter([[{"path": "a\x1b[2J", "class": "x\x1b[31m"}]]), ["path", "class", "error"])
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_hdf5_files_are_predicted_by_index(given, capsys, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    run, folder, _ = given
+    files = sorted(folder.rglob("*.png"))
+    _, expected = predicted(capsys, run, *files)
+    pixels = np.stack([np.asarray(Image.open(path)) for path in files])
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["images"] = pixels
+    with h5py.File(tmp_path / "grouped.data", "w") as file:  # the contents of files, in groups, under another name
+        for number, some in (("b", files[:3]), ("a", files[3:])):
+            stored = file.create_dataset(f"{number}/raw", (len(some),), h5py.vlen_dtype(np.uint8))
+            for at, path in enumerate(some):
+                stored[at] = np.frombuffer(path.read_bytes(), np.uint8)
+    said = [(row["class"], row["probability"]) for row in expected]
+    whole, grouped = tmp_path / "whole.h5", tmp_path / "grouped.data"
+    status, rows = predicted(capsys, run, whole)
+    assert status == 0
+    assert [row["path"] for row in rows] == [f"{whole}:{number}" for number in range(len(files))]
+    assert [(row["class"], row["probability"]) for row in rows] == said
+    _, rows = predicted(capsys, run, grouped, "--data.images", "raw")
+    assert [row["path"] for row in rows[-3:]] == [f"{grouped}:b/{number}" for number in range(3)]
+    assert [(row["class"], row["probability"]) for row in [*rows[-3:], *rows[:-3]]] == said
+    with pytest.raises(UserError, match=r"no HDF5 dataset images, the file has a, b; name it with --data.images"):
+        predicted(capsys, run, grouped)
+
+
+def test_frames_are_in_the_order_of_their_numbers(given, capsys, tmp_path):
+    run, folder, _ = given
+    frames = tmp_path / "frames"
+    for name in ("10/frame_1.png", "2/frame_10.png", "2/frame_2.png", "2/frame_1.png"):
+        (frames / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "cat" / "00.png", frames / name)
+    _, rows = predicted(capsys, run, frames)
+    names = [os.path.relpath(row["path"], frames) for row in rows]
+    assert names == ["2/frame_1.png", "2/frame_2.png", "2/frame_10.png", "10/frame_1.png"]
+
+
+def test_only_the_limit_of_the_size_can_be_changed(given, capsys, tmp_path):
+    run, _, _ = given
+    Image.new("L", (9500, 9500)).save(tmp_path / "large.png")  # more than 90 megapixels
+    status, rows = predicted(capsys, run, tmp_path / "large.png")
+    assert status == 1
+    assert "set --data.max_megapixels 91" in rows[0]["error"]
+    assert predicted(capsys, run, tmp_path / "large.png", "--data.max_megapixels", "91")[0] == 0
+    for words, message in (
+        (["--data.background", "black"], "images are read as those of the run; only --data.max_megapixels, "),
+        (["--data.max_megapixels", "1000"], "--data.max_megapixels: .*178"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predicted(capsys, run, tmp_path / "large.png", *words)
+
+
+def test_files_of_one_name_are_sorted_beside_each_other(given, tmp_path):
+    run, folder, _ = given
+    clones = [tmp_path / name / "same.png" for name in ("a", "b", "c")]
+    for clone in clones:
+        clone.parent.mkdir()
+        shutil.copy(folder / "cat" / "00.png", clone)
+    for number in range(2):  # again, which makes no further links
+        words = [run, *map(str, clones), "--to", str(tmp_path / f"{number}.csv")]
+        assert main([*words, "--sort-into", str(tmp_path / "by")]) == 0
+    links = list((tmp_path / "by").rglob("*.png"))
+    assert sorted(os.path.realpath(link) for link in links) == [os.path.realpath(clone) for clone in clones]
+
+
+def test_the_least_certain_images_are_on_a_sheet(given, capsys, tmp_path, monkeypatch):
+    run, folder, _ = given
+    drawn = []
+    monkeypatch.setattr(plots, "contact_sheet", lambda *given: drawn.append(given))
+    monkeypatch.setattr(sheet, "MOST", 5)
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+        for path in folder.rglob("*.png"):
+            archive.write(path, path.relative_to(folder))
+    (folder / "cat" / "bad.png").write_bytes(b"no image")
+    for number, place in enumerate((folder, tmp_path / "new.zip")):
+        words = [run, str(place), "--to", str(tmp_path / f"{number}.csv"), "--sheet", str(tmp_path / "sheet.png")]
+        main(words)
+        rows = [row for row in table_of((tmp_path / f"{number}.csv").read_text()) if not row["error"]]
+        least = sorted(rows, key=lambda row: float(row["probability"]))[:5]
+        pixels, titles, path = drawn[number]
+        assert path == tmp_path / "sheet.png"
+        names = [os.path.relpath(row["path"], place) for row in least]
+        expected = [decode((folder / name).read_bytes(), "", plots.TILE) for name in names]
+        assert np.array_equal(pixels, np.stack(expected))
+        assert titles[0] == f"{least[0]['class']} {float(least[0]['probability']):.0%}  {Path(least[0]['path']).name}"
+    for target, message in ((tmp_path / "a.jpg", "must end in .png"), (folder / "a.png", "must be outside")):
+        with pytest.raises(UserError, match=message):
+            main([run, str(folder), "--to", str(tmp_path / "x.csv"), "--sheet", str(target)])
+
+
+def test_the_sheet_of_several_labels_shows_what_is_nearest_to_a_half(several, tmp_path, monkeypatch):
+    home, table, run = several
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    target = tmp_path / "out.jsonl"
+    assert main([run.id, str(table), "--to", str(target), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    nearest = [min(abs(row[f"probability of {name}"] - 0.5) for name in ("even", "large")) for row in rows]
+    assert [sheet._certainty(row) for row in rows] == nearest
+    assert Image.open(tmp_path / "sheet.png").size == (4 * (128 + 8) + 8, 10 * (128 + 16 + 8) + 8)

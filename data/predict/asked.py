@@ -1,0 +1,91 @@
+"""What runs say of images, as rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from core.inference.network import Network, network_of
+from core.runs.trained import Run
+from data.predict.inputs import Image, Reading, images
+from data.predict.labeled import refuse_different
+from data.predict.results import Row
+from data.reading.decode import with_channels
+
+
+class Asked:
+    """What is asked of the runs.
+
+    top: number of classes that a row names.  threshold: probability below which it names none.  reading: of the images.
+    Raises UserError for runs that cannot answer together.
+    """
+
+    def __init__(self, runs: Sequence[Run], top: int, threshold: float, device: str, reading: Reading):
+        first = runs[0]
+        self.classes = list(first.record["data"]["classes"])
+        for other in runs[1:]:
+            refuse_different(first, other)
+        self.several = first.multi_label
+        self.top, self.threshold = min(top, len(self.classes)), threshold
+        self.ends = ["", *(f"_{rank}" for rank in range(2, self.top + 1))]  # of the names of columns
+        self.reading, self.channels = reading, first.record["data"]["image_shape"][2]
+        self.networks: list[Network] = [network_of(run, device) for run in runs]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        if self.several:
+            return ["path", "labels", *(f"probability of {name}" for name in self.classes), "error"]
+        return ["path", *(f"{name}{end}" for end in self.ends for name in ("class", "probability")), "error"]
+
+    def rows(self, places: Sequence[str], done: Mapping[str, int]) -> Iterator[list[Row]]:
+        """The rows of all images that are not done, in batches: while the networks answer for one in a thread, the next
+        is decoded."""
+        with ThreadPoolExecutor(1, thread_name_prefix="predict") as answering:
+            before: Future[list[Row]] | None = None
+            each = itertools.chain.from_iterable(images(places, self.reading, done))
+            while batch := list(itertools.islice(each, self.networks[0].chunk)):
+                now = answering.submit(self._answered, batch)
+                if before:
+                    yield before.result()
+                before = now
+            if before:
+                yield before.result()
+
+    def _answered(self, some: Sequence[Image]) -> list[Row]:
+        readable = [image.pixels for image in some if image.pixels is not None]
+        answers = iter(self._rows(self._probabilities(np.stack(readable))) if readable else ())
+        return [
+            {"path": image.path, "error": image.reason}
+            if image.pixels is None
+            else {"path": image.path} | next(answers)
+            for image in some
+        ]
+
+    def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """The mean probabilities over the runs, float32 [N, C]."""
+        pixels = with_channels(pixels, self.channels)
+        each = [network.task.probabilities(network.logits(pixels)).numpy() for network in self.networks]
+        mean: np.ndarray = np.mean(each, axis=0)
+        return mean
+
+    def _rows(self, probabilities: np.ndarray) -> Iterator[Row]:
+        """What the probabilities of each image, float32 [N, C], say."""
+        rounded = np.round(probabilities.astype(float), 6)
+        if self.several:
+            for values in rounded.tolist():
+                each = dict(zip(self.classes, values, strict=True))
+                said = [name for name, value in each.items() if value >= (self.threshold or 0.5)]
+                yield {"labels": "|".join(said)} | {f"probability of {name}": value for name, value in each.items()}
+            return
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top]
+        for places, values in zip(order.tolist(), np.take_along_axis(rounded, order, axis=1).tolist(), strict=True):
+            row: Row = {}
+            for end, place, value in zip(self.ends, places, values, strict=True):
+                row[f"class{end}"], row[f"probability{end}"] = self.classes[place], value
+            if row["probability"] < self.threshold:
+                row["class"] = ""
+            yield row
