@@ -65,6 +65,13 @@ def listed(names: Sequence[str], shown: int = 12) -> str:
     return ", ".join(safe if len(safe) <= shown else [*safe[: shown - 3], "...", *safe[-2:]])
 
 
+def few(names: Iterable[str], shown: int = 8) -> str:
+    """The first names, separated by commas, and how many more there are, for a message. Control characters are
+    escaped."""
+    safe = [name if name.isprintable() else ascii(name) for name in names]
+    return ", ".join(safe[:shown]) + (f" and {len(safe) - shown:,} more" if len(safe) > shown else "")
+
+
 def duration(seconds: float) -> str:
     """Format a duration: "1 min 30 s" for 90, "2 h 1 min" for 7260."""
     minutes, rest = divmod(round(seconds), 60)

@@ -142,6 +142,13 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def has_files(place: str) -> bool:
+    """Whether each image of a place is a file, and not a member of an archive or of an HDF5 file. A folder may still
+    hold shards."""
+    path = Path(place)
+    return place == "-" or path.is_dir() or path.suffix.lower() in {*SUFFIXES, *UNSUPPORTED, *rows.SUFFIXES}
+
+
 def refuse_missing(places: Sequence[str]) -> None:
     """Raises UserError with all places that do not exist."""
     missing = [place for place in places if place != "-" and not Path(place).exists()]

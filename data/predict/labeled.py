@@ -12,7 +12,7 @@ import numpy as np
 
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.common.text import listed
+from core.common.text import few
 from core.inference.answers import Convert
 from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
@@ -81,7 +81,7 @@ def matched(images: Images, splits: Splits, run: Run, translation: Mapping[str, 
     now = np.array([known.get(translation.get(name, name), -1) for name in splits.classes])
     unknown = [name for name, label in zip(splits.classes, now, strict=True) if label < 0]
     if (now < 0).all():
-        theirs, ours = listed(list(known), 8), listed(splits.classes, 8)
+        theirs, ours = few(known), few(splits.classes)
         what = "labels" if run.multi_label else "classes"
         raise UserError(
             [f"{run.id} knows none of the {what} {ours}; it knows {theirs}; translate them with --map FILE"]
@@ -93,7 +93,7 @@ def matched(images: Images, splits: Splits, run: Run, translation: Mapping[str, 
     if not kept.any():
         raise UserError([f"no image of this split is of a class that {run.id} knows"])
     if unknown:
-        tell(f"left out: {int((~kept).sum()):,} images of {listed(unknown, 8)}, which {run.id} does not know")
+        tell(f"left out: {int((~kept).sum()):,} images of {few(unknown)}, which {run.id} does not know")
     return replace(images, rows=images.rows[kept], targets=targets[kept])
 
 
@@ -103,7 +103,7 @@ def _with_labels(images: Images, now: np.ndarray, unknown: list[str], run: Run) 
         if label >= 0:
             targets[:, label] = np.maximum(targets[:, label], images.targets[:, column])
     if unknown:
-        tell(f"left out: the labels {listed(unknown, 8)}, which {run.id} does not know")
+        tell(f"left out: the labels {few(unknown)}, which {run.id} does not know")
     return replace(images, targets=targets)
 
 
@@ -114,6 +114,6 @@ def of_labels(answers: Answers, splits: Splits, translation: Mapping[str, str]) 
     if not answers.multi_label or kept.all():
         return answers
     lacking = [name for name, has in zip(answers.classes, kept, strict=True) if not has]
-    tell(f"left out: the labels {listed(lacking, 8)}, which {splits.name} does not have")
+    tell(f"left out: the labels {few(lacking)}, which {splits.name} does not have")
     names = tuple(np.array(answers.classes)[kept].tolist())
     return replace(answers, classes=names, targets=answers.targets[:, kept], logits=answers.logits[:, kept])

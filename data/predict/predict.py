@@ -16,6 +16,7 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import complain, tell
+from core.common.text import few
 from core.declare.changes import changed
 from core.runs.trained import Run, load
 from data.folder import ImageFiles, ImageFolder
@@ -23,7 +24,7 @@ from data.hdf5 import Hdf5
 from data.kinds import divided
 from data.predict import sheet
 from data.predict.asked import Asked
-from data.predict.inputs import Reading, refuse_missing
+from data.predict.inputs import Reading, has_files, refuse_missing
 from data.predict.results import Kept, Row, show
 from data.reading.disk import refuse_sheet
 from data.reading.progress import bar, printable
@@ -72,6 +73,8 @@ def main(words: Sequence[str]) -> int:
     question |= {"data": options} if options else {}
     if given.sort_into:
         _refuse_folders(given.sort_into, asked.classes)
+        if packed := [place for place in places if not has_files(place)]:
+            raise UserError([f"--sort-into: the images of {printable(packed[0])} are no files of their own; unpack it"])
     try:
         with Kept(given.to, question) as kept:
             if kept.done:
@@ -129,14 +132,13 @@ def _refuse_folders(folder: Path, classes: Sequence[str]) -> None:
     odd = [name for name in classes if name in ("", ".", "..") or "/" in name or not name.isprintable()
            or len(os.fsencode(name)) > LONGEST]  # fmt: skip
     if odd:
-        names = ", ".join(printable(name) for name in odd[:5])
-        raise UserError([f"--sort-into: these classes cannot be names of folders: {names}"])
+        raise UserError([f"--sort-into: these classes cannot be names of folders: {few(odd)}"])
     if links := [name for name in classes if (folder / name).is_symlink()]:
         raise UserError([f"--sort-into {folder / links[0]} is a link; remove it, or choose another folder"])
 
 
 def _sort(rows: Iterator[Row], folder: Path) -> None:
-    """Make a link to each image in the folder of its class. Raises UserError for images that are in archives."""
+    """Make a link to each image in the folder of its class. Raises UserError for images that are in shards."""
     for row in rows:
         if not row.get("class"):
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.common.errors import DataError
-from core.common.text import natural
+from core.common.text import few, natural
 from core.loading.images import Splits
 from data.reading.progress import first, printable
 from data.reading.splits import READ_AS_SPLITS, resembles, split_of
@@ -89,7 +89,7 @@ def lacking(source: Path, splits: Splits) -> list[str]:
         absent = [place for place, n in enumerate(images.counts(len(classes))) if not n]
         if absent:
             enough = splits.multi_label or all(total[place] >= len(each) for place in absent)
-            names = ", ".join(classes[place] for place in absent)
+            names = few(classes[place] for place in absent)
             mend = "add images, or change the fractions" if enough else "add images: each split needs one of each class"
             wrong.append(f"{source}: the {split} split would have no image of {names}; {mend}")
     return wrong
@@ -162,7 +162,7 @@ def _wrong_splits(tree: Tree, paths: list[list[str]], form: Form) -> Iterator[st
     by_split = {split: sorted(top for top in form if form[top][0] == split) for split in SPLITS}
     if strange := sorted(printable(name) for name in {path[0] for path in paths} - form.keys()):
         known = _folders([top for split in SPLITS for top in by_split[split]])
-        yield f"{tree.path}: images outside {known}, in {', '.join(strange)}; move or remove these folders"
+        yield f"{tree.path}: images outside {known}, in {few(strange)}; move or remove these folders"
     for names in by_split.values():
         if len(names) > 1:
             yield f"{tree.path}: {' and '.join(map(printable, names))} are names of the same split; keep one of them"

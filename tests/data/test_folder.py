@@ -270,6 +270,11 @@ def test_too_few_images_to_split_are_refused(tmp_path):
     assert "the val split would have no image of cat, dog" in complaint(tree(tmp_path / "source", splits=("",), each=2))
 
 
+def test_a_message_names_a_few_of_many_classes(tmp_path):
+    many = tree(tmp_path / "source", classes=[f"c{number}" for number in range(20)], splits=("",), each=2)
+    assert "would have no image of c0, c1, c2, c3, c4, c5, c6, c7 and 12 more; add images" in complaint(many)
+
+
 def test_an_archive_with_a_name_twice_is_refused(tmp_path):
     source = tree(tmp_path / "source")
     with tarfile.open(tmp_path / "a.tar", "w") as archive:

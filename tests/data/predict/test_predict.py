@@ -412,6 +412,16 @@ def test_files_of_one_name_are_sorted_beside_each_other(given, tmp_path):
     assert sorted(os.path.realpath(link) for link in links) == [os.path.realpath(clone) for clone in clones]
 
 
+def test_images_in_archives_are_not_sorted_and_this_is_said_first(given, tmp_path):
+    run, folder, _ = given
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+        archive.write(folder / "cat" / "00.png", "00.png")
+    words = [run, str(folder), str(tmp_path / "new.zip"), "--to", str(tmp_path / "out.csv")]
+    with pytest.raises(UserError, match=r"images of .*new\.zip are no files of their own; unpack it"):
+        main([*words, "--sort-into", str(tmp_path / "by")])
+    assert not (tmp_path / "out.csv.rows").exists()
+
+
 def test_the_least_certain_images_are_on_a_sheet(given, capsys, tmp_path, monkeypatch):
     run, folder, _ = given
     drawn = []
