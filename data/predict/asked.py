@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -42,18 +42,18 @@ class Asked:
         return ["path", *(f"{name}{end}" for end in self.ends for name in ("class", "probability")), "error"]
 
     def rows(self, places: Sequence[str], done: Mapping[str, int]) -> Iterator[list[Row]]:
-        """The rows of all images that are not done, in batches: while the networks answer for one in a thread, the next
-        is decoded."""
-        with ThreadPoolExecutor(1, thread_name_prefix="predict") as answering:
-            before: Future[list[Row]] | None = None
-            each = itertools.chain.from_iterable(images(places, self.reading, done))
-            while batch := list(itertools.islice(each, self.networks[0].chunk)):
-                now = answering.submit(self._answered, batch)
-                if before:
-                    yield before.result()
-                before = now
-            if before:
-                yield before.result()
+        """The rows of all images that are not done, in batches: while the networks answer for one, the next is decoded
+        in a thread. The networks stay in this thread, which alone keeps freed memory for the next large tensors."""
+        each = itertools.chain.from_iterable(images(places, self.reading, done))
+
+        def batch() -> list[Image]:
+            return list(itertools.islice(each, self.networks[0].chunk))
+
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+            ahead = reader.submit(batch)
+            while some := ahead.result():
+                ahead = reader.submit(batch)
+                yield self._answered(some)
 
     def _answered(self, some: Sequence[Image]) -> list[Row]:
         readable = [image.pixels for image in some if image.pixels is not None]

@@ -19,6 +19,7 @@ from core.common.terminal import complain, tell
 from core.common.text import few
 from core.declare.changes import changed
 from core.runs.trained import Run, load
+from core.training.runtime import keep_freed_memory
 from data.folder import ImageFiles, ImageFolder
 from data.hdf5 import Hdf5
 from data.kinds import divided
@@ -67,6 +68,7 @@ def main(words: Sequence[str]) -> int:
     if given.sort_into and runs[0].multi_label:
         raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
     asked = Asked(runs, given.top, given.threshold, given.device, _reading(runs[0], given.path_column, options))
+    keep_freed_memory()
     if given.to is None:
         return int(show(asked.rows(places, {}), asked.names) > 0)
     question = {"runs": [run.id for run in runs], "top": given.top, "threshold": given.threshold, "of": list(places)}

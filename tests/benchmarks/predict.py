@@ -27,6 +27,7 @@ from core.models import ResNet
 from core.optimizers import SGD
 from core.runs.train import train
 from core.runs.trained import Run
+from core.training.runtime import keep_freed_memory
 from data import ImageFolder
 from data.predict.asked import Asked
 from data.predict.inputs import Reading
@@ -81,6 +82,7 @@ def predicted(asked: Asked, folder: Path, count: int) -> float:
 
 
 def main(source: Path, rounds: int) -> None:
+    keep_freed_memory()  # as the command does; for both
     files = sorted(source.rglob("*.jpg"))[:SMALL]
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
