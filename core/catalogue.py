@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from core.common.errors import UserError
 from core.common.text import suggestion
@@ -62,3 +63,15 @@ def import_experiment(name: str) -> None:
     import_data()
     if name in experiments():
         importlib.import_module(f"experiments.{name}")
+
+
+def import_parts(record: Mapping[str, Any]) -> None:
+    """Make the parts known that a record may name."""
+    for name in experiments_of(record):
+        import_experiment(name)
+
+
+def experiments_of(record: Mapping[str, Any]) -> list[str]:
+    """The experiments whose parts a record may name: its own and, if it is made of other runs, theirs."""
+    below = [name for member in record.get("combined", ()) for name in member["experiments"]]
+    return sorted({record["experiment"], *below})

@@ -12,6 +12,7 @@ from core.augment import Augment
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.part import Part
+from core.inference import combined  # noqa: F401 its models become known
 from core.loading.images import Dataset
 from core.loading.normalize import NORMALISE_MEANING, Normalize
 from core.loading.sampling import LabelNoise, LongTail, Sampling

@@ -18,6 +18,8 @@ OF_RUNS = {
     "report": "RUN: write the report page of a finished run again",
     "evaluate": "RUN ...: metrics with intervals, also on another labeled set (--root PATH)",
     "predict": "RUN ... PATH ...: the classes of new images, from one run or several",
+    "ensemble": "RUN ...: choose runs whose mean answer is best on val, and test it once",
+    "soup": "RUN ...: average the weights of runs that started from the same ones",
     "metric": "RUN ...: compute metrics of finished runs from their answers (--metric NAME)",
     "flips": "A B: which images B gets right that A gets wrong, and vice versa",
     "answers": "RUN ...: compute the answers of finished runs that have none",

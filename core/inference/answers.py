@@ -91,10 +91,17 @@ def ask(
     return joined(parts)
 
 
+def missing(run: RecordedRun, split: str) -> str:
+    """The message that a run has no answers for a split; empty if it has."""
+    if (run.folder / "artifacts" / name_of(split)).exists():
+        return ""
+    return f"{run.id} has no answers for {split}; labbook answers {run.id} computes them"
+
+
 def read(run: RecordedRun, split: str) -> Answers:
     """The answers of a run for a split. Raises UserError if it has none, or if the file is damaged."""
-    if not (run.folder / "artifacts" / name_of(split)).exists():
-        raise UserError([f"{run.id} has no answers for {split}; labbook answers {run.id} computes them"])
+    if lacking := missing(run, split):
+        raise UserError([lacking])
     return read_file(run.artifact(name_of(split)))
 
 

@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from core.catalogue import import_experiment
+from core.catalogue import import_parts
 from core.common.device import device_of
 from core.common.errors import UserError
 from core.common.precision import autocast_of
 from core.context import Context
+from core.inference import combined  # noqa: F401 its models become known
 from core.loading.batches import Batch
 from core.loading.normalize import normalizer
 from core.losses import Loss
@@ -34,6 +35,7 @@ class Network:
 
     model: normalized images -> logits, in evaluation mode.  normalize: see core/loading/normalize.py.  autocast: dtype
     of forward passes, None for full precision.  views: test-time augmentation.  task: single-label or multi-label.
+    batch_size: images in a forward pass; None: as many as suit the device.
     """
 
     model: nn.Module
@@ -42,6 +44,7 @@ class Network:
     autocast: torch.dtype | None = None
     views: Views = "none"
     task: Task = SINGLE_LABEL
+    batch_size: int | None = None
 
     def images(self, pixels: np.ndarray) -> torch.Tensor:
         """Move images uint8 [N, H, W, C] to the device and normalize them to float [N, C, H, W]."""
@@ -52,8 +55,8 @@ class Network:
 
     @property
     def chunk(self) -> int:
-        """Number of images in one forward pass on this device."""
-        return CHUNK.get(self.device.type, 64)
+        """Number of images in one forward pass."""
+        return self.batch_size or CHUNK.get(self.device.type, 64)
 
     def logits(self, pixels: np.ndarray) -> torch.Tensor:
         """Logits float32 [N, C] on the host, of images uint8 [N, H, W, C], computed in chunks; with test-time
@@ -83,6 +86,24 @@ def network_of(run: RecordedRun, device: str = "auto") -> Network:
     return Network(model, normalize, where, autocast, views, task_of(run.multi_label))
 
 
+def context_of(run: RecordedRun) -> Context:
+    """The context in which the network and the loss of a run are rebuilt."""
+    data = run.record["data"]
+    height, width, channels = data["image_shape"]
+    return Context(
+        classes=tuple(data["classes"]),
+        class_counts=tuple(data["class_counts"]),
+        image_shape=(height, width, channels),
+        train_size=data["train"],
+        steps_per_epoch=1,
+        epochs=1,
+        batch_size=1,
+        device=torch.device("cpu"),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+
+
 @torch.inference_mode(False)  # its weights can be trained, wherever it is rebuilt
 def model_of(run: RecordedRun) -> nn.Module:
     """Rebuild the network of a run with the weights of the best epoch, on the CPU, in evaluation mode: normalized
@@ -95,21 +116,8 @@ def model_of(run: RecordedRun) -> nn.Module:
     weights = run.folder / "artifacts" / WEIGHTS
     if not weights.exists():
         raise UserError([f"{run.id} has no weights ({weights} is missing)"])
-    import_experiment(run.record["experiment"])
-    data, declared = run.record["data"], run.record["declaration"]
-    height, width, channels = data["image_shape"]
-    context = Context(
-        classes=tuple(data["classes"]),
-        class_counts=tuple(data["class_counts"]),
-        image_shape=(height, width, channels),
-        train_size=data["train"],
-        steps_per_epoch=1,
-        epochs=1,
-        batch_size=1,
-        device=torch.device("cpu"),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-    )
+    import_parts(run.record)
+    declared, context = run.record["declaration"], context_of(run)
     # pretrained weights are not needed: the weights of the run replace them
     declared_model = Model.read(declared["model"]).model_copy(update={"weights": None})
     model = Loss.read(declared["loss"]).network(declared_model, context)

@@ -88,8 +88,11 @@ class Task(ABC):
         """Probabilities float [N, C] of logits float [N, C]."""
 
     @abstractmethod
-    def mean_of_views(self, views: torch.Tensor) -> torch.Tensor:
-        """Logits [N, C] of the mean of the probabilities over V views of each image. views: logits [V, N, C]."""
+    def mean_of_views(self, views: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [N, C] of the mean of the probabilities over V views of each image, or over V networks.
+
+        views: logits [V, N, C].  weights: float [V], positive, with the sum 1; None: equal ones.
+        """
 
     @abstractmethod
     def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
@@ -132,8 +135,9 @@ class SingleLabel(Task):
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.softmax(dim=1)
 
-    def mean_of_views(self, views: torch.Tensor) -> torch.Tensor:
-        return views.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views))
+    def mean_of_views(self, views: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        logs = views.log_softmax(dim=2)
+        return logs.logsumexp(dim=0) - math.log(len(views)) if weights is None else _weighted(logs, weights)
 
     def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
         """The class name; for mixed targets, float [N, C], the largest classes with their weights."""
@@ -178,14 +182,20 @@ class MultiLabel(Task):
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.sigmoid()
 
-    def mean_of_views(self, views: torch.Tensor) -> torch.Tensor:
-        return F.logsigmoid(views).logsumexp(dim=0) - F.logsigmoid(-views).logsumexp(dim=0)
+    def mean_of_views(self, views: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        weights = views.new_ones(len(views)) if weights is None else weights
+        return _weighted(F.logsigmoid(views), weights) - _weighted(F.logsigmoid(-views), weights)
 
     def titles(self, targets: torch.Tensor, classes: Sequence[str]) -> list[str]:
         """Names of all labels, or a dash if there are none."""
         return [
             " + ".join(name for name, has in zip(classes, row, strict=True) if has) or "-" for row in targets.tolist()
         ]
+
+
+def _weighted(logs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Logarithms [N, C] of the weighted sum of the numbers whose logarithms are [V, N, C]."""
+    return (logs + weights.log()[:, None, None]).logsumexp(dim=0)
 
 
 SINGLE_LABEL, MULTI_LABEL = SingleLabel(), MultiLabel()

@@ -39,6 +39,7 @@ REPORT = "report.html"
 EXPORT = "export.json"  # artifact: what was measured when the run was exported
 PRUNED = "pruned"  # tag of a trial that was pruned
 IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
+COMBINED = "combined"  # key in a record: the runs that an ensemble or a soup was made of
 REPLACED = "imported.replaced_by"  # tag of an imported run whose source was imported again
 BEST = "best.json"  # artifact of a study: the declaration of its best trial
 _NAME = r"^\w[\w.-]*$"  # of an experiment, and of a run: the name of a folder
@@ -83,6 +84,7 @@ class _Fields(_Typed):
     title: str = ""
     study: dict[str, str] | str = {}
     imported: dict[str, Any] = {}
+    combined: list[dict[str, Any]] = []
 
 
 class _Record(dict[str, Any]):
@@ -323,6 +325,13 @@ def _requiring(fields: dict[str, Any], path: Path) -> _Record:
 def holds_others(record: Mapping[str, Any]) -> bool:
     """Whether a record belongs to the parent of several seeds or of a study, which does not train itself."""
     return "seeds" in record or "study" in record
+
+
+def refuse_combined(run: RecordedRun) -> None:
+    """Raises UserError for an ensemble or a soup, which is made of other runs instead of being trained."""
+    if run.record.get(COMBINED):
+        members = ", ".join(member["run"] for member in run.record[COMBINED])
+        raise UserError([f"{run.id} was made of the runs {members}, and not trained; make it again instead"])
 
 
 def in_study(run: RecordedRun) -> bool:

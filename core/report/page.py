@@ -103,12 +103,13 @@ def _headline(run: RecordedRun) -> list[tuple[str, str]]:
     metrics = last(history)
     accuracy = metrics["test/accuracy"]
     low, high = wilson(np.array(round(accuracy * n)), np.array(n))
+    epochs = len(history.get("train/loss", ()))  # none of an ensemble or a soup
     return [
         ("test accuracy", f"{accuracy:.2%}"),
         (f"95 % interval over {n:,} images", f"{low:.2%} to {high:.2%}"),
         ("test loss", f"{metrics['test/loss']:.4f}"),
         ("macro F1", f"{metrics['test/f1']:.4f}"),
-        ("best epoch", f"{max(history['test/accuracy'])} of {len(history['train/loss'])}"),
+        *([("best epoch", f"{max(history['test/accuracy'])} of {epochs}")] if epochs else []),
     ]
 
 

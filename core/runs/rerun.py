@@ -26,7 +26,7 @@ from core.common.terminal import tell
 from core.launch import Launch
 from core.record import provenance, sources
 from core.record.git import GitError, git, prefix
-from core.record.run import WEIGHTS
+from core.record.run import WEIGHTS, refuse_combined
 from core.runs.trained import Run, declared, load
 
 ROUNDING = 1e-3  # relative and absolute tolerance
@@ -197,6 +197,7 @@ def launch_of(run: Run, root: Path | None) -> Launch:
     """
     record = run.record
     declared(record)  # raises for an imported run
+    refuse_combined(run)
     if "data" not in record:
         raise UserError([f"{run.id} is the parent of other runs; rerun one of those"])
     if record.get("continued"):

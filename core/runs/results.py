@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from core.common import plots
 from core.common.errors import Unfinished, UserError
 from core.common.terminal import tell
 from core.inference.answers import log_answers, name_of
-from core.loading.images import Splits
+from core.loading.images import Images
 from core.metrics.answers import Answers
-from core.metrics.base import undefined
+from core.metrics.base import Metric, undefined
 from core.metrics.confusion import DENSE, cells
-from core.metrics.task import PerClass
+from core.metrics.task import PerClass, Task
 from core.models.tta import averaged
 from core.record import provenance
 from core.record.journal import Journal, log_rows
@@ -27,18 +29,21 @@ from core.training.evaluate import Evaluation, evaluate
 def evaluate_kept(parts: Assembly) -> tuple[Evaluation, list[Answers]]:
     """Evaluate the weights of rank 0 on val and test, which are divided among the processes: (the evaluation of test,
     the answers for both)."""
-    model, setup = parts.state.evaluated, parts.setup
-    distributed.align(model, everything=True)
-    found = []
-    for split, images in (("val", parts.splits.val), ("test", parts.splits.test)):
-        collector = Collector(split, parts.splits.classes, parts.experiment.metrics)
+    distributed.align(parts.state.evaluated, everything=True)
+    _, val = evaluate_split(parts, "val", parts.splits.val)
+    result, test = evaluate_split(parts, "test", parts.splits.test)
+    return result, [val, test]
+
+
+def evaluate_split(parts: Assembly, split: str, images: Images) -> tuple[Evaluation, Answers]:
+    """Evaluate the network on the images of a split, as the test of a run does."""
+    setup, collector = parts.setup, Collector(split, parts.splits.classes, parts.experiment.metrics)
+    with setup.precision():
+        network = averaged(parts.state.evaluated, parts.experiment.tta, setup.task)
         batches = parts.held_out(images)
-        with setup.precision():
-            network = averaged(model, parts.experiment.tta, setup.task)
-            result = evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.task, collector)
-        assert result.answers is not None
-        found.append(result.answers)
-    return result, found
+        result = evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.task, collector)
+    assert result.answers is not None
+    return result, result.answers
 
 
 def test(journal: Journal, parts: Assembly) -> None:
@@ -54,21 +59,33 @@ def test(journal: Journal, parts: Assembly) -> None:
     parts.state.evaluated.load_state_dict(load_file(weights))
     result, answers = evaluate_kept(parts)
     best = parts.experiment.best_epoch(parts.state.history)
-    for metric in parts.experiment.metrics:
+    keep(journal, best + 1, result, answers, parts.experiment.metrics, parts.setup.task)
+
+
+def keep(
+    journal: Journal,
+    epoch: int,
+    result: Evaluation,
+    answers: Sequence[Answers],
+    declared: Sequence[Metric],
+    task: Task,
+) -> None:
+    """Record the evaluation of test, and the answers for val and test. declared: the metrics of the declaration."""
+    classes = answers[0].classes
+    for metric in declared:
         if metric.label() not in result.metrics:
             tell(f"test/{metric.label()} is not recorded: it is not defined: {undefined(answers[-1])}")
-    journal.metrics(best + 1, {f"test/{name}": value for name, value in result.metrics.items()})
-    task = parts.setup.task
+    journal.metrics(epoch, {f"test/{name}": value for name, value in result.metrics.items()})
     if task.exclusive:
-        _keep_confusion(journal, result, parts.splits)
+        _keep_confusion(journal, result, classes)
     for each in answers:
         log_answers(journal, name_of(each.split), each)
     with plots.optional("per_class.csv"):
-        _keep_per_class(journal, task.per_class(result.table), parts.splits)
+        _keep_per_class(journal, task.per_class(result.table), classes)
 
 
-def _keep_confusion(journal: Journal, result: Evaluation, splits: Splits) -> None:
-    table, classes = cells(result.table), splits.classes
+def _keep_confusion(journal: Journal, result: Evaluation, classes: Sequence[str]) -> None:
+    table = cells(result.table)
     title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
     with plots.optional(plots.MATRIX):
         plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
@@ -84,8 +101,8 @@ def _keep_confusion(journal: Journal, result: Evaluation, splits: Splits) -> Non
         log_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in named))
 
 
-def _keep_per_class(journal: Journal, found: PerClass, splits: Splits) -> None:
-    each = zip(splits.classes, found.counts.tolist(), found.figures.tolist(), strict=True)
+def _keep_per_class(journal: Journal, found: PerClass, classes: Sequence[str]) -> None:
+    each = zip(classes, found.counts.tolist(), found.figures.tolist(), strict=True)
     log_rows(
         journal,
         "per_class.csv",

@@ -17,7 +17,7 @@ from core.models import load_weights
 from core.models.weights import serialized
 from core.record.journal import Journal, damage, is_deleted
 from core.record.lock import is_free, locked
-from core.record.run import WEIGHTS, in_study, intact, parent_of
+from core.record.run import COMBINED, WEIGHTS, in_study, intact, parent_of, refuse_combined
 from core.runs.recorder import reopen_run
 from core.runs.trained import Run, declares, load
 from core.runs.trainer import Trainer
@@ -142,6 +142,7 @@ def resume(run: Run, mirror: Follows | None = None) -> Run:
     that has finished, that another process is training, or whose data have changed.
     """
     _ = run.experiment  # raises for an imported run, which has no launch options to read
+    refuse_combined(run)
     with open_runtime(Launch.read(run.record["launch"]), mirror) as runtime, reopened(run, runtime) as trainer:
         trainer.to_the_end()
     return run
@@ -180,7 +181,7 @@ def interrupted(experiment: str) -> Run:
     """Returns the latest interrupted run of this experiment that no process is training; for several seeds, their
     parent run. Raises UserError if none is found."""
     for run in intact(Run.of_experiment(experiment)):
-        if in_study(run):
+        if in_study(run) or run.record.get(COMBINED):
             continue
         if run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
             parent = parent_of(run) or run

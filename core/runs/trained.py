@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.catalogue import import_experiment
+from core.catalogue import import_parts
 from core.common.errors import UserError
 from core.experiment import Experiment
 from core.record.run import BEST, IMPORTED, RECORD, RecordedRun, read_record
@@ -94,7 +94,7 @@ def declared(record: Mapping[str, Any]) -> Experiment:
     """Returns the declaration in a record. Raises UserError if the record has none or it cannot be read."""
     if IMPORTED in record:
         raise UserError([f"{record['run']} was imported: it has no declaration, only the contents of the old log"])
-    import_experiment(record["experiment"])
+    import_parts(record)
     return Experiment.read(record["declaration"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from core import randomness as K
@@ -25,14 +26,19 @@ def average_epoch(setup: Setup, state: State, train: Batches) -> None:
     if state.swa is None or setup.average_from is None or epoch < setup.average_from:
         return
     state.swa.update_parameters(state.model)
+    renew_statistics(setup, state.swa.module, train, epoch, state.step)
+
+
+def renew_statistics(setup: Setup, averaged: nn.Module, train: Batches, epoch: int, step: int) -> None:
+    """Compute the mean and variance of each BatchNorm of an average anew, over the batches of an epoch. step: optimizer
+    steps done."""
     # the noise of this pass (dropout) is a function of the step, so that a resumed run repeats it
-    reseed(K.step_seeds(setup.seed, setup.rank, state.step, 1)[0], setup.device)
+    reseed(K.step_seeds(setup.seed, setup.rank, step, 1)[0], setup.device)
     steps = len(train.plan)
     images = (
         setup.augment(setup.normalize(batch), Clock(step, steps, setup.epochs)).images
         for step, batch in enumerate(train.epoch(epoch), epoch * steps)
     )
-    averaged = state.swa.module
     frozen = setup.frozen.held(averaged, epoch) if setup.frozen else nullcontext()
     with torch.no_grad(), setup.precision(), frozen:
         update_bn(images, averaged)

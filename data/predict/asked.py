@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from core.inference.network import Network, network_of
+from core.runs.members import refuse_different
 from core.runs.trained import Run
 from data.predict.inputs import Image, Reading, images
-from data.predict.labeled import refuse_different
 from data.predict.results import Row
 from data.reading.decode import with_channels
 
@@ -26,8 +26,7 @@ class Asked:
     def __init__(self, runs: Sequence[Run], top: int, threshold: float, device: str, reading: Reading):
         first = runs[0]
         self.classes = list(first.record["data"]["classes"])
-        for other in runs[1:]:
-            refuse_different(first, other)
+        refuse_different(runs)
         self.several = first.multi_label
         self.top, self.threshold = min(top, len(self.classes)), threshold
         self.ends = ["", *(f"_{rank}" for rank in range(2, self.top + 1))]  # of the names of columns

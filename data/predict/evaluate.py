@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from core import randomness
 from core.augment.corruptions import KINDS, SEVERITIES
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
@@ -28,17 +27,18 @@ from core.inference.network import network_of
 from core.launch import Launch
 from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
+from core.metrics.bootstrap import RESAMPLES, resample
 from core.metrics.by_name import compute
 from core.record.journal import Journal, log_text
 from core.record.lock import locked
+from core.runs.members import refuse_different
 from core.runs.trained import Run, load
 from data.kinds import divided
 from data.predict.corrupted import kinds_for, measure, show
-from data.predict.labeled import another, chosen, converted, matched, of_labels, refuse_different, translation
+from data.predict.labeled import another, chosen, converted, matched, of_labels, translation
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "nll", "ece")
 METRICS_OF_LABELS = ("accuracy", "f1", "map")  # of multi-label runs; accuracy is the share of exact matches
-RESAMPLES = 500  # of the bootstrap
 
 
 def main(words: Sequence[str]) -> int:
@@ -105,7 +105,7 @@ def _corrupt(run: Run, images: Images, splits: Splits, split: str, given: Any) -
     kinds = kinds_for(min(height, width), asked)
     reference = load(given.relative_to) if given.relative_to else None
     if reference:
-        refuse_different(run, reference)
+        refuse_different([run, reference])
     own, other = (
         measure(network_of(each, given.device), images, converted(each), kinds, severities) if each else None
         for each in (run, reference)
@@ -147,9 +147,8 @@ def _interval(answers: Answers, name: str) -> tuple[float, float]:
         return float(low), float(high)
     values = []
     for number in range(RESAMPLES):
-        draw = randomness.uniform(randomness.sample_keys(0, number, np.arange(n)), "bootstrap")
         try:
-            values.append(compute(answers.in_order((draw * n).astype(np.int64)), name))
+            values.append(compute(answers.in_order(resample(n, number)), name))
         except UserError:  # a resample without a class, of a metric that needs all
             continue
     ends = np.percentile(values, (2.5, 97.5)).tolist() if values else (np.nan, np.nan)

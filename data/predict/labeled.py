@@ -30,13 +30,6 @@ def converted(run: Run) -> Convert:
     return partial(with_channels, channels=run.record["data"]["image_shape"][2])
 
 
-def refuse_different(one: Run, other: Run) -> None:
-    """Raises UserError if two runs cannot answer together."""
-    for fact, name in (("classes", "classes"), ("image_shape", "image sizes"), ("multi_label", "kinds of labels")):
-        if one.record["data"].get(fact) != other.record["data"].get(fact):
-            raise UserError([f"{one.id} and {other.id} have different {name}; they cannot answer together"])
-
-
 def another(run: Run, root: Path, kind: str | None, options: Mapping[str, str]) -> Splits:
     """The labeled set at root, read as that of the run unless the options say otherwise. Raises UserError."""
     height, width, _ = run.record["data"]["image_shape"]
