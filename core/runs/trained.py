@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.catalogue import import_parts
+from core.catalogue import import_data, import_parts
 from core.common.errors import UserError
 from core.experiment import Experiment
 from core.record.run import BEST, IMPORTED, RECORD, RecordedRun, read_record
@@ -43,22 +43,35 @@ class Run(RecordedRun):
         _ = self.experiment  # an imported run has neither this nor weights: the first is the reason
         return model_of(self)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Predict probabilities float32 [N, C] of images uint8 [N, H, W, channels], as in the test of the run: with its
-        normalization, precision and test-time augmentation.
+    def predict(self, images: Any, batch_size: int | None = None, device: str = "cpu") -> np.ndarray:
+        """Predict probabilities float32 [N, C] of images, as in the test of the run: with its normalization, precision
+        and test-time augmentation.
+
+        images: uint8 arrays [N, H, W, C] (or a list of [H, W] or [H, W, C], each of any size), images of Pillow, paths
+        of image files, lists of these, a torch Dataset of images or (image, target), the images of a split, or a data
+        set of labbook, of which the test images are taken. Tensors are uint8 [C, H, W], as in torchvision. What does
+        not have the run's size is cropped, resized and converted as the images of the run were.
+        batch_size: images in a forward pass; None: as many as suit the device.  device: cpu, cuda, cuda:1, mps, or auto
+        for the fastest one available.
 
         The classes are named in `record["data"]["classes"]`. For multi-label images, each label has its own,
-        independent probability. Raises ValueError for images of another type or shape, and UserError as `model` does.
+        independent probability. Raises ValueError for images of another type or shape, and UserError for files that
+        cannot be read, and as `model` does.
         """
         import numpy as np
 
-        shape = self.record["data"]["image_shape"]
-        if images.dtype != np.uint8 or list(images.shape[1:]) != shape or not len(images):
-            expected = "x".join(map(str, shape))
-            raise ValueError(
-                f"images must be uint8 [N, {expected}] with N > 0, not {images.dtype} {list(images.shape)}"
-            )
-        return self._network.task.probabilities(self._network.logits(images)).numpy()
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        network = replace(self._network(device), batch_size=batch_size)
+        fits = isinstance(images, np.ndarray) and images.dtype == np.uint8 and len(images) > 0
+        if fits and list(images.shape[1:]) == self.record["data"]["image_shape"]:
+            parts = [images]
+        else:
+            parts = import_data("data.predict.given").batches(self, images, network.chunk)
+        found = [network.task.probabilities(network.logits(part)).numpy() for part in parts]
+        if not found:
+            raise ValueError("predict: there are no images")
+        return np.concatenate(found)
 
     def splits(self, launch: Launch) -> Splits:
         """The images that the run was trained on, with classes in its order. Raises UserError if they have changed."""
@@ -70,11 +83,17 @@ class Run(RecordedRun):
         return found
 
     @cached_property
-    def _network(self) -> Network:
+    def _networks(self) -> dict[str, Network]:
+        return {}
+
+    def _network(self, device: str) -> Network:
+        """The network on a device, rebuilt once for each."""
         from core.inference.network import network_of
 
-        _ = self.experiment
-        return network_of(self, "cpu")
+        if device not in self._networks:
+            _ = self.experiment
+            self._networks[device] = network_of(self, device)
+        return self._networks[device]
 
 
 load = Run.load

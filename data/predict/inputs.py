@@ -119,7 +119,7 @@ def image_of(path: str, content: ingest.Stored, reading: Reading) -> Image:
     if suffix in UNSUPPORTED:
         return Image(path, None, f"the format {suffix} is not supported; convert the file to JPEG or PNG")
     try:
-        raw = _content(content) if isinstance(content, Path) else content
+        raw = whole(content) if isinstance(content, Path) else content
         if isinstance(raw, np.ndarray):
             return Image(path, fitted(raw, reading.size)[0])
         assert isinstance(raw, bytes)
@@ -132,8 +132,8 @@ def image_of(path: str, content: ingest.Stored, reading: Reading) -> Image:
         return Image(path, None, str(error))
 
 
-def _content(path: Path) -> bytes:
-    """Raises OSError, and ValueError for what is no file of a reasonable size."""
+def whole(path: Path) -> bytes:
+    """The content of a file. Raises OSError, and ValueError for what is no file of a reasonable size."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")

@@ -101,6 +101,24 @@ def decoded(content: bytes, name: str, size: int | None, how: Conversion) -> Dec
     return _decoded(content, name, size, None, how)
 
 
+def decode_opened(image: Image.Image, name: str, size: int, how: Conversion = AS_DECLARED) -> np.ndarray:
+    """As `decode`, for an image of Pillow, which may have been read already. Raises Unreadable, with this name."""
+    from PIL import ImageFile, ImageOps
+
+    if isinstance(image, ImageFile.ImageFile) and image.format == "JPEG" and image.fp and image.tile:
+        place = image.fp.tell()  # not read yet: a large file is decoded at a smaller scale
+        image.fp.seek(0)
+        content = image.fp.read()
+        image.fp.seek(place)
+        return decode(content, name, size, how)
+    try:
+        is_deep = deep(image)
+        made, _ = _rgb(ImageOps.exif_transpose(image), how, is_deep)
+        return np.array(_cut(made, size, None))
+    except Exception as error:  # as of files: Pillow raises nearly any exception
+        raise Unreadable([f"{name}: {printable(str(error) or type(error).__name__)}"]) from None
+
+
 def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     """(uint8 [size, size, 3], number of pixels before) of an image array, uint8 [H, W] or [H, W, 1 or 3], cropped and
     resized as by `decode`."""

@@ -6,8 +6,10 @@ import torch
 
 from core import Launch, train
 from core.augment import HorizontalFlip
+from core.common.errors import UserError
 from core.runs.trained import load
 from data import Digits
+from data.reading.decode import fitted
 from experiments.tiny import EXPERIMENT
 
 
@@ -33,10 +35,18 @@ def test_predictions_do_not_depend_on_how_many_are_asked_for_at_once(trained, im
     pixels = images.pixels[images.rows]
     sizes = []
     run = load(trained.folder)
-    run._network.model.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    run._network("cpu").model.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     together = run.predict(pixels)
     assert max(sizes) <= 64 < len(pixels)
     np.testing.assert_allclose(together[:3], run.predict(pixels[:3]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_for_gray_images_takes_color(trained):
+    color = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    pixels, _ = fitted(color, 8)
+    expected = trained.predict(np.rint(pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)[None])
+    np.testing.assert_array_equal(trained.predict([color]), expected)
+    np.testing.assert_array_equal(trained.predict(pixels[None]), expected)
 
 
 @pytest.mark.parametrize("inside", [torch.inference_mode, torch.no_grad])
@@ -55,9 +65,24 @@ def test_the_network_can_be_trained_after_a_prediction(inside, trained, images):
 def test_images_that_do_not_fit_are_refused(trained):
     run = load(trained.folder)
     for wrong in (
-        np.zeros((2, 8, 8, 3), np.uint8),
         np.zeros((2, 8, 8, 1), np.float32),
-        np.zeros((0, 8, 8, 1), np.uint8),
+        np.zeros((8, 8, 1), np.uint8),
+        np.zeros((2, 8, 8, 4), np.uint8),
+        torch.zeros(2, 1, 8, 8),
+        [np.zeros((0, 8), np.uint8)],
     ):
         with pytest.raises(ValueError, match="images must be uint8"):
             run.predict(wrong)
+    for wrong, message in (
+        (np.zeros((0, 8, 8, 1), np.uint8), "there are no images"),
+        ([], "there are no images"),
+        ([np.zeros((8, 8), np.uint8), 7], "image 1 is of type int; predict takes"),
+        (7, "predict takes uint8 arrays .* not int"),
+        (Digits().load(None), "not Splits"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run.predict(wrong)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        run.predict(np.zeros((1, 8, 8, 1), np.uint8), batch_size=0)
+    with pytest.raises(UserError, match="device: abacus cannot be used here"):
+        run.predict(np.zeros((1, 8, 8, 1), np.uint8), device="abacus")
