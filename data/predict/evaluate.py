@@ -1,10 +1,10 @@
 """labbook evaluate RUN ...: the metrics of runs with intervals, on their own test images or on another labeled set.
 
-Without --root, the answers on record are used, and no image is read. With it, the images are read as those of the run,
-and classes are matched by name: a set may have some of the run's classes, or others that --map translates. Images of
-classes that the run does not know are left out, with a message. With --corrupt, the images are corrupted in the ways of
-Hendrycks and Dietterich 2019: noise, blur, weather, compression. What was measured with --root or --corrupt is recorded
-under the run, in evaluations/.
+Without --root, the answers on record are used, and no image is read. Of several runs, the mean of their probabilities
+is measured, too. With --root, the images are read as those of the run, and classes are matched by name: a set may have
+some of the run's classes, or others that --map translates. Images of classes that the run does not know are left out,
+with a message. With --corrupt, the images are corrupted in the ways of Hendrycks and Dietterich 2019: noise, blur,
+weather, compression. What was measured with --root or --corrupt is recorded under the run, in evaluations/.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from core.common.errors import UserError
 from core.common.statistics import wilson
 from core.common.terminal import console, tell
 from core.inference.answers import ask, log_answers, read
+from core.inference.average import mean_answers
 from core.inference.network import network_of
 from core.launch import Launch
 from core.loading.images import Images, Splits
@@ -72,10 +73,13 @@ def main(words: Sequence[str]) -> int:
         if given.data or given.map or options or split in ("train", "all"):
             raise UserError(["--data, --map and --split train or all need --root PATH"])
         if not given.corrupt:
-            for run in runs:
-                _show(run.id, read(run, split), given.metric)
+            found = [read(run, split) for run in runs]
+            for run, answers in zip(runs, found, strict=True):
+                _show(run.id, answers, given.metric)
+            _show_mean(found, given.metric)
             return 0
     names = translation(given.map)
+    found = []
     for run in runs:
         if given.root is None:
             splits = run.splits(Launch.read(run.record["launch"]))
@@ -92,6 +96,8 @@ def main(words: Sequence[str]) -> int:
         values = _show(f"{run.id} on {splits.name}", answers, given.metric)
         measured = {metric: dict(zip(("value", "low", "high"), each, strict=True)) for metric, each in values.items()}
         _record(run, splits, split, "", {"images": len(answers), "metrics": measured}, answers)
+        found.append(answers)
+    _show_mean(found, given.metric)
     return 0
 
 
@@ -137,6 +143,18 @@ def _show(title: str, answers: Answers, metrics: Sequence[str] | None) -> dict[s
         grid.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     console().print(grid)
     return found
+
+
+def _show_mean(found: Sequence[Answers], metrics: Sequence[str] | None) -> None:
+    """Print the metrics of the mean of the probabilities of several runs, or why it cannot be taken."""
+    if len(found) < 2:
+        return
+    try:
+        mean = mean_answers(found)
+    except UserError as reason:
+        tell(f"no mean of {len(found)} runs: {reason}")
+        return
+    _show(f"mean of {len(found)} runs", mean, metrics)
 
 
 def _interval(answers: Answers, name: str) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from core.inference.answers import read, read_file
 from core.inference.network import network_of
 from core.launch import Launch
 from core.record import journal
-from data import Digits
+from data import Digits, ImageFolder
+from data.predict import evaluate
 from data.predict.corrupted import measure
 from data.predict.evaluate import main
 from data.reading.decode import decode
@@ -58,6 +60,28 @@ def test_another_set_is_matched_by_class_name_and_recorded(run, lab, tmp_path, c
     kept = {event["path"] for _, event in journal.read(run.folder) if event["event"] == "artifact"}
     assert {f"evaluations/{recorded.name}", f"evaluations/{recorded.stem}.parquet"} <= kept
     assert run.status == "FINISHED"
+
+
+def test_several_runs_are_followed_by_their_mean_answer(run, lab, capsys):
+    runs = lab[2]
+    images = ImageFolder(size=16).load(lab[1])
+    test = images.test
+    mean = np.mean([each.predict(test) for each in runs], axis=0)
+    right = (mean.argmax(axis=1) == test.targets).mean()
+    nll = -np.log(mean[np.arange(len(test)), test.targets]).mean()
+    for words in ([], ["--root", str(lab[1]), "--split", "test"]):
+        assert main([*(each.id for each in runs), *words, "--metric", "accuracy", "--metric", "nll"]) == 0
+        said = capsys.readouterr().out.partition("mean of 2 runs: 12 images")[2]
+        assert re.search(rf"accuracy +{right:.4f} ", said)
+        assert float(re.search(r"nll +([\d.]+) ", said)[1]) == pytest.approx(nll, abs=2e-3)  # of half precision
+
+
+def test_runs_that_cannot_answer_together_have_no_mean(run, lab, capsys, monkeypatch):
+    other = read(run, "test")
+    answers = {run.id: other, lab[2][1].id: replace(other, ids=other.ids[::-1])}
+    monkeypatch.setattr(evaluate, "read", lambda run, split: answers[run.id])
+    assert main([*answers, "--metric", "accuracy"]) == 0
+    assert "no mean of 2 runs: the runs have answered different test images" in capsys.readouterr().out
 
 
 def test_what_cannot_be_evaluated_is_refused(run, lab, tmp_path):
