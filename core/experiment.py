@@ -13,6 +13,7 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.part import Part
 from core.inference import combined  # noqa: F401 its models become known
+from core.loading.folds import Fold
 from core.loading.images import Dataset
 from core.loading.normalize import NORMALISE_MEANING, Normalize
 from core.loading.sampling import LabelNoise, LongTail, Sampling
@@ -33,6 +34,9 @@ class Experiment(Part):
     """A declared image-classification setup. Two declarations are the same if they differ in their seeds alone."""
 
     data: Dataset = Field(description="data set: images, labels and splits")
+    fold: Fold | None = Field(
+        None, description="fold of a cross-validation that is the val split; none: the val split of the data"
+    )
     model: Model = Field(description="network")
     freeze: Freeze | None = Field(None, description="layers whose weights are frozen; none: all layers are trained")
     long_tail: LongTail | None = Field(

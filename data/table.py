@@ -83,9 +83,14 @@ class ImageTable(ImageFiles):
         return table, *rows.read(table, columns, self.allow_outside)
 
     def _splits(self, table: Path, found: list[rows.Row], classes: tuple[str, ...], cached: cache.Cached) -> Splits:
-        images = replace(cached.images(layout.WHOLE), targets=self._targets(found, classes))
+        names = [row.group for row in found]
+        groups = _numbered(names)
+        images = replace(
+            cached.images(layout.WHOLE),
+            targets=self._targets(found, classes),
+            groups=None if groups is None else np.array(names),
+        )
         splits = np.array([row.split for row in found], dtype=object)
-        groups = _numbered([row.group for row in found])
         if layout.WHOLE in splits:
             splits[_held(images, groups, np.ones(len(images), dtype=bool), self.test_fraction, TEST_SEED)] = "test"
             splits[splits == layout.WHOLE] = "train"

@@ -4,6 +4,7 @@ A file has a row for each image, in the order of the split:
 
     id        content of the decoded image, 16 hexadecimal digits: the same image has the same id in every data set
     target    index of its class; for multi-label images, the indices of its labels
+    group     only of data that declare groups: the name of its group, such as a patient
     logits    float16, one for each class, minus the largest of the image unless it is multi-label; with more than
               MOST_CLASSES classes, the KEPT largest
     classes   only with more than MOST_CLASSES: the classes of these logits
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +75,8 @@ def _table(answers: Answers, run: str) -> pa.Table:
     if answers.places is not None:
         columns["classes"] = rows(answers.places, pa.int32())
         columns |= {"log_sum": pa.array(answers.log_sum), "own": pa.array(answers.own)}
+    if answers.groups is not None:
+        columns["group"] = pa.array(answers.groups)
     facts = {"run": run, "split": answers.split, "classes": list(answers.classes), "multi_label": answers.multi_label}
     return pa.table(columns, metadata={"labbook": json.dumps(facts)})
 
@@ -88,7 +92,7 @@ def ask(
         ids = np.array([identity(image) for image in pixels])
         targets = images.targets[start : start + network.chunk]
         parts.append(bounded(split, classes, ids, targets, network.logits(pixels).numpy()))
-    return joined(parts)
+    return replace(joined(parts), groups=images.groups)
 
 
 def missing(run: RecordedRun, split: str) -> str:
@@ -127,6 +131,7 @@ def read_file(path: Path) -> Answers:
             arrays["logits"].astype(np.float32).reshape(-1, width),
             places,
             *(columns[name].to_numpy() if name in columns else None for name in ("log_sum", "own")),
+            columns["group"].to_numpy(False).astype(str) if "group" in columns else None,
         )
     except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError([f"{path}: no answers of a run: {type(error).__name__}: {error}"]) from None

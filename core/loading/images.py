@@ -53,13 +53,15 @@ class Images:
     pixels: uint8 [M, H, W, C], often a memory map shared by several splits; or Pixels, decoded on access.
     rows: int64 [N], the rows of `pixels` in this subset.  targets: int64 [N], classes; or float32 [N, C] of 0 and 1,
     multi-label.
-    areas: int64 [M], height x width of the original files; None if all images have the same size.
+    areas: int64 [M], height x width of the original files; None if all images have the same size.  groups: str [N], the
+    group of each image, whose images are never divided among splits; None if the data declare no groups.
     """
 
     pixels: np.ndarray | Pixels
     rows: np.ndarray
     targets: np.ndarray
     areas: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,8 +70,8 @@ class Images:
         # a spawned loader worker opens the memory map again; pickling would copy all of it
         file = getattr(self.pixels, "filename", None)
         if file:
-            return _reopened, (file, self.rows, self.targets, self.areas)
-        return Images, (self.pixels, self.rows, self.targets, self.areas)
+            return _reopened, (file, self.rows, self.targets, self.areas, self.groups)
+        return Images, (self.pixels, self.rows, self.targets, self.areas, self.groups)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,7 +81,18 @@ class Images:
 
     def take(self, which: np.ndarray) -> Images:
         """The samples at these positions (int64 or bool)."""
-        return replace(self, rows=self.rows[which], targets=self.targets[which])
+        groups = None if self.groups is None else self.groups[which]
+        return replace(self, rows=self.rows[which], targets=self.targets[which], groups=groups)
+
+    def together(self, *others: Images) -> Images:
+        """These samples and those of other subsets of the same stored images, sorted by row. Raises DataError if the
+        others are stored elsewhere."""
+        every = (self, *others)
+        if any(other.pixels is not self.pixels for other in others):
+            raise DataError(["these splits are stored in separate arrays; keep all images in one, with rows into it"])
+        groups = None if self.groups is None else np.concatenate([part.groups for part in every])
+        rows, targets = (np.concatenate([getattr(part, name) for part in every]) for name in ("rows", "targets"))
+        return replace(self, rows=rows, targets=targets, groups=groups).take(np.argsort(rows, kind="stable"))
 
     def order(self, size: int, ranks: int) -> Order | None:
         """As `Pixels.order`; None if the images are already decoded."""

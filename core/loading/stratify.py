@@ -1,4 +1,4 @@
-"""Stratified splits, for single-label and multi-label images, optionally keeping groups together."""
+"""Stratified splits and folds, for single-label and multi-label images, optionally keeping groups together."""
 
 from __future__ import annotations
 
@@ -55,3 +55,31 @@ def stratified(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         count = max(round(fraction * len(members)), min(1, len(members) - 1))
         held[members[np.argsort(order[members], kind="stable")[:count]]] = True
     return held
+
+
+def dealt(labels: np.ndarray, keys: np.ndarray, folds: int) -> np.ndarray:
+    """Deal images into folds, int64 [N], from 0: the number of images of a class differs by at most one between folds,
+    and so does the number of all images. labels: int64 [N].  keys: int64 [N], the random order within a class."""
+    found = np.empty(len(labels), np.int64)
+    found[np.lexsort((keys, labels))] = np.arange(len(labels)) % folds
+    return found
+
+
+def divided(targets: np.ndarray, place: np.ndarray, keys: np.ndarray, folds: int) -> np.ndarray:
+    """Divide groups into stratified folds, as scikit-learn's StratifiedGroupKFold, int64 [N], from 0, for each image.
+
+    targets: int64 [N], or float [N, C], multi-label.  place: int64 [N], the group of each image.  keys: int64 [U], the
+    random order of groups of the same size. Each group, the largest first, goes to the fold that has the smallest
+    shares of its labels and of all images.
+    """
+    has = (targets > 0 if targets.ndim == 2 else targets[:, None] == np.unique(targets)).astype(np.int64)
+    counts = np.zeros((len(keys), has.shape[1] + 1), np.int64)
+    np.add.at(counts, place, np.column_stack([has, np.ones(len(has), np.int64)]))  # the last column: images
+    side = np.empty(len(keys), np.int64)
+    weights = (1 << 30) // np.maximum(counts.sum(axis=0), 1)  # integers: ties are the same on every machine
+    filled = np.zeros((folds, counts.shape[1]), np.int64)
+    for unit in np.lexsort((keys, -counts[:, -1])):
+        side[unit] = (filled * weights * counts[unit]).sum(axis=1).argmin()
+        filled[side[unit]] += counts[unit]
+    found: np.ndarray = side[place]
+    return found

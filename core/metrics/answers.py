@@ -10,7 +10,7 @@ import numpy as np
 from core.common.errors import UserError
 
 MOST_CLASSES, KEPT = 100, 20
-COLUMNS = ("ids", "targets", "logits", "places", "log_sum", "own")  # of Answers
+COLUMNS = ("ids", "targets", "logits", "places", "log_sum", "own", "groups")  # of Answers
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Answers:
     With more than MOST_CLASSES classes, only the KEPT largest logits of an image are kept, the largest first: logits
     are [N, KEPT] and places, int64 [N, KEPT], are their classes. log_sum, float32 [N], is the logarithm of the sum of
     the exponentials of all logits; own, float32 [N], is the logit of the target. Otherwise, these three are None.
+
+    groups: str [N], the groups that the data declare, such as patients; None if they declare none.
     """
 
     split: str
@@ -34,6 +36,7 @@ class Answers:
     places: np.ndarray | None = None
     log_sum: np.ndarray | None = None
     own: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -43,7 +44,7 @@ def evaluate_split(parts: Assembly, split: str, images: Images) -> tuple[Evaluat
         batches = parts.held_out(images)
         result = evaluate(network, setup.loss, batches, setup.normalize, setup.classes, setup.task, collector)
     assert result.answers is not None
-    return result, result.answers
+    return result, replace(result.answers, groups=images.groups)
 
 
 def test(journal: Journal, parts: Assembly) -> None:

@@ -301,8 +301,13 @@ def load_splits(experiment: Experiment, launch: Launch, classes: Sequence[str] |
     """
     splits = experiment.data.load(launch.root)
     splits = splits.ordered(classes) if classes else splits
-    if not experiment.limit:
-        return splits
+    if experiment.limit:
+        splits = _limited(experiment, launch, splits)
+    return experiment.fold(splits) if experiment.fold else splits
+
+
+def _limited(experiment: Experiment, launch: Launch, splits: Splits) -> Splits:
+    assert experiment.limit
     count, reduced = len(splits.classes), launch.smoke or launch.overfit
     if experiment.limit < count and not splits.multi_label and not reduced:
         advice = f"use --limit {count} or more, or fewer classes with --data.only where the data have it"

@@ -51,9 +51,7 @@ def chosen(splits: Splits, split: str) -> Images:
     if split != "all":
         images: Images = getattr(splits, split)
         return images
-    every = (splits.train, splits.val, splits.test)
-    rows, targets = (np.concatenate([getattr(part, name) for part in every]) for name in ("rows", "targets"))
-    return replace(splits.train, rows=rows, targets=targets)
+    return splits.train.together(splits.val, splits.test)
 
 
 def translation(path: Path | None) -> dict[str, str]:
@@ -87,7 +85,7 @@ def matched(images: Images, splits: Splits, run: Run, translation: Mapping[str, 
         raise UserError([f"no image of this split is of a class that {run.id} knows"])
     if unknown:
         tell(f"left out: {int((~kept).sum()):,} images of {few(unknown)}, which {run.id} does not know")
-    return replace(images, rows=images.rows[kept], targets=targets[kept])
+    return replace(images, targets=targets).take(kept)
 
 
 def _with_labels(images: Images, now: np.ndarray, unknown: list[str], run: Run) -> Images:

@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from core.common.errors import DataError
+from core.loading.folds import Fold
 from core.loading.stratify import held_out
 from data import ImageFolder, ImageTable
 from data.reading import columns, ingest, rows
@@ -288,6 +289,17 @@ def test_whole_groups_are_held_out_in_the_proportion_of_every_label():
     rare = np.zeros((100, 2), dtype=bool)
     rare[:2, 0], rare[2:, 1] = True, True
     assert rare[held_out(rare, None, 0.1, seed=0)].any(axis=0).all()
+
+
+def test_the_groups_of_the_images_travel_with_them(tmp_path):
+    groups = [f"patient {i // 4}" for i in range(40)]
+    splits = loaded(table(tmp_path, 40, group=groups))
+    for part in (splits.train, splits.val, splits.test, splits.limited(3).train, splits.train.together(splits.val)):
+        assert part.groups.tolist() == [groups[row] for row in part.rows]
+    assert loaded(table(tmp_path / "none", 40)).train.groups is None
+    folds = [Fold(folds=3, number=number)(splits).val for number in (1, 2, 3)]
+    held = [set(part.groups.tolist()) for part in folds]
+    assert sum(map(len, held)) == len(set.union(*held)) == len({*splits.train.groups, *splits.val.groups})
 
 
 def labels_of(splits):

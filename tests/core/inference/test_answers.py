@@ -1,15 +1,18 @@
 """The answers of a run: what is on record after training, what `labbook metric` and `labbook answers` make of it."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
 from core.cli import answers as answers_verb
 from core.cli.metric import main as metric
 from core.common.errors import UserError
-from core.inference.answers import name_of, read, read_file, write
+from core.inference.answers import ask, name_of, read, read_file, write
+from core.inference.network import network_of
 from core.launch import Launch
 from core.loading.batches import Batch
 from core.metrics.answers import bounded, identity
@@ -116,6 +119,20 @@ def test_answers_collected_in_any_order_are_in_that_of_the_split():
     assert found.ids.tolist() == [identity(image) for image in pixels]
     assert found.targets.tolist() == [0, 1, 0, 1, 0]
     assert (-found.logits[1:, 0]).tolist() == [1, 2, 3, 4]
+
+
+def test_groups_are_on_record_and_older_files_have_none(tmp_path, at_home):
+    older = read(at_home.runs[0], "val")
+    assert older.groups is None
+    names = np.array([f"patient {i % 7}" for i in range(len(older))])
+    write(tmp_path / "a.parquet", replace(older, groups=names), "run")
+    again = read_file(tmp_path / "a.parquet")
+    assert again.groups.tolist() == names.tolist()
+    assert again.in_order(np.array([3, 0])).groups.tolist() == ["patient 3", "patient 0"]
+    assert parquet.read_schema(tmp_path / "a.parquet").names[-1] == "group"
+    images = SHORT.data.load(None).val.take(np.arange(5))
+    asked = ask(network_of(at_home.runs[0], "cpu"), replace(images, groups=names[:5]), "val", older.classes)
+    assert asked.groups.tolist() == names[:5].tolist()
 
 
 def test_logits_beyond_half_precision_stay_finite(tmp_path):
