@@ -17,12 +17,14 @@ from core.declare.renamed import hint
 from core.declare.tree import names
 from core.experiment import Experiment
 from core.launch import Launch
+from core.loading.folds import Folds
 from core.runs.trained import Run, load, read_declaration
 
 NO_VARIANTS = "; this experiment declares no VARIANTS"
 OWN = {
     "variant": "a named change of the declaration",
     "seeds": "number of seeds to train, under one parent run",
+    "folds": "number of folds to cross-validate on, under one parent run; 5x4: four times, with other partitions",
     "from": "start from the declaration of this run, search or best.json; other options change it",
     "continue": "train this finished run for longer: start from its declaration, weights and optimizer state",
 }
@@ -36,6 +38,7 @@ class Options:
     launch: Launch
     variant: str | None = None
     seeds: int | None = None  # none: not given
+    folds: Folds | None = None
     title: str = "base"
     continued: Run | None = None
     verb: Part | None = None
@@ -73,13 +76,14 @@ def parse(
     changed, mistakes = _change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
     launch, more = _change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
     seeds, more_trouble = _positive("seeds", own["seeds"]) if "seeds" in own else (None, [])
-    wrong += [*mistakes, *more, *more_trouble]
+    folds, folds_trouble = _folds(own, changed) if "folds" in own else (None, [])
+    wrong += [*mistakes, *more, *more_trouble, *folds_trouble]
     if wrong:
         raise UserError(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"
     start = f"from {_run_in(Path(str(own['from'])))}" if recorded else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
-    return Options(changed, launch, variant, seeds, title, continued, verb)  # type: ignore[arg-type]
+    return Options(changed, launch, variant, seeds, folds, title, continued, verb)  # type: ignore[arg-type]
 
 
 def _run_in(place: Path) -> str:
@@ -105,8 +109,8 @@ def _finished(own: Mapping[str, str | None]) -> tuple[Run | None, list[str]]:
     if "continue" not in own:
         return None, []
     try:
-        if "seeds" in own:
-            raise UserError(["continues one run with the seed of that run; leave out --seeds"])
+        if several := [name for name in ("seeds", "folds") if name in own]:
+            raise UserError([f"continues one run, with its own seed and split; leave out --{several[0]}"])
         run = load(own["continue"] or "")
         return (run, []) if run.experiment else (None, [])
     except UserError as mistakes:
@@ -185,3 +189,16 @@ def _positive(name: str, text: str | None) -> tuple[int, list[str]]:
     if text is not None and text.isascii() and text.isdecimal() and int(text) > 0:
         return int(text), []
     return 1, [f"--{name}: should be a positive integer" + ("" if text is None else f" (got {text!r})")]
+
+
+def _folds(own: Mapping[str, str | None], declared: Part) -> tuple[Folds | None, list[str]]:
+    """(the folds that are asked for, what is wrong)."""
+    wrong = []
+    if "seeds" in own:
+        wrong.append("--folds: not together with --seeds; each repetition of --folds 5x4 has a seed of its own")
+    if getattr(declared, "fold", None):
+        wrong.append("--folds: the declaration is of a single fold; add --fold none")
+    try:
+        return Folds.read(own["folds"] or ""), wrong
+    except ValueError as error:
+        return None, [f"--folds: {error}", *wrong]

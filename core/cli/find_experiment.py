@@ -158,6 +158,10 @@ def run_verb(
 
 def only_one(options: Options, verb: str) -> None:
     """Raises UserError for options that only apply to training."""
-    given = {"--seeds": (options.seeds or 1) > 1, "--continue": options.continued is not None}
+    given = {
+        "--seeds": (options.seeds or 1) > 1,
+        "--folds": options.folds is not None,
+        "--continue": options.continued is not None,
+    }
     if wrong := [f"{name}: only for training, not for {verb}; leave it out" for name, there in given.items() if there]:
         raise UserError(wrong)

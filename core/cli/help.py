@@ -83,7 +83,7 @@ def fields(part: Part | type[Declared], prefix: str = "", end: str = "") -> Iter
 
 def _own() -> Iterator[Row]:
     for name, meaning in OWN.items():
-        yield Row(f"--{name}", {"variant": "NAME", "seeds": "N"}.get(name, "RUN"), meaning)
+        yield Row(f"--{name}", {"variant": "NAME", "seeds": "N", "folds": "K"}.get(name, "RUN"), meaning)
 
 
 def _often(experiment: Experiment) -> Group:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from core.common.ranks import ranks_here
 from core.common.statistics import mean_and_interval
 from core.common.terminal import tell
+from core.compare.table import in_percent
 from core.record.run import REPORT
 from core.runs.seeds import Seeds
 from core.runs.trained import Run
@@ -21,7 +24,7 @@ def report_result(result: Run | Seeds) -> int:
     if isinstance(result, Run):
         report(result)
         return 0
-    report_seeds(result)
+    (report_folds if "folds" in result.parent.record else report_seeds)(result)
     return 1 if result.failed else 0
 
 
@@ -49,6 +52,36 @@ def report_seeds(seeds: Seeds) -> None:
         spread = f"mean and 95 % interval of {len(values)} seeds; standard deviation {std:.2%}"
         tell(f"test accuracy {mean:.2%} +- {half:.2%} ({spread})")
     report_location(seeds.parent)
+
+
+def report_folds(folds: Seeds) -> None:
+    """Print the results of all folds, with their mean, corrected 95 % interval and failures."""
+    first, metrics = folds.parent.experiment, folds.parent.metrics
+    names = list(dict.fromkeys(("val/accuracy", first.monitor)))
+    for run in folds.runs:
+        fold, values = run.record["declaration"]["fold"], run.kept_metrics
+        tell(f"fold {fold['number']}{_repetition(fold)}: {_values(names, values)}   {run.id}")
+    for number, error in folds.failed.items():
+        tell(f"fold {number}: failed: {error}")
+    for name in names if len(folds.runs) > 1 else ():
+        spread = f"{_value(name, metrics[f'{name}_ci95'])} (mean and corrected 95 % interval of {len(folds.runs)} folds"
+        spread += f"; standard deviation {_value(name, metrics[f'{name}_std'])})"
+        tell(f"{name} {_value(name, metrics[name])} +- {spread}")
+    if pooled := {f"val/{name}": metrics[f"oof/{name}"] for name in ("accuracy", "map") if f"oof/{name}" in metrics}:
+        tell(f"out of fold, all images: {_values(list(pooled), pooled).replace('val/', '')}")
+    report_location(folds.parent)
+
+
+def _repetition(fold: Mapping[str, int]) -> str:
+    return f" of repetition {fold['repeat']}" if fold["repeat"] > 1 else ""
+
+
+def _values(names: Sequence[str], values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {_value(name, values[name])}" for name in names)
+
+
+def _value(name: str, value: float) -> str:
+    return f"{value:.2%}" if in_percent(name) else f"{value:.4f}"
 
 
 def report_location(run: Run) -> None:

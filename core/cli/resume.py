@@ -46,9 +46,10 @@ def _resume(which: str | NamedExperiment) -> int:
 
 
 def resumed(run: Run) -> int:
-    """Resume a run, or all seeds of a parent run, and print the result. Returns the exit status."""
+    """Resume a run, or all seeds or folds of a parent run, and print the result. Returns the exit status."""
     from core.cli.outcome import report_result
+    from core.record.run import holds_others
     from core.runs.resume import resume
     from core.runs.seeds import resume_seeds
 
-    return report_result(resume_seeds(run) if "seeds" in run.record else resume(run))
+    return report_result(resume_seeds(run) if holds_others(run.record) else resume(run))

@@ -20,18 +20,21 @@ def train(experiment: NamedExperiment, options: Options) -> int:
     from core.cli.outcome import report_result
     from core.cli.resume import resumed
     from core.runs.resume import earlier_run
-    from core.runs.seeds import train_seeds
+    from core.runs.seeds import train_folds, train_seeds
     from core.runs.train import train
     from core.training.distributed import from_first, met_before
 
     seeds = options.seeds or 1
     again = is_restart() or met_before()
-    earlier = earlier_run(options.experiment, experiment.name, invocation(), seeds) if again else None
+    asked = options.experiment, experiment.name, invocation(), seeds, options.folds
+    earlier = earlier_run(*asked) if again else None
     earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
     if earlier:
         tell(f"{earlier.id}, started by an earlier start of this job, {'has finished' if finished else 'is resumed'}")
         return 0 if finished else resumed(earlier)
     info = experiment.info(options)
+    if options.folds:
+        return report_result(train_folds(options.experiment, options.folds, options.launch, info))
     if seeds > 1:
         return report_result(train_seeds(options.experiment, seeds, options.launch, info))
     return report_result(train(options.experiment, options.launch, info, continued=options.continued))

@@ -158,23 +158,23 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
     return Figure(figsize=(width, height), dpi=110, layout=layout)
 
 
-def band(curves: Sequence[dict[int, float]]) -> tuple[list[int], np.ndarray]:
+def band(curves: Sequence[dict[int, float]], overlap: float = 0.0) -> tuple[list[int], np.ndarray]:
     """Returns (epochs that any seed has reached, [3, epochs] with the mean and the ends of its 95 % interval).
 
-    The ends are NaN where only one seed has a value.
+    overlap: see `mean_and_interval`. The ends are NaN where only one seed has a value.
     """
     epochs = sorted({epoch for curve in curves for epoch in curve})
     ends = []
     for epoch in epochs:
-        mean, _, half = mean_and_interval([curve[epoch] for curve in curves if epoch in curve])
+        mean, _, half = mean_and_interval([curve[epoch] for curve in curves if epoch in curve], overlap)
         ends.append((mean, mean - half, mean + half))
     return epochs, np.array(ends).T.reshape(3, len(epochs))
 
 
-def draw(axes: Axes, label: str, curves: Sequence[dict[int, float]]) -> None:
+def draw(axes: Axes, label: str, curves: Sequence[dict[int, float]], overlap: float = 0.0) -> None:
     """Draw the mean of the curves as a line and its 95 % interval as a band. Without curves, nothing is drawn."""
     if not curves:
         return
-    epochs, (mean, low, high) = band(curves)
+    epochs, (mean, low, high) = band(curves, overlap)
     (line,) = axes.plot(epochs, mean, label=f"{label} (n = {len(curves)})", marker="o" if len(epochs) < 3 else "")
     axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)

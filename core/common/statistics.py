@@ -1,4 +1,5 @@
-"""Confidence intervals of a mean over seeds, of a proportion of images, and of the difference of two paired ones."""
+"""Confidence intervals of a mean over seeds or folds, of a proportion of images, and of the difference of two paired
+ones."""
 
 from __future__ import annotations
 
@@ -7,10 +8,13 @@ import math
 import numpy as np
 
 
-def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
+def mean_and_interval(values: list[float], overlap: float = 0.0) -> tuple[float, float, float]:
     """Returns (mean, standard deviation, half width of the 95 % interval by Student's t).
 
-    The last two are NaN for a single value, or if a value is not finite.
+    overlap: of runs whose training sets overlap, such as those of folds, the number of test images divided by that of
+    training images, by which the variance of the mean is corrected: that of the values times 1 / n + overlap (Nadeau
+    and Bengio, Inference for the generalization error, 2003: the corrected resampled t-test). The last two are NaN for
+    a single value, or if a value is not finite.
     """
     n = len(values)
     if not all(map(math.isfinite, values)):
@@ -20,7 +24,7 @@ def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
     from scipy.stats import t
 
     std = float(np.std(values, ddof=1))
-    return float(np.mean(values)), std, float(t.ppf(0.975, n - 1) * std / math.sqrt(n))
+    return float(np.mean(values)), std, float(t.ppf(0.975, n - 1) * std * math.sqrt(1 / n + overlap))
 
 
 # Equal to scipy.stats.binomtest(...).proportion_ci("wilson"), which takes 0.14 ms for each proportion, and whose import

@@ -1,4 +1,4 @@
-"""Group runs that differ only in the seed into settings, and compare each setting with a baseline."""
+"""Group runs that differ only in the seed, or the fold, into settings, and compare each setting with a baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.common.text import did_you_mean
 from core.compare.labels import MISSING, Setting, distinctive_fields, settings
-from core.compare.runs import FINISHED, Row, with_missing_fields
+from core.compare.runs import FINISHED, FOLD, Row, with_missing_fields
 from core.compare.statistics import LEVEL, Difference, difference, holm, holm_levels, seeds_needed
 from core.metrics.names import direction
 
@@ -27,7 +27,7 @@ class Group:
     """Runs of one setting.
 
     fields: declared values that all of its runs share.  rows: its finished runs.  values: key of a run -> its metric;
-    the key is the seed and, with `by`, all other fields.  failed: the runs of keys without a value.
+    the key is the seed, with its fold, and, with `by`, all other fields.  failed: the runs of keys without a value.
     """
 
     label: str
@@ -39,7 +39,14 @@ class Group:
     @property
     def summary(self) -> tuple[float, float, float]:
         """(mean, standard deviation, half width of the 95 % interval); the last two are NaN for one run."""
-        return mean_and_interval(list(self.values.values()))
+        return mean_and_interval(list(self.values.values()), self.overlap)
+
+    @property
+    def overlap(self) -> float:
+        """For runs on folds, number of val images divided by that of training images, which corrects intervals; else
+        0."""
+        folds = self.fields.get(f"{FOLD}.folds", "")
+        return 1 / (int(folds) - 1) if folds.isdecimal() else 0.0
 
     def average(self, metric: str) -> float:
         """Returns the mean of another metric over the runs that have it; NaN if none has."""
@@ -127,13 +134,17 @@ def compare(
         )
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]
-    found = [difference(group.values, chosen.values) for group in others]
+
+    def against_chosen(group: Group, level: float = LEVEL) -> Difference | None:
+        return difference(group.values, chosen.values, level, (group.overlap, chosen.overlap))
+
+    found = [against_chosen(group) for group in others]
     ps = [one.p for one in found if one]
     corrected = iter(zip(holm(ps), holm_levels(ps), strict=True))
     against = []
     for group, one in zip(others, found, strict=True):
         p, level = next(corrected) if one else (math.nan, LEVEL)
-        shown = difference(group.values, chosen.values, level) if level < LEVEL else one
+        shown = against_chosen(group, level) if level < LEVEL else one
         against.append(Contrast(group, shown, p, _more(one, p, len(ps))))
     names = {name for group in groups for name in group.fields}
     differing = sorted(n for n in names if len({group.fields.get(n) for group in groups}) > 1)
@@ -281,5 +292,5 @@ def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
 def _more(one: Difference | None, p: float, comparisons: int) -> int | None:
     if one is None or p < LEVEL:
         return None
-    needed = seeds_needed(one.mean, one.deviation, one.paired, comparisons)
+    needed = seeds_needed(one.mean, one.deviation, one.paired, comparisons, one.overlap)
     return max(1, needed - one.n) if needed else None

@@ -16,7 +16,7 @@ from core.declare.renamed import migrated_names
 from core.record import journal
 from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, RecordedRun, holds_others, named_in, read_summary
 
-SEED = "seed"
+SEED, FOLD = "seed", "fold"
 FINISHED = "FINISHED"
 
 
@@ -24,7 +24,8 @@ FINISHED = "FINISHED"
 class Row:
     """A run.
 
-    fields: dotted name -> declared value as text, without the seed.  seed: pairs it with runs of other settings.
+    fields: dotted name -> declared value as text, without the seed, and without the number of a fold.  seed: pairs it
+    with runs of other settings; of a fold, with its number.
     directions: {name without its split: 1 if larger values are better, -1 if smaller ones are} of declared metrics.
     data: digest of its images; None if unknown, as for some imported runs.  whole: whether it was trained on all of its
     data to the end.  error: message of a failed run.  data_name: of its data set; empty if unknown.
@@ -149,7 +150,7 @@ def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any])
         folder.name,
         record["experiment"],
         record["variant"],
-        str(int(fields.pop(SEED))),
+        _seed(fields),
         fields,
         summary["metrics"],
         record["data"]["digest"],
@@ -160,6 +161,14 @@ def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any])
         record["data"].get("name", ""),
         record.get("directions", {}),
     )
+
+
+def _seed(fields: dict[str, str]) -> str:
+    """Takes the seed, and the number of a fold, out of the fields of a run: runs of one setting differ in them."""
+    fields.setdefault(FOLD, "None")  # of runs that are older than folds
+    seed = str(int(fields.pop(SEED)))
+    number, repeat = (fields.pop(f"{FOLD}.{name}", None) for name in ("number", "repeat"))
+    return f"{seed}, fold {number} of repetition {repeat}" if number else seed
 
 
 def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any], fields: dict[str, str]) -> Row:

@@ -20,7 +20,7 @@ class Difference:
 
     means: of a and of b, over the pairs or over all values.  p: two-sided p-value, not corrected.  n: number of pairs;
     in Welch's test, the smaller number of seeds.  deviation: standard deviation of the paired differences; in Welch's
-    test, of the difference between one value of a and one of b.
+    test, of the difference between one value of a and one of b.  overlap: of folds, the correction that was applied.
     """
 
     mean: float
@@ -31,10 +31,17 @@ class Difference:
     n: int
     paired: bool
     deviation: float
+    overlap: float = 0.0
 
 
-def difference(a: Mapping[Any, float], b: Mapping[Any, float], level: float = LEVEL) -> Difference | None:
+def difference(
+    a: Mapping[Any, float],
+    b: Mapping[Any, float],
+    level: float = LEVEL,
+    overlaps: tuple[float, float] = (0.0, 0.0),
+) -> Difference | None:
     """Test the difference between two settings. a, b: key (a seed) -> value.  level: 1 minus that of the interval.
+    overlaps: of a and of b, by which the variances of their means are corrected, see `mean_and_interval`.
 
     If two or more keys are in both, the test is paired over them; otherwise it is Welch's test (Welch, The
     generalization of Student's problem, 1947). Returns None if either has a single value, or one that is not finite.
@@ -53,11 +60,30 @@ def difference(a: Mapping[Any, float], b: Mapping[Any, float], level: float = LE
     if deviation == 0:  # t is 0/0 or infinite
         low, high, p = mean, mean, float(mean == 0)
     else:
-        low, high, p = _t_test(x, y, paired, level)
-    return Difference(mean, (float(x.mean()), float(y.mean())), low, high, p, min(len(x), len(y)), paired, deviation)
+        low, high, p = (_corrected if any(overlaps) else _t_test)(x, y, paired, level, overlaps)
+    means = float(x.mean()), float(y.mean())
+    return Difference(mean, means, low, high, p, min(len(x), len(y)), paired, deviation, max(overlaps))
 
 
-def _t_test(a: np.ndarray, b: np.ndarray, paired: bool, level: float) -> tuple[float, float, float]:
+def _corrected(
+    a: np.ndarray, b: np.ndarray, paired: bool, level: float, overlaps: tuple[float, float]
+) -> tuple[float, float, float]:
+    """(low, high, p) of the difference of means over folds: the corrected resampled t-test of Nadeau and Bengio (2003),
+    and Welch's test with variances that are corrected in the same way."""
+    from scipy.stats import t
+
+    if paired:
+        variance, freedom = (a - b).var(ddof=1) * (1 / len(a) + max(overlaps)), len(a) - 1.0
+    else:
+        each = [x.var(ddof=1) * (1 / len(x) + overlap) for x, overlap in zip((a, b), overlaps, strict=True)]
+        variance = sum(each)
+        freedom = variance**2 / sum(v**2 / (len(x) - 1) for x, v in zip((a, b), each, strict=True))
+    mean, error = float(a.mean() - b.mean()), math.sqrt(variance)
+    half = float(t.ppf(1 - level / 2, freedom)) * error
+    return mean - half, mean + half, float(2 * t.sf(abs(mean) / error, freedom))
+
+
+def _t_test(a: np.ndarray, b: np.ndarray, paired: bool, level: float, _: object) -> tuple[float, float, float]:
     """(low, high, p) of the difference of means."""
     from scipy.stats import ttest_ind, ttest_rel  # imported here: it takes a second
 
@@ -88,10 +114,10 @@ def holm_levels(ps: Sequence[float]) -> list[float]:
     return [LEVEL * min(1 / step, p / q if q else 1.0) for p, q, step in zip(ps, corrected, steps, strict=True)]
 
 
-def power(effect: float, deviation: float, n: int, paired: bool, comparisons: int = 1) -> float:
+def power(effect: float, deviation: float, n: int, paired: bool, comparisons: int = 1, overlap: float = 0.0) -> float:
     """Returns the power: the probability that n seeds of each setting show a true difference of this size.
 
-    deviation: as in Difference. The power follows from the noncentral t distribution (Cohen, Statistical Power
+    deviation, overlap: as in Difference. The power follows from the noncentral t distribution (Cohen, Statistical Power
     Analysis, 2nd ed., section 2); for several comparisons, at the strictest level of Holm's procedure.
     """
     from scipy.stats import nct, t
@@ -101,19 +127,21 @@ def power(effect: float, deviation: float, n: int, paired: bool, comparisons: in
     if not deviation:
         return float(effect != 0)
     freedom = n - 1 if paired else 2 * (n - 1)
-    shift = abs(effect) / deviation * math.sqrt(n)
+    shift = abs(effect) / deviation / math.sqrt(1 / n + overlap)
     threshold = t.ppf(1 - LEVEL / comparisons / 2, freedom)
     return float(nct.sf(threshold, freedom, shift) + nct.cdf(-threshold, freedom, shift))
 
 
-def seeds_needed(effect: float, deviation: float, paired: bool, comparisons: int = 1) -> int | None:
+def seeds_needed(
+    effect: float, deviation: float, paired: bool, comparisons: int = 1, overlap: float = 0.0
+) -> int | None:
     """Returns the number of seeds of each setting with which the power is 0.8; None if it is larger than MOST."""
     low, high = 2, MOST
-    if not effect or power(effect, deviation, high, paired, comparisons) < POWER:
+    if not effect or power(effect, deviation, high, paired, comparisons, overlap) < POWER:
         return None
     while low < high:
         middle = (low + high) // 2
-        if power(effect, deviation, middle, paired, comparisons) < POWER:
+        if power(effect, deviation, middle, paired, comparisons, overlap) < POWER:
             low = middle + 1
         else:
             high = middle

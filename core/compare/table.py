@@ -48,7 +48,8 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
 
 
 def _what(comparison: Comparison) -> str:
-    return "runs" if comparison.by else "seeds"
+    folds = [group.overlap > 0 for group in comparison.groups]
+    return "runs" if comparison.by or any(folds) != all(folds) else "folds" if all(folds) else "seeds"
 
 
 def _over(comparison: Comparison, one: Contrast) -> str:

@@ -59,6 +59,11 @@ class Folds:
             raise ValueError(f"should be {expected} (got {text!r})")
         return cls(int(found[1]), int(found[2] or 1))
 
+    @property
+    def overlap(self) -> float:
+        """Number of images in a val split divided by that in its train split."""
+        return 1 / (self.count - 1)
+
     def __str__(self) -> str:
         return f"{self.count}x{self.repeats}" if self.repeats > 1 else str(self.count)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from core.common.errors import UserError
 
 MOST_CLASSES, KEPT = 100, 20
+CHUNK = 4096  # images whose probabilities are averaged at once
+TINY = float(np.finfo(np.float32).tiny)
 COLUMNS = ("ids", "targets", "logits", "places", "log_sum", "own", "groups")  # of Answers
 
 
@@ -93,8 +96,50 @@ def bounded(split: str, classes: tuple[str, ...], ids: np.ndarray, targets: np.n
     return Answers(split, classes, ids, targets, np.take_along_axis(logits, places, axis=1), places, log_sum, own)
 
 
-def joined(parts: list[Answers]) -> Answers:
-    """The answers of all parts of a split."""
+def joined(parts: Sequence[Answers], split: str | None = None) -> Answers:
+    """The answers of all parts of a split. split: its name, if it is not that of the parts."""
     columns = {name: [getattr(part, name) for part in parts] for name in COLUMNS}
     whole = {name: np.concatenate(values) for name, values in columns.items() if values[0] is not None}
-    return Answers(parts[0].split, parts[0].classes, **whole)
+    return Answers(split or parts[0].split, parts[0].classes, **whole)
+
+
+def by_content(answers: Answers) -> Answers:
+    """The answers sorted by the ids of the images, of identical images by group and target: an order that several runs
+    on the same images have in common."""
+    keys = [*answers.targets.reshape(len(answers), -1).T, *([] if answers.groups is None else [answers.groups])]
+    return answers.in_order(np.lexsort((*keys, answers.ids)))
+
+
+def probabilities(answers: Answers) -> np.ndarray:
+    """The probabilities of all classes, float64 [N, C]. Of many classes, those that are not kept share what remains
+    equally."""
+    logits = answers.logits.astype(np.float64)
+    if answers.multi_label:
+        return np.asarray(1 / (1 + np.exp(-logits)))
+    if answers.places is None:
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+    assert answers.log_sum is not None
+    kept = np.exp(logits - answers.log_sum[:, None])
+    rest = np.maximum(1 - kept.sum(axis=1), 0) / (len(answers.classes) - kept.shape[1])
+    whole = np.tile(rest[:, None], len(answers.classes))
+    np.put_along_axis(whole, answers.places, kept, axis=1)
+    return whole
+
+
+def mean(several: Sequence[Answers]) -> Answers:
+    """The answers of several networks together: the means of their probabilities. Raises ValueError if they are not
+    for the same images, in the same order."""
+    first = several[0]
+    if any(not np.array_equal(other.ids, first.ids) for other in several[1:]):
+        raise ValueError("the answers are not for the same images in the same order")
+    if len(several) == 1:
+        return first
+    parts = []
+    for start in range(0, len(first), CHUNK):
+        some = [each.in_order(np.arange(start, min(start + CHUNK, len(first)))) for each in several]
+        p = np.clip(np.mean([probabilities(each) for each in some], axis=0), TINY, 1.0)
+        logits = np.log(p) - np.log(np.clip(1 - p, TINY, 1.0)) if first.multi_label else np.log(p)
+        found = bounded(first.split, first.classes, some[0].ids, some[0].targets, logits)
+        parts.append(replace(found, groups=some[0].groups))
+    return joined(parts)

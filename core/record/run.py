@@ -81,6 +81,7 @@ class _Fields(_Typed):
     continued: _Name | None = None
     weights: dict[str, Any] | None = None
     seeds: Annotated[int, Field(ge=1)] = 1
+    folds: Annotated[str, Field(pattern=r"^[1-9][0-9]*(x[1-9][0-9]*)?$")] = ""
     title: str = ""
     study: dict[str, str] | str = {}
     imported: dict[str, Any] = {}
@@ -132,6 +133,13 @@ class RecordedRun:
     def metrics(self) -> dict[str, float]:
         """Metric name -> last value."""
         return last(self.history)
+
+    @property
+    def kept_metrics(self) -> dict[str, float]:
+        """Metric name -> last value; of a val/ metric, the value at the epoch whose weights were kept."""
+        history, best = self.history, int(self.tags["best_epoch"])
+        return {name: points.get(best, points[max(points)]) if name.startswith("val/") else points[max(points)]
+                for name, points in history.items()}  # fmt: skip
 
     @property
     def tags(self) -> dict[str, str]:
@@ -239,7 +247,7 @@ class RecordedRun:
                 yield run
 
     def children(self) -> Iterator[Self]:
-        """Yield the runs of this parent (several seeds, or a study), the latest first; damaged ones are reported and
+        """Yield the runs of this parent (seeds, folds, or a study), the latest first; damaged ones are reported and
         skipped."""
         below = (run for run in self.of_experiment(self.record["experiment"]) if _parent_of(run) in (self.id, ...))
         return intact(below)
@@ -323,8 +331,8 @@ def _requiring(fields: dict[str, Any], path: Path) -> _Record:
 
 
 def holds_others(record: Mapping[str, Any]) -> bool:
-    """Whether a record belongs to the parent of several seeds or of a study, which does not train itself."""
-    return "seeds" in record or "study" in record
+    """Whether a record belongs to the parent of several seeds or folds or of a study, which does not train itself."""
+    return any(name in record for name in ("seeds", "folds", "study"))
 
 
 def refuse_combined(run: RecordedRun) -> None:

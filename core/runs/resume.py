@@ -13,6 +13,7 @@ from core.common.errors import Damaged, UserError
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.launch import Launch
+from core.loading.folds import Folds
 from core.models import load_weights
 from core.models.weights import serialized
 from core.record.journal import Journal, damage, is_deleted
@@ -189,14 +190,18 @@ def interrupted(experiment: str) -> Run:
     raise UserError([f"no interrupted run of {experiment} in {paths.runs()}"])
 
 
-def earlier_run(experiment: Experiment, name: str, invocation: str | None, seeds: int = 1) -> Run | None:
-    """Returns the latest run of this declaration from an earlier start of the same job, or None.
+def earlier_run(
+    experiment: Experiment, name: str, invocation: str | None, seeds: int = 1, folds: Folds | None = None
+) -> Run | None:
+    """Returns the latest run of this declaration from an earlier start of the same job, or None; for several seeds or
+    folds, their parent run.
 
     invocation: name of the job, or None without one.
     """
+    asked = (invocation, seeds, str(folds or ""))
     for run in intact(Run.of_experiment(name)) if invocation else ():
         record = run.record
-        same = record["facts"].get("invocation") == invocation and record.get("seeds", 1) == seeds
+        same = (record["facts"].get("invocation"), record.get("seeds", 1), record.get("folds", "")) == asked
         if same and declares(record, experiment) and is_free(run.folder):
             return run
     return None

@@ -1,17 +1,23 @@
-"""Training one declaration with several seeds: one run per seed under a parent run that summarizes them."""
+"""Training one declaration several times under a parent run that summarizes them: with several seeds, or on every fold
+of a cross-validation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 from core.common.errors import Interrupted, NonFinite, Unfinished, UserError
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.launch import Launch
+from core.loading.folds import Folds
 from core.record.journal import Journal
 from core.record.lock import locked
 from core.record.run import write_summary
+from core.runs.out_of_fold import log_out_of_fold
 from core.runs.recorder import RunInfo, RunSpec, open_journal, reopen_run, write_record
 from core.runs.resume import hold, resume
 from core.runs.seed_summary import log_summary
@@ -25,15 +31,61 @@ from core.training.smoke import declared
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """Result of training several seeds.
+class Plan:
+    """The runs under a parent: a number of seeds, or folds, each repetition of which has a seed of its own.
 
-    parent: the run that holds the summary.  runs: finished runs.  failed: seed -> error of the failed runs.
+    experiment: the declaration that is trained several times.
+    """
+
+    experiment: Experiment
+    seeds: int = 1
+    folds: Folds | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the record of the parent has of it."""
+        return {"folds": str(self.folds)} if self.folds else {"seeds": self.seeds}
+
+    @property
+    def what(self) -> str:
+        """What tells the runs apart: fold or seed."""
+        return "fold" if self.folds else "seed"
+
+    @cached_property
+    def members(self) -> Mapping[int, Experiment]:
+        """Seed, or number of the fold from 1, -> declaration of this run. Raises UserError for seeds out of range."""
+        first = self.experiment.seed
+        if not self.folds:
+            return {seed: self.experiment.but({"seed": seed}) for seed in range(first, first + self.seeds)}
+        each = (self.experiment.but({"fold": fold, "seed": first + fold.repeat - 1}) for fold in self.folds)
+        return dict(enumerate(each, 1))
+
+    def number_of(self, declaration: Mapping[str, Any]) -> int | None:
+        """The number of the run with this recorded declaration; None if it is not one of these."""
+        return self._numbers.get(_apart(declaration))
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[Any, ...], int]:
+        return {_apart(member.record()): number for number, member in self.members.items()}
+
+
+def _apart(declaration: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the declarations of a plan apart."""
+    fold = declaration.get("fold") or {}
+    return declaration.get("seed"), fold.get("folds"), fold.get("number"), fold.get("repeat")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Result of training one declaration several times.
+
+    parent: the run that holds the summary.  runs: finished runs.  failed: seed, or number of the fold, -> error of the
+    failed runs.
     """
 
     parent: Run
     runs: tuple[Run, ...]
-    failed: dict[int, str]
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 def train_seeds(
@@ -48,31 +100,50 @@ def train_seeds(
     If one run fails, its error is recorded and the remaining seeds are still trained. Raises as `train` does for
     user errors, signals and failures of the machine.
     """
-    spec = RunSpec.of(experiment, launch, info)
+    return _train(Plan(experiment, seeds), RunSpec.of(experiment, launch, info), mirror)
+
+
+def train_folds(
+    experiment: Experiment,
+    folds: Folds,
+    launch: Launch | None = None,
+    info: RunInfo | str = "notebook",
+    mirror: Follows | None = None,
+) -> Seeds:
+    """Train a run for each fold, which is its val split, and record the out-of-fold answers under the parent.
+
+    Each repetition has another partition and the next seed. Errors are treated as by `train_seeds`.
+    """
+    return _train(Plan(experiment, folds=folds), RunSpec.of(experiment, launch, info), mirror)
+
+
+def _train(plan: Plan, spec: RunSpec, mirror: Follows | None) -> Seeds:
     with open_runtime(spec.launch, mirror) as runtime:
-        experiment.but({"seed": experiment.seed + seeds - 1})
         # user errors are raised before the parent run is created
-        prepare(declared(experiment, spec.launch, runtime.ranks), spec.launch, runtime.ranks)
+        for member in [*plan.members.values()][:1]:
+            prepare(declared(member, spec.launch, runtime.ranks), spec.launch, runtime.ranks)
         parent, journal = begin(spec.info, runtime.ranks)
-        group = _Group(parent, spec, seeds, runtime.mirror)
+        group = _Group(parent, spec, plan, runtime.mirror)
         if journal is None:
             return group.assist()
         title = spec.info.title
+        [(what, count)] = plan.record.items()
         with locked(parent.folder):
-            tags = {"seeds": str(seeds), "smoke": str(spec.launch.smoke).lower()}
-            facts = open_journal(journal, spec, f"{title} {seeds} seeds", tags)
-            write_record(journal, spec, facts, seeds=seeds, title=title)
+            tags = {what: str(count), "smoke": str(spec.launch.smoke).lower()}
+            facts = open_journal(journal, spec, f"{title} {count} {what}", tags)
+            write_record(journal, spec, facts, **plan.record, title=title)
             return group.train(journal)
 
 
 def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
-    """Resume a group of seeds: finished runs are kept, an interrupted one is resumed, the rest are trained. Raises as
-    `resume` does."""
+    """Resume a parent of seeds or folds: finished runs are kept, an interrupted one is resumed, the rest are trained.
+    Raises as `resume` does."""
     experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
     spec = RunSpec(experiment, launch, RunInfo(record["experiment"], record["variant"], record["title"]))
+    plan = Plan(experiment, record.get("seeds", 1), Folds.read(record["folds"]) if "folds" in record else None)
     with ExitStack() as held, open_runtime(launch, mirror) as runtime:
         distributed.together(lambda: None if runtime.ranks.rank else held.enter_context(hold(parent)))
-        group = _Group(parent, spec, record["seeds"], runtime.mirror)
+        group = _Group(parent, spec, plan, runtime.mirror)
         if runtime.ranks.rank:
             return group.assist()
         journal = Journal(parent.folder)
@@ -82,71 +153,73 @@ def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
 
 @dataclass(frozen=True)
 class _Group:
-    """The seeds of one parent run. spec: of the first seed.  count: number of seeds."""
+    """The runs of one parent. spec: of the parent."""
 
     parent: Run
     spec: RunSpec
-    count: int
+    plan: Plan
     mirror: Follows
 
-    @property
-    def seeds(self) -> range:
-        first = self.spec.experiment.seed
-        return range(first, first + self.count)
-
     def train(self, journal: Journal) -> Seeds:
-        """Train every seed that has not finished, then write the summary of all."""
+        """Train every run that has not finished, then write the summary of all."""
         earlier = self._below()
         runs: list[Run] = []
         failed: dict[int, str] = {}
-        status = "FAILED"
+        status, what = "FAILED", self.plan.what
         if self.spec.launch.mlflow:
             self.mirror.follow(self.parent.folder)
         try:
-            for place, seed in enumerate(self.seeds, 1):
-                tell(f"seed {seed} ({place} of {self.count})")
+            for place, number in enumerate(self.plan.members, 1):
+                tell(f"{what} {number} ({place} of {len(self.plan.members)})")
                 try:
-                    runs.append(self._one(seed, earlier.get(seed)))
+                    runs.append(self._one(number, earlier.get(number)))
                 except (UserError, Unfinished):
                     raise
                 except Exception as error:
-                    failed[seed] = f"{type(error).__name__}: {error}"
-                    tell(f"seed {seed} failed: {failed[seed]}")
+                    failed[number] = f"{type(error).__name__}: {error}"
+                    tell(f"{what} {number} failed: {failed[number]}")
+            if self.plan.folds and not failed:
+                log_out_of_fold(journal, runs)
             status = "FAILED" if failed else "FINISHED"
         except (Interrupted, Unfinished) as error:
             status = "KILLED"
-            error.run = self.parent.id  # the user resumes the parent, not the run of one seed
+            error.run = self.parent.id  # the user resumes the parent, not one of its runs
             raise
         finally:
             try:
                 if status != "KILLED":
-                    below, info = self._below(), self.spec.info
-                    stopped = {seed: below[seed] for seed in failed if seed in below}
-                    log_summary(journal, f"{info.experiment} {info.title}", self.count, runs, failed, stopped)
+                    self._summarize(journal, runs, failed)
             finally:
                 write_summary(self.parent, status)
                 journal.close(status)
         return Seeds(self.parent, tuple(runs), failed)
 
-    def assist(self) -> Seeds:
-        """Train every seed in a process of rank 1 or higher, which records nothing."""
-        for seed in self.seeds:
-            with suppress(NonFinite):  # raised in every process at the same step; all continue with the next seed
-                self._one(seed)
-        return Seeds(self.parent, (), {})
+    def _summarize(self, journal: Journal, runs: list[Run], failed: Mapping[int, str]) -> None:
+        below, info, plan = self._below(), self.spec.info, self.plan
+        stopped = {number: below[number] for number in failed if number in below}
+        title = f"{info.experiment} {info.title}"
+        log_summary(journal, title, plan.what, len(plan.members), runs, failed, stopped, plan.folds)
 
-    def _one(self, seed: int, earlier: Run | None = None) -> Run:
-        """The run of one seed: already finished, resumed, or trained."""
+    def assist(self) -> Seeds:
+        """Train every run in a process of rank 1 or higher, which records nothing."""
+        for number in self.plan.members:
+            with suppress(NonFinite):  # raised in every process at the same step; all continue with the next run
+                self._one(number)
+        return Seeds(self.parent, ())
+
+    def _one(self, number: int, earlier: Run | None = None) -> Run:
+        """One of the runs: already finished, resumed, or trained."""
         run, status = distributed.from_first((earlier, earlier.status if earlier else "FAILED"))
         if run and status == "FINISHED":
             return run
         if run and status != "FAILED":
             return resume(run, self.mirror)
-        spec = self.spec
-        info = replace(spec.info, parent=self.parent.id)
-        return train(spec.experiment.but({"seed": seed}), spec.launch, info, self.mirror)
+        spec, fold = self.spec, f" fold {number}" if self.plan.folds else ""
+        info = replace(spec.info, parent=self.parent.id, title=f"{spec.info.title}{fold}")
+        return train(self.plan.members[number], spec.launch, info, self.mirror)
 
     def _below(self) -> dict[int, Run]:
-        """Latest run of each seed under the parent: {seed: run}."""
-        below = ((run, run.record.get("declaration")) for run in reversed(list(self.parent.children())))
-        return {declaration["seed"]: run for run, declaration in below if declaration and "seed" in declaration}
+        """Latest run of each number under the parent: {number: run}."""
+        below = ((run, run.record.get("declaration") or {}) for run in reversed(list(self.parent.children())))
+        found = ((self.plan.number_of(declaration), run) for run, declaration in below)
+        return {number: run for number, run in found if number is not None}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.compare.statistics import LEVEL, POWER, difference, holm, holm_levels, power, seeds_needed
+from core.common.statistics import mean_and_interval
+from core.compare.statistics import LEVEL, POWER, _corrected, difference, holm, holm_levels, power, seeds_needed
 
 TIMES = 2000
 
@@ -62,6 +63,35 @@ def test_the_seeds_asked_for_show_it_and_fewer_do_not():
     assert seeds_needed(0.5, 1.0, True, comparisons=5) > seeds_needed(0.5, 1.0, True)
     assert seeds_needed(0.0, 1.0, True) is None
     assert seeds_needed(1e-6, 1.0, True) is None
+
+
+def test_the_interval_of_folds_is_corrected_as_by_hand():
+    """The differences 1, 2, 3 of three folds: variance 1, times 1/3 + 1/2, with t = 4.302653 of 2 degrees of
+    freedom."""
+    mean, std, half = mean_and_interval([1.0, 2.0, 3.0], 0.5)
+    assert (mean, std) == (2.0, 1.0)
+    assert half == pytest.approx(4.302653 * math.sqrt(5 / 6), rel=1e-6)
+    one = difference({1: 1.0, 2: 3.0, 3: 5.0}, {1: 0.0, 2: 1.0, 3: 2.0}, LEVEL, (0.5, 0.5))
+    assert (one.paired, one.mean) == (True, 2.0)
+    assert (one.low, one.high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
+    statistic = 2 / math.sqrt(5 / 6)  # of which p = 1 - t / sqrt(2 + t^2) with 2 degrees of freedom
+    assert one.p == pytest.approx(1 - statistic / math.sqrt(2 + statistic**2), rel=1e-9)
+
+
+def test_without_a_correction_folds_are_tested_as_seeds():
+    from scipy.stats import ttest_ind, ttest_rel
+
+    a, b = np.array(A), np.array(B)
+    for paired, test in ((True, ttest_rel(a, b)), (False, ttest_ind(a, b, equal_var=False))):
+        low, high, p = _corrected(a, b, paired, LEVEL, (0.0, 0.0))
+        assert (low, high) == pytest.approx(tuple(test.confidence_interval(0.95)), rel=1e-9)
+        assert p == pytest.approx(test.pvalue, rel=1e-9)
+
+
+def test_more_folds_cannot_show_what_their_overlap_hides():
+    assert seeds_needed(1.0, 1.0, True) == 10
+    assert seeds_needed(1.0, 1.0, True, overlap=0.1) > 10
+    assert seeds_needed(1.0, 1.0, True, overlap=0.5) is None
 
 
 A = (0.9541, 0.9562, 0.9533, 0.9571, 0.9549)

@@ -59,7 +59,7 @@ DAMAGE = {
     "deep record": _record(b"[" * 100_000),
     "list as record": _record(b"[]"),
     "newer": _edit(labbook=99),
-    "flipped journal": lambda run: _flip(run.folder / journal.FILE),
+    "flipped journal": lambda run: _flip(run.folder / journal.FILE, 0.8),
     "journal of another kind": lambda run: (run.folder / journal.FILE).write_text('[1]\n{"event": "status"}\n'),
     "made up": _edit(data=5, facts=None, parent=["x"]),
 }

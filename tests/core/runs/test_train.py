@@ -23,7 +23,7 @@ from core.losses import Loss
 from core.record import journal
 from core.record.run import RECORD, WEIGHTS, read_record
 from core.runs.recorder import RunInfo
-from core.runs.seed_summary import draw_seeds
+from core.runs.seed_summary import draw_runs
 from core.runs.seeds import resume_seeds, train_seeds
 from core.runs.train import train
 from core.runs.trained import Run, load
@@ -280,7 +280,8 @@ def test_the_picture_of_several_seeds_names_those_that_failed(tmp_path, monkeypa
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: drawn.append(figure))
     history = {"val/loss": {1: 0.5, 2: 0.4}, "train/loss": {1: 0.6, 2: 0.3}}
     other = {"val/loss": {1: 0.7}, "train/loss": {1: 0.8}}
-    draw_seeds("tiny base", [history, other], {3: {"val/loss": {1: 9.0}}}, {3: "NonFinite: step 7"}, tmp_path)
+    stopped, failed = {"seed 3": {"val/loss": {1: 9.0}}}, {"seed 3": "NonFinite: step 7"}
+    draw_runs("tiny base", "seed", [history, other], stopped, failed, tmp_path)
     (figure,) = drawn
     said = " ".join(text.get_text() for text in figure.findobj(Text))
     assert "tiny base: 2 of 3 seeds" in said

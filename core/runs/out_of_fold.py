@@ -1,0 +1,37 @@
+"""What the parent of folds records of them together: an answer for each image from a run that did not train on it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+
+from core.common.errors import UserError
+from core.inference.answers import log_answers, name_of, read
+from core.metrics.answers import Answers, by_content, joined, mean
+from core.metrics.by_name import compute
+from core.record.journal import Journal
+from core.runs.trained import Run
+
+OUT_OF_FOLD = "oof"  # the name of the split of these answers
+METRICS = ("accuracy", "balanced_accuracy", "f1", "nll", "ece", "map")
+
+
+def out_of_fold(runs: Sequence[Run]) -> Answers:
+    """The answers of the runs of all folds for their val splits, sorted by content; of several repetitions, with the
+    mean of their probabilities. Raises UserError if a run has no answers."""
+    repetitions = defaultdict(list)
+    for run in runs:
+        repetitions[run.record["declaration"]["fold"]["repeat"]].append(read(run, "val"))
+    return mean([by_content(joined(parts, OUT_OF_FOLD)) for parts in repetitions.values()])
+
+
+def log_out_of_fold(journal: Journal, runs: Sequence[Run]) -> None:
+    """Record the out-of-fold answers and their metrics. Raises UserError if a run has no answers."""
+    answers = out_of_fold(runs)
+    log_answers(journal, name_of(OUT_OF_FOLD), answers)
+    values = {}
+    for name in METRICS:
+        with suppress(UserError):  # not defined for these answers
+            values[f"{OUT_OF_FOLD}/{name}"] = compute(answers, name)
+    journal.metrics(len(runs), values)
