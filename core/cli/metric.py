@@ -3,7 +3,8 @@
 NAME is accuracy, balanced_accuracy, precision, recall, f1, top5, nll, ece, brier, auroc, average_precision,
 cohen_kappa or matthews_corrcoef; for multi-label runs accuracy, map, f1, auroc or average_precision; or the class of a
 metric, in labbook or in the folder of the experiment, such as TopK; or a class in torchmetrics.classification, such as
-MulticlassCalibrationError. RUN may also be the parent of several seeds, or an experiment.
+MulticlassCalibrationError. RUN may also be the parent of several seeds or folds, or an experiment. Of the parent of
+folds, --split oof takes the out-of-fold answers, one for each image.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.common.terminal import tell
-from core.inference.answers import read
+from core.inference.answers import OUT_OF_FOLD, read
 from core.metrics.by_name import OWN, compute
 from core.record.run import RecordedRun, holds_others, intact
 
@@ -25,15 +26,16 @@ from core.record.run import RecordedRun, holds_others, intact
 def main(words: Sequence[str]) -> int:
     """Returns the exit status 0. Raises UserError."""
     parser = VerbParser("metric", __doc__)
-    parser.add_argument("run", nargs="+", metavar="RUN", help="finished run, parent of several seeds, or experiment")
+    parser.add_argument("run", nargs="+", metavar="RUN", help="finished run, parent of seeds or folds, or experiment")
     parser.add_argument("--metric", action="append", required=True, metavar="NAME", help="can be given several times")
-    parser.add_argument("--split", default="test", choices=("val", "test"), help="split of the data")
+    parser.add_argument("--split", default="test", choices=("val", "test", OUT_OF_FOLD), help="split of the data")
     parser.add_argument(
         "--argument", action="append", default=[], metavar="NAME=VALUE", help="argument of a metric that is a class"
     )
     given = parser.parse_args(list(words))
     arguments = dict(map(_argument, given.argument))
-    runs = [run for name in given.run for run in tested_runs(name)]
+    find = tested_runs if given.split != OUT_OF_FOLD else _itself
+    runs = [run for name in given.run for run in find(name)]
     names = [name.lower() if name.lower() in OWN else name for name in given.metric]
     columns: list[list[float]] = [[] for _ in names]
     for experiment in {run.record["experiment"] for run in runs} if any(name[:1].isupper() for name in names) else ():
@@ -48,9 +50,19 @@ def main(words: Sequence[str]) -> int:
         tell(f"{run.id:{width}}  {'  '.join(f'{value:{w}.6f}' for value, w in zip(values, widths, strict=True))}")
     if len(runs) > 1:
         for name, column in zip(names, columns, strict=True):
-            mean, _, half = mean_and_interval(column)
+            mean, _, half = mean_and_interval(column, _overlap(runs))
             tell(f"{given.split}/{name}: {mean:.6f} +- {half:.6f} (mean and 95 % interval, n = {len(column)})")
     return 0
+
+
+def _overlap(runs: Sequence[RecordedRun]) -> float:
+    """The correction of the interval of the mean, if the runs are folds; see `mean_and_interval`."""
+    folds = [(run.record.get("declaration") or {}).get("fold") for run in runs]
+    return max((1 / (fold["folds"] - 1) for fold in folds if fold), default=0.0)
+
+
+def _itself(name: str) -> list[RecordedRun]:
+    return [RecordedRun.load(name)]
 
 
 def _argument(text: str) -> tuple[str, Any]:

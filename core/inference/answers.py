@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Convert = Callable[[np.ndarray], np.ndarray]
-FOLDER = "answers"
+FOLDER, OUT_OF_FOLD = "answers", "oof"  # the latter: of the parent of folds, answers/oof.parquet
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -99,7 +99,10 @@ def missing(run: RecordedRun, split: str) -> str:
     """The message that a run has no answers for a split; empty if it has."""
     if (run.folder / "artifacts" / name_of(split)).exists():
         return ""
-    return f"{run.id} has no answers for {split}; labbook answers {run.id} computes them"
+    advice = f"labbook answers {run.id} computes them"
+    if split == OUT_OF_FOLD:
+        advice = "the parent of folds has them, once all folds have finished"
+    return f"{run.id} has no answers for {split}; {advice}"
 
 
 def read(run: RecordedRun, split: str) -> Answers:

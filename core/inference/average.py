@@ -40,7 +40,7 @@ def mean_answers(answers: Sequence[Answers], weights: Sequence[float] | None = N
 def _mean(answers: Sequence[Answers], shares: torch.Tensor) -> Answers:
     first = answers[0]
     mean = task_of(first.multi_label).mean_of_views(torch.stack([_all_logits(each) for each in answers]), shares)
-    found = bounded(first.split, first.classes, first.ids, first.targets, mean.numpy())
+    found = replace(bounded(first.split, first.classes, first.ids, first.targets, mean.numpy()), groups=first.groups)
     if found.places is None:
         return found
     own = torch.stack([_kept(each.own) - _kept(each.log_sum) for each in answers])

@@ -11,8 +11,6 @@ import numpy as np
 from core.common.errors import UserError
 
 MOST_CLASSES, KEPT = 100, 20
-CHUNK = 4096  # images whose probabilities are averaged at once
-TINY = float(np.finfo(np.float32).tiny)
 COLUMNS = ("ids", "targets", "logits", "places", "log_sum", "own", "groups")  # of Answers
 
 
@@ -125,21 +123,3 @@ def probabilities(answers: Answers) -> np.ndarray:
     whole = np.tile(rest[:, None], len(answers.classes))
     np.put_along_axis(whole, answers.places, kept, axis=1)
     return whole
-
-
-def mean(several: Sequence[Answers]) -> Answers:
-    """The answers of several networks together: the means of their probabilities. Raises ValueError if they are not
-    for the same images, in the same order."""
-    first = several[0]
-    if any(not np.array_equal(other.ids, first.ids) for other in several[1:]):
-        raise ValueError("the answers are not for the same images in the same order")
-    if len(several) == 1:
-        return first
-    parts = []
-    for start in range(0, len(first), CHUNK):
-        some = [each.in_order(np.arange(start, min(start + CHUNK, len(first)))) for each in several]
-        p = np.clip(np.mean([probabilities(each) for each in some], axis=0), TINY, 1.0)
-        logits = np.log(p) - np.log(np.clip(1 - p, TINY, 1.0)) if first.multi_label else np.log(p)
-        found = bounded(first.split, first.classes, some[0].ids, some[0].targets, logits)
-        parts.append(replace(found, groups=some[0].groups))
-    return joined(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from core.common.errors import UserError
-from core.record.run import IMPORTED, WEIGHTS, holds_others
+from core.record.run import IMPORTED, holds_others
 from core.runs.trained import Run, load
 
 SAME = (("classes", "classes"), ("image_shape", "image sizes"), ("multi_label", "kinds of labels"))  # field, in words
@@ -33,6 +33,8 @@ def _of(run: Run) -> Iterator[Run]:
         _refuse_unfit(run)
         yield run
         return
+    if "study" in run.record:
+        raise UserError([f"{run.id} is a study; name a run, or the parent of seeds or folds"])
     finished = [one for one in run.children() if one.status == "FINISHED"]
     if not finished:
         raise UserError([f"{run.id}: none of its runs has finished"])
@@ -44,8 +46,6 @@ def _refuse_unfit(run: Run) -> None:
         raise UserError([f"{run.id} was imported: it has no declaration, and so no network"])
     if run.status != "FINISHED":
         raise UserError([f"{run.id} is {run.status}; name finished runs"])
-    if not (run.folder / "artifacts" / WEIGHTS).exists():
-        raise UserError([f"{run.id} has no weights"])
 
 
 def refuse_different(runs: Sequence[Run], data: bool = False) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from core.common.errors import UserError
-from core.inference.answers import log_answers, name_of, read
-from core.metrics.answers import Answers, by_content, joined, mean
+from core.inference.answers import OUT_OF_FOLD, log_answers, name_of, read
+from core.inference.average import mean_answers
+from core.metrics.answers import Answers, by_content, joined
 from core.metrics.by_name import compute
 from core.record.journal import Journal
 from core.runs.trained import Run
 
-OUT_OF_FOLD = "oof"  # the name of the split of these answers
 METRICS = ("accuracy", "balanced_accuracy", "f1", "nll", "ece", "map")
 
 
@@ -23,7 +23,7 @@ def out_of_fold(runs: Sequence[Run]) -> Answers:
     repetitions = defaultdict(list)
     for run in runs:
         repetitions[run.record["declaration"]["fold"]["repeat"]].append(read(run, "val"))
-    return mean([by_content(joined(parts, OUT_OF_FOLD)) for parts in repetitions.values()])
+    return mean_answers([by_content(joined(parts, OUT_OF_FOLD)) for parts in repetitions.values()])
 
 
 def log_out_of_fold(journal: Journal, runs: Sequence[Run]) -> None:

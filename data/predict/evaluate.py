@@ -1,10 +1,11 @@
 """labbook evaluate RUN ...: the metrics of runs with intervals, on their own test images or on another labeled set.
 
-Without --root, the answers on record are used, and no image is read. Of several runs, the mean of their probabilities
-is measured, too. With --root, the images are read as those of the run, and classes are matched by name: a set may have
-some of the run's classes, or others that --map translates. Images of classes that the run does not know are left out,
-with a message. With --corrupt, the images are corrupted in the ways of Hendrycks and Dietterich 2019: noise, blur,
-weather, compression. What was measured with --root or --corrupt is recorded under the run, in evaluations/.
+The parent of several seeds or folds stands for its finished runs. Without --root, the answers on record are used, and
+no image is read. Of several runs, the mean of their probabilities is measured, too. With --root, the images are read as
+those of the run, and classes are matched by name: a set may have some of the run's classes, or others that --map
+translates. Images of classes that the run does not know are left out, with a message. With --corrupt, the images are
+corrupted in the ways of Hendrycks and Dietterich 2019: noise, blur, weather, compression. What was measured with --root
+or --corrupt is recorded under the run, in evaluations/.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from core.metrics.bootstrap import RESAMPLES, resample
 from core.metrics.by_name import compute
 from core.record.journal import Journal, log_text
 from core.record.lock import locked
-from core.runs.members import refuse_different
+from core.runs.members import members, refuse_different
 from core.runs.trained import Run, load
 from data.kinds import divided
 from data.predict.corrupted import kinds_for, measure, show
@@ -45,7 +46,7 @@ METRICS_OF_LABELS = ("accuracy", "f1", "map")  # of multi-label runs; accuracy i
 def main(words: Sequence[str]) -> int:
     """Exit status 0. Raises UserError."""
     parser = VerbParser("evaluate", __doc__)
-    parser.add_argument("run", nargs="+", metavar="RUN", help="finished run")
+    parser.add_argument("run", nargs="+", metavar="RUN", help="finished run, or parent of seeds or folds")
     parser.add_argument("--root", type=Path, metavar="PATH", help="another labeled set: folder, archive, table, ...")
     parser.add_argument("--data", metavar="CLASS", help="how PATH is read, with options --data.NAME")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), help="default: test, of another set all")
@@ -65,7 +66,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--relative-to", metavar="RUN", help="also divide the errors under corruption by those of RUN")
     rest, options = divided(words)
     given = parser.parse_args(rest)
-    runs = [load(name) for name in given.run]
+    runs = members(given.run)
     if not given.corrupt and (given.kinds or given.severity or given.relative_to):
         raise UserError(["--kinds, --severity and --relative-to need --corrupt"])
     split = given.split or ("test" if given.root is None else "all")

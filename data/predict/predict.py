@@ -1,10 +1,10 @@
 """labbook predict RUN ... PATH ...: the classes of new images, from the network of a run, or the mean of several.
 
-PATH is an image, a folder, a tar or zip, an HDF5 file, a table with a column of paths, or - for a list of paths on
-standard input. Images are read as those of the run: its size, crop, conversion and normalization, with its test-time
-augmentation; --data.max_megapixels raises the limit of their size. The result is printed as CSV, or written with --to;
-interrupted, the same command with --to continues where it stopped. The exit status is 1 if an image could not be read:
-its row has the reason.
+RUN may also be the parent of several seeds or folds, which stands for its finished runs. PATH is an image, a folder, a
+tar or zip, an HDF5 file, a table with a column of paths, or - for a list of paths on standard input. Images are read as
+those of the run: its size, crop, conversion and normalization, with its test-time augmentation; --data.max_megapixels
+raises the limit of their size. The result is printed as CSV, or written with --to; interrupted, the same command with
+--to continues where it stopped. The exit status is 1 if an image could not be read: its row has the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from core.common.errors import UserError
 from core.common.terminal import complain, tell
 from core.common.text import few
 from core.declare.changes import changed
-from core.runs.trained import Run, load
+from core.runs.members import members
+from core.runs.trained import Run
 from core.training.runtime import keep_freed_memory
 from data.folder import ImageFiles, ImageFolder
 from data.hdf5 import Hdf5
@@ -38,7 +39,9 @@ LONGEST = 200  # bytes of the name of a folder
 def main(words: Sequence[str]) -> int:
     """Exit status 0, or 1 if an image could not be read. Raises UserError."""
     parser = VerbParser("predict", __doc__)
-    parser.add_argument("what", nargs="+", metavar="RUN|PATH", help="runs, then images, folders, archives or tables")
+    parser.add_argument(
+        "what", nargs="+", metavar="RUN|PATH", help="runs or their parent, then images, folders, archives or tables"
+    )
     parser.add_argument("--to", type=Path, metavar="FILE", help="write a .csv, .parquet or .jsonl file")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="list the K most probable classes")
     parser.add_argument(
@@ -107,7 +110,7 @@ def _divided(words: Sequence[str]) -> tuple[list[Run], list[str]]:
             return runs, list(words[number:])
         if runs and os.sep in word:
             raise UserError([f"{word}: no such file or folder"])
-        runs.append(load(word))
+        runs += members([word])
     raise UserError(["predict: no images are given; name files, folders, archives or tables after the runs"])
 
 
