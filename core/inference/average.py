@@ -39,7 +39,7 @@ def mean_answers(answers: Sequence[Answers], weights: Sequence[float] | None = N
 
 def _mean(answers: Sequence[Answers], shares: torch.Tensor) -> Answers:
     first = answers[0]
-    mean = task_of(first.multi_label).mean_of_views(torch.stack([_all_logits(each) for each in answers]), shares)
+    mean = task_of(first.multi_label).mean_of_views(torch.stack([all_logits(each) for each in answers]), shares)
     found = replace(bounded(first.split, first.classes, first.ids, first.targets, mean.numpy()), groups=first.groups)
     if found.places is None:
         return found
@@ -121,8 +121,9 @@ def gain(one: Answers, other: Answers, metric: str) -> Gain:
     return Gain(value, difference, low, high)
 
 
-def _all_logits(answers: Answers) -> torch.Tensor:
-    """Logits of all classes, float64 [N, C]."""
+def all_logits(answers: Answers) -> torch.Tensor:
+    """Logits of all classes, float64 [N, C]; of many classes, those that are not kept share the remaining probability
+    equally."""
     logits = torch.from_numpy(answers.logits).double()
     if answers.places is None:
         return logits

@@ -106,20 +106,3 @@ def by_content(answers: Answers) -> Answers:
     on the same images have in common."""
     keys = [*answers.targets.reshape(len(answers), -1).T, *([] if answers.groups is None else [answers.groups])]
     return answers.in_order(np.lexsort((*keys, answers.ids)))
-
-
-def probabilities(answers: Answers) -> np.ndarray:
-    """The probabilities of all classes, float64 [N, C]. Of many classes, those that are not kept share what remains
-    equally."""
-    logits = answers.logits.astype(np.float64)
-    if answers.multi_label:
-        return np.asarray(1 / (1 + np.exp(-logits)))
-    if answers.places is None:
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(shares / shares.sum(axis=1, keepdims=True))
-    assert answers.log_sum is not None
-    kept = np.exp(logits - answers.log_sum[:, None])
-    rest = np.maximum(1 - kept.sum(axis=1), 0) / (len(answers.classes) - kept.shape[1])
-    whole = np.tile(rest[:, None], len(answers.classes))
-    np.put_along_axis(whole, answers.places, kept, axis=1)
-    return whole

@@ -17,11 +17,9 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
 from core.common.terminal import tell
-from core.record.run import WEIGHTS, holds_others
-from core.runs.trained import Run, load
 from data.check import sheet
 from data.check.findings import Inspection, counted, findings, graded
-from data.check.labels import opinion
+from data.check.labels import Judge, opinion
 from data.check.pairs import near, same
 from data.check.render import doubts, show
 from data.check.survey import survey
@@ -35,7 +33,12 @@ def main(words: Sequence[str]) -> int:
     """Exit status 0, or 1 if there are errors in the images. Raises UserError."""
     parser = VerbParser("check", __doc__)
     parser.add_argument("path", type=Path, metavar="PATH", help="a folder, tar, zip, table or HDF5 file")
-    parser.add_argument("--run", metavar="RUN", help="also list labels that the network of this run disagrees with")
+    parser.add_argument(
+        "--run",
+        metavar="RUN",
+        help="also list labels that the network of this run disagrees with; of the parent of folds (train --folds 5), "
+        "each image is judged by a network that was not trained on it",
+    )
     parser.add_argument(
         "--device", default="auto", help="device for --run: cpu, cuda, cuda:1, mps; auto: the best one available"
     )
@@ -55,9 +58,9 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(rest)
     if given.sheet:
         refuse_sheet(given.sheet, [given.path])
-    run = _judge(given.run) if given.run else None
+    judge = Judge.named(given.run) if given.run else None
     found = inspect(given.path, declared(given.data or kind_of(given.path), options))
-    said = opinion(found, run, given.device) if run else None
+    said = opinion(found, judge, given.device) if judge else None
     every = graded([*findings(found), *(doubts(said, found.tree.names) if said else ())])
     show(found, every, given.all)
     if given.sheet:
@@ -84,13 +87,3 @@ def inspect(path: Path, data: ImageFiles) -> Inspection:
     return Inspection(
         listing, data.conversion, tuple(refused), seen, tuple(same(seen)), alike, counted(listing.places, seen)
     )
-
-
-def _judge(name: str) -> Run:
-    """The run of --run. Raises UserError if it has no network."""
-    run = load(name)
-    if holds_others(run.record):
-        raise UserError([f"--run {run.id} is the parent of other runs and has no network; name one of these runs"])
-    if not (run.folder / "artifacts" / WEIGHTS).exists():
-        raise UserError([f"--run {run.id} has no saved weights; name a finished run"])
-    return run

@@ -41,8 +41,8 @@ def verdict(every: Sequence[Finding]) -> str:
 
 def doubts(opinion: Opinion, names: Sequence[str]) -> Iterator[Finding]:
     """Findings about suspect labels.  names: of all images, by row."""
-    caveat = f"it misses suspect labels among the images that {opinion.run} was trained on"
-    said = f"{opinion.run} disagrees with {number(len(opinion.suspects), 'label')} of {opinion.classified:,}; {caveat}"
+    count = f"{number(len(opinion.suspects), 'label')} of {opinion.classified:,}"
+    said = f"{opinion.run} disagrees with {count}; {opinion.caveat}"
     lines = tuple(
         printable(f"{names[one.row]}: {one.label}, predicted {one.said} ({one.confidence:.1%})")
         for one in opinion.suspects

@@ -13,7 +13,7 @@ from core.compare.runs import rows
 from core.inference.answers import name_of, read, read_file
 from core.launch import Launch
 from core.loading.folds import Folds
-from core.metrics.answers import identity, probabilities
+from core.metrics.answers import identity
 from core.metrics.by_name import compute
 from core.options import parse
 from core.runs.seeds import resume_seeds, train_folds
@@ -61,11 +61,11 @@ def test_the_out_of_fold_answers_are_of_every_image_once(at_home):
     of_images = {}
     for run in at_home.runs:
         own = read(run, "val")
-        for name, scores in zip(own.ids, probabilities(own), strict=True):
+        for name, scores in zip(own.ids, own.probabilities, strict=True):
             of_images.setdefault(name, []).append(scores)
     assert {len(each) for each in of_images.values()} == {2}
     means = np.array([np.mean(of_images[name], axis=0) for name in answers.ids])
-    np.testing.assert_allclose(probabilities(answers), means, atol=2e-3)
+    np.testing.assert_allclose(answers.probabilities, means, atol=2e-3)
     assert at_home.parent.metrics["oof/accuracy"] == pytest.approx(compute(answers, "accuracy"), abs=5e-3)
 
 
