@@ -23,11 +23,17 @@ LATENCY = "latency_ms"  # of one image in eager PyTorch on the CPU, in float32
 @dataclass(frozen=True)
 class Goals:
     """The objectives of a study. names: validation metrics, or costs.  epoch: which epoch counts, best or last.
-    directions: of metrics that the declaration adds, 1 or -1."""
+    directions: of metrics that the declaration adds, 1 or -1.  folds: number of folds over which a trial is averaged;
+    None: it is a single run."""
 
     names: tuple[str, ...]
     epoch: str
     directions: Mapping[str, int] = field(default_factory=dict)
+    folds: int | None = None
+
+    def mean(self, runs: Sequence[Run]) -> list[float]:
+        """Returns the mean of each goal over runs. Raises ValueError if a value is not finite."""
+        return [sum(values) / len(runs) for values in zip(*map(self.score, runs), strict=True)]
 
     def score(self, run: Run) -> list[float]:
         """Returns the measured value of each goal. Raises ValueError if a value is not finite."""
@@ -76,9 +82,13 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
     for name in names:
         if name in known and not directions.get(name) and direction(name) is None:
             wrong.append(f"--goal {name}: it is not known whether larger or smaller values are better")
+    if options.folds and experiment.fold:
+        wrong.append("--folds: the declaration is of a single fold; add --fold none")
+    if options.folds and options.confirm:
+        wrong.append("--confirm: not together with --folds; train the best with --from STUDY --folds 5x4 instead")
     if wrong:
         raise UserError(wrong)
-    return Goals(tuple(names), options.epoch, directions)
+    return Goals(tuple(names), options.epoch, directions, options.folds)
 
 
 def summary(values: Sequence[float], goals: Goals) -> str:

@@ -27,6 +27,9 @@ class Search(Part):
         "the declared monitor",
     )
     epoch: Literal["best", "last"] = Field("best", description="epoch whose metric is the objective")
+    folds: int | None = Field(
+        None, ge=2, description="judge each trial by its mean over this number of folds; none: by the val split"
+    )
     sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = Field(
         "tpe", description="sampler: proposes the hyperparameters of a trial"
     )
@@ -41,7 +44,7 @@ class Search(Part):
         ge=0,
         description="number of best trials that are retrained with new seeds (--seeds, 3 by default) and tested",
     )
-    keep: int = Field(3, ge=0, description="number of best trials whose weights are kept")
+    keep: int = Field(3, ge=0, description="number of best trials whose weights are kept; with folds, none are")
     storage: str | None = Field(
         None,
         description="URL of a database that machines share (postgresql, mysql+pymysql, grpc); none: a local file",

@@ -63,14 +63,14 @@ class Table(Lines):
         from rich.table import Table as RichTable
 
         table = RichTable(title=status_line(runner), title_justify="left", expand=False)
-        for name in ("trial", "epoch", runner.goals.names[0], "hyperparameters"):
+        for name in ("trial", runner.step, runner.goals.names[0], "hyperparameters"):
             table.add_column(name)
         for worker in runner.pool.busy():
             if worker.task and (trial := runner.running.get(worker.task.number)):
                 values = runner.now(trial).intermediate_values
                 last = max(values, default=0)
                 now = f"{values[last]:.4f}" if last else ""
-                table.add_row(str(trial.number), f"{last}/{runner.experiment.epochs}", now, _params_text(trial.params))
+                table.add_row(str(trial.number), f"{last}/{runner.steps}", now, _params_text(trial.params))
         self.live.update(table)
 
 
@@ -84,9 +84,8 @@ def status_line(runner: StudyRunner) -> str:
         best = runner.study.best_trial
         parts.append(f"best {summary(best.values, runner.goals)} (trial {best.number}, {len(done)} finished)")
     if pruned:
-        all_epochs = runner.experiment.epochs * len(finished)
-        saved = sum(runner.experiment.epochs - max(t.intermediate_values, default=0) for t in pruned)
-        parts.append(f"{len(pruned)} pruned, {saved / all_epochs:.0%} of epochs saved")
+        saved = sum(runner.steps - max(t.intermediate_values, default=0) for t in pruned)
+        parts.append(f"{len(pruned)} pruned, {saved / (runner.steps * len(finished)):.0%} of {runner.step}s saved")
     if failed:
         parts.append(f"{failed} failed")
     timed = [t for t in finished if t.duration and t.datetime_complete and _since(t) < time.monotonic() - runner.began]
@@ -98,11 +97,11 @@ def status_line(runner: StudyRunner) -> str:
 
 def trial_line(runner: StudyRunner, trial: FrozenTrial) -> str:
     """Describe in one line how a trial ended."""
-    epochs = max(trial.intermediate_values, default=0)
+    done = max(trial.intermediate_values, default=0)
     if trial.state == TrialState.COMPLETE:
         how = summary(trial.values, runner.goals)
     elif trial.state == TrialState.PRUNED:
-        how = f"pruned after epoch {epochs} of {runner.experiment.epochs}"
+        how = f"pruned after {runner.step} {done} of {runner.steps}"
     else:
         how = f"failed: {str(trial.user_attrs.get('error', '')).splitlines()[0][:200]}"
     return f"trial {trial.number}: {how}   {_params_text(trial.params) or 'the declaration'}"

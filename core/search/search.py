@@ -19,6 +19,7 @@ from core.common.machine import threads_each, usable_cores
 from core.common.signals import Stop
 from core.experiment import Experiment
 from core.launch import Launch
+from core.loading.folds import Fold
 from core.record import provenance
 from core.record.journal import Journal, log_text
 from core.record.lock import is_free, locked
@@ -77,7 +78,8 @@ def search(
         mirror = runtime.mirror
         assert isinstance(mirror, Mirror)
         spec = replace(spec, experiment=made_small(experiment, spec.launch, runtime.ranks))
-        parts = prepare(spec.experiment, spec.launch, runtime.ranks)
+        first = spec.experiment.but({"fold": Fold(folds=goals.folds)}) if goals.folds else spec.experiment
+        parts = prepare(first, spec.launch, runtime.ranks)
         refuse_unmeasured(parts, {f"--goal {name}": name for name in goals.names if name not in COSTS})
         with (
             _opened(spec, within, options, goals) as (storage, study),
@@ -141,7 +143,7 @@ def _opened(
 
         study = open_study(storage, name, options.new, directions, settings, queue)
         name = options.pruner if len(goals.names) == 1 else "none"
-        study.pruner = samplers.pruner(name, experiment.epochs, options.trials)
+        study.pruner = samplers.pruner(name, goals.folds or experiment.epochs, options.trials)
         yield storage, study
 
 

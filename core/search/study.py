@@ -73,6 +73,16 @@ class StudyRunner:
             return
         self.pool.iterate(stop, self._next, self._handle, self._proceed)
 
+    @property
+    def steps(self) -> int:
+        """Number of values that a trial reports: one after each epoch, or after each fold."""
+        return self.goals.folds or self.experiment.epochs
+
+    @property
+    def step(self) -> str:
+        """What a step is."""
+        return "fold" if self.goals.folds else "epoch"
+
     def _proceed(self) -> bool:
         self.display.show(self)
         self._heartbeat()
@@ -204,7 +214,7 @@ class StudyRunner:
             except optuna.exceptions.UpdateFinishedTrialError:  # another machine has taken it over just now
                 return True
             self.deaths.pop(number, None)
-        exempt = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.experiment.epochs  # no epochs left to save
+        exempt = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.steps  # no steps left to save
         return exempt or not trial.should_prune()
 
     def _is_kept(self, scores: list[float]) -> bool:
@@ -324,6 +334,8 @@ def owner() -> str:
 def identity(space: Space, experiment: Experiment, goals: Goals) -> dict[str, str]:
     """Returns the settings that identify a study: SPACE, the declaration, and the goals, as name -> text."""
     settings = {f"SPACE {name}": dimension for name, dimension in text(space).items()}
-    # without metrics, so that studies of a time when they could not be declared go on
-    settings |= {name: str(value) for name, value in experiment.flat().items() if (name, value) != ("metrics", ())}
-    return settings | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch)"}
+    # without the defaults of these, so that studies of a time when they could not be declared can be resumed
+    added = (("metrics", ()), ("fold", None))
+    settings |= {name: str(value) for name, value in experiment.flat().items() if (name, value) not in added}
+    over = f", mean of {goals.folds} folds" if goals.folds else ""
+    return settings | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch{over})"}

@@ -1,12 +1,13 @@
-"""One trial: a declaration that is trained as a separate run and may be pruned at the end of an epoch."""
+"""One trial: a declaration that is trained as a separate run and may be pruned at the end of an epoch; with folds, as
+a run for each fold, between which it may be pruned."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from core.common.errors import UserError
 from core.experiment import Experiment
 from core.export.benchmark import of_one_image
 from core.launch import Launch
-from core.record.run import PRUNED, WEIGHTS
+from core.loading.folds import Fold, Folds
+from core.record.run import PRUNED, WEIGHTS, parent_of
 from core.runs.recorder import RunInfo, RunSpec
 from core.runs.resume import reopened
 from core.runs.train import opened
@@ -29,8 +31,8 @@ from core.training.runtime import open_runtime
 
 @dataclass(frozen=True)
 class Task:
-    """The task of a worker. declaration, launch: their records.  run: an earlier run of this trial, to be resumed.
-    whole: train to the end and test, as `train` does, without pruning."""
+    """The task of a worker. declaration, launch: their records.  run: an earlier run of this trial, to be resumed; with
+    folds, the last one.  whole: train to the end and test, as `train` does, without pruning."""
 
     number: int
     declaration: dict[str, Any]
@@ -52,7 +54,8 @@ class Outcome:
 
 
 OnRun = Callable[[Run], None]
-Continues = Callable[[int, float], bool]  # (epochs done, current value of the first goal) -> False to prune the trial
+# (epochs, or folds, done; current value of the first goal) -> False to prune the trial
+Continues = Callable[[int, float], bool]
 KeepsWeights = Callable[[list[float]], bool]  # scores -> whether to keep the weights
 
 
@@ -62,6 +65,8 @@ def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, 
     on_run: called with the run once it exists.  continues: called after each epoch.  keeps_weights: called at the end.
     """
     import_experiment(task.info.experiment)
+    if task.goals.folds:
+        return _over_folds(task, _by_fold(run) if run else {}, on_run, continues)
     if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it received the result
         return _outcome(task, run)
     launch = Launch.read(task.launch)
@@ -79,6 +84,50 @@ def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, 
         if not task.whole and not good:  # only after it has ended: until then it may have to be resumed
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
     return _outcome(task, run)
+
+
+def _over_folds(task: Task, earlier: Mapping[int, Run], on_run: OnRun, continues: Continues) -> Outcome:
+    """Train a trial on each fold; its scores are the means. No weights are kept. earlier: number of a fold -> its run,
+    which may have to be resumed."""
+    assert task.goals.folds
+    runs: list[Run] = []
+    for fold in Folds(task.goals.folds):
+        run = earlier.get(fold.number)
+        if run is None or run.status not in ("FINISHED", "FAILED"):
+            run = _on_fold(task, fold, run, on_run)
+        if run.status == "FAILED":
+            return _outcome(task, run)
+        runs.append(run)
+        scores = task.goals.mean(runs)
+        if not continues(len(runs), scores[0]):
+            return Outcome(task.number, pruned=True)
+    return Outcome(task.number, scores)
+
+
+def _on_fold(task: Task, fold: Fold, run: Run | None, on_run: OnRun) -> Run:
+    """Train or resume the run of one fold."""
+    launch, info = Launch.read(task.launch), replace(task.info, title=f"{task.info.title} fold {fold.number}")
+    spec = RunSpec(Experiment.read(task.declaration).but({"fold": fold}), launch, info)
+    with open_runtime(launch, _NoMirror()) as runtime:
+        with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
+            on_run(trainer.run)
+            with closing(trainer.events()) as events:
+                for event in events:
+                    if event.validation:
+                        _now(event.metrics, task.goals.names[0])
+            _keep_latency(trainer, task)
+            if trainer.journal:
+                trainer.journal.delete(WEIGHTS)
+        shutil.rmtree(trainer.run.folder / CHECKPOINTS, ignore_errors=True)
+    return trainer.run
+
+
+def _by_fold(run: Run) -> dict[int, Run]:
+    """Number of a fold -> its latest run, of the trial that a run belongs to."""
+    study = parent_of(run)
+    trial = run.record["trial"]
+    every = [each for each in study.children() if each.record.get("trial") == trial] if study else [run]
+    return {each.record["declaration"]["fold"]["number"]: each for each in reversed(every)}
 
 
 class _NoMirror:
@@ -110,12 +159,16 @@ def _iterate(trainer: Trainer, task: Task, continues: Continues) -> bool:
 
 
 def _scores(trainer: Trainer, task: Task) -> list[float]:
-    """The scores of a trained trial. A latency is measured now, while its weights exist, and recorded."""
-    history = trainer.run.history
-    if LATENCY in task.goals.names and LATENCY not in history:
-        assert trainer.journal is not None
-        trainer.journal.metrics(len(history["train/loss"]), {LATENCY: of_one_image(trainer.run)})
+    """The scores of a trained trial."""
+    _keep_latency(trainer, task)
     return task.goals.score(trainer.run)
+
+
+def _keep_latency(trainer: Trainer, task: Task) -> None:
+    """Measure the latency, if it is a goal, while the weights of the run exist, and record it."""
+    history = trainer.run.history
+    if trainer.journal and LATENCY in task.goals.names and LATENCY not in history:
+        trainer.journal.metrics(len(history["train/loss"]), {LATENCY: of_one_image(trainer.run)})
 
 
 def _now(metrics: dict[str, float], name: str) -> float:
