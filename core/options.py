@@ -110,7 +110,7 @@ def _finished(own: Mapping[str, str | None]) -> tuple[Run | None, list[str]]:
         return None, []
     try:
         if several := [name for name in ("seeds", "folds") if name in own]:
-            raise UserError([f"continues one run, with its own seed and split; leave out --{several[0]}"])
+            raise UserError([f"continues one run with the seed of that run and its splits; leave out --{several[0]}"])
         run = load(own["continue"] or "")
         return (run, []) if run.experiment else (None, [])
     except UserError as mistakes:

@@ -36,7 +36,7 @@ def test_trials_are_judged_by_the_mean_of_the_best_epochs_of_their_folds(home):
 
 def test_a_trial_that_died_goes_on_with_the_fold_it_was_in_and_may_be_pruned_between_folds(home):
     info = RunInfo("tiny", parent=_study().id, trial=7)
-    task = Task(7, TINY.record(), QUIET.record(), info, Goals(("val/accuracy",), "best", 3))
+    task = Task(7, TINY.record(), QUIET.record(), info, Goals(("val/accuracy",), "best", folds=3))
     begun, asked = [], []
 
     def dies_in_the_second(run):

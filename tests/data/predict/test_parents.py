@@ -15,14 +15,17 @@ from core.inference.answers import name_of, read, read_file
 from core.launch import Launch
 from core.loading.folds import Folds
 from core.metrics.by_name import compute
+from core.models import MLP
 from core.runs.members import members
 from core.runs.seeds import train_folds
 from core.runs.trained import Run
+from data import ImageFolder
 from data.predict.evaluate import main as evaluate
 from data.predict.predict import main as predict
 from experiments.tiny import EXPERIMENT
-from tests.data.predict.conftest import FIELDS
 from tests.support.samples import tree
+
+FIELDS = {"data": ImageFolder(size=16), "model": MLP(hidden=(8,)), "augment": (), "epochs": 1, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
