@@ -117,10 +117,8 @@ def _short(path: Path) -> Path:
 def _marker(place: str, line: int, kind: str, match: re.Match[str], folder: Path) -> Marker:
     metric, text, (name, *words) = match["metric"], match["text"], match["words"].split()
     wrong = []
-    if metric not in METRICS:
-        wrong.append(f"{metric}: unknown metric{did_you_mean(metric, METRICS)}")
     if "--" in match["words"]:
-        raise UserError([*wrong, f"{match['words']}: GitHub would show a comment with --; write option=value"])
+        raise UserError([f"{match['words']}: GitHub would show a comment with --; write option=value"])
     picture = kind == "picture"
     baseline = [word.removeprefix("baseline=") for word in words if picture and word.startswith("baseline=")]
     try:
@@ -130,6 +128,10 @@ def _marker(place: str, line: int, kind: str, match: re.Match[str], folder: Path
     except UserError as mistakes:
         settings = ()
         wrong += mistakes.lines
+    declared = {one.label() for setting in settings for one in setting.declaration.metrics}
+    measured = [*METRICS, *(f"{split}/{label}" for split in ("test", "val") for label in sorted(declared))]
+    if metric not in measured:
+        wrong.append(f"{metric}: unknown metric{did_you_mean(metric, measured)}")
     if picture and Path(text).suffix not in KINDS:
         wrong.append(f"{text}: the name of a picture should end in {' or '.join(KINDS)}")
     if picture and not (folder / text).parent.is_dir():

@@ -16,21 +16,27 @@ class Hardest:
     """Images that some runs get wrong, the hardest first: of equally many right runs, the one whose target has the
     smaller logit, relative to the largest.
 
-    runs: number of runs.  places: positions in the split of the first run, int64 [n].  targets: int64 [n].  right:
-    number of runs that are right, int64 [n].  said: the most frequent wrong prediction, int64 [n].
+    runs: number of runs.  ids: str [n].  places: positions in the split of the first run, int64 [n].
+    targets: int64 [n].  right: number of runs that are right, int64 [n].  said: the most frequent wrong prediction,
+    int64 [n].
     """
 
     classes: tuple[str, ...]
     runs: int
+    ids: np.ndarray
     places: np.ndarray
     targets: np.ndarray
     right: np.ndarray
     said: np.ndarray
 
+    def rows(self) -> list[tuple[str, str, int, str]]:
+        """(id, class, number of runs that are right, the most frequent wrong prediction) of each image."""
+        columns = (self.ids.tolist(), self.targets.tolist(), self.right.tolist(), self.said.tolist())
+        return [(name, self.classes[t], right, self.classes[s]) for name, t, right, s in zip(*columns, strict=True)]
+
     def captions(self) -> list[str]:
-        """What is said of each image: 3: 1 of 5 right, 8."""
-        columns = zip(self.targets.tolist(), self.right.tolist(), self.said.tolist(), strict=True)
-        return [f"{self.classes[t]}: {right} of {self.runs} right, {self.classes[s]}" for t, right, s in columns]
+        """What is said below each image: 3: 1 of 5 right, 8."""
+        return [f"{target}: {right} of {self.runs} right, {said}" for _, target, right, said in self.rows()]
 
 
 def hardest(runs: Sequence[Answers], most: int) -> Hardest:
@@ -46,9 +52,9 @@ def hardest(runs: Sequence[Answers], most: int) -> Hardest:
         np.bincount(column[column != target]).argmax()
         for column, target in zip(predicted.T[shown], targets[shown], strict=True)
     ]
-    return Hardest(
-        runs[0].classes, len(runs), rows[0][shown], targets[shown], right[shown], np.array(said, dtype=np.int64)
-    )
+    places = rows[0][shown]
+    wrongly = np.array(said, dtype=np.int64)
+    return Hardest(runs[0].classes, len(runs), runs[0].ids[places], places, targets[shown], right[shown], wrongly)
 
 
 def _own(answers: Answers) -> np.ndarray:

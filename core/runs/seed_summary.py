@@ -76,19 +76,12 @@ def _keep_hardest(journal: Journal, runs: Sequence[Run]) -> None:
     """Write the test images that most of the runs get wrong, with what they say of them, as a table and as pictures."""
     with optional(HARDEST):
         answers = [read(run, "test") for run in runs]
-        found = hardest(answers, MOST_HARD)
-        names = [found.classes[label] for label in (*found.targets.tolist(), *found.said.tolist())]
-        rows = zip(
-            answers[0].ids[found.places].tolist(), names, found.right.tolist(), names[len(found.places) :], strict=False
-        )
-        heading = ["id", "class", f"right of {len(runs)}", "predicted"]
-        log_rows(journal, f"{HARDEST}.csv", heading, rows)
+        found, picture = hardest(answers, MOST_HARD), f"{HARDEST}.png"
+        log_rows(journal, f"{HARDEST}.csv", ["id", "class", f"right of {len(runs)}", "predicted"], found.rows())
         if len(found.places):
             images = runs[0].splits(Launch.read(runs[0].record["launch"])).test
-            contact_sheet(
-                pictures(images, answers[0], found.places), found.captions(), journal.artifact(f"{HARDEST}.png")
-            )
-            journal.log_artifact(f"{HARDEST}.png")
+            contact_sheet(pictures(images, answers[0], found.places), found.captions(), journal.artifact(picture))
+            journal.log_artifact(picture)
 
 
 def summarize(finals: Sequence[Mapping[str, float]], overlap: float = 0.0) -> dict[str, float]:

@@ -132,6 +132,13 @@ def test_a_picture_is_drawn_again_when_its_numbers_change_and_only_then(lab, pag
     assert "page.md:1: all.svg drawn again" in capsys.readouterr().out
 
 
+def test_a_metric_that_the_declaration_adds_can_be_shown(page):
+    (marker,) = markers(page("AUROC " + figure("tiny metrics=AUROC", "0.98", "test/auroc")))
+    assert marker.metric == "test/auroc"
+    with pytest.raises(UserError, match="test/auroc: unknown metric"):
+        markers(page("AUROC " + figure("tiny", "0.98", "test/auroc")))
+
+
 BAD = {
     figure("tin", "1.0"): "page.md:3: tin: unknown experiment; did you mean tiny",
     figure("tiny variant=plan", "1.0"): "page.md:3: variant plan: unknown variant; did you mean plain?",
