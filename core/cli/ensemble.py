@@ -16,7 +16,7 @@ from core.common.terminal import tell
 from core.launch import Launch
 
 if TYPE_CHECKING:
-    from core.runs.combine import Combined
+    from core.runs.combine import Selection
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def main(words: Sequence[str]) -> int:
 
     parser = VerbParser("ensemble", __doc__)
     parser.add_argument("run", nargs="+", metavar="RUN", help="finished run, or parent of several")
-    parser.add_argument("--size", type=int, default=SIZE, metavar="K", help="number of draws (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=SIZE, metavar="K", help="number of draws")
     add_options(parser)
     given = parser.parse_args(list(words))
     if given.size < 1:
@@ -40,12 +40,12 @@ def add_options(parser: VerbParser) -> None:
         "--metric",
         default="accuracy",
         metavar="NAME",
-        help="metric on val that decides, as of labbook metric (default: %(default)s; of equal values, nll decides)",
+        help="metric on val that decides, as of labbook metric; of equal values, nll decides",
     )
     parser.add_argument("--name", metavar="TEXT", help="name of the new run, for display")
 
 
-def report(made: Combined, kind: str) -> int:
+def report(made: Selection, kind: str) -> int:
     """Print what was made, and send it to MLflow if its runs were sent there. Returns the exit status."""
     for line in _lines(made, kind):
         tell(line)
@@ -59,7 +59,7 @@ def report(made: Combined, kind: str) -> int:
     return 0
 
 
-def _lines(made: Combined, kind: str) -> Iterator[str]:
+def _lines(made: Selection, kind: str) -> Iterator[str]:
     if made.run is None:
         (alone,) = made.members
         yield f"no {kind} is better than {alone} alone by val/{made.metric}: nothing was recorded"

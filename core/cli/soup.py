@@ -12,6 +12,7 @@ from pathlib import Path
 
 from core.cli.ensemble import add_options, report
 from core.common.arguments import VerbParser
+from core.common.errors import UserError
 
 
 def main(words: Sequence[str]) -> int:
@@ -21,12 +22,13 @@ def main(words: Sequence[str]) -> int:
 
     parser = VerbParser("soup", __doc__)
     parser.add_argument("run", nargs="+", metavar="RUN", help="finished run, or parent of several")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--greedy", action="store_true", help="leave out runs that make it worse on val (the default)")
-    kind.add_argument("--uniform", action="store_true", help="take all runs")
+    parser.add_argument("--greedy", action="store_true", help="leave out runs that make it worse on val; the default")
+    parser.add_argument("--uniform", action="store_true", help="take all runs")
     add_options(parser)
     parser.add_argument("--root", type=Path, help="folder of the data, if it has moved since training")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: that of the first run")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: that of the best run")
     given = parser.parse_args(list(words))
+    if given.greedy and given.uniform:
+        raise UserError(["--greedy and --uniform exclude each other"])
     runs, device = members(given.run), given.device
     return report(soup(runs, given.uniform, given.metric, given.root, device, given.name), "soup")

@@ -53,7 +53,7 @@ class Combination:
 
 
 @dataclass(frozen=True)
-class Combined:
+class Selection:
     """What was made of runs.
 
     run: on record; None if no other run improves the best one.  members: id -> weight.  best: id of the run that is the
@@ -93,12 +93,12 @@ def paired(runs: Sequence[Run], split: str) -> list[Answers]:
     return found
 
 
-def recorded(made: Combination, best: Run, metric: str, title: str | None) -> Combined:
+def recorded(made: Combination, best: Run, metric: str, title: str | None) -> Selection:
     """Put a combination on record, and measure what it gains over the best run. title: for display; None: its kind and
     the number of runs. Raises UserError if nothing can be written; nothing is on record then."""
     gains = [gain(read(best, answers.split), answers, metric) for _, answers in (made.val, made.test)]
     run = _put(made, title or f"{made.kind} of {len(made.members)}")
-    return Combined(run, {member.id: weight for member, weight in made.members}, best.id, metric, *gains)
+    return Selection(run, {member.id: weight for member, weight in made.members}, best.id, metric, *gains)
 
 
 def _put(made: Combination, title: str) -> Run:

@@ -16,7 +16,7 @@ from core.metrics.base import Metric, measured
 from core.metrics.by_name import compute
 from core.metrics.confusion import confusion_of
 from core.metrics.task import MULTI_LABEL, TOP5_FROM
-from core.runs.combine import Combination, Combined, paired, recorded, val_answers
+from core.runs.combine import Combination, Selection, paired, recorded, val_answers
 from core.runs.trained import Run
 from core.training.evaluate import Evaluation
 
@@ -24,7 +24,7 @@ SIZE = 20  # draws
 SINGLE = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "nll", "ece")
 
 
-def ensemble(runs: Sequence[Run], metric: str = "accuracy", size: int = SIZE, title: str | None = None) -> Combined:
+def ensemble(runs: Sequence[Run], metric: str = "accuracy", size: int = SIZE, title: str | None = None) -> Selection:
     """Choose an ensemble of finished runs greedily on their val answers (Caruana et al. 2004), and put it on record.
 
     metric: by name, as `labbook metric` takes it; of equal values, the negative log-likelihood decides.  size: number
@@ -42,7 +42,7 @@ def ensemble(runs: Sequence[Run], metric: str = "accuracy", size: int = SIZE, ti
     drawn = [place for place, count in enumerate(counts) if count]
     members = [(runs[place], counts[place] / sum(counts)) for place in drawn]
     if len(members) == 1:
-        return Combined(None, {members[0][0].id: 1.0}, runs[best].id, metric)
+        return Selection(None, {members[0][0].id: 1.0}, runs[best].id, metric)
     weights = [weight for _, weight in members]
     answers = [
         mean_answers(each, weights)

@@ -19,7 +19,7 @@ from core.metrics.answers import Answers
 from core.models import load_weights
 from core.models.weights import few
 from core.record.run import COMBINED, WEIGHTS
-from core.runs.combine import Combination, Combined, recorded, val_answers
+from core.runs.combine import Combination, Selection, recorded, val_answers
 from core.runs.results import evaluate_split
 from core.runs.trained import Run
 from core.training.assemble import Assembly, assemble
@@ -46,7 +46,7 @@ def soup(
     root: Path | None = None,
     device: str | None = None,
     title: str | None = None,
-) -> Combined:
+) -> Selection:
     """Average the weights of finished runs (Wortsman et al. 2022), and put the network on record as a run.
 
     uniform: take all runs; if false, they are added one after the other, the best on val first, and each that does not
@@ -74,7 +74,7 @@ def soup(
         else:
             taken, val = _greedy(parts, weights, max(scores), score)
         if len(taken) == 1:
-            return Combined(None, {first.id: 1.0}, first.id, metric)
+            return Selection(None, {first.id: 1.0}, first.id, metric)
         members = [(runs[place], 1 / len(taken)) for place in taken]
         declared = first.experiment.but({"model": Soup(of=first.experiment.model)})
         network, test = parts.state.model.eval(), evaluate_split(parts, "test", parts.splits.test)

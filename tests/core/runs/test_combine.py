@@ -225,6 +225,16 @@ def changed(run, folder, status="FINISHED", **changes):
     return copy
 
 
+def test_runs_with_the_same_pretrained_weights_or_the_same_run_before_share_an_origin(runs):
+    pretrained = {"name": "x", "file": "x.pt", "sha256": "0" * 64}
+    for number, origin in enumerate(({"weights": pretrained}, {"continued": "tiny-20300101-000000-cccc"})):
+        one, other = (changed(runs[name], f"{name}{number}", **origin) for name in ("zero", "one"))
+        made = soup.soup([one, other], uniform=True)
+        assert set(made.members) == {one.id, other.id}
+        with pytest.raises(UserError, match="started from the same weights"):
+            soup.refuse_strangers([one, runs["one"]])
+
+
 def test_what_cannot_answer_together_is_refused(runs):
     zero = runs["zero"]
     classes = zero.record["data"]["classes"]

@@ -16,6 +16,7 @@ from core.cli.report import main as report
 from core.common import plots
 from core.common.errors import DataError, UserError
 from core.export.register import register
+from core.inference.answers import read
 from core.launch import Launch
 from core.loading.images import Images, Splits
 from core.loading.sampling import ClassBalanced as Balanced
@@ -27,6 +28,7 @@ from core.metrics.task import MULTI_LABEL
 from core.models import MLP
 from core.models.tta import averaged
 from core.record.run import RECORD, REPORT, WEIGHTS
+from core.runs import ensemble
 from core.runs.resume import interrupted, resume
 from core.runs.train import train
 from core.runs.trained import Run
@@ -218,3 +220,15 @@ def test_targets_that_are_not_what_the_splits_say_are_refused():
 
 def test_labels_are_named_beside_the_images():
     assert MULTI_LABEL.titles(torch.tensor([[1.0, 0, 1], [0, 0, 0]]), ("a", "b", "c")) == ["a + c", "-"]
+
+
+def test_an_ensemble_has_the_mean_probability_of_each_label(trained, root, monkeypatch):
+    other = train(SEVERAL.but({"seed": 1, "epochs": 1, "tta": "flip"}), Launch(mlflow=False, threads=1, root=root))
+    monkeypatch.setattr(ensemble, "chosen", lambda answers, metric, size: [1, 3])
+    made = ensemble.ensemble([trained, other], metric="map")
+    test = TABLE.load(root).test
+    expected = 0.25 * trained.predict(test) + 0.75 * other.predict(test)
+    np.testing.assert_allclose(made.run.predict(test), expected, atol=1e-5)
+    np.testing.assert_allclose(torch.from_numpy(read(made.run, "test").logits).sigmoid(), expected, atol=3e-3)
+    assert made.run.metrics["test/map"] == pytest.approx(S.average_precision_score(test.targets, expected), abs=2e-3)
+    assert made.run.metrics["test/map"] == made.test.value
