@@ -70,7 +70,10 @@ def main(words: Sequence[str]) -> int:
         refuse_sheet(given.sheet, map(Path, places))
     if given.sort_into and runs[0].multi_label:
         raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
-    asked = Asked(runs, given.top, given.threshold, given.device, _reading(runs[0], given.path_column, options))
+    reading, *others = (_reading(run, given.path_column, options) for run in runs)
+    if differing := [run.id for run, other in zip(runs[1:], others, strict=True) if other.how != reading.how]:
+        raise UserError([f"{runs[0].id} and {differing[0]} convert pixels differently; they cannot answer together"])
+    asked = Asked(runs, given.top, given.threshold, given.device, reading)
     keep_freed_memory()
     if given.to is None:
         return int(show(asked.rows(places, {}), asked.names) > 0)
