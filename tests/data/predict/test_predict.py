@@ -21,6 +21,8 @@ from pyarrow import parquet
 
 from core.common import plots
 from core.common.errors import UserError
+from core.launch import Launch
+from core.runs.train import train
 from core.runs.trained import load
 from data.predict import sheet
 from data.predict.predict import _refuse_folders, main
@@ -384,6 +386,7 @@ def test_frames_are_in_the_order_of_their_numbers(given, capsys, tmp_path):
     assert names == ["2/frame_1.png", "2/frame_2.png", "2/frame_10.png", "10/frame_1.png"]
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_only_the_limit_of_the_size_can_be_changed(given, capsys, tmp_path):
     run, _, _ = given
     Image.new("L", (9500, 9500)).save(tmp_path / "large.png")  # more than 90 megapixels
@@ -397,6 +400,14 @@ def test_only_the_limit_of_the_size_can_be_changed(given, capsys, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             predicted(capsys, run, tmp_path / "large.png", *words)
+
+
+def test_runs_that_convert_pixels_differently_do_not_answer_together(given):
+    run, folder, (_, source, runs) = given
+    fields = {"data.background": "black", "epochs": 1}
+    other = train(runs[0].experiment.but(fields), Launch(mlflow=False, threads=1, root=source))
+    with pytest.raises(UserError, match=f"{run} and {other.id} convert pixels differently"):
+        main([run, other.id, str(folder)])
 
 
 def test_files_of_one_name_are_sorted_beside_each_other(given, tmp_path):
