@@ -23,6 +23,8 @@ from core.metrics import Metric
 from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch
 from core.models import Model
 from core.models.freeze import Freeze
+from core.models.prune import Prune
+from core.models.quantize import Quantize
 from core.models.tta import Views
 from core.optimizers import Optimizer
 from core.optimizers.averaging import Ema, Swa
@@ -39,6 +41,10 @@ class Experiment(Part):
     )
     model: Model = Field(description="network")
     freeze: Freeze | None = Field(None, description="layers whose weights are frozen; none: all layers are trained")
+    prune: Prune | None = Field(None, description="pruning of weights or channels; none: the network is left whole")
+    quantize: Quantize | None = Field(
+        None, description="quantization-aware training for int8 engines; none: weights and activations are not rounded"
+    )
     long_tail: LongTail | None = Field(
         None, description="make classes of the training set rare, to study class imbalance"
     )
@@ -140,6 +146,15 @@ class Experiment(Part):
             with suppress(UserError):  # which its own check raises, too
                 if name in named and named[name].direction() is None:
                     raise ValueError(f"{field}: {name}: it is not known whether larger or smaller values are better")
+        if self.prune and self.freeze:
+            raise ValueError("prune and freeze: pruning changes the layers that freeze keeps; remove one of them")
+        if self.prune and self.prune.complete_epoch >= self.epochs:
+            raise ValueError(
+                f"prune: it is complete after {self.prune.complete_epoch} epochs, and epochs is {self.epochs}; leave "
+                "at least one epoch for the pruned network"
+            )
+        if self.quantize and self.precision not in ("auto", "fp32"):
+            raise ValueError(f"quantize and precision {self.precision}: rounding to int8 is done in fp32; use fp32")
 
 
 def _detail(field: str, text: str) -> InitErrorDetails:

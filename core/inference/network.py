@@ -23,9 +23,13 @@ from core.loading.normalize import normalizer
 from core.losses import Loss
 from core.metrics.task import SINGLE_LABEL, Task, task_of
 from core.models import Model, load_weights
+from core.models.narrow import narrow
+from core.models.quantize import Quantize
 from core.models.tta import Views, averaged
+from core.models.weights import holds_narrowed
 from core.record.run import IMPORTED, WEIGHTS, RecordedRun
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHUNK = {"cpu": 64, "cuda": 512, "mps": 256}  # images in a forward pass, which bounds the memory
 
 
@@ -35,7 +39,8 @@ class Network:
 
     model: normalized images -> logits, in evaluation mode.  normalize: see core/loading/normalize.py.  autocast: dtype
     of forward passes, None for full precision.  views: test-time augmentation.  task: single-label or multi-label.
-    batch_size: images in a forward pass; None: as many as suit the device.
+    batch_size: images in a forward pass; None: as many as suit the device.  dtype: of the weights and activations of
+    the model.
     """
 
     model: nn.Module
@@ -45,13 +50,14 @@ class Network:
     views: Views = "none"
     task: Task = SINGLE_LABEL
     batch_size: int | None = None
+    dtype: torch.dtype = torch.float32
 
     def images(self, pixels: np.ndarray) -> torch.Tensor:
-        """Move images uint8 [N, H, W, C] to the device and normalize them to float [N, C, H, W]."""
+        """Move images uint8 [N, H, W, C] to the device and normalize them to [N, C, H, W] of the model's dtype."""
         host, nothing = torch.from_numpy(np.require(pixels, requirements=["C", "W"])), torch.empty(0)
         pinned = self.device.type == "cuda"  # the copy does not hold up this thread, which prepares the next images
         there = (host.pin_memory() if pinned else host).to(self.device, non_blocking=pinned)
-        return self.normalize(Batch(there, nothing, nothing, nothing)).images
+        return self.normalize(Batch(there, nothing, nothing, nothing)).images.to(self.dtype)
 
     @property
     def chunk(self) -> int:
@@ -75,15 +81,32 @@ class Network:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
-def network_of(run: RecordedRun, device: str = "auto") -> Network:
-    """Rebuild the network of a run on a device, with the declared precision and test-time augmentation. Raises
-    UserError."""
+def network_of(run: RecordedRun, device: str = "auto", precision: str | None = None) -> Network:
+    """Rebuild the network of a run on a device, with the declared precision and test-time augmentation.
+
+    precision: fp32, bf16 or fp16, which all weights and activations are converted to; None: those of training, in which
+    weights are fp32 and forward passes use autocast. Raises UserError.
+    """
     where = device_of(device)
     data, declared = run.record["data"], run.record["declaration"]
-    autocast, _ = autocast_of(declared.get("precision", "auto"), where)
-    model = model_of(run).to(where).to(memory_format=torch.channels_last)
+    if precision is None:
+        autocast, _ = autocast_of("fp32" if declared.get("quantize") else declared.get("precision", "auto"), where)
+        dtype = torch.float32
+    else:
+        _refuse_precision(run, precision)
+        autocast, dtype = None, DTYPES[precision]
+    model = model_of(run).to(where, dtype).to(memory_format=torch.channels_last)
     normalize, views = normalizer(data["mean"], data["std"], where), declared.get("tta", "none")
-    return Network(model, normalize, where, autocast, views, task_of(run.multi_label))
+    return Network(model, normalize, where, autocast, views, task_of(run.multi_label), dtype=dtype)
+
+
+def _refuse_precision(run: RecordedRun, precision: str) -> None:
+    """Raise UserError for parts of the declaration that compute in fp32 only."""
+    declared = run.record["declaration"]
+    given = {"quantize": declared.get("quantize"), "model.fp32": declared["model"].get("fp32")}
+    for field, value in given.items():
+        if value and precision != "fp32":
+            raise UserError([f"--precision {precision}: {run.id} declares {field}, which needs fp32; leave it out"])
 
 
 def context_of(run: RecordedRun) -> Context:
@@ -125,5 +148,9 @@ def model_of(run: RecordedRun) -> nn.Module:
         kept = load_file(run.artifact(WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise UserError([f"{weights}: damaged: {error}"]) from None
+    if holds_narrowed(weights):
+        narrow(model, kept)
+    if declared.get("quantize"):
+        Quantize.read(declared["quantize"]).prepare(model)
     load_weights(model, kept, str(weights))
     return model.eval()

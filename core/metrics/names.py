@@ -28,6 +28,7 @@ MetricName = Literal[
     "val/map",
 ]
 MONITORED = f"{', '.join(get_args(MetricName))}, or val/NAME of a metric in metrics"
+SPARSITY = "sparsity"  # metric of an epoch of a pruned network: the share of its weights that is removed
 FRACTIONS = ("accuracy", "balanced_accuracy", "top5", "precision", "recall", "f1", "map")  # of 1, shown in percent
 
 # The only place that knows directions. A name is looked up without the words of _ASIDE, so that val/loss, train_loss
@@ -128,11 +129,12 @@ def scores(history: History, metric: str, better: int | None = None) -> list[flo
 
 def best_epoch(history: History, metric: str, better: int | None = None) -> int:
     """Index of the best epoch so far. Of equal ones, it is the one with the smaller val/loss, then the later one; NaN
-    is worst. History must not be empty. better: see scores."""
+    is worst. While a network is being pruned, only the epochs with the highest sparsity count. History must not be
+    empty. better: see scores."""
     ranked, losses = scores(history, metric, better), [entry.get("val/loss", math.nan) for entry in history]
 
-    def rank(epoch: int) -> tuple[float, float, int]:
-        score, loss = ranked[epoch], losses[epoch]
-        return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else -loss, epoch
+    def rank(epoch: int) -> tuple[float, float, float, int]:
+        score, loss = (-math.inf if math.isnan(value) else value for value in (ranked[epoch], -losses[epoch]))
+        return history[epoch].get(SPARSITY, 0.0), score, loss, epoch
 
     return max(range(len(ranked)), key=rank)

@@ -14,8 +14,10 @@ from core.declare.part import Part
 from core.declare.tree import choices
 from core.models.hooks import keep_in_fp32, recompute
 from core.models.initialize import initialize
+from core.models.narrow import narrow
 from core.models.pretrained import Origin, find, read
 from core.models.transfer import adapt
+from core.models.weights import holds_narrowed
 
 
 class Model(Part, ABC):
@@ -83,6 +85,8 @@ class Model(Part, ABC):
         same = origin.classes is None or origin.classes == context.classes
         source = f"weights of {origin.name} ({origin.path.name}, sha256 {origin.sha256[:12]})"
         weights, note = read(origin.path)
+        if holds_narrowed(origin.path):
+            narrow(network, weights)
         adapted = adapt(network, weights, len(context.classes), same, f"model.weights: {source}")
         if not context.rank:
             tell(f"{source}: {adapted.summary()}{f'; {note}' if note else ''}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.common.text import did_you_mean
+from core.models.inspection import matching
 
 
 class Recomputed(nn.Sequential):
@@ -92,13 +91,7 @@ def keep_in_fp32(network: nn.Module, patterns: Sequence[str]) -> None:
 
     Raises ValueError for a pattern that matches no module.
     """
-    modules = {name: module for name, module in network.named_modules() if name}
-    chosen: dict[str, nn.Module] = {}
-    for pattern in patterns:
-        found = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
-        if not found:
-            raise ValueError(f"model.fp32: no module of the model matches {pattern}{did_you_mean(pattern, modules)}")
-        chosen |= found
+    chosen = matching(network, patterns, "model.fp32")
     for module in chosen.values():
         module.register_forward_pre_hook(_enter_fp32, with_kwargs=True)
         module.register_forward_hook(_leave_fp32, always_call=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 from torch import nn
+
+from core.common.text import did_you_mean
 
 Hook = Callable[[str, nn.Module, Any], Any]
 
@@ -41,3 +44,21 @@ def hooked(modules: Iterable[tuple[str, nn.Module]], hook: Hook) -> Iterator[Non
 
 def _call(hook: Hook, name: str, module: nn.Module, inputs: object, output: Any) -> Any:
     return hook(name, module, output)
+
+
+def matching(network: nn.Module, patterns: Sequence[str], field: str) -> dict[str, nn.Module]:
+    """The modules whose names match a pattern, by name. field: for the message. Raises ValueError for a pattern that
+    matches no module."""
+    modules = {name: module for name, module in network.named_modules() if name}
+    chosen: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        found = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
+        if not found:
+            raise ValueError(f"{field}: no module of the model matches {pattern}{did_you_mean(pattern, modules)}")
+        chosen |= found
+    return chosen
+
+
+def within(modules: Iterable[nn.Module]) -> set[nn.Module]:
+    """These modules and all that are inside them."""
+    return {inner for module in modules for inner in module.modules()}

@@ -45,8 +45,8 @@ def adapt(network: nn.Module, weights: Mapping[str, torch.Tensor], classes: int,
     Raises UserError if any other parameter is missing or has another shape; the network is then unchanged.
     """
     own = network.state_dict()
-    given = _unwrapped(weights, own)
-    head, first = head_of(network), _first(network)
+    given = unwrapped(weights, own)
+    head, first = head_of(network), first_of(network)
     replaced, adapted, final = [], [], {}
     for name, tensor in own.items():
         found = given.get(name)
@@ -95,7 +95,8 @@ def head_of(network: nn.Module) -> str:
     return layers[-1] if layers else ""
 
 
-def _first(network: nn.Module) -> str:
+def first_of(network: nn.Module) -> str:
+    """The name of the weight of the first convolution; empty if there is none."""
     convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     return f"{convolutions[0]}.weight" if convolutions else ""
 
@@ -113,7 +114,7 @@ def _positions(network: nn.Module, found: torch.Tensor) -> torch.Tensor:
     return resized
 
 
-def _unwrapped(weights: Mapping[str, torch.Tensor], own: Mapping[str, object]) -> dict[str, torch.Tensor]:
+def unwrapped(weights: Mapping[str, torch.Tensor], own: Mapping[str, object]) -> dict[str, torch.Tensor]:
     """The weights without the prefix that another program has added to their names, such as `module._orig_mod.`; of
     programs that divide a network, such as mmpretrain, without `backbone.` and `head.`
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST_NAMED = 5
+NARROWED = "narrowed"  # attribute of a network, and key in the metadata of a file; see core/models/narrow.py
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
@@ -57,4 +59,22 @@ def serialized(model: nn.Module) -> bytes:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    return save(tensors)
+    return save(tensors, {NARROWED: "true"} if is_narrowed(model) else None)
+
+
+def is_narrowed(network: nn.Module) -> bool:
+    """Whether the network, or a network inside it, has fewer channels than it was declared with."""
+    return any(NARROWED in vars(module) for module in network.modules())
+
+
+def holds_narrowed(path: Path) -> bool:
+    """Whether a file of weights says that they are of a network with fewer channels than it was declared with."""
+    if path.suffix != ".safetensors":
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return NARROWED in (file.metadata() or {})
+    except (OSError, SafetensorError):  # reported where the weights are read
+        return False

@@ -37,6 +37,7 @@ SUMMARY = "summary.json"
 CONFUSION, CONFUSION_PAIRS = "confusion_matrix.csv", "confusion_pairs.csv"  # the pairs: for a large number of classes
 REPORT = "report.html"
 EXPORT = "export.json"  # artifact: what was measured when the run was exported
+COMPRESSION = "compression.json"  # size and latency before and after pruning or quantization
 PRUNED = "pruned"  # tag of a trial that was pruned
 IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
 COMBINED = "combined"  # key in a record: the runs that an ensemble or a soup was made of
@@ -190,6 +191,15 @@ class RecordedRun:
         where = [place[row[0]] for row in rows], [place[row[1]] for row in rows]
         counts = np.array([row[2] for row in rows], dtype=np.int64)
         return classes, coo_array((counts, where), shape=(len(classes), len(classes)))
+
+    @property
+    def compression(self) -> dict[str, dict[str, Any]]:
+        """{"before": ..., "after": ...}: parameters, nonzero, flops and latency_ms of the network; empty if the run
+        declares neither pruning nor quantization."""
+        if not (self.folder / "artifacts" / COMPRESSION).exists():
+            return {}
+        found: dict[str, dict[str, Any]] = json.loads(self.artifact(COMPRESSION).read_text())
+        return found
 
     @property
     def is_tested(self) -> bool:

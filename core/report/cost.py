@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 from core.common.text import duration
 from core.record import journal
@@ -24,11 +26,18 @@ def cost(run: RecordedRun) -> dict[str, str]:
         "peak memory": f"{metrics['peak_memory_mb']:,.0f} MB" if "peak_memory_mb" in metrics else "",
         "parameters": f"{int(facts['parameters']):,}",
         "forward pass of one image": f"{int(facts['flops']):,} FLOPs" if facts.get("flops", "").isdigit() else "",
+        **{f"{name} compression": _footprint(found) for name, found in run.compression.items()},
         "energy of the GPUs": f"{joules / 3600:,.1f} Wh" if (joules := energy(run)) else "",
         "device": facts.get("hardware.gpu") or f"{facts['hardware.cpu']}, {facts['hardware.threads']} threads",
         "precision": facts.get("precision", ""),
     }
     return {name: text for name, text in texts.items() if text}
+
+
+def _footprint(found: Mapping[str, Any]) -> str:
+    flops = f"{found['flops']:,} FLOPs" if found["flops"] else "unknown FLOPs"
+    parameters = f"{found['parameters']:,} parameters, {found['nonzero']:,} of them not zero"
+    return f"{parameters}, {flops}, {found['latency_ms']:.3f} ms for one image in PyTorch"
 
 
 def energy(run: RecordedRun) -> float:

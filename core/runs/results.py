@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,13 +17,14 @@ from core.metrics.answers import Answers
 from core.metrics.base import Metric, undefined
 from core.metrics.confusion import DENSE, cells
 from core.metrics.task import PerClass, Task
+from core.models.footprint import footprints
 from core.models.tta import averaged
 from core.record import provenance
-from core.record.journal import Journal, log_rows
-from core.record.run import CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS, write_summary
+from core.record.journal import Journal, log_rows, log_text
+from core.record.run import COMPRESSION, CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS, write_summary
 from core.runs.trained import Run
 from core.training import distributed
-from core.training.assemble import Assembly
+from core.training.assemble import Assembly, whole
 from core.training.collect import Collector
 from core.training.evaluate import Evaluation, evaluate
 
@@ -61,6 +63,8 @@ def test(journal: Journal, parts: Assembly) -> None:
     result, answers = evaluate_kept(parts)
     best = parts.experiment.best_epoch(parts.state.history)
     keep(journal, best + 1, result, answers, parts.experiment.metrics, parts.setup.task)
+    if parts.experiment.prune or parts.experiment.quantize:
+        _keep_compression(journal, parts)
 
 
 def keep(
@@ -83,6 +87,15 @@ def keep(
         log_answers(journal, name_of(each.split), each)
     with plots.optional("per_class.csv"):
         _keep_per_class(journal, task.per_class(result.table), classes)
+
+
+def _keep_compression(journal: Journal, parts: Assembly) -> None:
+    """Record size and latency of the network before it was compressed and of the best epoch, measured in turn."""
+    before = whole(parts.experiment, replace(parts.context, rank=1))  # rank 1 does not repeat what was loaded
+    before = before.to(parts.setup.device).to(memory_format=torch.channels_last)
+    shape = parts.context.image_shape
+    found = footprints({"before": before, "after": parts.state.evaluated}, shape)
+    log_text(journal, COMPRESSION, json.dumps({name: each.record() for name, each in found.items()}, indent=1) + "\n")
 
 
 def _keep_confusion(journal: Journal, result: Evaluation, classes: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import get_args
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.experiment import Experiment
-from core.metrics.names import FRACTIONS, MetricName, direction, sign
+from core.metrics.names import FRACTIONS, SPARSITY, MetricName, direction, sign
 from core.record.run import last
 from core.runs.trained import Run
 from core.search.options import COSTS, Search
@@ -51,7 +51,10 @@ class Goals:
             return run.seconds
         if name == LATENCY:
             return last(history)[name]
-        curve = [history[name][epoch] for epoch in sorted(history[name])]
+        sparsity = history.get(SPARSITY, {})
+        most = max(sparsity.values(), default=0.0)
+        # of a network that is pruned during training, only the final one counts
+        curve = [value for epoch, value in sorted(history[name].items()) if sparsity.get(epoch, 0.0) == most]
         finite = [value for value in curve if not math.isnan(value)]
         if self.epoch == "last" or not finite:
             return curve[-1]

@@ -27,9 +27,11 @@ from core.loading.loader import feed
 from core.loading.normalize import normalizer, statistics
 from core.methods import Forward
 from core.metrics.task import Task, task_of
+from core.models.structured import prune_channels
 from core.optimizers.averaging import MovingAverage, equal_average
 from core.training import distributed
 from core.training.collect import Collector
+from core.training.pruning import UNPRUNED, Pruning
 from core.training.sanity_check import rehearse, rehearse_declared, rehearse_metrics, small_step
 from core.training.state import State, Stopwatch
 from core.training.step import Setup
@@ -163,7 +165,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         seed=experiment.seed,
         directions=experiment.directions,
     )
-    dtype, precision = autocast_of(experiment.precision, device)
+    dtype, precision = autocast_of("fp32" if experiment.quantize else experiment.precision, device)
     state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
     setup = Setup(
         method=method,
@@ -187,6 +189,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         rank=ranks.rank,
         frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
         collector=Collector("val", splits.classes, metrics) if metrics else None,
+        pruning=_pruning(experiment, state),
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
@@ -194,6 +197,14 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
     val = _held_out(launch, device, context, splits.val)
     return Assembly(experiment, launch, splits, context, setup, state, train, val, precision, mean, std)
+
+
+def _pruning(experiment: Experiment, state: State) -> Pruning:
+    """The weights that become zero during training."""
+    declared = experiment.prune
+    if declared is None or declared.how == "structured":
+        return UNPRUNED
+    return Pruning(declared, declared.weights_of(state.model))
 
 
 def studied(experiment: Experiment, splits: Splits) -> Splits:
@@ -246,7 +257,7 @@ def _held_out(launch: Launch, device: torch.device, context: Context, images: Im
 def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:
     """Build (state, loss, method) with weights initialized from the seed. scaled: use a gradient scaler, for fp16."""
     torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
-    built: dict[str, Any] = {"model": experiment.loss.network(experiment.model, context)}
+    built: dict[str, Any] = {"model": compressed(experiment, whole(experiment, context), context)}
     built |= {"loss": experiment.loss.build(context), "method": experiment.method.build(context)}
     modules = {name: part for name, part in built.items() if isinstance(part, nn.Module)}
     trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
@@ -263,6 +274,18 @@ def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tup
         ),
     )
     return state, built["loss"], built["method"]
+
+
+def whole(experiment: Experiment, context: Context) -> nn.Module:
+    """The network as declared by the model and the loss, before it is compressed."""
+    return experiment.loss.network(experiment.model, context)
+
+
+def compressed(experiment: Experiment, network: nn.Module, context: Context) -> nn.Module:
+    """The network with channels removed and layers that round, as far as declared."""
+    if experiment.prune and experiment.prune.how == "structured":
+        network = prune_channels(network, experiment.prune, context.image_shape)
+    return experiment.quantize.prepare(network) if experiment.quantize else network
 
 
 def belongs(parts: Assembly) -> dict[str, str]:

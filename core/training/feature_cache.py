@@ -132,7 +132,8 @@ def only_the_head(experiment: Experiment) -> bool:
         and freeze.up_to is None
         and (freeze.unfreeze_epoch or experiment.epochs) >= experiment.epochs
     )
-    return all_frozen and not experiment.augment and type(experiment.method) is Supervised
+    changing = experiment.augment or experiment.prune or experiment.quantize
+    return all_frozen and not changing and type(experiment.method) is Supervised
 
 
 def _tail(network: nn.Module, parts: Assembly) -> tuple[str, ...] | None:

@@ -47,6 +47,7 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
     while not is_over(setup, state.history):
         epoch = len(state.history)
         frozen = setup.frozen.hold(state.model, epoch) if setup.frozen else []
+        pruned = setup.pruning.hold(state, epoch)
         start = state.step - epoch * steps
         seeds = K.step_seeds(setup.seed, setup.rank, state.step, steps - start)
         began = time.perf_counter()
@@ -55,7 +56,7 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
             clock = Clock(state.step, steps, setup.epochs)
             set_learning_rates(state.optimizer, setup.schedule(clock, state.history))
             try:
-                advance(setup, state, trained, setup.augment(setup.normalize(batch), clock), clock, frozen)
+                advance(setup, state, trained, setup.augment(setup.normalize(batch), clock), clock, frozen, pruned)
             except StepSkipped:
                 raise diagnose(setup, state, train, state.step, state.step + 1) from None
             state.step += 1
@@ -89,7 +90,7 @@ def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate
     loss, right, _ = state.seen
     metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.share)}
     metrics |= {f"val/{name}": value for name, value in validation.metrics.items()}
-    metrics |= {"lr": state.optimizer.param_groups[0]["lr"]}
+    metrics |= {"lr": state.optimizer.param_groups[0]["lr"]} | setup.pruning.metrics(len(state.history))
     if state.stopwatch is not None:
         metrics |= {"minutes": distributed.from_first(state.stopwatch.seconds()) / 60}
     state.history.append(metrics)

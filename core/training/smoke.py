@@ -15,7 +15,8 @@ def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
     parts = experiment.grad_accum_steps * ranks.ranks
     batch_size = parts * 2 * max(1, min(experiment.batch_size, 32) // (2 * parts))
     rarest = math.ceil(experiment.long_tail.factor) if experiment.long_tail else 1
-    return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size * rarest})
+    pruned = {"prune.start_epoch": 0, "prune.end_epoch": None} if experiment.prune else {}
+    return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size * rarest} | pruned)
 
 
 def declared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Experiment:

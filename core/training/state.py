@@ -52,6 +52,7 @@ class State:
     seen: value of `sums` at the end of the last logging interval.
     ema: exponential moving average of the weights.  swa: equal average of the weights at the end of the last epochs.
     stopwatch: set if training time is limited.
+    masks: False for the weights that are pruned, by the name of their parameter; see core/training/pruning.py.
     """
 
     trained: nn.ModuleDict
@@ -65,6 +66,7 @@ class State:
     seen: list[float] = field(default_factory=lambda: [0.0] * 3)
     swa: AveragedModel | None = None
     stopwatch: Stopwatch | None = None
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shared: Callable[..., Any] = self.forward.forward  # faster than calling the module, which checks for hooks
@@ -83,6 +85,7 @@ class State:
         """Copy of the complete state on the CPU: tensors and plain values only."""
         live = {name: part.state_dict() for name, part in self._stateful().items()}
         live |= {"history": self.history, "step": self.step, "sums": self.sums, "seen": self.seen}
+        live |= {"masks": self.masks}
         copied: dict[str, Any] = _copied(live)
         return copied
 
@@ -92,6 +95,8 @@ class State:
             part.load_state_dict(snapshot[name])
         self.history, self.step, self.seen = snapshot["history"], snapshot["step"], snapshot["seen"]
         self.sums.copy_(snapshot["sums"])
+        # checkpoints that were written before there was pruning have no masks
+        self.masks = {name: mask.to(self.sums.device) for name, mask in snapshot.get("masks", {}).items()}
 
     def _stateful(self) -> dict[str, Any]:
         parts = {"trained": self.trained, "optimizer": self.optimizer, "ema": self.ema, "scaler": self.scaler}

@@ -21,6 +21,7 @@ from core.schedules import Clock, Schedule
 from core.schedules.stopping import EarlyStopping, out_of_time
 from core.training import distributed
 from core.training.collect import Collector
+from core.training.pruning import UNPRUNED, Held, Pruning, mask_gradients, mask_weights
 from core.training.state import State
 
 
@@ -49,6 +50,7 @@ class Setup:
     rank: int = 0
     frozen: Frozen | None = None
     collector: Collector | None = None  # of the answers for val, if metrics are declared
+    pruning: Pruning = UNPRUNED
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""
@@ -58,7 +60,9 @@ class Setup:
 def is_over(setup: Setup, history: History) -> bool:
     """Whether training ends after the epochs of this history: all epochs done, early stopping, or time limit
     reached."""
-    if len(history) >= setup.epochs or (setup.stopping is not None and setup.stopping(history)):
+    # early stopping judges the network that is kept, so not the epochs in which it is being pruned
+    judged = history[setup.pruning.complete_epoch :]
+    if len(history) >= setup.epochs or (setup.stopping is not None and setup.stopping(judged)):
         return True
     return setup.max_minutes is not None and out_of_time(history, setup.max_minutes)
 
@@ -77,8 +81,10 @@ def advance(
     batch: Batch,
     clock: Clock,
     frozen: Sequence[torch.Tensor] = (),
+    pruned: Held = (),
 ) -> None:
     """Take one optimizer step on a normalized and augmented batch. frozen: tensors of `trained` that are not updated.
+    pruned: those of which some weights stay zero.
 
     A fused optimizer does not synchronize with the device: a non-finite step is skipped on the device, and so is every
     later one, until the host reads `state.sums`. Other optimizers raise StepSkipped.
@@ -94,6 +100,7 @@ def advance(
         loss, right = gradients(setup, state, state.shared, batch, clock)
         for parameter in frozen:  # optimizers skip parameters without a gradient
             parameter.grad = None
+        mask_gradients(pruned)
         if scaler:
             scaler.unscale_(optimizer)
         norm = gradient_norm(p.grad for p in trained if p.grad is not None)
@@ -121,6 +128,7 @@ def advance(
         scaler.update()
     else:
         optimizer.step(closure)  # type: ignore[arg-type]
+    mask_weights(pruned)
     if state.ema is not None:
         state.ema.update_parameters(state.model)
 

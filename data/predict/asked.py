@@ -20,10 +20,12 @@ class Asked:
     """What is asked of the runs.
 
     top: number of classes that a row names.  threshold: probability below which it names none.  reading: of the images.
-    Raises UserError for runs that cannot answer together.
+    precision: see `network_of`. Raises UserError for runs that cannot answer together.
     """
 
-    def __init__(self, runs: Sequence[Run], top: int, threshold: float, device: str, reading: Reading):
+    def __init__(
+        self, runs: Sequence[Run], top: int, threshold: float, device: str, reading: Reading, precision: str | None
+    ):
         first = runs[0]
         self.classes = list(first.record["data"]["classes"])
         refuse_different(runs)
@@ -31,7 +33,7 @@ class Asked:
         self.top, self.threshold = min(top, len(self.classes)), threshold
         self.ends = ["", *(f"_{rank}" for rank in range(2, self.top + 1))]  # of the names of columns
         self.reading, self.channels = reading, first.record["data"]["image_shape"][2]
-        self.networks: list[Network] = [network_of(run, device) for run in runs]
+        self.networks: list[Network] = [network_of(run, device, precision) for run in runs]
 
     @property
     def names(self) -> list[str]:

@@ -1,11 +1,11 @@
 """labbook evaluate RUN ...: the metrics of runs with intervals, on their own test images or on another labeled set.
 
 The parent of several seeds or folds stands for its finished runs. Without --root, the answers on record are used, and
-no image is read. Of several runs, the mean of their probabilities is measured, too. With --root, the images are read as
-those of the run, and classes are matched by name: a set may have some of the run's classes, or others that --map
-translates. Images of classes that the run does not know are left out, with a message. With --corrupt, the images are
-corrupted in the ways of Hendrycks and Dietterich 2019: noise, blur, weather, compression. What was measured with --root
-or --corrupt is recorded under the run, in evaluations/.
+no image is read, unless --precision asks for new answers. Of several runs, the mean of their probabilities is measured,
+too. With --root, the images are read as those of the run, and classes are matched by name: a set may have some of the
+run's classes, or others that --map translates. Images of classes that the run does not know are left out, with a
+message. With --corrupt, the images are corrupted in the ways of Hendrycks and Dietterich 2019: noise, blur, weather,
+compression. What was measured on images that were read is recorded under the run, in evaluations/.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.common.statistics import wilson
 from core.common.terminal import console, tell
 from core.inference.answers import ask, log_answers, read
 from core.inference.average import mean_answers
-from core.inference.network import network_of
+from core.inference.network import DTYPES, network_of
 from core.launch import Launch
 from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
@@ -58,6 +58,7 @@ def main(words: Sequence[str]) -> int:
         help=f"default: {', '.join(METRICS)}; of labels {', '.join(METRICS_OF_LABELS)}",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
+    parser.add_argument("--precision", choices=tuple(DTYPES), help="convert the network; default: that of training")
     parser.add_argument("--corrupt", action="store_true", help="measure the accuracy on corrupted images")
     parser.add_argument("--kinds", metavar="A,B", help=f"kinds of corruption; default: {', '.join(KINDS)}")
     parser.add_argument(
@@ -73,7 +74,7 @@ def main(words: Sequence[str]) -> int:
     if given.root is None:
         if given.data or given.map or options or split in ("train", "all"):
             raise UserError(["--data, --map and --split train or all need --root PATH"])
-        if not given.corrupt:
+        if not given.corrupt and not given.precision:
             found = [read(run, split) for run in runs]
             for run, answers in zip(runs, found, strict=True):
                 _show(run.id, answers, given.metric)
@@ -92,11 +93,14 @@ def main(words: Sequence[str]) -> int:
             _corrupt(run, images, splits, split, given)
             continue
         classes = tuple(run.record["data"]["classes"])
-        answers = ask(network_of(run, given.device), images, splits.name, classes, converted(run))
-        answers = of_labels(answers, splits, names)
-        values = _show(f"{run.id} on {splits.name}", answers, given.metric)
+        network = network_of(run, given.device, given.precision)
+        answers = of_labels(ask(network, images, splits.name, classes, converted(run)), splits, names)
+        precision = f" in {given.precision}" if given.precision else ""
+        values = _show(f"{run.id} on {splits.name}{precision}", answers, given.metric)
         measured = {metric: dict(zip(("value", "low", "high"), each, strict=True)) for metric, each in values.items()}
-        _record(run, splits, split, "", {"images": len(answers), "metrics": measured}, answers)
+        facts = {"images": len(answers), "precision": given.precision or run.record["facts"].get("precision")}
+        what = f"-{given.precision}" if given.precision else ""
+        _record(run, splits, split, what, facts | {"metrics": measured}, answers)
         found.append(answers)
     _show_mean(found, given.metric)
     return 0
@@ -114,12 +118,15 @@ def _corrupt(run: Run, images: Images, splits: Splits, split: str, given: Any) -
     if reference:
         refuse_different([run, reference])
     own, other = (
-        measure(network_of(each, given.device), images, converted(each), kinds, severities) if each else None
+        measure(network_of(each, given.device, given.precision), images, converted(each), kinds, severities)
+        if each
+        else None
         for each in (run, reference)
     )
     assert own is not None
     show(f"{run.id} on {splits.name}", own, other, reference.id if reference else "")
     part = [*([] if asked == list(KINDS) else kinds), *(map(str, severities if given.severity else ()))]
+    part += [given.precision] if given.precision else []
     relative = {"relative_to": {"run": reference.id, "errors": own.relative(other)}} if reference and other else {}
     versions = {"albumentations": version("albumentations")}
     _record(run, splits, split, "-".join(["-corrupted", *part]), own.facts() | relative | {"versions": versions})

@@ -18,6 +18,7 @@ from core.common.errors import UserError
 from core.common.terminal import complain, tell
 from core.common.text import few
 from core.declare.changes import changed
+from core.inference.network import DTYPES
 from core.runs.members import members
 from core.runs.trained import Run
 from core.training.runtime import keep_freed_memory
@@ -54,6 +55,7 @@ def main(words: Sequence[str]) -> int:
         "--path-column", metavar="NAME", help="column of a table with the paths; default: that of the run, or path"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
+    parser.add_argument("--precision", choices=tuple(DTYPES), help="convert the network; default: that of training")
     parser.add_argument(
         "--sheet", type=Path, metavar="FILE", help="also write a PNG of the images whose class is least certain"
     )
@@ -73,12 +75,13 @@ def main(words: Sequence[str]) -> int:
     reading, *others = (_reading(run, given.path_column, options) for run in runs)
     if differing := [run.id for run, other in zip(runs[1:], others, strict=True) if other.how != reading.how]:
         raise UserError([f"{runs[0].id} and {differing[0]} convert pixels differently; they cannot answer together"])
-    asked = Asked(runs, given.top, given.threshold, given.device, reading)
+    asked = Asked(runs, given.top, given.threshold, given.device, reading, given.precision)
     keep_freed_memory()
     if given.to is None:
         return int(show(asked.rows(places, {}), asked.names) > 0)
     question = {"runs": [run.id for run in runs], "top": given.top, "threshold": given.threshold, "of": list(places)}
     question |= {"data": options} if options else {}
+    question |= {"precision": given.precision} if given.precision else {}
     if given.sort_into:
         _refuse_folders(given.sort_into, asked.classes)
         if packed := [place for place in places if not has_files(place)]:
