@@ -7,6 +7,7 @@ import torch
 from core import Launch, train
 from core.augment import HorizontalFlip
 from core.common.errors import UserError
+from core.inference.network import network_of
 from core.runs.trained import load
 from data import Digits
 from data.reading.decode import fitted
@@ -47,6 +48,17 @@ def test_a_network_for_gray_images_takes_color(trained):
     expected = trained.predict(np.rint(pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)[None])
     np.testing.assert_array_equal(trained.predict([color]), expected)
     np.testing.assert_array_equal(trained.predict(pixels[None]), expected)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("bf16", 8), ("fp16", 11)])
+def test_a_whole_network_computes_in_half_precision(trained, images, precision, bits):
+    whole, half = network_of(trained, "cpu", "fp32"), network_of(trained, "cpu", precision)
+    assert {tensor.dtype for tensor in half.model.parameters()} == {half.dtype} != {torch.float32}
+    pixels = images.pixels[images.rows]
+    full, found = whole.logits(pixels), half.logits(pixels)
+    assert found.dtype == torch.float32
+    assert 0 < (found - full).abs().max() < 30 * 2.0**-bits * full.abs().max()
+    assert (found.argmax(1) == full.argmax(1)).float().mean() > 0.97
 
 
 @pytest.mark.parametrize("inside", [torch.inference_mode, torch.no_grad])

@@ -84,6 +84,18 @@ def test_runs_that_cannot_answer_together_have_no_mean(run, lab, capsys, monkeyp
     assert "no mean of 2 runs: the runs have answered different test images" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision_its_own_images_are_read_again_and_the_answers_recorded(run, precision, capsys):
+    assert main([run.id, "--precision", precision, "--device", "cpu"]) == 0
+    assert re.search(rf"{run.id} on \S+ in {precision}: ", capsys.readouterr().out)
+    (recorded,) = (run.folder / "artifacts/evaluations").glob(f"*-test-*-{precision}.json")
+    assert json.loads(recorded.read_text())["precision"] == precision
+    answers, before = read_file(recorded.with_suffix(".parquet")), read(run, "test")
+    assert answers.ids.tolist() == before.ids.tolist()
+    apart = np.abs(answers.logits - before.logits).max()
+    assert 0 < apart < (0.2 if precision == "bf16" else 0.02)  # half precision has 8 or 11 significant bits
+
+
 def test_what_cannot_be_evaluated_is_refused(run, lab, tmp_path):
     other = tmp_path / "other"
     for name in ("owl", "ant"):

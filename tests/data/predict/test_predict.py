@@ -66,6 +66,16 @@ def test_a_folder_is_predicted_as_the_run_would(given, capsys):
         assert row["error"] == ""
 
 
+def test_a_folder_is_predicted_in_half_precision(given, capsys):
+    run, folder, _ = given
+    assert main([run, str(folder)]) == 0
+    _, rows = predicted(capsys, run, folder)
+    status, half = predicted(capsys, run, folder, "--precision", "bf16")
+    assert status == 0
+    apart = [abs(float(a["probability"]) - float(b["probability"])) for a, b in zip(rows, half, strict=True)]
+    assert 0 < max(apart) < 0.05
+
+
 def test_archives_tables_files_and_lists_give_the_same_answers(given, capsys, tmp_path, monkeypatch):
     run, folder, _ = given
     _, whole = predicted(capsys, run, folder)
