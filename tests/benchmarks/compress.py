@@ -1,0 +1,103 @@
+"""Compression of a trained network: accuracy over seeds, size, and latency in turn, as a table in Markdown.
+
+python -m tests.benchmarks.compress                                    digits, small CNN: a few minutes
+python -m tests.benchmarks.compress --cifar PATH --limit 2000 --epochs 4   CIFAR-10, ResNet-18, reduced
+
+For each seed, a base is trained, and each compressed network is fine-tuned from the base of its seed. The networks of
+seed 0 are timed. Runs are recorded in LABBOOK_HOME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from core import Launch, Run, train
+from core.common.statistics import mean_and_interval
+from core.inference.answers import ask
+from core.inference.network import network_of
+from core.methods import Distill
+from core.models.footprint import latencies
+from core.models.weights import serialized
+from core.runs.recorder import RunInfo
+from experiments.compress import EXPERIMENT, FURTHER, VARIANTS
+
+ROUNDS = 200
+HALF_PRECISION = {"base in bf16": "bf16", "base in fp16": "fp16"}
+
+
+def main() -> None:
+    """Train, time, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar", type=Path, metavar="PATH", help="CIFAR-10 with ResNet-18 in place of digits")
+    parser.add_argument("--limit", type=int, help="number of images per split")
+    parser.add_argument("--epochs", type=int, help="epochs of the base; fine-tuning takes half as many")
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    launch = Launch(mlflow=False, threads=1, device="cpu", root=given.cifar)
+    runs = [_trained(seed, given, launch) for seed in range(given.seeds)]
+    accuracies = {name: [found[name].metrics["test/accuracy"] for found in runs] for name in runs[0]}
+    networks = {name: run.model for name, run in runs[0].items()}
+    for name, precision in HALF_PRECISION.items():
+        accuracies[name] = [_accuracy(found["base"], precision) for found in runs]
+        networks[name] = network_of(runs[0]["base"], "cpu", precision).model
+    _show(accuracies, networks, tuple(runs[0]["base"].record["data"]["image_shape"]), given.seeds)
+
+
+def _trained(seed: int, given: argparse.Namespace, launch: Launch) -> dict[str, Run]:
+    """Name of each setting -> its run with this seed."""
+    start = EXPERIMENT.but(VARIANTS["cifar"] if given.cifar else {}).but({"seed": seed, "limit": given.limit})
+    base = train(start.but({"epochs": given.epochs or start.epochs}), launch, RunInfo("compress", title="base"))
+    settings: dict[str, dict[str, Any]] = {name: VARIANTS[name] for name in VARIANTS if name != "cifar"}
+    settings["half, distilled"] = settings["half"] | {"method": Distill(teacher=base.id)}
+    found = {"base": base}
+    for name, changes in settings.items():
+        tuned = start.but(changes | {"model.weights": base.id})
+        tuned = tuned.but(_shortened(given.epochs, changes)) if given.epochs else tuned
+        found[name] = train(tuned, launch, RunInfo("compress", title=name))
+    return found
+
+
+def _shortened(epochs: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Half of the epochs, and pruning that is complete after the same share of them."""
+    tuned = max(2, epochs // 2)
+    prune = changes.get("prune")
+    end = max(1, tuned * 8 // FURTHER["epochs"])
+    return {"epochs": tuned} | ({"prune.end_epoch": end} if prune and prune.how == "unstructured" else {})
+
+
+def _accuracy(run: Run, precision: str) -> float:
+    test = run.splits(Launch.read(run.record["launch"])).test
+    answers = ask(network_of(run, "cpu", precision), test, "test", tuple(run.record["data"]["classes"]))
+    return float((answers.predicted == answers.targets).mean())
+
+
+def _show(accuracies: dict[str, list[float]], networks: dict[str, nn.Module], shape: Any, seeds: int) -> None:
+    for network in networks.values():
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    times = {batch: latencies(networks, shape, batch, ROUNDS if batch == 1 else ROUNDS // 4) for batch in (1, 32)}
+    print(
+        f"\ntorch {torch.__version__}, {torch.get_num_threads()} thread, n = {seeds} seeds, mean and 95 % t interval;"
+    )
+    print(f"latency: median of {ROUNDS} rounds ({ROUNDS // 4} with 32 images), all networks in turn\n")
+    print("| network | test accuracy | parameters | not zero | kB | kB, gzip | ms, 1 image | ms, 32 images |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, network in networks.items():
+        mean, _, half = mean_and_interval(accuracies[name])
+        parameters = sum(p.numel() for p in network.parameters())
+        nonzero = sum(int(p.count_nonzero()) for p in network.parameters())
+        content = serialized(network)
+        sizes = f"{len(content) / 1e3:,.0f} | {len(gzip.compress(content)) / 1e3:,.0f}"
+        speed = " | ".join(f"{median(times[batch][name]) * 1e3:.2f}" for batch in times)
+        print(f"| {name} | {mean:.2%} +- {100 * half:.2f} | {parameters:,} | {nonzero:,} | {sizes} | {speed} |")
+
+
+if __name__ == "__main__":
+    main()
