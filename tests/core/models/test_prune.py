@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.common.errors import UserError
+from core.export.graph import exported
 from core.inference.answers import read as read_answers
 from core.inference.network import network_of
 from core.launch import Launch
@@ -25,7 +26,6 @@ from core.report.cost import cost
 from core.runs.train import train
 from core.runs.trained import load
 from core.schedules.stopping import EarlyStopping
-from core.serving.export import exported
 from core.training.assemble import assemble, check
 from core.training.loop import fit
 from data import Digits

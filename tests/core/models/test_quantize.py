@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core.common.errors import UserError
+from core.export.graph import exported
 from core.inference.network import network_of
 from core.launch import Launch
 from core.models import SmallCNN
@@ -16,7 +17,6 @@ from core.models.weights import load_weights
 from core.optimizers.averaging import Ema
 from core.runs.train import train
 from core.runs.trained import load
-from core.serving.export import exported
 from core.training.assemble import assemble, check
 from data import Digits
 from experiments.tiny import EXPERIMENT
