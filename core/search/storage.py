@@ -95,7 +95,8 @@ def open_study(
 ) -> optuna.Study:
     """Load the latest study of this name, or create one.
 
-    identity: settings that must be the same as when the study was created.  begin: called once with a new study.
+    identity: settings that must be the same as when the study was created; one that was not there yet counts as None.
+    begin: called once with a new study.
     Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises UserError if the settings
     differ from those of the existing study.
     """
@@ -117,7 +118,8 @@ def open_study(
         time.sleep(0.2)
     before = migrated_names(study.user_attrs.get(IDENTITY, {}))
     if lines := [f"{key}: {before.get(key, 'none')} then, {identity.get(key, 'none')} now"
-                 for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]:  # fmt: skip
+                 for key in sorted({*before, *identity})
+                 if before.get(key, "None") != identity.get(key, "None")]:  # fmt: skip
         raise UserError(
             ["\n    ".join([f"the study {latest} has different settings; --new creates a new study", *lines])]
         )
