@@ -13,7 +13,7 @@ from core.compare.forest_plot import KINDS, save
 from core.compare.groups import Comparison, compare, unfinished_reason
 from core.compare.page import page
 from core.compare.runs import FINISHED, rows
-from core.compare.table import HEADINGS, as_csv, markdown, sentences, table
+from core.compare.table import HEADINGS, as_csv, markdown, sentences, table, what
 
 MOST_LEFT = 20  # skipped runs that are listed
 COSTS = ("time", "images/s", "parameters")  # columns that are left out first on a narrow terminal
@@ -71,7 +71,7 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
     from rich.table import Table
 
     grid = Table(
-        title=f"{found.metric}, mean and 95 % interval of n {'runs' if found.by else 'seeds'}",
+        title=f"{found.metric}, mean and 95 % interval of n {what(found)}",
         title_justify="left",
         box=SIMPLE_HEAD,
     )

@@ -50,8 +50,10 @@ def main(words: Sequence[str]) -> int:
         tell(f"{run.id:{width}}  {'  '.join(f'{value:{w}.6f}' for value, w in zip(values, widths, strict=True))}")
     if len(runs) > 1:
         for name, column in zip(names, columns, strict=True):
-            mean, _, half = mean_and_interval(column, _overlap(runs))
-            tell(f"{given.split}/{name}: {mean:.6f} +- {half:.6f} (mean and 95 % interval, n = {len(column)})")
+            overlap = _overlap(runs)
+            mean, _, half = mean_and_interval(column, overlap)
+            interval = f"{'corrected ' if overlap else ''}95 % interval"
+            tell(f"{given.split}/{name}: {mean:.6f} +- {half:.6f} (mean and {interval}, n = {len(column)})")
     return 0
 
 

@@ -30,7 +30,7 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
                 f"{name} against {base}: not compared, because {comparison.metric} of {' and '.join(odd)} is not finite"
             )
         alone = [group.label for group in (one.group, comparison.baseline) if len(group.values) < 2]
-        return f"{name} against {base}: {' and '.join(alone)} with a single {_what(comparison)[:-1]}: no interval"
+        return f"{name} against {base}: {' and '.join(alone)} with a single {what(comparison)[:-1]}: no interval"
     better, worse = (name, base) if difference.mean * (comparison.direction or 1) > 0 else (base, name)
     low, high = sorted((difference.low, difference.high), key=abs)
     size = _amount(comparison.metric, abs(difference.mean))
@@ -43,11 +43,12 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
         return f"{better} {beats} {size} (95 % interval {interval}, {over}{p})"
     result = f"{name} against {base}: no difference shown{corrected if difference.p < LEVEL else ''} ({over})"
     if one.more is None:
-        return f"{result}; {size} would take more than {MOST:,} {_what(comparison)} to show"
-    return f"{result}; about {one.more} more {_what(comparison)} each would show {size}"
+        return f"{result}; {size} would take more than {MOST:,} {what(comparison)} to show"
+    return f"{result}; about {one.more} more {what(comparison)} each would show {size}"
 
 
-def _what(comparison: Comparison) -> str:
+def what(comparison: Comparison) -> str:
+    """What the values of a setting are of: seeds, folds, or runs in general."""
     folds = [group.overlap > 0 for group in comparison.groups]
     return "runs" if comparison.by or any(folds) != all(folds) else "folds" if all(folds) else "seeds"
 
@@ -57,8 +58,8 @@ def _over(comparison: Comparison, one: Contrast) -> str:
     assert one.difference is not None
     difference, groups = one.difference, (one.group, comparison.baseline)
     if not difference.paired:
-        return f"{difference.n} {_what(comparison)} or more, unpaired"
-    pairs = f"{difference.n} paired {_what(comparison)}"
+        return f"{difference.n} {what(comparison)} or more, unpaired"
+    pairs = f"{difference.n} paired {what(comparison)}"
     pairs += f", alike in all but {comparison.by}" if comparison.by else ""
     if all(len(group.values) == difference.n for group in groups):
         return pairs
@@ -122,7 +123,7 @@ def _row(comparison: Comparison, group: Group, one: Contrast | None) -> list[str
 def reason(comparison: Comparison, one: Contrast) -> str:
     """Why a setting has no difference to the baseline, in two words."""
     alone = min(len(group.values) for group in (one.group, comparison.baseline)) < 2
-    return f"one {_what(comparison)[:-1]}" if alone else "not finite"
+    return f"one {what(comparison)[:-1]}" if alone else "not finite"
 
 
 def format_n(group: Group) -> str:
