@@ -123,7 +123,7 @@ def _write(made: Combination, run: Run, journal: Journal, info: RunInfo) -> None
     first, _ = made.members[0]
     launch = Launch.read(first.record["launch"])
     spec = RunSpec(made.experiment, launch, info)
-    device = device_of(launch.device)
+    device = device_of()  # that of its runs need not be here
     data = dict(made.data)
     members = ", ".join(f"{member.id} ({weight:.4g})" for member, weight in made.members)
     facts = {
