@@ -7,8 +7,8 @@
     python -m experiments.compress --variant cifar --root PATH           ResNet-18 on CIFAR-10 instead
     python -m tests.benchmarks.compress                                  all of it, with sizes and latencies, as a table
 
-Expected: test accuracy 99.35 % +- 0.80 (n = 3), whole and with 80 % of its weights removed; 99.26 % +- 0.40 without half
-of its channels (README.md); seconds for each, torch 2.14.
+Expected: test accuracy 99.35 % +- 0.80 (n = 3), whole and with 80 % of its weights removed; 99.26 % +- 0.40 without
+half of its channels (README.md); seconds for each, torch 2.14.
 """
 
 from core.augment import RandomCrop

@@ -28,7 +28,7 @@ from core.models.weights import serialized
 from core.runs.recorder import RunInfo
 from experiments.compress import EXPERIMENT, FURTHER, VARIANTS
 
-ROUNDS = 200
+FEWEST, MOST, SECONDS = 5, 200, 60.0  # rounds of timing: as many as fit into the seconds
 HALF_PRECISION = {"base in bf16": "bf16", "base in fp16": "fp16"}
 
 
@@ -79,14 +79,20 @@ def _accuracy(run: Run, precision: str) -> float:
     return float((answers.predicted == answers.targets).mean())
 
 
+def _times(networks: dict[str, nn.Module], shape: Any, batch: int) -> dict[str, list[float]]:
+    one = sum(each[0] for each in latencies(networks, shape, batch, 1).values())
+    return latencies(networks, shape, batch, max(FEWEST, min(MOST, int(SECONDS / one))))
+
+
 def _show(accuracies: dict[str, list[float]], networks: dict[str, nn.Module], shape: Any, seeds: int) -> None:
     for network in networks.values():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    times = {batch: latencies(networks, shape, batch, ROUNDS if batch == 1 else ROUNDS // 4) for batch in (1, 32)}
+    times = {batch: _times(networks, shape, batch) for batch in (1, 32)}
+    rounds = " and ".join(f"{len(next(iter(each.values())))} with {batch}" for batch, each in times.items())
     print(
         f"\ntorch {torch.__version__}, {torch.get_num_threads()} thread, n = {seeds} seeds, mean and 95 % t interval;"
     )
-    print(f"latency: median of {ROUNDS} rounds ({ROUNDS // 4} with 32 images), all networks in turn\n")
+    print(f"latency: median of rounds in which all networks take turns, {rounds} images\n")
     print("| network | test accuracy | parameters | not zero | kB | kB, gzip | ms, 1 image | ms, 32 images |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, network in networks.items():
