@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from core.models.transfer import first_of, head_of, unwrapped
 from core.models.weights import NARROWED
+
+MATRICES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def narrow(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
@@ -29,10 +30,10 @@ def narrow(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     first, head = first_of(network), f"{head_of(network)}.weight"
     for name, module in network.named_modules():
         found = given.get(f"{name}.weight", given.get(f"{name}.running_mean"))
-        if found is None or not isinstance(module, _ConvNd | nn.Linear | _BatchNorm | nn.GroupNorm | nn.LayerNorm):
+        if found is None or not isinstance(module, (*MATRICES, *NORMS)):
             continue
         outputs, *inputs = found.shape
-        if isinstance(module, _ConvNd | nn.Linear):
+        if isinstance(module, MATRICES):
             own_outputs, own_inputs = module.weight.shape[:2]
             outputs = own_outputs if f"{name}.weight" == head else min(outputs, own_outputs)
             width = own_inputs if f"{name}.weight" == first else min(inputs[0], own_inputs)

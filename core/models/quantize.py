@@ -43,7 +43,7 @@ class Quantize(Part):
         """Make the layers of the network round, in place, and return it. Raises ValueError for a pattern in `skip` that
         matches no module, and if no layer is left."""
         skipped = within(matching(network, self.skip, "quantize.skip").values())
-        layers = [module for module in network.modules() if type(module) in ROUNDED and module not in skipped]
+        layers = [module for module in network.modules() if _can_round(module) and module not in skipped]
         if not layers:
             raise ValueError("quantize: the model has no convolution or linear layer to quantize; leave quantize out")
         for layer in layers:
@@ -61,6 +61,11 @@ def plain(network: nn.Module) -> nn.Module:
             layer.__class__ = next(kind for kind, rounded in ROUNDED.items() if rounded is type(layer))
             del layer.input_range
     return network
+
+
+def _can_round(layer: nn.Module) -> bool:
+    """Whether there is a rounding class for the layer: not for subclasses, nor for padding other than with zeros."""
+    return type(layer) in ROUNDED and getattr(layer, "padding_mode", "zeros") == "zeros"
 
 
 class Rounded:
@@ -100,7 +105,8 @@ class RoundedConv2d(Rounded, nn.Conv2d):
     """A convolution whose input and weight are rounded."""
 
     def forward(self, x: torch.Tensor) -> Any:
-        return self._conv_forward(*self.rounded(x), self.bias)
+        x, weight = self.rounded(x)
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class RoundedLinear(Rounded, nn.Linear):
