@@ -19,6 +19,7 @@ from core.export import onnx_engine, openvino_engine, torch_engine
 from core.export.graph import Served, exported
 from core.export.int8 import Int8
 from core.export.predictions import Predict
+from core.models.quantize import plain
 from core.record.run import RecordedRun
 
 EXPORTS = "export"  # folder in that of a run, beside its artifacts, with a folder for each format
@@ -43,10 +44,13 @@ class Source:
         """The ONNX model. Raises UserError."""
         return onnx_engine.convert(self.program)
 
-    def openvino(self) -> Any:
-        """A new OpenVINO model, which quantization and metadata change in place. Raises UserError."""
-        with tempfile.TemporaryDirectory() as folder:
-            return openvino_engine.convert(self.onnx, Path(folder))
+    @cached_property
+    def to_quantize(self) -> Any:
+        """The ONNX model that an engine quantizes: of a run that was trained with `quantize`, without its own rounding.
+        Raises UserError."""
+        if not self.run.record["declaration"].get("quantize"):
+            return self.onnx
+        return onnx_engine.convert(exported(self.run, _without_rounding(self.network)))
 
     @property
     def quantization(self) -> Int8:
@@ -72,6 +76,22 @@ class Format:
     package: str = ""
 
 
+def _without_rounding(network: Served) -> Served:
+    copied = copy.deepcopy(network)
+    plain(copied)
+    return copied
+
+
+def _float_openvino(source: Source) -> Any:
+    return _for_openvino(source.onnx)
+
+
+def _for_openvino(onnx_model: Any) -> Any:
+    """A new OpenVINO model, which quantization and metadata change in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        return openvino_engine.convert(onnx_model, Path(folder))
+
+
 def _weights(folder: Path, threads: int, source: Source) -> Predict:
     from safetensors.torch import load_model
 
@@ -95,17 +115,24 @@ FORMATS = {
         Format(
             "onnx-int8",
             "int8",
-            lambda source: onnx_engine.quantize(source.onnx, source.quantization),
+            lambda source: onnx_engine.quantize(source.to_quantize, source.quantization),
             onnx_engine.write,
             _onnx,
             "onnxruntime",
         ),
-        Format("openvino", "fp32", Source.openvino, openvino_engine.write, _openvino, "openvino"),
-        Format("openvino-bf16", "bf16", Source.openvino, openvino_engine.write, _openvino, "openvino"),
+        Format("openvino", "fp32", _float_openvino, openvino_engine.write, _openvino, "openvino"),
+        Format(
+            "openvino-bf16",
+            "bf16",
+            lambda source: _for_openvino(source.onnx),
+            openvino_engine.write,
+            _openvino,
+            "openvino",
+        ),
         Format(
             "openvino-int8",
             "int8",
-            lambda source: openvino_engine.quantize(source.openvino(), source.quantization),
+            lambda source: openvino_engine.quantize(_for_openvino(source.to_quantize), source.quantization),
             openvino_engine.write,
             _openvino,
             "openvino",

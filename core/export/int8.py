@@ -10,6 +10,7 @@ import numpy as np
 
 from core import randomness
 from core.common import extras
+from core.common.errors import UserError
 from core.export.predictions import Predict, is_right
 from core.export.quiet import quiet
 from core.loading.images import Images
@@ -54,15 +55,19 @@ def quantized(
         right = [float(is_right(answer(images), np.asarray(target)[None])[0]) for images, target in given]
         return float(np.mean(right)), right
 
-    with quiet("nncf"):
-        return nncf.quantize_with_accuracy_control(
-            model,
-            nncf.Dataset([plan.calibration[at : at + 1] for at in range(len(plan.calibration))], inputs),
-            nncf.Dataset(rows, lambda row: inputs(row[0])),
-            validate,
-            max_drop=plan.at_most,
-            subset_size=len(plan.calibration),
-        )
+    try:
+        with quiet("nncf"):
+            return nncf.quantize_with_accuracy_control(
+                model,
+                nncf.Dataset([plan.calibration[at : at + 1] for at in range(len(plan.calibration))], inputs),
+                nncf.Dataset(rows, lambda row: inputs(row[0])),
+                validate,
+                max_drop=plan.at_most,
+                subset_size=len(plan.calibration),
+            )
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:  # what NNCF raises for unknown graphs
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError([f"NNCF cannot quantize this network to int8: {said}; leave --int8 out"]) from None
 
 
 def _drawn(images: Images, most: int) -> Images:
