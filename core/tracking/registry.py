@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Map
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from mlflow.utils.validation import (
@@ -35,6 +35,7 @@ from core.tracking.client import RUN_TAG
 
 FORMAT_TAG = "labbook.format"  # of a version; those of earlier versions of labbook are pt2
 _LONGEST = 300  # maximum length of a message of MLflow
+ONNX = "model.onnx"  # in an export, see core/export/onnx_engine.py
 CODE = Path(__file__).with_name("served.py")
 
 
@@ -158,8 +159,6 @@ def save(folder: Path, network: Path, facts: Mapping[str, Any], package: str) ->
     noted = folder.with_name("facts.json")
     noted.write_text(json.dumps(facts))
     shape = facts["image_shape"]
-    # float64: MLflow would cut fractions and wrap large numbers to fit uint8, without a warning
-    images = Schema([TensorSpec(np.dtype(np.float64), (-1, *shape))])
     named = ColSpec(Array(DataType.string), "labels") if facts["multi_label"] else ColSpec(DataType.string, "class")
     answers = Schema([named, ColSpec(Map(DataType.double), "probabilities")])
     packages = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", "numpy", package)}
@@ -167,10 +166,22 @@ def save(folder: Path, network: Path, facts: Mapping[str, Any], package: str) ->
         str(folder),
         python_model=str(CODE),
         artifacts={"network": str(network), "facts": str(noted)},
-        signature=ModelSignature(images, answers),
-        input_example=np.zeros((1, *shape)),
+        # no schema of inputs: MLflow would cut fractions and wrap large numbers to fit uint8, without a warning;
+        # served.py checks them
+        signature=ModelSignature(outputs=answers),
+        input_example=np.zeros((1, *shape), np.uint8),
         pip_requirements=[f"{name}=={version}" for name, version in packages.items()],
     )
+    if (network / ONNX).exists():
+        _add_onnx_flavor(folder)
+
+
+def _add_onnx_flavor(folder: Path) -> None:
+    """Add MLflow's flavor onnx to a saved model, so that mlflow.onnx.load_model reads its file, too."""
+    saved = Model.load(str(folder))
+    settings = {"providers": ["CPUExecutionProvider"], "onnx_session_options": None}
+    saved.add_flavor("onnx", onnx_version=metadata.version("onnx"), data=f"artifacts/network/{ONNX}", **settings)
+    saved.save(str(folder / "MLmodel"))
 
 
 @contextlib.contextmanager

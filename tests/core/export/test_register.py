@@ -16,6 +16,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow.onnx
 import numpy as np
 import psutil
 import pytest
@@ -28,7 +29,8 @@ from core.cli.main import labbook as command_line
 from core.cli.register import main
 from core.common import paths
 from core.common.errors import UserError
-from core.export.graph import exported
+from core.export.formats import EXPORTS, FORMATS, Source
+from core.export.graph import exported, served
 from core.export.register import register
 from core.launch import Launch
 from core.models import Model, Torchvision
@@ -102,7 +104,7 @@ def logged_models():
 
 
 @contextlib.contextmanager
-def served(command, folder):
+def serving(command, folder):
     """The printed command on another port, in a folder and with a path where labbook is not: its address."""
     (folder / "without" / "core").mkdir(parents=True)
     (folder / "without" / "core" / "__init__.py").write_text("raise ImportError('labbook is not here')")
@@ -146,7 +148,7 @@ def test_what_is_printed_serves_the_model_where_labbook_is_not(run, tmp_path, ca
     assert re.search(rf"registered: version 1 of digits: {run.id}, weights of epoch 1, test accuracy \d", said)
     assert "at most 64 images of each split" in said
     assert "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false" in said
-    with served(re.search(r"serve: (.*)", said)[1], tmp_path) as address:
+    with serving(re.search(r"serve: (.*)", said)[1], tmp_path) as address:
         for number in (1, 3):
             answers = ask(address, images(run, number))
             assert_answers(answers, run.predict(images(run, number)), run.record["data"]["classes"])
@@ -168,6 +170,35 @@ def test_a_version_leads_back_to_its_run(run):
     assert client().get_run(version.run_id).info.status == "FINISHED"
     outputs = client().get_run(version.run_id).outputs.model_outputs
     assert version.source in [f"models:/{each.model_id}" for each in outputs]
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_an_export_is_registered_and_answers_without_torch(run, name, tmp_path, capsys):
+    source = Source(run, served(run))
+    folder = run.folder / EXPORTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"run": run.id, "format": name, "precision": "fp32"}
+    FORMATS[name].write(FORMATS[name].make(source), folder, json.dumps(facts))
+    assert main([run.id, f"as {name}", "--export", name]) == 0
+    version = client().get_model_version_by_alias(f"as {name}", "champion")
+    assert version.tags["labbook.format"] == name
+    place = client().get_logged_model(version.source.removeprefix("models:/")).artifact_location
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
+    asked = images(run, 70)  # more than are computed at once
+    np.save(tmp_path / "asked.npy", asked)
+    code = (
+        f"import mlflow.pyfunc, numpy, json\nmodel = mlflow.pyfunc.load_model({place!r})\n"
+        "print(json.dumps(model.predict(numpy.load('asked.npy'))))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    answered = json.loads(said.stdout.strip().rpartition("\n")[2])
+    assert_answers(answered, run.predict(asked), run.record["data"]["classes"])
+    if name == "onnx":
+        assert mlflow.onnx.load_model(place).graph.output[0].name == "probabilities"
+    with pytest.raises(UserError, match="has no such export"):
+        main([run.id, "missing", "--export", "onnx-int8"])
 
 
 def test_registered_again_it_stays_one_version_and_the_alias_moves(run, capsys):
@@ -409,7 +440,7 @@ def test_a_transformer_on_colors_through_a_server_that_keeps_the_artifacts(tmp_p
         declared = {"data": ImageFolder(size=16), "model": model, "augment": (), "batch_size": 4}
         run = train(SMALL.but(declared), Launch(threads=1, root=root))
         assert main([run.id, "cats and dogs"]) == 0
-        with served(re.search(r"serve: (.*)", capsys.readouterr().out)[1], tmp_path) as address:
+        with serving(re.search(r"serve: (.*)", capsys.readouterr().out)[1], tmp_path) as address:
             assert_answers(ask(address, images(run)), run.predict(images(run)), ["cat", "dog"])
     finally:
         server.end()
