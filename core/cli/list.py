@@ -11,7 +11,8 @@ from core.catalogue import entries, package_of
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.record.run import IMPORTED, RECORD, read_record, read_summary
+from core.record.run import IMPORTED, RECORD, read_record
+from core.record.summary import read_summary
 from core.runs.trained import Run
 
 WIDTH = 80  # columns

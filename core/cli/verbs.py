@@ -24,7 +24,7 @@ OF_RUNS = {
     "flips": "A B: which images B gets right that A gets wrong, and vice versa",
     "answers": "RUN ...: compute the answers of finished runs that have none",
     "rerun": "RUN: train the same declaration again and check that the result is the same",
-    "export": "RUN --to onnx,openvino,...: files for other engines, measured before they are kept",
+    "export": "RUN: files for other engines, measured before they are kept (--to onnx,...)",
     "benchmark": "RUN: latency and throughput of its network in several engines",
     "register": "RUN NAME: add the model of a run to MLflow's model registry",
     "import": "PATH ...: add old runs from TensorBoard or CSV logs to the record",

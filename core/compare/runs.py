@@ -14,7 +14,8 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_names
 from core.record import journal
-from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, RecordedRun, holds_others, named_in, read_summary
+from core.record.run import IMPORTED, RECORD, REPLACED, RecordedRun, holds_others, named_in
+from core.record.summary import SUMMARY, read_summary
 
 SEED, FOLD = "seed", "fold"
 FINISHED = "FINISHED"

@@ -21,7 +21,8 @@ from core.importing.metric_names import Name, valid_names
 from core.importing.sources import Source
 from core.record import provenance
 from core.record.journal import Journal, log_text
-from core.record.run import IMPORTED, RECORD, REPLACED, SUMMARY, VERSION, RecordedRun, read_record, run_id
+from core.record.run import IMPORTED, RECORD, REPLACED, VERSION, RecordedRun, read_record, run_id
+from core.record.summary import SUMMARY
 
 SEEDS = ("seed", "random_seed", "manual_seed", "seed_everything")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import re
@@ -18,8 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.common import paths
 from core.common.errors import UserError
-from core.common.files import write_atomic
-from core.common.sealed import sealed, unsealed
 from core.common.terminal import tell
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_record
@@ -33,7 +30,6 @@ MIRROR = "mirror.json"  # what MLflow has, in the folder of a run; see core/trac
 VERSION = 4
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
-SUMMARY = "summary.json"
 CONFUSION, CONFUSION_PAIRS = "confusion_matrix.csv", "confusion_pairs.csv"  # the pairs: for a large number of classes
 REPORT = "report.html"
 EXPORT = "export.json"  # artifact: what was measured when the run was exported
@@ -370,39 +366,3 @@ def run_id(experiment: str) -> str:
     if not re.fullmatch(_NAME, experiment):
         raise UserError([f"experiment: {experiment!r} is not a valid folder name; use letters, digits, - and _"])
     return f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def write_summary(run: RecordedRun, status: str) -> None:
-    """Write summary.json, so that listings need not read the journal. Call before the final status is written to the
-    journal: nothing rewrites the summary of a run that has ended.
-
-    whole: the run was trained on all of its data to the end: not a smoke run, pruned trial or parent of several seeds.
-    """
-    summary = _summarized(run, status)
-    with contextlib.suppress(OSError):  # a full disk is tolerated: the journal contains everything
-        write_atomic(run.folder / SUMMARY, sealed(summary))
-
-
-def read_summary(run: RecordedRun) -> dict[str, Any] | None:
-    """Returns status, metrics and whole of a run that has ended; None for any other one. A damaged summary is computed
-    again from the journal. Raises UserError if that is damaged, too."""
-    path = run.folder / SUMMARY
-    if not path.is_file():
-        return None
-    try:
-        summary = unsealed(path.read_bytes())
-    except (OSError, ValueError):
-        summary = {}
-    whole = isinstance(summary.get("status"), str) and isinstance(summary.get("metrics"), dict) and "whole" in summary
-    return summary if whole else _summarized(run, run.status)
-
-
-def _summarized(run: RecordedRun, status: str) -> dict[str, Any]:
-    recorded = (run.folder / "artifacts" / RECORD).exists()
-    imported = recorded and IMPORTED in run.record
-    own = recorded and not imported and not holds_others(run.record)
-    whole = imported or (own and run.record["declaration"]["limit"] is None and PRUNED not in run.tags)
-    metrics = run.metrics
-    if own and metrics:
-        metrics |= {"seconds": run.seconds}
-    return {"status": status, "metrics": metrics, "whole": whole} | ({IMPORTED: True} if imported else {})

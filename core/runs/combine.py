@@ -25,7 +25,8 @@ from core.models.weights import serialized
 from core.record import provenance
 from core.record.journal import Journal, log_text
 from core.record.lock import locked
-from core.record.run import COMBINED, WEIGHTS, write_summary
+from core.record.run import COMBINED, WEIGHTS
+from core.record.summary import write_summary
 from core.runs.members import refuse_different
 from core.runs.recorder import RunInfo, RunSpec, new_run, open_journal, write_record
 from core.runs.results import keep

@@ -21,7 +21,8 @@ from core.models.footprint import footprints
 from core.models.tta import averaged
 from core.record import provenance
 from core.record.journal import Journal, log_rows, log_text
-from core.record.run import COMPRESSION, CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS, write_summary
+from core.record.run import COMPRESSION, CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS
+from core.record.summary import write_summary
 from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly, whole

@@ -16,7 +16,7 @@ from core.launch import Launch
 from core.loading.folds import Folds
 from core.record.journal import Journal
 from core.record.lock import locked
-from core.record.run import write_summary
+from core.record.summary import write_summary
 from core.runs.out_of_fold import log_out_of_fold
 from core.runs.recorder import RunInfo, RunSpec, open_journal, reopen_run, write_record
 from core.runs.resume import hold, resume

@@ -23,7 +23,8 @@ from core.loading.folds import Fold
 from core.record import provenance
 from core.record.journal import Journal, log_text
 from core.record.lock import is_free, locked
-from core.record.run import BEST, VERSION, intact, write_summary
+from core.record.run import BEST, VERSION, intact
+from core.record.summary import write_summary
 from core.runs.recorder import RunInfo, RunSpec, new_run, open_journal, reopen_run, write_record
 from core.runs.trained import Run
 from core.search import samplers, space

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from core.record import journal
-from core.record.run import RECORD, SUMMARY, WEIGHTS
+from core.record.run import RECORD, WEIGHTS
+from core.record.summary import SUMMARY
 from core.runs.trained import Run
 
 PROGRAM = "experiments.tiny"

@@ -15,7 +15,8 @@ from core.common import paths
 from core.common.errors import UserError
 from core.compare.runs import rows
 from core.record import journal
-from core.record.run import RECORD, SUMMARY, VERSION
+from core.record.run import RECORD, VERSION
+from core.record.summary import SUMMARY
 from core.runs.trained import Run, load
 
 BROKEN = '''"""Is it broken?

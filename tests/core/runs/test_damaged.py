@@ -14,7 +14,8 @@ from core.common.errors import Interrupted, UserError
 from core.compare.runs import rows
 from core.launch import Launch
 from core.record import journal
-from core.record.run import RECORD, RecordedRun, intact, read_summary
+from core.record.run import RECORD, RecordedRun, intact
+from core.record.summary import read_summary
 from core.runs.recorder import RunInfo, RunSpec
 from core.runs.resume import interrupted, resume
 from core.runs.seeds import resume_seeds, train_seeds

@@ -9,7 +9,8 @@ from core.augment import Albumentation, RandomCrop
 from core.common.errors import UserError
 from core.launch import Launch
 from core.record.journal import Journal, log_text
-from core.record.run import RECORD, SUMMARY
+from core.record.run import RECORD
+from core.record.summary import SUMMARY
 from core.runs import trainer as module
 from core.runs.resume import interrupted, resume
 from core.runs.train import train

@@ -6,7 +6,8 @@ from core.common import paths
 from core.launch import Launch
 from core.record import journal
 from core.record.journal import damage
-from core.record.run import RECORD, intact, read_summary
+from core.record.run import RECORD, intact
+from core.record.summary import read_summary
 from core.runs.resume import lost_weights, resume
 from core.runs.train import train
 from core.runs.trained import Run

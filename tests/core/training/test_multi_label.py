@@ -36,7 +36,7 @@ from core.runs.train import train
 from core.runs.trained import Run
 from data import Digits, ImageTable
 from experiments.tiny import EXPERIMENT
-from tests.support.runs import images
+from tests.support import runs
 
 COUNT = 1000  # digits, of 1,797
 LABELS = {"above4": {5, 6, 7, 8, 9}, "even": {0, 2, 4, 6, 8}, "round": {0, 6, 8, 9}}
@@ -138,9 +138,9 @@ def test_what_is_of_one_class_an_image_is_left_out_and_refused_by_name(trained, 
 def test_an_export_gives_the_probability_of_each_label(trained, tmp_path):
     source = Source(trained, served(trained))
     FORMATS["onnx"].write(source.onnx, tmp_path, "{}")
-    some = images(trained, 5)
+    some = runs.images(trained, 5)
     np.testing.assert_allclose(FORMATS["onnx"].opened(tmp_path, 1, source)(some), trained.predict(some), atol=1e-5)
-    with pytest.raises(UserError, match="is not in MLflow"):  # the only reason why it is refused
+    with pytest.raises(UserError, match="is incomplete in MLflow"):  # the only reason why it is refused
         register(trained, "digits")
 
 
