@@ -16,7 +16,7 @@ OF_AN_EXPERIMENT = {
 OF_RUNS = {
     "compare": "compare settings over their seeds, with confidence intervals",
     "report": "RUN: write the report page of a finished run again",
-    "evaluate": "RUN ...: metrics with intervals, also on another set (--root) or corrupted",
+    "evaluate": "RUN ...: metrics with intervals, also on another set or on corrupted images",
     "predict": "RUN ... PATH ...: the classes of new images, from one run or several",
     "ensemble": "RUN ...: choose runs whose mean answer is best on val, and test it once",
     "soup": "RUN ...: average the weights of runs that started from the same ones",

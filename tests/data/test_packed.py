@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from core.common.errors import DataError
+from core.common.errors import UserError
 from data import Hdf5, HuggingFace, ImageFolder
 from data.reading import ingest
 from data.reading.decode import decode
@@ -36,7 +36,7 @@ def datasets(monkeypatch, tmp_path):
 
 
 def complaint(dataset, root):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         dataset.load(root)
     return "\n".join(caught.value.lines)
 

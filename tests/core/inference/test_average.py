@@ -10,7 +10,7 @@ from scipy.special import expit, softmax
 
 from core.common.errors import UserError
 from core.inference.average import chosen, gain, mean_answers, score_of
-from core.metrics.answers import Answers, bounded
+from core.metrics.answers import Answers, bounded, by_content
 from core.metrics.by_name import compute
 
 
@@ -37,6 +37,15 @@ def test_the_mean_is_that_of_the_probabilities(labels):
     np.testing.assert_allclose(probabilities(mean_answers(answers, [3, 1, 2])), expected, rtol=1e-5)
     equal = np.mean([probabilities(each) for each in answers], axis=0)
     np.testing.assert_allclose(probabilities(mean_answers(answers)), equal, rtol=1e-5)
+
+
+def test_answers_in_another_order_have_a_mean_once_they_are_sorted_by_content():
+    (one,) = made(0, 1)
+    other = one.in_order(np.arange(len(one))[::-1])
+    with pytest.raises(UserError, match="have answered different val images"):
+        mean_answers([one, other])
+    together = mean_answers([by_content(one), by_content(other)])
+    np.testing.assert_allclose(probabilities(together), probabilities(by_content(one)), rtol=1e-5)
 
 
 def test_with_many_classes_the_probability_of_the_target_is_exact():
