@@ -40,7 +40,7 @@ def goldens(images: np.ndarray) -> dict[str, bytes]:
         "huge.jpg": _file(photo(6, 5000, 4000), "JPEG", quality=30),
         "one_pixel.png": _file(photo(7, 1, 1), "PNG"),
         "rotated_by_exif.jpg": _file(color, "JPEG", exif=_turned(6)),
-        "mirrored_by_exif.png": _file(color, "PNG", exif=_turned(5)),
+        "rotated_by_exif.tif": _file(gray, "TIFF", exif=_turned(8)),
         "cmyk.jpg": _file(color.convert("CMYK"), "JPEG", quality=95),
         "gray.jpg": _file(gray, "JPEG", quality=95),
         "gray_16_bits.png": _file(deep, "PNG"),

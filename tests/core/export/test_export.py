@@ -1,7 +1,6 @@
 """labbook export: what leaves labbook answers as the run does, or it does not leave."""
 
 import errno
-import io
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ from core.export import latency, measured
 from core.export.export import Plan, export
 from core.export.formats import EXPORTS, FORMATS, chosen, facts_of
 from core.export.latency import Latency
+from core.export.script import answers as script_answers
 from core.launch import Launch
 from core.models import Model
 from core.record.run import EXPORT
@@ -147,13 +147,13 @@ def script(recorded, tmp_path_factory):
         made(run, ["onnx"], folder)
         names = {"__name__": "predict", "__file__": str(folder / "onnx" / "predict.py")}
         exec((folder / "onnx" / "predict.py").read_text(), names)
-        yield names, import_data("data.predict.conversion").decoder(run)
+        yield names, import_data("data.predict.conversion").decoder(run), folder
 
 
 @settings(max_examples=150, deadline=None)
 @given(MODES, st.integers(1, 200), st.integers(1, 200), st.integers(1, 8), st.integers(0, 2**32 - 1), st.data())
 def test_the_script_reads_odd_files_as_labbook_does(script, mode, width, height, turned, seed, data):
-    names, decode = script
+    names, decode, folder = script
     kind = data.draw(st.sampled_from(KINDS[mode]))
     rng = np.random.default_rng(seed)
     if mode == "I;16":
@@ -164,7 +164,39 @@ def test_the_script_reads_odd_files_as_labbook_does(script, mode, width, height,
     exif[0x0112] = turned
     options = {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF") else {}
     content = saved(image, kind, **options)
-    np.testing.assert_array_equal(names["read"](io.BytesIO(content)), decode(content, "odd"))
+    path = folder / "odd"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(names["read"](path), decode(content, "odd"))
+
+
+def odd_file(seed):
+    """(name, content) of an image of a random kind, size and orientation."""
+    rng = np.random.default_rng(seed)
+    mode = sorted(KINDS)[seed % len(KINDS)]
+    kind = KINDS[mode][int(rng.integers(len(KINDS[mode])))]
+    width, height = (int(side) for side in rng.integers(1, 400, 2))
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 6000, (height, width), dtype=np.uint16))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 4), dtype=np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = int(rng.integers(1, 9))
+    options = {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF") else {}
+    return f"{seed:03}.{kind.lower()}", saved(image, kind, **options)
+
+
+@pytest.mark.slow
+def test_three_hundred_odd_files_have_the_same_answers_in_every_engine(color, tmp_path):
+    made(color, ["onnx", "openvino", "pt2"], tmp_path / "to")
+    paths = []
+    for name, content in map(odd_file, range(300)):
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(content)
+    expected = color.predict(paths)
+    for name in ("onnx", "openvino", "pt2"):
+        apart = np.abs(script_answers(tmp_path / "to" / name, paths) - expected).max()
+        print(f"{name}: largest difference of a probability over 300 odd files: {apart:.1e}")
+        assert apart < 1e-3
 
 
 def test_int8_has_to_be_shown_on_enough_images(gray, tmp_path):
