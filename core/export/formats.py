@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,12 +44,16 @@ class Source:
         return onnx_engine.convert(self.program)
 
     @cached_property
-    def to_quantize(self) -> Any:
-        """The ONNX model that an engine quantizes: of a run that was trained with `quantize`, without its own rounding.
+    def float_program(self) -> torch.export.ExportedProgram:
+        """The program that an engine quantizes: of a run that was trained with `quantize`, without its own rounding.
         Raises UserError."""
         if not self.run.record["declaration"].get("quantize"):
-            return self.onnx
-        return onnx_engine.convert(exported(self.run, _without_rounding(self.network)))
+            return self.program
+        return exported(self.run, _without_rounding(self.network))
+
+    def openvino(self, program: torch.export.ExportedProgram) -> Any:
+        """A new OpenVINO model of one of the programs. Raises UserError."""
+        return openvino_engine.convert(program, self.run.record["data"]["image_shape"])
 
     @property
     def quantization(self) -> Int8:
@@ -83,13 +86,7 @@ def _without_rounding(network: Served) -> Served:
 
 
 def _float_openvino(source: Source) -> Any:
-    return _for_openvino(source.onnx)
-
-
-def _for_openvino(onnx_model: Any) -> Any:
-    """A new OpenVINO model, which quantization and metadata change in place."""
-    with tempfile.TemporaryDirectory() as folder:
-        return openvino_engine.convert(onnx_model, Path(folder))
+    return source.openvino(source.program)
 
 
 def _weights(folder: Path, threads: int, source: Source) -> Predict:
@@ -115,7 +112,7 @@ FORMATS = {
         Format(
             "onnx-int8",
             "int8",
-            lambda source: onnx_engine.quantize(source.to_quantize, source.quantization),
+            lambda source: onnx_engine.quantize(onnx_engine.convert(source.float_program), source.quantization),
             onnx_engine.write,
             _onnx,
             "onnxruntime",
@@ -124,7 +121,7 @@ FORMATS = {
         Format(
             "openvino-bf16",
             "bf16",
-            lambda source: _for_openvino(source.onnx),
+            _float_openvino,
             openvino_engine.write,
             _openvino,
             "openvino",
@@ -132,7 +129,7 @@ FORMATS = {
         Format(
             "openvino-int8",
             "int8",
-            lambda source: openvino_engine.quantize(_for_openvino(source.to_quantize), source.quantization),
+            lambda source: openvino_engine.quantize(source.openvino(source.float_program), source.quantization),
             openvino_engine.write,
             _openvino,
             "openvino",

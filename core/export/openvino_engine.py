@@ -1,32 +1,40 @@
-"""OpenVINO files (.xml and .bin), made from ONNX, and OpenVINO's CPU plugin, which runs them."""
+"""OpenVINO files (.xml and .bin), and OpenVINO's CPU plugin, which runs them."""
 
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from core.common import extras
+from core.common.errors import UserError
 from core.export.int8 import Int8, quantized
 from core.export.predictions import Predict
+from core.export.quiet import quiet
 
 FILE = "model.xml"
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # precision -> what the plugin computes float layers in
 
 
-def convert(onnx_model: Any, folder: Path) -> Any:
-    """The OpenVINO model of an ONNX model. folder: for a temporary file. Raises OSError."""
-    import onnx
-
+def convert(program: torch.export.ExportedProgram, shape: Sequence[int]) -> Any:
+    """A new OpenVINO model of an exported program, which quantization and metadata change in place. shape: of an image.
+    Raises UserError that names the operators, if OpenVINO lacks some."""
     openvino = _library()
-    path = folder / "between.onnx"
     try:
-        onnx.save(onnx_model, path)
-        return openvino.convert_model(path)
-    finally:
-        path.unlink(missing_ok=True)
+        with quiet("openvino"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = openvino.convert_model(program)
+    except Exception as error:  # several exception types of OpenVINO
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = next((line for line in lines if "No conversion rule" in line or "not support" in line), lines[-1])
+        raise UserError([f"OpenVINO cannot express this network: {said[:300]}"]) from None
+    model.reshape([-1, *shape])
+    return model
 
 
 def quantize(model: Any, plan: Int8) -> Any:
