@@ -118,8 +118,9 @@ def read_file(path: Path) -> Answers:
     from pyarrow import parquet
 
     try:
-        # without threads: those of pyarrow abort a process that ends soon after
-        table = parquet.read_table(pa.BufferReader(path.read_bytes()), use_threads=False, pre_buffer=False)
+        # without threads, such as read_table starts: those of pyarrow abort a process that ends soon after
+        file = parquet.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
+        table = file.read(use_threads=False)
         facts = json.loads(table.schema.metadata[b"labbook"])
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         classes = tuple(facts["classes"])

@@ -63,8 +63,9 @@ def read_parquet(raw: bytes, table: Path, names: set[str]) -> Any:
         unique = len(set(fields.names)) == len(fields.names)
         text = [field.name for field in fields if unique and _is_text(field.type)]
         wanted = [name for name in fields.names if name in names]
-        alone = {"use_threads": False, "pre_buffer": False}
-        found = parquet.read_table(pa.BufferReader(raw), read_dictionary=text, columns=wanted, **alone)
+        # read_table starts a thread, which aborts a process that ends soon after
+        file = parquet.ParquetFile(pa.BufferReader(raw), read_dictionary=text, pre_buffer=False)
+        found = file.read(columns=wanted, use_threads=False)
         for name in fields.names:
             found = found if name in names else found.append_column(name, pa.nulls(found.num_rows))
         return found

@@ -1,7 +1,10 @@
 """The answers of a run: what is on record after training, what `labbook metric` and `labbook answers` make of it."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +136,21 @@ def test_groups_are_on_record_and_older_files_have_none(tmp_path, at_home):
     images = SHORT.data.load(None).val.take(np.arange(5))
     asked = ask(network_of(at_home.runs[0], "cpu"), replace(images, groups=names[:5]), "val", older.classes)
     assert asked.groups.tolist() == names[:5].tolist()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+def test_reading_answers_leaves_no_thread_that_could_abort_the_end_of_a_process(at_home):
+    path = at_home.runs[0].artifact(name_of("test"))
+    program = f"""
+import os
+from pathlib import Path
+import pyarrow.parquet
+from core.inference.answers import read_file
+before = len(os.listdir("/proc/self/task"))
+read_file(Path({str(path)!r}))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "0"
 
 
 def test_logits_beyond_half_precision_stay_finite(tmp_path):
