@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.catalogue import import_data
+from core.cli.sync import send
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.machine import threads_each
@@ -64,4 +65,5 @@ def main(words: Sequence[str]) -> int:
     if kept:
         tell(f"written: {', '.join(str(plan.folder / name) for name in kept)}")
     tell(f"recorded; labbook report {run.id} adds the tables to its page")
+    send(run)
     return int(bool(refused))

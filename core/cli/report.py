@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.cli.sync import send
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
@@ -29,11 +30,7 @@ def main(words: Sequence[str]) -> int:
     launch = Launch.read(run.record["launch"])
     launch = launch.but({"device": given.device, "root": given.root or launch.root})
     tell(str(report(run, launch)))
-    if launch.mlflow:
-        from core.tracking.api import sync
-
-        for status in sync([run.folder], patience=10.0):
-            tell(f"not in MLflow yet ({status.why}); to send it: labbook sync" if status.why else "sent to MLflow")
+    send(run)
     return 0
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from core.common import paths
 from core.common.arguments import VerbParser
 from core.common.terminal import tell
+from core.launch import Launch
 from core.record import journal
-from core.runs.trained import load
+from core.runs.trained import Run, load
 from core.tracking.api import default_uri, public_uri, sync, tracking_uri
 
 
@@ -36,3 +37,10 @@ def main(words: Sequence[str]) -> int:
     aside = f"; {deleted} deleted there" if deleted else ""
     tell(f"{complete} of {len(statuses)} runs are complete in {public_uri()}{aside}")
     return 0 if complete + deleted == len(statuses) else 1
+
+
+def send(run: Run) -> None:
+    """Send what was added to a run to MLflow, if the run was sent there, and print whether it arrived."""
+    if Launch.read(run.record["launch"]).mlflow:
+        for status in sync([run.folder], patience=10.0):
+            tell(f"not in MLflow yet ({status.why}); to send it: labbook sync" if status.why else "sent to MLflow")

@@ -27,7 +27,7 @@ from core.export.torch_engine import predictor
 from core.loading.images import Images, Splits
 from core.record.journal import Journal, log_text
 from core.record.lock import locked
-from core.record.run import EXPORT, RecordedRun
+from core.record.run import EXPORT, RecordedRun, holds_others
 
 Decode = Callable[[bytes, str], np.ndarray]  # (content, name) -> uint8 [H, W, C], as images of the run are decoded
 Say = Callable[[str], None]
@@ -133,7 +133,7 @@ def _golden(scratch: Path, images: Images, decode: Decode, eager: Predict) -> Pa
     answers = {}
     for name, content in goldens.goldens(images.pixels[images.rows[:9]]).items():
         (folder / name).write_bytes(content)
-        answers[name] = eager(np.ascontiguousarray(decode(content, name)[None]))[0].tolist()
+        answers[name] = eager(np.array(decode(content, name)[None]))[0].tolist()
     (folder / goldens.EXPECTED).write_text(json.dumps(answers, indent=1))
     return folder
 
@@ -203,5 +203,7 @@ def _record(run: RecordedRun, result: Exported, plan: Plan) -> None:
 
 def refuse(run: RecordedRun) -> None:
     """Raises UserError for a run that cannot be exported."""
+    if holds_others(run.record):
+        raise UserError([f"{run.id} is the parent of other runs and has no model; name one of them"])
     if run.status != "FINISHED":
         raise UserError([f"{run.id} is {run.status}; an export requires a finished run"])

@@ -29,6 +29,7 @@ from core.export.script import answers as script_answers
 from core.launch import Launch
 from core.models import Model
 from core.record.run import EXPORT
+from core.runs.seeds import train_seeds
 from core.runs.train import train
 from core.runs.trained import Run, load
 from data import ImageFolder
@@ -82,15 +83,16 @@ def made(run, names, folder, **plan):
     return export(run, splits, conversion.decoder(run), conversion.facts(run), plan, lambda text: None)
 
 
-def alone(folder, *words, without=("torch", "core", "mlflow")):
-    """What the script of an export prints where these packages cannot be imported."""
+def alone(folder, *words, without=("torch", "core", "mlflow"), unread=()):
+    """What the script of an export prints where these packages cannot be imported. unread: files that it names."""
     blocked = folder / "without"
     blocked.mkdir(exist_ok=True)
     for name in without:
         (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not here')")
     environment = os.environ | {"PYTHONPATH": str(blocked)}
     done = subprocess.run([sys.executable, "predict.py", *words], cwd=folder, env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+    said = done.stderr.decode()
+    assert (done.returncode, [line.partition(":")[0] for line in said.splitlines()]) == (int(bool(unread)), [*unread])
     return [line.split(",") for line in done.stdout.decode().splitlines()]
 
 
@@ -128,6 +130,10 @@ def test_the_script_needs_neither_torch_nor_labbook(name, color, tmp_path):
         row = np.array(expected[Path(path).name])
         assert label == color.record["data"]["classes"][row.argmax()]
         assert float(probability) == pytest.approx(row.max(), abs=1e-4)
+    assert (
+        len(alone(folder, "missing.jpg", "predict.py", f"golden/{min(expected)}", unread=["missing.jpg", "predict.py"]))
+        == 1
+    )
 
 
 MODES = st.sampled_from(["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
@@ -293,6 +299,13 @@ def test_a_damaged_export_and_another_runs_are_refused(gray, color, tmp_path):
         facts_of(tmp_path / "onnx")
     with pytest.raises(UserError, match="holds no export"):
         facts_of(tmp_path)
+
+
+def test_parents_are_refused_by_name(home):
+    parent = train_seeds(SMALL.but({"limit": 100}), 2, QUIET).parent
+    for verb in (export_verb, benchmark_verb):
+        with pytest.raises(UserError, match=f"{parent.id} is the parent of other runs"):
+            verb([parent.id])
 
 
 def test_the_verb_benchmark_prints_every_engine(gray, capsys):
