@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from core.cli.sync import send
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.launch import Launch
 
 if TYPE_CHECKING:
     from core.runs.combine import Selection
@@ -45,31 +45,29 @@ def add_options(parser: VerbParser) -> None:
     parser.add_argument("--name", metavar="TEXT", help="name of the new run, for display")
 
 
-def report(made: Selection, kind: str) -> int:
-    """Print what was made, and send it to MLflow if its runs were sent there. Returns the exit status."""
-    for line in _lines(made, kind):
+def report(made: Selection, kind: str, chosen: bool = True) -> int:
+    """Print what was made, and send it to MLflow if its runs were sent there. chosen: not all runs were taken
+    unseen. Returns the exit status."""
+    for line in _lines(made, kind, chosen):
         tell(line)
     if made.run is None:
         return 1
-    if Launch.read(made.run.record["launch"]).mlflow:
-        from core.tracking.api import sync
-
-        for status in sync([made.run.folder], patience=10.0):
-            tell(f"not in MLflow yet ({status.why}); to send it: labbook sync" if status.why else "sent to MLflow")
+    send(made.run)
     return 0
 
 
-def _lines(made: Selection, kind: str) -> Iterator[str]:
+def _lines(made: Selection, kind: str, chosen: bool) -> Iterator[str]:
     if made.run is None:
         (alone,) = made.members
         yield f"no {kind} is better than {alone} alone by val/{made.metric}: nothing was recorded"
         return
-    yield f"{kind} of {len(made.members)} runs, chosen by val/{made.metric}:"
+    yield f"{kind} of {len(made.members)} runs{f', chosen by val/{made.metric}' if chosen else ''}:"
     width = max(map(len, made.members))
     yield from (f"  {name:{width}}  {weight:.3f}" for name, weight in made.members.items())
     for split, found in (("val", made.val), ("test", made.test)):
         assert found is not None
         interval = f"95 % interval over images {found.low:+.4f} to {found.high:+.4f}"
         yield f"{split}/{made.metric}: {found.value:.4f}, {found.difference:+.4f} against {made.best} ({interval})"
-    yield f"{made.best} is the best of the runs on val; the {kind} was chosen on val, so its gain there is optimistic"
+    optimistic = f"; the {kind} was chosen on val, so its gain there is optimistic" if chosen else ""
+    yield f"{made.best} is the best of the runs on val{optimistic}"
     yield f"record: {made.run.folder}"

@@ -31,4 +31,4 @@ def main(words: Sequence[str]) -> int:
     if given.greedy and given.uniform:
         raise UserError(["--greedy and --uniform exclude each other"])
     runs, device = members(given.run), given.device
-    return report(soup(runs, given.uniform, given.metric, given.root, device, given.name), "soup")
+    return report(soup(runs, given.uniform, given.metric, given.root, device, given.name), "soup", not given.uniform)

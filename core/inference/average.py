@@ -53,7 +53,7 @@ def refuse_unpaired(one: Answers, other: Answers) -> None:
     if one.classes != other.classes or one.multi_label != other.multi_label:
         raise UserError(["the runs have different classes; they cannot answer together"])
     if not (np.array_equal(one.ids, other.ids) and np.array_equal(one.targets, other.targets)):
-        raise UserError([f"the runs have answered different {one.split} images; they cannot answer together"])
+        raise UserError([f"the runs have answered different {one.split} images"])
 
 
 def score_of(metric: str) -> Callable[[Answers], Score]:

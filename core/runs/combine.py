@@ -90,7 +90,9 @@ def paired(runs: Sequence[Run], split: str) -> list[Answers]:
         try:
             refuse_unpaired(found[0], answers)
         except UserError as mistake:
-            raise UserError([f"{runs[0].id} and {run.id}: {mistake}"]) from None
+            folds = any((each.record["declaration"] or {}).get("fold") for each in runs)
+            advice = "; labbook evaluate and labbook predict give the mean answer of folds" if folds else ""
+            raise UserError([f"{runs[0].id} and {run.id}: {mistake}{advice}"]) from None
     return found
 
 

@@ -122,7 +122,8 @@ def show(title: str, found: Measured, other: Measured | None, name: str) -> None
         mean, ratio = f"{np.mean(list(errors.values())):.4f}", f"{ratios[kind]:.1%}" if kind in ratios else "-"
         grid.add_row(kind, *cells, mean, *([ratio] if other else []))
     console().print(grid)
-    tell(f"mean corruption error: {found.mean:.4f}, over {len(found.corrupted)} kinds")
+    over = "over 1 kind" if len(found.corrupted) == 1 else f"over {len(found.corrupted)} kinds"
+    tell(f"mean corruption error: {found.mean:.4f}, {over}")
     if ratios:
         mean = f"{np.mean(list(ratios.values())):.1%}"
-        tell(f"relative to {name}, the mCE of Hendrycks and Dietterich 2019: {mean}, over {len(ratios)} kinds")
+        tell(f"relative to {name}, the mCE of Hendrycks and Dietterich 2019: {mean}, {over}")
