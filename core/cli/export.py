@@ -56,14 +56,14 @@ def main(words: Sequence[str]) -> int:
         found = export(run, splits, conversion.decoder(run), conversion.facts(run), plan, tell)
     except OSError as error:
         raise UserError([f"{error.filename or plan.folder}: {error.strerror or error}; nothing was replaced"]) from None
-    for rows in (table.answers(found.formats), table.latencies(found.latencies)):
+    for rows in (table.answers(found.formats, given.anyway), table.latencies(found.latencies)):
         console().print(table.grid(rows))
     refused = [one for one in found.formats if one.refused]
     for one in refused:
         complain(f"{'kept anyway' if given.anyway else 'refused'}: {one.name}: {'; '.join(one.refused)}")
     kept = [one.name for one in found.formats if given.anyway or not one.refused]
     if kept:
-        tell(f"written: {', '.join(str(plan.folder / name) for name in kept)}")
+        tell(f"written to {plan.folder}: {', '.join(kept)}")
     tell(f"recorded; labbook report {run.id} adds the tables to its page")
     send(run)
     return int(bool(refused))

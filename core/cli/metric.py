@@ -3,13 +3,14 @@
 NAME is accuracy, balanced_accuracy, precision, recall, f1, top5, nll, ece, brier, auroc, average_precision,
 cohen_kappa or matthews_corrcoef; for multi-label runs accuracy, map, f1, auroc or average_precision; or the class of a
 metric, in labbook or in the folder of the experiment, such as TopK; or a class in torchmetrics.classification, such as
-MulticlassCalibrationError. RUN may also be the parent of several seeds or folds, or an experiment. Of the parent of
-folds, --split oof takes the out-of-fold answers, one for each image.
+MulticlassCalibrationError. RUN may also be the parent of several seeds or folds, or an experiment; the mean is given
+if all runs repeat one setting. Of the parent of folds, --split oof takes the out-of-fold answers, one for each image.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,13 +49,20 @@ def main(words: Sequence[str]) -> int:
     tell(f"{'':{width}}  {'  '.join(f'{name:>{w}}' for name, w in zip(names, widths, strict=True))}")
     for run, *values in zip(runs, *columns, strict=True):
         tell(f"{run.id:{width}}  {'  '.join(f'{value:{w}.6f}' for value, w in zip(values, widths, strict=True))}")
-    if len(runs) > 1:
+    if len(runs) > 1 and len({_setting(run) for run in runs}) == 1:
         for name, column in zip(names, columns, strict=True):
             overlap = _overlap(runs)
             mean, _, half = mean_and_interval(column, overlap)
             interval = f"{'corrected ' if overlap else ''}95 % interval"
             tell(f"{given.split}/{name}: {mean:.6f} +- {half:.6f} (mean and {interval}, n = {len(column)})")
     return 0
+
+
+def _setting(run: RecordedRun) -> str:
+    """The declaration without what repeats of one setting differ in: the seed, and the number of the fold."""
+    declared = dict(run.record.get("declaration") or {"run": run.id})
+    fold = declared.get("fold") or {}
+    return json.dumps(declared | {"seed": None, "fold": fold.get("folds")}, sort_keys=True)
 
 
 def _overlap(runs: Sequence[RecordedRun]) -> float:

@@ -193,7 +193,7 @@ def _record(run: RecordedRun, result: Exported, plan: Plan) -> None:
         "threads": plan.threads,
         "torch": torch.__version__,
         "formats": [one.record() for one in result.formats],
-        "tables": [table.answers(result.formats), table.latencies(result.latencies)],
+        "tables": [table.answers(result.formats, plan.anyway), table.latencies(result.latencies)],
     }
     with locked(run.folder):
         journal = Journal(run.folder)

@@ -71,7 +71,9 @@ def measure(
     severity, and on nothing else."""
     wrong = np.zeros((len(kinds), len(severities)), np.int64)
     clean = 0
-    with bar(f"classifying {len(images):,} images, corrupted in {wrong.size} ways", len(images), "images") as advance:
+    with bar(
+        f"classifying {len(images):,} images, each corrupted {wrong.size} times", len(images), "images"
+    ) as advance:
         for start in range(0, len(images), network.chunk):
             pixels = convert(images.pixels[images.rows[start : start + network.chunk]])
             targets = images.targets[start : start + network.chunk]
