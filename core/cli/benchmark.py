@@ -39,7 +39,10 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     if given.threads < 1:
         raise UserError(["--threads must be at least 1"])
-    formats = [each for each in chosen(given.engines.split(","), given.int8, given.bf16) if each.package]
+    names = [name.strip() for name in given.engines.split(",") if name.strip()]
+    if "safetensors" in names:
+        raise UserError(["--engines safetensors: weights alone do not run; leave it out"])
+    formats = chosen(names, given.int8, given.bf16)
     run = load(given.run)
     refuse(run)
     launch = Launch.read(run.record["launch"])

@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     if not 0 < given.at_most <= 100 or given.threads < 1:
         raise UserError(["--at-most must be more than 0 and at most 100, and --threads at least 1"])
-    formats = chosen([name for name in given.to.split(",") if name], given.int8, given.bf16)
+    formats = chosen([name.strip() for name in given.to.split(",") if name.strip()], given.int8, given.bf16)
     run = load(given.run)
     from core.export import table
     from core.export.export import Plan, export, refuse
@@ -55,7 +55,8 @@ def main(words: Sequence[str]) -> int:
     try:
         found = export(run, splits, conversion.decoder(run), conversion.facts(run), plan, tell)
     except OSError as error:
-        raise UserError([f"{error.filename or plan.folder}: {error.strerror or error}; nothing was replaced"]) from None
+        said = f"{error.filename or plan.folder}: {error.strerror}" if error.strerror else str(error)
+        raise UserError([f"{said}; nothing was replaced"]) from None
     for rows in (table.answers(found.formats, given.anyway), table.latencies(found.latencies)):
         console().print(table.grid(rows))
     refused = [one for one in found.formats if one.refused]

@@ -16,6 +16,7 @@ import torch
 
 from core.common.errors import UserError
 from core.common.files import make_folder
+from core.common.text import few
 from core.export import goldens, latency, predictions, script, table
 from core.export.formats import Format, Source
 from core.export.graph import served
@@ -77,8 +78,10 @@ def export(
     once.
 
     conversion: how images are converted: size, channels, background, max_value.  say: called with what is being done.
-    Raises UserError if a format cannot be made, and OSError; exports that exist are replaced by complete ones only.
+    Raises UserError if a format cannot be made, or if something else is where it belongs, and OSError; exports that
+    exist are replaced by complete ones only.
     """
+    _refuse_others(plan)
     source = source_of(run, splits, plan.formats, plan.at_most)
     eager = predictor(source.network)
     facts = {"run": run.id, "classes": list(splits.classes), "multi_label": run.multi_label, **conversion}
@@ -144,7 +147,9 @@ def _made(kind: Format, source: Source, folder: Path, golden: Path, facts: Mappi
     _write(kind, model, folder, facts)
     if kind.package:
         script.write(folder, kind, facts["multi_label"])
-        shutil.copytree(golden, folder / "golden")
+        (folder / "golden").mkdir()
+        for file in golden.iterdir():  # the error of copytree is a list of errors
+            shutil.copy(file, folder / "golden")
     return _Made(kind, model, folder, kind.opened(folder, plan.threads, source))
 
 
@@ -166,8 +171,8 @@ def _measured(
 
 
 def _apart(made: _Made, golden: Path) -> float:
-    """The largest difference of a probability between the script beside a model and what is expected; infinity if the
-    script fails. Weights alone have no script."""
+    """The largest difference of a probability between the script beside a model and what is expected. Weights alone
+    have no script. Raises UserError if the script fails."""
     if not made.kind.package:
         return 0.0
     expected = json.loads((golden / goldens.EXPECTED).read_text())
@@ -177,6 +182,19 @@ def _apart(made: _Made, golden: Path) -> float:
 
 def _accuracy(predict: Predict, images: Images) -> float:
     return float(is_right(predictions.of_split(predict, images), images.targets).mean())
+
+
+def _refuse_others(plan: Plan) -> None:
+    """Raises UserError if the place of a format has anything but an export, which would be deleted."""
+    for place in (plan.folder / kind.name for kind in plan.formats):
+        if place.is_dir() and (others := sorted(file.name for file in place.iterdir() if not _is_ours(file.name))):
+            raise UserError([f"{place} holds other files ({few(others)}), which an export would replace; choose --dir"])
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise UserError([f"{place} is no folder, and an export would replace it; choose another --dir"])
+
+
+def _is_ours(name: str) -> bool:
+    return name in (script.NAME, "golden", "__pycache__") or name.startswith("model.")
 
 
 def _move(folder: Path, place: Path) -> None:
@@ -204,6 +222,8 @@ def _record(run: RecordedRun, result: Exported, plan: Plan) -> None:
 def refuse(run: RecordedRun) -> None:
     """Raises UserError for a run that cannot be exported."""
     if holds_others(run.record):
-        raise UserError([f"{run.id} is the parent of other runs and has no model; name one of them"])
+        finished = [one.id for one in run.children() if one.status == "FINISHED"]
+        advice = f"name one of its runs: {few(finished)}" if finished else "none of its runs has finished"
+        raise UserError([f"{run.id} is the parent of other runs and has no network; {advice}"])
     if run.status != "FINISHED":
         raise UserError([f"{run.id} is {run.status}; an export requires a finished run"])

@@ -156,7 +156,9 @@ def facts_of(folder: Path) -> dict[str, Any]:
     engine = openvino_engine if (folder / openvino_engine.FILE).exists() else engine
     try:
         found = json.loads(engine.facts(folder))
-        return {"run": found["run"], "format": found["format"], **found}
+        if found["format"] not in FORMATS:
+            raise ValueError(f"unknown format {found['format']}")
+        return {"run": found["run"], **found}
     except UserError:
         raise
     except Exception as error:  # each engine raises its own exceptions for a damaged file
@@ -166,6 +168,8 @@ def facts_of(folder: Path) -> dict[str, Any]:
 
 def chosen(engines: Sequence[str], int8: bool, bf16: bool) -> list[Format]:
     """The formats of these engines, also in int8 and bfloat16 where the engine has that. Raises UserError."""
+    if not engines:
+        raise UserError([f"no format is given; choose {', '.join(ENGINES)}"])
     wrong = []
     for name in engines:
         if name == "tensorrt":

@@ -47,7 +47,10 @@ def write(model: Any, folder: Path, facts: str) -> None:
     """Write the model with facts in its rt_info. Raises OSError."""
     model.set_rt_info(facts, ["labbook"])
     # weights stay as they are: by default they would be stored in half precision
-    _library().save_model(model, folder / FILE, compress_to_fp16=False)
+    try:
+        _library().save_model(model, folder / FILE, compress_to_fp16=False)
+    except RuntimeError as error:  # of a full disk, for example
+        raise OSError(f"{folder / FILE}: cannot be written by OpenVINO: {str(error).strip()}") from None
 
 
 def facts(folder: Path) -> str:

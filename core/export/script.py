@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from core.common import html
+from core.common.errors import UserError
 from core.export import onnx_engine, openvino_engine, torch_engine
 from core.export.formats import Format
 
@@ -36,6 +37,7 @@ _RUNNING = {
 }
 _ASK = """
 import json, sys
+sys.path.insert(0, ".")  # PYTHONSAFEPATH leaves it out
 import predict
 print(json.dumps([predict.predict(predict.read(path)[None])[0].tolist() for path in sys.argv[1:]]))
 """
@@ -56,9 +58,10 @@ def write(folder: Path, made: Format, multi_label: bool) -> None:
 
 def answers(folder: Path, files: list[Path]) -> np.ndarray:
     """The probabilities, float [N, classes], that the script in a folder gives for image files, in a process of its
-    own. Raises RuntimeError with the last line of its message if it fails."""
+    own. Raises UserError with the last line of its message if it fails."""
     ask = [sys.executable, "-c", _ASK, *map(str, (file.resolve() for file in files))]
     done = subprocess.run(ask, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}")
+        said = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        raise UserError([f"{folder.name}: the script {NAME} beside the model fails: {said}"])
     return np.array(json.loads(done.stdout.strip().rpartition("\n")[2]))

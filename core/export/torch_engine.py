@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ PROGRAM, WEIGHTS, FACTS = "model.pt2", "model.safetensors", "labbook.json"
 
 def write_program(program: torch.export.ExportedProgram, folder: Path, facts: str) -> None:
     """Write an exported program with facts beside it in its archive. Raises OSError."""
-    torch.export.save(program, folder / PROGRAM, extra_files={FACTS: facts})
+    content = io.BytesIO()  # on a full disk, torch's own writer of files aborts the process
+    torch.export.save(program, content, extra_files={FACTS: facts})
+    (folder / PROGRAM).write_bytes(content.getbuffer())
 
 
 def facts(folder: Path) -> str:
@@ -36,9 +39,13 @@ def opened_program(folder: Path, threads: int) -> Predict:
 
 def write_weights(network: torch.nn.Module, folder: Path, facts: str) -> None:
     """Write the weights of a network with facts in the header. Raises OSError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    save_model(network, str(folder / WEIGHTS), {"labbook": facts})
+    try:
+        save_model(network, str(folder / WEIGHTS), {"labbook": facts})
+    except SafetensorError as error:
+        raise OSError(f"{folder / WEIGHTS}: {error}") from None
 
 
 def predictor(network: torch.nn.Module) -> Predict:

@@ -1,10 +1,14 @@
 """labbook export: what leaves labbook answers as the run does, or it does not leave."""
 
+import csv
 import errno
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +26,7 @@ from core.cli.report import report
 from core.common.errors import UserError
 from core.export import export as exporting
 from core.export import latency, measured
-from core.export.export import Plan, export
+from core.export.export import Plan, export, source_of
 from core.export.formats import EXPORTS, FORMATS, chosen, facts_of
 from core.export.latency import Latency
 from core.export.script import answers as script_answers
@@ -299,6 +303,10 @@ def test_a_damaged_export_and_another_runs_are_refused(gray, color, tmp_path):
         facts_of(tmp_path / "onnx")
     with pytest.raises(UserError, match="holds no export"):
         facts_of(tmp_path)
+    (tmp_path / "newer").mkdir()
+    FORMATS["safetensors"].write(nn.Linear(1, 1), tmp_path / "newer", json.dumps({"run": color.id, "format": "new"}))
+    with pytest.raises(UserError, match="damaged one: unknown format new"):
+        facts_of(tmp_path / "newer")
 
 
 def test_parents_are_refused_by_name(home):
@@ -314,3 +322,62 @@ def test_the_verb_benchmark_prints_every_engine(gray, capsys):
     for name in ("eager", "onnx", "pt2"):
         assert said.count(f" {name} ") == 2
     assert not (Run(gray.folder).folder / EXPORTS / "pt2").exists()
+
+
+@pytest.mark.parametrize("name", ["openvino", "pt2", "safetensors"])
+def test_a_model_that_does_not_fit_onto_the_disk_is_one_message(name, gray, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        kind = FORMATS[name]
+        model = kind.make(source_of(gray, None, [kind], 1.0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        with pytest.raises(OSError, match=r"too large|cannot be written"):
+            kind.write(model, tmp_path, "{}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, kept)
+
+
+@pytest.mark.parametrize("at", ["onnx/thesis.txt", "onnx"], ids=["folder", "file"])
+def test_files_of_others_are_not_replaced(at, gray, tmp_path):
+    (tmp_path / at).parent.mkdir(exist_ok=True)
+    (tmp_path / at).write_text("mine")
+    with pytest.raises(UserError, match="an export would replace"):
+        made(gray, ["onnx"], tmp_path)
+    assert (tmp_path / at).read_text() == "mine"
+
+
+def test_the_script_is_checked_whatever_pythons_settings_are(gray, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    made(gray, ["onnx"], tmp_path)
+    (tmp_path / "onnx" / "predict.py").write_text("raise ValueError('not so')")
+    with pytest.raises(UserError, match=r"onnx: the script predict\.py beside the model fails: ValueError: not so"):
+        script_answers(tmp_path / "onnx", [])
+
+
+def test_a_name_with_a_comma_is_one_cell(gray, tmp_path):
+    plan = Plan([FORMATS["onnx"]], tmp_path, seconds=0.0)
+    conversion, splits = import_data("data.predict.conversion"), gray.splits(Launch.read(gray.record["launch"]))
+    named = replace(splits, classes=tuple(f'a,"{name}"\n' for name in splits.classes))
+    export(gray, named, conversion.decoder(gray), conversion.facts(gray), plan, lambda text: None)
+    words = [sys.executable, "predict.py", "golden/gray.jpg"]
+    said = subprocess.run(words, cwd=tmp_path / "onnx", capture_output=True, text=True, check=True).stdout
+    ((path, name, _),) = csv.reader(io.StringIO(said))
+    assert (path, name in named.classes) == ("golden/gray.jpg", True)
+
+
+def test_the_parent_of_several_runs_is_refused_by_its_runs(home):
+    parent = train_seeds(SMALL, 2, QUIET, "tiny").parent
+    for verb in (export_verb, benchmark_verb):
+        with pytest.raises(UserError, match=r"parent of other runs .*; name one of its runs: \S+, \S+"):
+            verb([parent.id])
+
+
+def test_words_without_a_format_are_refused(gray):
+    with pytest.raises(UserError, match="no format is given; choose onnx"):
+        export_verb([gray.id, "--to", ","])
+    with pytest.raises(UserError, match="no format is given"):
+        benchmark_verb([gray.id, "--engines", ""])
+    with pytest.raises(UserError, match="weights alone do not run"):
+        benchmark_verb([gray.id, "--engines", "onnx, safetensors"])
