@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from core.common.extras import library
 from core.models.inspection import evaluation_mode, matching, within
 from core.models.narrow import narrow
 from core.models.prune import Prune
@@ -27,10 +28,10 @@ def prune_channels(network: nn.Module, declared: Prune, image_shape: tuple[int, 
     over all layers, no layer loses more than MOST of its channels, or the declared amount if that is more.
 
     Raises ValueError, which names the layer where it is known, if torch-pruning cannot follow the network, if nothing
-    can be removed, or if the smaller network could not be rebuilt from its weights.
+    can be removed, or if the smaller network could not be rebuilt from its weights. Raises UserError if torch-pruning
+    cannot be imported.
     """
-    import torch_pruning
-
+    torch_pruning = library("torch_pruning", "compress", "prune: structured")
     before = copy.deepcopy(network)
     height, width, channels = image_shape
     images = torch.zeros(1, channels, height, width)

@@ -1,6 +1,8 @@
 """Pruning: as much as the schedule says, for good, over every optimizer, average and interruption; and smaller networks
 that are rebuilt from their record."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -304,3 +306,13 @@ def test_the_library_that_is_missing_is_named(monkeypatch):
         UserError, match=r'prune: structured requires torch-pruning, .* pip install -e "\.\[compress\]"'
     ):
         check(CNN.but({"prune": Prune(how="structured")}))
+
+
+def test_a_torch_pruning_that_cannot_be_imported_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "torch_pruning.py").write_text("raise ImportError('libfoo.so.1 is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_pruning"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=r"structured requires .*libfoo\.so\.1.* pip install -e") as caught:
+        built({"prune": Prune(how="structured")})
+    assert len(caught.value.lines) == 1
