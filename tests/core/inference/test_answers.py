@@ -160,3 +160,19 @@ def test_logits_beyond_half_precision_stay_finite(tmp_path):
     again = read_file(tmp_path / "a.parquet")
     assert np.isfinite(again.logits).all()
     assert again.predicted.tolist() == [0, 1]
+
+
+def test_reading_answers_starts_no_thread(tmp_path):
+    """A thread of pyarrow may abort a process that ends soon after, with exit status 134 instead of a message."""
+    few = bounded("val", ("a", "b"), np.array(["x", "y"]), np.array([0, 1]), np.eye(2, dtype=np.float32))
+    path = tmp_path / "val.parquet"
+    write(path, few, "run")
+    code = f"""
+import os, pathlib, pyarrow.parquet
+from core.inference.answers import read_file
+before = len(os.listdir("/proc/self/task"))
+read_file(pathlib.Path({str(path)!r}))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
