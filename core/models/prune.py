@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,7 +14,6 @@ from core.declare.part import Part
 from core.models.inspection import matching, within
 
 Scope = Literal["global", "layer"]
-MISSING = 'structured requires torch-pruning, which is not installed; install it with pip install -e ".[compress]"'
 
 
 class Prune(Part):
@@ -57,8 +55,6 @@ class Prune(Part):
                 "structured prunes before the first epoch; leave out start_epoch and end_epoch, and set model.weights "
                 "to the run to start from. To prune in several steps, start each run from the one before"
             )
-        if self.how == "structured" and importlib.util.find_spec("torch_pruning") is None:
-            raise ValueError(MISSING)
 
     @property
     def complete_epoch(self) -> int:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.common.errors import UserError
+from core.experiment import Experiment
 from core.export.graph import exported
 from core.inference.answers import read as read_answers
 from core.inference.network import network_of
@@ -300,12 +301,14 @@ def test_layers_that_do_not_exist_are_refused_and_skipped_ones_are_whole():
         "0.weight": 0, "3.weight": 0.5, "7.weight": 0.5, "10.weight": 0.5, "16.weight": 0}  # fmt: skip
 
 
-def test_the_library_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("core.models.prune.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r'prune: structured requires torch-pruning, .* pip install -e "\.\[compress\]"'
-    ):
-        check(CNN.but({"prune": Prune(how="structured")}))
+def test_without_the_library_the_record_is_read_and_training_names_it(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_pruning"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    declared = CNN.but({"prune": Prune(how="structured")})
+    assert Experiment.read(declared.record()) == declared  # to predict with such a run
+    with pytest.raises(UserError, match=r'prune: structured requires .* pip install -e "\.\[compress\]"'):
+        built({"prune": Prune(how="structured")})
 
 
 def test_a_torch_pruning_that_cannot_be_imported_is_one_message(tmp_path, monkeypatch):
