@@ -97,12 +97,13 @@ def export(
         some = splits.val.pixels[splits.val.rows[: max(latency.BATCHES)]]
         times = latency.measure(engines, some, plan.seconds)
         expected = predictions.of_split(eager, splits.val)
-        found = []
+        found, own = [], None  # accuracy of the run on test, which is not read if all exports are refused
         for made in all_made:
             say(f"comparing the answers of {made.kind.name}")
             one = _measured(made, golden, splits.val, expected, times.get(made.kind.name, {}), plan.at_most)
             if not one.refused:
-                one = replace(one, test=_accuracy(made.predict, splits.test), eager_test=_accuracy(eager, splits.test))
+                own = _accuracy(eager, splits.test) if own is None else own
+                one = replace(one, test=_accuracy(made.predict, splits.test), eager_test=own)
             if plan.anyway or not one.refused:
                 _write(made.kind, made.model, made.folder, {**facts, "measured": one.record()})
                 _move(made.folder, plan.folder / made.kind.name)
