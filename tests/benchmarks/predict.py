@@ -92,7 +92,8 @@ def main(source: Path, rounds: int) -> None:
             (small / f"{at:06}.jpg").write_bytes(path.read_bytes())
         large = photographs(root / "large", files[:PHOTOGRAPHS])
         for title, folder, size, stem in (("CIFAR size", small, 32, "cifar"), ("photographs", large, SIDE, "imagenet")):
-            asked = Asked([untrained(root / f"train{size}", size, stem)], 1, 0.0, "auto", Reading(size, AS_DECLARED))
+            run = untrained(root / f"train{size}", size, stem)
+            asked = Asked([run], 1, 0.0, "auto", Reading(size, AS_DECLARED), None)
             inside = sorted(folder.iterdir())
             candidates: dict[str, Callable[[], float]] = {
                 "decoding and forward": lambda a=asked, i=inside, s=size: alone(a.networks[0], i, s),
