@@ -27,12 +27,13 @@ from core.export.predictions import Predict, is_right
 from core.export.torch_engine import predictor
 from core.loading.images import Images, Splits
 from core.record.journal import Journal, log_text
-from core.record.lock import locked
+from core.record.lock import is_free, locked
 from core.record.run import EXPORT, RecordedRun, holds_others
 
 Decode = Callable[[bytes, str], np.ndarray]  # (content, name) -> uint8 [H, W, C], as images of the run are decoded
 Say = Callable[[str], None]
 EAGER = "eager"  # PyTorch, as the run itself
+SCRATCH = ".export-"  # begins the name of a folder with what is not finished
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ def export(
     eager = predictor(source.network)
     facts = {"run": run.id, "classes": list(splits.classes), "multi_label": run.multi_label, **conversion}
     make_folder(plan.folder)
-    with threads(plan.threads), tempfile.TemporaryDirectory(prefix=".export-", dir=plan.folder) as scratch:
-        golden = _golden(Path(scratch), splits.val, decode, eager)
+    with threads(plan.threads), _scratch(plan.folder) as scratch:
+        golden = _golden(scratch, splits.val, decode, eager)
         all_made = []
         for kind in plan.formats:
             say(f"writing {kind.name}")
-            all_made.append(_made(kind, source, Path(scratch) / kind.name, golden, facts, plan))
+            all_made.append(_made(kind, source, scratch / kind.name, golden, facts, plan))
         say("measuring latency, in turns with eager PyTorch")
         engines = {EAGER: eager} | {made.kind.name: made.predict for made in all_made if made.kind.package}
         some = splits.val.pixels[splits.val.rows[: max(latency.BATCHES)]]
@@ -128,6 +129,16 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Context manager: a folder for what is not finished yet. Those of exports that were killed are removed."""
+    for left in folder.glob(f"{SCRATCH}*"):
+        if left.is_dir() and is_free(left):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as made, locked(Path(made)):
+        yield Path(made)
 
 
 def _golden(scratch: Path, images: Images, decode: Decode, eager: Predict) -> Path:

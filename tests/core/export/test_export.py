@@ -238,7 +238,9 @@ def test_what_is_slower_than_eager_is_refused_or_kept_with_the_reason(gray, tmp_
 
 def test_a_disk_that_fills_up_leaves_the_earlier_export(gray, tmp_path, monkeypatch):
     folder = tmp_path / "to"
+    (folder / ".export-killed").mkdir(parents=True)
     made(gray, ["onnx"], folder)
+    assert os.listdir(folder) == ["onnx"]  # and nothing of an export that was killed
     before = (folder / "onnx" / "model.onnx").read_bytes()
 
     def full(*_):
