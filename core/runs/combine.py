@@ -72,12 +72,14 @@ class Selection:
 def val_answers(runs: Sequence[Run]) -> list[Answers]:
     """The val answers of runs that are to be combined. No test answer is read.
 
-    Raises UserError if there is a single run, if the runs differ in classes, image size or data, or if one has no
-    answers for val or test.
+    Raises UserError if there is a single run, if the runs differ in classes, image size, data or `quantize`, or if one
+    has no answers for val or test.
     """
     if len(runs) < 2:
         raise UserError([f"{', '.join(run.id for run in runs)}: name two runs or more, or a parent of several"])
     refuse_different(runs, data=True)
+    if len({run.experiment.quantize for run in runs}) > 1:
+        raise UserError(["some of the runs declare quantize and others do not, or otherwise; combine runs of one kind"])
     if lacking := [line for run in runs for split in ("val", "test") if (line := missing(run, split))]:
         raise UserError(lacking)
     return paired(runs, "val")

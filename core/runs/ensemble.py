@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from core.common.errors import UserError
 from core.inference.average import chosen, mean_answers, score_of
 from core.inference.combined import AS_PIXELS, Ensemble, Member
 from core.inference.network import model_of
@@ -37,10 +36,6 @@ def ensemble(runs: Sequence[Run], metric: str = "accuracy", size: int = SIZE, ti
     answers on record, or that have not finished.
     """
     val = val_answers(runs)
-    if len({run.experiment.quantize for run in runs}) > 1:
-        raise UserError(
-            ["some of the runs are trained with quantize and others are not, or otherwise; combine one kind"]
-        )
     scores = [score_of(metric)(each) for each in val]
     best = max(range(len(runs)), key=scores.__getitem__)
     counts = chosen(val, metric, size)

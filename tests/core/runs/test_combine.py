@@ -20,6 +20,7 @@ from core.inference.network import model_of
 from core.launch import Launch
 from core.losses import ArcFace
 from core.metrics.by_name import compute
+from core.models.quantize import Quantize
 from core.record.run import WEIGHTS
 from core.runs import combine, ensemble, soup
 from core.runs.members import members
@@ -249,6 +250,10 @@ def test_what_cannot_answer_together_is_refused(runs):
         ([zero.id, changed(zero, "dddd", data={"digest": "other"}).id], "have different data"),
         ([zero.id, changed(zero, "eeee", data={"image_shape": [9, 9, 1]}).id], "have different image sizes"),
         ([zero.id, changed(zero, "ffff", imported={"source": "x"}).id], "was imported"),
+        (
+            [zero.id, changed(zero, "2222", declaration=zero.experiment.but({"quantize": Quantize()}).record()).id],
+            "some of the runs declare quantize",
+        ),
         ([zero.id, changed(zero, "0000", status="KILLED").id], "is KILLED; name finished runs"),
         ([zero.id, "nothing"], "nothing: run not found"),
         ([zero.id, runs["one"].id, "--metric", "acuracy"], "not known whether larger"),
