@@ -102,7 +102,9 @@ def main(words: Sequence[str]) -> int:
     except OSError as error:
         where = error.filename or given.to
         raise UserError([f"{where}: {error.strerror or error}; the same command continues where it stopped"]) from None
-    tell(f"written: {given.to}")
+    more = [f"pictures of the least certain in {given.sheet}"] if given.sheet else []
+    more += [f"links by class in {given.sort_into}"] if given.sort_into else []
+    tell("; ".join([f"written: {kept.count:,} images to {given.to}", *more]))
     if kept.failed:
         complain(f"{kept.failed:,} images could not be read; their rows have the reason")
     return int(kept.failed > 0)

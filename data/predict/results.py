@@ -40,7 +40,7 @@ class Kept:
         self.target, self.part = target, target.with_name(f"{target.name}.rows")
         self.question = question
         self.done: Counter[str] = Counter()  # how often each path has a row
-        self.failed = self._added = 0
+        self.failed = self._added = self._before = 0
 
     def __enter__(self) -> Self:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -51,6 +51,7 @@ class Kept:
         self._stream: FileIO = open(descriptor, "ab", buffering=0)
         try:
             self._begin()
+            self._before = self.done.total()
         except BaseException:
             self._stream.close()
             raise
@@ -105,6 +106,11 @@ class Kept:
             raise OSError(error.errno, error.strerror, str(self.part)) from None
         if written != len(data):  # a full disk may accept a part, whose whole lines are kept
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
+
+    @property
+    def count(self) -> int:
+        """Number of rows, those of an earlier command included."""
+        return self._before + self._added
 
     def rows(self) -> Iterator[Row]:
         """All rows so far."""

@@ -190,7 +190,9 @@ def test_on_a_full_disk_the_rows_are_kept_and_the_same_command_continues(given, 
     enlarge("1m")
     capsys.readouterr()
     assert main(words) == 0
-    assert f"continuing after {len(names):,} images" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert f"continuing after {len(names):,} images" in said.err
+    assert f"written: {len(names):,} images to {disk / 'out.csv'}" in said.out
     assert [os.path.normpath(row["path"]) for row in table_of((disk / "out.csv").read_text())] == [
         os.path.normpath(name) for name in names
     ]
