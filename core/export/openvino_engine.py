@@ -47,9 +47,11 @@ def write(model: Any, folder: Path, facts: str) -> None:
     """Write the model with facts in its rt_info. Raises OSError."""
     model.set_rt_info(facts, ["labbook"])
     # weights stay as they are: by default they would be stored in half precision
+    openvino = _library()
     try:
-        _library().save_model(model, folder / FILE, compress_to_fp16=False)
-    except RuntimeError as error:  # of a full disk, for example
+        openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+        openvino.Core().read_model(folder / FILE)  # OpenVINO 2026.0 does not say that a disk is full
+    except RuntimeError as error:
         raise OSError(f"{folder / FILE}: cannot be written by OpenVINO: {str(error).strip()}") from None
 
 
