@@ -12,7 +12,6 @@ from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
 from core.inference.answers import ask, log_answers, name_of
-from core.launch import Launch
 from core.record.journal import Journal
 from core.record.lock import locked
 from core.record.run import holds_others
@@ -38,8 +37,7 @@ def compute(run: Run, root: Path | None, device: str) -> None:
     declared(run.record)
     if holds_others(run.record) or run.status != "FINISHED":
         raise UserError([f"{run.id}: answers require a finished run with a network of its own"])
-    launch = Launch.read(run.record["launch"])
-    splits = run.splits(launch.but({"root": root or launch.root}))
+    splits = run.own_splits(root)
     network = network_of(run, device)
     with locked(run.folder):
         journal = Journal(run.folder)

@@ -13,7 +13,6 @@ from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.machine import threads_each
 from core.common.terminal import console
-from core.launch import Launch
 from core.runs.trained import load
 
 DEFAULT = "onnx,openvino"
@@ -45,8 +44,7 @@ def main(words: Sequence[str]) -> int:
     formats = chosen(names, given.int8, given.bf16)
     run = load(given.run)
     refuse(run)
-    launch = Launch.read(run.record["launch"])
-    splits = run.splits(launch.but({"root": given.root or launch.root})) if given.int8 else None
+    splits = run.own_splits(given.root) if given.int8 else None
     with tempfile.TemporaryDirectory() as folder:
         times = benchmark(source_of(run, splits, formats, 1.0), formats, Path(folder), given.threads)
     console().print(table.grid(table.latencies(times)))

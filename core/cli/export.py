@@ -19,7 +19,6 @@ from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.machine import threads_each
 from core.common.terminal import complain, console, tell
-from core.launch import Launch
 from core.runs.trained import load
 
 
@@ -48,8 +47,7 @@ def main(words: Sequence[str]) -> int:
     from core.export.export import Plan, export, refuse
 
     refuse(run)
-    launch = Launch.read(run.record["launch"])
-    splits = run.splits(launch.but({"root": given.root or launch.root}))
+    splits = run.own_splits(given.root)
     conversion = import_data("data.predict.conversion")
     plan = Plan(formats, given.dir or run.folder / EXPORTS, given.at_most / 100, given.anyway, given.threads)
     try:

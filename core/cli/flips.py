@@ -21,7 +21,6 @@ from core.common.terminal import console, tell
 from core.inference.answers import read
 from core.inference.flips import Flips, flips
 from core.inference.paired import pictures
-from core.launch import Launch
 from core.metrics.answers import Answers
 from core.runs.trained import Run, load
 
@@ -61,8 +60,7 @@ def _save(found: Flips, run: Run, answers: Answers, root: Path | None, path: Pat
     empty = -len(repaired) % plots.COLUMNS if len(broken) else 0  # broken images begin a row
     titles += [""] * empty
     titles += [f"broken: {names[found.targets[at]]}, now {names[found.said_after[at]]}" for at in broken]
-    launch = Launch.read(run.record["launch"])
-    images = getattr(run.splits(launch.but({"root": root or launch.root})), answers.split)
+    images = getattr(run.own_splits(root), answers.split)
     pixels = pictures(images, answers, found.places[np.concatenate([repaired, broken])])
     nothing = np.full((empty, *pixels.shape[1:]), 255, np.uint8)
     try:

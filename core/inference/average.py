@@ -11,7 +11,7 @@ import torch
 
 from core.common.errors import UserError
 from core.metrics.answers import Answers, bounded, joined
-from core.metrics.bootstrap import RESAMPLES, resample
+from core.metrics.bootstrap import interval
 from core.metrics.by_name import compute
 from core.metrics.names import direction
 from core.metrics.task import task_of
@@ -110,15 +110,11 @@ def gain(one: Answers, other: Answers, metric: str) -> Gain:
     (Efron and Tibshirani 1993, chapter 13). Raises UserError if the metric is not defined for one of them."""
     value = compute(other, metric)
     difference = value - compute(one, metric)
-    values = []
-    for number in range(RESAMPLES):
-        rows = resample(len(one), number)
-        try:
-            values.append(compute(other.in_order(rows), metric) - compute(one.in_order(rows), metric))
-        except UserError:  # a resample without a class, of a metric that needs all
-            continue
-    low, high = np.percentile(values, (2.5, 97.5)).tolist() if values else (np.nan, np.nan)
-    return Gain(value, difference, low, high)
+
+    def of(rows: np.ndarray) -> float:
+        return compute(other.in_order(rows), metric) - compute(one.in_order(rows), metric)
+
+    return Gain(value, difference, *interval(of, len(one)))
 
 
 def all_logits(answers: Answers) -> torch.Tensor:

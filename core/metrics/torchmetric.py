@@ -18,7 +18,7 @@ from core.metrics.base import Metric
 from core.metrics.names import direction
 
 ONE_CLASS, LABELS = "Multiclass", "Multilabel"  # beginnings of the names of the classes
-_MEANINGLESS = re.compile(r"(positive|negative) samples in targets|`nan`")  # warnings: torchmetrics goes on with 0
+_MEANINGLESS = re.compile(r"(positive|negative) samples in targets|`nan`")  # warnings: torchmetrics takes 0 instead
 
 
 class Torchmetric(Metric):

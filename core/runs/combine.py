@@ -20,7 +20,6 @@ from core.inference.average import Gain, gain, refuse_unpaired
 from core.launch import Launch
 from core.metrics.answers import Answers
 from core.metrics.task import task_of
-from core.models import forward_flops
 from core.models.weights import serialized
 from core.record import provenance
 from core.record.journal import Journal, log_text
@@ -28,7 +27,7 @@ from core.record.lock import locked
 from core.record.run import COMBINED, WEIGHTS
 from core.record.summary import write_summary
 from core.runs.members import refuse_different
-from core.runs.recorder import RunInfo, RunSpec, new_run, open_journal, write_record
+from core.runs.recorder import RunInfo, RunSpec, network_facts, new_run, open_journal, write_record
 from core.runs.results import keep
 from core.runs.trained import Run
 from core.training.evaluate import Evaluation
@@ -135,8 +134,7 @@ def _write(made: Combination, run: Run, journal: Journal, info: RunInfo) -> None
         "seed": str(made.experiment.seed),
         "smoke": str(launch.smoke).lower(),
         "precision": autocast_of(made.experiment.precision, device)[1],
-        "parameters": str(sum(p.numel() for p in made.network.parameters())),
-        "flops": str(forward_flops(made.network, tuple(data["image_shape"])) or "unknown"),
+        **network_facts(made.network, tuple(data["image_shape"])),
         **provenance.hardware(device),
     }
     tags = open_journal(journal, spec, f"{info.title} {run.id[-4:]}", facts)

@@ -24,6 +24,8 @@ from core.record.run import RECORD, VERSION, WEIGHTS, run_id
 from core.runs.trained import Run
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from core.training.assemble import Assembly
 
 
@@ -68,6 +70,14 @@ def new_run(experiment: str) -> tuple[Run, Journal]:
         raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}; {advice}"]) from None
 
 
+def network_facts(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, str]:
+    """The number of parameters of a network and the FLOPs for one image, for the facts of a run."""
+    return {
+        "parameters": str(sum(p.numel() for p in model.parameters())),
+        "flops": str(forward_flops(model, image_shape) or "unknown"),
+    }
+
+
 def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | None = None) -> None:
     """Write the first entries of a run: declaration, hardware, code and data.
 
@@ -79,8 +89,7 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "seed": str(experiment.seed),
         "smoke": str(parts.launch.smoke).lower(),
         "precision": parts.precision,
-        "parameters": str(sum(p.numel() for p in parts.state.model.parameters())),
-        "flops": str(forward_flops(parts.state.model, parts.context.image_shape) or "unknown"),
+        **network_facts(parts.state.model, parts.context.image_shape),
         **{f"launch.{name}": str(value) for name, value in parts.launch.flat().items()},
         **provenance.hardware(parts.setup.device),
         "hardware.processes": str(parts.context.ranks),

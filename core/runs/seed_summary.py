@@ -14,7 +14,6 @@ from core.common.statistics import mean_and_interval
 from core.inference.answers import read
 from core.inference.hardest import hardest
 from core.inference.paired import pictures
-from core.launch import Launch
 from core.loading.folds import Folds
 from core.record.journal import Journal, log_rows
 from core.runs.trained import Run
@@ -79,7 +78,7 @@ def _keep_hardest(journal: Journal, runs: Sequence[Run]) -> None:
         found, picture = hardest(answers, MOST_HARD), f"{HARDEST}.png"
         log_rows(journal, f"{HARDEST}.csv", ["id", "class", f"right of {len(runs)}", "predicted"], found.rows())
         if len(found.places):
-            images = runs[0].splits(Launch.read(runs[0].record["launch"])).test
+            images = runs[0].own_splits().test
             contact_sheet(pictures(images, answers[0], found.places), found.captions(), journal.artifact(picture))
             journal.log_artifact(picture)
 

@@ -22,6 +22,7 @@ from core.record.run import COMBINED, WEIGHTS
 from core.runs.combine import Combination, Selection, recorded, val_answers
 from core.runs.results import evaluate_split
 from core.runs.trained import Run
+from core.tracking.api import NoMirror
 from core.training.assemble import Assembly, assemble
 from core.training.averaging import renew_statistics
 from core.training.evaluate import Evaluation
@@ -30,13 +31,6 @@ from core.training.runtime import open_runtime
 Weights = Mapping[str, torch.Tensor]
 Val = tuple[Evaluation, Answers]
 FREE = ("weights", "grad_checkpointing", "fp32")  # fields of a model that change neither its layers nor their start
-
-
-class _NoMirror:
-    """A mirror to which nothing is sent: a soup is sent once it is on record."""
-
-    def follow(self, folder: Path) -> None:
-        pass
 
 
 def soup(
@@ -66,7 +60,7 @@ def soup(
     first = runs[0]
     launch = Launch.read(first.record["launch"])
     launch = launch.but({"root": root or launch.root, "device": device or launch.device})
-    with open_runtime(launch, _NoMirror()):
+    with open_runtime(launch, NoMirror()):
         parts = _assembled(first, launch)
         weights = [load_file(run.artifact(WEIGHTS)) for run in runs]
         if uniform:

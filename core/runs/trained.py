@@ -82,6 +82,13 @@ class Run(RecordedRun):
             raise UserError([f"{self.id}: the data have changed since the run was trained ({found.source})"])
         return found
 
+    def own_splits(self, root: Path | None = None) -> Splits:
+        """As `splits`, with the launch options of the run. root: folder of the data, if it has moved since training."""
+        from core.launch import Launch
+
+        launch = Launch.read(self.record["launch"])
+        return self.splits(launch.but({"root": root or launch.root}))
+
     @cached_property
     def _networks(self) -> dict[str, Network]:
         return {}

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from core.catalogue import import_experiment
@@ -25,6 +24,7 @@ from core.runs.trained import Run
 from core.runs.trainer import Trainer
 from core.search.objectives import LATENCY, Goals
 from core.search.options import COSTS
+from core.tracking.api import NoMirror
 from core.training.checkpoint import CHECKPOINTS, keep_last
 from core.training.runtime import open_runtime
 
@@ -71,7 +71,7 @@ def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, 
         return _outcome(task, run)
     launch = Launch.read(task.launch)
     spec = RunSpec(Experiment.read(task.declaration), launch, task.info)
-    with open_runtime(launch, _NoMirror()) as runtime:
+    with open_runtime(launch, NoMirror()) as runtime:
         with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
             run = trainer.run
             on_run(run)
@@ -108,7 +108,7 @@ def _on_fold(task: Task, fold: Fold, run: Run | None, on_run: OnRun) -> Run:
     """Train or resume the run of one fold."""
     launch, info = Launch.read(task.launch), replace(task.info, title=f"{task.info.title} fold {fold.number}")
     spec = RunSpec(Experiment.read(task.declaration).but({"fold": fold}), launch, info)
-    with open_runtime(launch, _NoMirror()) as runtime:
+    with open_runtime(launch, NoMirror()) as runtime:
         with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
             on_run(trainer.run)
             with closing(trainer.events()) as events:
@@ -128,13 +128,6 @@ def _by_fold(run: Run) -> dict[int, Run]:
     trial = run.record["trial"]
     every = [each for each in study.children() if each.record.get("trial") == trial] if study else [run]
     return {each.record["declaration"]["fold"]["number"]: each for each in reversed(every)}
-
-
-class _NoMirror:
-    """A mirror that does nothing: the parent process mirrors all runs."""
-
-    def follow(self, folder: Path) -> None:
-        pass
 
 
 def runs_by_trial(parent: Run) -> dict[int, Run]:

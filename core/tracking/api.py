@@ -51,6 +51,13 @@ class Follows(Protocol):
     def follow(self, folder: Path) -> None: ...
 
 
+class NoMirror:
+    """A mirror to which nothing is sent, because the caller sends the runs itself, or nobody does."""
+
+    def follow(self, folder: Path) -> None:
+        pass
+
+
 class Mirror:
     """The mirror process of this invocation. Its methods do not raise if MLflow or the process fails."""
 

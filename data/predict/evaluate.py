@@ -26,10 +26,9 @@ from core.common.terminal import console, tell
 from core.inference.answers import ask, log_answers, read
 from core.inference.average import mean_answers
 from core.inference.network import DTYPES, network_of
-from core.launch import Launch
 from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
-from core.metrics.bootstrap import RESAMPLES, resample
+from core.metrics.bootstrap import interval
 from core.metrics.by_name import compute
 from core.record.journal import Journal, log_text
 from core.record.lock import locked
@@ -84,7 +83,7 @@ def main(words: Sequence[str]) -> int:
     found = []
     for run in runs:
         if given.root is None:
-            splits = run.splits(Launch.read(run.record["launch"]))
+            splits = run.own_splits()
             images = chosen(splits, split)
         else:
             splits = another(run, given.root, given.data, options)
@@ -171,14 +170,7 @@ def _interval(answers: Answers, name: str) -> tuple[float, float]:
     if name == "accuracy":
         low, high = wilson(np.array(round(compute(answers, name) * n)), np.array(n))
         return float(low), float(high)
-    values = []
-    for number in range(RESAMPLES):
-        try:
-            values.append(compute(answers.in_order(resample(n, number)), name))
-        except UserError:  # a resample without a class, of a metric that needs all
-            continue
-    ends = np.percentile(values, (2.5, 97.5)).tolist() if values else (np.nan, np.nan)
-    return ends[0], ends[1]
+    return interval(lambda rows: compute(answers.in_order(rows), name), n)
 
 
 def _record(

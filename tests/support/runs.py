@@ -35,13 +35,6 @@ def only_run(home) -> Run:
     return Run(folder)
 
 
-class Nowhere:
-    """Mirror of a run that is sent to MLflow later, or not at all."""
-
-    def follow(self, folder):
-        pass
-
-
 def images(run: Run, number: int = 3) -> np.ndarray:
     """Random pixels of the size of a run."""
     return np.random.default_rng(0).integers(0, 256, (number, *run.record["data"]["image_shape"]), dtype=np.uint8)

@@ -36,11 +36,12 @@ from core.record.run import EXPORT
 from core.runs.seeds import train_seeds
 from core.runs.train import train
 from core.runs.trained import Run, load
+from core.tracking.api import NoMirror
 from data import ImageFolder
 from experiments.tiny import EXPERIMENT
 from tests.support.golden import saved
 from tests.support.networks import Looks
-from tests.support.runs import Nowhere, images
+from tests.support.runs import images
 from tests.support.samples import tree
 
 QUIET = Launch(mlflow=False, threads=1)
@@ -53,10 +54,10 @@ def recorded(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(home))
-        gray = train(SMALL.but({"tta": "flip"}), QUIET, "tiny", mirror=Nowhere())
+        gray = train(SMALL.but({"tta": "flip"}), QUIET, "tiny", mirror=NoMirror())
         root = tree(tmp_path_factory.mktemp("photographs") / "data", each=10, size=(40, 30))
         data = ImageFolder(size=16, max_value=4095)
-        color = train(SMALL.but({"data": data}), Launch(mlflow=False, threads=1, root=root), "tiny", mirror=Nowhere())
+        color = train(SMALL.but({"data": data}), Launch(mlflow=False, threads=1, root=root), "tiny", mirror=NoMirror())
     return home, gray.id, color.id
 
 
@@ -274,7 +275,7 @@ class Curved(nn.Module):
     ids=["operator", "code"],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_named(model, complaint, home, tmp_path):
-    run = train(SMALL.but({"model": model, "augment": ()}), QUIET, mirror=Nowhere())
+    run = train(SMALL.but({"model": model, "augment": ()}), QUIET, mirror=NoMirror())
     with pytest.raises(UserError, match=complaint) as caught:
         made(run, ["onnx"], tmp_path)
     assert len(caught.value.lines) == 1

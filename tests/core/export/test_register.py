@@ -40,7 +40,7 @@ from core.record.run import WEIGHTS
 from core.runs.train import train
 from core.runs.trained import Run, load
 from core.tracking import cursor
-from core.tracking.api import tracking_uri
+from core.tracking.api import NoMirror, tracking_uri
 from core.tracking.client import connect
 from core.tracking.follower import Follower
 from data import ImageFolder
@@ -48,7 +48,7 @@ from experiments.tiny import EXPERIMENT
 from tests.support import mlflow_server
 from tests.support.mlflow_server import Server, answers, wait_for
 from tests.support.networks import Looks, Undecided
-from tests.support.runs import Nowhere, images, rewrite_record
+from tests.support.runs import images, rewrite_record
 from tests.support.samples import tree
 
 empty_store = mlflow_server.empty_store
@@ -73,7 +73,7 @@ def trained(tmp_path_factory, empty_store):
         patch.setenv("LABBOOK_HOME", str(home))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(home)
-        mirrored(train(SMALL, Launch(threads=1), "tiny", mirror=Nowhere()))
+        mirrored(train(SMALL, Launch(threads=1), "tiny", mirror=NoMirror()))
     return home
 
 
@@ -280,7 +280,7 @@ class Restless(Undecided):
 def test_colors_and_transformers_are_exported(tmp_path):
     root = tree(tmp_path / "source", each=5)
     declared = {"data": ImageFolder(size=16), "model": TinyTransformer(), "augment": (), "batch_size": 4}
-    run = train(SMALL.but(declared), Launch(threads=1, root=root), mirror=Nowhere())
+    run = train(SMALL.but(declared), Launch(threads=1, root=root), mirror=NoMirror())
     assert run.record["data"]["image_shape"] == [16, 16, 3]
     program = exported(load(run.id)).module()
     for number in (1, 4):
@@ -297,7 +297,7 @@ def test_colors_and_transformers_are_exported(tmp_path):
     ids=["looks", "draws"],
 )
 def test_a_network_that_cannot_be_exported_is_reported(model, complaint):
-    run = train(SMALL.but({"model": model, "augment": ()}), Launch(threads=1), mirror=Nowhere())
+    run = train(SMALL.but({"model": model, "augment": ()}), Launch(threads=1), mirror=NoMirror())
     with pytest.raises(UserError, match=complaint) as caught:
         exported(run)
     assert len(caught.value.lines) == 1

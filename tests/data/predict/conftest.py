@@ -16,13 +16,19 @@ FIELDS = {"data": ImageFolder(size=16), "model": MLP(hidden=(8,)), "augment": ()
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """(home, folder of images, two runs)"""
+def image_folder(tmp_path_factory):
+    """(home, folder of images, declaration, launch options)"""
     home, source = tmp_path_factory.mktemp("home"), tree(tmp_path_factory.mktemp("data") / "set", each=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(home))
-        launch = Launch(mlflow=False, threads=1, root=source)
-        yield home, source, [train(EXPERIMENT.but(FIELDS | {"seed": seed}), launch) for seed in (0, 1)]
+        yield home, source, EXPERIMENT.but(FIELDS), Launch(mlflow=False, threads=1, root=source)
+
+
+@pytest.fixture(scope="module")
+def lab(image_folder):
+    """(home, folder of images, two runs)"""
+    home, source, declared, launch = image_folder
+    return home, source, [train(declared.but({"seed": seed}), launch) for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")

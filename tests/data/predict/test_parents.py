@@ -12,30 +12,20 @@ from core.cli.metric import main as metric
 from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.inference.answers import name_of, read, read_file
-from core.launch import Launch
 from core.loading.folds import Folds
 from core.metrics.by_name import compute
-from core.models import MLP
 from core.runs.members import members
 from core.runs.seeds import train_folds
 from core.runs.trained import Run
-from data import ImageFolder
 from data.predict.evaluate import main as evaluate
 from data.predict.predict import main as predict
-from experiments.tiny import EXPERIMENT
-from tests.support.samples import tree
-
-FIELDS = {"data": ImageFolder(size=16), "model": MLP(hidden=(8,)), "augment": (), "epochs": 1, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(image_folder):
     """(home, folder of images, result)"""
-    home, source = tmp_path_factory.mktemp("home"), tree(tmp_path_factory.mktemp("data") / "set", each=6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LABBOOK_HOME", str(home))
-        launch = Launch(mlflow=False, threads=1, root=source)
-        yield home, source, train_folds(EXPERIMENT.but(FIELDS), Folds(2), launch, "tiny")
+    home, source, declared, launch = image_folder
+    return home, source, train_folds(declared, Folds(2), launch, "tiny")
 
 
 @pytest.fixture
