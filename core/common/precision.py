@@ -6,7 +6,8 @@ import torch
 
 
 def autocast_of(precision: str, device: torch.device) -> tuple[torch.dtype | None, str]:
-    """Returns (dtype of autocast or None, name of the precision). "auto" is resolved for this device."""
+    """Returns (dtype of autocast or None, name of the precision). "auto" is resolved for this device: on a CPU, it is
+    fp32, unless the network is known to be faster in bf16 (core/models/precision.py)."""
     if precision == "auto":
         precision = "fp32"
         if device.type == "cuda":

@@ -90,7 +90,7 @@ def network_of(run: RecordedRun, device: str = "auto", precision: str | None = N
     where = device_of(device)
     data, declared = run.record["data"], run.record["declaration"]
     if precision is None:
-        autocast, _ = autocast_of("fp32" if declared.get("quantize") else declared.get("precision", "auto"), where)
+        autocast, _ = autocast_of(run.precision, where)
         dtype = torch.float32
     else:
         _refuse_precision(run, precision)

@@ -151,6 +151,16 @@ class RecordedRun:
         return values
 
     @property
+    def precision(self) -> str:
+        """The precision of its forward passes: fp32, bf16 or fp16. "auto" if each GPU chooses; what a CPU has chosen is
+        kept, because it was chosen for this network."""
+        declared, facts = self.record["declaration"], self.record["facts"]
+        if declared.get("quantize"):
+            return "fp32"
+        chosen: str = declared.get("precision", "auto")
+        return chosen if chosen != "auto" or "hardware.gpu" in facts else facts.get("precision", chosen)
+
+    @property
     def opening(self) -> dict[str, Any]:
         """The journal's first event "run": experiment, name, description, parent."""
         return self._first("run")

@@ -59,7 +59,7 @@ def _made(
     declared = tuple(_member(run, weight) for run, weight in members)
     model = Ensemble(members=declared, multi_label=first.multi_label)
     network: nn.Module = model.of([model_of(run) for run, _ in members])
-    precisions = {run.experiment.precision for run, _ in members}
+    precisions = {run.precision for run, _ in members}
     changes = {
         "model": model,
         "loss": BinaryCrossEntropy() if first.multi_label else CrossEntropy(),

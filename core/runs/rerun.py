@@ -214,7 +214,7 @@ def rerun_here(run: Run, launch: Launch) -> Run:
     from core.runs.train import train
 
     info = RunInfo(run.record["experiment"], run.record["variant"], f"rerun of {run.id}")
-    return train(run.experiment, launch, info, classes=run.record["data"]["classes"])
+    return train(run.experiment, launch, info, like=run)
 
 
 def rerun_in_worktree(run: Run, launch: Launch) -> Run:

@@ -156,7 +156,7 @@ def reopened(run: Run, runtime: Runtime) -> Iterator[Trainer]:
     with ExitStack() as held:
         first = runtime.ranks.rank == 0
         distributed.together(lambda: held.enter_context(hold(run)) if first else None)
-        parts = prepare(experiment, launch, runtime.ranks, run.record["data"]["classes"])
+        parts = prepare(experiment, launch, runtime.ranks, run)
         if not parts.splits.same_as(run.record["data"]):
             raise UserError([f"{run.id}: the data have changed since it started ({parts.splits.source})"])
         refuse_other_weights(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from core.common.ranks import Ranks
@@ -27,30 +27,28 @@ def train(
     info: RunInfo | str = "notebook",
     mirror: Follows | None = None,
     continued: Run | None = None,
-    classes: Sequence[str] | None = None,
+    like: Run | None = None,
 ) -> Run:
     """Train a declaration and return its run, which is recorded from the first step.
 
     info: a RunInfo, or the name of the experiment.  mirror: shared by an invocation with several runs; if None, one
-    is started and stopped here.  continued: a finished run whose final state this run starts from.  classes: the order
-    of the classes, if not that of the data, to repeat an earlier run.
+    is started and stopped here.  continued: a finished run whose final state this run starts from.  like: an earlier
+    run that is repeated, see `prepare`.
 
     Raises UserError (including DataError) before anything is recorded, Interrupted after SIGTERM or Ctrl-C, Unfinished
     after a failure of the machine, and any exception of the training itself, which is recorded as FAILED.
     """
     spec = RunSpec.of(experiment, launch, info)
-    with open_runtime(spec.launch, mirror) as runtime, opened(spec, runtime, continued, classes) as trainer:
+    with open_runtime(spec.launch, mirror) as runtime, opened(spec, runtime, continued, like) as trainer:
         trainer.to_the_end()
     return trainer.run
 
 
 @contextmanager
-def opened(
-    spec: RunSpec, runtime: Runtime, continued: Run | None = None, classes: Sequence[str] | None = None
-) -> Iterator[Trainer]:
+def opened(spec: RunSpec, runtime: Runtime, continued: Run | None = None, like: Run | None = None) -> Iterator[Trainer]:
     """Open a new run; its end is recorded at exit. Raises as `train` does."""
-    classes = continued.record["data"]["classes"] if continued else classes
-    parts = prepare(declared(spec.experiment, spec.launch, runtime.ranks), spec.launch, runtime.ranks, classes)
+    experiment = declared(spec.experiment, spec.launch, runtime.ranks)
+    parts = prepare(experiment, spec.launch, runtime.ranks, continued or like)
     if continued:
         distributed.together(lambda: take_over(continued, parts))
     run, journal = begin(spec.info, runtime.ranks)

@@ -27,8 +27,10 @@ from core.loading.loader import feed
 from core.loading.normalize import normalizer, statistics
 from core.methods import Forward
 from core.metrics.task import Task, task_of
+from core.models.precision import is_faster_in_bf16
 from core.models.structured import prune_channels
 from core.optimizers.averaging import MovingAverage, equal_average
+from core.record.run import RecordedRun
 from core.training import distributed
 from core.training.collect import Collector
 from core.training.pruning import UNPRUNED, Pruning
@@ -100,10 +102,13 @@ def check(experiment: Experiment) -> None:
         raise UserError(wrong)
 
 
-def assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks = ALONE) -> Assembly:
-    """Build every part on the device of the launch options. Raises UserError for parts that do not fit together."""
+def assemble(
+    experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks = ALONE, like: RecordedRun | None = None
+) -> Assembly:
+    """Build every part on the device of the launch options. like: see `prepare`. Raises UserError for parts that do not
+    fit together."""
     try:
-        return _assemble(experiment, splits, launch, ranks)
+        return _assemble(experiment, splits, launch, ranks, like.precision if like else experiment.precision)
     except UserError:
         raise
     except ValueError as error:
@@ -123,7 +128,8 @@ def _fitting(experiment: Experiment, images: int, ranks: int) -> int:
     return images // unit * unit or experiment.batch_size
 
 
-def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks) -> Assembly:
+def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks, chosen: str) -> Assembly:
+    """chosen: the precision, which "auto" leaves to the hardware and the network."""
     device = device_of(launch.device, ranks)
     image_function = per_image(experiment.augment)
     classes, metrics = len(splits.classes), experiment.metrics
@@ -165,8 +171,12 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         seed=experiment.seed,
         directions=experiment.directions,
     )
-    dtype, precision = autocast_of("fp32" if experiment.quantize else experiment.precision, device)
+    chosen = "fp32" if experiment.quantize else chosen
+    dtype, precision = autocast_of(chosen, device)
     state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
+    forward = plan.share // experiment.grad_accum_steps
+    if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward):
+        dtype, precision = autocast_of("bf16", device)
     setup = Setup(
         method=method,
         loss=loss,
@@ -301,19 +311,23 @@ def belongs(parts: Assembly) -> dict[str, str]:
     }
 
 
-def prepare(experiment: Experiment, launch: Launch, ranks: Ranks, classes: Sequence[str] | None = None) -> Assembly:
-    """Check and build everything; no process continues before all have succeeded. classes: see load_splits. Raises
-    UserError, including DataError."""
-    parts = distributed.together(lambda: _prepared(experiment, launch, ranks, classes))
+def prepare(experiment: Experiment, launch: Launch, ranks: Ranks = ALONE, like: RecordedRun | None = None) -> Assembly:
+    """Check and build everything; no process continues before all have succeeded.
+
+    like: an earlier run that is repeated, with its order of classes and, where the declaration leaves it to the
+    hardware, its precision. Raises UserError, including DataError.
+    """
+    parts = distributed.together(lambda: _prepared(experiment, launch, ranks, like))
     connect(parts)
     return parts
 
 
-def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks, classes: Sequence[str] | None) -> Assembly:
+def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks, like: RecordedRun | None) -> Assembly:
     """Cheap checks first; no communication between processes."""
     check(experiment)
     device_of(launch.device, ranks)  # raises before images are read
-    return assemble(experiment, load_splits(experiment, launch, classes), launch, ranks)
+    classes = like.record["data"]["classes"] if like else None
+    return assemble(experiment, load_splits(experiment, launch, classes), launch, ranks, like)
 
 
 def load_splits(experiment: Experiment, launch: Launch, classes: Sequence[str] | None = None) -> Splits:

@@ -4,7 +4,7 @@
     python -m experiments.compress --variant sparse80 --model.weights RUN    80 % of its weights set to zero
     python -m experiments.compress --variant half --model.weights RUN        without half of its channels
     python -m experiments.compress --variant quantized --model.weights RUN   rounded to 8 bits in training
-    python -m experiments.compress --variant cifar --root PATH           ResNet-18 on CIFAR-10 instead
+    python -m experiments.compress --variant cifar --root PATH           ResNet-18 on CIFAR-10 instead (cifar_small: CNN)
     python -m tests.benchmarks.compress                                  all of it, with sizes and latencies, as a table
 
 Expected: test accuracy 99.35 % +- 0.80 (n = 3), whole and with 80 % of its weights removed; 99.26 % +- 0.40 without
@@ -21,7 +21,7 @@ from core.optimizers import SGD
 from core.schedules import Cosine
 from core.search import Float
 from data import Cifar10, Digits
-from experiments.recipes import CROP_AND_FLIP
+from experiments.recipes import CROP_AND_FLIP, SMALL_CIFAR
 
 EXPERIMENT = Experiment(
     data=Digits(),
@@ -34,7 +34,7 @@ EXPERIMENT = Experiment(
     epochs=30,
     batch_size=64,
 )
-# the variants but cifar are meant for --model.weights RUN; from random weights, they prune or round while it is trained
+# the variants but those of CIFAR-10 are meant for --model.weights RUN; from random weights, they prune or round while it is trained
 FURTHER = {"optimizer.lr": 0.02, "epochs": 15}
 VARIANTS = {
     "further": FURTHER,
@@ -43,6 +43,7 @@ VARIANTS = {
     "sparse90": FURTHER | {"prune": Prune(amount=0.9, end_epoch=8)},
     "half": FURTHER | {"prune": Prune(amount=0.5, how="structured", scope="layer")},
     "quantized": FURTHER | {"quantize": Quantize()},
+    "cifar_small": {"data": Cifar10(), "model": SMALL_CIFAR.model, "augment": CROP_AND_FLIP, "batch_size": 128},
     "cifar": {"data": Cifar10(), "model": ResNet(depth=18, stem="cifar"), "augment": CROP_AND_FLIP, "batch_size": 128},
 }
 SPACE = {"optimizer.lr": Float(0.003, 0.3, log=True)}
