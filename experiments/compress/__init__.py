@@ -4,7 +4,8 @@
     python -m experiments.compress --variant sparse80 --model.weights RUN    80 % of its weights set to zero
     python -m experiments.compress --variant half --model.weights RUN        without half of its channels
     python -m experiments.compress --variant quantized --model.weights RUN   rounded to 8 bits in training
-    python -m experiments.compress --variant cifar --root PATH           ResNet-18 on CIFAR-10 instead (cifar_small: CNN)
+    python -m experiments.compress --variant cifar --root PATH           ResNet-18 on CIFAR-10 instead
+    python -m experiments.compress --variant cifar_small --root PATH     a small CNN on CIFAR-10
     python -m tests.benchmarks.compress                                  all of it, with sizes and latencies, as a table
 
 Expected: test accuracy 99.35 % +- 0.80 (n = 3), whole and with 80 % of its weights removed; 99.26 % +- 0.40 without
@@ -34,7 +35,7 @@ EXPERIMENT = Experiment(
     epochs=30,
     batch_size=64,
 )
-# the variants but those of CIFAR-10 are meant for --model.weights RUN; from random weights, they prune or round while it is trained
+# all but those of CIFAR-10 are meant for --model.weights RUN; from random weights, they prune or round in training
 FURTHER = {"optimizer.lr": 0.02, "epochs": 15}
 VARIANTS = {
     "further": FURTHER,

@@ -110,10 +110,9 @@ def _show(right: dict[str, list[np.ndarray]], networks: dict[str, nn.Module], sh
     rounds = " and ".join(f"{len(next(iter(each.values())))} with {batch}" for batch, each in times.items())
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} thread, n = {seeds} seeds, 95 % intervals;")
     print(f"latency: median of rounds in which all networks take turns, {rounds} images\n")
-    print(
-        "| network | test accuracy | points lost | parameters | not zero | kB | kB, gzip | ms, 1 image | ms, 32 images |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = ("network", "test accuracy", "points lost", "parameters", "not zero", "kB", "kB, gzip")
+    columns += ("ms, 1 image", "ms, 32 images")
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for name, network in networks.items():
         accuracies = [float(each.mean()) for each in right[name]]
         mean, _, half = mean_and_interval(accuracies)
@@ -123,9 +122,8 @@ def _show(right: dict[str, list[np.ndarray]], networks: dict[str, nn.Module], sh
         content = serialized(network)
         sizes = f"{len(content) / 1e3:,.0f} | {len(gzip.compress(content)) / 1e3:,.0f}"
         speed = " | ".join(f"{median(times[batch][name]) * 1e3:.2f}" for batch in times)
-        print(
-            f"| {name} | {accuracy} | {_lost(right['base'], right[name])} | {parameters:,} | {nonzero:,} | {sizes} | {speed} |"
-        )
+        lost = _lost(right["base"], right[name])
+        print(f"| {name} | {accuracy} | {lost} | {parameters:,} | {nonzero:,} | {sizes} | {speed} |")
 
 
 if __name__ == "__main__":
