@@ -81,7 +81,9 @@ class Experiment(Part):
         None, description="stochastic weight averaging (SWA): equal average of the weights of the last epochs"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="numerical precision; auto: bf16 or, if the GPU lacks it, fp16 on a GPU, fp32 elsewhere"
+        "auto",
+        description="numerical precision; auto: bf16 or, if the GPU lacks it, fp16 on a GPU; bf16 on a CPU with "
+        "instructions for it, if the network gains from them; fp32 elsewhere",
     )
     metrics: tuple[Metric, ...] = Field(
         (), description="further metrics, computed from the answers for val after each epoch and for test at the end"
