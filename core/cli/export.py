@@ -55,12 +55,12 @@ def main(words: Sequence[str]) -> int:
     except OSError as error:
         said = f"{error.filename or plan.folder}: {error.strerror}" if error.strerror else str(error)
         raise UserError([f"{said}; nothing was replaced"]) from None
-    for rows in (table.answers(found.formats, given.anyway), table.latencies(found.latencies)):
+    for rows in (table.answers(found.formats), table.latencies(found.latencies)):
         console().print(table.grid(rows))
     refused = [one for one in found.formats if one.refused]
     for one in refused:
         complain(f"{'kept anyway' if given.anyway else 'refused'}: {one.name}: {'; '.join(one.refused)}")
-    kept = [one.name for one in found.formats if given.anyway or not one.refused]
+    kept = [one.name for one in found.formats if one.folder]
     if kept:
         tell(f"written to {plan.folder}: {', '.join(kept)}")
     tell(f"recorded; labbook report {run.id} adds the tables to its page")

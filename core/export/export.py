@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from core.common.errors import UserError
+from core.common.failpoints import failpoint
 from core.common.files import make_folder
 from core.common.text import few
-from core.export import goldens, latency, predictions, script, table
+from core.export import goldens, kept, latency, predictions, script
 from core.export.formats import Format, Source
 from core.export.graph import served
 from core.export.int8 import Int8
@@ -26,14 +27,14 @@ from core.export.measured import Measured, lost, reasons
 from core.export.predictions import Predict, is_right
 from core.export.torch_engine import predictor
 from core.loading.images import Images, Splits
-from core.record.journal import Journal, log_text
 from core.record.lock import is_free, locked
-from core.record.run import EXPORT, RecordedRun, holds_others
+from core.record.run import RecordedRun, holds_others
 
 Decode = Callable[[bytes, str], np.ndarray]  # (content, name) -> uint8 [H, W, C], as images of the run are decoded
 Say = Callable[[str], None]
 EAGER = "eager"  # PyTorch, as the run itself
 SCRATCH = ".export-"  # begins the name of a folder with what is not finished
+BEFORE = ".before"  # ends the name of an export that is being replaced, in such a folder
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ def export(
                 one = replace(one, test=_accuracy(made.predict, splits.test), eager_test=own)
             if plan.anyway or not one.refused:
                 _write(made.kind, made.model, made.folder, {**facts, "measured": one.record()})
+                one = replace(one, folder=str(plan.folder.resolve()), digest=kept.digest_of(made.folder))
                 _move(made.folder, plan.folder / made.kind.name)
             found.append(one)
     result = Exported(times[EAGER], found)
-    _record(run, result, plan)
+    facts = {"at_most": plan.at_most, "threads": plan.threads, "torch": torch.__version__}
+    kept.record(run, result.eager, found, facts, EAGER)
     return result
 
 
@@ -133,9 +136,13 @@ def threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """Context manager: a folder for what is not finished yet. Those of exports that were killed are removed."""
+    """Context manager: a folder for what is not finished yet. Those of exports that were killed are removed, after an
+    earlier export in them went back to its place."""
     for left in folder.glob(f"{SCRATCH}*"):
         if left.is_dir() and is_free(left):
+            for earlier in left.glob(f"*{BEFORE}"):
+                if not (place := folder / earlier.name.removesuffix(BEFORE)).exists():  # see _move
+                    earlier.rename(place)
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as made, locked(Path(made)):
         yield Path(made)
@@ -210,25 +217,12 @@ def _is_ours(name: str) -> bool:
 
 
 def _move(folder: Path, place: Path) -> None:
-    """Move a complete export to its place; an earlier one goes where it is deleted with the rest."""
+    """Move a complete export to its place; an earlier one goes where it is deleted with the rest. If the process dies
+    in between, the next export puts the earlier one back."""
     if place.exists():
-        place.rename(folder.with_name(f"{folder.name}.before"))
+        place.rename(folder.with_name(f"{folder.name}{BEFORE}"))
+        failpoint("export moved away")
     folder.rename(place)
-
-
-def _record(run: RecordedRun, result: Exported, plan: Plan) -> None:
-    facts = {
-        "folder": str(plan.folder),
-        "at_most": plan.at_most,
-        "threads": plan.threads,
-        "torch": torch.__version__,
-        "formats": [one.record() for one in result.formats],
-        "tables": [table.answers(result.formats, plan.anyway), table.latencies(result.latencies)],
-    }
-    with locked(run.folder):
-        journal = Journal(run.folder)
-        log_text(journal, EXPORT, json.dumps(facts, indent=1))
-        journal.close(None)
 
 
 def refuse(run: RecordedRun) -> None:

@@ -18,6 +18,7 @@ from core.export import onnx_engine, openvino_engine, torch_engine
 from core.export.graph import Served, exported
 from core.export.int8 import Int8
 from core.export.predictions import Predict
+from core.export.quiet import quiet
 from core.models.quantize import plain
 from core.record.run import RecordedRun
 
@@ -150,19 +151,27 @@ ENGINES = tuple(name for name, each in FORMATS.items() if each.precision == "fp3
 
 def facts_of(folder: Path) -> dict[str, Any]:
     """The facts in the metadata of the export in a folder. Raises UserError if there is none."""
-    if not list(folder.glob("model.*")):
-        raise UserError([f"{folder} holds no export; labbook export writes one"])
-    engine = onnx_engine if (folder / onnx_engine.FILE).exists() else torch_engine
-    engine = openvino_engine if (folder / openvino_engine.FILE).exists() else engine
+    engines = {
+        onnx_engine.FILE: onnx_engine,
+        openvino_engine.FILE: openvino_engine,
+        torch_engine.PROGRAM: torch_engine,
+        torch_engine.WEIGHTS: torch_engine,
+    }
+    engine = next((each for file, each in engines.items() if (folder / file).exists()), None)
+    if engine is None:
+        raise UserError([f"{folder} holds no export ({', '.join(engines)}); labbook export writes one"])
     try:
-        found = json.loads(engine.facts(folder))
-        if found["format"] not in FORMATS:
+        with quiet("torch.export"):
+            found = json.loads(engine.facts(folder))
+        if str(found["format"]) not in FORMATS:
             raise ValueError(f"unknown format {found['format']}")
         return {"run": found["run"], **found}
     except UserError:
         raise
     except Exception as error:  # each engine raises its own exceptions for a damaged file
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # OpenVINO begins with the lines of its own code
+        said = next((line for line in lines if not line.startswith(("Exception from", "Check '"))), lines[0])[:200]
         raise UserError([f"{folder}: no export of labbook, or a damaged one: {said}"]) from None
 
 

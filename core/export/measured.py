@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -46,7 +46,8 @@ class Measured:
     size: of its files, in bytes.  golden: largest difference of a probability of the golden images.  val: answers lost
     on the validation images.  same: whether no answer of a validation image is another one.  latency: by batch size;
     none for a format that no engine runs.  test, eager_test: accuracies on the test images, which are read for accepted
-    exports only.  refused: the reasons, if it is.
+    exports only.  refused: the reasons, if it is.  folder: FOLDER/NAME has the files; empty if they were not kept.
+    digest: of the files, see core/export/kept.py.
     """
 
     name: str
@@ -58,10 +59,19 @@ class Measured:
     refused: tuple[str, ...]
     test: float | None = None
     eager_test: float | None = None
+    folder: str = ""
+    digest: str = ""
 
     def record(self) -> dict[str, Any]:
         """The measurements for JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value != ""}
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Self:
+        """The measurements of `record`, from JSON."""
+        latency = {int(size): Latency(**each) for size, each in fields["latency"].items()}
+        found = {"val": Lost(**fields["val"]), "latency": latency, "refused": tuple(fields["refused"])}
+        return cls(**{**fields, **found})
 
 
 def reasons(

@@ -69,6 +69,7 @@ def register(run: RecordedRun, name: str, alias: str = "champion", export: Path 
     _refuse(run)
     from core.export.formats import FORMATS
     from core.export.graph import exported
+    from core.export.kept import model_files
     from core.export.torch_engine import write_program
 
     os.environ.update(NO_TELEMETRY)  # permanently, and before the import: a background thread would send it later
@@ -91,7 +92,7 @@ def register(run: RecordedRun, name: str, alias: str = "champion", export: Path 
             if export is None:
                 write_program(exported(run), files, json.dumps({"run": run.id} | facts))
             else:
-                for file in export.glob("model.*"):
+                for file in model_files(export):
                     shutil.copy(file, files)
             folder = Path(place) / "model"
             registry.save(folder, files, facts, kind.package)
@@ -120,11 +121,16 @@ def _refuse(run: RecordedRun) -> None:
 def _format(run: RecordedRun, export: Path) -> Format:
     """The format of an export of a run. Raises UserError."""
     from core.export.formats import FORMATS, facts_of
+    from core.export.kept import digest_of, on_record
 
-    facts = facts_of(export)
-    if facts.get("run") != run.id:
-        raise UserError([f"{export} is an export of {facts.get('run')}, not of {run.id}"])
-    kind = FORMATS[facts["format"]]
+    digest = digest_of(export)
+    name = next((one.name for one in on_record(run) if one.digest == digest), None)
+    if name is None:
+        if (of := facts_of(export)["run"]) != run.id:
+            raise UserError([f"{export} is an export of {of}, not of {run.id}"])
+        again = f"labbook export {run.id} writes it again"
+        raise UserError([f"{export} is not what labbook export recorded: its files have changed since; {again}"])
+    kind = FORMATS[name]
     if not kind.package:
         raise UserError([f"{export} has weights only, which no engine runs; register onnx, openvino or pt2"])
     return kind

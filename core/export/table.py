@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 Rows = list[list[str]]  # of cells; the first row has the names of the columns
 
 
-def answers(found: Sequence[Measured], anyway: bool = False) -> Rows:
-    """What each export answers, and whether it was accepted. anyway: refused ones were kept."""
+def answers(found: Sequence[Measured]) -> Rows:
+    """What each export answers, and whether it was accepted, or kept all the same."""
     rows = [["format", "size", "golden images", "points lost on val", "95 % interval", "test (eager)", ""]]
     for one in found:
         test = "not read" if one.test is None else f"{one.test:.2%} ({one.eager_test:.2%})"
         interval = f"{100 * one.val.low:z.2f} to {100 * one.val.high:z.2f}"
         golden = f"{one.golden:.0e}" if one.latency else ""
-        verdict = ("refused, kept" if anyway else "refused") if one.refused else "accepted"
+        verdict = ("refused, kept" if one.folder else "refused") if one.refused else "accepted"
         rows.append(
             [one.name, f"{one.size / 1e6:.2f} MB", golden, f"{100 * one.val.share:z.2f}", interval, test, verdict]
         )

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from core.common.extras import library
+from core.common.text import few
 from core.models.inspection import evaluation_mode, matching, within
 from core.models.narrow import narrow
 from core.models.prune import Prune
 from core.models.transfer import head_of
-from core.models.weights import NARROWED, few
+from core.models.weights import NARROWED
 
 MOST = 0.9  # share of the channels of one layer that a comparison over all layers may remove
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from core.common.errors import UserError
-from core.models.weights import few, load_weights
+from core.common.text import few
+from core.models.weights import load_weights
 
 POSITIONS = "encoder.pos_embedding"
 

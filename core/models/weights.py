@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from core.common.errors import UserError
+from core.common.text import few
 
 if TYPE_CHECKING:
     from torch import nn
 
-MOST_NAMED = 5
 NARROWED = "narrowed"  # attribute of a network, and key in the metadata of a file; see core/models/narrow.py
 
 
@@ -42,11 +42,6 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names, and the number of further ones."""
-    return ", ".join(names[:MOST_NAMED]) + (f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def serialized(model: nn.Module) -> bytes:

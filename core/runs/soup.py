@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.common.errors import UserError
+from core.common.text import few
 from core.inference.average import Score, score_of
 from core.inference.combined import Soup
 from core.launch import Launch
@@ -17,7 +18,6 @@ from core.losses import Loss
 from core.methods import Supervised
 from core.metrics.answers import Answers
 from core.models import load_weights
-from core.models.weights import few
 from core.record.run import COMBINED, WEIGHTS
 from core.runs.combine import Combination, Selection, recorded, val_answers
 from core.runs.results import evaluate_split

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,6 +30,7 @@ from core.export import export as exporting
 from core.export import latency, measured
 from core.export.export import Plan, export, source_of
 from core.export.formats import EXPORTS, FORMATS, chosen, facts_of
+from core.export.kept import on_record
 from core.export.latency import Latency
 from core.export.script import answers as script_answers
 from core.launch import Launch
@@ -298,18 +301,78 @@ def test_unknown_formats_are_refused(engines, int8, complaint):
 def test_a_damaged_export_and_another_runs_are_refused(gray, color, tmp_path):
     from core.export.register import _format
 
-    made(gray, ["onnx"], tmp_path)
+    made(gray, ["onnx", "openvino"], tmp_path)
+    (tmp_path / "onnx" / "model.d").mkdir()  # no file of the model
+    assert _format(gray, tmp_path / "onnx").name == "onnx"
     with pytest.raises(UserError, match=f"is an export of {gray.id}, not of {color.id}"):
         _format(color, tmp_path / "onnx")
+    model = onnx.load(tmp_path / "onnx" / "model.onnx")
+    weights = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    weights.raw_data = bytes(len(weights.raw_data))
+    onnx.save(model, tmp_path / "onnx" / "model.onnx")
+    changed = f"is not what labbook export recorded: its files have changed since; labbook export {gray.id} writes it"
+    with pytest.raises(UserError, match=changed):
+        _format(gray, tmp_path / "onnx")
+    (tmp_path / "openvino" / "model.onnx").write_bytes(b"another")  # which of the two would be served?
+    with pytest.raises(UserError, match="damaged one"):
+        _format(gray, tmp_path / "openvino")
     (tmp_path / "onnx" / "model.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match="no export of labbook, or a damaged one"):
         facts_of(tmp_path / "onnx")
+    (tmp_path / "openvino" / "model.onnx").unlink()
+    (tmp_path / "openvino" / "model.bin").unlink()
+    with pytest.raises(UserError, match=r"damaged one: (?!Exception from)"):
+        facts_of(tmp_path / "openvino")
+    (tmp_path / "openvino" / "model.xml").rename(tmp_path / "openvino" / "model.bin")
+    with pytest.raises(UserError, match=r"holds no export \(model\.onnx, model\.xml, "):
+        facts_of(tmp_path / "openvino")
     with pytest.raises(UserError, match="holds no export"):
         facts_of(tmp_path)
     (tmp_path / "newer").mkdir()
     FORMATS["safetensors"].write(nn.Linear(1, 1), tmp_path / "newer", json.dumps({"run": color.id, "format": "new"}))
     with pytest.raises(UserError, match="damaged one: unknown format new"):
         facts_of(tmp_path / "newer")
+
+
+def test_a_damaged_program_is_one_line_without_the_tracebacks_of_torch(gray, tmp_path, capfd):
+    (tmp_path / "model.pt2").write_bytes(b"no program")
+    with pytest.raises(UserError, match="no export of labbook, or a damaged one"):
+        facts_of(tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_later_call_keeps_the_measurements_of_the_exports_that_are_still_there(gray, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    made(gray, ["onnx", "safetensors"], one)
+    made(gray, ["onnx"], two)
+    shutil.rmtree(one / "safetensors")
+    last = [*made(gray, ["openvino"], one).formats, *made(gray, ["onnx"], one).formats]
+    mine = [each for each in on_record(gray) if Path(each.folder).parent == tmp_path]
+    assert [(Path(each.folder).name, each.name) for each in mine] == [
+        ("two", "onnx"),
+        ("one", "openvino"),
+        ("one", "onnx"),
+    ]
+    assert mine[1:] == last
+    answers, times = json.loads(gray.artifact(EXPORT).read_text())["tables"]
+    assert [row[0] for row in answers][-3:] == ["onnx (earlier)", "openvino", "onnx"]
+    assert {"eager", "onnx (earlier)", "openvino", "onnx"} <= {row[0] for row in times}
+
+
+def test_a_kill_between_the_two_renames_does_not_lose_the_earlier_export(tmp_path):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_text("earlier")
+    new = tmp_path / f"{exporting.SCRATCH}killed" / "onnx"
+    new.mkdir(parents=True)
+    if not (child := os.fork()):
+        os.environ["LABBOOK_FAILPOINT"] = "export moved away"
+        exporting._move(new, tmp_path / "onnx")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "onnx").exists()
+    with exporting._scratch(tmp_path):
+        assert (tmp_path / "onnx" / "model.onnx").read_text() == "earlier"
+    assert not list(tmp_path.glob(f"{exporting.SCRATCH}*"))
 
 
 def test_parents_are_refused_by_name(home):

@@ -31,6 +31,9 @@ from core.common import paths
 from core.common.errors import UserError
 from core.export.formats import EXPORTS, FORMATS, Source
 from core.export.graph import exported, served
+from core.export.kept import digest_of, record
+from core.export.latency import Latency
+from core.export.measured import Measured, lost
 from core.export.register import register
 from core.launch import Launch
 from core.models import Model, Torchvision
@@ -179,6 +182,10 @@ def test_an_export_is_registered_and_answers_without_torch(run, name, tmp_path, 
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"run": run.id, "format": name, "precision": "fp32"}
     FORMATS[name].write(FORMATS[name].make(source), folder, json.dumps(facts))
+    right, quick = np.ones(10, bool), {1: Latency(1, 1, 1, 1, 1)}
+    made = Measured(name, 1, 0.0, lost(right, right), True, quick, ())
+    record(run, quick, [replace(made, folder=str(folder.parent), digest=digest_of(folder))], {}, "eager")
+    mirrored(run)
     assert main([run.id, f"as {name}", "--export", name]) == 0
     version = client().get_model_version_by_alias(f"as {name}", "champion")
     assert version.tags["labbook.format"] == name
