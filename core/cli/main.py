@@ -5,6 +5,7 @@ Exit statuses: 0; 1 after a failure, or if something is left to do; 2 for an err
 
 from __future__ import annotations
 
+import errno
 import importlib
 import keyword
 import sys
@@ -69,6 +70,11 @@ def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
     except BrokenPipeError:
         mute()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return explain(f"labbook {verb}", UserError([f"{where}{error.strerror}"]), started=True)
     except KeyboardInterrupt:
         return 130
 

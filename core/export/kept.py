@@ -19,7 +19,7 @@ from core.export.formats import EXPORTS
 from core.export.latency import Latency
 from core.export.measured import Measured
 from core.record.journal import Journal, log_text
-from core.record.lock import locked
+from core.record.lock import PATIENCE, locked
 from core.record.run import EXPORT, RecordedRun
 
 
@@ -49,7 +49,7 @@ def record(
 ) -> None:
     """Record the exports of a call. eager: latency of eager PyTorch, whose name in the table is `name`.  facts: of the
     call.  Raises UserError and OSError."""
-    with locked(run.folder):
+    with locked(run.folder, PATIENCE):
         new = {one.digest for one in found}
         earlier = [one for one in on_record(run) if one.digest not in new and _is_there(run, one)]
         again = {one.name for one in found}

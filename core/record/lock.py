@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +12,20 @@ from pathlib import Path
 from core.common.errors import UserError
 
 FILE = "lock"
+PATIENCE = 600.0  # seconds to wait before what has been computed for a run is lost
 _held: set[Path] = set()  # a POSIX lock does not exclude its own process, so the locks held here are kept in this set
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run. Raises UserError if another process, or this one, already holds it.
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a run. Raises UserError if another process, or this one, still holds it after `wait` seconds.
 
     A POSIX record lock: unlike flock it does not pass to forked loader workers, which may outlive the trainer.
     """
     place = folder.resolve()
-    descriptor = None if place in _held else _acquire(place)
+    end = time.monotonic() + wait
+    while (descriptor := None if place in _held else _acquire(place)) is None and time.monotonic() < end:
+        time.sleep(0.05)
     if descriptor is None:
         raise UserError([f"{folder.name}: another process is using this run"])
     _held.add(place)

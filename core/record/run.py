@@ -233,8 +233,9 @@ class RecordedRun:
         if (folder / journal.FILE).exists():
             return cls(folder)
         known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
-        if str(run) == "latest" and known:
-            return cls(known[max(known, key=lambda name: name.rsplit("-", 3)[1:])])  # date, time, random
+        whole = [name for name, path in known.items() if (path / "artifacts" / RECORD).exists()]
+        if str(run) == "latest" and known:  # a process that was killed early leaves a folder without a record
+            return cls(known[max(whole or known, key=lambda name: name.rsplit("-", 3)[1:])])  # date, time, random
         if re.fullmatch("[0-9a-f]{32}", str(run)):
             mirrors = {name: path / MIRROR for name, path in known.items() if (path / MIRROR).exists()}
             if found := [name for name, mirror in mirrors.items() if str(run) in mirror.read_text(errors="replace")]:

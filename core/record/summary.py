@@ -7,6 +7,7 @@ from typing import Any
 
 from core.common.files import write_atomic
 from core.common.sealed import sealed, unsealed
+from core.record.journal import ENDED
 from core.record.run import IMPORTED, PRUNED, RECORD, RecordedRun, holds_others
 
 SUMMARY = "summary.json"
@@ -24,11 +25,11 @@ def write_summary(run: RecordedRun, status: str) -> None:
 
 
 def read_summary(run: RecordedRun) -> dict[str, Any] | None:
-    """Returns status, metrics and whole of a run that has ended; None for any other one. A damaged summary is computed
-    again from the journal. Raises UserError if that is damaged, too."""
+    """Returns status, metrics and whole of a run that has ended; None for any other one. A damaged or missing summary
+    is computed again from the journal. Raises UserError if that is damaged, too."""
     path = run.folder / SUMMARY
-    if not path.is_file():
-        return None
+    if not path.is_file():  # of a run that has ended, it may not have fitted onto the disk
+        return _summarized(run, status) if (status := run.status) in ENDED else None
     try:
         summary = unsealed(path.read_bytes())
     except (OSError, ValueError):

@@ -123,7 +123,8 @@ def _put(made: Combination, title: str) -> Run:
 
 
 def _write(made: Combination, run: Run, journal: Journal, info: RunInfo) -> None:
-    """The record is written last: a process that dies before leaves no run behind."""
+    """The record is written last, after the status: a process that dies before leaves no run behind, and one that dies
+    afterwards a finished one."""
     first, _ = made.members[0]
     launch = Launch.read(first.record["launch"])
     spec = RunSpec(made.experiment, launch, info)
@@ -153,6 +154,7 @@ def _write(made: Combination, run: Run, journal: Journal, info: RunInfo) -> None
         for member, weight in made.members
     ]
     weights = first.record.get("weights")
+    journal.write("status", value="FINISHED")
     write_record(journal, spec, tags, **{"data": data, "continued": None, "weights": weights, COMBINED: combined})
     write_summary(run, "FINISHED")
-    journal.close("FINISHED")
+    journal.close(None)

@@ -31,7 +31,7 @@ from core.metrics.answers import Answers
 from core.metrics.bootstrap import interval
 from core.metrics.by_name import compute
 from core.record.journal import Journal, log_text
-from core.record.lock import locked
+from core.record.lock import PATIENCE, locked
 from core.runs.members import members, refuse_different
 from core.runs.trained import Run, load
 from data.kinds import divided
@@ -67,8 +67,10 @@ def main(words: Sequence[str]) -> int:
     rest, options = divided(words)
     given = parser.parse_args(rest)
     runs = members(given.run)
-    if not given.corrupt and (given.kinds or given.severity or given.relative_to):
+    if not given.corrupt and (given.kinds is not None or given.severity or given.relative_to):
         raise UserError(["--kinds, --severity and --relative-to need --corrupt"])
+    if given.corrupt and given.metric:
+        raise UserError(["--metric: --corrupt measures the error alone; leave --metric out"])
     split = given.split or ("test" if given.root is None else "all")
     if given.root is None:
         if given.data or given.map or options or split in ("train", "all"):
@@ -109,7 +111,9 @@ def _corrupt(run: Run, images: Images, splits: Splits, split: str, given: Any) -
     """Measure a run on corrupted images. Raises UserError."""
     if run.multi_label:
         raise UserError([f"{run.id}: --corrupt needs one class for each image, and this run is multi-label"])
-    asked = [kind for kind in (given.kinds or ",".join(KINDS)).split(",") if kind]
+    named = ",".join(KINDS) if given.kinds is None else given.kinds
+    if not (asked := [kind.strip() for kind in named.split(",") if kind.strip()]):
+        raise UserError([f"--kinds: no kind of corruption is given; choose of {', '.join(KINDS)}"])
     severities = sorted(set(given.severity or SEVERITIES))
     height, width, _ = run.record["data"]["image_shape"]
     kinds = kinds_for(min(height, width), asked)
@@ -178,7 +182,7 @@ def _record(
 ) -> None:
     name = f"evaluations/{splits.name}-{split}-{splits.digest[:8]}{what}"
     read = {"name": splits.name, "digest": splits.digest, "source": splits.source, "split": split}
-    with locked(run.folder):
+    with locked(run.folder, PATIENCE):
         journal = Journal(run.folder)
         if answers:
             log_answers(journal, f"{name}.parquet", answers)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
+import filecmp
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from core.common.errors import UserError
+from core.common.failpoints import failpoint
 from core.common.files import replacing
 from core.common.text import printable
 
@@ -35,9 +37,9 @@ class Kept:
             raise UserError([f"--to {target}: the name must end in {', '.join(SUFFIXES)}"])
         if not target.absolute().parent.is_dir():
             raise UserError([f"--to {target}: the folder {target.parent} does not exist"])
-        if target.exists():
-            raise UserError([f"--to {target}: the file exists; remove it, or choose another name"])
         self.target, self.part = target, target.with_name(f"{target.name}.rows")
+        if not self.part.exists():
+            self._refuse_existing()
         self.question = question
         self.done: Counter[str] = Counter()  # how often each path has a row
         self.failed = self._added = self._before = 0
@@ -100,10 +102,12 @@ class Kept:
 
     def _write(self, *rows: Row) -> None:
         data = "".join(f"{_to_json(row)}\n" for row in rows).encode()
+        failpoint("rows gathered")
         try:
             written = self._stream.write(data)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.part)) from None
+        failpoint("rows kept")
         if written != len(data):  # a full disk may accept a part, whose whole lines are kept
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
 
@@ -120,15 +124,27 @@ class Kept:
                 yield json.loads(line)
 
     def finish(self, names: Sequence[str]) -> None:
-        """Write the file and remove the rows. names: of the columns. Raises OSError; the rows are kept."""
+        """Write the file and remove the rows. names: of the columns. Raises OSError, and UserError if there is another
+        file already; the rows are kept."""
         writers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _jsonl}
+        # the file exists if an earlier process was killed before it removed the rows: then it has the same content
+        place = self.target.with_name(f"{self.target.name}.again") if self.target.exists() else self.target
         try:
-            with replacing(self.target) as stream:
+            with replacing(place) as stream:
                 writers[self.target.suffix.lower()](stream, self.rows(), names)
         except OSError as error:
-            self.target.with_name(f"{self.target.name}.part").unlink(missing_ok=True)
+            place.with_name(f"{place.name}.part").unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(self.target)) from None
+        if place != self.target:
+            same = filecmp.cmp(place, self.target, shallow=False)
+            place.unlink()
+            if not same:
+                self._refuse_existing()
         self.part.unlink()
+
+    def _refuse_existing(self) -> None:
+        if self.target.exists():
+            raise UserError([f"--to {self.target}: the file exists; remove it, or choose another name"])
 
 
 def _row(line: bytes) -> Row:

@@ -1,5 +1,6 @@
 """The command line around training: experiments that cannot be read, verbs, `labbook`."""
 
+import errno
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 import experiments
 from core.catalogue import entries
+from core.cli import evaluate
 from core.cli import list as listing
 from core.cli import main as command
 from core.cli.verbs import VERBS
@@ -143,6 +145,17 @@ def test_labbook(words, status, message, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert left.value.code == status
     assert message in captured.out + captured.err
+
+
+def test_a_full_disk_is_one_message(monkeypatch, capsys):
+    def full(words):
+        raise OSError(errno.ENOSPC, "No space left on device", "/lab/a.json")
+
+    monkeypatch.setattr(evaluate, "main", full)
+    assert command.run("evaluate", ["x"], VERBS) == 2
+    said = capsys.readouterr().err
+    assert "/lab/a.json: No space left on device" in said
+    assert "Traceback" not in said
 
 
 def test_without_network_and_data_one_message_says_what_to_do(capsys, monkeypatch, home):

@@ -285,8 +285,20 @@ def test_a_kill_leaves_no_run_behind(point, runs, forge):
     rows, damaged = rows_of("tiny")
     assert {row.id for row in rows} == {run.id for run in runs.values()}
     assert not damaged
+    assert load("latest").id == max(run.id for run in runs.values())
     with pytest.raises(UserError, match="no interrupted run"):
         interrupted("tiny")
+
+
+def test_a_kill_after_the_record_leaves_a_finished_run(runs, forge):
+    words = ("core", "soup", runs["zero"].id, runs["again"].id, "--uniform")
+    status, _ = forge.run(*words, env={"LABBOOK_FAILPOINT": "json renamed"})
+    assert status == -9
+    (made,) = [row for row in rows_of("tiny")[0] if row.id not in {run.id for run in runs.values()}]
+    run = load("latest")
+    assert (run.id, run.status) == (made.id, "FINISHED")
+    assert made.metrics["test/accuracy"] == run.metrics["test/accuracy"]
+    run.predict(test_images())
 
 
 def test_a_full_disk_leaves_nothing_behind(runs, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from core.inference.answers import read, read_file
 from core.inference.network import network_of
 from core.launch import Launch
 from core.record import journal
+from core.record.lock import locked
 from data import Digits, ImageFolder
 from data.predict import evaluate
 from data.predict.corrupted import measure
@@ -162,7 +164,7 @@ def test_one_class_and_several_labels_are_not_compared(several, lab, monkeypatch
 def test_corrupted_images_are_measured_and_recorded(digits, monkeypatch, capsys):
     home, _, run = digits
     monkeypatch.setenv("LABBOOK_HOME", str(home))
-    assert main([run.id, "--corrupt", "--kinds", "contrast,gaussian_noise,snow", "--relative-to", run.id]) == 0
+    assert main([run.id, "--corrupt", "--kinds", "contrast, gaussian_noise,snow", "--relative-to", run.id]) == 0
     said = capsys.readouterr().out
     assert "left out: snow, for images of 8 pixels" in said
     (path,) = (run.folder / "artifacts/evaluations").glob("digits-test-*-corrupted-contrast-gaussian_noise.json")
@@ -180,6 +182,18 @@ def test_corrupted_images_are_measured_and_recorded(digits, monkeypatch, capsys)
     assert facts["mean_error"] == pytest.approx(np.mean(every))
     assert facts["relative_to"] == {"run": run.id, "errors": {"contrast": 1, "gaussian_noise": 1}}
     assert facts["data"]["digest"] == run.record["data"]["digest"]
+
+
+def test_what_was_measured_is_recorded_once_another_process_lets_go_of_the_run(digits, monkeypatch, tmp_path):
+    home, _, run = digits
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    splits, held = run.own_splits(), locked(run.folder)
+    held.__enter__()
+    release = threading.Timer(0.2, held.__exit__, (None, None, None))
+    release.start()
+    evaluate._record(run, splits, "test", "-waited", {"images": 1})
+    release.join()
+    assert list((run.folder / "artifacts/evaluations").glob("*-waited.json"))
 
 
 def test_the_corruption_of_an_image_depends_on_neither_its_place_nor_its_file(digits, monkeypatch):
@@ -212,6 +226,9 @@ def test_corruptions_that_cannot_be_measured_are_refused(several, digits, monkey
         (["--kinds", "fogg"], r"did you mean fog\?"),
         (["--kinds", "snow"], "no kind of corruption can be applied to images of 8 pixels"),
         (["--severity", "6"], "invalid choice: 6"),
+        (["--kinds", ""], "--kinds: no kind of corruption is given; choose of gaussian_noise"),
+        (["--kinds", " , "], "--kinds: no kind of corruption is given"),
+        (["--metric", "nll"], "--corrupt measures the error alone; leave --metric out"),
     ):
         with pytest.raises(UserError, match=message):
             main([digits[2].id, "--corrupt", *words])

@@ -126,35 +126,59 @@ def test_files_hold_what_is_printed(given, capsys, suffix, tmp_path):
         main([run, str(folder), "--to", str(path)])
 
 
-def test_a_killed_prediction_continues_and_repeats_no_row(given, forge, tmp_path):
+# failpoint -> lines in the file of rows when the process is killed there, one after the other
+MOMENTS = (
+    ("rows gathered", 0),  # before what is predicted is written
+    ("rows kept", 1),  # before any image
+    ("rows kept", 65),  # after a batch
+    ("rows gathered", 65),  # before the next one is written
+    (None, None),  # from outside, wherever it is
+    ("csv synced", 3001),  # when all rows are there, and the file is not in its place
+    ("csv renamed", 3001),  # when it is, and the rows are not removed
+)
+
+
+def test_a_prediction_killed_at_any_moment_continues_and_repeats_no_row(given, forge, tmp_path):
     run, _, (home, _, _) = given
     folder = tmp_path / "many"
     folder.mkdir()
-    count, kills, seen = 4000, 0, 0
-    for number in range(count):
+    for number in range(3000):
         (folder / f"{number:04}.png").write_bytes(encoded(noise(number, 16, 16))) if number < 50 else os.link(
             folder / f"{number % 50:04}.png", folder / f"{number:04}.png"
         )
     target, part = tmp_path / "out.csv", tmp_path / "out.csv.rows"
     words = ("core", "predict", run, str(folder), "--to", str(target))
-    while kills < 3:
-        process = forge.start(*words, env={"LABBOOK_HOME": str(home)})
-        while not process.ended and not (part.exists() and part.read_bytes().count(b"\n") > seen + 64):
-            time.sleep(0.002)
-        if process.ended:
-            break
-        process.kill(signal.SIGKILL)
-        process.wait()
-        kills, seen = kills + 1, part.read_bytes().count(b"\n")
-        with part.open("ab") as stream:
-            stream.write(b'{"path": "torn')
-    assert kills >= 2
+    for point, lines in MOMENTS:
+        process = forge.start(*words, env={"LABBOOK_HOME": str(home), "LABBOOK_FAILPOINT": point or ""})
+        if point is None:
+            while not process.ended and part.read_bytes().count(b"\n") <= 3 * 64:
+                time.sleep(0.002)
+            process.kill(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.text
+        assert part.read_bytes().count(b"\n") == (lines if point else pytest.approx(1500, abs=1490))
+        if point in (None, "rows kept"):
+            with part.open("ab") as stream:
+                stream.write(b'{"path": "torn')
+    before = target.read_bytes()
     status, text = forge.run(*words, env={"LABBOOK_HOME": str(home)})
     assert status == 0, text
-    assert "continuing after" in text
+    assert "continuing after 3,000 images" in text
+    assert target.read_bytes() == before
     rows = table_of(target.read_text())
-    assert sorted(row["path"] for row in rows) == [str(folder / f"{number:04}.png") for number in range(count)]
-    assert not part.exists()
+    assert [row["path"] for row in rows] == [str(folder / f"{number:04}.png") for number in range(3000)]
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.csv"]
+
+
+def test_a_file_that_appears_beside_kept_rows_is_not_replaced(given, tmp_path):
+    run, folder, _ = given
+    target = tmp_path / "out.csv"
+    question = {"runs": [run], "top": 1, "threshold": 0.0, "of": [str(folder)]}
+    (tmp_path / "out.csv.rows").write_text(json.dumps(question) + "\n")
+    target.write_text("mine")
+    with pytest.raises(UserError, match=r"out\.csv: the file exists"):
+        main([run, str(folder), "--to", str(target)])
+    assert target.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.csv", "out.csv.rows"]
 
 
 @pytest.fixture
