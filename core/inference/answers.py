@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Convert = Callable[[np.ndarray], np.ndarray]
 FOLDER, OUT_OF_FOLD = "answers", "oof"  # the latter: of the parent of folds, answers/oof.parquet
+KEPT_AS: type[np.floating[Any]] = np.float16  # of logits; a test keeps them in float32, to measure what that costs
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -70,7 +71,7 @@ def _table(answers: Answers, run: str) -> pa.Table:
         "target": pa.array(labels, pa.list_(pa.int32()))
         if labels is not None
         else pa.array(answers.targets, pa.int32()),
-        "logits": rows(np.clip(answers.logits, -_LARGEST, _LARGEST).astype(np.float16), pa.float16()),
+        "logits": rows(np.clip(answers.logits, -_LARGEST, _LARGEST).astype(KEPT_AS), pa.from_numpy_dtype(KEPT_AS)),
     }
     if answers.places is not None:
         columns["classes"] = rows(answers.places, pa.int32())
