@@ -29,6 +29,8 @@ class Classifier(PythonModel):
     ) -> list[dict[str, Any]]:
         """model_input: pixels [N, H, W, C], integers from 0 to 255, N >= 1. One dict for each image. Raises
         MlflowException, which the server answers as a bad request."""
+        if isinstance(model_input, dict) or hasattr(model_input, "columns"):
+            raise _refused('images must be one list, {"inputs": [[[[0, ...]]]]}, and neither a table nor named tensors')
         images = self._images(np.asarray(model_input))
         found = np.concatenate([self.network(images[at : at + CHUNK]) for at in range(0, len(images), CHUNK)])
         return [self._named(row) for row in found]

@@ -133,9 +133,12 @@ def serving(command, folder):
 
 
 def ask(address, pixels):
-    body = json.dumps({"inputs": pixels.tolist()}).encode()
-    asked = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
-    return json.load(urllib.request.urlopen(asked, timeout=60))["predictions"]
+    return post(address, json.dumps({"inputs": pixels.tolist()}))["predictions"]
+
+
+def post(address, body):
+    asked = urllib.request.Request(f"{address}/invocations", body.encode(), {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(asked, timeout=60))
 
 
 def assert_answers(predictions, expected, classes):
@@ -158,7 +161,19 @@ def test_what_is_printed_serves_the_model_where_labbook_is_not(run, tmp_path, ca
         for wrong in (images(run)[:, :4], images(run) / 255, images(run).astype(int) + 200):
             with pytest.raises(urllib.error.HTTPError, match="400"):
                 ask(address, wrong)
-    assert "pixels must be integers from 0 to 255, not fractions" in (tmp_path / "log").read_text()
+        one = images(run, 1).tolist()
+        negative, texts = (-images(run, 1).astype(int)).tolist(), images(run, 1).astype(str).tolist()
+        table = {"dataframe_split": {"columns": ["a"], "data": [[1]]}}
+        inputs = [[], 3, "text", None, [one[0], one[0][:4]], [[[["1"]]]], one[0], negative, texts, {"images": one}]
+        bodies = [json.dumps(body) for body in (*({"inputs": each} for each in inputs), table, {"pixels": one}, one)]
+        for body in [*bodies, bodies[-1][:-9], "", "{inputs: ["]:
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                post(address, body)
+        assert len(ask(address, images(run, 300))) == 300  # it still answers
+    said = (tmp_path / "log").read_text()
+    assert "pixels must be integers from 0 to 255, not fractions" in said
+    assert said.count("and neither a table nor named tensors") == 2
+    assert "Traceback" not in said
 
 
 def test_a_version_leads_back_to_its_run(run):
