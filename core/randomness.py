@@ -98,6 +98,12 @@ def uniform(keys: Keys, purpose: str) -> Keys:
     return bits.float() * 2**-24
 
 
+def uniforms(keys: np.ndarray, purposes: tuple[str, ...]) -> np.ndarray:
+    """`uniform(keys, purpose)` of each purpose for keys int64 [N], float32 [purposes, N], in the time of one."""
+    bits: np.ndarray = (mix(keys ^ _purposes(purposes)) >> 40) & 0xFFFFFF
+    return bits.astype(np.float32) * np.float32(2**-24)
+
+
 def integers(keys: Keys, purpose: str, n: int) -> Keys:
     """Uniform int64 in 0 .. n-1, for n up to 2^20. Shape of `keys`."""
     scaled = uniform(keys, purpose) * n
@@ -107,6 +113,11 @@ def integers(keys: Keys, purpose: str, n: int) -> Keys:
 @cache
 def _purpose(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+@cache
+def _purposes(names: tuple[str, ...]) -> np.ndarray:
+    return np.array([[_purpose(name)] for name in names], dtype=np.int64)
 
 
 def _signed(value: int) -> int:

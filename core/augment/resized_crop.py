@@ -12,6 +12,7 @@ from core.augment.base import Crop, FractionRange, Range
 from core.loading.images import Box
 
 _TRIES = 10  # as in torchvision, which then falls back to a central crop
+_DRAWN = ("crop area", "crop aspect", "crop down", "crop right")
 
 
 class RandomResizedCrop(Crop):
@@ -28,16 +29,17 @@ class RandomResizedCrop(Crop):
 
     def box(self, key: int, height: int, width: int) -> Box:
         tries = K.fold(np.array([key], dtype=np.int64), np.arange(_TRIES, dtype=np.int64))
-        area = self.scale[0] + (self.scale[1] - self.scale[0]) * K.uniform(tries, "crop area")
-        aspect = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** K.uniform(tries, "crop aspect")
-        wide = np.rint(np.sqrt(height * width * area * aspect)).astype(int).clip(1)
-        tall = np.rint(np.sqrt(height * width * area / aspect)).astype(int).clip(1)
+        area, aspect, down, right = K.uniforms(tries, _DRAWN)
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * area
+        aspect = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** aspect
+        wide = np.maximum(np.rint(np.sqrt(height * width * area * aspect)), 1)
+        tall = np.maximum(np.rint(np.sqrt(height * width * area / aspect)), 1)
         fitting = np.flatnonzero((wide <= width) & (tall <= height))
         if not len(fitting):
             return self._middle(height, width)
         at = fitting[0]
-        top = int(K.uniform(tries, "crop down")[at] * (height - tall[at] + 1))
-        left = int(K.uniform(tries, "crop right")[at] * (width - wide[at] + 1))
+        top = int(float(down[at]) * (height - int(tall[at]) + 1))
+        left = int(float(right[at]) * (width - int(wide[at]) + 1))
         return top, left, int(tall[at]), int(wide[at])
 
     def _middle(self, height: int, width: int) -> Box:

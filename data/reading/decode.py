@@ -93,7 +93,7 @@ def decode(content: bytes, name: str, size: int | None = None, how: Conversion =
 def decode_crop(content: bytes, name: str, size: int, choose: Choose, how: Conversion = AS_DECLARED) -> np.ndarray:
     """Decode the box returned by `choose(height, width)`, for the upright image, resized (bilinear, antialiased) to
     uint8 [size, size, 3]. A JPEG is decoded at the smallest sufficient scale. Raises Unreadable."""
-    return np.array(_decoded(content, name, size, choose, how).pixels)  # a writable copy
+    return np.require(_decoded(content, name, size, choose, how).pixels, requirements=["C", "W"])
 
 
 def decoded(content: bytes, name: str, size: int | None, how: Conversion) -> Decoded:
@@ -241,7 +241,8 @@ def _cut_jpeg(content: bytes, size: int, share: Share, orientation: int) -> np.n
     whole = whole.transpose(1, 2) if orientation in _SIDEWAYS else whole
     whole = whole.flip(_FLIPS[orientation]) if orientation in _FLIPS else whole
     left, top, right, bottom = _in_pixels(share, (whole.shape[2], whole.shape[1]))
-    part = whole[None, :, top:bottom, left:right]
+    # channels last, as the decoder writes them, is several times faster and gives the same bits
+    part = whole[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
     return interpolate(part, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +57,13 @@ class Files:
 
     def content(self, row: int) -> bytes:
         """The content of an image file. Raises OSError."""
-        return (self.root / self.names[row]).read_bytes()
+        with open(os.path.join(self.root, self.names[row]), "rb", buffering=0) as stream:
+            return stream.readall()
 
     def _read(self, row: int, decoder: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
-        path = self.root / self.names[row]
+        path = os.path.join(self.root, self.names[row])
         try:
-            return decoder(self.content(row), str(path), *arguments)
+            return decoder(self.content(row), path, *arguments)
         except (OSError, Unreadable) as error:
-            reason = f"{printable(str(path))}: {error.strerror}" if isinstance(error, OSError) else error.lines[0]
+            reason = f"{printable(path)}: {error.strerror}" if isinstance(error, OSError) else error.lines[0]
             raise ImageLost(f"{reason} ({self.lost})") from None
