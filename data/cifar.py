@@ -16,6 +16,7 @@ from core.common.paths import store
 from core.loading.images import Dataset, Splits
 from data.reading import archive, cache, ingest, layout, pickles, tree
 from data.reading.download import download
+from data.reading.frame import Frame
 
 URL = "https://www.cs.toronto.edu/~kriz"  # $LABBOOK_CIFAR_URL names a mirror: the folder that holds the archives
 SIZE = 32
@@ -97,7 +98,7 @@ class Cifar100(Cifar):
 
 def _load(dataset: Dataset, official: Official, root: Path | None) -> Splits:
     path = _fetched(official) if root is None else _within(official, root)
-    recipe = ingest.Recipe(SIZE, exact=official.title)
+    recipe = ingest.Recipe(Frame(SIZE, SIZE), exact=official.title)
 
     def build(folder: Path) -> cache.Index:
         if root is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from core.loading.stratify import stratified
 from data.reading import archive, cache, ingest, labels, layout, tree
 from data.reading.decode import MAX_PIXELS, MAX_VALUE, MOST_PIXELS, Conversion
 from data.reading.files import Files
+from data.reading.frame import LEAST, MOST, Frame, Interpolation, Size, sides
 from data.reading.listing import Listing
 from data.reading.progress import say
 
@@ -23,11 +25,20 @@ TEST_SEED = -1  # differs from every split_seed, which cannot be negative: the t
 class ImageFiles(Dataset, ABC):
     """Base class of data sets that decode image files of any size and kind."""
 
-    size: int = Field(
+    size: Size = Field(
         224,
-        ge=8,
-        le=4096,
-        description="image size in pixels; images are center-cropped to a square and resized to size x size",
+        description="image size in pixels, a side or HEIGHTxWIDTH: the largest centered area of this shape is resized "
+        f"to it ({LEAST} to {MOST})",
+    )
+    interpolation: Interpolation = Field(
+        "bilinear", description="interpolation with which image files are resized; antialiased, except for nearest"
+    )
+    resize_size: int | None = Field(
+        None,
+        ge=LEAST,
+        le=MOST,
+        description="resize the shorter side of images to this length before their center of size x size is cropped, "
+        "as pretrained weights may expect (256 for 224); none: the largest centered area is resized",
     )
     background: Literal["white", "black"] = Field("white", description="color behind transparent pixels")
     max_value: int = Field(
@@ -53,12 +64,27 @@ class ImageFiles(Dataset, ABC):
 
     def recipe(self, **how: Any) -> ingest.Recipe:
         """The recipe of these options.  how: further fields of it."""
-        return ingest.Recipe(self.size, conversion=self.conversion, **how)
+        return ingest.Recipe(self.frame, conversion=self.conversion, **how)
+
+    @property
+    def frame(self) -> Frame:
+        """What is cut from an image, and how it is resized."""
+        return Frame(*sides(self.size), self.interpolation, self.resize_size)
+
+    def check(self) -> None:
+        height, width = sides(self.size)
+        if self.resize_size and (height != width or height > self.resize_size):
+            raise ValueError(f"resize_size {self.resize_size} requires a square size of at most this, not {self.size}")
 
     @property
     def conversion(self) -> Conversion:
         """How pixels that are not 8-bit RGB become so."""
         return Conversion(self.background, self.max_value, self.max_megapixels * 1_000_000)
+
+
+def frame_for(data: Dataset, image_shape: Sequence[int]) -> Frame:
+    """What is cut from an image file for a network that was trained on these data. image_shape: of its images."""
+    return data.frame if isinstance(data, ImageFiles) else Frame(image_shape[0], image_shape[1])
 
 
 class OwnImages(ImageFiles, ABC):
@@ -137,4 +163,4 @@ class ImageFolder(OwnImages):
         names = [""] * (max(index.rows) + 1)
         for row, name in zip(index.rows, index.names, strict=True):
             names[row] = name
-        return Files(root / cached.top, tuple(names), self.size, conversion)
+        return Files(root / cached.top, tuple(names), self.frame, conversion)

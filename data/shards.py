@@ -65,6 +65,7 @@ class WebShards(OwnImages):
     )
 
     def check(self) -> None:
+        super().check()
         if self.skip_unreadable and not self.checked:
             raise ValueError("skip_unreadable requires checked: unreadable images are found when they are decoded")
 
@@ -308,7 +309,7 @@ class Shards(Files):
         """The images of an index."""
         _, shard = np.unique([name.partition("/")[0] for name in index.names], return_inverse=True)
         places = np.array(index.places, dtype=np.int64)
-        return cls(root, tuple(index.names), recipe.size, recipe.conversion, places, shard, window)
+        return cls(root, tuple(index.names), recipe.frame, recipe.conversion, places, shard, window)
 
     def content(self, row: int) -> bytes:
         """The content of an image file. Raises OSError."""

@@ -79,9 +79,9 @@ def export(
     """Export a run, and record the measurements as an artifact of it. The test split is read for accepted exports only,
     once.
 
-    conversion: how images are converted: size, channels, background, max_value.  say: called with what is being done.
-    Raises UserError if a format cannot be made, or if something else is where it belongs, and OSError; exports that
-    exist are replaced by complete ones only.
+    conversion: how images are converted; see data/predict/conversion.py.  say: called with what is being done. Raises
+    UserError if a format cannot be made, or if something else is where it belongs, and OSError; exports that exist are
+    replaced by complete ones only.
     """
     _refuse_others(plan)
     source = source_of(run, splits, plan.formats, plan.at_most)

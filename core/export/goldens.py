@@ -23,8 +23,8 @@ def goldens(images: np.ndarray) -> dict[str, bytes]:
         color = Image.fromarray(pixels if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2))
         return color.resize((width, height), Image.Resampling.BICUBIC)
 
-    size = images.shape[1]
-    wide, tall = 2 * size + 7, size + 5
+    height, width = images.shape[1:3]
+    wide, tall = 2 * width + 7, height + 5
     color, gray = photo(0, wide, tall), photo(1, wide, tall).convert("L")
     mask = ImageChops.invert(Image.linear_gradient("L")).resize(color.size)
     clear = color.copy()
@@ -33,7 +33,7 @@ def goldens(images: np.ndarray) -> dict[str, bytes]:
     palette.info["transparency"] = 3
     deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257 + 13)
     return {
-        "of_the_size.png": _file(photo(3, size, size), "PNG"),
+        "of_the_size.png": _file(photo(3, width, height), "PNG"),
         "wide.png": _file(color, "PNG"),
         "tall.jpg": _file(photo(4, tall, 3 * tall), "JPEG", quality=90),
         "panorama.jpg": _file(photo(5, 9 * tall, tall), "JPEG", progressive=True),

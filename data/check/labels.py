@@ -28,8 +28,10 @@ from core.runs.members import members
 from core.runs.trained import Run
 from data.check.findings import Inspection
 from data.check.survey import Content, pixels_of
+from data.folder import frame_for
 from data.reading import ingest
 from data.reading.decode import Conversion, with_channels
+from data.reading.frame import Frame
 from data.reading.progress import bar, printable
 
 
@@ -78,9 +80,6 @@ class Judge:
                 raise UserError([f"--run {each.id} has no saved weights; name a finished run"])
         if runs[0].multi_label:
             raise UserError([f"--run {run.id} is multi-label; only labels of one class for each image are checked"])
-        height, width, _ = runs[0].record["data"]["image_shape"]
-        if height != width:
-            raise UserError([f"--run {run.id} expects images of {width} x {height}; only square images are supported"])
         if not (run.folder / "artifacts" / name_of(OUT_OF_FOLD)).exists():
             return cls(run, runs, {}, np.empty((0, 0)))
         library("cleanlab", "labels", "checking labels with a parent of folds")
@@ -105,7 +104,8 @@ def opinion(inspection: Inspection, judge: Judge, device: str) -> Opinion:
         shown = ", ".join(map(printable, classes[:10]))
         raise UserError([f"--run {run.id}: it was trained on none of these classes; its classes are {shown}"])
     networks = _networks(judge.runs, device)
-    side, _, channels = judge.runs[0].record["data"]["image_shape"]
+    shape = judge.runs[0].record["data"]["image_shape"]
+    frame, channels = frame_for(judge.runs[0].experiment.data, shape), shape[2]
     rows: list[int] = []
     outputs: list[np.ndarray] = []
     remembered = 0
@@ -113,7 +113,7 @@ def opinion(inspection: Inspection, judge: Judge, device: str) -> Opinion:
     with shown_bar as advance:
 
         def job(batch: list[tuple[int, Content]]) -> tuple[list[int], np.ndarray]:
-            pixels = [_pixels(content, found.names[row], inspection.how, side, channels) for row, content in batch]
+            pixels = [_pixels(content, found.names[row], inspection.how, frame, channels) for row, content in batch]
             return [row for row, _ in batch], np.stack(pixels)
 
         wanted = (item for item in inspection.listing.contents() if item[0] in labels)
@@ -187,5 +187,5 @@ def _networks(runs: Sequence[Run], device: str) -> list[Any]:
     return [network_of(run, device) for run in runs]
 
 
-def _pixels(content: Content, name: str, how: Conversion, side: int, channels: int) -> np.ndarray:
-    return with_channels(pixels_of(content, name, side, how), channels)
+def _pixels(content: Content, name: str, how: Conversion, frame: Frame, channels: int) -> np.ndarray:
+    return with_channels(pixels_of(content, name, frame, how), channels)

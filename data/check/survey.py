@@ -14,6 +14,7 @@ import numpy as np
 
 from data.reading import archive, ingest
 from data.reading.decode import FORMATS, ORIENTATION, Conversion, Unreadable, decode, deep, fitted, sixteen_bit
+from data.reading.frame import Frame
 from data.reading.listing import Listing
 from data.reading.progress import bar
 
@@ -124,8 +125,8 @@ def _examined(content: Content, name: str, how: Conversion, thumb: np.ndarray) -
         return Seen(digest, image.width, image.height, image.mode, form, treated, peak, _flat(pixels))
 
 
-def pixels_of(content: Content, name: str, size: int, how: Conversion) -> np.ndarray:
-    """An image as uint8 [size, size, 3]. Raises Unreadable."""
+def pixels_of(content: Content, name: str, size: int | Frame, how: Conversion) -> np.ndarray:
+    """The frame of an image, uint8 [H, W, 3]. Raises Unreadable."""
     if isinstance(content, np.ndarray):
         return fitted(content, size)[0]
     return decode(content.read_bytes() if isinstance(content, Path) else content or b"", name, size, how)

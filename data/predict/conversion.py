@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from core.common.errors import UserError
 from core.runs.trained import Run
-from data.folder import ImageFiles
+from data.folder import ImageFiles, frame_for
 from data.reading.decode import AS_DECLARED, Conversion, decode, with_channels
+from data.reading.frame import Frame
 
 
 def conversion_of(run: Run) -> Conversion:
@@ -19,22 +20,18 @@ def conversion_of(run: Run) -> Conversion:
     return data.conversion if isinstance(data, ImageFiles) else AS_DECLARED
 
 
-def size_of(run: Run) -> int:
-    """Height and width of the images of a run. Raises UserError if they differ."""
-    height, width, _ = run.record["data"]["image_shape"]
-    if height != width:
-        raise UserError([f"{run.id} expects images of {width} x {height}; only square images are supported"])
-    return int(height)
+def frame_of(run: Run) -> Frame:
+    """What is cut from an image file for a run, and how it is resized."""
+    return frame_for(run.experiment.data, run.record["data"]["image_shape"])
 
 
 def decoder(run: Run) -> Callable[[bytes, str], np.ndarray]:
-    """A function from the content and the name of an image file to uint8 [H, W, C] of the run. Raises UserError."""
-    size, how, channels = size_of(run), conversion_of(run), run.record["data"]["image_shape"][2]
-    return lambda content, name: with_channels(decode(content, name, size, how), channels)
+    """A function from the content and the name of an image file to uint8 [H, W, C] of the run."""
+    frame, how, channels = frame_of(run), conversion_of(run), run.record["data"]["image_shape"][2]
+    return lambda content, name: with_channels(decode(content, name, frame, how), channels)
 
 
 def facts(run: Run) -> dict[str, Any]:
     """What a program needs to convert images in the same way, for the metadata of an export."""
-    how = conversion_of(run)
-    channels = run.record["data"]["image_shape"][2]
-    return {"size": size_of(run), "channels": channels, "background": how.background, "max_value": how.max_value}
+    how, channels = conversion_of(run), run.record["data"]["image_shape"][2]
+    return {**asdict(frame_of(run)), "channels": channels, "background": how.background, "max_value": how.max_value}

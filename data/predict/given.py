@@ -17,9 +17,10 @@ from torch.utils.data import IterableDataset
 
 from core.loading.images import Dataset, Images
 from core.runs.trained import Run
-from data.predict.conversion import conversion_of
+from data.predict.conversion import conversion_of, frame_of
 from data.predict.inputs import whole
 from data.reading.decode import Conversion, Unreadable, decode, decode_opened, fitted, with_channels
+from data.reading.frame import Frame
 from data.reading.ingest import in_threads
 from data.reading.progress import printable
 
@@ -32,13 +33,13 @@ def batches(run: Run, given: Any, size: int) -> Iterator[np.ndarray]:
 
     Raises ValueError for what is no image, with its number, and Unreadable for files, with their names.
     """
-    shape, how = tuple(run.record["data"]["image_shape"]), conversion_of(run)
+    shape, frame, how = tuple(run.record["data"]["image_shape"]), frame_of(run), conversion_of(run)
 
     def job(some: Sequence[tuple[int, Any]]) -> np.ndarray:
         found, unreadable = [], []
         for number, item in some:
             try:
-                found.append(_converted(item, number, shape, how))
+                found.append(_converted(item, number, shape, frame, how))
             except Unreadable as error:
                 unreadable += error.lines
         if unreadable:
@@ -72,20 +73,20 @@ def _items(given: Any) -> Iterator[Any]:
         raise ValueError(f"predict takes {TAKES}; not {type(given).__name__}")
 
 
-def _converted(item: Any, number: int, shape: tuple[int, ...], how: Conversion) -> np.ndarray:
+def _converted(item: Any, number: int, shape: tuple[int, ...], frame: Frame, how: Conversion) -> np.ndarray:
     """An image as uint8 [height, width, channels] of the run."""
-    height, width, channels = shape
+    channels = shape[2]
     if isinstance(item, torch.Tensor):
         item = item.movedim(0, -1).numpy(force=True) if item.ndim == 3 else item.numpy(force=True)
     if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.shape == shape:
         return item
-    if height != width or channels not in (1, 3):
+    if channels not in (1, 3):
         expected = "x".join(map(str, shape))
-        raise ValueError(f"image {number}: the run takes arrays uint8 [N, {expected}] alone, because of its size")
+        raise ValueError(f"image {number}: the run takes arrays uint8 [N, {expected}] alone, because of its channels")
     if isinstance(item, str | os.PathLike):
-        return with_channels(_of_file(Path(item), height, how), channels)
+        return with_channels(_of_file(Path(item), frame, how), channels)
     if isinstance(item, Image.Image):
-        return with_channels(decode_opened(item, f"image {number}", height, how), channels)
+        return with_channels(decode_opened(item, f"image {number}", frame, how), channels)
     if not isinstance(item, np.ndarray):
         raise ValueError(f"image {number} is of type {type(item).__name__}; predict takes {TAKES}")
     if item.dtype != np.uint8 or item.ndim not in (2, 3) or item.shape[2:] not in ((), (1,), (3,)) or not item.size:
@@ -93,12 +94,12 @@ def _converted(item: Any, number: int, shape: tuple[int, ...], how: Conversion) 
         raise ValueError(
             f"image {number}: images must be uint8 [H, W] or [H, W, 1 or 3], not {_described(item)}{advice}"
         )
-    return with_channels(fitted(item, height)[0], channels)
+    return with_channels(fitted(item, frame)[0], channels)
 
 
-def _of_file(path: Path, size: int, how: Conversion) -> np.ndarray:
+def _of_file(path: Path, frame: Frame, how: Conversion) -> np.ndarray:
     try:
-        return decode(whole(path), str(path), size, how)
+        return decode(whole(path), str(path), frame, how)
     except Unreadable:
         raise
     except (OSError, ValueError) as error:

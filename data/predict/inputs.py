@@ -19,12 +19,13 @@ from data.hdf5 import unlabeled
 from data.kinds import is_hdf5
 from data.reading import archive, ingest, rows
 from data.reading.decode import SUFFIXES, UNSUPPORTED, Conversion, Unreadable, decode, fitted
+from data.reading.frame import Frame
 from data.reading.progress import printable
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the input, uint8 [size, size, 3], or the reason why there is none. path: as it is written to the
+    """An image of the input, uint8 [H, W, 3], or the reason why there is none. path: as it is written to the
     result."""
 
     path: str
@@ -36,11 +37,11 @@ class Image:
 class Reading:
     """How inputs are read.
 
-    size: of the decoded images.  how: conversion of their pixels.  column: with the paths, of tables.  dataset: of the
+    frame: what is cut from them.  how: conversion of their pixels.  column: with the paths, of tables.  dataset: of the
     images, of HDF5 files.
     """
 
-    size: int
+    frame: Frame
     how: Conversion
     column: str = "path"
     dataset: str = "images"
@@ -121,9 +122,9 @@ def image_of(path: str, content: ingest.Stored, reading: Reading) -> Image:
     try:
         raw = whole(content) if isinstance(content, Path) else content
         if isinstance(raw, np.ndarray):
-            return Image(path, fitted(raw, reading.size)[0])
+            return Image(path, fitted(raw, reading.frame)[0])
         assert isinstance(raw, bytes)
-        return Image(path, decode(raw, path, reading.size, reading.how))
+        return Image(path, decode(raw, path, reading.frame, reading.how))
     except Unreadable as error:
         return Image(path, None, error.lines[0].removeprefix(f"{printable(path)}: "))
     except OSError as error:

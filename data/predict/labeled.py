@@ -22,7 +22,10 @@ from data.kinds import declared, kind_of
 from data.reading.decode import with_channels
 
 # fields of a run's data set that say how files and labels are read, and not where they are or how they are divided
-READ_ALIKE = ("background", "max_value", "max_megapixels", "multi_label", "separator", "path_column", "label_column")
+READ_ALIKE = (
+    *("interpolation", "resize_size", "background", "max_value", "max_megapixels"),
+    *("multi_label", "separator", "path_column", "label_column"),
+)
 
 
 def converted(run: Run) -> Convert:
@@ -32,13 +35,11 @@ def converted(run: Run) -> Convert:
 
 def another(run: Run, root: Path, kind: str | None, options: Mapping[str, str]) -> Splits:
     """The labeled set at root, read as that of the run unless the options say otherwise. Raises UserError."""
-    height, width, _ = run.record["data"]["image_shape"]
-    if height != width:
-        raise UserError([f"{run.id} expects images of {width} x {height}; only square images can be read"])
     data, own = declared(kind or kind_of(root), {}), run.experiment.data
     shared = set(READ_ALIKE) & set(type(own).model_fields) & set(type(data).model_fields)
     alike = {name: getattr(own, name) for name in sorted(shared)} if isinstance(own, ImageFiles) else {}
-    splits = declared(type(data).__name__, {"size": str(height), **alike, **options}).load(root)
+    height, width, _ = run.record["data"]["image_shape"]
+    splits = declared(type(data).__name__, {"size": f"{height}x{width}", **alike, **options}).load(root)
     if splits.multi_label != run.multi_label:
         theirs, ours = (("one class", "any number of labels")[flag] for flag in (splits.multi_label, run.multi_label))
         advice = "; a table is read so with --data.multi_label true" if run.multi_label else ""

@@ -27,6 +27,7 @@ from data.hdf5 import Hdf5
 from data.kinds import divided
 from data.predict import sheet
 from data.predict.asked import Asked
+from data.predict.conversion import frame_of
 from data.predict.inputs import Reading, has_files, refuse_missing
 from data.predict.results import Kept, Row, show
 from data.reading.disk import refuse_sheet
@@ -73,8 +74,10 @@ def main(words: Sequence[str]) -> int:
     if given.sort_into and runs[0].multi_label:
         raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
     reading, *others = (_reading(run, given.path_column, options) for run in runs)
-    if differing := [run.id for run, other in zip(runs[1:], others, strict=True) if other.how != reading.how]:
-        raise UserError([f"{runs[0].id} and {differing[0]} convert pixels differently; they cannot answer together"])
+    alike = [(other.frame, other.how) == (reading.frame, reading.how) for other in others]
+    if not all(alike):
+        other = runs[1 + alike.index(False)].id
+        raise UserError([f"{runs[0].id} and {other} convert pixels differently; they cannot answer together"])
     asked = Asked(runs, given.top, given.threshold, given.device, reading, given.precision)
     keep_freed_memory()
     if given.to is None:
@@ -124,9 +127,6 @@ def _divided(words: Sequence[str]) -> tuple[list[Run], list[str]]:
 
 def _reading(run: Run, column: str | None, options: Mapping[str, str]) -> Reading:
     """How images are read: as those of the run, but options may raise the limit of their size. Raises UserError."""
-    height, width, _ = run.record["data"]["image_shape"]
-    if height != width:
-        raise UserError([f"{run.id} expects images of {width} x {height}; only square images are supported"])
     if strange := [name for name in options if name not in OPTIONS]:
         known = ", ".join(f"--data.{name}" for name in OPTIONS)
         raise UserError([f"--data.{strange[0]}: images are read as those of the run; only {known} can be given"])
@@ -135,7 +135,7 @@ def _reading(run: Run, column: str | None, options: Mapping[str, str]) -> Readin
     data = changed(own if isinstance(own, ImageFiles) else ImageFolder(), size, "option", "--data.")
     column = column or (own.path_column if isinstance(own, ImageTable) else "path")
     dataset = options.get("images") or (own.images if isinstance(own, Hdf5) else "images")
-    return Reading(height, data.conversion, column, dataset)
+    return Reading(frame_of(run), data.conversion, column, dataset)
 
 
 def _refuse_folders(folder: Path, classes: Sequence[str]) -> None:

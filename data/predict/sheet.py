@@ -13,6 +13,7 @@ import numpy as np
 from core.common import plots
 from data.predict.inputs import Reading, contents, image_of
 from data.predict.results import Row
+from data.reading.frame import Frame
 from data.reading.progress import printable
 
 MOST = 40  # images
@@ -23,7 +24,7 @@ def write(rows: Iterable[Row], places: Sequence[str], reading: Reading, path: Pa
     """Write the MOST least certain images of the rows, the least certain one first, as a PNG; they are read again from
     their places. Raises OSError, and UserError for a place that cannot be read any more."""
     chosen = heapq.nsmallest(MOST, (row for row in rows if not row.get("error")), key=_certainty)
-    shown = _shown({row["path"] for row in chosen}, places, replace(reading, size=plots.TILE))
+    shown = _shown({row["path"] for row in chosen}, places, replace(reading, frame=Frame(plots.TILE, plots.TILE)))
     gray = np.full((plots.TILE, plots.TILE, 3), 225, np.uint8)
     pixels = [shown.get(row["path"], gray) for row in chosen]
     plots.contact_sheet(np.stack(pixels or [gray]), [*map(_title, chosen)] or ["no images"], path)

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.common.errors import DataError
 from core.loading.images import Box
+from data.reading.frame import Frame, Share, in_pixels
 from data.reading.progress import printable
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations with height and width exchanged
 _FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # orientation -> flipped axes of [C, H, W]
 
 Choose = Callable[[int, int], Box]  # of height and width
-Share = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Unreadable(DataError):
@@ -81,27 +81,29 @@ class Decoded:
     converted: str = ""
 
 
-def decode(content: bytes, name: str, size: int | None = None, how: Conversion = AS_DECLARED) -> np.ndarray:
+def decode(content: bytes, name: str, size: int | Frame | None = None, how: Conversion = AS_DECLARED) -> np.ndarray:
     """Decode an image file to uint8 [H, W, 3].
 
-    size: center-crop to the largest square and resize it (bilinear, antialiased) to H = W = size. Raises Unreadable,
-    with the name of the file, if it cannot be decoded.
+    size: the frame that is cut from it; None: all of it. Raises Unreadable, with the name of the file, if it cannot be
+    decoded.
     """
     return decoded(content, name, size, how).pixels
 
 
-def decode_crop(content: bytes, name: str, size: int, choose: Choose, how: Conversion = AS_DECLARED) -> np.ndarray:
-    """Decode the box returned by `choose(height, width)`, for the upright image, resized (bilinear, antialiased) to
-    uint8 [size, size, 3]. A JPEG is decoded at the smallest sufficient scale. Raises Unreadable."""
+def decode_crop(
+    content: bytes, name: str, size: int | Frame, choose: Choose, how: Conversion = AS_DECLARED
+) -> np.ndarray:
+    """Decode the box returned by `choose(height, width)`, for the upright image, resized to the height and width of
+    the frame, uint8 [H, W, 3]. A JPEG is decoded at the smallest sufficient scale. Raises Unreadable."""
     return np.require(_decoded(content, name, size, choose, how).pixels, requirements=["C", "W"])
 
 
-def decoded(content: bytes, name: str, size: int | None, how: Conversion) -> Decoded:
+def decoded(content: bytes, name: str, size: int | Frame | None, how: Conversion) -> Decoded:
     """As `decode`, with what a cache keeps of an image."""
     return _decoded(content, name, size, None, how)
 
 
-def decode_opened(image: Image.Image, name: str, size: int, how: Conversion = AS_DECLARED) -> np.ndarray:
+def decode_opened(image: Image.Image, name: str, size: int | Frame, how: Conversion = AS_DECLARED) -> np.ndarray:
     """As `decode`, for an image of Pillow, which may have been read already. Raises Unreadable, with this name."""
     from PIL import ImageFile, ImageOps
 
@@ -114,19 +116,19 @@ def decode_opened(image: Image.Image, name: str, size: int, how: Conversion = AS
     try:
         is_deep = deep(image)
         made, _ = _rgb(ImageOps.exif_transpose(image), how, is_deep)
-        return np.array(_cut(made, size, None))
+        return np.array(Frame.of(size).cut(made))
     except Exception as error:  # as of files: Pillow raises nearly any exception
         raise Unreadable([f"{name}: {printable(str(error) or type(error).__name__)}"]) from None
 
 
-def fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """(uint8 [size, size, 3], number of pixels before) of an image array, uint8 [H, W] or [H, W, 1 or 3], cropped and
-    resized as by `decode`."""
+def fitted(pixels: np.ndarray, size: int | Frame) -> tuple[np.ndarray, int]:
+    """(the frame uint8 [height, width, 3], number of pixels before) of an image array, uint8 [H, W] or [H, W, 1 or 3],
+    as by `decode`."""
     from PIL import Image
 
     flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     image = Image.fromarray(np.ascontiguousarray(flat)).convert("RGB")
-    return np.array(_cut(image, size, None)), image.width * image.height
+    return np.array(Frame.of(size).cut(image)), image.width * image.height
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -134,30 +136,33 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return pixels if channels == 3 else np.rint(pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)
 
 
-def _decoded(content: bytes, name: str, size: int | None, choose: Choose | None, how: Conversion) -> Decoded:
+def _decoded(content: bytes, name: str, size: int | Frame | None, choose: Choose | None, how: Conversion) -> Decoded:
     from PIL import Image
 
+    frame = None if size is None else Frame.of(size)
     try:
         if not content:
             raise ValueError("the file is empty")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             area = image.width * image.height
-            reducible = size is not None and image.format == "JPEG"
+            reducible = frame is not None and image.format == "JPEG"
             if area > (MOST_PIXELS if reducible else how.max_pixels):
                 raise ValueError(_too_large(image.width, image.height, how.max_pixels))
             is_deep = deep(image)
             orientation = _orientation(image)
             share = _share(choose, image, orientation) if choose else None
-            if size is not None and reducible:
-                least = _enough(size, share, orientation) if share else (4 * size, 4 * size)
+            if frame and reducible:
+                least = frame.enough(share) if share else (frame.ample, frame.ample)
+                least = least[::-1] if orientation in _SIDEWAYS else least
                 if area > how.max_pixels:  # decoded at scale 1/2 at most, although a small crop would need more
                     least = (min(least[0], image.width // 2), min(least[1], image.height // 2))
                 if min(image.width // least[0], image.height // least[1]) > 1:
                     image.draft(None, least)  # decodes at scale 1/2, 1/4 or 1/8, but never below `least`
                 elif share and image.mode in ("RGB", "L"):
-                    return Decoded(_cut_jpeg(content, size, share, orientation), area)
+                    return Decoded(_cut_jpeg(content, frame, share, orientation), area)
             made, converted = _rgb(image, how, is_deep)
-            made = made if size is None else _cut(made, size, share)
+            if frame:
+                made = frame.cut_share(made, share) if share else frame.cut(made)
             pixels = np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3)
             return Decoded(pixels, area, converted)
     except Exception as error:  # Pillow raises nearly any exception for damaged files: SyntaxError, struct.error, ...
@@ -192,13 +197,6 @@ def _share(choose: Choose, image: Image.Image, orientation: int) -> Share:
     return left / width, top / height, (left + wide) / width, (top + tall) / height
 
 
-def _enough(size: int, share: Share, orientation: int) -> tuple[int, int]:
-    """(width, height) of the file, in its stored orientation, at which the box has at least size x size pixels."""
-    left, top, right, bottom = share
-    width, height = math.ceil(size / (right - left)), math.ceil(size / (bottom - top))
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
-
-
 def _rgb(image: Image.Image, how: Conversion, is_deep: bool) -> tuple[Image.Image, str]:
     """(the upright image in RGB, see Decoded.converted)"""
     from PIL import Image, ImageOps
@@ -219,19 +217,9 @@ def _rgb(image: Image.Image, how: Conversion, is_deep: bool) -> tuple[Image.Imag
     return Image.alpha_composite(behind, shown).convert("RGB"), converted
 
 
-def _cut(image: Image.Image, size: int, share: Share | None) -> Image.Image:
-    """Crop the box (default: the largest centered square) of an upright RGB image and resize it to size x size."""
-    from PIL import Image
-
-    if share is None and image.size == (size, size):
-        return image
-    part = image.crop(_centered(image.size) if share is None else _in_pixels(share, image.size))
-    # crop first, because the box argument of resize uses pixels outside the box
-    return part.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
-
-
-def _cut_jpeg(content: bytes, size: int, share: Share, orientation: int) -> np.ndarray:
-    """As `_cut`, for a JPEG file decoded at full scale, within one gray level; torchvision needs 2/3 of the time."""
+def _cut_jpeg(content: bytes, frame: Frame, share: Share, orientation: int) -> np.ndarray:
+    """As `Frame.cut_share`, for a JPEG file decoded at full scale, within one gray level; torchvision needs half of the
+    time."""
     import torch
     from torch.nn.functional import interpolate
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -240,21 +228,12 @@ def _cut_jpeg(content: bytes, size: int, share: Share, orientation: int) -> np.n
     whole = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=False)
     whole = whole.transpose(1, 2) if orientation in _SIDEWAYS else whole
     whole = whole.flip(_FLIPS[orientation]) if orientation in _FLIPS else whole
-    left, top, right, bottom = _in_pixels(share, (whole.shape[2], whole.shape[1]))
+    left, top, right, bottom = in_pixels(share, (whole.shape[2], whole.shape[1]))
     # channels last, as the decoder writes them, is several times faster and gives the same bits
     part = whole[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
-    return interpolate(part, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
-
-
-def _centered(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    side = min(size)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return left, top, left + side, top + side
-
-
-def _in_pixels(share: Share, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (round(part * size[at % 2]) for at, part in enumerate(share))
-    return left, top, max(right, left + 1), max(bottom, top + 1)
+    mode = "nearest-exact" if frame.interpolation == "nearest" else frame.interpolation
+    made = interpolate(part, (frame.height, frame.width), mode=mode, antialias=mode != "nearest-exact")
+    return made[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def deep(image: Image.Image) -> bool:

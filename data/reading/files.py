@@ -13,33 +13,33 @@ import numpy as np
 from core.common.errors import ImageLost
 from core.loading.images import Box, Order
 from data.reading.decode import Conversion, Unreadable, decode, decode_crop
+from data.reading.frame import Frame
 from data.reading.progress import printable
 
 
 @dataclass(frozen=True)
 class Files:
-    """Images of a folder as uint8 [M, size, size, 3], decoded on each access.  names: file name of each row.
-    conversion: of pixels that are not 8-bit RGB."""
+    """Images of a folder as uint8 [M, H, W, 3], decoded on each access.  names: file name of each row.  frame: what is
+    cut from them.  conversion: of pixels that are not 8-bit RGB."""
 
     lost: ClassVar[str] = "it could be read when training started; restore the file"
 
     root: Path
     names: tuple[str, ...]
-    size: int
+    frame: Frame
     conversion: Conversion
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self.names), self.size, self.size, 3
+        return len(self.names), self.frame.height, self.frame.width, 3
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """The images of these rows (an int, a slice, int64 [n]), each center-cropped to a square and resized. Raises
-        ImageLost."""
+        """The images of these rows (an int, a slice, int64 [n]), each cut to the frame. Raises ImageLost."""
         if isinstance(rows, int | np.integer):
-            return self._read(int(rows), decode, self.size, self.conversion)
+            return self._read(int(rows), decode, self.frame, self.conversion)
         chosen = np.arange(len(self))[rows]
         pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
         for place, row in enumerate(chosen.tolist()):
@@ -47,9 +47,9 @@ class Files:
         return pixels
 
     def crop(self, row: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-        """The box returned by `choose(height, width)`, for the upright image, resized to uint8 [size, size, 3]. Raises
+        """The box returned by `choose(height, width)`, for the upright image, resized to uint8 [H, W, 3]. Raises
         ImageLost."""
-        return self._read(row, decode_crop, self.size, choose, self.conversion)
+        return self._read(row, decode_crop, self.frame, choose, self.conversion)
 
     def order(self, rows: np.ndarray, size: int, ranks: int) -> Order | None:
         """None, because separate files can be read in any order."""

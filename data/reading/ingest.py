@@ -18,6 +18,7 @@ from core.common.errors import DataError
 from core.common.machine import usable_cores
 from data.reading import archive, cache, tree
 from data.reading.decode import AS_DECLARED, FIRST, UNSUPPORTED, Conversion, Decoded, Unreadable, decoded, fitted
+from data.reading.frame import Frame
 from data.reading.layout import Layout
 from data.reading.progress import bar, first, printable, say
 
@@ -31,14 +32,14 @@ Key = TypeVar("Key", int, str)  # of an image: its row, or its name
 
 @dataclass(frozen=True)
 class Recipe:
-    """How image files are converted to arrays with H = W = size.
+    """How image files are converted to arrays of the height and width of a frame.
 
     exact: name of a dataset whose files must have this size already, or None.  keep: store the decoded pixels;
     otherwise files are decoded once, to check them, and again during training.  listed: how many unreadable images are
     listed by name; None: all.  conversion: of pixels that are not 8-bit RGB.
     """
 
-    size: int
+    frame: Frame
     exact: str | None = None
     skip_unreadable: bool = False
     keep: bool = True
@@ -57,9 +58,10 @@ class Recipe:
         return self._policy(FIRST)
 
     def _policy(self, conversion: Conversion) -> str:
-        how = "as stored" if self.exact else "the largest centered square, bilinear, antialiased"
+        frame = self.frame
+        how = f"{frame.width} x {frame.height}, as stored" if self.exact else frame.policy
         when = "" if self.keep else "; whenever it comes"
-        return f"{conversion.policy}; {self.size} x {self.size}, {how}{when}"
+        return f"{conversion.policy}; {how}{when}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def build(
     contents: (index into found.names, content) of each image, if they are not those of the tree. Raises one Unreadable
     that lists the images that cannot be read.
     """
-    count, shape = len(found.names), (recipe.size, recipe.size, 3)
+    count, shape = len(found.names), (recipe.frame.height, recipe.frame.width, 3)
     hashes: dict[int, str] = {}
     areas: dict[int, int] = {}
     unreadable: list[str] = []
@@ -121,15 +123,15 @@ def _decode_batch(
         try:
             raw = content.read_bytes() if isinstance(content, Path) else content
             if isinstance(raw, np.ndarray):
-                one = Decoded(*fitted(raw, recipe.size))
+                one = Decoded(*fitted(raw, recipe.frame))
             else:
-                one = decoded(raw, names[row], None if recipe.exact else recipe.size, recipe.conversion)
+                one = decoded(raw, names[row], None if recipe.exact else recipe.frame, recipe.conversion)
         except Unreadable as error:
             outcome.unreadable.extend(error.lines)
         except OSError as error:
             outcome.unreadable.append(f"{printable(names[row])}: {error.strerror}")
         else:
-            if one.pixels.shape[:2] != (recipe.size, recipe.size):
+            if one.pixels.shape[:2] != (recipe.frame.height, recipe.frame.width):
                 raise _other_size(names[row], one.pixels, recipe)
             put(row, one.pixels)
             outcome.hashes.append((row, _sha256(raw) + one.converted))
@@ -225,6 +227,6 @@ def _report(found: tree.Tree, unreadable: list[str], listed: int | None) -> list
 
 
 def _other_size(name: str, pixels: np.ndarray, recipe: Recipe) -> DataError:
-    size, got = f"{recipe.size} x {recipe.size}", f"{pixels.shape[1]} x {pixels.shape[0]}"
+    size, got = f"{recipe.frame.width} x {recipe.frame.height}", f"{pixels.shape[1]} x {pixels.shape[0]}"
     line = f"{printable(name)} has {got} pixels, but {recipe.exact} has {size}"
     return DataError([f"{line}; for your own images, use --data ImageFolder"])

@@ -33,6 +33,7 @@ from data.predict.asked import Asked
 from data.predict.inputs import Reading
 from data.predict.results import Kept
 from data.reading.decode import AS_DECLARED, decode
+from data.reading.frame import Frame
 from tests.benchmarks.common import in_turn, show
 
 SMALL, PHOTOGRAPHS = 2048, 256  # files
@@ -93,7 +94,7 @@ def main(source: Path, rounds: int) -> None:
         large = photographs(root / "large", files[:PHOTOGRAPHS])
         for title, folder, size, stem in (("CIFAR size", small, 32, "cifar"), ("photographs", large, SIDE, "imagenet")):
             run = untrained(root / f"train{size}", size, stem)
-            asked = Asked([run], 1, 0.0, "auto", Reading(size, AS_DECLARED), None)
+            asked = Asked([run], 1, 0.0, "auto", Reading(Frame(size, size), AS_DECLARED), None)
             inside = sorted(folder.iterdir())
             candidates: dict[str, Callable[[], float]] = {
                 "decoding and forward": lambda a=asked, i=inside, s=size: alone(a.networks[0], i, s),

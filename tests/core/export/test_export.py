@@ -41,6 +41,8 @@ from core.runs.train import train
 from core.runs.trained import Run, load
 from core.tracking.api import NoMirror
 from data import ImageFolder
+from data.reading.decode import Conversion, decode
+from data.reading.frame import Frame
 from experiments.tiny import EXPERIMENT
 from tests.support.golden import saved
 from tests.support.networks import Looks
@@ -144,6 +146,7 @@ def test_the_script_needs_neither_torch_nor_labbook(name, color, tmp_path):
     )
 
 
+FRAMES = [(16, 16), (16, 24, "bicubic"), (24, 9, "nearest"), (16, 16, "bilinear", 20), (12, 12, "bicubic", 40)]
 MODES = st.sampled_from(["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
 KINDS = {
     "RGB": ("PNG", "JPEG", "WEBP", "BMP"), "L": ("PNG", "JPEG"), "1": ("PNG",), "P": ("PNG", "GIF"), "RGBA": ("PNG",),
@@ -161,13 +164,16 @@ def script(recorded, tmp_path_factory):
         made(run, ["onnx"], folder)
         names = {"__name__": "predict", "__file__": str(folder / "onnx" / "predict.py")}
         exec((folder / "onnx" / "predict.py").read_text(), names)
-        yield names, import_data("data.predict.conversion").decoder(run), folder
+        yield names, folder
 
 
 @settings(max_examples=150, deadline=None)
 @given(MODES, st.integers(1, 200), st.integers(1, 200), st.integers(1, 8), st.integers(0, 2**32 - 1), st.data())
 def test_the_script_reads_odd_files_as_labbook_does(script, mode, width, height, turned, seed, data):
-    names, decode, folder = script
+    names, folder = script
+    frame = Frame(*data.draw(st.sampled_from(FRAMES)))  # as if the run had declared it
+    names["HEIGHT"], names["WIDTH"], names["SHORT"] = frame.height, frame.width, frame.resize_size
+    names["FILTER"], names["AMPLE"] = Image.Resampling[frame.interpolation.upper()], frame.ample
     kind = data.draw(st.sampled_from(KINDS[mode]))
     rng = np.random.default_rng(seed)
     if mode == "I;16":
@@ -180,7 +186,7 @@ def test_the_script_reads_odd_files_as_labbook_does(script, mode, width, height,
     content = saved(image, kind, **options)
     path = folder / "odd"
     path.write_bytes(content)
-    np.testing.assert_array_equal(names["read"](path), decode(content, "odd"))
+    np.testing.assert_array_equal(names["read"](path), decode(content, "odd", frame, Conversion(max_value=4095)))
 
 
 def odd_file(seed):
