@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from core.common.errors import DataError
 from core.loading.images import Dataset, Pixels, Splits
@@ -15,10 +16,13 @@ from core.loading.stratify import stratified
 from data.reading import archive, cache, ingest, labels, layout, tree
 from data.reading.decode import MAX_PIXELS, MAX_VALUE, MOST_PIXELS, Conversion
 from data.reading.files import Files
-from data.reading.frame import LEAST, MOST, Frame, Interpolation, Size, sides
+from data.reading.frame import LEAST, MOST, Frame, Interpolation, Reduced, Size, sides
 from data.reading.listing import Listing
 from data.reading.progress import say
+from data.reading.reduced import ReducedImages
 
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_switched = BeforeValidator(lambda value: _SWITCH.get(str(value).lower(), value))
 TEST_SEED = -1  # differs from every split_seed, which cannot be negative: the test split is fixed
 
 
@@ -130,10 +134,10 @@ class ImageFolder(OwnImages):
     file names and values are file contents; it requires `pip install -e ".[lmdb]"`.
     """
 
-    cached: bool = Field(
+    cached: Annotated[Literal[True, False, "resized"], _switched] = Field(
         True,
-        description="decode the images once, to a memory-mapped file on disk; false: decode the image files during "
-        "training",
+        description="decode the images once, to a memory-mapped file on disk; resized: keep them as smaller JPEG files "
+        "in it, of which random crops are taken; false: decode the image files during training",
     )
 
     def load(self, root: Path | None) -> Splits:
@@ -143,7 +147,9 @@ class ImageFolder(OwnImages):
             raise DataError(
                 [f"{root} is not a folder, which --data.cached false requires; unpack it, or omit --data.cached"]
             )
-        recipe = self.recipe(skip_unreadable=self.skip_unreadable, keep=self.cached)
+        recipe = self.recipe(skip_unreadable=self.skip_unreadable, keep=bool(self.cached))
+        if self.cached == "resized":
+            recipe = replace(recipe, frame=Reduced.to(self.frame))
 
         def build(folder: Path) -> cache.Index:
             found = tree.scan(root)
@@ -151,6 +157,8 @@ class ImageFolder(OwnImages):
 
         key = f"{layout.VERSION} {archive.fingerprint(root)} {recipe.policy} {recipe.skip_unreadable}"
         cached = cache.fetch(key, build)
+        if self.cached == "resized":
+            return self.splits(cached, root, ReducedImages.of(cached, self.frame))
         return self.splits(cached, root, None if self.cached else self._files(cached, root, recipe.conversion))
 
     def listed(self, root: Path, refuse: archive.Refuse) -> Listing:

@@ -160,7 +160,7 @@ def _accepts(info: Any) -> Iterator[str]:
     plain = [kind for kind in get_args(info.annotation) if kind is not type(None)]
     kind = info.annotation if not plain or get_origin(info.annotation) in (Literal, tuple) else plain[0]
     if get_origin(kind) is Literal:
-        yield f"choose one of {', '.join(map(str, get_args(kind)))}"
+        yield f"choose one of {', '.join(map(_plain, get_args(kind)))}"
     else:
         bounds = _bounds(info.metadata)
         if kind is int and bounds[:1] == ["at least 1"]:

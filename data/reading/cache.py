@@ -1,10 +1,12 @@
 """The cache of decoded images: built once, then memory-mapped.
 
-store()/cache/<digest>/pixels.npy and index.json    a cache, either complete or absent
+store()/cache/<digest>/pixels.npy and index.json    a cache, either complete or absent; of images that are kept reduced,
+                                                    pixels.npy has the contents of their files, uint8 [bytes]
 store()/cache/sources/<key>.json                    the digest of the cache of a source (its names, sizes and times)
 store()/cache/<digest>/checked                      its pixels matched their digests at the time of this file
 store()/cache/<digest>/damaged                      they did not: the cache is built again when it is opened next
-store()/cache/tmp-<key>/                            a cache being built, under the lock sources/<key>.lock
+store()/cache/tmp-<key>/                            a cache being built, under the lock sources/<key>.lock; it is
+                                                    continued if it was growing when its process was killed
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from core.common.files import place
 from core.common.paths import store
 from core.loading.images import Images, Pixels
 from data.reading import disk
+from data.reading.growing import PROGRESS
 from data.reading.progress import say
 
 FORMAT = 1
 CHUNK = 16 << 20  # bytes of pixels.npy for which the index has a digest
 CHECKED, DAMAGED = "checked", "damaged"
+LEFT_FOR = 24 * 3600.0  # s for which a build that can be continued is left
 CHECK_AFTER = 24 * 3600.0  # s after which a cache is checked again
 
 
@@ -41,7 +45,8 @@ class Index:
     """The index of a cache. For each image: name, label (index into classes), split, row in pixels, and the number of
     pixels of its file (areas; empty if all are equal).
 
-    places: (offset, size) in bytes of each image in the tar file with which its name starts; empty for other sources.
+    places: (offset, size) in bytes of each image in the tar file with which its name starts, or in pixels.npy if that
+    has contents; empty for other sources.
     digest: sha256 of names, contents and policy.  source: description of the data it was built from.  top: see Cached.
     """
 
@@ -155,18 +160,24 @@ def _write_at(descriptor: int, offset: int, content: bytes | np.ndarray) -> None
 
 def _built(root: Path, key: str, build: Callable[[Path], Index]) -> Cached:
     part = root / f"tmp-{key}"
-    part.mkdir()
+    part.mkdir(exist_ok=True)
+    left = False
     try:
         index = build(part)
         size = (part / "pixels.npy").stat().st_size if (part / "pixels.npy").exists() else None
         with disk.writing(part, 0, "the index of the cache"):
             chunks = [] if size is None else list(_digests(part / "pixels.npy"))
             (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size, "chunks": chunks}))
+        (part / PROGRESS).unlink(missing_ok=True)
         with disk.locked(root / "place.lock", "waiting: another process is finishing a cache"):
             _place(root, part, index)
             _note(root, key, {"digest": index.digest, "source": index.source, "top": index.top})
+    except KeyboardInterrupt:
+        left = (part / PROGRESS).exists()
+        raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if not left:
+            shutil.rmtree(part, ignore_errors=True)
     if chunks:  # their digests have just been computed
         (root / index.digest / CHECKED).touch()
     return Cached(*_open(root / index.digest), index.source, index.top)
@@ -272,9 +283,16 @@ def _lock(root: Path, key: str) -> Path:
 
 
 def _sweep(root: Path, own: str) -> None:
-    """Remove folders left by killed builds, whose lock is free.  own: the key whose lock this process holds."""
-    shutil.rmtree(root / f"tmp-{own}", ignore_errors=True)
+    """Remove folders left by killed builds, whose lock is free, except those that can be continued: the own one, and
+    others for a day.  own: the key whose lock this process holds."""
     for left in root.glob("tmp-*"):
+        if left.name == f"tmp-{own}":
+            if not (left / PROGRESS).exists():
+                shutil.rmtree(left, ignore_errors=True)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - (left / PROGRESS).stat().st_mtime < LEFT_FOR:
+                continue
         with disk.if_free(_lock(root, left.name.removeprefix("tmp-"))) as dead:
             if dead:
                 shutil.rmtree(left, ignore_errors=True)

@@ -16,6 +16,7 @@ from data.reading.frame import Frame, Share, in_pixels
 from data.reading.progress import printable
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 MAX_VALUE = 0xFFFF  # of 16 bits
@@ -220,17 +221,30 @@ def _rgb(image: Image.Image, how: Conversion, is_deep: bool) -> tuple[Image.Imag
 def _cut_jpeg(content: bytes, frame: Frame, share: Share, orientation: int) -> np.ndarray:
     """As `Frame.cut_share`, for a JPEG file decoded at full scale, within one gray level; torchvision needs half of the
     time."""
-    import torch
-    from torch.nn.functional import interpolate
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    whole = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=False)
+    whole = whole_jpeg(content)
     whole = whole.transpose(1, 2) if orientation in _SIDEWAYS else whole
     whole = whole.flip(_FLIPS[orientation]) if orientation in _FLIPS else whole
     left, top, right, bottom = in_pixels(share, (whole.shape[2], whole.shape[1]))
+    return resized_part(whole[:, top:bottom, left:right], frame)
+
+
+def whole_jpeg(content: bytes) -> torch.Tensor:
+    """A JPEG file as uint8 [3, H, W], in its stored orientation. Raises RuntimeError."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    whole: torch.Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=False)
+    return whole
+
+
+def resized_part(part: torch.Tensor, frame: Frame) -> np.ndarray:
+    """A part uint8 [3, h, w] of an image, resized to the height and width of the frame, uint8 [H, W, 3]."""
+    import torch
+    from torch.nn.functional import interpolate
+
     # channels last, as the decoder writes them, is several times faster and gives the same bits
-    part = whole[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+    part = part[None].contiguous(memory_format=torch.channels_last)
     mode = "nearest-exact" if frame.interpolation == "nearest" else frame.interpolation
     made = interpolate(part, (frame.height, frame.width), mode=mode, antialias=mode != "nearest-exact")
     return made[0].permute(1, 2, 0).contiguous().numpy()

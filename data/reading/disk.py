@@ -59,8 +59,7 @@ def writing(folder: Path, needed: int, what: str) -> Iterator[None]:
     checked first."""
     with as_data_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < needed:
-            raise _full(folder, needed, what)
+        refuse_full(folder, needed, what)
         try:
             yield
         except OSError as error:
@@ -69,11 +68,17 @@ def writing(folder: Path, needed: int, what: str) -> Iterator[None]:
             raise
 
 
+def refuse_full(folder: Path, needed: int, what: str) -> None:
+    """Raises DataError if less than `needed` bytes are free in a folder."""
+    if shutil.disk_usage(folder).free < needed:
+        raise _full(folder, needed, what)
+
+
 def _full(folder: Path, needed: int, what: str) -> DataError:
     room = shutil.disk_usage(folder).free
     return DataError(
         [
-            f"disk full: {what} needs {needed:,} bytes, {room:,} are free at {folder}",
+            f"disk full: {what} needs {f'{needed:,} bytes' if needed else 'more'}, {room:,} are free at {folder}",
             "free disk space there, or set LABBOOK_HOME to a folder on a larger disk",
         ]
     )

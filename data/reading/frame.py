@@ -3,17 +3,23 @@ export, whose script repeats it (core/export/predict.py.jinja)."""
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator
+
+from core.loading.images import Box
 
 if TYPE_CHECKING:
     from PIL import Image
 
 LEAST, MOST = 8, 4096  # pixels of a side
+QUALITY = 95  # of the JPEG files that are kept of reduced images
+RAW = 16 << 10  # bytes of pixels that are kept as they are, because decoding would take longer than reading them
 MOST_PIXELS = 100_000_000  # of an image that is resized as a whole
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -77,10 +83,14 @@ class Frame:
             return self._center(image)
         if image.size == (self.width, self.height):
             return image
-        wide = min(image.width, max(1, round(image.height * self.width / self.height)))
-        tall = min(image.height, max(1, round(image.width * self.height / self.width)))
-        left, top = (image.width - wide) // 2, (image.height - tall) // 2
+        top, left, tall, wide = self.centered(image.height, image.width)
         return self._resized(image.crop((left, top, left + wide, top + tall)))
+
+    def centered(self, height: int, width: int) -> Box:
+        """The largest centered area of the frame's shape in an image of this size."""
+        wide = min(width, max(1, round(height * self.width / self.height)))
+        tall = min(height, max(1, round(width * self.height / self.width)))
+        return (height - tall) // 2, (width - wide) // 2, tall, wide
 
     def cut_share(self, image: Image.Image, share: Share) -> Image.Image:
         """A share of an upright RGB image, resized to height x width."""
@@ -113,6 +123,53 @@ class Frame:
         from PIL import Image
 
         return Image.Resampling[self.interpolation.upper()]
+
+
+@dataclass(frozen=True)
+class Reduced(Frame):
+    """The whole image, reduced to what a frame and random crops of its size can use, and kept as encoded by `encoded`.
+
+    Its largest centered area of the frame's shape has 8/7 of the frame's sides, as 256 for 224, which is customary for
+    random crops (Krizhevsky et al. 2012, section 4.1), or `resize_size`. Smaller images keep their size.
+    """
+
+    @classmethod
+    def to(cls, frame: Frame) -> Reduced:
+        """What is kept for a frame."""
+        return cls(frame.height, frame.width, frame.interpolation, frame.resize_size)
+
+    @property
+    def policy(self) -> str:
+        return f"{super().policy}; of the whole reduced to {self._share:.4f} of it, JPEG {QUALITY} above {RAW} bytes"
+
+    @property
+    def ample(self) -> int:
+        return math.ceil(2 * self._share * max(self.height, self.width))
+
+    def cut(self, image: Image.Image) -> Image.Image:
+        _, _, tall, wide = self.centered(image.height, image.width)
+        scale = self._share * max(self.height / tall, self.width / wide)
+        if scale >= 1:
+            return image
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return image.resize(size, self._filter, reducing_gap=3.0)
+
+    @property
+    def _share(self) -> float:
+        """Sides of what is kept of the largest centered area, as a multiple of the frame's."""
+        return max(8 / 7, (self.resize_size or 0) / self.height)
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    """An image uint8 [H, W, 3] as a JPEG file, or as a PPM file if it is small, which is not compressed."""
+    from PIL import Image
+
+    height, width, _ = pixels.shape
+    if pixels.nbytes <= RAW:
+        return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()
 
 
 def in_pixels(share: Share, size: tuple[int, int]) -> tuple[int, int, int, int]:

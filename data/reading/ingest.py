@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from core.common.errors import DataError
 from core.common.machine import usable_cores
 from data.reading import archive, cache, tree
 from data.reading.decode import AS_DECLARED, FIRST, UNSUPPORTED, Conversion, Decoded, Unreadable, decoded, fitted
-from data.reading.frame import Frame
+from data.reading.frame import Frame, Reduced, encoded
+from data.reading.growing import growing
 from data.reading.layout import Layout
 from data.reading.progress import bar, first, printable, say
 
@@ -32,7 +33,7 @@ Key = TypeVar("Key", int, str)  # of an image: its row, or its name
 
 @dataclass(frozen=True)
 class Recipe:
-    """How image files are converted to arrays of the height and width of a frame.
+    """How image files are converted to arrays of the height and width of a frame; if it is Reduced, to smaller files.
 
     exact: name of a dataset whose files must have this size already, or None.  keep: store the decoded pixels;
     otherwise files are decoded once, to check them, and again during training.  listed: how many unreadable images are
@@ -67,11 +68,13 @@ class Recipe:
 @dataclass(frozen=True)
 class _Outcome:
     """The result of a batch.  hashes: (row, sha256 of the content and how it was converted) of the decoded images.
-    areas: number of pixels of their files.  unreadable: an error line for each other image."""
+    areas: number of pixels of their files.  unreadable: an error line for each other image.  contents: the files that
+    are kept, if images are reduced."""
 
     hashes: list[tuple[int, str]]
     areas: list[int]
     unreadable: list[str]
+    contents: list[bytes]
 
 
 def build(
@@ -86,6 +89,8 @@ def build(
     contents: (index into found.names, content) of each image, if they are not those of the tree. Raises one Unreadable
     that lists the images that cannot be read.
     """
+    if isinstance(recipe.frame, Reduced):
+        return _build_reduced(found, layout, recipe, folder)
     count, shape = len(found.names), (recipe.frame.height, recipe.frame.width, 3)
     hashes: dict[int, str] = {}
     areas: dict[int, int] = {}
@@ -103,12 +108,42 @@ def build(
             areas.update(zip((row for row, _ in outcome.hashes), outcome.areas, strict=True))
             unreadable += outcome.unreadable
             advance(len(outcome.hashes) + len(outcome.unreadable))
+    _refuse(found, recipe, unreadable, hashes)
+    return _index(found, layout, recipe, hashes, areas, len(unreadable))
+
+
+def _build_reduced(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cache.Index:
+    """As `build`, for files that are kept smaller; what a killed process has finished is not done again."""
+    unreadable: list[str] = []
+    count = len(found.names)
+    shown = bar(f"reducing {count:,} images of {found.path.name}", count, "images")
+    with growing(folder, count) as kept, shown as advance:
+        if kept.rows:
+            say(f"continuing after {len(kept.rows):,} of {count:,} images that were reduced before")
+            advance(len(kept.rows))
+
+        def job(batch: list[tuple[int, Stored]]) -> _Outcome:
+            return _decode_batch(batch, found.names, recipe, _forget)
+
+        rest = ((row, content) for row, content in tree.contents(found) if row not in kept.rows)
+        for outcome in in_threads(job, batches(rest)):
+            kept.add(outcome.hashes, outcome.areas, outcome.contents)
+            unreadable += outcome.unreadable
+            advance(len(outcome.hashes) + len(outcome.unreadable))
+        hashes = {row: one.hash for row, one in kept.rows.items()}
+        _refuse(found, recipe, unreadable, hashes)
+    areas = {row: one.area for row, one in kept.rows.items()}
+    index = _index(found, layout, recipe, hashes, areas, len(unreadable))
+    return replace(index, places=[list(kept.rows[row].place) for row in index.rows])
+
+
+def _refuse(found: tree.Tree, recipe: Recipe, unreadable: list[str], hashes: dict[int, str]) -> None:
+    """Raises Unreadable for images that cannot be read, or says that they are left out."""
     unreadable.sort()
     if unreadable and not (recipe.skip_unreadable and hashes):
         raise Unreadable(_report(found, unreadable, recipe.listed))
     for line in first(unreadable):
         say(f"skipped, cannot be read: {line}")
-    return _index(found, layout, recipe, hashes, areas, len(unreadable))
 
 
 def _forget(row: int, pixels: np.ndarray) -> None:
@@ -118,7 +153,7 @@ def _forget(row: int, pixels: np.ndarray) -> None:
 def _decode_batch(
     batch: Any, names: tuple[str, ...], recipe: Recipe, put: Callable[[int, np.ndarray], None]
 ) -> _Outcome:
-    outcome = _Outcome([], [], [])
+    outcome = _Outcome([], [], [], [])
     for row, content in batch:
         try:
             raw = content.read_bytes() if isinstance(content, Path) else content
@@ -131,7 +166,9 @@ def _decode_batch(
         except OSError as error:
             outcome.unreadable.append(f"{printable(names[row])}: {error.strerror}")
         else:
-            if one.pixels.shape[:2] != (recipe.frame.height, recipe.frame.width):
+            if isinstance(recipe.frame, Reduced):
+                outcome.contents.append(encoded(one.pixels))
+            elif one.pixels.shape[:2] != (recipe.frame.height, recipe.frame.width):
                 raise _other_size(names[row], one.pixels, recipe)
             put(row, one.pixels)
             outcome.hashes.append((row, _sha256(raw) + one.converted))

@@ -217,7 +217,7 @@ def test_it_must_come_first():
         per_image((HorizontalFlip(), RandomResizedCrop()))
 
 
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("cached", [True, False, "resized"])
 def test_the_same_batches_whatever_the_number_of_workers(tmp_path, cached):
     images = ImageFolder(size=24, cached=cached).load(photographs(tmp_path / "pictures")).train
     steps = per_image((RandomResizedCrop(scale=(0.3, 1.0)),))
