@@ -18,8 +18,8 @@ _DRAWN = ("crop area", "crop aspect", "crop down", "crop right")
 class RandomResizedCrop(Crop):
     """Crop a random area of an image and resize it to the original size (Szegedy et al. 2015, section 6).
 
-    It must be the first step. If image files are decoded during training (ImageFolder with cached=False), the crop is
-    taken from the file at its original resolution; otherwise, from the cached image.
+    It must be the first step. The crop is taken from the cached image; of an ImageFolder with cached=False, from the
+    file at its original resolution, and with cached="resized", from the whole image as it is kept.
     """
 
     scale: FractionRange = Field(

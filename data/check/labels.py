@@ -31,8 +31,9 @@ from data.check.survey import Content, pixels_of
 from data.folder import frame_for
 from data.reading import ingest
 from data.reading.decode import Conversion, with_channels
-from data.reading.frame import Frame
+from data.reading.frame import Frame, Reduced, encoded
 from data.reading.progress import bar, printable
+from data.reading.reduced import read_reduced
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ def opinion(inspection: Inspection, judge: Judge, device: str) -> Opinion:
         shown = ", ".join(map(printable, classes[:10]))
         raise UserError([f"--run {run.id}: it was trained on none of these classes; its classes are {shown}"])
     networks = _networks(judge.runs, device)
-    shape = judge.runs[0].record["data"]["image_shape"]
-    frame, channels = frame_for(judge.runs[0].experiment.data, shape), shape[2]
+    data, shape = judge.runs[0].experiment.data, judge.runs[0].record["data"]["image_shape"]
+    frame, channels = frame_for(data, shape), shape[2]
+    decoded = reduced_pixels if getattr(data, "cached", None) == "resized" else pixels_of
     rows: list[int] = []
     outputs: list[np.ndarray] = []
     remembered = 0
@@ -113,8 +115,8 @@ def opinion(inspection: Inspection, judge: Judge, device: str) -> Opinion:
     with shown_bar as advance:
 
         def job(batch: list[tuple[int, Content]]) -> tuple[list[int], np.ndarray]:
-            pixels = [_pixels(content, found.names[row], inspection.how, frame, channels) for row, content in batch]
-            return [row for row, _ in batch], np.stack(pixels)
+            pixels = [decoded(content, found.names[row], frame, inspection.how) for row, content in batch]
+            return [row for row, _ in batch], with_channels(np.stack(pixels), channels)
 
         wanted = (item for item in inspection.listing.contents() if item[0] in labels)
         for some, pixels in ingest.in_threads(job, ingest.batches(wanted)):
@@ -187,5 +189,7 @@ def _networks(runs: Sequence[Run], device: str) -> list[Any]:
     return [network_of(run, device) for run in runs]
 
 
-def _pixels(content: Content, name: str, how: Conversion, frame: Frame, channels: int) -> np.ndarray:
-    return with_channels(pixels_of(content, name, frame, how), channels)
+def reduced_pixels(content: Content, name: str, frame: Frame, how: Conversion) -> np.ndarray:
+    """As `pixels_of`, through the reduced file that a run has kept: answers on record are found by their pixels. Raises
+    Unreadable."""
+    return read_reduced(encoded(pixels_of(content, name, Reduced.to(frame), how)), frame)

@@ -73,14 +73,14 @@ class ReducedImages:
 
     def _read(self, row: int, choose: Callable[[int, int], Box] | None) -> np.ndarray:
         try:
-            return read(self.content(row), self.frame, choose)
+            return read_reduced(self.content(row), self.frame, choose)
         except (OSError, RuntimeError, DataError) as error:
             folder = Path(getattr(self.stored, "filename", "")).parent
             reason = printable(str(error).splitlines()[0])
             raise ImageLost(f"image {row} of the cache is damaged ({reason}); delete the folder {folder}") from None
 
 
-def read(content: bytes, frame: Frame, choose: Callable[[int, int], Box] | None) -> np.ndarray:
+def read_reduced(content: bytes, frame: Frame, choose: Callable[[int, int], Box] | None = None) -> np.ndarray:
     """The frame of a file that `encoded` has made; or the box `choose(height, width)` of it, resized to the same size.
     Raises RuntimeError and Unreadable for damaged ones."""
     if content[:2] != b"\xff\xd8":

@@ -22,8 +22,9 @@ from core.record.run import WEIGHTS
 from core.runs.rerun import rerun_here
 from core.runs.train import train
 from data import ImageFolder, caches
+from data.check.labels import reduced_pixels
 from data.reading import disk, growing, ingest
-from data.reading.decode import decode, decode_crop
+from data.reading.decode import AS_DECLARED, decode, decode_crop
 from data.reading.frame import RAW, Frame, Reduced, encoded
 from data.reading.growing import PROGRESS
 from experiments.tiny import EXPERIMENT
@@ -59,8 +60,8 @@ def photographs(folder, each=6, sides=(300, 200)):
     return folder
 
 
-def kept(root, size=96, **fields):
-    return ImageFolder(size=size, cached="resized", **fields).load(root)
+def kept(root, **fields):
+    return ImageFolder(**{"size": 96, "cached": "resized"} | fields).load(root)
 
 
 def stored(home):
@@ -128,6 +129,15 @@ def test_a_second_start_decodes_nothing_and_workers_get_the_same_pixels(tmp_path
     there = pickle.loads(pickle.dumps(first.train))
     assert len(pickle.dumps(first.train)) < 5000
     assert np.array_equal(there.pixels[there.rows], first.train.pixels[first.train.rows])
+
+
+@pytest.mark.parametrize("frame", [{}, {"resize_size": 100, "interpolation": "bicubic"}, {"size": "64x96"}])
+def test_check_reads_a_file_to_the_pixels_whose_answers_are_on_record(frame, tmp_path):
+    root = photographs(tmp_path / "pictures")
+    images = kept(root, **frame)
+    frame = images.train.pixels.frame
+    found = {reduced_pixels(path, path.name, frame, AS_DECLARED).tobytes() for path in root.rglob("*.jpg")}
+    assert {images.val.pixels[row].tobytes() for row in images.val.rows.tolist()} <= found
 
 
 def test_an_archive_shares_the_cache_of_its_folder(tmp_path, home):
