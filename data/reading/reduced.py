@@ -76,7 +76,7 @@ class ReducedImages:
             return read_reduced(self.content(row), self.frame, choose)
         except (OSError, RuntimeError, DataError) as error:
             folder = Path(getattr(self.stored, "filename", "")).parent
-            reason = printable(str(error).splitlines()[0])
+            reason = printable(str(error).partition("\n")[0] or type(error).__name__)
             raise ImageLost(f"image {row} of the cache is damaged ({reason}); delete the folder {folder}") from None
 
 
