@@ -20,7 +20,7 @@ def average_epoch(setup: Setup, state: State, train: Batches) -> None:
 
     BatchNorm's mean and variance are the plain means over the batches of the same epoch, augmented as in training.
     Each process uses its share of the batches; the statistics of rank 0 are then broadcast, as in training (see
-    `_end_of_epoch`). Frozen norms keep their statistics.
+    `end_of_epoch`). Frozen norms keep their statistics.
     """
     epoch = len(state.history)
     if state.swa is None or setup.average_from is None or epoch < setup.average_from:

@@ -62,12 +62,12 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
             state.step += 1
             done = state.step - epoch * steps
             due = done % setup.log_every == 0 or done == steps
-            metrics = _read_interval(setup, state, train, (done - 1) % setup.log_every + 1) if due else {}
+            metrics = read_interval(setup, state, train, (done - 1) % setup.log_every + 1) if due else {}
             yield Event(state.step, epoch, metrics)
-        yield _end_of_epoch(setup, state, train, val, (steps - start) / (time.perf_counter() - began))
+        yield end_of_epoch(setup, state, train, val, (steps - start) / (time.perf_counter() - began))
 
 
-def _read_interval(setup: Setup, state: State, train: Batches, steps: int) -> dict[str, float]:
+def read_interval(setup: Setup, state: State, train: Batches, steps: int) -> dict[str, float]:
     """Means over the last `steps` steps. The only place where the host synchronizes with the device."""
     now = state.sums.tolist()
     # a scaler handles overflow by scaling down; below this scale, gradients overflow at any scale
@@ -78,7 +78,7 @@ def _read_interval(setup: Setup, state: State, train: Batches, steps: int) -> di
     return {"step/loss": loss / steps, "step/lr": state.optimizer.param_groups[0]["lr"], "step/grad_norm": norm / steps}
 
 
-def _end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate: float) -> Event:
+def end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate: float) -> Event:
     """Average weights, validate and reset the sums. rate: steps per second."""
     if state.swa is not None:
         average_epoch(setup, state, train)

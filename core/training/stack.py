@@ -1,0 +1,162 @@
+"""Stack: the networks of several runs as one, whose forward and backward pass, and optimizer step, are those of all."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.func import functional_call, vmap
+from torch.nn.utils import clip_grad_value_
+
+from core.context import Clock
+from core.loading.batches import Batch
+from core.optimizers import Descent
+from core.training.assemble import Assembly
+from core.training.draws import OwnDropout
+
+STEP = "step"  # the one value in the state of torch's optimizers that is a number, not a tensor like the parameter
+
+
+@contextmanager
+def stacked(members: Sequence[Assembly]) -> Iterator[Stack]:
+    """Stack the networks of members that are at the same step of the same declaration, except for its seed.
+
+    Within the context, every tensor that a step changes (parameters, buffers, optimizer state, sums) is a row of a
+    tensor of all members, so that the state of each member is complete after every step. Afterwards, members are
+    independent of each other again.
+    """
+    stack = Stack(members)
+    try:
+        yield stack
+    finally:
+        stack.release()
+
+
+class Stack:
+    """M networks as one. Tensors are [M, ...]; every elementwise optimizer does to row m what it would do alone."""
+
+    def __init__(self, members: Sequence[Assembly]):
+        self.members = members
+        self.setup, self.states = members[0].setup, [parts.state for parts in members]
+        self._alone: list[tuple[torch.Tensor, torch.Tensor]] = []  # (tensor of a member, its own memory)
+        forwards = [state.forward for state in self.states]
+        self.parameters = self._joined([dict(forward.named_parameters()) for forward in forwards])
+        self.buffers = self._joined([dict(forward.named_buffers()) for forward in forwards])
+        self.sums = torch.stack([state.sums for state in self.states])
+        for state, row in zip(self.states, self.sums, strict=True):
+            state.sums = row
+        self.optimizer = self._optimizer()
+        self.trained = [p for p in self.parameters.values() if p.requires_grad]
+
+    def _joined(self, members: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        joint = {}
+        for name, first in members[0].items():
+            own = [tensors[name] for tensors in members]
+            joint[name] = torch.stack([tensor.detach() for tensor in own])
+            for tensor, row in zip(own, joint[name], strict=True):
+                self._alone.append((tensor, tensor.data))
+                tensor.data = row
+            joint[name].requires_grad_(first.requires_grad)
+        return joint
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """The declared optimizer over the stacked parameters, in the state of those of the members."""
+        own = [state.optimizer for state in self.states]
+        joint = dict(zip(self.states[0].forward.parameters(), self.parameters.values(), strict=True))
+        groups = [{**g, "params": [joint[p] for p in g["params"]]} for g in own[0].param_groups]
+        declared = self.members[0].experiment.optimizer
+        assert isinstance(declared, Descent)
+        optimizer = declared.over(groups)
+        flat = [[p for group in one.param_groups for p in group["params"]] for one in own]
+        self._owners = [(joint[parameters[0]], parameters) for parameters in zip(*flat, strict=True)]
+        for parameter, owners in self._owners:
+            each = [one.state[p] for one, p in zip(own, owners, strict=True)]
+            for name, value in each[0].items():
+                value = value.clone() if name == STEP else torch.stack([state[name] for state in each])
+                optimizer.state[parameter][name] = value
+        self._share(optimizer)
+        return optimizer
+
+    def _share(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the state of each member's optimizer a row of that of all."""
+        self._shared = len(optimizer.state)
+        for parameter, owners in self._owners:
+            values = optimizer.state.get(parameter, {})
+            for place, (state, own) in enumerate(zip(self.states, owners, strict=True)):
+                rows = {name: value if name == STEP else value[place] for name, value in values.items()}
+                state.optimizer.state[own].update(rows)
+
+    def release(self) -> None:
+        """Give each member its own tensors again."""
+        for tensor, alone in self._alone:
+            alone.copy_(tensor.data)
+            tensor.data = alone
+        for state in self.states:
+            state.sums = state.sums.clone()
+            for values in state.optimizer.state.values():
+                values.update({name: value.clone() for name, value in values.items()})
+
+    def advance(self, batches: Sequence[Batch], clock: Clock, seeds: Sequence[int]) -> list[int]:
+        """Take one step of every member, as core/training/step.py does, and return the places of those whose loss or
+        gradient is not finite; their weights are unchanged.
+
+        batches: normalized and augmented, one for each member.  seeds: of the noise of this step.
+        """
+        loss, right = self.gradients(batches, clock, seeds)
+        norm = self.gradient_norm()
+        with torch.no_grad():
+            if self.setup.clip_grad_norm:  # as clip_grads_with_norm_, for each row
+                factor = (self.setup.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+                for gradient in self._gradients():
+                    gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+            if self.setup.clip_grad_value:
+                clip_grad_value_(self.trained, self.setup.clip_grad_value)
+            self.sums += torch.stack([loss, right, norm], dim=1)
+            broken = [place for place, sums in enumerate(self.sums.tolist()) if not math.isfinite(sum(sums))]
+            before = [(parameter, place, parameter[place].clone()) for parameter in self.trained for place in broken]
+            self.optimizer.step()
+            for parameter, place, row in before:
+                parameter[place] = row
+        if len(self.optimizer.state) != self._shared:  # some are created by the first step
+            self._share(self.optimizer)
+        for state in self.states:
+            if state.ema is not None:
+                state.ema.update_parameters(state.model)
+        return broken
+
+    def gradients(
+        self, batches: Sequence[Batch], clock: Clock, seeds: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the gradient of the mean loss of each member. Returns (mean losses [M], correct predictions [M])."""
+
+        def one(parameters: Any, buffers: Any, batch: Batch) -> Any:
+            losses, logits = functional_call(self.states[0].forward, (parameters, buffers), (batch, clock))
+            return losses, self.setup.task.right(logits.detach(), batch.targets)
+
+        for parameter in self.trained:
+            parameter.grad = None
+        joint, count = [torch.stack(tensors) for tensors in zip(*batches, strict=True)], self.setup.grad_accum_steps
+        means, rights = [], []
+        noise = OwnDropout(seeds, self.setup.device)
+        for micro_batch in zip(*(tensor.chunk(count, dim=1) for tensor in joint), strict=True):
+            with self.setup.precision(), noise, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "There is a performance drop")  # vmap falls back to a loop over rows
+                losses, right = vmap(one, randomness="error")(self.parameters, self.buffers, Batch(*micro_batch))
+            weights = torch.full_like(losses, 1 / (losses.shape[1] * count))
+            losses.backward(weights)
+            means.append((losses.detach() * weights).sum(dim=1))
+            rights.append(right)
+        return torch.stack(means).sum(dim=0), torch.stack(rights).sum(dim=0)
+
+    def gradient_norm(self) -> torch.Tensor:
+        """The 2-norm of the gradient of each member, [M]."""
+        norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in self._gradients()]
+        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return norm
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [p.grad for p in self.trained if p.grad is not None]
