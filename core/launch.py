@@ -31,6 +31,9 @@ class Launch(Part):
     cache_features: bool = Field(
         True, description="if only the head is trained, on images without augmentation: compute its inputs once"
     )
+    together: bool = Field(
+        False, description="with --seeds: train all seeds at once in this process, each as it would be alone"
+    )
     log_every: int | None = Field(
         None, ge=1, description="optimizer steps between logged step/ metrics; none: 20 times per epoch"
     )

@@ -78,6 +78,8 @@ def parse(
     seeds, more_trouble = _positive("seeds", own["seeds"]) if "seeds" in own else (None, [])
     folds, folds_trouble = _folds(own, changed) if "folds" in own else (None, [])
     wrong += [*mistakes, *more, *more_trouble, *folds_trouble]
+    if launch.flat()["together"] and (seeds or 1) < 2:
+        wrong.append("--together: trains several seeds at once; add --seeds N, at least 2")
     if wrong:
         raise UserError(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"

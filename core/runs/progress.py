@@ -56,6 +56,21 @@ class Lines:
         tell(line)
 
 
+class Notes(Lines):
+    """Shows notes but no epochs: for the first of several seeds that are trained together, of whose epochs one line is
+    shown."""
+
+    def show(self, event: Event) -> None:
+        pass
+
+
+class Silent(Notes):
+    """Shows nothing: for the other seeds."""
+
+    def say(self, line: str) -> None:
+        pass
+
+
 class Bar:
     """A live bar: epoch, step, loss, accuracy, images/s, time left."""
 
@@ -113,6 +128,20 @@ def summary(metrics: dict[str, float], declared: Sequence[str] = ()) -> str:
         f"train loss {metrics['train/loss']:.4f} accuracy {metrics['train/accuracy']:.2%}  "
         f"val loss {metrics['val/loss']:.4f} accuracy {metrics['val/accuracy']:.2%}{average}{more}  "
         f"lr {metrics['lr']:.2g}  {metrics['images_per_second']:,.0f} images/s"
+    )
+
+
+def summary_of_seeds(epoch: int, epochs: int, each: Sequence[dict[str, float]]) -> str:
+    """The metrics of an epoch of several seeds in one line: means, and the range of the accuracy on val."""
+
+    def mean(name: str) -> float:
+        return sum(metrics[name] for metrics in each) / len(each)
+
+    accuracies = [metrics["val/accuracy"] for metrics in each]
+    return (
+        f"epoch {epoch + 1}/{epochs}  {len(each)} seeds, means: train loss {mean('train/loss'):.4f} accuracy "
+        f"{mean('train/accuracy'):.2%}  val loss {mean('val/loss'):.4f} accuracy {mean('val/accuracy'):.2%} "
+        f"({min(accuracies):.2%} to {max(accuracies):.2%})  {sum(m['images_per_second'] for m in each):,.0f} images/s"
     )
 
 

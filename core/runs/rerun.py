@@ -78,6 +78,8 @@ def check_environment(run: Run, launch: Launch) -> list[Check]:
         for name in sorted({name for name in (*facts, *now) if name.startswith("hardware.")})
         if name not in ("hardware.host", "hardware.processes") and facts.get(name) != now.get(name)
     ]
+    if run.record["launch"].get("together"):
+        machine.append("trained together with other seeds then, alone now")
     return [
         _code(run),
         Check("packages", tuple(_packages(run))),
@@ -205,7 +207,8 @@ def launch_of(run: Run, root: Path | None) -> Launch:
     if (count := int(record["facts"].get("hardware.processes", "1"))) > 1:
         raise UserError([f"{run.id} was trained by {count} processes; a rerun uses a single process"])
     launch = Launch.read(record["launch"])
-    return launch.but({"threads": int(record["facts"]["hardware.threads"]), "root": root or launch.root})
+    alone = {"together": False, "threads": int(record["facts"]["hardware.threads"])}
+    return launch.but(alone | {"root": root or launch.root})
 
 
 def rerun_here(run: Run, launch: Launch) -> Run:

@@ -3,10 +3,10 @@ of a cross-validation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from core.common.errors import Interrupted, NonFinite, Unfinished, UserError
@@ -17,16 +17,18 @@ from core.loading.folds import Folds
 from core.record.journal import Journal
 from core.record.lock import locked
 from core.record.summary import write_summary
+from core.runs.fleet import Opening, train_together
 from core.runs.out_of_fold import log_out_of_fold
 from core.runs.recorder import RunInfo, RunSpec, open_journal, reopen_run, write_record
-from core.runs.resume import hold, resume
+from core.runs.resume import hold, reopened, resume
 from core.runs.seed_summary import log_summary
-from core.runs.train import begin, train
+from core.runs.train import begin, opened, train
 from core.runs.trained import Run
 from core.tracking.api import Follows
 from core.training import distributed
 from core.training.assemble import prepare
-from core.training.runtime import open_runtime
+from core.training.fleet import advice, refuse_together
+from core.training.runtime import Runtime, open_runtime
 from core.training.smoke import declared
 
 
@@ -120,10 +122,9 @@ def train_folds(
 def _train(plan: Plan, spec: RunSpec, mirror: Follows | None) -> Seeds:
     with open_runtime(spec.launch, mirror) as runtime:
         # user errors are raised before the parent run is created
-        for member in [*plan.members.values()][:1]:
-            prepare(declared(member, spec.launch, runtime.ranks), spec.launch, runtime.ranks)
+        _check(plan, spec, runtime)
         parent, journal = begin(spec.info, runtime.ranks)
-        group = _Group(parent, spec, plan, runtime.mirror)
+        group = _Group(parent, spec, plan, runtime)
         if journal is None:
             return group.assist()
         title = spec.info.title
@@ -135,6 +136,19 @@ def _train(plan: Plan, spec: RunSpec, mirror: Follows | None) -> Seeds:
             return group.train(journal)
 
 
+def _check(plan: Plan, spec: RunSpec, runtime: Runtime) -> None:
+    """Raise UserError for what cannot be trained, or not together; tell if it does not pay."""
+    launch, ranks = spec.launch, runtime.ranks
+    if plan.folds and launch.together:
+        raise UserError(["together: folds have different images; leave it out"])
+    tried = [*plan.members.values()][: 2 if launch.together else 1]
+    ready = [prepare(declared(one, launch, ranks), launch, ranks) for one in tried]
+    if launch.together:
+        refuse_together(ready)
+        for line in advice(ready[0]):
+            tell(line)
+
+
 def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
     """Resume a parent of seeds or folds: finished runs are kept, an interrupted one is resumed, the rest are trained.
     Raises as `resume` does."""
@@ -143,7 +157,7 @@ def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
     plan = Plan(experiment, record.get("seeds", 1), Folds.read(record["folds"]) if "folds" in record else None)
     with ExitStack() as held, open_runtime(launch, mirror) as runtime:
         distributed.together(lambda: None if runtime.ranks.rank else held.enter_context(hold(parent)))
-        group = _Group(parent, spec, plan, runtime.mirror)
+        group = _Group(parent, spec, plan, runtime)
         if runtime.ranks.rank:
             return group.assist()
         journal = Journal(parent.folder)
@@ -158,7 +172,7 @@ class _Group:
     parent: Run
     spec: RunSpec
     plan: Plan
-    mirror: Follows
+    runtime: Runtime
 
     def train(self, journal: Journal) -> Seeds:
         """Train every run that has not finished, then write the summary of all."""
@@ -167,16 +181,13 @@ class _Group:
         failed: dict[int, str] = {}
         status, what = "FAILED", self.plan.what
         if self.spec.launch.mlflow:
-            self.mirror.follow(self.parent.folder)
+            self.runtime.mirror.follow(self.parent.folder)
         try:
-            for place, number in enumerate(self.plan.members, 1):
-                tell(f"{what} {number} ({place} of {len(self.plan.members)})")
-                try:
-                    runs.append(self._one(number, earlier.get(number)))
-                except (UserError, Unfinished):
-                    raise
-                except Exception as error:
-                    failed[number] = f"{type(error).__name__}: {error}"
+            for number, outcome in (self._together if self.spec.launch.together else self._in_turn)(earlier):
+                if isinstance(outcome, Run):
+                    runs.append(outcome)
+                else:
+                    failed[number] = f"{type(outcome).__name__}: {outcome}"
                     tell(f"{what} {number} failed: {failed[number]}")
             if self.plan.folds and not failed:
                 log_out_of_fold(journal, runs)
@@ -193,6 +204,31 @@ class _Group:
                 write_summary(self.parent, status)
                 journal.close(status)
         return Seeds(self.parent, tuple(runs), failed)
+
+    def _in_turn(self, earlier: Mapping[int, Run]) -> Iterator[tuple[int, Run | Exception]]:
+        """Train one after the other. Yields (number, run or error)."""
+        for place, number in enumerate(self.plan.members, 1):
+            tell(f"{self.plan.what} {number} ({place} of {len(self.plan.members)})")
+            try:
+                run = self._one(number, earlier.get(number))
+            except (UserError, Unfinished):
+                raise
+            except Exception as error:
+                yield number, error
+            else:
+                yield number, run
+
+    def _together(self, earlier: Mapping[int, Run]) -> Iterator[tuple[int, Run | Exception]]:
+        """Train all at once; see `_in_turn`."""
+        finished = {number: run for number, run in earlier.items() if run.status == "FINISHED"}
+        rest = {n: self._opening(n, earlier.get(n)) for n in self.plan.members if n not in finished}
+        ended = finished | (train_together(rest, self.runtime) if rest else {})
+        yield from sorted(ended.items())
+
+    def _opening(self, number: int, earlier: Run | None) -> Opening:
+        if earlier and earlier.status != "FAILED":
+            return partial(reopened, earlier)
+        return partial(opened, self._spec(number))
 
     def _summarize(self, journal: Journal, runs: list[Run], failed: Mapping[int, str]) -> None:
         below, info, plan = self._below(), self.spec.info, self.plan
@@ -213,10 +249,14 @@ class _Group:
         if run and status == "FINISHED":
             return run
         if run and status != "FAILED":
-            return resume(run, self.mirror)
+            return resume(run, self.runtime.mirror)
+        spec = self._spec(number)
+        return train(spec.experiment, spec.launch, spec.info, self.runtime.mirror)
+
+    def _spec(self, number: int) -> RunSpec:
         spec, fold = self.spec, f" fold {number}" if self.plan.folds else ""
         info = replace(spec.info, parent=self.parent.id, title=f"{spec.info.title}{fold}")
-        return train(self.plan.members[number], spec.launch, info, self.mirror)
+        return RunSpec(self.plan.members[number], spec.launch, info)
 
     def _below(self) -> dict[int, Run]:
         """Latest run of each number under the parent: {number: run}."""

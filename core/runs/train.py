@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from core.common.errors import UserError
 from core.common.ranks import Ranks
 from core.experiment import Experiment
 from core.launch import Launch
@@ -39,6 +40,8 @@ def train(
     after a failure of the machine, and any exception of the training itself, which is recorded as FAILED.
     """
     spec = RunSpec.of(experiment, launch, info)
+    if spec.launch.together:
+        raise UserError(["together: it trains several seeds; use --seeds, or train_seeds in Python"])
     with open_runtime(spec.launch, mirror) as runtime, opened(spec, runtime, continued, like) as trainer:
         trainer.to_the_end()
     return trainer.run

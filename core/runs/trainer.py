@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from core.models.weights import serialized
 from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
-from core.runs.progress import Forecast, progress
+from core.runs.progress import Forecast, Progress, progress
 from core.runs.results import close, curves, evaluate_kept, peak_memory_mb, test
 from core.runs.trained import Run
 from core.training import distributed
@@ -40,13 +40,15 @@ class Trainer:
     """A run that has started and not yet ended.
 
     journal: the open journal in the process of rank 0; None in the other processes, which take the same steps and
-    record nothing.
+    record nothing.  fitted: what trains.  display: builds what shows the progress.
     """
 
     run: Run
     journal: Journal | None
     parts: Assembly
     runtime: Runtime
+    fitted: Callable[[Assembly], Iterator[Event]] = fit_cached
+    display: Callable[..., Progress] = progress
 
     def to_the_end(self) -> None:
         """Train to the end, evaluate on the test split, and write plots and report. Raises NothingValidated."""
@@ -55,6 +57,10 @@ class Trainer:
         with closing(self.events()) as events:
             for _ in events:
                 pass
+        self.finish()
+
+    def finish(self) -> None:
+        """After training: evaluate on the test split, and write plots and report. Raises NothingValidated."""
         monitor, history = self.parts.experiment.monitor, self.parts.state.history
         if all(math.isnan(entry[monitor]) for entry in history):
             raise NothingValidated(monitor, len(history))
@@ -156,7 +162,7 @@ class Trainer:
         agreed = distributed.Agreement()
         saver = Saver(self.run.folder / CHECKPOINTS, parts.launch.checkpoint_every, belongs(parts))
         with (
-            progress(epochs, steps, parts.context.batch_size, state.step, _labels(parts)) as display,
+            self.display(epochs, steps, parts.context.batch_size, state.step, _labels(parts)) as display,
             stop.at_step_end(),
             watching(journal, parts, display.say) as watch,
             saver,
@@ -185,7 +191,7 @@ class Trainer:
         journal.metrics(state.step, {"checkpoint_seconds": saver.seconds_taken})
 
     def _fitted(self) -> Iterator[Event]:
-        return anomaly.explained(fit_cached(self.parts), self.parts)
+        return anomaly.explained(self.fitted(self.parts), self.parts)
 
 
 def _save(journal: Journal, saver: Saver, state: State) -> None:

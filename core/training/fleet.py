@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -35,7 +35,7 @@ ALIKE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative tolerance of wha
 PAYS_FLOPS = 1_000_000  # of the forward pass of one image, on a CPU; measured with tests/benchmarks/fleet.py
 
 
-def fit_together(members: Mapping[int, Assembly]) -> Iterator[Round]:
+def fit_together(members: Mapping[int, Assembly]) -> Generator[Round]:
     """Train every member as `fit` would alone, until all are over. Yields, for each step and for each end of an epoch,
     {number of a member: its event, or the error that ends its training}.
 
@@ -198,12 +198,11 @@ def _cause(parts: Assembly, images: torch.Tensor) -> str:
     return "loss" if type(parts.experiment.method) is Supervised else "loss or method"
 
 
-def advice(parts: Assembly) -> str | None:
-    """What to tell a user whose network is too large to gain from being trained together."""
-    flops = forward_flops(parts.state.model, parts.context.image_shape)
-    if parts.setup.device.type != "cpu" or flops is None or flops <= PAYS_FLOPS:
-        return None
-    return (
-        f"--together: on a CPU it pays up to about {PAYS_FLOPS:,} FLOPs per image, and this network has {flops:,}; "
-        "one seed after the other is as fast"
-    )
+def advice(parts: Assembly) -> Iterator[str]:
+    """Yield what to tell a user whose network is too large to gain from being trained together."""
+    flops = forward_flops(parts.state.model, parts.context.image_shape) or 0
+    if parts.setup.device.type == "cpu" and flops > PAYS_FLOPS:
+        yield (
+            f"--together: on a CPU it pays for networks of up to about {PAYS_FLOPS:,} FLOPs per image; this one has "
+            f"{flops:,}, and one seed after the other is as fast"
+        )

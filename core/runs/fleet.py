@@ -1,0 +1,144 @@
+"""Several runs of one declaration, with different seeds, trained together: each is recorded as if it were alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import replace
+
+from core.common.errors import Interrupted, NonFinite, Unfinished, UserError
+from core.common.signals import Stop
+from core.common.terminal import tell
+from core.runs.failures import explained
+from core.runs.progress import Notes, Silent, summary_of_seeds
+from core.runs.trained import Run
+from core.runs.trainer import Trainer
+from core.training.assemble import Assembly
+from core.training.fleet import Round, fit_together, sharing
+from core.training.loop import Event
+from core.training.runtime import Runtime
+from core.training.step import is_over
+
+Opening = Callable[[Runtime], AbstractContextManager[Trainer]]
+
+
+def train_together(openings: Mapping[int, Opening], runtime: Runtime) -> dict[int, Run | Exception]:
+    """Train runs together, each from its own state to its own end. Returns, by number, the finished run or the error
+    with which it failed.
+
+    openings: opens or reopens the run of a number. Raises Interrupted after every run was saved at the end of the same
+    step, and whatever ends all runs: UserError, Unfinished, and errors that are not of one run.
+    """
+    seen = replace(runtime, stop=Stop())  # of the members: a signal does not arrive in the middle of a round
+    members: dict[int, _Member] = {}
+    try:
+        for number, opening in openings.items():
+            members[number] = _Member(opening(seen), speaks=not members)
+            tell(f"seed {number}: {members[number].trainer.run.id}")
+        with runtime.stop.at_step_end():
+            _train(members, runtime.stop, seen.stop)
+        for member in members.values():
+            member.go_on()  # evaluates, and closes the run
+            _raise_stopped([member])
+    except BaseException as error:
+        better = explained(error, "", 0)
+        for member in members.values():
+            member.end(better)
+        if better is error:
+            raise
+        raise better from error
+    return {number: member.failed or member.trainer.run for number, member in members.items()}
+
+
+def _train(members: Mapping[int, _Member], signals: Stop, seen: Stop) -> None:
+    """Hand each member its events until all have trained. seen: the signal as the members see it."""
+    first = next(iter(members.values())).trainer.parts
+    parts: dict[int, Assembly] = {}
+    for number, member in members.items():
+        parts[number] = sharing(member.trainer.parts, first)
+        member.trainer = replace(member.trainer, parts=parts[number])
+        member.go_on_if_over()
+    with closing(fit_together(parts)) as rounds:
+        for events in rounds:
+            seen.number = signals.number
+            _show(events, first.setup.epochs)
+            for number, event in events.items():
+                members[number].take(event)
+            _raise_stopped(members.values())
+
+
+def _raise_stopped(members: Iterable[_Member]) -> None:
+    if stopped := [member.stopped for member in members if member.stopped]:
+        raise stopped[0]
+
+
+def _show(events: Round, epochs: int) -> None:
+    ends = [event for event in events.values() if isinstance(event, Event) and event.validation]
+    if ends:
+        tell(summary_of_seeds(ends[0].epoch, epochs, [event.metrics for event in ends]))
+
+
+class _Member:
+    """One of the runs: a generator that holds it open between its events, and what has come of it.
+
+    failed: the error with which it failed.  stopped: the signal that stopped it, after it was saved.
+    """
+
+    def __init__(self, opening: AbstractContextManager[Trainer], speaks: bool):
+        self.failed: Exception | None = None
+        self.stopped: Interrupted | None = None
+        self._box: deque[Event | NonFinite] = deque()
+        self._display = Notes if speaks else Silent
+        self._course = self._recorded(opening)
+        next(self._course)
+
+    def _recorded(self, opening: AbstractContextManager[Trainer]) -> Generator[None]:
+        """The whole run. It stands still before training, after each event, and after training."""
+        with opening as trainer:
+            self.trainer = replace(trainer, fitted=self._events, display=lambda epochs, *_: self._display(epochs))
+            yield
+            with closing(self.trainer.events()) as events:
+                for _ in events:
+                    yield
+            yield
+            self.trainer.finish()
+
+    def _events(self, parts: Assembly) -> Iterator[Event]:
+        while self._box:
+            event = self._box.popleft()
+            if isinstance(event, NonFinite):
+                raise event
+            yield event
+
+    def take(self, event: Event | NonFinite) -> None:
+        """Record an event; after the last one, also save the final state."""
+        self._box.append(event)
+        self.go_on()
+        if isinstance(event, Event) and event.validation:
+            self.go_on_if_over()
+
+    def go_on_if_over(self) -> None:
+        """Save the final state if training is over."""
+        if is_over(self.trainer.parts.setup, self.trainer.parts.state.history):
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Go on to where the run stands still next. Raises what ends all runs."""
+        if self.failed or self.stopped:
+            return
+        try:
+            next(self._course, None)
+        except (UserError, Unfinished):
+            raise
+        except Interrupted as signal:
+            self.stopped = signal
+        except Exception as error:
+            self.failed = error
+
+    def end(self, error: BaseException) -> None:
+        """End a run that still stands open, with the error that ends all."""
+        if isinstance(error, UserError):
+            error = Unfinished(f"stopped with the other seeds: {error}", self.trainer.run.id)
+        with suppress(BaseException):
+            self._course.throw(error)
