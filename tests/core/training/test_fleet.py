@@ -1,0 +1,266 @@
+"""Seeds trained together compute what each computes alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from core.augment import CutMix, HorizontalFlip, Mixup, RandomCrop
+from core.common.errors import NonFinite, UserError
+from core.launch import Launch
+from core.losses import CrossEntropy
+from core.methods import Method, Output
+from core.models import MLP, SmallCNN
+from core.models.base import Model
+from core.optimizers import SAM, SGD, AdamW, Muon
+from core.schedules import Cosine
+from core.schedules.stopping import EarlyStopping
+from core.training.assemble import assemble
+from core.training.fleet import advice, fit_together, refuse_together
+from core.training.loop import fit
+from data import Digits
+from tests.support.doubled import DoubleCNN, Doubled, PoisonedAt
+from tests.support.doubled import EXPERIMENT as DOUBLED
+
+
+class DoubleMLP(MLP):
+    """MLP in float64."""
+
+    def network(self, context):
+        return nn.Sequential(Doubled(), super().network(context)).double()
+
+
+class Deep(Model):
+    """A network with randomness of its own: images of a batch lose their features."""
+
+    def network(self, context):
+        return nn.Sequential(Dropping(), nn.Flatten(), nn.Linear(64, len(context.classes)))
+
+
+class Dropping(nn.Module):
+    def forward(self, images):
+        return images * torch.rand(len(images), 1, 1, 1)
+
+
+class Counting(Model):
+    """A network whose layer reads a number from the device."""
+
+    def network(self, context):
+        return nn.Sequential(Reading(), nn.Flatten(), nn.Linear(64, len(context.classes)))
+
+
+class Reading(nn.Module):
+    def forward(self, images):
+        return images / max(1.0, images.abs().max().item())
+
+
+class Rounding(CrossEntropy):
+    """A loss that reads a number from the device."""
+
+    def __call__(self, logits, targets):
+        return super().__call__(logits, targets) * float(logits.detach().max() > -1e9)
+
+
+class Weighing(Method):
+    """A method that reads a number from the device."""
+
+    def step(self, model, loss, batch, clock):
+        logits = model(batch.images)
+        return Output(loss(logits, batch.targets) * (1 + logits.detach().max().item()), logits)
+
+
+CNN = DOUBLED.but(
+    {
+        "model": DoubleCNN(widths=(3, 6), norm="batch", dropout=0.2),
+        "augment": (RandomCrop(padding=1), HorizontalFlip(), Mixup()),
+        "schedule": Cosine(warmup_epochs=1),
+        "ema": "Ema",
+        "limit": 320,
+        "batch_size": 16,
+        "grad_accum_steps": 2,
+        "epochs": 10,
+    }
+)
+PERCEPTRON = CNN.but(
+    {
+        "model": DoubleMLP(hidden=(16, 8), dropout=0.3),
+        "augment": (CutMix(),),
+        "optimizer": AdamW(lr=0.003),
+        "clip_grad_value": 0.1,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return Digits().load(None)
+
+
+@pytest.fixture
+def built(splits):
+    def assembled(experiment, seed=0, **launch):
+        images = splits.limited(experiment.limit) if experiment.limit else splits
+        return assemble(experiment.but({"seed": seed}), images, Launch(device="cpu", **launch))
+
+    return assembled
+
+
+def alone(parts):
+    return list(fit(parts.setup, parts.state, parts.train, parts.val))
+
+
+def together(members):
+    events = {number: [] for number in members}
+    for each in fit_together(members):
+        for number, event in each.items():
+            events[number].append(event)
+    return events
+
+
+def assert_same(events, expected):
+    assert [event[:2] for event in events] == [event[:2] for event in expected]
+    for ours, theirs in zip(events, expected, strict=True):
+        metrics = {name: value for name, value in theirs.metrics.items() if name != "images_per_second"}
+        assert {name: ours.metrics[name] for name in metrics} == pytest.approx(metrics, abs=1e-10)
+
+
+def assert_equal_states(one, other):
+    def compare(a, b):
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+            return
+        assert type(a) is type(b)
+        if isinstance(a, dict):
+            assert a.keys() == b.keys()
+            [compare(a[name], b[name]) for name in a if name != "images_per_second"]
+        elif isinstance(a, list | tuple):
+            [compare(*pair) for pair in zip(a, b, strict=True)]
+        else:
+            assert a == pytest.approx(b, abs=1e-10)
+
+    compare(one.snapshot(), other.snapshot())
+
+
+@pytest.mark.parametrize("experiment", [PERCEPTRON, CNN], ids=["mlp", "cnn"])
+def test_every_loss_of_200_steps_is_that_of_the_seed_alone(experiment, built):
+    """In float64, with dropout, running statistics, mixing, micro-batches, clipping, and a moving average."""
+    members = {seed: built(experiment, seed, log_every=1) for seed in (5, 6)}
+    events = together(members)
+    for seed, parts in members.items():
+        solo = built(experiment, seed, log_every=1)
+        assert_same(events[seed], alone(solo))
+        assert solo.state.step == 200
+        assert_equal_states(parts.state, solo.state)
+        assert all(map(_same_memory_format, parts.state.trained.parameters(), solo.state.trained.parameters()))
+    first, second = (parts.state.snapshot()["trained"] for parts in members.values())
+    assert not all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _same_memory_format(one, other):
+    return one.stride() == other.stride()
+
+
+def test_a_seed_that_stops_early_is_left_as_it_is(built):
+    experiment = PERCEPTRON.but({"stopping": EarlyStopping(patience=1), "epochs": 12, "optimizer.lr": 0.03})
+    members = {seed: built(experiment, seed) for seed in range(3)}
+    together(members)
+    for seed, parts in members.items():
+        solo = built(experiment, seed)
+        alone(solo)
+        assert_equal_states(parts.state, solo.state)
+    assert len({parts.state.step for parts in members.values()}) > 1
+
+
+def test_seeds_go_on_together_from_different_steps_and_alone_from_any(built):
+    experiment = CNN.but({"epochs": 2})
+    whole = {seed: built(experiment, seed) for seed in range(3)}
+    together(whole)
+    members = {seed: built(experiment, seed) for seed in range(3)}
+    for seed, steps in ((0, 14), (1, 20), (2, 23)):  # the epoch has 20 steps: one has yet to be validated
+        for event in fit(*(getattr(members[seed], name) for name in ("setup", "state", "train", "val"))):
+            if event.step == steps:
+                break
+    snapshots = {}
+    for _, _ in zip(range(18), fit_together(members), strict=False):
+        snapshots = {seed: parts.state.snapshot() for seed, parts in members.items()}
+    assert len({snapshot["step"] for snapshot in snapshots.values()}) == 1
+    for seed in (0, 1):
+        solo = built(experiment, seed)
+        solo.state.restore(copy.deepcopy(snapshots[seed]))
+        alone(solo)
+        assert_equal_states(solo.state, whole[seed].state)
+    together(members)
+    for seed, parts in members.items():
+        assert_equal_states(parts.state, whole[seed].state)
+
+
+def test_a_seed_whose_loss_is_not_finite_ends_with_its_error_and_the_others_go_on(built):
+    experiment = PERCEPTRON.but({"method": PoisonedAt(sample=7), "augment": (), "epochs": 6, "ema": None})
+    members = {seed: built(experiment, seed) for seed in range(3)}
+    events = together(members)
+    steps = set()
+    for seed, parts in members.items():
+        solo = built(experiment, seed, log_every=1)
+        with pytest.raises(NonFinite) as error:
+            alone(solo)
+        assert isinstance(events[seed][-1], NonFinite)
+        assert str(events[seed][-1]) == str(error.value)
+        steps.add(error.value.step)
+        ours, theirs = (one.state.snapshot()["trained"] for one in (parts, solo))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    assert len(steps) > 1
+
+
+REFUSED = [
+    ({"optimizer": SAM()}, "optimizer: SAM"),
+    ({"optimizer": Muon()}, "optimizer: Muon"),
+    ({"schedule": "Plateau"}, "schedule: "),
+    ({"prune": "Prune"}, "prune: "),
+    ({"quantize": "Quantize"}, "quantize: "),
+    ({"max_minutes": 5.0}, "max_minutes: "),
+    ({"model": Deep()}, "model: torch.vmap"),
+    ({"model": Counting()}, "model: torch.vmap"),
+    ({"loss": Rounding()}, "loss: torch.vmap"),
+    ({"method": Weighing()}, "loss or method: torch.vmap"),
+]
+
+
+@pytest.mark.parametrize(("changes", "part"), REFUSED, ids=[next(iter(c)) + str(i) for i, (c, _) in enumerate(REFUSED)])
+def test_what_cannot_be_trained_together_is_refused_by_name(changes, part, built):
+    experiment = PERCEPTRON.but({"model": MLP(hidden=(8, 8)), "optimizer": SGD()} | changes)
+    with pytest.raises(UserError) as error:
+        refuse_together([built(experiment, seed) for seed in (0, 1)])
+    (line,) = error.value.lines
+    assert line.startswith(part), line
+    assert line.endswith("leave out --together")
+
+
+def test_options_that_look_at_one_network_are_refused(built):
+    with pytest.raises(UserError, match="diagnose: it looks at the layers of one network"):
+        refuse_together([built(PERCEPTRON, diagnose=True)])
+
+
+def test_a_frozen_network_trains_its_head_together(built):
+    experiment = CNN.but({"freeze": "Freeze", "freeze.unfreeze_epoch": 1, "epochs": 2, "augment": ()})
+    members = {seed: built(experiment, seed) for seed in (0, 1)}
+    refuse_together([built(experiment, seed) for seed in (0, 1)])
+    together(members)
+    solo = built(experiment, 1)
+    alone(solo)
+    assert_equal_states(members[1].state, solo.state)
+
+
+def test_bfloat16_differs_by_rounding(built):
+    experiment = PERCEPTRON.but({"model": SmallCNN(widths=(4,)), "precision": "bf16", "epochs": 1})
+    members = {seed: built(experiment, seed) for seed in (0, 1)}
+    refuse_together(list(members.values()))
+    events = together(members)
+    expected = alone(built(experiment, 1))[-1].metrics["train/loss"]
+    assert events[1][-1].metrics["train/loss"] == pytest.approx(expected, rel=0.01)
+
+
+def test_large_networks_are_advised_against_on_a_cpu(built):
+    assert not list(advice(built(PERCEPTRON)))
+    (line,) = advice(built(CNN.but({"model": SmallCNN(widths=(64, 128))})))
+    assert "FLOPs per image" in line
