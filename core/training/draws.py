@@ -24,7 +24,8 @@ class OwnDropout(TorchFunctionMode):
         super().__init__()
         self.generator = torch.default_generator
         if device.type == "cuda":
-            self.generator = torch.cuda.default_generators[device.index or 0]
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self.generator = torch.cuda.default_generators[index]
         self.states: list[int | torch.Tensor] = list(seeds)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

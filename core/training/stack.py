@@ -102,7 +102,7 @@ class Stack:
 
     def advance(self, batches: Sequence[Batch], clock: Clock, seeds: Sequence[int]) -> list[int]:
         """Take one step of every member, as core/training/step.py does, and return the places of those whose loss or
-        gradient is not finite; their weights are unchanged.
+        gradient is not finite; their weights are unchanged. To know them, the host waits for the device.
 
         batches: normalized and augmented, one for each member.  seeds: of the noise of this step.
         """

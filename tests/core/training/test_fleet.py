@@ -20,8 +20,8 @@ from core.training.assemble import assemble
 from core.training.fleet import advice, fit_together, refuse_together
 from core.training.loop import fit
 from data import Digits
-from tests.support.doubled import DoubleCNN, Doubled, PoisonedAt
 from tests.support.doubled import EXPERIMENT as DOUBLED
+from tests.support.doubled import DoubleCNN, Doubled, PoisonedAt
 
 
 class DoubleMLP(MLP):
@@ -212,6 +212,23 @@ def test_a_seed_whose_loss_is_not_finite_ends_with_its_error_and_the_others_go_o
     assert len(steps) > 1
 
 
+class Drifting(SmallCNN):
+    """A network with a buffer that it replaces in each step instead of updating it."""
+
+    def network(self, context):
+        return nn.Sequential(Drift(), super().network(context))
+
+
+class Drift(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(1))
+
+    def forward(self, images):
+        self.steps = self.steps + 1
+        return images
+
+
 REFUSED = [
     ({"optimizer": SAM()}, "optimizer: SAM"),
     ({"optimizer": Muon()}, "optimizer: Muon"),
@@ -222,6 +239,7 @@ REFUSED = [
     ({"model": Deep()}, "model: torch.vmap"),
     ({"model": Counting()}, "model: torch.vmap"),
     ({"loss": Rounding()}, "loss: torch.vmap"),
+    ({"model": Drifting()}, "model, loss or method: together, seeds do not compute"),
     ({"method": Weighing()}, "loss or method: torch.vmap"),
 ]
 
@@ -241,8 +259,14 @@ def test_options_that_look_at_one_network_are_refused(built):
         refuse_together([built(PERCEPTRON, diagnose=True)])
 
 
-def test_a_frozen_network_trains_its_head_together(built):
-    experiment = CNN.but({"freeze": "Freeze", "freeze.unfreeze_epoch": 1, "epochs": 2, "augment": ()})
+def test_loader_processes_of_each_seed_are_refused(built):
+    with pytest.raises(UserError, match=r"workers: .* unless --workers 0 is given"):
+        refuse_together([built(PERCEPTRON, seed, workers=1) for seed in (0, 1)])
+
+
+def test_a_frozen_network_trains_its_head_together_and_epochs_are_averaged(built):
+    changes = {"freeze": "Freeze", "freeze.unfreeze_epoch": 1, "ema": None, "swa": "Swa", "swa.start": 0.5}
+    experiment = CNN.but(changes | {"epochs": 2, "augment": ()})
     members = {seed: built(experiment, seed) for seed in (0, 1)}
     refuse_together([built(experiment, seed) for seed in (0, 1)])
     together(members)
