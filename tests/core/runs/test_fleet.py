@@ -1,5 +1,6 @@
 """Seeds trained together leave the record of seeds trained in turn, and end and go on as those do."""
 
+import errno
 import signal
 import time
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from core import randomness
-from core.common.errors import UserError
+from core.common.errors import Unfinished, UserError
 from core.launch import Launch
 from core.loading.folds import Folds
 from core.methods import Method, Output
@@ -19,6 +20,7 @@ from core.runs.resume import resume
 from core.runs.seeds import resume_seeds, train_folds, train_seeds
 from core.runs.train import train
 from core.runs.trained import Run, load
+from core.training import checkpoint
 from experiments.tiny import EXPERIMENT
 
 QUIET = Launch(mlflow=False, threads=1)
@@ -137,6 +139,20 @@ def test_one_seed_fails_and_the_others_go_on(home):
     assert [run.experiment.seed for run in seeds.runs] == [0, 2]
     assert seeds.parent.status == "FAILED"
     assert sorted(run.status for run in Run.of_experiment("notebook")) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+
+
+def test_a_full_disk_stops_all_seeds_and_they_can_be_resumed(home, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(Unfinished, match="No space left") as error:
+            train_seeds(SMALL, 2, TOGETHER.but({"checkpoint_every": "5"}))
+    parent = load(error.value.run)
+    assert [run.status for run in Run.of_experiment("notebook")] == ["KILLED"] * 3
+    assert len(resume_seeds(parent).runs) == 2
+    assert [run.status for run in Run.of_experiment("notebook")] == ["FINISHED"] * 3
 
 
 def test_together_is_of_several_seeds(home):
