@@ -77,8 +77,8 @@ def test_a_resumed_run_keeps_the_precision_that_was_chosen_for_it(native, home, 
         patch.setattr(precision, "FEWEST_FLOPS", 0.0)
         patch.setattr(precision, "FEWEST_FLOPS_PER_ELEMENT", 0.0)
         whole = train(declared, QUIET, "tiny")
-        end = loop._end_of_epoch
-        patch.setattr(loop, "_end_of_epoch", lambda *given: [end(*given), signal.raise_signal(signal.SIGTERM)][0])
+        end = loop.end_of_epoch
+        patch.setattr(loop, "end_of_epoch", lambda *given: [end(*given), signal.raise_signal(signal.SIGTERM)][0])
         with pytest.raises(Interrupted):
             train(declared, QUIET, "tiny")
     resumed = resume(interrupted("tiny"))
