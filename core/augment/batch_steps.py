@@ -13,12 +13,11 @@ from pydantic import Field, PrivateAttr
 
 from core import randomness as K
 from core.augment.base import BatchStep, FractionRange, Range
+from core.augment.geometry import mirrored, shifted
 from core.context import Clock, Context
 
 if TYPE_CHECKING:
     from core.loading.batches import Batch
-
-_LARGE = 1 << 14  # elements of an image
 
 
 class RandomCrop(BatchStep):
@@ -37,9 +36,9 @@ class RandomCrop(BatchStep):
         if self.padding >= min(height, width):
             raise ValueError(f"padding {self.padding} must be smaller than both sides of the {height}x{width} images")
         offsets = 2 * self.padding + 1
-        padded = F.pad(images, (self.padding,) * 4, mode="reflect" if self.reflect else "constant")
         down, right = K.integers(keys, "crop down", offsets), K.integers(keys, "crop right", offsets)
-        return cut(padded, down, right, height, width), targets
+        mode = "reflect" if self.reflect else "constant"
+        return shifted(images, (self.padding, self.padding), down, right, mode), targets
 
 
 class HorizontalFlip(BatchStep):
@@ -93,10 +92,9 @@ class Translate(BatchStep):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = images.shape[2:]
         most_down, most_right = int(self.fraction * height), int(self.fraction * width)
-        padded = F.pad(images, (most_right, most_right, most_down, most_down))
         down = K.integers(keys, "translate down", 2 * most_down + 1)
         right = K.integers(keys, "translate right", 2 * most_right + 1)
-        return cut(padded, 2 * most_down - down, 2 * most_right - right, height, width), targets
+        return shifted(images, (most_down, most_right), 2 * most_down - down, 2 * most_right - right), targets
 
 
 class Cutout(BatchStep):
@@ -154,33 +152,11 @@ class RandomErasing(BatchStep):
         return torch.where(erased, _noise(images, keys), images), targets
 
 
-def mirrored(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Images [N, C, H, W], those selected by `chosen`, bool [N], flipped horizontally."""
-    if images.device.type != "cpu" or images[0].numel() < _LARGE:
-        return torch.where(chosen[:, None, None, None], images.flip(3), images)
-    made = torch.empty_like(images)
-    for image, one, flipped in zip(images, made, chosen.tolist(), strict=True):  # one image fits the CPU cache
-        one.copy_(image.flip(2) if flipped else image)
-    return made
-
-
 def _noise(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Independent noise for each element, uniform on [-sqrt(3), sqrt(3)]: mean 0, standard deviation 1."""
     places = torch.arange(images[0].numel(), device=images.device)
     drawn = K.uniform(K.fold(keys[:, None], places), "erasing noise").view(images.permute(0, 2, 3, 1).shape)
     return ((2 * drawn - 1) * 3**0.5).to(images.dtype).permute(0, 3, 1, 2)
-
-
-def cut(padded: torch.Tensor, down: torch.Tensor, right: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Crop each image of `padded` at its own offset, int64 [N] each; [N, C, height, width], channels last in memory."""
-    n, channels, tall, wide = padded.shape
-    strides = padded.stride()
-    # a view of all windows as [N, down, right, H, W, C], so that indexing one window per image copies whole rows
-    windows = padded.as_strided(
-        (n, tall - height + 1, wide - width + 1, height, width, channels),
-        (strides[0], strides[2], strides[3], strides[2], strides[3], strides[1]),
-    )
-    return windows[torch.arange(n, device=padded.device), down, right].permute(0, 3, 1, 2)
 
 
 def box(

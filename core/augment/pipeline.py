@@ -16,24 +16,29 @@ class Pipeline:
     """The image steps composed into a function of (image, key) whose result does not depend on process or call order.
 
     All transforms share one Philox generator, whose counter is set to the key of the sample, so that a sample's random
-    numbers do not depend on earlier samples. The transforms are built on first use: only the declaration is pickled
-    when a worker starts.
+    numbers do not depend on earlier samples. They are called one after the other: albumentations.Compose would check
+    for masks, boxes and volumes at every image. They are built on first use: only the declaration is pickled when a
+    worker starts.
     """
 
     def __init__(self, steps: tuple[ImageStep, ...]):
         self.steps = steps
-        self._compose: Any = None
+        self._transforms: list[Any] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"steps": self.steps, "_compose": None}
+        return {"steps": self.steps, "_transforms": []}
 
     def __call__(self, image: np.ndarray, key: int) -> np.ndarray:
-        if self._compose is None:
+        if not self._transforms:
             self._build()
         self._state["state"]["counter"][:] = (0, 0, 0, key & 0xFFFFFFFFFFFFFFFF)
         self._philox.state = self._state
         self._random.seed(key)
-        changed: np.ndarray = self._compose(image=image)["image"]
+        self._random.random()  # the number that Compose drew first, so that those after it are the same as ever
+        data = {"image": image}
+        for transform in self._transforms:
+            data = transform(**data)
+        changed = data["image"]
         if changed.shape != image.shape or changed.dtype != image.dtype:
             raise ValueError(
                 f"augment: the image steps changed an image from shape {image.shape}, {image.dtype} to "
@@ -42,13 +47,14 @@ class Pipeline:
         return changed
 
     def _build(self) -> None:
-        import albumentations
         import cv2
 
         cv2.setNumThreads(0)
-        self._compose = albumentations.Compose([step.transform() for step in self.steps])
         self._philox, self._random = np.random.Philox(0), random.Random()
-        self._compose.set_random_state(np.random.Generator(self._philox), self._random)
+        generator = np.random.Generator(self._philox)
+        self._transforms = [step.transform() for step in self.steps]
+        for transform in self._transforms:
+            transform.set_random_state(generator, self._random)
         self._state: Any = self._philox.state
 
 

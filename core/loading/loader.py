@@ -60,6 +60,8 @@ class Fetch:
 
     def __getitem__(self, request: Request) -> Batch:
         stored, rows = self.images.pixels, self.images.rows[request.index]
+        if isinstance(stored, np.ndarray):
+            stored = np.asarray(stored)  # indexing a memory map as such costs a microsecond for each image
         if self.per_image:
             samples = zip(rows.tolist(), request.keys.tolist(), strict=True)
             # in a worker, torch collates directly into shared memory
