@@ -39,7 +39,10 @@ class Launch(Part):
     )
     checkpoint_every: str = Field("1m", description="checkpoint interval: optimizer steps (500) or time (90s, 5m, 1h)")
     deterministic: bool = Field(False, description="deterministic algorithms on a GPU, which are slower")
-    smoke: bool = Field(False, description="smoke test: run every step of the pipeline on a few batches in one epoch")
+    smoke: bool = Field(
+        False,
+        description="smoke test: run every step of the pipeline on a few batches in one epoch; in two with Resize",
+    )
     overfit: int | None = Field(
         None, ge=2, description="train repeatedly on one batch of this many images and report whether it is learned"
     )

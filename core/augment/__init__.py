@@ -14,6 +14,7 @@ from core.augment.batch_steps import (
 )
 from core.augment.image_steps import AutoAugment, CoarseDropout, ColorJitter, RandAugment, Rotation, TrivialAugment
 from core.augment.pipeline import per_image
+from core.augment.resize import Resize
 from core.augment.resized_crop import RandomResizedCrop
 from core.loading.normalize import normalizer
 
@@ -35,6 +36,7 @@ __all__ = [
     "RandomCrop",
     "RandomErasing",
     "RandomResizedCrop",
+    "Resize",
     "Rotation",
     "Translate",
     "TrivialAugment",

@@ -16,7 +16,7 @@ from core.augment import Augment, per_image
 from core.augment.albumentation import Albumentation
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.loading.batches import Batches
+from core.loading.batches import Batch, Batches
 from core.loading.images import Images
 from core.loading.loader import Fetch, Request
 from core.metrics.answers import bounded
@@ -36,7 +36,8 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     """Augment `count` training images and compute their losses with copies of model, method and loss.
 
     Raises ValueError for what breaks a contract: an image step that changes size or type, logits that are not
-    [N, classes], losses that are not [N]. A bug in a user-defined part is left to be raised, and recorded, in training.
+    [N, classes], losses that are not [N], a network that does not take the smaller images of Resize. A bug in a
+    user-defined part is left to be raised, and recorded, in training.
     """
     for step in steps:
         if isinstance(step, Albumentation):
@@ -46,6 +47,7 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     batch = type(fetched)(*(tensor.to(setup.device) for tensor in fetched))
     try:
         ready = setup.augment(setup.normalize(batch), START)
+        first = setup.augment(setup.normalize(batch), Clock(0, 1, setup.epochs))
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"augment: {_first_line(error)}") from None
     copies = dict(copy.deepcopy(state.trained).train().items())
@@ -72,6 +74,22 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
         raise ValueError(f"model: logits have shape {list(logits.shape)}; expected {[len(index), setup.classes]}")
     if losses.shape != (len(index),):
         raise ValueError(f"loss: it returns shape {list(losses.shape)}; expected one value per image, {[len(index)]}")
+    if first.images.shape != ready.images.shape:
+        _try_small(setup, parts, first)
+
+
+def _try_small(setup: Setup, parts: Mapping[str, Any], batch: Batch) -> None:
+    """Compute the losses of a batch of the size that Resize begins with. Raises ValueError if that fails."""
+    try:
+        with setup.precision(), torch.no_grad():
+            parts["method"].step(parts["model"], parts["loss"], batch, START)
+    except Exception as error:
+        height, width = batch.images.shape[2:]
+        raise ValueError(
+            f"augment.resize: the network takes images of one size only, or none of {height}x{width} pixels, the first "
+            f"ones: {_first_line(error)}; choose a convolutional network that ends in global average pooling, raise "
+            "initial_scale, or leave out Resize"
+        ) from None
 
 
 def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module], None]:

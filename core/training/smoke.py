@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 
+from core.augment import Resize
 from core.common.ranks import ALONE, Ranks
 from core.experiment import Experiment
 from core.launch import Launch
 
 
 def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
-    """Reduce a declaration to one epoch of three small batches; with long_tail, to more images, most of which it
-    drops."""
+    """Reduce a declaration to one epoch of three small batches, with Resize to two epochs; with long_tail, to more
+    images, most of which it drops."""
     parts = experiment.grad_accum_steps * ranks.ranks
     batch_size = parts * 2 * max(1, min(experiment.batch_size, 32) // (2 * parts))
     rarest = math.ceil(experiment.long_tail.factor) if experiment.long_tail else 1
     pruned = {"prune.start_epoch": 0, "prune.end_epoch": None} if experiment.prune else {}
-    return experiment.but({"epochs": 1, "batch_size": batch_size, "limit": 3 * batch_size * rarest} | pruned)
+    epochs = 2 if any(isinstance(step, Resize) for step in experiment.augment) else 1
+    return experiment.but({"epochs": epochs, "batch_size": batch_size, "limit": 3 * batch_size * rarest} | pruned)
 
 
 def declared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Experiment:

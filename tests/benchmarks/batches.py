@@ -1,9 +1,10 @@
 """Images a second through Batches against a plain DataLoader with torchvision's transforms or albumentations'.
 
-    python -m tests.benchmarks.batches [ROUNDS]
+    python -m tests.benchmarks.batches [ROUNDS] [cpu]
 
 CIFAR-sized images (random pixels), float32 and normalized, batch 512, 2 workers for whatever is done on the host.
-To reach: crop and flip on the device at least 5x torchvision's; albumentations through Batches at least 1.5x of it in a
+With `cpu`: no workers, one thread, and images per second of its CPU time, which a busy machine changes little.
+To reach: crop and flip on the device at least 15x torchvision's; albumentations through Batches at least 2x of it in a
 DataLoader; RandAugment through Batches at least as fast as torchvision's in a DataLoader.
 """
 
@@ -28,9 +29,11 @@ from core.loading.batches import Batch, Plan
 from core.loading.images import Images
 from core.loading.loader import feed
 from core.loading.normalize import normalizer
+from core.training.runtime import keep_freed_memory
 from tests.benchmarks.common import in_turn, show
 
-COUNT, SIZE, WORKERS = 512 * 40, 512, 2
+CPU_TIME = "cpu" in sys.argv
+COUNT, SIZE, WORKERS = (512 * 8, 512, 0) if CPU_TIME else (512 * 40, 512, 2)
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 CPU = torch.device("cpu")
 KINDS = ("DataLoader", "Batches")
@@ -65,7 +68,7 @@ def through_loader(images: Images, *steps: Callable) -> Callable[[], Iterable]:
     """Epochs of a plain DataLoader; steps: from uint8 [H, W, C] to a float tensor [C, H, W] in 0..1."""
     transform = transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
     loader: DataLoader = DataLoader(
-        Items(images, transform), SIZE, shuffle=True, num_workers=WORKERS, persistent_workers=True
+        Items(images, transform), SIZE, shuffle=True, num_workers=WORKERS, persistent_workers=WORKERS > 0
     )
     return lambda: loader
 
@@ -92,13 +95,17 @@ def by_albumentations() -> tuple[Callable, Callable]:
 
 def rate(make: Callable[[], Iterable]) -> float:
     """Images a second of one epoch."""
-    began = time.perf_counter()
+    clock = time.thread_time if CPU_TIME else time.perf_counter
+    began = clock()
     seen = sum(len(batch[0]) for batch in make())
-    return seen / (time.perf_counter() - began)
+    return seen / (clock() - began)
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] != "cpu" else 5
+    keep_freed_memory()  # as every run does, and here for both sides
+    if CPU_TIME:
+        torch.set_num_threads(1)
     images = noise()
     picture, tensor = transforms.ToPILImage(), transforms.ToTensor()
     crop, flip = transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()
