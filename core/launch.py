@@ -22,11 +22,17 @@ class Launch(Part):
         None, ge=1, le=512, description="CPU threads; none: OMP_NUM_THREADS, or all cores that this process may use"
     )
     workers: int | None = Field(None, ge=0, description="loader worker processes; none: 0 on a CPU, up to 8 on a GPU")
+    prefetch: int | None = Field(
+        None, ge=1, le=64, description="batches that each loader worker prepares ahead; none: 2, as torch does"
+    )
     worker_timeout: int = Field(
         300, ge=1, description="seconds without a batch after which a loader worker process is considered dead"
     )
     resident: bool | None = Field(
         None, description="keep all images in the memory of the device; none: if they fit into a quarter of it"
+    )
+    eval_batch_size: int | None = Field(
+        None, ge=1, description="images per batch and process in validation and test; none: 512"
     )
     cache_features: bool = Field(
         True, description="if only the head is trained, on images without augmentation: compute its inputs once"

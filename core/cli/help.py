@@ -41,8 +41,8 @@ DECLARATION: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 LAUNCH: Mapping[str, Sequence[str]] = {
     "Device and data loading": (
-        "root", "device", "threads", "workers", "worker_timeout", "resident", "cache_features", "together",
-        "deterministic",
+        "root", "device", "threads", "workers", "prefetch", "worker_timeout", "resident",
+        "eval_batch_size", "cache_features", "together", "deterministic",
     ),
     "Logging and checkpoints": ("log_every", "checkpoint_every", "snapshot", "mlflow"),
     "Debugging and profiling": ("smoke", "overfit", "profile", "diagnose", "detect_anomaly"),

@@ -16,6 +16,8 @@ from core.loading.batches import Batch, Batches, ImageFunction, Plan
 from core.loading.images import Images
 from core.loading.watchdog import Watched
 
+PREFETCH = 2  # batches that each worker prepares ahead, as torch does
+
 
 @dataclass(frozen=True)
 class Resident:
@@ -83,7 +85,15 @@ class Host:
     loader: Watched | None = None
 
     @classmethod
-    def of(cls, plan: Plan, fetch: Fetch, device: torch.device, workers: int, timeout: int = 300) -> Host:
+    def of(
+        cls,
+        plan: Plan,
+        fetch: Fetch,
+        device: torch.device,
+        workers: int,
+        timeout: int = 300,
+        prefetch: int | None = None,
+    ) -> Host:
         requests = _Requests(plan)
         if not workers:
             return cls(plan, fetch, device, requests)
@@ -92,6 +102,7 @@ class Host:
             batch_size=None,
             sampler=requests,
             num_workers=workers,
+            prefetch_factor=prefetch or PREFETCH,
             pin_memory=device.type == "cuda",
             persistent_workers=True,
             worker_init_fn=_one_thread,
@@ -135,15 +146,27 @@ def feed(
     workers: int | None = None,
     resident: bool | None = None,
     timeout: int = 300,
+    prefetch: int | None = None,
 ) -> Batches:
-    """Load the batches of a plan in the fastest way possible. workers, resident, timeout: workers, resident and
-    worker_timeout of Launch."""
+    """Load the batches of a plan in the fastest way possible. workers, resident, timeout, prefetch: workers, resident,
+    worker_timeout and prefetch of Launch."""
     decoded = isinstance(images.pixels, np.ndarray)
     if decoded and per_image is None and not workers and (resident or (resident is None and _fits(images, device))):
         return Resident.of(plan, images, device)
     if workers is None:
         workers = 0 if device.type == "cpu" and decoded else min(8, max(1, usable_cores() - 1))
-    return Host.of(plan, Fetch(images, per_image), device, workers, timeout)
+    return Host.of(plan, Fetch(images, per_image), device, workers, timeout, prefetch)
+
+
+def chosen(batches: Batches) -> str:
+    """How the images of these batches are read, in a few words."""
+    if not isinstance(batches, Host):
+        return "images in memory"
+    if batches.loader is None:
+        return "images read by this process"
+    loader = batches.loader.loader
+    workers = f"{loader.num_workers} worker{'s' if loader.num_workers > 1 else ''}"
+    return f"images read by {workers}, {loader.prefetch_factor} batches ahead"
 
 
 def _fits(images: Images, device: torch.device) -> bool:

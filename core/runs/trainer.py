@@ -14,6 +14,7 @@ from core.common.errors import Interrupted, NothingValidated, Unfinished
 from core.common.terminal import tell
 from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
+from core.loading.loader import chosen
 from core.models.weights import serialized
 from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
@@ -210,7 +211,8 @@ def _opening(run: Run, parts: Assembly) -> str:
     where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
     used, declared = parts.context.batch_size, parts.experiment.batch_size
     images += f" in batches of {used} (declared: {declared})" if used != declared else ""
-    return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}"
+    rules = f"{chosen(parts.train)}, channels_last, evaluation in batches of {parts.val.plan.size}"
+    return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}; {rules}"
 
 
 def _labels(parts: Assembly) -> list[str]:

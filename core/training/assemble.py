@@ -254,12 +254,13 @@ def _fed(
     launch: Launch, device: torch.device, plan: Plan, images: Images, image_function: ImageFunction | None = None
 ) -> Batches:
     """The batches of a plan, loaded according to the launch options."""
-    return feed(plan, images, device, image_function, launch.workers, launch.resident, launch.worker_timeout)
+    how = (launch.workers, launch.resident, launch.worker_timeout, launch.prefetch)
+    return feed(plan, images, device, image_function, *how)
 
 
 def _held_out(launch: Launch, device: torch.device, context: Context, images: Images) -> Batches:
     """Batches of a split for evaluation: in order, each image once, in exactly one process."""
-    size = EVALUATION_BATCH * context.ranks
+    size = (launch.eval_batch_size or EVALUATION_BATCH) * context.ranks
     plan = Plan(len(images), size, shuffled=False, rank=context.rank, ranks=context.ranks)
     return _fed(launch, device, plan, images)
 

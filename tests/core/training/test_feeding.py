@@ -66,6 +66,27 @@ def trained(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.parametrize(
+    ("launch", "told"),
+    [
+        ({}, "images in memory"),
+        ({"resident": False}, "images read by this process"),
+        ({"workers": 1, "prefetch": 3}, "images read by 1 worker, 3 batches ahead"),
+    ],
+    ids=["rule", "process", "workers"],
+)
+def test_the_first_line_tells_how_images_are_read(trained, capfd, launch, told):
+    trained("map", **launch, eval_batch_size=5)
+    (line,) = [line for line in "".join(capfd.readouterr()).splitlines() if "training and" in line]
+    assert line.endswith(f"; {told}, channels_last, evaluation in batches of 5")
+
+
+def test_a_smaller_batch_of_evaluation_measures_the_same(trained):
+    whole, parts = (trained("map", eval_batch_size=size)[0].history for size in (None, 5))
+    assert whole["val/accuracy"] == parts["val/accuracy"]
+    assert whole["val/loss"] == pytest.approx(parts["val/loss"], rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_split_comes_from_the_declared_number_of_workers_and_is_the_same(trained, kind):
     alone, by, limits = trained(kind, workers=0, resident=False)
