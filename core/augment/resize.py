@@ -25,6 +25,7 @@ class Resize(BatchStep):
     Validation and test images always have the full size.
 
     Steps before it see the full size, steps after it the smaller one; their fields in pixels do not change with it.
+    Early stopping and max_minutes may end a run before its images have the full size.
     """
 
     initial_scale: float = Field(
