@@ -47,7 +47,9 @@ USES = [
     Use("torch._foreach_norm", "core/optimizers/sam.py", _FOREACH),
     Use("torch._foreach_add_", "core/optimizers/sam.py", _FOREACH),
     Use("torch._foreach_mul", "core/optimizers/sam.py", _FOREACH),
+    Use("torch._foreach_copy_", "core/training/state.py", "copy in a loop over tensors: slower, the same numbers"),
     Use("torch.nn.modules.batchnorm._BatchNorm", "core/models/hooks.py", _NORM),
+    Use("torch.nn.modules.batchnorm._BatchNorm", "core/training/memory.py", _NORM),
     Use("torch.nn.modules.batchnorm._BatchNorm", "core/training/distributed.py", _NORM),
     Use("torch.nn.modules.conv._ConvNd", "core/models/initialize.py", "name the public convolutions of torch.nn"),
     Use(

@@ -1,7 +1,6 @@
-"""Observers of a run, enabled by launch options: context managers that consume the events of training.
+"""Observers of a run, which consume the events of training; most of them are enabled by launch options.
 
-Without such an option, a no-op takes their place. Observers run in rank 0 only and never communicate with other
-processes.
+Observers run in rank 0 only and never communicate with other processes.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from core.diagnostics.memory import divisions, gpu_memory
 from core.diagnostics.overfit import reached, verdict
 from core.record.journal import Journal
 from core.training.assemble import Assembly
@@ -20,15 +20,18 @@ Watch = Callable[[Event], None]
 @contextmanager
 def watching(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> Iterator[Watch]:
     """Yield a function to call with each event. Observers print and save their results when training ends normally."""
-    launch, watches = parts.launch, list[Watch]()
+    launch, device = parts.launch, parts.setup.device
+    watches = [divisions(journal, parts, say)]
     with ExitStack() as stack:
+        if device.type == "cuda":
+            watches.append(gpu_memory(journal, device))
         if launch.overfit:
             stack.enter_context(_overfit_verdict(journal, parts, say))
         if launch.profile:
             from core.diagnostics.profiler import profiled
 
             total = parts.context.steps_per_epoch * parts.experiment.epochs - parts.state.step
-            watches.append(stack.enter_context(profiled(journal, parts.setup.device, total, say)))
+            watches.append(stack.enter_context(profiled(journal, device, total, say)))
         if launch.diagnose:
             from core.diagnostics.layer_statistics import diagnosed
 
@@ -41,11 +44,7 @@ def _all(watches: list[Watch]) -> Watch:
         for watch in watches:
             watch(event)
 
-    return watch_all if watches else _nothing
-
-
-def _nothing(event: Event) -> None:
-    pass
+    return watch_all
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 from core.catalogue import import_parts
 from core.common.device import device_of
 from core.common.errors import UserError
+from core.common.memory import in_parts
 from core.common.precision import autocast_of
 from core.context import Context
 from core.inference import combined  # noqa: F401 its models become known
@@ -66,8 +67,8 @@ class Network:
 
     def logits(self, pixels: np.ndarray) -> torch.Tensor:
         """Logits float32 [N, C] on the host, of images uint8 [N, H, W, C], computed in chunks; with test-time
-        augmentation, logits of the mean probabilities."""
-        network = averaged(self.model, self.views, self.task)
+        augmentation, logits of the mean probabilities. If memory runs out, chunks are divided."""
+        network = in_parts(averaged(self.model, self.views, self.task))
         found: list[torch.Tensor] = []
         with torch.inference_mode(), self.precision():
             for start in range(0, len(pixels), self.chunk):

@@ -35,6 +35,7 @@ REPORT = "report.html"
 EXPORT = "export.json"  # artifact: what was measured when the run was exported
 COMPRESSION = "compression.json"  # size and latency before and after pruning or quantization
 PRUNED = "pruned"  # tag of a trial that was pruned
+MICRO_BATCHES = "micro_batches"  # tag of a run that went on in more micro-batches when memory ran out, with the step
 IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
 COMBINED = "combined"  # key in a record: the runs that an ensemble or a soup was made of
 REPLACED = "imported.replaced_by"  # tag of an imported run whose source was imported again

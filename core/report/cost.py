@@ -8,7 +8,7 @@ from typing import Any
 
 from core.common.text import duration
 from core.record import journal
-from core.record.run import RecordedRun, last
+from core.record.run import MICRO_BATCHES, RecordedRun, last
 from core.tracking.cursor import SYSTEM
 
 _GAP = 60.0  # s; if two samples are further apart, the power between them is unknown
@@ -24,6 +24,8 @@ def cost(run: RecordedRun) -> dict[str, str]:
         "training time": duration(seconds) if round(seconds := run.seconds) >= 60 else f"{seconds:.1f} s",
         "images per second": f"{median(rates):,.0f} (median of {len(rates)} epochs)" if rates else "",
         "peak memory": f"{metrics['peak_memory_mb']:,.0f} MB" if "peak_memory_mb" in metrics else "",
+        "memory of the GPU": _of_gpu(history),
+        "micro-batches": f"{divided}, because memory ran out" if (divided := run.tags.get(MICRO_BATCHES)) else "",
         "parameters": f"{int(facts['parameters']):,}",
         "forward pass of one image": f"{int(facts['flops']):,} FLOPs" if facts.get("flops", "").isdigit() else "",
         **{f"{name} compression": _footprint(found) for name, found in run.compression.items()},
@@ -32,6 +34,18 @@ def cost(run: RecordedRun) -> dict[str, str]:
         "precision": facts.get("precision", ""),
     }
     return {name: text for name, text in texts.items() if text}
+
+
+def _of_gpu(history: Mapping[str, Mapping[int, float]]) -> str:
+    """What tensors and the allocator took at most at the end of a logging interval, and how much of it lay idle."""
+    used, reserved, idle = (
+        history.get(f"system/torch_memory_{name}", {}).values()
+        for name in ("allocated_megabytes", "reserved_megabytes", "fragmentation")
+    )
+    if not reserved:
+        return ""
+    most = f"at most {max(used):,.0f} MB allocated and {max(reserved):,.0f} MB reserved between steps"
+    return f"{most}, fragmentation {median(idle):.0%} (median), {max(idle):.0%} (maximum)"
 
 
 def _footprint(found: Mapping[str, Any]) -> str:

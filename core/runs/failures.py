@@ -4,16 +4,13 @@ core/training/nonfinite.py."""
 from __future__ import annotations
 
 import errno
-import re
 import signal
 
-import torch
-
 from core.common.errors import ImageLost, OutOfMemory, PeerLost, Unfinished, WorkerLost
+from core.common.memory import is_out_of_memory, out_of_memory
 from core.loading.watchdog import is_lost_worker
 
 _FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
-_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|Cannot allocate memory")
 
 
 def explained(error: BaseException, run: str, step: int) -> BaseException:
@@ -29,14 +26,6 @@ def explained(error: BaseException, run: str, step: int) -> BaseException:
         return Unfinished(str(error).rpartition("ImageLost: ")[2].strip(), run)
     if isinstance(error, PeerLost | WorkerLost):
         return Unfinished(str(error), run)
-    if is_out_of_memory(error):
-        advice = "lower batch_size, raise grad_accum_steps (smaller micro-batches), use precision bf16"
-        reason = str(error).splitlines()[0][:200]
-        return OutOfMemory(f"out of memory: {reason}; {advice}, --resident false or fewer --workers")
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
+        return out_of_memory(error, "lower batch_size, raise grad_accum_steps (smaller micro-batches)")
     return error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU (torch.OutOfMemoryError) or the machine ran out of memory."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

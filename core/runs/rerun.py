@@ -26,7 +26,7 @@ from core.common.terminal import tell
 from core.launch import Launch
 from core.record import provenance, sources
 from core.record.git import GitError, git, prefix
-from core.record.run import WEIGHTS, refuse_combined
+from core.record.run import MICRO_BATCHES, WEIGHTS, refuse_combined
 from core.runs.trained import Run, declared, load
 
 ROUNDING = 1e-3  # relative and absolute tolerance
@@ -37,8 +37,8 @@ COMPARED = ("train/", "val/", "test/", "lr")  # all other metrics are times and 
 class Check:
     """Comparison of one aspect of the environment.
 
-    what: code, packages, weights, data or machine.  differences: empty if none is known.  unknown: why it is not known
-    whether it is the same; empty if it is.
+    what: code, packages, weights, data, machine or micro-batches.  differences: empty if none is known.  unknown: why
+    it is not known whether it is the same; empty if it is.
     """
 
     what: str
@@ -93,7 +93,7 @@ def compare_results(run: Run, again: Run, checks: Sequence[Check]) -> Verdict:
     """Compare the metrics and weights of a rerun with those of the original run. checks: name the possible causes."""
     first = first_difference(run.history, again.history)
     weights = [_digest(one) for one in (run, again)]
-    different = [check for check in checks if check.differences]
+    different = [check for check in [*checks, _memory(run, again)] if check.differences]
     because = ", ".join(f"different {check.what} ({check.differences[0]})" for check in different)
     if first is None and weights[0] == weights[1]:
         aside = f", despite {because}" if because else ""
@@ -171,6 +171,12 @@ def _unknown_code(facts: Mapping[str, str], now: Mapping[str, str], recorded: Ma
     if unseen:
         return f"the record lacks {', '.join(unseen)}"
     return facts.get("git.unrecorded") or now.get("git.unrecorded") or ""
+
+
+def _memory(run: Run, again: Run) -> Check:
+    """Comparison of the micro-batches, of which there are more from the step on at which memory ran out."""
+    then, now = (each.tags.get(MICRO_BATCHES, "as declared") for each in (run, again))
+    return Check("micro-batches", () if then == now else (f"{then} then, {now} now",))
 
 
 def _weights(run: Run) -> Iterator[str]:

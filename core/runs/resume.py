@@ -123,6 +123,7 @@ def take_over(earlier: Run, parts: Assembly) -> None:
     if lacking := {name for name in parts.experiment.monitored.values() if name not in state.history[0]}:
         advice = "monitor a metric that it measured"
         raise UserError([f"--continue {earlier.id}: its epochs have no {', '.join(sorted(lacking))}; {advice}"])
+    state.split = 1
     done = len(state.history)
     state.step = done * parts.context.steps_per_epoch
     if done >= setup.epochs:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from core.common.memory import in_parts
 from core.common.tensors import full
 from core.loading.batches import Batch, Batches
 from core.methods import LossFunction
@@ -45,15 +46,16 @@ def evaluate(
     collector: Collector | None = None,
 ) -> Evaluation:
     """Evaluate a model over every sample of `batches`, each counted once over all processes. Restores the training
-    modes of model and loss. collector: collects the answers and computes its metrics. Raises ValueError if the split is
-    empty."""
+    modes of model and loss. collector: collects the answers and computes its metrics. If memory runs out, batches are
+    divided; see core/common/memory.py. Raises ValueError if the split is empty."""
     device = next(model.parameters()).device
     table = task.empty_table(classes, device)
     sums = torch.zeros(1 + task.sums, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    network = in_parts(model)
     with evaluation_mode(model, loss):
         for batch in batches.epoch(0):
             images, targets = normalize(batch)[:2]
-            logits = full(model(images))
+            logits = full(network(images))
             if collector:
                 collector(batch, logits)
             counted, added = task.count(logits, targets)

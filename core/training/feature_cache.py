@@ -71,7 +71,7 @@ def fit_cached(parts: Assembly) -> Iterator[Event]:
     # frozen modules precede the tail; their gradients were disabled in `assemble`
     setup = replace(parts.setup, normalize=_as_they_are, frozen=None)
     for event in fit(setup, probe, features.train, features.val):
-        state.step, state.seen = probe.step, probe.seen  # everything else is shared
+        state.step, state.seen, state.split = probe.step, probe.seen, probe.split  # everything else is shared
         yield event
 
 
@@ -102,7 +102,7 @@ def computed(parts: Assembly) -> Features | None:
 
 def _probe(parts: Assembly, tail: tuple[str, ...]) -> State:
     """State for training only the tail. It shares everything that training changes with the state of the full network,
-    except for the numbers `step` and `seen`."""
+    except for the numbers `step`, `seen` and `split`."""
     setup, state = parts.setup, parts.state
     trained = nn.ModuleDict({**state.trained, "model": Tail(state.model, tail)})
     return replace(

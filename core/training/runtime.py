@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from core.common.machine import threads_each
+from core.common.memory import prefer_expandable
 from core.common.ranks import Ranks
 from core.common.signals import Stop
 from core.launch import Launch
@@ -58,6 +59,7 @@ def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not launch.deterministic
     keep_freed_memory()
+    prefer_expandable()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with anomaly_mode(launch.detect_anomaly), torch.random.fork_rng(gpus):

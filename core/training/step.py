@@ -12,6 +12,7 @@ import torch
 from torch.linalg import vector_norm
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 
+from core import randomness as K
 from core.loading.batches import Batch
 from core.methods import LossFunction, Method, Output
 from core.metrics.names import History
@@ -21,6 +22,7 @@ from core.schedules import Clock, Schedule
 from core.schedules.stopping import EarlyStopping, out_of_time
 from core.training import distributed
 from core.training.collect import Collector
+from core.training.memory import within_memory
 from core.training.pruning import UNPRUNED, Held, Pruning, mask_gradients, mask_weights
 from core.training.state import State
 
@@ -86,6 +88,7 @@ def advance(
     """Take one optimizer step on a normalized and augmented batch. frozen: tensors of `trained` that are not updated.
     pruned: those of which some weights stay zero.
 
+    If memory runs out, the gradients are computed again in more micro-batches; see core/training/memory.py.
     A fused optimizer does not synchronize with the device: a non-finite step is skipped on the device, and so is every
     later one, until the host reads `state.sums`. Other optimizers raise StepSkipped.
     """
@@ -93,11 +96,17 @@ def advance(
     fused = optimizer.param_groups[0].get("fused")
     counted = False
 
-    def closure() -> torch.Tensor:
-        nonlocal counted
+    def restart() -> None:
+        reseed(K.step_seeds(setup.seed, setup.rank, clock.step, 1)[0], setup.device)
+
+    def compute() -> tuple[torch.Tensor, torch.Tensor]:
         for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
             parameter.grad = None
-        loss, right = gradients(setup, state, state.shared, batch, clock)
+        return gradients(setup, state, state.shared, batch, clock)
+
+    def closure() -> torch.Tensor:
+        nonlocal counted
+        loss, right = within_memory(state, len(batch.keys) // setup.grad_accum_steps, restart, compute)
         for parameter in frozen:  # optimizers skip parameters without a gradient
             parameter.grad = None
         mask_gradients(pruned)
@@ -154,14 +163,16 @@ def gradients(
 
     forward: state.shared in training; with state.forward, gradients are not averaged over processes.
     """
-    micro_batches = [batch] if setup.grad_accum_steps == 1 else _split(batch, setup.grad_accum_steps)
+    images = len(batch.keys)
+    steps = min(setup.grad_accum_steps * state.split, images)
+    micro_batches = [batch] if steps == 1 else _split(batch, steps)
     means, rights = [], []
     for micro_batch in micro_batches:
         with distributed.last_of(forward, micro_batch is micro_batches[-1]):
             with setup.precision():
                 losses, logits = forward(micro_batch, clock)
             # gradient of the mean over the full batch, without a mean in the graph
-            weights = _equal(len(losses), len(micro_batches), losses.dtype, losses.device)
+            weights = _equal(len(losses), images, losses.dtype, losses.device)
             losses.backward(state.scaler.scale(weights) if state.scaler else weights)
         means.append(losses.detach() @ weights)
         rights.append(setup.task.right(logits.detach(), micro_batch.targets))
@@ -169,13 +180,13 @@ def gradients(
 
 
 @functools.cache
-def _equal(count: int, steps: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """[count], the weight of each example of a micro-batch in the mean over a batch of `steps` micro-batches."""
-    return torch.full((count,), 1 / (count * steps), dtype=dtype, device=device)
+def _equal(count: int, images: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[count], the weight of each example of a micro-batch in the mean over a batch of `images` images."""
+    return torch.full((count,), 1 / images, dtype=dtype, device=device)
 
 
 def _split(batch: Batch, steps: int) -> list[Batch]:
-    return [Batch(*tensors) for tensors in zip(*(tensor.chunk(steps) for tensor in batch), strict=True)]
+    return [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(steps) for tensor in batch), strict=True)]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, multiplier: float) -> None:

@@ -15,7 +15,6 @@ from core.common.errors import NonFinite
 from core.diagnostics import anomaly
 from core.diagnostics.layer_statistics import dead_units, extremes, gradient_norms, layers, update_ratios
 from core.diagnostics.model_summary import described, summary
-from core.diagnostics.observers import _nothing, watching
 from core.diagnostics.overfit import verdict
 from core.launch import Launch
 from core.loading.batches import Plan
@@ -356,8 +355,6 @@ def test_looking_changes_no_bit_of_the_weights(home):
 
 
 def test_what_is_not_asked_for_costs_nothing():
-    with watching(None, built(), print) as watch:
-        assert watch is _nothing
     events = iter(())
     assert anomaly.explained(events, None) is events
 

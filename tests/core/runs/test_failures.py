@@ -148,8 +148,9 @@ class Greedy(Method):
 
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
 def test_out_of_memory_says_what_to_lower(kind, home):
-    with pytest.raises(OutOfMemory, match="lower batch_size, raise grad_accum_steps"):
+    with pytest.raises(OutOfMemory, match="micro-batches of 2 images cannot be divided further: choose") as info:
         train(SHORT.but({"method": Greedy(kind=kind)}), QUIET)
+    assert ("expandable_segments" in str(info.value)) == (kind == "cuda")
     run = only_run(home)
     assert run.status == "FAILED"
     assert "OutOfMemory" in (run.folder / journal.FILE).read_text()
