@@ -63,7 +63,11 @@ class Experiment(Part):
         gt=0,
         description="maximum training time in minutes, over all resumes; an epoch that would exceed it is not started",
     )
-    batch_size: int = Field(128, ge=1, description="images per optimizer step, over all processes")
+    batch_size: int = Field(
+        128,
+        ge=1,
+        description="images per optimizer step, over all processes; --batch_size auto: as many as fit on the GPU",
+    )
     grad_accum_steps: int = Field(
         1, ge=1, description="gradient accumulation: micro-batches per optimizer step; saves memory"
     )

@@ -32,7 +32,7 @@ OWN = {
 
 @dataclass(frozen=True)
 class Options:
-    """What a command line asks for."""
+    """What a command line asks for. auto_batch: batch_size is to be found by trial."""
 
     experiment: Experiment
     launch: Launch
@@ -42,6 +42,7 @@ class Options:
     title: str = "base"
     continued: Run | None = None
     verb: Part | None = None
+    auto_batch: bool = False
 
 
 def parse(
@@ -56,6 +57,8 @@ def parse(
     verb, trouble = _change(verb, {n: given.pop(n) for n in list(given) if n in verbs}) if verb else (verb, [])
     wrong += trouble
     own = {name: given.pop(name) for name in list(given) if name in OWN}
+    if auto_batch := given.get("batch_size") == "auto":
+        del given["batch_size"]
     continued, trouble = _finished(own)
     wrong += trouble
     recorded, trouble = _declared(own)
@@ -85,7 +88,7 @@ def parse(
     start = f"{continued.id} continued" if continued else variant or "base"
     start = f"from {_run_in(Path(str(own['from'])))}" if recorded else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
-    return Options(changed, launch, variant, seeds, folds, title, continued, verb)  # type: ignore[arg-type]
+    return Options(changed, launch, variant, seeds, folds, title, continued, verb, auto_batch)  # type: ignore[arg-type]
 
 
 def _run_in(place: Path) -> str:

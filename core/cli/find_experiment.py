@@ -162,6 +162,7 @@ def only_one(options: Options, verb: str) -> None:
         "--seeds": (options.seeds or 1) > 1,
         "--folds": options.folds is not None,
         "--continue": options.continued is not None,
+        "--batch_size auto": options.auto_batch,
     }
     if wrong := [f"{name}: only for training, not for {verb}; leave it out" for name, there in given.items() if there]:
         raise UserError(wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from core.cli.find_experiment import NamedExperiment, run_verb
 from core.common.ranks import invocation, is_restart
@@ -27,14 +28,24 @@ def train(experiment: NamedExperiment, options: Options) -> int:
     seeds = options.seeds or 1
     again = is_restart() or met_before()
     asked = options.experiment, experiment.name, invocation(), seeds, options.folds
-    earlier = earlier_run(*asked) if again else None
+    earlier = earlier_run(*asked, any_batch_size=options.auto_batch) if again else None
     earlier, finished = from_first((earlier, earlier is not None and earlier.status == "FINISHED"))
     if earlier:
         tell(f"{earlier.id}, started by an earlier start of this job, {'has finished' if finished else 'is resumed'}")
         return 0 if finished else resumed(earlier)
+    options = _sized(options) if options.auto_batch else options
     info = experiment.info(options)
     if options.folds:
         return report_result(train_folds(options.experiment, options.folds, options.launch, info))
     if seeds > 1:
         return report_result(train_seeds(options.experiment, seeds, options.launch, info))
     return report_result(train(options.experiment, options.launch, info, continued=options.continued))
+
+
+def _sized(options: Options) -> Options:
+    """Options with the largest batch that fits, as a number. Raises UserError."""
+    from core.diagnostics.batch_size import largest_batch
+
+    size = largest_batch(options.experiment, options.launch)
+    sized = options.experiment.but({"batch_size": size})
+    return replace(options, experiment=sized, title=f"{options.title} batch_size={size}")

@@ -192,18 +192,24 @@ def interrupted(experiment: str) -> Run:
 
 
 def earlier_run(
-    experiment: Experiment, name: str, invocation: str | None, seeds: int = 1, folds: Folds | None = None
+    experiment: Experiment,
+    name: str,
+    invocation: str | None,
+    seeds: int = 1,
+    folds: Folds | None = None,
+    any_batch_size: bool = False,
 ) -> Run | None:
     """Returns the latest run of this declaration from an earlier start of the same job, or None; for several seeds or
     folds, their parent run.
 
-    invocation: name of the job, or None without one.
+    invocation: name of the job, or None without one.  any_batch_size: the earlier start found its own, by trial.
     """
     asked = (invocation, seeds, str(folds or ""))
     for run in intact(Run.of_experiment(name)) if invocation else ():
         record = run.record
         same = (record["facts"].get("invocation"), record.get("seeds", 1), record.get("folds", "")) == asked
-        if same and declares(record, experiment) and is_free(run.folder):
+        own = {"batch_size": record["declaration"]["batch_size"]} if same and any_batch_size else {}
+        if same and declares(record, experiment.but(own)) and is_free(run.folder):
             return run
     return None
 
