@@ -129,9 +129,9 @@ def same_weights(one: Run, other: Run) -> None:
     assert digest(one) == digest(other), f"the weights of {one.id} and {other.id} differ"
 
 
-def started(*words: str) -> subprocess.Popen[str]:
+def started(*words: str, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
     """A command line as a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**environment, "PYTHONPATH": str(ROOT)}
     out = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, env=environment, text=True, stdout=out, stderr=subprocess.STDOUT

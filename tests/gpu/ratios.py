@@ -15,8 +15,10 @@ from core.models import ResNet, SmallCNN
 from core.optimizers import SGD
 from core.runs.seeds import train_seeds
 from core.schedules import Clock, Cosine
+from core.tracking.api import NoMirror
 from core.training.assemble import Assembly
 from core.training.loop import fit
+from core.training.runtime import open_runtime
 from tests.benchmarks.common import in_turn, ratio
 from tests.gpu.bench import Bench, Noise
 
@@ -157,7 +159,8 @@ def _timed(bench: Bench, images: int, action: Callable[[], object]) -> float:
 def _compared(bench: Bench, candidates: Mapping[str, Callable[[], float]]) -> Measured:
     """Median of each, and the median ratio over rounds."""
     rounds = bench.of(7, 1)
-    figures = in_turn(candidates, rounds)
+    with open_runtime(bench.launch(), NoMirror()):  # its settings, such as cuDNN's benchmark, are for both
+        figures = in_turn(candidates, rounds)
     medians = {name: statistics.median(values) for name, values in figures.items()}
     return medians | {"ratio": ratio(figures, "labbook", "bare"), "rounds": rounds}
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from core.common.memory import prefer_expandable
+
 _CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 
 
@@ -99,6 +101,9 @@ class Worker:
 def _work(asked: Connection, device: str, small: bool, log: str) -> None:
     """The loop of the process: run each entry that is asked for, in a home of its own."""
     os.setsid()
+    # torch reads both once in a process, and the first entry may not be the one that needs them
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    prefer_expandable()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -88,6 +88,14 @@ def test_what_cannot_be_divided_further_ends_with_advice_and_unchanged_weights(c
     assert parts.state.step == 0
 
 
+def test_with_several_processes_the_error_is_that_of_torch(monkeypatch):
+    parts = built({"method": Tight(images=2)})
+    monkeypatch.setattr("core.training.distributed.several", lambda: True)
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 2.00 GiB"):
+        run(parts)
+    assert parts.state.split == 1
+
+
 def test_other_errors_are_raised_as_they_are():
     parts = built({"method": Tight(images=0)})
 
@@ -118,6 +126,19 @@ def test_evaluation_goes_on_in_smaller_parts_with_the_same_result():
     assert seen == [8, 8, 4, 2, 2, 2, 2]  # once more with the cache emptied, before it is divided
     assert divided.metrics == pytest.approx(plain.metrics, rel=1e-6)
     assert torch.equal(divided.table, plain.table)
+
+
+def test_predictions_go_on_in_smaller_parts_with_the_same_answers():
+    network = built(NORMED).network
+    pixels = BASE.data.load().train.pixels
+    plain = network.logits(pixels)
+
+    def tight(module, inputs):
+        if len(inputs[0]) > 3:
+            run_out()
+
+    network.model.register_forward_pre_hook(tight)
+    torch.testing.assert_close(network.logits(pixels), plain)
 
 
 def test_parts_are_kept_for_later_batches_and_end_at_single_images():
