@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,8 @@ class Context:
     image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks.
     mean, std: per channel, of pixels in 0..1, used to normalize batches; empty if each image is normalized by its own
     statistics.  seed: of the run.  directions: of the declared metrics, {val/NAME: 1 if larger values are better, -1 if
-    smaller ones are}.
+    smaller ones are}.  sample: reads at most n training images, float [n, C, H, W] on the CPU, normalized and not
+    augmented, the same for every seed; None where a network is rebuilt from a record, since its weights follow.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +36,7 @@ class Context:
     std: tuple[float, ...] = ()
     seed: int = 0
     directions: Mapping[str, int] = field(default_factory=dict)
+    sample: Callable[[int], torch.Tensor] | None = None
 
 
 class Clock(NamedTuple):

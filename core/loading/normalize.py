@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
+from core.loading.batches import Batch
 from core.loading.images import DECODED, Images, _first
-
-if TYPE_CHECKING:
-    from core.loading.batches import Batch
 
 Normalize = Literal["data", "imagenet", "inception", "image"]
 NORMALISE_MEANING = (
@@ -71,6 +69,13 @@ def _standardized(batch: Batch) -> Batch:
     least = pixels[0].numel() ** -0.5
     std = pixels.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp(min=least)
     return batch._replace(images=((pixels - mean) / std).permute(0, 3, 1, 2))
+
+
+def sample(images: Images, mean: Iterable[float], std: Iterable[float], count: int) -> torch.Tensor:
+    """A random subset of at most `count` images, always the same, normalized: float [N, C, H, W] on the CPU."""
+    few, nothing = _first(images, count), torch.empty(0)
+    pixels = torch.from_numpy(np.require(few.pixels[few.rows], requirements=["C", "W"]))
+    return normalizer(mean, std, pixels.device)(Batch(pixels, nothing, nothing, nothing)).images
 
 
 def mean_and_std(images: Images, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,5 +1,6 @@
 """Models: declarations that build an nn.Module from images, float [N, C, H, W], to logits [N, classes]."""
 
+from core.models.airbench import Airbench
 from core.models.base import Model
 from core.models.flops import counted_flops, forward_flops
 from core.models.resnet import CifarResNet, ResNet
@@ -9,6 +10,7 @@ from core.models.zoo import Timm, Torchvision
 
 __all__ = [
     "MLP",
+    "Airbench",
     "CifarResNet",
     "Model",
     "ResNet",

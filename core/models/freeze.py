@@ -1,4 +1,4 @@
-"""Freeze: layers that are not trained, for the whole run or for its first epochs."""
+"""Freeze: layers that are not trained, for the whole run, in its first epochs, or after them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Freeze(Part):
     With `unfreeze_epoch`, the head is trained first and then the whole network (Kumar et al. 2022, section 3.4: linear
     probing, then fine-tuning). Frozen layers are a fixed function: their weights have no gradient, weight decay or
     momentum; their normalization layers use running statistics, which are not updated; their dropout is off. When
-    layers are unfrozen, the optimizer starts with an empty state for them.
+    layers are unfrozen, the optimizer starts with an empty state for them. With `from_epoch`, the layers are trained
+    first and frozen later (Brock et al. 2017, FreezeOut, section 2, which also lowers their learning rate until then).
     """
 
     up_to: str | None = Field(
@@ -31,12 +32,20 @@ class Freeze(Part):
         description="freeze this module and all before it, e.g. layer3; * is a wildcard; none: all layers before the "
         "head",
     )
+    from_epoch: int = Field(0, ge=0, description="number of epochs in which the layers are trained before they freeze")
     unfreeze_epoch: int | None = Field(
         None, ge=1, description="number of epochs after which all layers are trained; none: layers stay frozen"
     )
 
+    def check(self) -> None:
+        if self.unfreeze_epoch is not None and self.unfreeze_epoch <= self.from_epoch:
+            raise ValueError(
+                f"unfreeze_epoch {self.unfreeze_epoch} must be greater than from_epoch {self.from_epoch}, or no epoch "
+                "has frozen layers"
+            )
+
     def of(self, network: nn.Module) -> Frozen:
-        """The parameters and modules of this network to freeze.
+        """The parameters and modules of this network to freeze, without parameters that are never trained.
 
         Raises ValueError if `up_to` matches no module, or if no parameter would be left to train.
         """
@@ -46,12 +55,13 @@ class Freeze(Part):
         parameters = [
             ".".join(filter(None, (name, own)))
             for name in names[: last + 1]
-            for own, _ in modules[name].named_parameters(recurse=False)
+            for own, parameter in modules[name].named_parameters(recurse=False)
+            if parameter.requires_grad
         ]
-        if len(parameters) == len(list(network.parameters())):
+        if len(parameters) == sum(parameter.requires_grad for parameter in network.parameters()):
             raise ValueError(f"freeze.up_to: {self.up_to} freezes all parameters of the model; name an earlier module")
         whole = (name for name in names[: last + 1] if not any(_within(other, name) for other in names[last + 1 :]))
-        return Frozen(tuple(parameters), tuple(whole), self.unfreeze_epoch)
+        return Frozen(tuple(parameters), tuple(whole), self.unfreeze_epoch, self.from_epoch)
 
     def _last(self, modules: dict[str, nn.Module]) -> int:
         """Index of the last frozen module, in order of definition."""
@@ -72,15 +82,16 @@ class Freeze(Part):
 
 @dataclass(frozen=True)
 class Frozen:
-    """Names of the network's parameters and modules that are frozen, in the first `unfreeze_epoch` epochs or always."""
+    """Names of the network's parameters and modules that are frozen, from an epoch to another or the end."""
 
     parameters: tuple[str, ...]
     modules: tuple[str, ...]
     unfreeze_epoch: int | None = None
+    from_epoch: int = 0
 
     def stands(self, epoch: int) -> bool:
         """Whether the layers are frozen in this epoch, counted from 0."""
-        return self.unfreeze_epoch is None or epoch < self.unfreeze_epoch
+        return self.from_epoch <= epoch and (self.unfreeze_epoch is None or epoch < self.unfreeze_epoch)
 
     def hold(self, network: nn.Module, epoch: int) -> list[nn.Parameter]:
         """Set requires_grad and evaluation mode of the layers for this epoch; returns the frozen parameters.

@@ -13,10 +13,11 @@ def initialize(network: nn.Module, how: str) -> None:
     kaiming: normal, variance 2 / fan_in (He et al. 2015, equation 10).
     xavier: uniform, variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010, equation 16).
     orthogonal: (semi-)orthogonal matrices times the ReLU gain sqrt(2) (Saxe et al. 2014, section 3).
-    Normalization layers, embeddings and the input projections of attention are not changed.
+    Normalization layers, embeddings, the input projections of attention, and layers that are not trained are not
+    changed.
     """
     for module in network.modules():
-        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd) or not module.weight.requires_grad:
             continue
         if how == "kaiming":
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

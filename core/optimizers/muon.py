@@ -25,6 +25,7 @@ class Muon(Descent):
     the last of these layers in order of definition, normalization layers, biases and embeddings are left to `rest`.
     Grouped and depthwise convolutions, whose rows have different inputs, are left to `rest` as well. lr, weight_decay
     (decoupled from the gradient) and momentum apply to the matrices; layer_decay and groups apply to all parameters.
+    normalize_weights is of the script airbench94_muon (github.com/KellerJordan/cifar10-airbench).
     """
 
     lr: float = Field(0.02, gt=0, description="learning rate of the matrices, before the multiplier of the schedule")
@@ -37,6 +38,11 @@ class Muon(Descent):
         "match_rms_adamw: lr * 0.2 * sqrt(max(rows, columns)), for learning rates tuned for AdamW (Liu et al. 2025, "
         "equation 4)",
     )
+    normalize_weights: bool = Field(
+        False,
+        description="scale each matrix to the norm sqrt(rows) before each step, so that lr is relative to it; needs "
+        "weight_decay 0",
+    )
     rest: Descent = Field(
         AdamW(lr=1e-3), description="optimizer of all other parameters, with its own lr and weight_decay"
     )
@@ -44,6 +50,8 @@ class Muon(Descent):
     def check(self) -> None:
         if isinstance(self.rest, Muon):
             raise ValueError("rest must be an optimizer other than Muon")
+        if self.normalize_weights and self.weight_decay:
+            raise ValueError("normalize_weights undoes weight_decay; set weight_decay to 0")
         if self.rest.groups or self.rest.layer_decay < 1:
             raise ValueError("rest uses groups and layer_decay of Muon; set optimizer.groups and optimizer.layer_decay")
 
@@ -63,19 +71,29 @@ class Muon(Descent):
         return with_initial_rates(Composite([inner, rest]))
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return Orthogonalized(groups, self.momentum, self.nesterov, self.ns_steps, self.adjust_lr_fn)
+        scaled = self.normalize_weights
+        return Orthogonalized(groups, self.momentum, self.nesterov, self.ns_steps, self.adjust_lr_fn, scaled)
 
 
 class Orthogonalized(torch.optim.Optimizer):
     """Muon's update for weights of two or more dimensions, each treated as a matrix [out, -1].
 
     It equals torch.optim.Muon, which supports only 2D parameters. A step is skipped on the device if `found_inf` is
-    set, as in fused optimizers.
+    set, as in fused optimizers. normalize_weights: see Muon.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], momentum: float, nesterov: bool, ns_steps: int, adjust_lr_fn: str):
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        momentum: float,
+        nesterov: bool,
+        ns_steps: int,
+        adjust_lr_fn: str,
+        normalize_weights: bool = False,
+    ):
         super().__init__(groups, {"fused": True, "momentum": momentum})
         self.nesterov, self.ns_steps, self.adjust_lr_fn = nesterov, ns_steps, adjust_lr_fn
+        self.normalize_weights = normalize_weights
         for p in (p for group in self.param_groups for p in group["params"]):
             self.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
@@ -99,13 +117,14 @@ class Orthogonalized(torch.optim.Optimizer):
         matrix = ahead.flatten(1)
         update = orthogonalized(matrix, self.ns_steps).view(p.shape)
         scale = adjustment(self.adjust_lr_fn, *matrix.shape)
-        moved = (p * (1 - group["lr"] * group["weight_decay"])).add_(update, alpha=-group["lr"] * scale)
+        kept = len(p) ** 0.5 / p.norm() if self.normalize_weights else 1 - group["lr"] * group["weight_decay"]
+        moved = (p * kept).add_(update, alpha=-group["lr"] * scale)
         buffer.copy_(mean if skip is None else torch.where(skip, buffer, mean))
         p.copy_(moved if skip is None else torch.where(skip, p, moved))
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"nesterov": self.nesterov, "ns_steps": self.ns_steps, "adjust_lr_fn": self.adjust_lr_fn}
-        return super().__getstate__() | own
+        return super().__getstate__() | own | {"normalize_weights": self.normalize_weights}
 
 
 def orthogonalized(matrix: torch.Tensor, ns_steps: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ from core.launch import Launch
 from core.loading.batches import Batches, ImageFunction, Plan
 from core.loading.images import Images, Splits
 from core.loading.loader import feed
-from core.loading.normalize import normalizer, statistics
+from core.loading.normalize import normalizer, sample, statistics
 from core.methods import Forward
 from core.metrics.task import Task, task_of
 from core.models.precision import is_faster_in_bf16
@@ -170,6 +170,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         std=std,
         seed=experiment.seed,
         directions=experiment.directions,
+        sample=partial(sample, splits.train, mean, std),
     )
     chosen = "fp32" if experiment.quantize else chosen
     dtype, precision = autocast_of(chosen, device)

@@ -130,6 +130,7 @@ def only_the_head(experiment: Experiment) -> bool:
     all_frozen = (
         freeze is not None
         and freeze.up_to is None
+        and freeze.from_epoch == 0
         and (freeze.unfreeze_epoch or experiment.epochs) >= experiment.epochs
     )
     changing = experiment.augment or experiment.prune or experiment.quantize

@@ -461,6 +461,9 @@ def test_views_average_probabilities():
     torch.testing.assert_close(got.exp(), expected)
     torch.testing.assert_close(got.exp().sum(1), torch.ones(8))
     assert torch.equal(got.argmax(1), expected.argmax(1))
+    still, *others = [model(view).softmax(1) + model(view.flip(3)).softmax(1) for view in moved]
+    half = averaged(model, "flip_shift_half")(images).exp()
+    torch.testing.assert_close(half, still / 4 + sum(others) / 8)
 
 
 def test_views_are_taken_at_the_test_alone():

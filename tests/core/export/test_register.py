@@ -266,7 +266,7 @@ def _is_pickle(content):
         return False
 
 
-@pytest.mark.parametrize("tta", ["none", "flip", "flip_shift"])
+@pytest.mark.parametrize("tta", ["none", "flip", "flip_shift", "flip_shift_half"])
 def test_the_declared_views_are_part_of_what_is_exported(run, tta):
     run.record["declaration"]["tta"] = tta
     program = exported(run).module()

@@ -1,5 +1,7 @@
 """Layers that stand still: to the bit, for as long as is declared, whatever else is, and over a kill."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from core.optimizers import SAM, SGD, AdamW, Muon
 from core.optimizers.averaging import Ema, Swa
 from core.runs.train import train
 from core.training.assemble import assemble
+from core.training.feature_cache import only_the_head
 from core.training.loop import fit
 from tests.support import kills
 from tests.support.kills import Moment, Setup
@@ -75,6 +78,27 @@ def test_the_head_alone_moves_where_no_layer_is_named():
     assert any(isinstance(m, nn.Dropout) and m.training for m in parts.state.model.modules())
 
 
+@pytest.mark.parametrize("changes", [{}, {"optimizer": AdamW(weight_decay=0.1)}, {"grad_accum_steps": 2}])
+def test_layers_move_until_from_epoch_and_then_stand_still_to_the_bit(changes):
+    parts = built({"freeze": Freeze(up_to="3", from_epoch=1, unfreeze_epoch=2)} | changes)
+    states = [state for state, _ in state_at_epochs(parts)]
+    moved = [{name for name in changed(a, b) if name.startswith(STILL)} for a, b in itertools.pairwise(states)]
+    assert {"0.weight", "1.weight", "1.running_mean"} <= moved[0]
+    assert not moved[1]
+    assert {"0.weight", "1.weight", "1.running_mean"} <= moved[2]
+
+
+def test_a_head_that_is_trained_alone_later_sees_layers_that_move_before():
+    """Its inputs are computed once only if no layer before it ever moves."""
+    assert only_the_head(CNN.but({"freeze": Freeze(), "augment": ()}))
+    assert not only_the_head(CNN.but({"freeze": Freeze(from_epoch=1), "augment": ()}))
+
+
+def test_an_unfreeze_epoch_that_is_not_later_is_refused():
+    with pytest.raises(ValueError, match="unfreeze_epoch 2 must be greater than from_epoch 2"):
+        Freeze(from_epoch=2, unfreeze_epoch=2).check()
+
+
 def test_let_go_it_trains_as_one_that_never_stood_still_with_an_optimizer_of_its_age():
     """Adam's first step after the thaw is corrected as a first step: each weight moves by the rate."""
     parts = built({"freeze": Freeze(up_to="3", unfreeze_epoch=1), "optimizer": AdamW(lr=1e-3), "schedule": "Constant"})
@@ -88,9 +112,13 @@ def test_let_go_it_trains_as_one_that_never_stood_still_with_an_optimizer_of_its
 
 
 @pytest.mark.parametrize("leave", [3, 5, 7])
-@pytest.mark.parametrize("changes", [{"optimizer": AdamW()}, {"ema": Ema(decay=0.5)}, {"swa": Swa(start=0.0)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": AdamW()}, {"ema": Ema(decay=0.5)}, {"swa": Swa(start=0.0)}, {"freeze.from_epoch": 1}],
+)
 def test_left_and_taken_up_around_the_thaw_it_ends_in_the_same_bits(changes, leave):
-    declared = {"freeze": Freeze(up_to="3", unfreeze_epoch=1)} | changes
+    thaw = 2 if "freeze.from_epoch" in changes else 1
+    declared = {"freeze": Freeze(up_to="3", unfreeze_epoch=thaw)} | changes
     whole, first, second = built(declared), built(declared), built(declared)
     *_, (expected, judged) = state_at_epochs(whole)
     taken_up(first, second, leave)

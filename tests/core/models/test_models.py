@@ -19,7 +19,7 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.losses import CrossEntropy
 from core.methods import Auxiliary, Supervised
-from core.models import MLP, CifarResNet, Model, ResNet, SmallCNN, Timm, Torchvision, forward_flops
+from core.models import MLP, Airbench, CifarResNet, Model, ResNet, SmallCNN, Timm, Torchvision, forward_flops
 from core.models.hooks import Recomputed
 from core.models.initialize import initialize
 from core.models.input_size import match_channels, refusal
@@ -698,7 +698,7 @@ def test_fields_refuse_bad_values(kind, fields):
 
 
 def test_every_field_of_a_model_is_explained():
-    for kind in (MLP, SmallCNN, ResNet, CifarResNet, Torchvision, Timm, Auxiliary):
+    for kind in (MLP, SmallCNN, ResNet, CifarResNet, Airbench, Torchvision, Timm, Auxiliary):
         assert all(field.description for field in kind.model_fields.values()), kind
 
 

@@ -28,6 +28,7 @@ ALL = {
     "rmsprop": RMSprop(lr=1e-3, momentum=0.5, centered=True, weight_decay=1e-3),
     "muon": Muon(weight_decay=0.1),
     "muon_sgd": Muon(rest=SGD(lr=0.1), adjust_lr_fn="match_rms_adamw", layer_decay=0.9),
+    "muon_normalized": Muon(momentum=0.6, ns_steps=3, normalize_weights=True),
     "muon_unfused_rest": Muon(rest=RMSprop()),
     "sam": SAM(base=SGD_PLAIN, rho=0.1),
     "sam_rmsprop": SAM(base=RMSprop(lr=1e-3)),
@@ -111,6 +112,19 @@ def test_muon_is_torchs_on_the_flattened_matrix(shape, nesterov, adjust):
     torch_steps(ours, [weight], [[g] for g in gradients])
     torch_steps(theirs, [matrix], [[g.flatten(1)] for g in gradients])
     torch.testing.assert_close(weight.detach().flatten(1), matrix.detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (8, 3, 3, 3)], ids=str)
+def test_normalized_weights_have_the_norm_of_their_rows_before_each_step(shape):
+    weight = nn.Parameter(7 * torch.randn(shape))
+    optimizer = Muon(normalize_weights=True).over([{"params": [weight], "lr": 0.1, "weight_decay": 0.0}])
+    plain = Muon().over([{"params": [other := nn.Parameter(torch.empty(shape))], "lr": 0.1, "weight_decay": 0.0}])
+    for _ in range(3):
+        other.data = weight.detach() * shape[0] ** 0.5 / weight.detach().square().sum().sqrt()
+        gradient = torch.randn(shape)
+        torch_steps(optimizer, [weight], [[gradient]])
+        torch_steps(plain, [other], [[gradient]])
+        torch.testing.assert_close(weight, other)
 
 
 def test_orthogonalized_singular_values_are_about_1():
@@ -470,3 +484,8 @@ def test_fields_refuse_bad_values(make):
 def test_what_muons_rest_cannot_be_is_refused(part):
     with pytest.raises(ValueError, match="rest"):
         part.check()
+
+
+def test_muon_with_normalized_weights_refuses_weight_decay():
+    with pytest.raises(ValueError, match="normalize_weights undoes weight_decay; set weight_decay to 0"):
+        Muon(normalize_weights=True, weight_decay=0.1).check()
