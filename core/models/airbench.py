@@ -78,7 +78,7 @@ class Whitening(nn.Conv2d):
 def whitening_filters(images: torch.Tensor, size: int, eps: float) -> torch.Tensor:
     """Filters, float32 [C * size^2, C, size, size], whose outputs on all patches of images, float [N, C, H, W], are
     uncorrelated and have a mean square of 1, up to eps: eigenvectors of the second moments of patches, each divided by
-    the square root of its eigenvalue + eps (Page 2019, "How to train your ResNet 8"; Jordan 2024, section 3.1).
+    the square root of its eigenvalue + eps (Page 2019, "How to train your ResNet 8"; Jordan 2024, section 3).
 
     Images are normalized, so that means are about 0 and are not subtracted.
     """

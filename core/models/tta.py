@@ -21,7 +21,7 @@ def averaged(model: nn.Module, views: Views, task: Task = SINGLE_LABEL) -> nn.Mo
     Probabilities, not logits, as Krizhevsky et al. (2012, section 4.1) do: a view that is sure of one class does not
     outweigh the others. flip: the image and its mirror. flip_shift: these, and both moved by one pixel up and left and
     down and right, with the edge repeated; six views. flip_shift_half: the same views, of which the two that are not
-    moved have half of the weight, 1/4 each, and the others 1/8 each, as in airbench (Jordan 2024, section 3.5), which
+    moved have half of the weight, 1/4 each, and the others 1/8 each, as in airbench (Jordan 2024, section 3), which
     averages logits.
 
     To a loss that goes by no softmax (BinaryCrossEntropy, ArcFace) log-probabilities are no logits: of its figures

@@ -4,6 +4,7 @@
     python -m experiments.cifar_resnet --root PATH                the archive, its batches, or image folders
     python -m experiments.cifar_resnet --data Digits              the same network on scikit-learn's digits
     python -m experiments.cifar_resnet --variant cutmix --seeds 3
+    python -m experiments.cifar_resnet --variant short            15 epochs of bf16, for a CPU
 
 Expected: not yet measured in full (needs a GPU); two epochs are in README.md.
 """
@@ -14,7 +15,7 @@ from core.losses import CrossEntropy, FocalLoss
 from core.models import ResNet
 from core.optimizers import SAM, SGD
 from core.optimizers.averaging import Ema
-from core.schedules import Cosine
+from core.schedules import Cosine, OneCycle
 from core.schedules.stopping import EarlyStopping
 from data import Cifar10
 from experiments.recipes import CROP_AND_FLIP
@@ -33,6 +34,7 @@ EXPERIMENT = Experiment(
     batch_size=128,
 )
 VARIANTS = {
+    "short": {"schedule": OneCycle(), "stopping": None, "epochs": 15, "precision": "bf16"},
     "focal": {"loss": FocalLoss(gamma=2.0)},
     "mixup": {"augment": (*CROP_AND_FLIP, Mixup(alpha=0.2))},
     "cutmix": {"augment": (*CROP_AND_FLIP, CutMix(alpha=1.0))},
