@@ -54,6 +54,8 @@ def prune_channels(network: nn.Module, declared: Prune, image_shape: tuple[int, 
         raise ValueError(
             "prune: no channel was removed; raise prune.amount, skip fewer modules, or use --prune.how unstructured"
         )
+    for name, parameter in before.named_parameters():  # torch-pruning makes new ones, which are all trained
+        network.get_parameter(name).requires_grad_(parameter.requires_grad)
     _refuse_unlike(before, network, images, expected)
     vars(network)[NARROWED] = True
     return network

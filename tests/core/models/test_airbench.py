@@ -17,6 +17,9 @@ from core.loading.normalize import mean_and_std, sample
 from core.models import Airbench
 from core.models.airbench import EPS, PATCH, whitening_filters
 from core.models.freeze import Freeze
+from core.models.narrow import narrow
+from core.models.prune import Prune
+from core.models.structured import prune_channels
 from core.optimizers import SGD, Muon
 from core.runs.recorder import RunSpec
 from core.runs.train import opened
@@ -28,6 +31,7 @@ from core.training.runtime import open_runtime
 from data import Digits
 from tests.support.loop import digest, run, taken_up
 from tests.support.networks import context
+from tests.support.optional import library
 
 
 class Grainy(Dataset):
@@ -184,6 +188,18 @@ def test_a_run_is_rebuilt_from_its_record_without_the_training_images():
     assert parts.experiment.best_epoch(parts.state.history) == 2
     expected = parts.network.logits(test.pixels).softmax(1).numpy()
     np.testing.assert_allclose(answers, expected, atol=1e-6)
+
+
+def test_what_is_not_trained_stays_so_when_channels_are_removed():
+    library("torch_pruning", extra="compress")
+    network, smaller = (Airbench(widths=(8, 16, 16)).build(context(shape=(16, 16, 3))) for _ in range(2))
+    prune_channels(smaller, Prune(how="structured", amount=0.5), (16, 16, 3))
+    rebuilt = Airbench(widths=(8, 16, 16)).build(context(shape=(16, 16, 3)))
+    narrow(rebuilt, smaller.state_dict())
+    for name, parameter in network.named_parameters():
+        for other in (smaller, rebuilt):
+            assert other.get_parameter(name).requires_grad == parameter.requires_grad, name
+    assert smaller.group1.conv1.weight.shape != network.group1.conv1.weight.shape
 
 
 def test_images_that_are_too_small_are_refused():
