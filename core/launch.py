@@ -44,6 +44,10 @@ class Launch(Part):
         None, ge=1, description="optimizer steps between logged step/ metrics; none: 20 times per epoch"
     )
     checkpoint_every: str = Field("1m", description="checkpoint interval: optimizer steps (500) or time (90s, 5m, 1h)")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compile the step with torch.compile; auto: on a GPU, if the run has at least 5,000 steps",
+    )
     deterministic: bool = Field(False, description="deterministic algorithms on a GPU, which are slower")
     smoke: bool = Field(
         False,

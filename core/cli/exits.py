@@ -26,7 +26,16 @@ def explain(title: str, mistakes: UserError, started: bool = False) -> int:
 
 def guarded(command: str, action: Callable[[], int]) -> int:
     """Run a training, printing messages about errors. Returns the exit status. command: the one that can resume it."""
-    from core.common.errors import Failing, Interrupted, NonFinite, OutOfMemory, PeerLost, Unfinished, WorkerLost
+    from core.common.errors import (
+        Failing,
+        Interrupted,
+        NonFinite,
+        NotCompiled,
+        OutOfMemory,
+        PeerLost,
+        Unfinished,
+        WorkerLost,
+    )
     from core.training.distributed import joined
 
     here = ranks_here()
@@ -46,7 +55,7 @@ def guarded(command: str, action: Callable[[], int]) -> int:
         return 128 + interrupted.number
     except Unfinished as error:
         failed(f"stopped: {error}", f"{resume} {error.run}")
-    except (Failing, NonFinite, OutOfMemory, PeerLost, WorkerLost) as error:
+    except (Failing, NonFinite, NotCompiled, OutOfMemory, PeerLost, WorkerLost) as error:
         failed(f"failed: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

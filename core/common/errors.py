@@ -38,6 +38,10 @@ class OutOfMemory(RuntimeError):
     """The device or the machine is out of memory."""
 
 
+class NotCompiled(RuntimeError):
+    """torch.compile failed to translate the step of a run."""
+
+
 class DataError(UserError):
     """The data are missing, damaged, or do not match the declaration. Each line says what to do."""
 

@@ -37,7 +37,6 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "amp": _PRECISION,
         "fp16": _PRECISION,
         "bf16": _PRECISION,
-        "compile": "torch.compile is not supported yet; leave the option out",
         "pretrained": _WEIGHTS,
         "name": _NAMED,
         "run_name": _NAMED,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from core.loading.batches import Batch
 from core.schedules import Clock
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Compiled = Callable[[Any], Any]  # a callable, translated: torch.compile, or as_it_is
 
 
 class Output(NamedTuple):
@@ -32,11 +34,17 @@ class Method(Part, ABC):
     """
 
     multi_label: ClassVar[bool] = False  # accepts multi-label targets, float [N, C] of 0 and 1
+    reads_clock: ClassVar[bool] = False  # the step depends on the clock: --compile translates the network alone
     instead: ClassVar[str] = "use Supervised"
 
     @abstractmethod
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         """The forward pass on a batch of augmented, normalized images on the device."""
+
+
+def as_it_is(function: Any) -> Any:
+    """The translation without --compile."""
+    return function
 
 
 class Supervised(Method):
@@ -50,11 +58,21 @@ class Supervised(Method):
 
 
 class Forward(nn.Module):
-    """A module of everything that is trained, whose forward pass is the step of the method."""
+    """A module of everything that is trained, whose forward pass is the step of the method.
 
-    def __init__(self, trained: nn.ModuleDict, method: Method, loss: LossFunction):
+    compiled: translates the step, or the network alone if the step reads the clock, which changes at each step.
+    step: (batch, clock) -> Output, as translated; faster than calling the module, which checks for hooks.
+    """
+
+    def __init__(self, trained: nn.ModuleDict, method: Method, loss: LossFunction, compiled: Compiled = as_it_is):
         super().__init__()
-        self.trained, self.method, self.loss = trained, method, loss
+        self.trained, self.compiled = trained, compiled
+        # neither is registered as a module: the names of weights are those of `trained`
+        if getattr(method, "reads_clock", False):
+            self.step = partial(method.step, compiled(trained["model"]), loss)
+        else:
+            self.step = compiled(partial(method.step, trained["model"], loss))
 
     def forward(self, batch: Batch, clock: Clock) -> Output:
-        return self.method.step(self.trained["model"], self.loss, batch, clock)
+        output: Output = self.step(batch, clock)
+        return output

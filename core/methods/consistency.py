@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -26,6 +26,8 @@ class Consistency(Method):
     applied to the augmented image. Its random keys are hashed from those of the batch, so that it is reproducible in
     any process and after a resume. Both views pass through the network as one batch of size 2N.
     """
+
+    reads_clock: ClassVar[bool] = True
 
     view: tuple[BatchStep, ...] = Field(
         (HorizontalFlip(),), description="batch augmentations that create the second view from the augmented image"

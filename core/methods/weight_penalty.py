@@ -52,6 +52,7 @@ class _Penalized(nn.Module):
     def __init__(self, declared: WeightPenalty, method: Any):
         super().__init__()
         self.declared, self.method = declared, method
+        self.reads_clock = getattr(method, "reads_clock", False)
 
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:
         return self.declared.penalized(self.method.step(model, loss, batch, clock), model)

@@ -50,7 +50,10 @@ def code() -> dict[str, str]:
 @functools.cache
 def packages() -> str:
     """Returns name==version of all installed packages, one per line, sorted."""
-    found = {f"{dist.metadata['Name']}=={dist.version}" for dist in metadata.distributions() if dist.metadata["Name"]}
+    # setuptools, once imported (by torch.compile), adds a folder with its own copies of packages
+    path = [folder for folder in sys.path if not folder.endswith("_vendor")]
+    every = metadata.distributions(path=path)
+    found = {f"{dist.metadata['Name']}=={dist.version}" for dist in every if dist.metadata["Name"]}
     return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 

@@ -54,12 +54,24 @@ def imported() -> dict[str, str]:
         if not isinstance(file, str) or not file.endswith(".py"):
             continue
         path = Path(os.path.abspath(file))
-        if not any(path.is_relative_to(folder) for folder in _installed()) and (digest := digest_of(path)):
+        if not _is_installed(path) and not _is_generated(name) and (digest := digest_of(path)):
             if path.is_relative_to(ROOT):
                 found[path.relative_to(ROOT).as_posix()] = digest
             elif name not in ("__main__", "__mp_main__"):
                 found[f"{_MODULE}{name}"] = digest
     return found
+
+
+def _is_installed(path: Path) -> bool:
+    return any(path.is_relative_to(folder) for folder in _installed())
+
+
+def _is_generated(name: str) -> bool:
+    """Whether a module is part of an installed package that is stored elsewhere: code that torch.compile has written
+    to its cache."""
+    package, dot, _ = name.partition(".")
+    file = getattr(sys.modules.get(package), "__file__", None)
+    return bool(dot) and isinstance(file, str) and _is_installed(Path(os.path.abspath(file)))
 
 
 def now(name: str, folder: Path | None = None) -> str | None:

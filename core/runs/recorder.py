@@ -89,6 +89,7 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "seed": str(experiment.seed),
         "smoke": str(parts.launch.smoke).lower(),
         "precision": parts.precision,
+        "compiled": parts.compiled,
         **network_facts(parts.state.model, parts.context.image_shape),
         **{f"launch.{name}": str(value) for name, value in parts.launch.flat().items()},
         **provenance.hardware(parts.setup.device),

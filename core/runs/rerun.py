@@ -27,7 +27,7 @@ from core.launch import Launch
 from core.record import provenance, sources
 from core.record.git import GitError, git, prefix
 from core.record.run import MICRO_BATCHES, WEIGHTS, refuse_combined
-from core.runs.trained import Run, declared, load
+from core.runs.trained import Run, declared, load, own_launch
 
 ROUNDING = 1e-3  # relative and absolute tolerance
 COMPARED = ("train/", "val/", "test/", "lr")  # all other metrics are times and memory
@@ -212,7 +212,7 @@ def launch_of(run: Run, root: Path | None) -> Launch:
         raise UserError([f"{run.id} was continued from {record['continued']}; rerun that run"])
     if (count := int(record["facts"].get("hardware.processes", "1"))) > 1:
         raise UserError([f"{run.id} was trained by {count} processes; a rerun uses a single process"])
-    launch = Launch.read(record["launch"])
+    launch = own_launch(record)
     alone = {"together": False, "threads": int(record["facts"]["hardware.threads"])}
     return launch.but(alone | {"root": root or launch.root})
 

@@ -20,12 +20,13 @@ from core.record.journal import Journal, damage, is_deleted
 from core.record.lock import is_free, locked
 from core.record.run import COMBINED, WEIGHTS, in_study, intact, parent_of, refuse_combined
 from core.runs.recorder import reopen_run
-from core.runs.trained import Run, declares, load
+from core.runs.trained import Run, declares, load, own_launch
 from core.runs.trainer import Trainer
 from core.tracking.api import Follows
 from core.training import distributed
 from core.training.assemble import Assembly, belongs, prepare
 from core.training.checkpoint import CHECKPOINTS, Checkpoint, generations, latest, read
+from core.training.compiled import NO
 from core.training.runtime import Runtime, open_runtime
 from core.training.step import is_over
 
@@ -46,9 +47,10 @@ def restore(run: Run, journal: Journal | None, parts: Assembly) -> None:
         tell(f"{lost}; restored from the checkpoint")
         journal.replace(WEIGHTS, serialized(parts.state.evaluated))
     _report_skipped(found.step, parts)
-    changed = [name for name, value in belongs(parts).items() if found.belongs.get(name) != value]
+    then = {"compiled": NO} | found.belongs  # steps were not compiled before there was --compile
+    changed = [name for name, value in belongs(parts).items() if then.get(name) != value]
     if changed and journal:
-        changes = ", ".join(f"{name}: {found.belongs.get(name)} then, {belongs(parts)[name]} now" for name in changed)
+        changes = ", ".join(f"{name}: {then.get(name)} then, {belongs(parts)[name]} now" for name in changed)
         tell(f"this run is no longer bit-exact: {changes}")
         journal.write("tags", values={"resumed_elsewhere": changes})
 
@@ -153,7 +155,7 @@ def resume(run: Run, mirror: Follows | None = None) -> Run:
 @contextmanager
 def reopened(run: Run, runtime: Runtime) -> Iterator[Trainer]:
     """Reopen an unfinished run with its last state; its end is recorded at exit. Raises as `resume` does."""
-    experiment, launch = run.experiment, Launch.read(run.record["launch"])
+    experiment, launch = run.experiment, own_launch(run.record)
     with ExitStack() as held:
         first = runtime.ranks.rank == 0
         distributed.together(lambda: held.enter_context(hold(run)) if first else None)

@@ -124,6 +124,14 @@ def declared(record: Mapping[str, Any]) -> Experiment:
     return Experiment.read(record["declaration"])
 
 
+def own_launch(record: Mapping[str, Any]) -> Launch:
+    """The launch options in the record of a run, without --compile if its steps were not compiled."""
+    from core.launch import Launch
+
+    launch = Launch.read(record["launch"])
+    return launch if record["facts"].get("compiled", "no") != "no" else launch.but({"compile": "off"})
+
+
 def declares(record: Mapping[str, Any], experiment: Experiment) -> bool:
     """Whether a record holds this declaration. False if the record has none or it cannot be read.
 

@@ -25,6 +25,7 @@ from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly, belongs
 from core.training.checkpoint import CHECKPOINTS, Saver, keep_last
+from core.training.compiled import NO
 from core.training.feature_cache import fit_cached
 from core.training.loop import Event
 from core.training.runtime import Runtime
@@ -211,8 +212,9 @@ def _opening(run: Run, parts: Assembly) -> str:
     where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
     used, declared = parts.context.batch_size, parts.experiment.batch_size
     images += f" in batches of {used} (declared: {declared})" if used != declared else ""
+    compiled = ", compiled" if parts.compiled != NO else ""
     rules = f"{chosen(parts.train)}, channels_last, evaluation in batches of {parts.val.plan.size}"
-    return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}; {rules}"
+    return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}{compiled}; {rules}"
 
 
 def _labels(parts: Assembly) -> list[str]:

@@ -25,7 +25,7 @@ from core.loading.batches import Batches, ImageFunction, Plan
 from core.loading.images import Images, Splits
 from core.loading.loader import feed
 from core.loading.normalize import normalizer, sample, statistics
-from core.methods import Forward
+from core.methods import Compiled, Forward, as_it_is
 from core.metrics.task import Task, task_of
 from core.models.precision import is_faster_in_bf16
 from core.models.structured import prune_channels
@@ -33,6 +33,7 @@ from core.optimizers.averaging import MovingAverage, equal_average
 from core.record.run import RecordedRun
 from core.training import distributed
 from core.training.collect import Collector
+from core.training.compiled import choice, translation
 from core.training.pruning import UNPRUNED, Pruning
 from core.training.sanity_check import rehearse, rehearse_declared, rehearse_metrics, small_step
 from core.training.state import State, Stopwatch
@@ -48,8 +49,9 @@ class Assembly:
     """A declaration, its launch options, its images and everything built from them.
 
     experiment: as trained, after `declared` has reduced it for --smoke or --overfit.  splits: as trained on, with long
-    tail and label noise applied to train.  mean, std: per channel, of pixels in 0..1, used to normalize images; empty
-    if each image is normalized by its own statistics.
+    tail and label noise applied to train.  compiled: whether steps are compiled, see core/training/compiled.py.
+    mean, std: per channel, of pixels in 0..1, used to normalize images; empty if each image is normalized by its own
+    statistics.
     """
 
     experiment: Experiment
@@ -61,6 +63,7 @@ class Assembly:
     train: Batches
     val: Batches
     precision: str
+    compiled: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -174,7 +177,9 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     )
     chosen = "fp32" if experiment.quantize else chosen
     dtype, precision = autocast_of(chosen, device)
-    state, loss, method = initial_state(experiment, context, scaled=dtype == torch.float16)
+    compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs)
+    scaled = dtype == torch.float16
+    state, loss, method = initial_state(experiment, context, scaled, translation(compiled))
     forward = plan.share // experiment.grad_accum_steps
     if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward):
         dtype, precision = autocast_of("bf16", device)
@@ -207,7 +212,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     train = _fed(launch, device, plan, splits.train, image_function)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
     val = _held_out(launch, device, context, splits.val)
-    return Assembly(experiment, launch, splits, context, setup, state, train, val, precision, mean, std)
+    return Assembly(experiment, launch, splits, context, setup, state, train, val, precision, compiled, mean, std)
 
 
 def _pruning(experiment: Experiment, state: State) -> Pruning:
@@ -235,7 +240,8 @@ def connect(parts: Assembly) -> None:
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
     few = small_step(setup, parts.train, _few(plan, experiment))
-    state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
+    with torch.compiler.set_stance("force_eager"):  # a batch of another size would be compiled apart
+        state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
 
 
 def refuse_unmeasured(parts: Assembly, named: Mapping[str, str]) -> None:
@@ -266,8 +272,11 @@ def _held_out(launch: Launch, device: torch.device, context: Context, images: Im
     return _fed(launch, device, plan, images)
 
 
-def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tuple[State, Any, Any]:
-    """Build (state, loss, method) with weights initialized from the seed. scaled: use a gradient scaler, for fp16."""
+def initial_state(
+    experiment: Experiment, context: Context, scaled: bool, compiled: Compiled = as_it_is
+) -> tuple[State, Any, Any]:
+    """Build (state, loss, method) with weights initialized from the seed. scaled: use a gradient scaler, for fp16.
+    compiled: translates the step."""
     torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
     built: dict[str, Any] = {"model": compressed(experiment, whole(experiment, context), context)}
     built |= {"loss": experiment.loss.build(context), "method": experiment.method.build(context)}
@@ -275,7 +284,7 @@ def initial_state(experiment: Experiment, context: Context, scaled: bool) -> tup
     trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
     state = State(
         trained=trained,
-        forward=Forward(trained, built["method"], built["loss"]),
+        forward=Forward(trained, built["method"], built["loss"], compiled),
         optimizer=experiment.optimizer.build(trained, scaled),
         ema=MovingAverage(trained["model"], experiment.ema) if experiment.ema else None,
         swa=equal_average(trained["model"]) if experiment.swa else None,
@@ -301,12 +310,13 @@ def compressed(experiment: Experiment, network: nn.Module, context: Context) -> 
 
 
 def belongs(parts: Assembly) -> dict[str, str]:
-    """The environment that determines whether a resumed run is bit-exact: torch version, device, precision, threads,
-    processes and CPU capability."""
+    """The environment that determines whether a resumed run is bit-exact: torch version, device, precision, compiled or
+    not, threads, processes and CPU capability."""
     return {
         "torch": torch.__version__,
         "device": parts.setup.device.type,
         "precision": parts.precision,
+        "compiled": parts.compiled,
         "threads": str(torch.get_num_threads()),
         "processes": str(parts.context.ranks),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),

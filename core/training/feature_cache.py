@@ -108,7 +108,7 @@ def _probe(parts: Assembly, tail: tuple[str, ...]) -> State:
     return replace(
         state,
         trained=trained,
-        forward=Forward(trained, setup.method, setup.loss),
+        forward=Forward(trained, setup.method, setup.loss, state.forward.compiled),
         ema=state.ema.over(Tail(state.ema.module, tail)) if state.ema else None,
         swa=_over_tail(state.swa, tail),
     )

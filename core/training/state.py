@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from core.methods import Forward
 from core.optimizers.averaging import MovingAverage
 
 
@@ -59,7 +60,7 @@ class State:
     """
 
     trained: nn.ModuleDict
-    forward: nn.Module
+    forward: Forward
     optimizer: torch.optim.Optimizer
     ema: MovingAverage | None = None
     scaler: torch.amp.GradScaler | None = None
@@ -73,7 +74,7 @@ class State:
     split: int = 1
 
     def __post_init__(self) -> None:
-        self.shared: Callable[..., Any] = self.forward.forward  # faster than calling the module, which checks for hooks
+        self.shared: Callable[..., Any] = self.forward.step
 
     @property
     def model(self) -> nn.Module:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
 
-def in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+
+def in_turn(candidates: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Each candidate measured once in each round (it returns its own figure), after one round not counted."""
-    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    figures: dict[str, list[T]] = {name: [] for name in candidates}
     for round_ in range(rounds + 1):
         for name, measure in candidates.items():
             figure = measure()
