@@ -42,7 +42,7 @@ DECLARATION: Mapping[str, Sequence[str]] = {
 LAUNCH: Mapping[str, Sequence[str]] = {
     "Device and data loading": (
         "root", "device", "threads", "workers", "prefetch", "worker_timeout", "resident",
-        "eval_batch_size", "cache_features", "together", "deterministic",
+        "eval_batch_size", "cache_features", "compile", "together", "deterministic",
     ),
     "Logging and checkpoints": ("log_every", "checkpoint_every", "snapshot", "mlflow"),
     "Debugging and profiling": ("smoke", "overfit", "profile", "diagnose", "detect_anomaly"),

@@ -37,6 +37,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "amp": _PRECISION,
         "fp16": _PRECISION,
         "bf16": _PRECISION,
+        "torchcompile": "the step is compiled with --compile on",
         "pretrained": _WEIGHTS,
         "name": _NAMED,
         "run_name": _NAMED,

@@ -25,9 +25,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
 import hashlib
 import io
 import json
+import math
 import os
 import time
 import zlib
@@ -70,7 +72,10 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event. fields: those of the event, including `time` if it differs from now. Raises OSError."""
-        line = _to_json({"event": event, "time": time.time_ns() // 1_000_000, **fields}).encode()
+        self._append(_to_json({"event": event, "time": time.time_ns() // 1_000_000, **fields}).encode())
+
+    def _append(self, line: bytes) -> None:
+        """Append an event as JSON, with its checksum."""
         data = b"%s%s%d}\n" % (line[:-1], _CRC, zlib.crc32(line))
         written = os.write(self._file, data)
         if written != len(data):
@@ -81,7 +86,10 @@ class Journal:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append metrics of a step. NaN and infinities are written as NaN, Infinity and -Infinity, which `read`
         accepts."""
-        self.write("metrics", step=step, values=dict(values))
+        # the line that `write` would append, without an encoder: this may be done after every step
+        numbers = ",".join([f"{_name(name)}:{_number(value)}" for name, value in values.items()])
+        head = f'{{"event":"metrics","time":{time.time_ns() // 1_000_000},"step":{step},"values":{{'
+        self._append(f"{head}{numbers}}}}}".encode())
 
     def artifact(self, name: str) -> Path:
         """Returns the path at which to write an artifact; call `log_artifact` once it is complete."""
@@ -126,6 +134,13 @@ class Journal:
             self.write("status", value=status, **fields)
         os.fsync(self._file)
         os.close(self._file)
+
+
+_name = functools.cache(_to_json)  # of a metric, quoted; there are few
+
+
+def _number(value: float) -> str:
+    return repr(value) if type(value) is float and math.isfinite(value) else _to_json(value)
 
 
 def read(

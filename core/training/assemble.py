@@ -178,8 +178,7 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     chosen = "fp32" if experiment.quantize else chosen
     dtype, precision = autocast_of(chosen, device)
     compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs)
-    scaled = dtype == torch.float16
-    state, loss, method = initial_state(experiment, context, scaled, translation(compiled))
+    state, loss, method = initial_state(experiment, context, dtype == torch.float16, translation(compiled))
     forward = plan.share // experiment.grad_accum_steps
     if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward):
         dtype, precision = autocast_of("bf16", device)

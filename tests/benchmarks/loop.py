@@ -4,7 +4,7 @@
 
 MLP 192-32-10, batch 128, one thread, a metric per step in the journal, the mirror running (its process counted apart:
 it shares the machine, not the thread). Two tables: CPU time of the training thread, which a busy machine changes
-little, and time. To reach: at most 1.10x of both.
+little, and time. To reach: at most 1.10x of both, which is not reached.
 """
 
 import os

@@ -103,7 +103,7 @@ def test_all_mistakes_are_listed_at_once_before_anything_starts(monkeypatch, cap
         (["-m", "train"], "-m: unknown option; declare SPACE and use the verb search"),
         (["--resume", "digits_cnn-1"], "--resume: unknown option; `labbook resume RUN`"),
         (["--output-dir", "out"], "LABBOOK_HOME"),
-        (["--compile", "yes"], "compile: yes"),
+        (["--compile", "yes"], "--compile: should be auto, on or off"),
     ],
 )
 def test_a_mistake_is_explained(words, message, monkeypatch, capsys):

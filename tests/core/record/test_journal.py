@@ -25,6 +25,9 @@ def test_what_is_written_is_read_back(tmp_path_factory, values, step):
     (event,) = lines(folder)
     assert event["step"] == step
     assert repr(event["values"]) == repr(values)
+    Journal(folder).write("metrics", time=event["time"], step=step, values=values)
+    first, second = (folder / journal.FILE).read_bytes().splitlines()
+    assert first == second
 
 
 def test_the_first_entry_for_a_metric_and_step_stands(tmp_path):
