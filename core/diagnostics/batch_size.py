@@ -56,7 +56,7 @@ def fitting(experiment: Experiment, splits: Splits, launch: Launch) -> tuple[int
         raise UserError([f"--batch_size auto: {advice}; declare a number"])
     first = min(sizes[-1], max(SAMPLED, sizes[0]))
     # loader workers take no memory of the GPU, but resident images do
-    small = launch.but({"workers": 0, "resident": False if launch.workers else launch.resident})
+    small = launch.but({"workers": 0, "resident": False if launch.workers else launch.resident, "compile": "off"})
     parts = assemble(experiment.but({"batch_size": first}), splits, small)
     batch = next(iter(parts.train.epoch(0)))
     for number, size in enumerate(sizes):

@@ -131,6 +131,22 @@ def _fitting(experiment: Experiment, images: int, ranks: int) -> int:
     return images // unit * unit or experiment.batch_size
 
 
+def _plan(experiment: Experiment, launch: Launch, splits: Splits, ranks: Ranks) -> Plan:
+    """The order of the training images and their division into batches. Raises ValueError."""
+    train, sampling = splits.train, experiment.sampling
+    batch_size = experiment.batch_size if launch.overfit else _fitting(experiment, len(train), ranks.ranks)
+    drawn = sampling.over(train, len(splits.classes), batch_size) if sampling else None
+    if not sampling and not launch.overfit:
+        drawn = train.order(batch_size, ranks.ranks)
+    repeats = OVERFIT_STEPS if launch.overfit else 1
+    plan = Plan(len(train), batch_size, experiment.seed, True, ranks.rank, ranks.ranks, drawn, repeats)
+    if plan.share % experiment.grad_accum_steps:
+        raise ValueError(
+            f"grad_accum_steps: {experiment.grad_accum_steps} does not divide the {plan.share} images of each process"
+        )
+    return plan
+
+
 def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks, chosen: str) -> Assembly:
     """chosen: the precision, which "auto" leaves to the hardware and the network."""
     device = device_of(launch.device, ranks)
@@ -139,33 +155,16 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     task = task_of(splits.multi_label)
     refuse(experiment, task)
     splits = studied(experiment, splits)
-    sampling, images = experiment.sampling, len(splits.train)
-    batch_size = experiment.batch_size if launch.overfit else _fitting(experiment, images, ranks.ranks)
-    drawn = sampling.over(splits.train, classes, batch_size) if sampling else None
-    if not sampling and not launch.overfit:
-        drawn = splits.train.order(batch_size, ranks.ranks)
-    plan = Plan(
-        images,
-        batch_size,
-        experiment.seed,
-        rank=ranks.rank,
-        ranks=ranks.ranks,
-        drawn=drawn,
-        repeats=OVERFIT_STEPS if launch.overfit else 1,
-    )
-    if plan.share % experiment.grad_accum_steps:
-        raise ValueError(
-            f"grad_accum_steps: {experiment.grad_accum_steps} does not divide the {plan.share} images of each process"
-        )
+    plan = _plan(experiment, launch, splits, ranks)
     mean, std = statistics(experiment.normalize, splits.train)
     context = Context(
         classes=splits.classes,
         class_counts=splits.train.counts(classes),
         image_shape=splits.train.shape,
-        train_size=images,
+        train_size=len(splits.train),
         steps_per_epoch=len(plan),
         epochs=experiment.epochs,
-        batch_size=batch_size,
+        batch_size=plan.size,
         device=device,
         rank=ranks.rank,
         ranks=ranks.ranks,

@@ -21,6 +21,7 @@ from core.models import forward_flops
 from core.optimizers import SGD, Adam, RMSprop
 from core.schedules.monitoring import Monitoring
 from core.training.assemble import Assembly
+from core.training.compiled import NO
 from core.training.draws import OwnDropout
 from core.training.loop import Event, end_of_epoch, read_interval
 from core.training.nonfinite import diagnose
@@ -151,6 +152,7 @@ def _declared(parts: Assembly) -> list[str]:
         "prune: each seed would have other weights or channels": experiment.prune,
         "quantize: rounding follows the activations of one network": experiment.quantize,
         "schedule: it follows the validation of each seed": isinstance(experiment.schedule, Monitoring),
+        "compile: a compiled step is that of one network": parts.compiled != NO,
         "max_minutes: the time of one seed alone is not known": experiment.max_minutes,
         "together: one run in several processes is not stacked": parts.context.ranks > 1,
         "workers: each seed would have loader processes of its own, unless --workers 0 is given": (

@@ -102,7 +102,10 @@ def advance(
     def compute() -> tuple[torch.Tensor, torch.Tensor]:
         for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
             parameter.grad = None
-        return gradients(setup, state, state.shared, batch, clock)
+        # a CUDA graph would overwrite the gradients of a micro-batch with those of the next one
+        eager = torch.compiler.set_stance("force_eager") if state.split > 1 else nullcontext()
+        with eager:
+            return gradients(setup, state, state.shared, batch, clock)
 
     def closure() -> torch.Tensor:
         nonlocal counted
