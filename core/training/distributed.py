@@ -147,11 +147,6 @@ def last_of(forward: Callable[..., object], is_last: bool) -> AbstractContextMan
     return nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
 
 
-def several() -> bool:
-    """Whether this run has a process group, of one process or more."""
-    return dist.is_initialized()
-
-
 def total(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over all processes; in place, without synchronizing with the GPU, unless the tensor is sparse."""
     if tensor.is_sparse:

@@ -122,9 +122,10 @@ def advance(
             clip_grad_value_(trained, setup.clip_grad_value)
         if scaler:  # the scaler expects gradients to overflow occasionally, and skips such steps itself
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
+        found = distributed.mean(torch.stack([loss, right, norm]))
         # metrics are those of the first closure call, at the current weights; of later calls, such as SAM's second,
         # only whether they are finite counts: zero times NaN or infinity is NaN
-        _add(state.sums, (loss, right, norm), 0.0 if counted else 1.0)
+        state.sums += found * 0.0 if counted else found
         counted = True
         if fused:
             # a non-finite sum remains non-finite: every step is skipped on the device until the host reads it
@@ -148,16 +149,6 @@ def gradient_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
     """Total 2-norm, as torch.nn.utils.get_total_norm, which takes three times as long for few tensors."""
     norm: torch.Tensor = vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
     return norm
-
-
-def _add(sums: torch.Tensor, found: Sequence[torch.Tensor], weight: float) -> None:
-    """Add `weight` times the mean over all processes of each scalar to the sums, in place."""
-    if sums.device.type == "cpu" and not distributed.several():
-        numbers = sums.numpy()  # the same sums, several times faster than with operations on small tensors
-        for place, scalar in enumerate(found):
-            numbers[place] += scalar.item() * weight
-    else:
-        sums += distributed.mean(torch.stack(list(found))) * weight
 
 
 def _not_finite(sums: torch.Tensor) -> torch.Tensor:
