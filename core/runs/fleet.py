@@ -39,7 +39,7 @@ def train_together(openings: Mapping[int, Opening], runtime: Runtime) -> dict[in
         with runtime.stop.at_step_end():
             _train(members, runtime.stop, seen.stop)
         for member in members.values():
-            member.go_on()  # evaluates, and closes the run
+            member.proceed()  # evaluates, and closes the run
             _raise_stopped([member])
     except BaseException as error:
         better = explained(error, "", 0)
@@ -58,7 +58,7 @@ def _train(members: Mapping[int, _Member], signals: Stop, seen: Stop) -> None:
     for number, member in members.items():
         parts[number] = sharing(member.trainer.parts, first)
         member.trainer = replace(member.trainer, parts=parts[number])
-        member.go_on_if_over()
+        member.save_if_over()
     with closing(fit_together(parts)) as rounds:
         for events in rounds:
             seen.number = signals.number
@@ -80,7 +80,7 @@ def _show(events: Round, epochs: int) -> None:
 
 
 class _Member:
-    """One of the runs: a generator that holds it open between its events, and what has come of it.
+    """One of the runs: a generator that holds it open between its events, and its outcome.
 
     failed: the error with which it failed.  stopped: the signal that stopped it, after it was saved.
     """
@@ -94,7 +94,7 @@ class _Member:
         next(self._course)
 
     def _recorded(self, opening: AbstractContextManager[Trainer]) -> Generator[None]:
-        """The whole run. It stands still before training, after each event, and after training."""
+        """The whole run, which yields before training, after each event, and after training."""
         with opening as trainer:
             self.trainer = replace(trainer, fitted=self._events, display=lambda epochs, *_: self._display(epochs))
             yield
@@ -114,17 +114,17 @@ class _Member:
     def take(self, event: Event | NonFinite) -> None:
         """Record an event; after the last one, also save the final state."""
         self._box.append(event)
-        self.go_on()
+        self.proceed()
         if isinstance(event, Event) and event.validation:
-            self.go_on_if_over()
+            self.save_if_over()
 
-    def go_on_if_over(self) -> None:
+    def save_if_over(self) -> None:
         """Save the final state if training is over."""
         if is_over(self.trainer.parts.setup, self.trainer.parts.state.history):
-            self.go_on()
+            self.proceed()
 
-    def go_on(self) -> None:
-        """Go on to where the run stands still next. Raises what ends all runs."""
+    def proceed(self) -> None:
+        """Continue the run until it yields next. Raises what ends all runs."""
         if self.failed or self.stopped:
             return
         try:
@@ -137,7 +137,7 @@ class _Member:
             self.failed = error
 
     def end(self, error: BaseException) -> None:
-        """End a run that still stands open, with the error that ends all."""
+        """End a run that is still open, with the error that ends all."""
         if isinstance(error, UserError):
             error = Unfinished(f"stopped with the other seeds: {error}", self.trainer.run.id)
         with suppress(BaseException):

@@ -142,6 +142,11 @@ def converted(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
     return module
 
 
+def several() -> bool:
+    """Whether this run has a process group, of one process or more."""
+    return dist.is_initialized()
+
+
 def last_of(forward: Callable[..., object], is_last: bool) -> AbstractContextManager[None]:
     """Context of one micro-batch: gradients are averaged over processes with the last micro-batch only."""
     return nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()

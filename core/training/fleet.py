@@ -41,7 +41,7 @@ def fit_together(members: Mapping[int, Assembly]) -> Generator[Round]:
     {number of a member: its event, or the error that ends its training}.
 
     members: of one declaration, with different seeds. They need not be at the same step: those behind are trained
-    first. One that is over, by early stopping or by an error, is left as it is while the others go on. Between two
+    first. One that is over, by early stopping or by an error, is left as it is while the others continue. Between two
     rounds every state is consistent: it may be saved, and training may be resumed from it, together or alone.
     """
     live = dict(members)
