@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.compress                                          digits, small CNN: a few minutes
 python -m tests.benchmarks.compress --variant cifar_small --root PATH        CIFAR-10, small CNN
-python -m tests.benchmarks.compress --variant cifar --root PATH --limit 10000 --epochs 6 --seeds 1   ResNet-18, reduced
+python -m tests.benchmarks.compress --variant cifar --root PATH --limit 5000 --epochs 6 --seeds 1   ResNet-18, reduced
 
 For each seed, a base is trained, and each compressed network is fine-tuned from the base of its seed. What it loses
 against its base is told with the 95 % t interval over seeds or, of a single seed, with the score interval over the test
@@ -44,15 +44,16 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="number of images per split")
     parser.add_argument("--epochs", type=int, help="epochs of the base; fine-tuning takes half as many")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="threads of training; networks are timed with one")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    launch = Launch(mlflow=False, threads=1, device="cpu", root=given.root)
+    launch = Launch(mlflow=False, threads=given.threads, device="cpu", root=given.root)
     runs = [_trained(seed, given, launch) for seed in range(given.seeds)]
     right = {name: [_right(read(found[name], "test")) for found in runs] for name in runs[0]}
     networks = {name: run.model for name, run in runs[0].items()}
     for name, precision in HALF_PRECISION.items():
         right[name] = [_right_in(found["base"], precision) for found in runs]
         networks[name] = network_of(runs[0]["base"], "cpu", precision).model
+    torch.set_num_threads(1)
     _show(right, networks, tuple(runs[0]["base"].record["data"]["image_shape"]), given.seeds)
 
 
