@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.batches [ROUNDS] [cpu]
 
-CIFAR-sized images (random pixels), float32 and normalized, batch 512, 2 workers for whatever is done on the host.
-With `cpu`: no workers, one thread, and images per second of its CPU time, which a busy machine changes little.
+CIFAR-sized images (random pixels), float32 and normalized, batch 512, 2 workers for what is done on the host; beside
+workers, this process has one thread of torch, elsewhere two. With `cpu`: no workers, one thread, and images a second of
+its CPU time, which a busy machine changes little.
 To reach: crop and flip on the device at least 15x torchvision's; albumentations through Batches at least 2x of it in a
 DataLoader; RandAugment through Batches at least as fast as torchvision's in a DataLoader.
 """
@@ -37,6 +38,7 @@ COUNT, SIZE, WORKERS = (512 * 8, 512, 0) if CPU_TIME else (512 * 40, 512, 2)
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 CPU = torch.device("cpu")
 KINDS = ("DataLoader", "Batches")
+ON_DEVICE = "crop and flip"
 LISTED = {
     "PadIfNeeded": {"min_height": 40, "min_width": 40},
     "RandomCrop": {"height": 32, "width": 32},
@@ -93,8 +95,9 @@ def by_albumentations() -> tuple[Callable, Callable]:
     return changed, scaled
 
 
-def rate(make: Callable[[], Iterable]) -> float:
-    """Images a second of one epoch."""
+def rate(make: Callable[[], Iterable], threads: int) -> float:
+    """Images a second of one epoch, with this number of torch's threads in this process."""
+    torch.set_num_threads(threads)
     clock = time.thread_time if CPU_TIME else time.perf_counter
     began = clock()
     seen = sum(len(batch[0]) for batch in make())
@@ -104,14 +107,12 @@ def rate(make: Callable[[], Iterable]) -> float:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] != "cpu" else 5
     keep_freed_memory()  # as every run does, and here for both sides
-    if CPU_TIME:
-        torch.set_num_threads(1)
     images = noise()
     picture, tensor = transforms.ToPILImage(), transforms.ToTensor()
     crop, flip = transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()
     listed = [Albumentation(name=name, arguments=given) for name, given in LISTED.items()]
     pairs = {
-        "crop and flip": (
+        ON_DEVICE: (
             through_loader(images, picture, crop, flip, tensor),
             through_batches(images, RandomCrop(padding=4), HorizontalFlip(), workers=0),
         ),
@@ -122,8 +123,11 @@ def main() -> None:
         ),
     }
     measured = {f"{name}, {kind}": make for name, pair in pairs.items() for kind, make in zip(KINDS, pair, strict=True)}
-    figures = in_turn({name: lambda make=make: rate(make) for name, make in measured.items()}, rounds)
+    # beside two workers on two cores, further threads of this process would only take their time
+    threads = {name: 2 if name.startswith(ON_DEVICE) and not CPU_TIME else 1 for name in measured}
+    figures = in_turn({n: lambda n=n, make=make: rate(make, threads[n]) for n, make in measured.items()}, rounds)
     for name in pairs:
+        torch.set_num_threads(threads[f"{name}, {KINDS[0]}"])
         show(f"images a second: {name}", {kind: figures[f"{name}, {kind}"] for kind in KINDS}, KINDS[0], "images/s")
 
 

@@ -1,6 +1,7 @@
 import os
 import shutil
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -424,7 +425,8 @@ def test_a_run_with_the_former_order_of_classes_is_read_and_continued_in_it(tmp_
         "data": ImageFolder(size=16), "batch_size": 12, "epochs": 2, "loss.weights": ",".join(NUMBERED),
     })  # fmt: skip
     launch = Launch(threads=1, mlflow=False, root=source)
-    old = train(declared, launch, "tiny", classes=sorted(NUMBERED))
+    former = SimpleNamespace(record={"data": {"classes": sorted(NUMBERED)}}, precision="fp32")
+    old = train(declared, launch, "tiny", like=former)
     assert old.record["data"]["classes"] == sorted(NUMBERED)
     known = ImageFolder(size=16).load(source)
     answers = old.predict(pixels_of(known.test)).argmax(axis=1)
