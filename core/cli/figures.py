@@ -16,7 +16,7 @@ from core.common.errors import UserError
 from core.common.files import write_atomic
 from core.common.terminal import tell
 from core.compare import forest_plot
-from core.compare.groups import Comparison
+from core.compare.comparison import Comparison
 from core.compare.runs import Row, rows_of
 from core.compare.table import markdown
 from core.figures.markers import Marker, markers, replaced

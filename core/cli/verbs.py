@@ -39,6 +39,7 @@ OTHERS = {
     "check": "PATH: inspect your own images before a run reads them",
     "cache": "list the decoded data in data/store, or remove old data (--prune DAYS)",
     "clean": "list the checkpoints of finished runs, or remove them (--yes)",
+    "ledger": "how often the test split of each data set has been read",
     "figures": "update the numbers and pictures in the READMEs from the record",
 }
 

@@ -21,6 +21,16 @@ def launches() -> Path:
     return home() / "mlruns" / "launches"
 
 
+def looks() -> Path:
+    """Returns the file of the looks at differences between settings."""
+    return home() / "mlruns" / "looks.jsonl"
+
+
+def ledger() -> Path:
+    """Returns the file of the readings of test splits."""
+    return home() / "mlruns" / "ledger.jsonl"
+
+
 def store() -> Path:
     """Returns the folder of downloads and decoded images."""
     return home() / "data" / "store"

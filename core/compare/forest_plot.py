@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.common.fonts import drawing, one_line
-from core.compare.groups import Comparison, Contrast, Group
+from core.compare.comparison import Comparison, Contrast
+from core.compare.groups import Group
 from core.compare.table import format_n, format_value, in_percent, markdown, reason
 
 if TYPE_CHECKING:
@@ -148,14 +149,14 @@ def _difference(axes: Axes, comparison: Comparison, one: Contrast | None, y: flo
         free, side = ("right", -6) if _mostly_below(comparison) else ("left", 6)
         axes.annotate(text, (0, y), (side, 0), textcoords="offset points", va="center", ha=free, fontsize=9, color=EVEN)
         return
-    ends = (one.difference.mean, one.difference.low, one.difference.high)
+    ends = (one.difference.mean, one.low, one.high)
     text = f"{'+' if one.difference.mean > 0 else ''}{format_value(comparison.metric, one.difference.mean)}"
     _interval(axes, comparison, ends, y, _color(comparison, one), text)
 
 
 def _mostly_below(comparison: Comparison) -> bool:
     """Whether there is more room for text to the left of zero than to its right."""
-    ends = [end for one in comparison.contrasts if one.difference for end in (one.difference.low, one.difference.high)]
+    ends = [end for one in comparison.contrasts if one.difference for end in (one.low, one.high)]
     return -min(ends, default=0) > max(ends, default=0)
 
 

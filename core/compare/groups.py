@@ -1,22 +1,18 @@
-"""Group runs that differ only in the seed, or the fold, into settings, and compare each setting with a baseline."""
+"""Group runs that differ only in the seed, or the fold, into settings."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.common.text import did_you_mean
-from core.compare.labels import MISSING, Setting, distinctive_fields, settings
-from core.compare.runs import FINISHED, FOLD, Row, with_missing_fields
-from core.compare.statistics import LEVEL, Difference, difference, holm, holm_levels, seeds_needed
-from core.metrics.names import direction
+from core.compare.labels import MISSING, Setting, settings
+from core.compare.runs import FINISHED, FOLD, Row
 
 DATA = "data.images"  # the field that tells apart the data sets of a comparison, in addition to the declared ones
 MOST_NAMED, MOST_LETTERS = 5, 120  # failed seeds that are named, and letters of the message about each
@@ -37,6 +33,11 @@ class Group:
     failed: tuple[Row, ...] = ()
 
     @property
+    def first(self) -> str:
+        """The id of its first run."""
+        return min((row.id for row in self.rows), key=begun)
+
+    @property
     def summary(self) -> tuple[float, float, float]:
         """(mean, standard deviation, half width of the 95 % interval); the last two are NaN for one run."""
         return mean_and_interval(list(self.values.values()), self.overlap)
@@ -54,109 +55,8 @@ class Group:
         return float(np.mean(values)) if values else float("nan")
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """A group compared with the baseline.
-
-    difference: None if either has a single value, or one that is not finite; its interval is corrected like p.  p:
-    corrected for the number of comparisons.  more: additional seeds that each would need to show a difference of this
-    size; None if the difference is significant, or if too many.
-    """
-
-    group: Group
-    difference: Difference | None
-    p: float
-    more: int | None
-
-    @property
-    def significant(self) -> bool:
-        return self.difference is not None and self.p < LEVEL
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Settings compared by one metric.
-
-    direction: 1 if larger values are better, -1 if smaller ones are, None if that is not known.  by: the field by which
-    runs were grouped, or None.  groups: best first;
-    without a direction, the largest first.  contrasts: one for each group but the baseline, in the same order.
-    differing: names of the fields that are not the same in all groups.  notes: runs that were skipped, and warnings.
-    """
-
-    metric: str
-    direction: int | None
-    by: str | None
-    groups: tuple[Group, ...]
-    baseline: Group
-    contrasts: tuple[Contrast, ...]
-    differing: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def contrast_of(self, group: Group) -> Contrast | None:
-        """Returns the comparison of this group with the baseline; None for the baseline itself."""
-        return self._by_label.get(group.label)
-
-    @cached_property
-    def distinctive(self) -> dict[str, str]:
-        """Label -> the values that distinguish the setting from most of the others, as text."""
-        texts = distinctive_fields([group.fields for group in self.groups])
-        return {group.label: text for group, text in zip(self.groups, texts, strict=True)}
-
-    @cached_property
-    def _by_label(self) -> dict[str, Contrast]:
-        return {one.group.label: one for one in self.contrasts}
-
-
-def compare(
-    rows: Sequence[Row],
-    metric: str,
-    by: str | None = None,
-    baseline: str | None = None,
-    anyway: bool = False,
-    ignore: Sequence[str] = (),
-    better: int | None = None,
-) -> Comparison:
-    """Group runs into settings and compare each with the baseline.
-
-    by: group by this field alone.  baseline: a label, a variant or a run; None: the best setting with several seeds.
-    anyway: compare even if the data differ.  ignore: fields that are ignored when runs are grouped, as the seed is; for
-    example initial weights that differ for each seed.  better: 1 if larger values are better, -1 if smaller ones are;
-    None: as the runs that declare the metric say, or else its name, if it is a known one. Raises UserError.
-    """
-    declared = (row.directions.get(metric.partition("/")[2]) for row in rows)
-    better = better or next(filter(None, declared), None) or direction(metric)
-    chosen_rows, notes = _comparable(_without(ignore, with_missing_fields(rows)), metric, anyway)
-    groups = sorted(_groups(chosen_rows, metric, by, notes), key=lambda group: _place(group.summary[0], better or 1))
-    if better is None and len(groups) > 1:
-        notes.append(
-            f"whether larger or smaller values of {metric} are better is not known, so no setting is called better; "
-            "use --higher-is-better or --lower-is-better"
-        )
-    chosen = _chosen(groups, baseline)
-    others = [group for group in groups if group is not chosen]
-
-    def against_chosen(group: Group, level: float = LEVEL) -> Difference | None:
-        return difference(group.values, chosen.values, level, (group.overlap, chosen.overlap))
-
-    found = [against_chosen(group) for group in others]
-    ps = [one.p for one in found if one]
-    corrected = iter(zip(holm(ps), holm_levels(ps), strict=True))
-    against = []
-    for group, one in zip(others, found, strict=True):
-        p, level = next(corrected) if one else (math.nan, LEVEL)
-        shown = against_chosen(group, level) if level < LEVEL else one
-        against.append(Contrast(group, shown, p, _more(one, p, len(ps))))
-    names = {name for group in groups for name in group.fields}
-    differing = sorted(n for n in names if len({group.fields.get(n) for group in groups}) > 1)
-    return Comparison(metric, better, by, tuple(groups), chosen, tuple(against), tuple(differing), tuple(notes))
-
-
-def _place(mean: float, better: int) -> tuple[bool, float]:
-    """Sorts the best mean first, and one that is not a number last."""
-    return math.isnan(mean), -better * mean
-
-
-def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
+def without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
+    """Rows without these fields and the fields of their parts. Raises UserError for an unknown field."""
     known = {name for row in rows for name in row.fields}
     for name in names:
         if name not in known:
@@ -167,8 +67,9 @@ def _without(names: Sequence[str], rows: Sequence[Row]) -> Sequence[Row]:
     return [replace(row, fields={n: value for n, value in row.fields.items() if n not in gone}) for row in rows]
 
 
-def _comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Row], list[str]]:
-    """(finished runs that are comparable, followed by runs of the same kind that did not finish; notes)."""
+def comparable(rows: Sequence[Row], metric: str, anyway: bool) -> tuple[list[Row], list[str]]:
+    """Returns (finished runs that are comparable, followed by runs of the same kind that did not finish; notes).
+    anyway: compare even if the data differ. Raises UserError if there are none, or if they used different data."""
     notes = []
     finished = [row for row in rows if row.status == FINISHED]
     measured = [row for row in finished if metric in row.metrics]
@@ -216,7 +117,9 @@ def _data(row: Row) -> str:
     return f"{row.data_name} {row.data[:8]}" if row.data_name else row.data[:12]
 
 
-def _groups(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) -> list[Group]:
+def grouped(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) -> list[Group]:
+    """Group runs into settings, or by a field alone. notes: sentences about runs that do not count are appended. Raises
+    UserError for an unknown field."""
     if by is not None and not any(by in row.fields for row in rows):
         names = {name for row in rows for name in row.fields}
         raise UserError([f"--by {by}: unknown field{did_you_mean(by, names)}"])
@@ -273,24 +176,6 @@ def unfinished_reason(row: Row) -> str:
     return first if len(first) <= MOST_LETTERS else f"{first[: MOST_LETTERS - 3]}..."
 
 
-def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
-    if baseline is None:  # against a single seed, nothing could be tested
-        return next((group for group in groups if math.isfinite(group.summary[2])), groups[0])
-    for group in groups:
-        if baseline in (group.label, *(row.id for row in group.rows)):
-            return group
-    named = [group for group in groups if group.label.partition(" (")[0] == baseline]
-    if len(named) == 1:
-        return named[0]
-    labels = [group.label for group in groups]
-    hint = did_you_mean(baseline, labels) or f"; choose one of {'; '.join(labels)}"
-    raise UserError(
-        [f"--baseline {baseline}: {'several settings have' if named else 'no setting has'} this name{hint}"]
-    )
-
-
-def _more(one: Difference | None, p: float, comparisons: int) -> int | None:
-    if one is None or p < LEVEL:
-        return None
-    needed = seeds_needed(one.mean, one.deviation, one.paired, comparisons, one.overlap)
-    return max(1, needed - one.n) if needed else None
+def begun(run: str) -> str:
+    """Sorts the ids of runs by the time at which they began."""
+    return run.split("-", 1)[1] if "-" in run else run

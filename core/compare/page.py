@@ -10,8 +10,9 @@ import numpy as np
 from core.common import html, paths
 from core.common.fonts import drawing
 from core.common.plots import draw, shortened
+from core.compare.comparison import Comparison
 from core.compare.forest_plot import forest
-from core.compare.groups import Comparison, Group
+from core.compare.groups import Group
 from core.compare.table import HEADINGS, sentences, table
 from core.record.run import RecordedRun
 

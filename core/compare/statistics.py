@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 LEVEL, POWER = 0.05, 0.8
+PASSED = 0.5  # part of the error probability of a comparison with the baseline that passes on to other comparisons
 MOST = 1000  # maximum number of seeds that `seeds_needed` returns
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a minus mean of b, with the interval from low to high: a 95 % interval unless its level was corrected.
+    """Mean of a minus mean of b, with its standard error.
 
-    means: of a and of b, over the pairs or over all values.  p: two-sided p-value, not corrected.  n: number of pairs;
-    in Welch's test, the smaller number of seeds.  deviation: standard deviation of the paired differences; in Welch's
-    test, of the difference between one value of a and one of b.  overlap: of folds, the correction that was applied.
+    means: of a and of b, over the pairs or over all values.  freedom: degrees of freedom of the t distribution.  n:
+    number of pairs; in Welch's test, the smaller number of seeds.  deviation: standard deviation of the paired
+    differences; in Welch's test, of the difference between one value of a and one of b.  overlap: of folds, the
+    correction that was applied.
     """
 
     mean: float
     means: tuple[float, float]
-    low: float
-    high: float
-    p: float
+    error: float
+    freedom: float
     n: int
     paired: bool
     deviation: float
     overlap: float = 0.0
 
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of no difference."""
+        from scipy.special import stdtr  # imported here: scipy takes a second
+
+        if not self.error:  # t is 0/0 or infinite
+            return float(self.mean == 0)
+        return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """(low, high), the confidence interval of the coverage 1 - level."""
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.freedom, 1 - level / 2)) * self.error if self.error else 0.0
+        return self.mean - half, self.mean + half
+
 
 def difference(
-    a: Mapping[Any, float],
-    b: Mapping[Any, float],
-    level: float = LEVEL,
-    overlaps: tuple[float, float] = (0.0, 0.0),
+    a: Mapping[Any, float], b: Mapping[Any, float], overlaps: tuple[float, float] = (0.0, 0.0)
 ) -> Difference | None:
-    """Test the difference between two settings. a, b: key (a seed) -> value.  level: 1 minus that of the interval.
-    overlaps: of a and of b, by which the variances of their means are corrected, see `mean_and_interval`.
+    """Test the difference between two settings. a, b: key (a seed) -> value.  overlaps: of a and of b, by which the
+    variances of their means are corrected, see `mean_and_interval`.
 
     If two or more keys are in both, the test is paired over them; otherwise it is Welch's test (Welch, The
-    generalization of Student's problem, 1947). Returns None if either has a single value, or one that is not finite.
+    generalization of Student's problem, 1947). Folds are tested in the same ways (Nadeau and Bengio 2003). Returns None
+    if either has a single value, or one that is not finite.
     """
     if not all(map(math.isfinite, (*a.values(), *b.values()))):
         return None
@@ -53,45 +67,16 @@ def difference(
     if not paired and min(len(a), len(b)) < 2:
         return None
     x, y = (np.array([of[key] for key in (common if paired else of)]) for of in (a, b))
+    n, means = min(len(x), len(y)), (float(x.mean()), float(y.mean()))
     if paired:
         mean, deviation = float((x - y).mean()), float((x - y).std(ddof=1))
-    else:
-        mean, deviation = float(x.mean() - y.mean()), math.sqrt(x.var(ddof=1) + y.var(ddof=1))
-    if deviation == 0:  # t is 0/0 or infinite
-        low, high, p = mean, mean, float(mean == 0)
-    else:
-        low, high, p = (_corrected if any(overlaps) else _t_test)(x, y, paired, level, overlaps)
-    means = float(x.mean()), float(y.mean())
-    return Difference(mean, means, low, high, p, min(len(x), len(y)), paired, deviation, max(overlaps))
-
-
-def _corrected(
-    a: np.ndarray, b: np.ndarray, paired: bool, level: float, overlaps: tuple[float, float]
-) -> tuple[float, float, float]:
-    """(low, high, p) of the difference of means over folds: the corrected resampled t-test of Nadeau and Bengio (2003),
-    and Welch's test with variances that are corrected in the same way."""
-    from scipy.stats import t
-
-    if paired:
-        variance, freedom = (a - b).var(ddof=1) * (1 / len(a) + max(overlaps)), len(a) - 1.0
-    else:
-        each = [x.var(ddof=1) * (1 / len(x) + overlap) for x, overlap in zip((a, b), overlaps, strict=True)]
-        variance = sum(each)
-        freedom = variance**2 / sum(v**2 / (len(x) - 1) for x, v in zip((a, b), each, strict=True))
-    mean, error = float(a.mean() - b.mean()), math.sqrt(variance)
-    half = float(t.ppf(1 - level / 2, freedom)) * error
-    return mean - half, mean + half, float(2 * t.sf(abs(mean) / error, freedom))
-
-
-def _t_test(a: np.ndarray, b: np.ndarray, paired: bool, level: float, _: object) -> tuple[float, float, float]:
-    """(low, high, p) of the difference of means."""
-    from scipy.stats import ttest_ind, ttest_rel  # imported here: it takes a second
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "precision loss" of values that differ by rounding alone
-        test = ttest_rel(a, b) if paired else ttest_ind(a, b, equal_var=False)
-        low, high = test.confidence_interval(1 - level)
-    return float(low), float(high), float(test.pvalue)
+        error, freedom = deviation * math.sqrt(1 / n + max(overlaps)), n - 1.0
+        return Difference(mean, means, error, freedom, n, paired, deviation, max(overlaps))
+    each = [values.var(ddof=1) * (1 / len(values) + extra) for values, extra in zip((x, y), overlaps, strict=True)]
+    below = sum(v**2 / (len(values) - 1) for v, values in zip(each, (x, y), strict=True))
+    freedom = sum(each) ** 2 / below if below else n - 1.0
+    mean, deviation = float(x.mean() - y.mean()), math.sqrt(x.var(ddof=1) + y.var(ddof=1))
+    return Difference(mean, means, math.sqrt(sum(each)), freedom, n, paired, deviation, max(overlaps))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -105,20 +90,40 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def holm_levels(ps: Sequence[float]) -> list[float]:
-    """Returns for each test the level of the interval that leaves out 0 exactly if the p-value that Holm's method
-    corrects is below LEVEL: never wider than Bonferroni's, and LEVEL itself for a single test."""
-    steps = np.empty(len(ps))
-    steps[np.argsort(ps, kind="stable")] = range(len(ps), 0, -1)
-    corrected = holm(ps)
-    return [LEVEL * min(1 / step, p / q if q else 1.0) for p, q, step in zip(ps, corrected, steps, strict=True)]
+def first_family(ps: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Correct the p-values of the comparisons with the baseline, and keep a part of the error probability for
+    comparisons among the other settings.
+
+    The truncated Holm procedure (Dmitrienko, Tamhane and Wiens, General multistage gatekeeping procedures, 2008,
+    section 4): its first step is that of Bonferroni and of Holm, and each later one is between theirs. Returns
+    (corrected p-values; for each test the level of the interval that leaves out 0 exactly if its corrected p-value is
+    below LEVEL).
+    """
+    count, least = len(ps), 0.0
+    corrected, levels = [1.0] * count, [LEVEL] * count
+    for place, i in enumerate(np.argsort(ps, kind="stable")):
+        share = (1 - PASSED) / (count - place) + PASSED / count
+        least = max(least, min(1.0, ps[i] / share))
+        corrected[i], levels[i] = least, LEVEL * min(share, ps[i] / least if least else 1.0)
+    return corrected, levels
 
 
-def power(effect: float, deviation: float, n: int, paired: bool, comparisons: int = 1, overlap: float = 0.0) -> float:
-    """Returns the power: the probability that n seeds of each setting show a true difference of this size.
+def second_family(gate: float, ps: Sequence[float], settings: int) -> list[float]:
+    """Correct the p-values of the comparisons of one setting with others than the baseline.
+
+    They receive what the comparison of this setting with the baseline passes on, once it shows a difference: the share
+    PASSED of its part of the error probability. gate: the corrected p-value of that comparison.  settings: their
+    number, without the baseline.
+    """
+    return [min(1.0, max(gate, p * settings / PASSED)) for p in holm(ps)]
+
+
+def power(effect: float, deviation: float, n: int, paired: bool, level: float = LEVEL, overlap: float = 0.0) -> float:
+    """Returns the power: the probability that n seeds of each setting show a true difference of this size at this
+    level.
 
     deviation, overlap: as in Difference. The power follows from the noncentral t distribution (Cohen, Statistical Power
-    Analysis, 2nd ed., section 2); for several comparisons, at the strictest level of Holm's procedure.
+    Analysis, 2nd ed., section 2).
     """
     from scipy.stats import nct, t
 
@@ -128,21 +133,22 @@ def power(effect: float, deviation: float, n: int, paired: bool, comparisons: in
         return float(effect != 0)
     freedom = n - 1 if paired else 2 * (n - 1)
     shift = abs(effect) / deviation / math.sqrt(1 / n + overlap)
-    threshold = t.ppf(1 - LEVEL / comparisons / 2, freedom)
+    threshold = t.ppf(1 - level / 2, freedom)
     return float(nct.sf(threshold, freedom, shift) + nct.cdf(-threshold, freedom, shift))
 
 
-def seeds_needed(
-    effect: float, deviation: float, paired: bool, comparisons: int = 1, overlap: float = 0.0
-) -> int | None:
-    """Returns the number of seeds of each setting with which the power is 0.8; None if it is larger than MOST."""
-    low, high = 2, MOST
-    if not effect or power(effect, deviation, high, paired, comparisons, overlap) < POWER:
+def seeds_needed(found: Difference, level: Callable[[int], float] = lambda n: LEVEL) -> int | None:
+    """Returns the number of seeds of each setting, more than there are, with which a difference of the measured size
+    has a power of 0.8; None if it is larger than MOST. level: of the test on n seeds, which may grow with n."""
+
+    def enough(n: int) -> bool:
+        found_power = power(found.mean, found.deviation, n, found.paired, level(n), found.overlap)
+        return not found_power < POWER  # NaN, if the power is so close to 1 that scipy cannot compute it
+
+    low, high = found.n + 1, MOST
+    if not found.mean or not enough(high):
         return None
     while low < high:
         middle = (low + high) // 2
-        if power(effect, deviation, middle, paired, comparisons, overlap) < POWER:
-            low = middle + 1
-        else:
-            high = middle
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
     return low

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from core.common.text import duration
-from core.compare.groups import Comparison, Contrast, Group
-from core.compare.statistics import LEVEL, MOST
+from core.compare.comparison import Comparison, Contrast
+from core.compare.groups import Group
+from core.compare.statistics import MOST
 from core.metrics.names import FRACTIONS
 
 HEADINGS = ("setting", "n", "mean", "best", "difference", "p", "time", "images/s", "parameters", "differs in")
 
 
 def sentences(comparison: Comparison) -> Iterator[str]:
-    """Yield one sentence for each setting but the baseline: whether it differs significantly, and by how much."""
+    """Yield one sentence for each setting but the baseline: whether it differs significantly, and by how much; and
+    which settings may be the best."""
     for one in comparison.contrasts:
         yield _sentence(comparison, one)
+    if comparison.worse and len(comparison.groups) > 2:
+        rest = [group.label for group in comparison.groups if group.label not in comparison.worse]
+        yield f"may be the best: {', '.join(rest)} (each other setting is shown to be worse than one of these)"
 
 
 def _sentence(comparison: Comparison, one: Contrast) -> str:
@@ -32,19 +39,23 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
         alone = [group.label for group in (one.group, comparison.baseline) if len(group.values) < 2]
         return f"{name} against {base}: {' and '.join(alone)} with a single {what(comparison)[:-1]}: no interval"
     better, worse = (name, base) if difference.mean * (comparison.direction or 1) > 0 else (base, name)
-    low, high = sorted((difference.low, difference.high), key=abs)
+    low, high = sorted((one.low, one.high), key=abs)
     size = _amount(comparison.metric, abs(difference.mean))
     over = _over(comparison, one)
-    corrected = f" after correction for {len(comparison.contrasts)} comparisons"
     if one.significant:
         interval = f"{format_value(comparison.metric, abs(low))} to {format_value(comparison.metric, abs(high))}"
-        p = f", p = {one.p:.2g}, corrected like the interval" if len(comparison.contrasts) > 1 else ""
+        p = f", p = {one.p:.2g}"
         beats = f"beats {worse} by" if comparison.direction else f"has a larger {comparison.metric} than {worse}, by"
         return f"{better} {beats} {size} (95 % interval {interval}, {over}{p})"
-    result = f"{name} against {base}: no difference shown{corrected if difference.p < LEVEL else ''} ({over})"
+    if comparison.equivalent is not None:
+        known = "shown to be" if one.margin <= comparison.equivalent else "not shown to be"
+        margins = f"{known} within {_amount(comparison.metric, comparison.equivalent)}"
+        closest = f"shown within {_amount(comparison.metric, one.margin)}"
+        return f"{name} against {base}: no difference shown; {margins} of it ({closest}, {over})"
+    result = f"{name} against {base}: no difference shown ({over})"
     if one.more is None:
         return f"{result}; {size} would take more than {MOST:,} {what(comparison)} to show"
-    return f"{result}; about {one.more} more {what(comparison)} each would show {size}"
+    return f"{result}; {one.more} more {what(comparison)} each would show a difference of {size} in 4 of 5 cases"
 
 
 def what(comparison: Comparison) -> str:
@@ -58,9 +69,10 @@ def _over(comparison: Comparison, one: Contrast) -> str:
     assert one.difference is not None
     difference, groups = one.difference, (one.group, comparison.baseline)
     if not difference.paired:
-        return f"{difference.n} {what(comparison)} or more, unpaired"
+        return f"{difference.n} {what(comparison)} or more, unpaired{_look(one)}"
     pairs = f"{difference.n} paired {what(comparison)}"
     pairs += f", alike in all but {comparison.by}" if comparison.by else ""
+    pairs += _look(one)
     if all(len(group.values) == difference.n for group in groups):
         return pairs
     means = " and ".join(
@@ -68,6 +80,11 @@ def _over(comparison: Comparison, one: Contrast) -> str:
         for mean, group in zip(difference.means, groups, strict=True)
     )
     return f"{pairs}, with the means {means}"
+
+
+def _look(one: Contrast) -> str:
+    """Which look it is at these settings, if it is not the first one."""
+    return f", look {one.look}" if one.look > 1 else ""
 
 
 def _amount(metric: str, value: float) -> str:
@@ -99,8 +116,8 @@ def _row(comparison: Comparison, group: Group, one: Contrast | None) -> list[str
     unit = " %" if in_percent(comparison.metric) else ""
     difference, apart = one.difference if one else None, comparison.distinctive[group.label]
     versus = "baseline" if one is None else reason(comparison, one)
-    if difference:
-        low, high = (format_value(comparison.metric, end) for end in (difference.low, difference.high))
+    if one and difference:
+        low, high = (format_value(comparison.metric, end) for end in (one.low, one.high))
         versus = (
             f"{'+' if difference.mean > 0 else ''}{format_value(comparison.metric, difference.mean)} [{low}, {high}]"
         )
@@ -145,6 +162,86 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, "", *(f"- {line}" for line in sentences(comparison))]) + "\n"
 
 
+def as_json(comparison: Comparison) -> str:
+    """Returns the comparison as JSON, with unrounded numbers; what is not known is null."""
+    found = {
+        "metric": comparison.metric,
+        "direction": comparison.direction,
+        "baseline": comparison.baseline.label,
+        "settings": [_as_object(comparison, group) for group in comparison.groups],
+        "sentences": [*sentences(comparison)],
+        "notes": [*comparison.notes],
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+def _as_object(comparison: Comparison, group: Group) -> dict[str, Any]:
+    mean, deviation, half = (_finite(number) for number in group.summary)
+    one = comparison.contrast_of(group)
+    against = None
+    if one and one.difference:
+        figures = {
+            "difference": one.difference.mean,
+            "low": one.low,
+            "high": one.high,
+            "p": one.p,
+            "margin": one.margin,
+        }
+        against = {name: _finite(number) for name, number in figures.items()}
+        against |= {"n": one.difference.n, "paired": one.difference.paired, "look": one.look, "shown": one.significant}
+    return {
+        "setting": group.label,
+        "runs": [row.id for row in group.rows],
+        "n": len(group.values),
+        "failed": len(group.failed),
+        "mean": mean,
+        "deviation": deviation,
+        "half_interval": half,
+        "against_baseline": against,
+        "may_be_best": group.label not in comparison.worse if comparison.direction else None,
+        "worse_than": comparison.worse.get(group.label),
+        "fields": {name: group.fields.get(name) for name in comparison.differing},
+    }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def latex(comparison: Comparison) -> str:
+    """Returns a table for LaTeX with the package booktabs: means with half widths of their 95 % intervals, the settings
+    that may be the best in bold, and differences from the baseline with their intervals."""
+    unit = r" (\%)" if in_percent(comparison.metric) else ""
+    lines = [r"\begin{table}", r"\centering", r"\begin{tabular}{lrrr}", r"\toprule"]
+    lines += [rf"setting & $n$ & {_escaped(comparison.metric)}{unit} & difference \\", r"\midrule"]
+    best = comparison.direction and comparison.worse
+    for group in comparison.groups:
+        mean, _, half = group.summary
+        number = format_value(comparison.metric, mean)
+        number = rf"\mathbf{{{number}}}" if best and group.label not in comparison.worse else number
+        spread = "" if math.isnan(half) else rf" \pm {format_value(comparison.metric, half)}"
+        one = comparison.contrast_of(group)
+        versus = "baseline" if one is None else "--"
+        if one and one.difference:
+            each = [format_value(comparison.metric, x) for x in (one.difference.mean, one.low, one.high)]
+            versus = rf"${each[0]}$ [${each[1]}$, ${each[2]}$]"
+        lines.append(rf"{_escaped(group.label)} & {format_n(group)} & ${number}{spread}$ & {versus} \\")
+    sizes = sorted({len(group.values) for group in comparison.groups})
+    n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    bold = " Bold: settings that are not shown to be worse than another one." if best else ""
+    caption = f"{_escaped(comparison.metric)}: mean over $n = {n}$ {what(comparison)} with its 95\\,\\% interval, and "
+    caption += f"difference from {_escaped(comparison.baseline.label)} with its interval, corrected for "
+    caption += f"{len(comparison.contrasts)} comparisons and for looks.{bold}"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}", ""])
+
+
+def _escaped(text: str) -> str:
+    """Text with the characters that LaTeX gives a meaning."""
+    escapes = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    escapes |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    return "".join(escapes.get(letter, letter) for letter in text)
+
+
 def as_csv(comparison: Comparison) -> str:
     """Returns CSV with one line for each setting, unrounded numbers, and a column for each field that differs."""
     stream = io.StringIO()
@@ -154,7 +251,7 @@ def as_csv(comparison: Comparison) -> str:
     for group in comparison.groups:
         one = comparison.contrast_of(group)
         difference = one.difference if one else None
-        versus = [difference.mean, difference.low, difference.high, one.p] if one and difference else [""] * 4
+        versus = [difference.mean, one.low, one.high, one.p] if one and difference else [""] * 4
         fields = [group.fields.get(name, "") for name in comparison.differing]
         out.writerow([group.label, len(group.values), *group.summary, *versus, group.rows[0].parameters, *fields])
     return stream.getvalue()

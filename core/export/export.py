@@ -27,6 +27,7 @@ from core.export.measured import Measured, lost, reasons
 from core.export.predictions import Predict, is_right
 from core.export.torch_engine import predictor
 from core.loading.images import Images, Splits
+from core.record.ledger import note_reading
 from core.record.lock import is_free, locked
 from core.record.run import RecordedRun, holds_others
 
@@ -104,7 +105,9 @@ def export(
             say(f"comparing the answers of {made.kind.name}")
             one = _measured(made, golden, splits.val, expected, times.get(made.kind.name, {}), plan.at_most)
             if not one.refused:
-                own = _accuracy(eager, splits.test) if own is None else own
+                if own is None:
+                    note_reading(splits.digest, splits.name, "export", run.id)
+                    own = _accuracy(eager, splits.test)
                 one = replace(one, test=_accuracy(made.predict, splits.test), eager_test=own)
             if plan.anyway or not one.refused:
                 _write(made.kind, made.model, made.folder, {**facts, "measured": one.record()})

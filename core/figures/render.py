@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence, Set
 
 from core.common.errors import UserError
-from core.compare.groups import Comparison, compare, unfinished_reason
+from core.compare.comparison import Comparison, compare
+from core.compare.groups import unfinished_reason
 from core.compare.runs import FINISHED, SEED, Row
 from core.compare.table import in_percent
 from core.experiment import Experiment

@@ -21,6 +21,7 @@ from core.models.footprint import footprints
 from core.models.tta import averaged
 from core.record import provenance
 from core.record.journal import Journal, log_rows, log_text
+from core.record.ledger import note_reading
 from core.record.run import COMPRESSION, CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS
 from core.record.summary import write_summary
 from core.runs.trained import Run
@@ -61,6 +62,7 @@ def test(journal: Journal, parts: Assembly) -> None:
     except UserError as damage:
         raise Unfinished(str(damage), run.id) from None
     parts.state.evaluated.load_state_dict(load_file(weights))
+    note_reading(parts.splits.digest, parts.splits.name, "run", run.id)
     result, answers = evaluate_kept(parts)
     best = parts.experiment.best_epoch(parts.state.history)
     keep(journal, best + 1, result, answers, parts.experiment.metrics, parts.setup.task)

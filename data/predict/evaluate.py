@@ -31,6 +31,7 @@ from core.metrics.answers import Answers
 from core.metrics.bootstrap import interval
 from core.metrics.by_name import compute
 from core.record.journal import Journal, log_text
+from core.record.ledger import note_reading
 from core.record.lock import PATIENCE, locked
 from core.runs.members import members, refuse_different
 from core.runs.trained import Run, load
@@ -75,6 +76,8 @@ def main(words: Sequence[str]) -> int:
     if given.root is None:
         if given.data or given.map or options or split in ("train", "all"):
             raise UserError(["--data, --map and --split train or all need --root PATH"])
+        for run in runs if split == "test" else ():
+            note_reading(run.record["data"]["digest"], run.record["data"]["name"], "evaluate", run.id)
         if not given.corrupt and not given.precision:
             found = [read(run, split) for run in runs]
             for run, answers in zip(runs, found, strict=True):

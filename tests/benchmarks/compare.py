@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from core.compare.groups import compare
+from core.compare.comparison import compare
 from core.compare.runs import rows
 from core.compare.table import sentences, table
 from core.record.journal import Journal
@@ -63,7 +63,7 @@ def peak_memory_mb(action: str) -> float:
     """Of a process of its own, so that MLflow's is not in it; by /proc, for getrusage counts what stood before exec."""
     code = f"""
 import scipy.stats
-from core.compare.groups import compare
+from core.compare.comparison import compare
 from core.compare.runs import rows
 from core.compare.table import sentences, table
 {action}

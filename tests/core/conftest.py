@@ -38,6 +38,7 @@ def lab(home):
         if status != "RUNNING":
             metrics = {
                 "test/accuracy": accuracy,
+                "val/accuracy": accuracy,
                 "test/loss": 1 - accuracy,
                 "images_per_second": 100.0,
                 "seconds": 60.0,

@@ -18,7 +18,7 @@ from core.cli.list import best_on_record
 from core.cli.main import labbook as main
 from core.cli.rerun import main as rerun
 from core.common.errors import UserError
-from core.compare.groups import compare
+from core.compare.comparison import compare
 from core.compare.runs import rows
 from core.compare.table import as_csv, markdown, sentences
 from core.importing import csv_log
@@ -209,10 +209,10 @@ def test_data_that_nobody_named_are_not_claimed_to_be_the_same(tmp_path, home, l
     for name in "ab":
         write(tmp_path / "old" / f"{name}.csv", f"epoch,test_acc\n1,0.{len(name)}{ord(name)}\n")
     labbook("import", tmp_path / "old")
-    status, printed = labbook("compare", "old")
+    status, printed = labbook("compare", "old", "--metric", "test/accuracy")
     assert status == 2
     assert "the data of 2 imported runs are unknown" in printed
-    status, printed = labbook("compare", "old", "--anyway")
+    status, printed = labbook("compare", "old", "--metric", "test/accuracy", "--anyway")
     assert status == 0
     assert "warning: the data of" in printed
     assert {"a", "b"} <= set(printed.split())  # without a setting, each is one of its own
@@ -230,10 +230,10 @@ def test_data_that_nobody_named_are_not_claimed_to_be_the_same(tmp_path, home, l
     labbook("import", tmp_path / "old", "--data", journal.folder.name)
     seeds = {row.experiment: row.seed for row in rows(["old", "own"])[0]}
     assert seeds["old"] != seeds["own"]  # seed 0 of another program is no pair of labbook's
-    status, printed = labbook("compare", "old", "own")
+    status, printed = labbook("compare", "old", "own", "--metric", "test/accuracy")
     assert status == 0, printed
     assert "own/base" in printed
-    assert labbook("compare", "old", "own", "--html", tmp_path / "page.html")[0] == 0
+    assert labbook("compare", "old", "own", "--metric", "test/accuracy", "--html", tmp_path / "page.html")[0] == 0
 
 
 def test_whatever_needs_a_declaration_says_that_there_is_none(tmp_path, home, labbook):

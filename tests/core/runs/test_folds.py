@@ -8,7 +8,7 @@ import pytest
 
 from core.cli.train import main as train
 from core.common.errors import DataError, UserError
-from core.compare.groups import compare
+from core.compare.comparison import compare
 from core.compare.runs import rows
 from core.inference.answers import name_of, read, read_file
 from core.launch import Launch

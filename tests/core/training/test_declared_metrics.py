@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from core.common.errors import UserError
 from core.common.ranks import Ranks
-from core.compare.groups import compare
+from core.compare.comparison import compare
 from core.compare.runs import rows
 from core.inference.answers import read
 from core.launch import Launch

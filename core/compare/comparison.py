@@ -1,0 +1,228 @@
+"""Compare settings: each with a baseline, and those that beat it with each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+from core.common.errors import UserError
+from core.common.text import did_you_mean
+from core.compare.groups import Group, begun, comparable, grouped, without
+from core.compare.labels import distinctive_fields
+from core.compare.looks import Looks, Pair, looked, pair_of, spent, turned
+from core.compare.runs import Row, with_missing_fields
+from core.compare.statistics import LEVEL, Difference, difference, first_family, second_family, seeds_needed
+from core.metrics.names import direction
+
+BASE = "base"  # the label of a declaration without a variant
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A group compared with the baseline.
+
+    difference: None if either has a single value, or one that is not finite.  p: corrected for the number of
+    comparisons and of looks.  low, high: the 95 % interval, corrected in the same way.  look: the number of looks, 1
+    for the first. margin: the smallest one within which the difference is shown to lie, by two one-sided tests
+    (Schuirmann 1987), corrected like p.  more: additional seeds that each would need to show a difference of this size
+    at the next look; None if the difference is significant, or if too many.
+    """
+
+    group: Group
+    difference: Difference | None
+    p: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    look: int = 1
+    margin: float = math.nan
+    more: int | None = None
+
+    @property
+    def significant(self) -> bool:
+        return self.difference is not None and self.p < LEVEL
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings compared by one metric.
+
+    direction: 1 if larger values are better, -1 if smaller ones are, None if that is not known.  by: the field by which
+    runs were grouped, or None.  groups: best first;
+    without a direction, the largest first.  contrasts: one for each group but the baseline, in the same order.  worse:
+    {label: label of a setting that is shown to be better than it}; all others may be the best.
+    differing: names of the fields that are not the same in all groups.  notes: runs that were skipped, and warnings.
+    """
+
+    metric: str
+    direction: int | None
+    by: str | None
+    groups: tuple[Group, ...]
+    baseline: Group
+    contrasts: tuple[Contrast, ...]
+    differing: tuple[str, ...]
+    notes: tuple[str, ...]
+    worse: Mapping[str, str] = field(default_factory=dict)
+    equivalent: float | None = None
+    looks: tuple[tuple[Pair, Difference], ...] = ()
+
+    def contrast_of(self, group: Group) -> Contrast | None:
+        """Returns the comparison of this group with the baseline; None for the baseline itself."""
+        return self._by_label.get(group.label)
+
+    @cached_property
+    def distinctive(self) -> dict[str, str]:
+        """Label -> the values that distinguish the setting from most of the others, as text."""
+        texts = distinctive_fields([group.fields for group in self.groups])
+        return {group.label: text for group, text in zip(self.groups, texts, strict=True)}
+
+    @cached_property
+    def _by_label(self) -> dict[str, Contrast]:
+        return {one.group.label: one for one in self.contrasts}
+
+
+def compare(
+    rows: Sequence[Row],
+    metric: str,
+    by: str | None = None,
+    baseline: str | None = None,
+    anyway: bool = False,
+    ignore: Sequence[str] = (),
+    better: int | None = None,
+    earlier: Mapping[Pair, Sequence[Difference]] = MappingProxyType({}),
+    equivalent: float | None = None,
+) -> Comparison:
+    """Group runs into settings and compare each with the baseline.
+
+    by: group by this field alone.  baseline: a label, a variant or a run; None: the base of the experiment or, without
+    it, the setting that was trained first.  earlier: the looks on record. anyway: compare even if the data differ.
+    ignore: fields that are ignored when runs are grouped, as the seed is; for example initial weights that differ for
+    each seed.  better: 1 if larger values are better, -1 if smaller ones are; None: as the runs that declare the metric
+    say, or else its name, if it is a known one. Raises UserError.
+    """
+    declared = (row.directions.get(metric.partition("/")[2]) for row in rows)
+    better = better or next(filter(None, declared), None) or direction(metric)
+    chosen_rows, notes = comparable(without(ignore, with_missing_fields(rows)), metric, anyway)
+    groups = sorted(grouped(chosen_rows, metric, by, notes), key=lambda group: _place(group.summary[0], better or 1))
+    if better is None and len(groups) > 1:
+        notes.append(
+            f"whether larger or smaller values of {metric} are better is not known, so no setting is called better; "
+            "use --higher-is-better or --lower-is-better"
+        )
+    chosen = _chosen(groups, baseline)
+    others = [group for group in groups if group is not chosen]
+    against = {group.label: _looks(group, chosen, metric, earlier) for group in others}
+    tested = {label: found for label, found in against.items() if found}
+    ps, levels = first_family([found.p for found in tested.values()])
+    corrected = dict(zip(tested, zip(ps, levels, strict=True), strict=True))
+    contrasts = [_contrast(group, against[group.label], *corrected.get(group.label, (1.0, LEVEL))) for group in others]
+    worse, pairs = _worse(chosen, contrasts, metric, better, earlier) if better else ({}, {})
+    names = {name for group in groups for name in group.fields}
+    differing = sorted(n for n in names if len({group.fields.get(n) for group in groups}) > 1)
+    firsts = {group.label: group.first for group in groups}
+    seen = {(chosen.label, label): found for label, found in tested.items()} | pairs
+    looks = [
+        (pair_of(metric, firsts[a], firsts[b]), turned(found.present, firsts[b], firsts[a]))
+        for (a, b), found in seen.items()
+    ]
+    return Comparison(
+        metric=metric,
+        direction=better,
+        by=by,
+        groups=tuple(groups),
+        baseline=chosen,
+        contrasts=tuple(contrasts),
+        differing=tuple(differing),
+        notes=tuple(notes),
+        worse=worse,
+        looks=tuple(looks),
+        equivalent=equivalent,
+    )
+
+
+def _looks(group: Group, other: Group, metric: str, earlier: Mapping[Pair, Sequence[Difference]]) -> Looks | None:
+    """All looks at the difference between two settings, group minus other; None if they cannot be compared."""
+    found = difference(group.values, other.values, (group.overlap, other.overlap))
+    if found is None:
+        return None
+    before = earlier.get(pair_of(metric, group.first, other.first), ())
+    return looked([turned(one, group.first, other.first) for one in before], found)
+
+
+def _contrast(group: Group, found: Looks | None, p: float, level: float) -> Contrast:
+    if found is None:
+        return Contrast(group, None)
+    low, high = found.interval(level)
+    margin = max(map(abs, found.interval(2 * level)))  # of two one-sided tests, each at this level
+    look, more = len(found.differences), _more(found.present, p, level)
+    return Contrast(group, found.present, p, low, high, look, margin, more)
+
+
+def _worse(
+    baseline: Group,
+    contrasts: Sequence[Contrast],
+    metric: str,
+    better: int,
+    earlier: Mapping[Pair, Sequence[Difference]],
+) -> tuple[dict[str, str], dict[tuple[str, str], Looks]]:
+    """(the settings that are shown to be worse than another one, with its label; the looks at pairs without the
+    baseline). A setting is compared with the others only if it is shown to be better than the baseline."""
+    worse: dict[str, str] = {}
+    seen: dict[tuple[str, str], Looks] = {}
+    for one in contrasts:
+        if not one.significant or one.difference is None:
+            continue
+        if one.difference.mean * better < 0:
+            worse.setdefault(one.group.label, baseline.label)
+            continue
+        worse.setdefault(baseline.label, one.group.label)
+        found = {
+            other.group.label: _looks(one.group, other.group, metric, earlier)
+            for other in contrasts
+            if other is not one
+        }
+        tested = {label: looks for label, looks in found.items() if looks}
+        ps = second_family(one.p, [looks.p for looks in tested.values()], len(contrasts))
+        for (label, looks), p in zip(tested.items(), ps, strict=True):
+            seen[label, one.group.label] = looks
+            if p < LEVEL:
+                above, below = (one.group.label, label) if looks.present.mean * better > 0 else (label, one.group.label)
+                worse.setdefault(below, above)
+    return worse, seen
+
+
+def _place(mean: float, better: int) -> tuple[bool, float]:
+    """Sorts the best mean first, and one that is not a number last."""
+    return math.isnan(mean), -better * mean
+
+
+def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
+    """The baseline. Unless it is named, it must not depend on the results: the best one of many would seem better than
+    it is."""
+    if baseline is None:
+
+        def order(group: Group) -> tuple[bool, bool, str]:  # against a single seed, nothing could be tested
+            return math.isnan(group.summary[2]), not group.label.startswith(BASE), begun(group.first)
+
+        return min(groups, key=order)
+    for group in groups:
+        if baseline in (group.label, *(row.id for row in group.rows)):
+            return group
+    named = [group for group in groups if group.label.partition(" (")[0] == baseline]
+    if len(named) == 1:
+        return named[0]
+    labels = [group.label for group in groups]
+    hint = did_you_mean(baseline, labels) or f"; choose one of {'; '.join(labels)}"
+    raise UserError(
+        [f"--baseline {baseline}: {'several settings have' if named else 'no setting has'} this name{hint}"]
+    )
+
+
+def _more(one: Difference, p: float, level: float) -> int | None:
+    """The number of additional seeds with which the next look has a power of 80 %, if the difference is as measured."""
+    if p < LEVEL:
+        return None
+    needed = seeds_needed(one, lambda n: level * (spent(n) - spent(one.n)))
+    return needed - one.n if needed else None
