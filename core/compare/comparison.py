@@ -50,10 +50,11 @@ class Comparison:
     """Settings compared by one metric.
 
     direction: 1 if larger values are better, -1 if smaller ones are, None if that is not known.  by: the field by which
-    runs were grouped, or None.  groups: best first;
-    without a direction, the largest first.  contrasts: one for each group but the baseline, in the same order.  worse:
-    {label: label of a setting that is shown to be better than it}; all others may be the best.
-    differing: names of the fields that are not the same in all groups.  notes: runs that were skipped, and warnings.
+    runs were grouped, or None.  groups: best first; without a direction, the largest first.  contrasts: one for each
+    group but the baseline, in the same order.  differing: names of the fields that are not the same in all groups.
+    notes: runs that were skipped, and warnings.  worse: {label: label of a setting that is shown to be better than it};
+    all others may be the best.  equivalent: the margin within which settings are tested to be, or None.  looks: the
+    present differences, for the record.
     """
 
     metric: str
@@ -172,9 +173,9 @@ def _worse(
     worse: dict[str, str] = {}
     seen: dict[tuple[str, str], Looks] = {}
     for one in contrasts:
-        if not one.significant or one.difference is None:
+        if not one.significant:
             continue
-        if one.difference.mean * better < 0:
+        if one.low * better < 0:  # both ends have the same sign
             worse.setdefault(one.group.label, baseline.label)
             continue
         worse.setdefault(baseline.label, one.group.label)
@@ -188,7 +189,7 @@ def _worse(
         for (label, looks), p in zip(tested.items(), ps, strict=True):
             seen[label, one.group.label] = looks
             if p < LEVEL:
-                above, below = (one.group.label, label) if looks.present.mean * better > 0 else (label, one.group.label)
+                above, below = (one.group.label, label) if looks.clearest.mean * better > 0 else (label, one.group.label)
                 worse.setdefault(below, above)
     return worse, seen
 

@@ -34,6 +34,11 @@ class Looks:
         return self.differences[-1]
 
     @property
+    def clearest(self) -> Difference:
+        """The difference at the look that decides p."""
+        return min(zip(self.differences, self.shares, strict=True), key=lambda look: look[0].p / look[1])[0]
+
+    @property
     def shares(self) -> list[float]:
         """The part of the error probability that each look has."""
         spent_by = [spent(one.n) for one in self.differences]

@@ -38,11 +38,11 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
             )
         alone = [group.label for group in (one.group, comparison.baseline) if len(group.values) < 2]
         return f"{name} against {base}: {' and '.join(alone)} with a single {what(comparison)[:-1]}: no interval"
-    better, worse = (name, base) if difference.mean * (comparison.direction or 1) > 0 else (base, name)
     low, high = sorted((one.low, one.high), key=abs)
     size = _amount(comparison.metric, abs(difference.mean))
     over = _over(comparison, one)
-    if one.significant:
+    if one.significant:  # both ends have the same sign
+        better, worse = (name, base) if low * (comparison.direction or 1) > 0 else (base, name)
         interval = f"{format_value(comparison.metric, abs(low))} to {format_value(comparison.metric, abs(high))}"
         p = f", p = {one.p:.2g}"
         beats = f"beats {worse} by" if comparison.direction else f"has a larger {comparison.metric} than {worse}, by"
