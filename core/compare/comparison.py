@@ -189,7 +189,8 @@ def _worse(
         for (label, looks), p in zip(tested.items(), ps, strict=True):
             seen[label, one.group.label] = looks
             if p < LEVEL:
-                above, below = (one.group.label, label) if looks.clearest.mean * better > 0 else (label, one.group.label)
+                pair = (one.group.label, label)
+                above, below = pair if looks.clearest.mean * better > 0 else reversed(pair)
                 worse.setdefault(below, above)
     return worse, seen
 
