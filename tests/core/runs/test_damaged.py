@@ -38,6 +38,13 @@ def _flip(path, place=0.5):
     path.write_bytes(content)
 
 
+def _flip_line(path, place):
+    """Flip a bit at the beginning of a line, which is no text of JSON then, whatever the line says."""
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"\n", 0, int(len(content) * place)) + 1] ^= 4
+    path.write_bytes(content)
+
+
 def _edit(**fields):
     def edit(run):
         path = run.folder / "artifacts" / RECORD
@@ -60,7 +67,7 @@ DAMAGE = {
     "deep record": _record(b"[" * 100_000),
     "list as record": _record(b"[]"),
     "newer": _edit(labbook=99),
-    "flipped journal": lambda run: _flip(run.folder / journal.FILE, 0.8),
+    "flipped journal": lambda run: _flip_line(run.folder / journal.FILE, 0.8),
     "journal of another kind": lambda run: (run.folder / journal.FILE).write_text('[1]\n{"event": "status"}\n'),
     "made up": _edit(data=5, facts=None, parent=["x"]),
 }
