@@ -20,7 +20,7 @@ from core.compare.comparison import compare
 from core.compare.looks import spent
 from core.compare.page import page
 from core.compare.runs import rows
-from core.compare.statistics import difference, first_family
+from core.compare.statistics import LEVEL, difference, first_family
 from core.compare.table import as_csv, markdown, sentences, table
 from core.record.journal import Journal
 from core.runs.trained import Run
@@ -321,6 +321,9 @@ def test_a_setting_is_equivalent_only_if_that_is_shown(lab, capsys):
     assert "not shown to be within 0.00 points of it" in capsys.readouterr().out
     with pytest.raises(UserError, match="should be more than 0"):
         command(["tiny", "--equivalent", "-1"])
+    (one,) = compare(*rows(["tiny"])[:1], "val/accuracy").contrasts
+    low, high = looks.Looks((one.difference,)).interval(2 * LEVEL)  # two tests, each at the level of one side
+    assert one.margin == pytest.approx(max(-low, high))
 
 
 def test_numbers_by_a_field_state_what_they_are_over_and_agree(lab):
