@@ -103,7 +103,7 @@ def main() -> None:
         def compared() -> None:
             found = compare(rows(["digits_cnn"])[0], "test/accuracy")
             assert len(table(found)) == settings
-            assert len(list(sentences(found))) == settings - 1
+            assert len(list(sentences(found))) >= settings - 1  # and which may be the best
 
         figures = in_turn({"search_runs": lambda: timed(searched), "compare": lambda: timed(compared)}, rounds)
         peaks = [peak_memory_mb(action) for action in ("", COMPARE)]
