@@ -8,12 +8,12 @@ since the look before.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from core.common.errors import UserError
+from core.common import lines
 from core.compare.statistics import LEVEL, Difference
 
 HALVED = 3.0  # number of seeds after which half of the remaining error probability is spent
@@ -82,32 +82,18 @@ def looked(earlier: Sequence[Difference], present: Difference) -> Looks:
 
 
 def read(path: Path) -> dict[Pair, list[Difference]]:
-    """The looks on record. Lines that a full disk has torn are left out. Raises UserError."""
+    """The looks on record. Raises UserError."""
     found: dict[Pair, list[Difference]] = {}
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return found
-    except OSError as error:
-        raise UserError([f"{path}: {error.strerror}"]) from None
-    for line in lines:
-        try:
-            entry = json.loads(line)
+    for entry in lines.read(path):
+        with suppress(ValueError, KeyError, TypeError):
             metric, first, second = entry["pair"]
             fields = entry["difference"] | {"means": tuple(entry["difference"]["means"])}
             found.setdefault((metric, first, second), []).append(Difference(**fields))
-        except (ValueError, KeyError, TypeError):
-            continue
     return found
 
 
 def write(path: Path, new: Iterable[tuple[Pair, Difference]], known: Mapping[Pair, Sequence[Difference]]) -> None:
     """Append the looks that are not on record. Raises OSError."""
     fresh = [(pair, one) for pair, one in new if one not in known.get(pair, ())]
-    if not fresh:
-        return
-    # each line begins with a line break, which ends a torn line before it
-    text = "".join("\n" + json.dumps({"pair": pair, "difference": asdict(one)}) for pair, one in fresh)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(text.encode())
+    if fresh:
+        lines.append(path, [{"pair": pair, "difference": asdict(one)} for pair, one in fresh])

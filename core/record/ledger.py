@@ -5,14 +5,13 @@ Each reading makes the next result on the same images a little more optimistic, 
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from core.common import paths
-from core.common.errors import UserError
+from core.common import lines, paths
 from core.common.terminal import tell
 
 
@@ -39,29 +38,17 @@ def note_reading(digest: str, name: str, by: str, run: str) -> None:
     entry = {"at": time.strftime("%Y-%m-%dT%H:%M:%S"), "digest": digest, "name": name, "by": by, "run": run}
     path = paths.ledger()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:  # each line begins with a line break, which ends a torn line before it
-            file.write(b"\n" + json.dumps(entry).encode())
+        lines.append(path, [entry])
     except OSError as error:
         tell(f"warning: {path}: {error.strerror}; this reading of the test split is not in the ledger")
 
 
 def readings() -> dict[str, Readings]:
-    """Digest of a data set -> the readings of its test split. Lines that a full disk has torn are left out. Raises
-    UserError."""
-    path, entries = paths.ledger(), []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError([f"{path}: {error.strerror}"]) from None
-    for line in lines:
-        try:
-            entry = json.loads(line)
+    """Digest of a data set -> the readings of its test split. Raises UserError."""
+    entries = []
+    for entry in lines.read(paths.ledger()):
+        with suppress(KeyError, TypeError):
             entries.append([str(entry[field]) for field in ("digest", "name", "by", "at")])
-        except (ValueError, KeyError, TypeError):
-            continue
     found = {}
     for digest in dict.fromkeys(entry[0] for entry in entries):
         own = [entry for entry in entries if entry[0] == digest]
