@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data import Digits
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -92,3 +94,15 @@ def age(path, seconds=100):
     """Another time of change, for file systems that count in whole seconds."""
     then = time.time() - seconds
     os.utime(path, (then, then))
+
+
+def table_of_labels(folder):
+    """The path of a table of 200 digits that are even, large, both or neither, written with its images to `folder`."""
+    images = Digits().load(None).train.take(np.arange(200))
+    lines = ["path,label"]
+    for number, (row, label) in enumerate(zip(images.rows.tolist(), images.targets.tolist(), strict=True)):
+        Image.fromarray(images.pixels[row, ..., 0]).save(folder / f"{number:03}.png")
+        lines.append(f"{number:03}.png,{'|'.join(['even'] * (label % 2 == 0) + ['large'] * (label > 4))}")
+    table = folder / "all.csv"
+    table.write_text("\n".join(lines))
+    return table

@@ -8,7 +8,6 @@ tests/core/inference/test_answers.py.
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn import metrics as sklearn
 
 from core.inference import answers as answers_file
@@ -25,9 +24,10 @@ from core.runs.ensemble import ensemble
 from core.runs.seeds import train_folds
 from core.runs.train import train
 from core.runs.trainer import Trainer
-from data import Digits, ImageTable
+from data import ImageTable
 from experiments.tiny import EXPERIMENT
 from tests.support.optional import library
+from tests.support.samples import table_of_labels
 
 QUIET = Launch(mlflow=False, threads=1)
 DECLARED = (AUROC(), AveragePrecision(), Brier(), CohenKappa(), MatthewsCorrCoef(), TopK(k=2))
@@ -37,16 +37,11 @@ NOT_OF_ANSWERS = ("loss",)  # it has label smoothing; of an ensemble, nll
 
 
 def of_labels(folder):
-    """A table of 200 digits that are even, large, both or neither."""
-    images = Digits().load(None).train.take(np.arange(200))
-    lines = ["path,label"]
-    for number, (row, label) in enumerate(zip(images.rows.tolist(), images.targets.tolist(), strict=True)):
-        Image.fromarray(images.pixels[row, ..., 0]).save(folder / f"{number:03}.png")
-        lines.append(f"{number:03}.png,{'|'.join(['even'] * (label % 2 == 0) + ['large'] * (label > 4))}")
-    (folder / "all.csv").write_text("\n".join(lines))
+    """A run on 200 digits that are even, large, both or neither."""
+    table = table_of_labels(folder)
     data = {"data": ImageTable(size=8, multi_label=True), "loss": BinaryCrossEntropy(), "monitor": "val/map"}
     fields = data | {"metrics": (AUROC(), AveragePrecision())}
-    return train(SHORT.but(fields), Launch(mlflow=False, threads=1, root=folder / "all.csv"))
+    return train(SHORT.but(fields), Launch(mlflow=False, threads=1, root=table))
 
 
 @pytest.fixture(scope="module")

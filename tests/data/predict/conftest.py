@@ -1,6 +1,5 @@
 """A home with two runs on a folder of images, for the tests of predict and evaluate."""
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,7 +9,7 @@ from core.models import MLP
 from core.runs.train import train
 from data import Digits, ImageFolder, ImageTable
 from experiments.tiny import EXPERIMENT
-from tests.support.samples import tree
+from tests.support.samples import table_of_labels, tree
 
 FIELDS = {"data": ImageFolder(size=16), "model": MLP(hidden=(8,)), "augment": (), "epochs": 1, "batch_size": 8}
 
@@ -49,14 +48,9 @@ def digits(tmp_path_factory):
 def several(tmp_path_factory):
     """(home, table of images with several labels, a run on them)"""
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("table")
-    images = Digits().load(None).train.take(np.arange(200))
-    lines = ["path,label"]
-    for number, (row, label) in enumerate(zip(images.rows.tolist(), images.targets.tolist(), strict=True)):
-        Image.fromarray(images.pixels[row, ..., 0]).save(folder / f"{number:03}.png")
-        lines.append(f"{number:03}.png,{'|'.join(['even'] * (label % 2 == 0) + ['large'] * (label > 4))}")
-    (folder / "all.csv").write_text("\n".join(lines))
+    table = table_of_labels(folder)
     fields = {"data": ImageTable(size=8, multi_label=True), "loss": BinaryCrossEntropy(), "monitor": "val/map"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABBOOK_HOME", str(home))
-        launch = Launch(mlflow=False, threads=1, root=folder / "all.csv")
-        yield home, folder / "all.csv", train(EXPERIMENT.but(fields | {"epochs": 2}), launch)
+        launch = Launch(mlflow=False, threads=1, root=table)
+        yield home, table, train(EXPERIMENT.but(fields | {"epochs": 2}), launch)

@@ -3,8 +3,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,29 +11,12 @@ import pytest
 from core.common.errors import DataError
 from data import ImageFolder
 from data.reading import disk
-from tests.support.samples import ROOT, packed, tree
-
-# A process of its own that loads a tree, each image taking SLOW seconds, and prints how many it decoded.
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from data import ImageFolder
-from data.reading import ingest
-root, slow, decoded = Path(sys.argv[1]), float(sys.argv[2]), []
-genuine = ingest.decoded
-def slowly(*arguments):
-    time.sleep(slow)
-    decoded.append(1)
-    return genuine(*arguments)
-ingest.decoded = slowly
-splits = ImageFolder(size=16).load(root)
-print(len(decoded), splits.digest, int(splits.train.pixels.sum(dtype="int64")))
-"""
+from tests.support.samples import packed, tree
+from tests.support.slow_reading import slow_reading
 
 
 def start(root, slow):
-    command = [sys.executable, "-c", SCRIPT, str(root), str(slow)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return slow_reading(root, slow, "ImageFolder(size=16)", 'int(splits.train.pixels.sum(dtype="int64"))')
 
 
 def cache_of(home):

@@ -5,8 +5,6 @@ import io
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -28,26 +26,10 @@ from data.reading.decode import AS_DECLARED, decode, decode_crop
 from data.reading.frame import RAW, Frame, Reduced, encoded
 from data.reading.growing import PROGRESS
 from experiments.tiny import EXPERIMENT
-from tests.support.samples import ROOT, noise, packed, tree
+from tests.support.samples import noise, packed, tree
+from tests.support.slow_reading import slow_reading
 
 SIZE = 32  # of which photographs are kept with a shorter side of 37
-
-# A process of its own that keeps photographs reduced, each taking SLOW seconds, and prints how many it reduced.
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from data import ImageFolder
-from data.reading import ingest
-root, slow, decoded = Path(sys.argv[1]), float(sys.argv[2]), []
-genuine = ingest.decoded
-def slowly(*arguments):
-    time.sleep(slow)
-    decoded.append(1)
-    return genuine(*arguments)
-ingest.decoded, ingest._BATCH_IMAGES = slowly, 4
-splits = ImageFolder(size=96, cached="resized").load(root)
-print(len(decoded), splits.digest)
-"""
 
 
 def photographs(folder, each=6, sides=(300, 200)):
@@ -159,8 +141,7 @@ def test_a_run_on_reduced_images_is_repeated_to_the_bit(tmp_path, home):
 
 
 def start(root, slow):
-    command = [sys.executable, "-c", SCRIPT, str(root), str(slow)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return slow_reading(root, slow, 'ImageFolder(size=96, cached="resized")', batch_images=4)
 
 
 def contents(home):
