@@ -31,8 +31,12 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--engines", default=DEFAULT, metavar="ENGINE,...", help=f"beside eager PyTorch: {', '.join(engines)}"
     )
-    parser.add_argument("--int8", action="store_true", help="also quantize to int8, which reads the data of the run")
-    parser.add_argument("--bf16", action="store_true", help="also compute in bfloat16, for openvino")
+    also = {"dest": "lower", "action": "append_const", "default": []}
+    parser.add_argument("--int8", const="int8", **also, help="also quantize to int8, which reads the data of the run")
+    parser.add_argument(
+        "--int8-dynamic", const="int8-dynamic", **also, help="also to int8 without calibration, for onnx"
+    )
+    parser.add_argument("--bf16", const="bf16", **also, help="also compute in bfloat16, for openvino")
     parser.add_argument("--threads", type=int, default=threads_each(1), help="threads of each engine")
     parser.add_argument("--root", type=Path, help="folder of the data, for --int8, if it has moved since training")
     given = parser.parse_args(list(words))
@@ -41,10 +45,10 @@ def main(words: Sequence[str]) -> int:
     names = [name.strip() for name in given.engines.split(",") if name.strip()]
     if "safetensors" in names:
         raise UserError(["--engines safetensors: weights alone do not run; leave it out"])
-    formats = chosen(names, given.int8, given.bf16)
+    formats = chosen(names, given.lower)
     run = load(given.run)
     refuse(run)
-    splits = run.own_splits(given.root) if given.int8 else None
+    splits = run.own_splits(given.root) if "int8" in given.lower else None
     with tempfile.TemporaryDirectory() as folder:
         times = benchmark(source_of(run, splits, formats, 1.0), formats, Path(folder), given.threads)
     console().print(table.grid(table.latencies(times)))

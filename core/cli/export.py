@@ -29,8 +29,12 @@ def main(words: Sequence[str]) -> int:
     parser = VerbParser("export", __doc__)
     parser.add_argument("run", metavar="RUN", help="finished run")
     parser.add_argument("--to", default="onnx", metavar="FORMAT,...", help=f"formats: {', '.join(ENGINES)}")
-    parser.add_argument("--int8", action="store_true", help="also quantize to int8, for onnx and openvino")
-    parser.add_argument("--bf16", action="store_true", help="also compute in bfloat16, for openvino")
+    also = {"dest": "lower", "action": "append_const", "default": []}
+    parser.add_argument("--int8", const="int8", **also, help="also quantize to int8, for onnx and openvino")
+    parser.add_argument(
+        "--int8-dynamic", const="int8-dynamic", **also, help="also to int8 without calibration, for onnx"
+    )
+    parser.add_argument("--bf16", const="bf16", **also, help="also compute in bfloat16, for openvino")
     parser.add_argument(
         "--at-most", type=float, default=0.2, metavar="POINTS", help="percentage points of accuracy that may be lost"
     )
@@ -41,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     if not 0 < given.at_most <= 100 or given.threads < 1:
         raise UserError(["--at-most must be more than 0 and at most 100, and --threads at least 1"])
-    formats = chosen([name.strip() for name in given.to.split(",") if name.strip()], given.int8, given.bf16)
+    formats = chosen([name.strip() for name in given.to.split(",") if name.strip()], given.lower)
     run = load(given.run)
     from core.export import table
     from core.export.export import Plan, export, refuse

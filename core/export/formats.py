@@ -118,6 +118,14 @@ FORMATS = {
             _onnx,
             "onnxruntime",
         ),
+        Format(
+            "onnx-int8-dynamic",
+            "int8",
+            lambda source: onnx_engine.quantize_dynamic(onnx_engine.convert(source.float_program)),
+            onnx_engine.write,
+            _onnx,
+            "onnxruntime",
+        ),
         Format("openvino", "fp32", _float_openvino, openvino_engine.write, _openvino, "openvino"),
         Format(
             "openvino-bf16",
@@ -147,6 +155,7 @@ FORMATS = {
     )
 }
 ENGINES = tuple(name for name, each in FORMATS.items() if each.precision == "fp32")
+LOWER = ("int8", "int8-dynamic", "bf16")  # options of the command line, and what follows an engine's name
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -175,8 +184,9 @@ def facts_of(folder: Path) -> dict[str, Any]:
         raise UserError([f"{folder}: no export of labbook, or a damaged one: {said}"]) from None
 
 
-def chosen(engines: Sequence[str], int8: bool, bf16: bool) -> list[Format]:
-    """The formats of these engines, also in int8 and bfloat16 where the engine has that. Raises UserError."""
+def chosen(engines: Sequence[str], lower: Sequence[str]) -> list[Format]:
+    """The formats of these engines, also in each of the lower precisions (of LOWER) that an engine has. Raises
+    UserError."""
     if not engines:
         raise UserError([f"no format is given; choose {', '.join(ENGINES)}"])
     wrong = []
@@ -189,12 +199,9 @@ def chosen(engines: Sequence[str], int8: bool, bf16: bool) -> list[Format]:
             wrong.append(f"{name}: unknown format{did_you_mean(name, ENGINES) or '; choose ' + ', '.join(ENGINES)}")
     if wrong:
         raise UserError(wrong)
-    found = []
-    for name in dict.fromkeys(engines):
-        wanted = {"fp32": True, "bf16": bf16, "int8": int8}
-        found += [each for each in FORMATS.values() if each.name.split("-")[0] == name and wanted[each.precision]]
-    for precision, asked in (("int8", int8), ("bf16", bf16)):
-        if asked and not any(each.precision == precision for each in found):
-            able = ", ".join(each.name.split("-")[0] for each in FORMATS.values() if each.precision == precision)
-            raise UserError([f"--{precision}: none of {', '.join(engines)} has it; add {able} to --to"])
-    return found
+    for precision in lower:
+        able = [name for name in ENGINES if f"{name}-{precision}" in FORMATS]
+        if not set(able) & set(engines):
+            raise UserError([f"--{precision}: none of {', '.join(engines)} has it; add {', '.join(able)} to --to"])
+    names = [name + suffix for name in dict.fromkeys(engines) for suffix in ("", *(f"-{one}" for one in lower))]
+    return [FORMATS[name] for name in names if name in FORMATS]

@@ -220,13 +220,17 @@ def test_three_hundred_odd_files_have_the_same_answers_in_every_engine(color, tm
 
 
 def test_int8_has_to_be_shown_on_enough_images(gray, tmp_path):
-    for one in made(gray, ["onnx-int8", "openvino-int8"], tmp_path, at_most=0.5).formats:
+    for one in made(gray, ["onnx-int8", "onnx-int8-dynamic", "openvino-int8"], tmp_path, at_most=0.5).formats:
         (reason,) = measured.reasons("int8", one.golden, one.val, one.same, one.latency, 0.002)
         assert "it takes 1,917 images to show a loss below 0.2" in reason
         assert not one.refused
         assert one.size < 200_000
         assert one.eager_test is not None
         assert facts_of(tmp_path / one.name)["precision"] == "int8"
+
+    nodes = {node.op_type for node in onnx.load(tmp_path / "onnx-int8-dynamic" / "model.onnx").graph.node}
+    assert {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"} <= nodes
+    assert not {"Conv", "MatMul", "Gemm"} & nodes
 
 
 def test_what_is_slower_than_eager_is_refused_or_kept_with_the_reason(gray, tmp_path, monkeypatch, capsys):
@@ -291,17 +295,23 @@ def test_what_cannot_be_exported_is_named(model, complaint, home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("engines", "int8", "complaint"),
+    ("engines", "lower", "complaint"),
     [
-        (["onnz"], False, "onnz: unknown format; did you mean onnx"),
-        (["tensorrt"], False, "trtexec"),
-        (["pt2"], True, "--int8: none of pt2 has it; add onnx, openvino"),
+        (["onnz"], [], "onnz: unknown format; did you mean onnx"),
+        (["tensorrt"], [], "trtexec"),
+        (["pt2"], ["int8"], "--int8: none of pt2 has it; add onnx, openvino to --to"),
+        (["openvino"], ["int8-dynamic"], "--int8-dynamic: none of openvino has it; add onnx to --to"),
     ],
-    ids=["spelling", "tensorrt", "no_int8"],
+    ids=["spelling", "tensorrt", "no_int8", "no_dynamic"],
 )
-def test_unknown_formats_are_refused(engines, int8, complaint):
+def test_unknown_formats_are_refused(engines, lower, complaint):
     with pytest.raises(UserError, match=complaint):
-        chosen(engines, int8, False)
+        chosen(engines, lower)
+
+
+def test_lower_precisions_go_to_the_engines_that_have_them():
+    found = [each.name for each in chosen(["onnx", "openvino", "onnx"], ["int8", "bf16", "int8-dynamic"])]
+    assert found == ["onnx", "onnx-int8", "onnx-int8-dynamic", "openvino", "openvino-int8", "openvino-bf16"]
 
 
 def test_a_damaged_export_and_another_runs_are_refused(gray, color, tmp_path):
