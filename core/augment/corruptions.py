@@ -8,8 +8,8 @@ blur of less than a pixel would change nothing. What is random depends on the ke
 
 They differ from the authors' in this: Gaussian noise, glass blur and zoom blur are transforms of albumentations (glass
 blur exchanges all pixels at once, not one after the other); impulses, motion and snow are drawn by numpy and OpenCV,
-not by scikit-image and ImageMagick; the elastic transform tilts and displaces in one step. frost is lacking, because it
-needs the authors' photographs. Where albumentations follows other formulas (shot noise in linear light, defocus by
+not by scikit-image and ImageMagick; the elastic transform tilts and displaces in one step. frost takes the authors'
+photographs (core/augment/frost.py). Where albumentations follows other formulas (shot noise in linear light, defocus by
 whole pixels, JPEG with red and blue exchanged, other snow and fog), the paper's are used.
 """
 
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.augment import frost
 from core.augment.albumentation import Albumentation
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ _LEVELS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
         ((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
          (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)),
     ),
+    "frost": (  # factors of the image and of the photograph of frost
+        ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+        ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+    ),
     "fog": (  # thickness, decay of the roughness
         ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
         ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
@@ -77,6 +82,7 @@ _LEVELS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
 KINDS = tuple(_LEVELS)
 _STREAKS = {"motion_blur": 19, "snow": 29}  # the longest ones, in pixels, for images of 32 pixels and less
 SMALLEST = 8  # side, in pixels
+GRAY = (0.299, 0.587, 0.114)  # shares of red, green and blue (ITU-R BT.601)
 
 
 def lacking(kind: str, side: int) -> str:
@@ -169,10 +175,20 @@ def _snow(image: np.ndarray, level: Any, scale: float, chance: np.random.Generat
         np.where(larger < threshold, 0, larger.clip(0, 1)), length * scale, sigma * scale, chance.uniform(-135, -45)
     )
     shown = image / 255
-    gray = shown @ ((0.299, 0.587, 0.114) if image.shape[2] == 3 else (1.0,))
+    gray = shown @ (GRAY if image.shape[2] == 3 else (1.0,))
     white = np.maximum(shown, gray[..., None] * 1.5 + 0.5)
     snowed: np.ndarray = color * shown + (1 - color) * white + layer + np.rot90(layer, 2)
     return snowed
+
+
+def _frost(image: np.ndarray, level: Any, scale: float, chance: np.random.Generator) -> np.ndarray:
+    height, width, channels = image.shape
+    shrunk = scale if min(height, width) >= LARGE else 0.2 * scale  # as for CIFAR-10-C
+    photograph = frost.drawn(height, width, shrunk, chance) / 255
+    if channels == 1:
+        photograph = (photograph @ GRAY)[..., None]
+    frosted: np.ndarray = level[0] * image / 255 + level[1] * photograph
+    return frosted
 
 
 def _fog(image: np.ndarray, level: Any, scale: float, chance: np.random.Generator) -> np.ndarray:
@@ -286,6 +302,7 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray, Any, float, np.random.Generator], np
     "motion_blur": _motion_blur,
     "zoom_blur": _zoom_blur,
     "snow": _snow,
+    "frost": _frost,
     "fog": _fog,
     "brightness": _brightness,
     "contrast": _contrast,

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from core import randomness
+from core.augment import frost
 from core.augment.corruptions import KINDS, Corruption, lacking
-from core.common.errors import UserError
+from core.common.errors import DataError, UserError
+from core.common.files import make_folder, sha256_of
 from core.common.terminal import console, tell
 from core.common.text import suggestion
 from core.inference.answers import Convert
@@ -18,6 +20,7 @@ from core.inference.network import Network
 from core.loading.images import Images
 from core.metrics.answers import identity
 from data.reading import ingest
+from data.reading.download import download
 from data.reading.progress import bar
 
 Errors = dict[str, dict[int, float]]  # kind -> {severity: share of the images that are misclassified}
@@ -50,18 +53,29 @@ class Measured:
 
 
 def kinds_for(side: int, asked: Sequence[str]) -> list[str]:
-    """The kinds among those that are asked for that can be applied to images of this side; the others are named. Raises
-    UserError if one is unknown, or none is left."""
+    """The kinds among those that are asked for that can be applied to images of this side; the others are named. The
+    photographs of frost are downloaded. Raises UserError if one is unknown, or none is left."""
     if unknown := [kind for kind in asked if kind not in KINDS]:
-        known = "; it needs photographs of frost" if unknown[0] == "frost" else suggestion(unknown[0], KINDS)
+        known = suggestion(unknown[0], KINDS)
         raise UserError([f"--kinds {unknown[0]}: this kind of corruption is not available{known}"])
-    reasons = {kind: lacking(kind, side) for kind in asked}
+    reasons = {kind: lacking(kind, side) or (_without_frost() if kind == "frost" else "") for kind in asked}
     for kind, reason in reasons.items():
         if reason:
             tell(f"left out: {kind}, for images of {side} pixels: {reason}")
     if not (left := [kind for kind, reason in reasons.items() if not reason]):
         raise UserError([f"no kind of corruption can be applied to images of {side} pixels"])
     return left
+
+
+def _without_frost() -> str:
+    """Why the photographs of frost cannot be had; "" if they are there."""
+    try:
+        make_folder(frost.wheel().parent)
+        download(frost.URL, frost.wheel(), frost.SHA256)
+    except (DataError, OSError) as error:
+        return f"its photographs are missing: {'; '.join(str(error).splitlines()[:2])}"
+    damaged = sha256_of(frost.wheel()) != frost.SHA256
+    return f"{frost.wheel()} is damaged; delete it to download it again" if damaged else ""
 
 
 def measure(

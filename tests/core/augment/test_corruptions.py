@@ -10,7 +10,20 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from core.augment import frost
 from core.augment.corruptions import KINDS, SEVERITIES, Corruption, lacking
+from tests.support import frost_wheel
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photographs(tmp_path_factory):
+    """Five photographs of noise in place of the authors'."""
+    folder = tmp_path_factory.mktemp("frost")
+    frost_wheel.write(folder / frost.NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frost, "wheel", lambda: folder / frost.NAME)
+        yield
+
 
 FIXED = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}  # without chance
 
@@ -45,6 +58,23 @@ def test_threads_draw_the_same_as_one():
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda job: job[0](image, job[1]), jobs))
     assert all(map(np.array_equal, alone, together))
+
+
+@pytest.mark.parametrize(("side", "channels", "factor"), [(16, 1, 0.2), (32, 3, 0.2), (64, 3, 0.4), (224, 3, 1.0)])
+def test_frost_is_a_part_of_a_photograph_laid_over_the_image(side, channels, factor):
+    white, black = (np.full((side, 2 * side, channels), value, np.uint8) for value in (255, 0))
+    for severity, kept, laid in (
+        (1, 1, 0.4 if side > 96 else 0.2),
+        (5, 0.6 if side > 96 else 0.75, 0.75 if side > 96 else 0.45),
+    ):
+        layer = Corruption("frost", severity)(black, 7) / 255 / laid
+        assert Corruption("frost", severity)(white, 7) / 255 == pytest.approx(
+            np.minimum(kept + laid * layer, 1), abs=0.005
+        )
+        assert 0.3 < layer.mean() < 0.7
+    parts = [frost.drawn(side, 2 * side, factor, np.random.default_rng(key)) for key in range(20)]
+    assert {part.shape for part in parts} == {(side, 2 * side, 3)}
+    assert len({part.tobytes() for part in parts}) == 20
 
 
 @pytest.mark.parametrize("side", [32, 224])

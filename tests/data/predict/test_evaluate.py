@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core.augment import frost
 from core.common.errors import UserError
+from core.common.files import sha256_of
 from core.common.statistics import wilson
 from core.inference.answers import read, read_file
 from core.inference.network import network_of
@@ -21,6 +23,7 @@ from data.predict import evaluate
 from data.predict.corrupted import measure
 from data.predict.evaluate import main
 from data.reading.decode import decode
+from tests.support import frost_wheel
 
 
 @pytest.fixture
@@ -211,6 +214,24 @@ def test_the_corruption_of_an_image_depends_on_neither_its_place_nor_its_file(di
     assert again.clean == facts["error"]
 
 
+def test_frost_is_left_out_without_its_photographs(digits, monkeypatch, capsys):
+    monkeypatch.setenv("LABBOOK_HOME", str(digits[0]))
+    words = [digits[2].id, "--corrupt", "--severity", "3", "--kinds"]
+    monkeypatch.setattr(frost, "URL", "http://127.0.0.1:9/wheel")
+    with pytest.raises(UserError, match="no kind of corruption can be applied"):
+        main([*words, "frost"])
+    said = capsys.readouterr().out
+    assert "frost, for images of 8 pixels: its photographs are missing: downloading http://127.0.0.1:9/wheel" in said
+    assert f"put the file at {frost.wheel()} (sha256" in said
+    frost.wheel().write_bytes(b"another file")
+    assert main([*words, "frost,fog"]) == 0
+    assert f"left out: frost, for images of 8 pixels: {frost.wheel()} is damaged" in capsys.readouterr().out
+    frost_wheel.write(frost.wheel())
+    monkeypatch.setattr(frost, "SHA256", sha256_of(frost.wheel()))
+    assert main([*words, "frost"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_corruptions_that_cannot_be_measured_are_refused(several, digits, monkeypatch):
     run = several[2]
     monkeypatch.setenv("LABBOOK_HOME", str(several[0]))
@@ -222,7 +243,6 @@ def test_corruptions_that_cannot_be_measured_are_refused(several, digits, monkey
             main([run.id, *words])
     monkeypatch.setenv("LABBOOK_HOME", str(digits[0]))
     for words, message in (
-        (["--kinds", "frost"], "frost: this kind of corruption is not available; it needs photographs of frost"),
         (["--kinds", "fogg"], r"did you mean fog\?"),
         (["--kinds", "snow"], "no kind of corruption can be applied to images of 8 pixels"),
         (["--severity", "6"], "invalid choice: 6"),
