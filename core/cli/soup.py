@@ -2,7 +2,7 @@
 
 All runs are averaged, or those that do not make the result on val worse (Wortsman et al. 2022). They need the same
 network and data, and the same start: the same pretrained weights, or the same seed. The statistics of BatchNorm are
-computed anew over the training images; test is answered once. RUN may also be the parent of several runs.
+recomputed over the training images; test is answered once. RUN may also be the parent of several runs.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def soup(
     make the metric on val worse is kept (recipe 1).  metric: by name, as `labbook metric` takes it.  root, device:
     instead of those of the best run.  title: for display.
 
-    The mean and variance of each BatchNorm are computed anew, over the training images of the best run, augmented as
+    The mean and variance of each BatchNorm are recomputed, over the training images of the best run, augmented as
     in its training. The test images are read once, at the end. Nothing is recorded if the greedy soup is a single run.
     Raises UserError for runs that did not start from the same weights, that differ in network or data, that have no
     answers on record, or that have not finished.
@@ -139,7 +139,7 @@ def _assembled(run: Run, launch: Launch) -> Assembly:
 
 
 def _cooked(parts: Assembly, weights: Sequence[Weights]) -> Val:
-    """Load the mean of weights, compute the statistics of BatchNorm anew, and evaluate val."""
+    """Load the mean of weights, recompute the statistics of BatchNorm, and evaluate val."""
     network, last = parts.state.model, parts.experiment.epochs - 1
     load_weights(network, mean_weights(weights), "the mean of the weights")
     renew_statistics(parts.setup, network, parts.train, last, last * len(parts.train.plan))

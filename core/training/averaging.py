@@ -30,7 +30,7 @@ def average_epoch(setup: Setup, state: State, train: Batches) -> None:
 
 
 def renew_statistics(setup: Setup, averaged: nn.Module, train: Batches, epoch: int, step: int) -> None:
-    """Compute the mean and variance of each BatchNorm of an average anew, over the batches of an epoch. step: optimizer
+    """Recompute the mean and variance of each BatchNorm of an average over the batches of an epoch. step: optimizer
     steps done."""
     # the noise of this pass (dropout) is a function of the step, so that a resumed run repeats it
     reseed(K.step_seeds(setup.seed, setup.rank, step, 1)[0], setup.device)

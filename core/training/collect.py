@@ -15,7 +15,7 @@ from core.training import distributed
 
 class Collector:
     """Called with each batch of an evaluation and its logits; `answers` returns those of all batches and processes, and
-    the next evaluation starts anew. Images are hashed in the first evaluation only.
+    the next evaluation starts again. Images are hashed in the first evaluation only.
 
     metrics: computed from the answers.
     """

@@ -265,7 +265,7 @@ def _check(folder: Path) -> None:
                 where = f"bytes {number * CHUNK:,} to {(number + 1) * CHUNK:,} of {folder / 'pixels.npy'}"
                 say(
                     f"{where} are damaged: images are not what was decoded; stop this run and start it again, "
-                    "which decodes the images anew, and look at the disk"
+                    "which decodes the images again, and look at the disk"
                 )
                 return
         (folder / CHECKED).touch()
