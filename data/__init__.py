@@ -8,6 +8,8 @@ from data.huggingface import HuggingFace
 from data.mnist import FashionMnist, Mnist
 from data.shards import WebShards
 from data.table import ImageTable
+from data.torch_dataset import TorchDataset
+from data.torchvision_dataset import TorchvisionDataset
 
 __all__ = [
     "Cifar10",
@@ -19,5 +21,7 @@ __all__ = [
     "ImageFolder",
     "ImageTable",
     "Mnist",
+    "TorchDataset",
+    "TorchvisionDataset",
     "WebShards",
 ]

@@ -91,6 +91,33 @@ def frame_for(data: Dataset, image_shape: Sequence[int]) -> Frame:
     return data.frame if isinstance(data, ImageFiles) else Frame(image_shape[0], image_shape[1])
 
 
+def divided(
+    data: Dataset, test_fraction: float, cached: cache.Cached, source: Path, name: str, pixels: Pixels | None = None
+) -> Splits:
+    """The train, val and test splits of cached data, named `name`; missing splits are created, stratified by class.
+
+    source: for messages.  pixels: the images, if the cache does not store them. Raises DataError if a split has no
+    image of a class.
+    """
+    present = set(cached.index.splits)
+    rest = cached.images(layout.WHOLE if layout.WHOLE in present else "train", pixels)
+    if "test" in present:
+        test = cached.images("test", pixels)
+    else:
+        held = stratified(rest.targets, test_fraction, TEST_SEED)
+        test, rest = rest.take(held), rest.take(~held)
+    train, val = (rest, cached.images("val", pixels)) if "val" in present else data.divide(rest)
+    classes = tuple(cached.index.classes)
+    labels.tell_doubts(source, classes)
+    if "not supported" in cached.source:  # files that may be images
+        say(cached.source)
+    several = train.targets.ndim == 2
+    splits = Splits(name, classes, train, val, test, cached.index.digest, cached.source, several)
+    if wrong := layout.lacking(source, splits):
+        raise DataError(wrong)
+    return splits
+
+
 class OwnImages(ImageFiles, ABC):
     """Base class of datasets of your own images, given with --root. Splits that they do not define are created."""
 
@@ -106,23 +133,8 @@ class OwnImages(ImageFiles, ABC):
 
         pixels: the images, if the cache does not store them. Raises DataError if a split has no image of a class.
         """
-        present = set(cached.index.splits)
-        rest = cached.images(layout.WHOLE if layout.WHOLE in present else "train", pixels)
-        if "test" in present:
-            test = cached.images("test", pixels)
-        else:
-            held = stratified(rest.targets, self.test_fraction, TEST_SEED)
-            test, rest = rest.take(held), rest.take(~held)
-        train, val = (rest, cached.images("val", pixels)) if "val" in present else self.divide(rest)
         name = root.resolve().name.partition(".")[0] or "images"
-        classes = tuple(cached.index.classes)
-        labels.tell_doubts(root, classes)
-        if "not supported" in cached.source:  # files that may be images
-            say(cached.source)
-        splits = Splits(name, classes, train, val, test, cached.index.digest, cached.source)
-        if wrong := layout.lacking(root, splits):
-            raise DataError(wrong)
-        return splits
+        return divided(self, self.test_fraction, cached, root, name, pixels)
 
 
 class ImageFolder(OwnImages):

@@ -16,6 +16,7 @@ from core.augment.image_steps import AutoAugment, CoarseDropout, ColorJitter, Ra
 from core.augment.pipeline import per_image
 from core.augment.resize import Resize
 from core.augment.resized_crop import RandomResizedCrop
+from core.augment.transform import Transform
 from core.loading.normalize import normalizer
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "RandomResizedCrop",
     "Resize",
     "Rotation",
+    "Transform",
     "Translate",
     "TrivialAugment",
     "augmented",

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class Index:
     """The index of a cache. For each image: name, label (index into classes), split, row in pixels, and the number of
     pixels of its file (areas; empty if all are equal).
 
+    labels: of multi-label images, a list of 0 and 1 for each.
     places: (offset, size) in bytes of each image in the tar file with which its name starts, or in pixels.npy if that
     has contents; empty for other sources.
     digest: sha256 of names, contents and policy.  source: description of the data it was built from.  top: see Cached.
@@ -55,7 +57,7 @@ class Index:
     source: str
     classes: list[str]
     names: list[str]
-    labels: list[int]
+    labels: list[Any]
     splits: list[str]
     rows: list[int]
     areas: list[int] = field(default_factory=list)
@@ -88,7 +90,8 @@ class Cached:
         if self.index.areas:
             areas = np.zeros(len(pixels), dtype=np.int64)
             areas[rows] = self.index.areas
-        return Images(pixels, rows[chosen], np.array(self.index.labels, dtype=np.int64)[chosen], areas)
+        targets = np.array(self.index.labels, dtype=np.int64)[chosen]
+        return Images(pixels, rows[chosen], targets if targets.ndim == 1 else targets.astype(np.float32), areas)
 
 
 class _Damaged(Exception):
@@ -149,6 +152,31 @@ def pixel_file(folder: Path, shape: tuple[int, int, int, int]) -> Iterator[Calla
             yield put
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def appended(folder: Path, shape: tuple[int, int, int]) -> Iterator[Callable[[np.ndarray], None]]:
+    """Context manager that writes folder/pixels.npy, uint8 [M, H, W, C], with a function that adds one image, for
+    sources that do not know how many images they have. shape: (H, W, C)"""
+    count = 0
+
+    def header() -> bytes:
+        stream = io.BytesIO()  # NumPy leaves room for the number of images, so that its length does not change
+        form = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+        np.lib.format.write_array_header_1_0(stream, form)
+        return stream.getvalue()
+
+    with disk.writing(folder, 0, "the cache of decoded images"), (folder / "pixels.npy").open("wb") as stream:
+        stream.write(header())
+
+        def add(pixels: np.ndarray) -> None:
+            nonlocal count
+            stream.write(np.ascontiguousarray(pixels).data)
+            count += 1
+
+        yield add
+        stream.seek(0)
+        stream.write(header())
 
 
 def _write_at(descriptor: int, offset: int, content: bytes | np.ndarray) -> None:

@@ -116,7 +116,7 @@ def decode_opened(image: Image.Image, name: str, size: int | Frame, how: Convers
         return decode(content, name, size, how)
     try:
         is_deep = deep(image)
-        made, _ = _rgb(ImageOps.exif_transpose(image), how, is_deep)
+        made, _ = to_rgb(ImageOps.exif_transpose(image), how, is_deep)
         return np.array(Frame.of(size).cut(made))
     except Exception as error:  # as of files: Pillow raises nearly any exception
         raise Unreadable([f"{name}: {printable(str(error) or type(error).__name__)}"]) from None
@@ -133,8 +133,16 @@ def fitted(pixels: np.ndarray, size: int | Frame) -> tuple[np.ndarray, int]:
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Color images uint8 [..., 3] as a network of so many channels, 1 or 3, takes them."""
-    return pixels if channels == 3 else np.rint(pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)
+    """Images uint8 [..., 1 or 3] as a network of so many channels, 1 or 3, takes them."""
+    if pixels.shape[-1] == channels:
+        return pixels
+    return np.repeat(pixels, 3, axis=-1) if channels == 3 else _gray(pixels)
+
+
+def _gray(pixels: np.ndarray) -> np.ndarray:
+    """Color images uint8 [..., 3] as uint8 [..., 1], the mean of the channels."""
+    gray: np.ndarray = np.rint(pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)
+    return gray
 
 
 def _decoded(content: bytes, name: str, size: int | Frame | None, choose: Choose | None, how: Conversion) -> Decoded:
@@ -161,7 +169,7 @@ def _decoded(content: bytes, name: str, size: int | Frame | None, choose: Choose
                     image.draft(None, least)  # decodes at scale 1/2, 1/4 or 1/8, but never below `least`
                 elif share and image.mode in ("RGB", "L"):
                     return Decoded(_cut_jpeg(content, frame, share, orientation), area)
-            made, converted = _rgb(image, how, is_deep)
+            made, converted = to_rgb(image, how, is_deep)
             if frame:
                 made = frame.cut_share(made, share) if share else frame.cut(made)
             pixels = np.frombuffer(made.tobytes(), np.uint8).reshape(made.height, made.width, 3)
@@ -198,8 +206,8 @@ def _share(choose: Choose, image: Image.Image, orientation: int) -> Share:
     return left / width, top / height, (left + wide) / width, (top + tall) / height
 
 
-def _rgb(image: Image.Image, how: Conversion, is_deep: bool) -> tuple[Image.Image, str]:
-    """(the upright image in RGB, see Decoded.converted)"""
+def to_rgb(image: Image.Image, how: Conversion, is_deep: bool) -> tuple[Image.Image, str]:
+    """(an image in RGB, upright if it is a JPEG that was opened; see Decoded.converted)"""
     from PIL import Image, ImageOps
 
     image.load()
