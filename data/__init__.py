@@ -1,5 +1,6 @@
 """The datasets that a declaration can use."""
 
+from data.arrays import Arrays
 from data.cifar import Cifar10, Cifar100
 from data.digits import Digits
 from data.folder import ImageFolder
@@ -12,6 +13,7 @@ from data.torch_dataset import TorchDataset
 from data.torchvision_dataset import TorchvisionDataset
 
 __all__ = [
+    "Arrays",
     "Cifar10",
     "Cifar100",
     "Digits",

@@ -152,6 +152,12 @@ class ImageFolder(OwnImages):
         "in it, of which random crops are taken; false: decode the image files during training",
     )
 
+    test: Literal["test", "val"] = Field(
+        "test",
+        description="folder of the test split; val: that of folders with train and val alone, such as ImageNet's, and "
+        "validation is held out of train",
+    )
+
     def load(self, root: Path | None) -> Splits:
         if root is None:
             raise DataError(["ImageFolder needs the path of your images: add --root PATH", layout.EXPECTED])
@@ -165,9 +171,13 @@ class ImageFolder(OwnImages):
 
         def build(folder: Path) -> cache.Index:
             found = tree.scan(root)
-            return ingest.build(found, layout.arrange(found), recipe, folder)
+            return ingest.build(found, layout.arrange(found, self.test == "val"), recipe, folder)
 
         key = f"{layout.VERSION} {archive.fingerprint(root)} {recipe.policy} {recipe.skip_unreadable}"
+        if self.test == "val":
+            key += " val is test"
+            held = f"{self.val_fraction:g} of each class of train is held out for validation"
+            say(f"{root.name}: val is the test split, read once, at the end; {held}")
         cached = cache.fetch(key, build)
         if self.cached == "resized":
             return self.splits(cached, root, ReducedImages.of(cached, self.frame))
@@ -175,7 +185,8 @@ class ImageFolder(OwnImages):
 
     def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
         found = tree.scan(root, refuse)
-        places, faults = tuple(layout.places(found)), tuple(layout.faults(found))
+        val_is_test = self.test == "val"
+        places, faults = tuple(layout.places(found, val_is_test)), tuple(layout.faults(found, val_is_test))
         return Listing(type(self).__name__, found, places, faults, lambda: tree.contents(found, refuse))
 
     def _files(self, cached: cache.Cached, root: Path, conversion: Conversion) -> Files:

@@ -1,8 +1,10 @@
-"""HuggingFace: a dataset saved to disk by Hugging Face datasets."""
+"""HuggingFace: a dataset of Hugging Face datasets, saved to disk, in Parquet files, or in its cache."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from pydantic import Field
 
 from core.common import extras
 from core.common.errors import DataError
+from core.common.paths import store
 from core.loading.images import Splits
 from data.folder import OwnImages
 from data.reading import archive, cache, ingest, layout, packed
@@ -20,44 +23,55 @@ from data.reading.progress import printable
 from data.reading.splits import split_of
 
 EXPECTED = (
-    "expected: a folder written by save_to_disk of a Dataset or DatasetDict with an Image and a ClassLabel feature"
+    "expected: a folder that save_to_disk wrote, or of Parquet files, of a Dataset or DatasetDict with an Image and a "
+    "ClassLabel feature"
 )
 _AT_ONCE = 64  # images
 
 
 class HuggingFace(OwnImages):
-    """A dataset saved with `save_to_disk` of Hugging Face datasets, given with --root; requires
-    `pip install -e ".[huggingface]"`.
+    """A dataset of Hugging Face datasets; requires `pip install -e ".[huggingface]"`.
 
-    A Dataset, or a DatasetDict with train and optionally validation and test; missing splits are created. Nothing is
-    downloaded, and no code of the dataset is executed.
+    With --root, what `save_to_disk` wrote, or a folder of Parquet files, such as a clone of a dataset's repository.
+    With `name`, a dataset of the hub that `datasets.load_dataset` has loaded before on this machine. A Dataset, or a
+    DatasetDict with train and optionally validation and test; missing splits are created. Nothing is downloaded, and
+    no code of the dataset is executed.
     """
 
+    name: str | None = Field(None, description="name on the hub, such as ylecun/mnist; none: the dataset at --root")
+    config: str | None = Field(None, description="configuration of the dataset, if it has several")
     images: str = Field("image", min_length=1, description="name of the feature with the images, of type Image")
     labels: str = Field("label", min_length=1, description="name of the feature with the labels, of type ClassLabel")
 
     def load(self, root: Path | None) -> Splits:
-        if root is None:
-            raise DataError(["HuggingFace needs the path of your saved dataset: add --root PATH", EXPECTED])
-        datasets = _library(root)
+        if root is None and self.name is None:
+            what = "the path of your saved dataset, or --data.name NAME of the hub"
+            raise DataError([f"HuggingFace needs {what}: add --root PATH", EXPECTED])
+        if root is not None and self.name is not None:
+            raise DataError(["HuggingFace reads either --root PATH or its name on the hub, --data.name; leave one out"])
+        datasets = _library(root or self.name)
         recipe = self.recipe(skip_unreadable=self.skip_unreadable)
+        place = root or Path(str(self.name))
+        stored = None if root else _of_hub(datasets, str(self.name), self.config)
 
         def build(folder: Path) -> cache.Index:
-            with archive.reading(root):
-                classes, groups = self._groups(datasets, root)
-            return packed.build(root, classes, groups, recipe, folder)
+            with archive.reading(place):
+                classes, groups = self._groups(datasets, place, stored)
+            return packed.build(place, classes, groups, recipe, folder)
 
         fields = f"{self.images} {self.labels} {recipe.skip_unreadable}"
-        key = f"huggingface {archive.fingerprint(root)} {recipe.policy} {fields}"
-        return self.splits(cache.fetch(key, build), root)
+        found = archive.fingerprint(root) if root else _files_of(stored)
+        fields += f" {self.config}" if self.config else ""
+        key = f"huggingface {found} {recipe.policy} {fields}"
+        return self.splits(cache.fetch(key, build), place)
 
     def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
         with archive.reading(root):
-            classes, groups = self._groups(_library(root), root)
+            classes, groups = self._groups(_library(root), root, None)
         return packed.listed(type(self).__name__, root, classes, groups, lambda: packed.contents_of(root, groups))
 
-    def _groups(self, datasets: Any, root: Path) -> tuple[list[str], list[packed.Group]]:
-        saved = _opened(datasets, root)
+    def _groups(self, datasets: Any, root: Path, stored: Any) -> tuple[list[str], list[packed.Group]]:
+        saved = _opened(datasets, root, self.config) if stored is None else stored
         if isinstance(saved, datasets.DatasetDict):
             packed.refuse_groups(root, list(saved))
             tables = {split_of(name) or "": table for name, table in saved.items()}
@@ -89,17 +103,58 @@ class HuggingFace(OwnImages):
         return packed.Group(split, labels, partial(_read, root, plain, self.images))
 
 
-def _library(root: Path) -> Any:
+def _library(source: Path | str | None) -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"  # the library reads it once, when it is imported
-    return extras.library("datasets", "huggingface", f"reading {root} as a Hugging Face dataset")
+    return extras.library("datasets", "huggingface", f"reading {source} as a Hugging Face dataset")
 
 
-def _opened(datasets: Any, root: Path) -> Any:
+def _opened(datasets: Any, root: Path, config: str | None) -> Any:
     try:
-        return datasets.load_from_disk(str(root.resolve()))
+        if any((root / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
+            return datasets.load_from_disk(str(root.resolve()))
+        files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+        if not files or any(file.suffix != ".parquet" for file in files):
+            return datasets.load_from_disk(str(root.resolve()))  # which says what is missing
+        where = str(store() / "huggingface")
+        if root.is_file():
+            return datasets.load_dataset("parquet", data_files=str(root.resolve()), cache_dir=where)["train"]
+        return _alone(datasets, datasets.load_dataset(str(root.resolve()), config, cache_dir=where))
     except Exception as error:  # a damaged folder can raise nearly any error of files, JSON or Arrow
-        reason = printable(str(error).splitlines()[0][:300]) if str(error) else type(error).__name__
-        raise DataError([f"{root} cannot be read as a saved Hugging Face dataset ({reason})", EXPECTED]) from None
+        raise DataError(
+            [f"{root} cannot be read as a saved Hugging Face dataset ({_first_line(error)})", EXPECTED]
+        ) from None
+
+
+def _of_hub(datasets: Any, name: str, config: str | None) -> Any:
+    """A dataset of the hub from the cache of the library. Raises DataError."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return _alone(datasets, datasets.load_dataset(name, config))
+    except Exception as error:  # as of folders
+        code = f"datasets.load_dataset({', '.join(map(repr, filter(None, (name, config))))})"
+        raise DataError(
+            [
+                f"{name} is not in the cache of Hugging Face datasets ({_first_line(error)})",
+                f'load it once where there is a network: python -c "import datasets; {code}"; or save it with '
+                "save_to_disk, and name the folder with --root",
+            ]
+        ) from None
+
+
+def _alone(datasets: Any, found: Any) -> Any:
+    """Of a dataset with one split, which holds all images, this one."""
+    return next(iter(found.values())) if isinstance(found, datasets.DatasetDict) and len(found) == 1 else found
+
+
+def _files_of(stored: Any) -> str:
+    """Names, sizes and times of the files of a dataset in the cache."""
+    tables = stored.values() if isinstance(stored, dict) else [stored]
+    files = sorted(file["filename"] for table in tables for file in table.cache_files)
+    return str([(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files])
+
+
+def _first_line(error: Exception) -> str:
+    return printable(str(error).splitlines()[0][:300]) if str(error) else type(error).__name__
 
 
 def _read(root: Path, table: Any, images: str) -> Iterator[ingest.Stored]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from core.common.errors import UserError
 from core.common.text import suggestion
 from core.declare.changes import changed
+from core.loading.images import Dataset
+from data.arrays import Arrays
 from data.folder import ImageFiles, ImageFolder
 from data.hdf5 import Hdf5
 from data.huggingface import HuggingFace
@@ -17,6 +21,8 @@ from data.reading.archive import HDF5_MAGIC
 from data.reading.disk import as_data_error
 from data.shards import WebShards
 from data.table import ImageTable
+from data.torch_dataset import TorchDataset
+from data.torchvision_dataset import TorchvisionDataset
 
 
 def kind_of(path: Path) -> str:
@@ -25,9 +31,13 @@ def kind_of(path: Path) -> str:
         names = {one.name for one in path.iterdir() if not one.name.startswith(".")}
         if names & {"dataset_dict.json", "dataset_info.json"}:
             return "HuggingFace"
+        if any(name.endswith(".npy") for name in names):
+            return "Arrays"
         return "WebShards" if names and all(name.endswith(".tar") for name in names) else "ImageFolder"
     if path.suffix.lower() in rows.SUFFIXES:
         return "ImageTable"
+    if path.suffix.lower() in (".npz", ".npy"):
+        return "Arrays"
     return "Hdf5" if is_hdf5(path) else "ImageFolder"  # which says what is wrong with a file that is no archive
 
 
@@ -40,12 +50,38 @@ def is_hdf5(path: Path) -> bool:
             return stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC
 
 
-def declared(kind: str, options: dict[str, str]) -> ImageFiles:
-    """The data set with its options. Raises UserError."""
-    known = {cls.__name__: cls for cls in (ImageFolder, ImageTable, WebShards, HuggingFace, Hdf5)}
+OF_FILES = (ImageFolder, ImageTable, WebShards, HuggingFace, Hdf5, Arrays)
+WITH_LABELS = (*OF_FILES, TorchDataset, TorchvisionDataset)
+
+
+def class_of(kind: str, among: Sequence[type[Dataset]]) -> type[Dataset]:
+    """The data set of this name. Raises UserError."""
+    known = {cls.__name__: cls for cls in among}
     if kind not in known:
         raise UserError([f"--data {kind}: unknown data set{suggestion(kind, known)}"])
-    return changed(known[kind](), options, "option", "--data.")
+    return known[kind]
+
+
+def declared(kind: str, options: Mapping[str, str]) -> ImageFiles:
+    """The data set of image files with its options. Raises UserError."""
+    found = with_options(class_of(kind, OF_FILES), options)
+    assert isinstance(found, ImageFiles)
+    return found
+
+
+def with_options(cls: type[Dataset], options: Mapping[str, Any]) -> Dataset:
+    """A data set with options of a command line. Raises UserError."""
+    required = [name for name, field in cls.model_fields.items() if field.is_required()]
+    if lacking := [name for name in required if name not in options]:
+        raise UserError([f"--data {cls.__name__} needs --data.{lacking[0]}"])
+    values: dict[str, Any] = dict(options)
+    for name, text in options.items():
+        if isinstance(text, str) and text.startswith("{"):
+            try:
+                values[name] = json.loads(text)
+            except ValueError as error:
+                raise UserError([f"--data.{name} {text}: not JSON: {error}"]) from None
+    return changed(cls.read({name: values.pop(name) for name in required}), values, "option", "--data.")
 
 
 def divided(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -84,7 +84,10 @@ def from_text(annotation: Any, value: Any) -> Any:
         return () if absent or not value else [item.strip() for item in value.split(",")]
     if get_origin(annotation) is Literal:
         return next((member for member in arguments if str(member) == value), value)
-    return None if absent and type(None) in arguments else value
+    if absent and type(None) in arguments:
+        return None
+    kinds = [kind for kind in arguments if kind is not type(None)]
+    return from_text(kinds[0], value) if len(kinds) == 1 and get_origin(kinds[0]) is tuple else value
 
 
 def a(kind: type[Declared]) -> str:

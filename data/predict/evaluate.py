@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     parser = VerbParser("evaluate", __doc__)
     parser.add_argument("run", nargs="+", metavar="RUN", help="finished run, or parent of seeds or folds")
     parser.add_argument("--root", type=Path, metavar="PATH", help="another labeled set: folder, archive, table, ...")
-    parser.add_argument("--data", metavar="CLASS", help="how PATH is read, with options --data.NAME")
+    parser.add_argument("--data", metavar="CLASS", help="its data set, with options --data.NAME")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), help="default: test, of another set all")
     parser.add_argument("--map", type=Path, metavar="FILE", help="CSV file of class of the set, class of the run")
     parser.add_argument(
@@ -72,10 +72,11 @@ def main(words: Sequence[str]) -> int:
         raise UserError(["--kinds, --severity and --relative-to need --corrupt"])
     if given.corrupt and given.metric:
         raise UserError(["--metric: --corrupt measures the error alone; leave --metric out"])
-    split = given.split or ("test" if given.root is None else "all")
-    if given.root is None:
-        if given.data or given.map or options or split in ("train", "all"):
-            raise UserError(["--data, --map and --split train or all need --root PATH"])
+    own = given.root is None and given.data is None
+    split = given.split or ("test" if own else "all")
+    if own:
+        if given.map or options or split in ("train", "all"):
+            raise UserError(["--data.NAME, --map and --split train or all need --root PATH or --data CLASS"])
         for run in runs if split == "test" else ():
             note_reading(run.record["data"]["digest"], run.record["data"]["name"], "evaluate", run.id)
         if not given.corrupt and not given.precision:
@@ -87,7 +88,7 @@ def main(words: Sequence[str]) -> int:
     names = translation(given.map)
     found = []
     for run in runs:
-        if given.root is None:
+        if own:
             splits = run.own_splits()
             images = chosen(splits, split)
         else:

@@ -18,7 +18,7 @@ from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
 from core.runs.trained import Run
 from data.folder import ImageFiles
-from data.kinds import declared, kind_of
+from data.kinds import WITH_LABELS, class_of, kind_of, with_options
 from data.reading.decode import with_channels
 
 # fields of a run's data set that say how files and labels are read, and not where they are or how they are divided
@@ -33,17 +33,20 @@ def converted(run: Run) -> Convert:
     return partial(with_channels, channels=run.record["data"]["image_shape"][2])
 
 
-def another(run: Run, root: Path, kind: str | None, options: Mapping[str, str]) -> Splits:
-    """The labeled set at root, read as that of the run unless the options say otherwise. Raises UserError."""
-    data, own = declared(kind or kind_of(root), {}), run.experiment.data
-    shared = set(READ_ALIKE) & set(type(own).model_fields) & set(type(data).model_fields)
+def another(run: Run, root: Path | None, kind: str | None, options: Mapping[str, str]) -> Splits:
+    """The labeled set at root, or of this kind, read as that of the run unless the options say otherwise. Raises
+    UserError."""
+    cls, own = class_of(kind or kind_of(root or Path()), WITH_LABELS), run.experiment.data
+    shared = set(READ_ALIKE) & set(type(own).model_fields) & set(cls.model_fields)
     alike = {name: getattr(own, name) for name in sorted(shared)} if isinstance(own, ImageFiles) else {}
     height, width, _ = run.record["data"]["image_shape"]
-    splits = declared(type(data).__name__, {"size": f"{height}x{width}", **alike, **options}).load(root)
+    splits = with_options(cls, {"size": f"{height}x{width}", **alike, **options}).load(root)
     if splits.multi_label != run.multi_label:
         theirs, ours = (("one class", "any number of labels")[flag] for flag in (splits.multi_label, run.multi_label))
         advice = "; a table is read so with --data.multi_label true" if run.multi_label else ""
-        raise UserError([f"{root}: its images have {theirs}, and those of {run.id} have {ours}{advice}"])
+        raise UserError(
+            [f"{root or cls.__name__}: its images have {theirs}, and those of {run.id} have {ours}{advice}"]
+        )
     return splits
 
 

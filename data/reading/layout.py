@@ -35,41 +35,44 @@ class Layout:
     labels: tuple[int, ...]
 
 
-def arrange(tree: Tree) -> Layout:
-    """The layout of a tree; classes are the folders directly below the split folders. Raises DataError."""
-    wrong, structural = _faults(tree)
+def arrange(tree: Tree, val_is_test: bool = False) -> Layout:
+    """The layout of a tree; classes are the folders directly below the split folders. Raises DataError.
+
+    val_is_test: val/ is the test split, as in ImageNet.
+    """
+    wrong, structural = _faults(tree, val_is_test)
     if wrong:
         raise DataError([*first(wrong), *([EXPECTED] if structural else [])])
-    found = places(tree)
+    found = places(tree, val_is_test)
     classes = natural({name for _, name in found})
     labels = {name: label for label, name in enumerate(classes)}
     return Layout(classes, tuple(split for split, _ in found), tuple(labels[name] for _, name in found))
 
 
-def faults(tree: Tree) -> list[str]:
+def faults(tree: Tree, val_is_test: bool = False) -> list[str]:
     """All errors for which `arrange` rejects a tree; empty for a valid tree."""
-    wrong, structural = _faults(tree)
+    wrong, structural = _faults(tree, val_is_test)
     return [*wrong, *([EXPECTED] if structural else [])]
 
 
-def _faults(tree: Tree) -> tuple[list[str], bool]:
+def _faults(tree: Tree, val_is_test: bool) -> tuple[list[str], bool]:
     """Error lines, and whether the folder structure differs from EXPECTED."""
     if not tree.names:
         left = f" ({len(tree.others):,} other files)" if tree.others else ""
         return [f"{tree.path} contains no images{left}{_other_kind(tree)}"], True
     paths = [name.split("/") for name in tree.names]
-    form = _form(paths)
+    form = _form(paths, val_is_test)
     if not form and (doubts := [f"{tree.path}: {line}" for line in _doubts(paths)]):
         return doubts, True
     structural = [*_misplaced(tree, paths, form), *(_wrong_splits(tree, paths, form) if form else ())]
-    placed = {(split, name) for split, name in places(tree) if name and split in {*SPLITS, WHOLE}}
+    placed = {(split, name) for split, name in places(tree, val_is_test) if name and split in {*SPLITS, WHOLE}}
     return [*structural, *_wrong_classes(tree, form, placed)], bool(structural)
 
 
-def places(tree: Tree) -> list[tuple[str, str]]:
+def places(tree: Tree, val_is_test: bool = False) -> list[tuple[str, str]]:
     """(split, class) of each image, also for a tree that `arrange` rejects; "" for an image without split or class."""
     paths = [name.split("/") for name in tree.names]
-    form = _form(paths)
+    form = _form(paths, val_is_test)
     if not form:
         return [(WHOLE, path[0] if len(path) > 1 else "") for path in paths]
     found = []
@@ -95,7 +98,7 @@ def lacking(source: Path, splits: Splits) -> list[str]:
     return wrong
 
 
-def _form(paths: list[list[str]]) -> Form:
+def _form(paths: list[list[str]], val_is_test: bool) -> Form:
     """How the folders are read. They are splits if all of them have the name of a split, or at least two splits are
     among those with class folders; so a class may be named train, next to other class folders."""
     tops = {path[0] for path in paths if len(path) > 1}
@@ -106,6 +109,8 @@ def _form(paths: list[list[str]]) -> Form:
     shallow = {path[0] for path in paths if len(path) < 4}
     only = {top: next(iter(inner[top])) for top in splits if len(inner[top]) == 1 and top not in shallow}
     wrapped = {top for top, name in only.items() if only.keys() == splits.keys() or resembles(name) == splits[top]}
+    if val_is_test:
+        splits = {top: "test" if split == "val" else split for top, split in splits.items()}
     return {top: (splits[top], 2 if top in wrapped else 1) for top in sorted(splits)}
 
 
@@ -184,8 +189,10 @@ def _other_kind(tree: Tree) -> str:
 
 
 def _advice(split: str, vals: list[str]) -> str:
+    if split != "test" or not vals:
+        return ""
     advice = "the validation split is created from train"
-    return f"; rename {printable(vals[0])}/ to test/: {advice}" if split == "test" and vals else ""
+    return f"; rename {printable(vals[0])}/ to test/, or add --data.test val: {advice}"
 
 
 def _wrong_classes(tree: Tree, form: Form, found: set[tuple[str, str]]) -> Iterator[str]:

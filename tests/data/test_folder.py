@@ -371,6 +371,25 @@ DOUBTED = {
 }
 
 
+def test_of_train_and_val_alone_val_is_the_test_split_if_it_is_declared(tmp_path, capsys):
+    source = tree(tmp_path / "source", splits=("train", "val"), each=6)
+    assert "rename val/ to test/, or add --data.test val" in complaint(source)
+    splits = ImageFolder(size=16, test="val").load(source)
+    assert (
+        "source: val is the test split, read once, at the end; 0.1 of each class of train is" in capsys.readouterr().err
+    )
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (10, 2, 12)
+    expected = {decode(path.read_bytes(), "", 16).tobytes() for path in source.glob("val/*/*.png")}
+    assert {image.tobytes() for image in pixels_of(splits.test)} == expected
+    assert train(
+        EXPERIMENT.but({"data": ImageFolder(size=16, test="val"), "epochs": 1, "batch_size": 4, "augment": ()}),
+        Launch(mlflow=False, root=source),
+    ).metrics["test/loss"]
+    (source / "test").mkdir()
+    shutil.copytree(source / "val" / "cat", source / "test" / "cat")
+    assert "test and val are names of the same split; keep one of them" in complaint(source, test="val")
+
+
 @pytest.mark.parametrize("case", DOUBTED)
 def test_folders_that_only_look_like_splits_are_refused_with_what_was_understood(case, tmp_path):
     names, expected = DOUBTED[case]

@@ -1,8 +1,10 @@
 """Sets that come packed into files: the same images as in a folder, whatever they are packed into."""
 
 import os
+import shutil
 import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,3 +280,30 @@ def test_what_is_wrong_in_a_saved_set_is_reported(datasets, tmp_path):
     lacking = saved(datasets, tmp_path / "d", train=[*rows(0, 4), (None, 1)], test=rows(9, 4))
     assert "images that are missing or stored as paths" in complaint(HuggingFace(size=16), lacking)
     assert "cannot be read as a saved Hugging Face dataset" in complaint(HuggingFace(size=16), tmp_path / "home")
+
+
+def test_parquet_files_and_the_cache_of_the_hub_hold_the_same_set(datasets, tmp_path, monkeypatch):
+    contents = {"train": rows(0, 10), "validation": rows(20, 4), "test": rows(40, 4)}
+    stored = saved(datasets, tmp_path / "set", **contents)
+    expected = HuggingFace(size=16).load(stored)
+    repository = tmp_path / "repository"
+    (repository / "data").mkdir(parents=True)
+    for split, table in datasets.load_from_disk(str(stored)).items():
+        table.to_parquet(repository / "data" / f"{split}-00000-of-00001.parquet")
+    assert shown(HuggingFace(size=16).load(repository)) == shown(expected)
+
+    # as load_dataset("labbook/tiny") leaves it, where there is a network
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    message = complaint(HuggingFace(name="labbook/tiny"), None)
+    assert "labbook/tiny is not in the cache of Hugging Face datasets (" in message
+    assert "datasets.load_dataset('labbook/tiny')" in message
+    loaded = datasets.load_dataset(str(repository), cache_dir=str(tmp_path / "hf"))
+    source = Path(loaded["train"].cache_files[0]["filename"]).parent
+    target = tmp_path / "hub" / "labbook___tiny" / "default" / "0.0.0" / source.name
+    shutil.copytree(source, target)
+    for path in target.glob("*.arrow"):
+        path.rename(target / path.name.replace("repository-", "tiny-"))
+    splits = HuggingFace(name="labbook/tiny", size=16).load(None)
+    assert shown(splits) == shown(expected)
+    assert splits.name == "tiny"
+    assert "either --root PATH or its name on the hub" in complaint(HuggingFace(name="labbook/tiny"), repository)

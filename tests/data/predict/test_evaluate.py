@@ -24,6 +24,7 @@ from data.predict.corrupted import measure
 from data.predict.evaluate import main
 from data.reading.decode import decode
 from tests.support import frost_wheel
+from tests.support.foreign import RAW
 
 
 @pytest.fixture
@@ -99,6 +100,29 @@ def test_in_half_precision_its_own_images_are_read_again_and_the_answers_recorde
     assert answers.ids.tolist() == before.ids.tolist()
     apart = np.abs(answers.logits - before.logits).max()
     assert 0 < apart < (0.2 if precision == "bf16" else 0.02)  # half precision has 8 or 11 significant bits
+
+
+def test_arrays_as_those_of_cifar_10_c_and_a_set_of_torch_are_evaluated(digits, tmp_path, capsys, monkeypatch):
+    home, _, run = digits
+    monkeypatch.setenv("LABBOOK_HOME", str(home))
+    own = Digits().load(None).limited(300)
+    pixels, labels = own.test.pixels[own.test.rows], own.test.targets
+    np.save(tmp_path / "gaussian_noise.npy", np.concatenate([255 - pixels, pixels]))
+    np.save(tmp_path / "fog.npy", 255 - np.concatenate([pixels, pixels]))
+    np.save(tmp_path / "labels.npy", np.concatenate([labels, labels]))
+    rows = f"{len(labels)},{2 * len(labels)}"
+    severe = ["--root", str(tmp_path), "--data.images", "gaussian_noise", "--data.rows", rows]
+    assert main([run.id, *severe, "--metric", "accuracy"]) == 0
+    right = run.metrics["test/accuracy"]
+    assert re.search(rf"accuracy +{right:.4f} ", capsys.readouterr().out)
+    words = ["--data", "TorchDataset", "--data.factory", "tests.support.foreign:Digits", "--data.arguments"]
+    assert main([run.id, *words, '{"form": "float"}', "--metric", "accuracy"]) == 0
+    said = capsys.readouterr().out
+    assert "on Digits: 1,797 images" in said
+    right = (run.predict((RAW.images * 10).astype(np.uint8)[..., None]).argmax(axis=1) == RAW.target).mean()
+    assert re.search(rf"accuracy +{right:.4f} ", said)
+    with pytest.raises(UserError, match=r"--data TorchDataset needs --data\.factory"):
+        main([run.id, "--data", "TorchDataset"])
 
 
 def test_what_cannot_be_evaluated_is_refused(run, lab, tmp_path):
