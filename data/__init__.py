@@ -2,6 +2,7 @@
 
 from data.arrays import Arrays
 from data.cifar import Cifar10, Cifar100
+from data.concat import Concat
 from data.digits import Digits
 from data.folder import ImageFolder
 from data.hdf5 import Hdf5
@@ -16,6 +17,7 @@ __all__ = [
     "Arrays",
     "Cifar10",
     "Cifar100",
+    "Concat",
     "Digits",
     "FashionMnist",
     "Hdf5",
