@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from core.record.run import RECORD
+from data import Mnist
 from tests.support.shipped import SHIPPED
 
 EXPERIMENTS = [entry.name for entry in SHIPPED]
@@ -43,6 +44,7 @@ def smoked(forge, tree, tmp_path_factory):
     def train(name):
         declared = importlib.import_module(f"experiments.{name}").EXPERIMENT
         root = [] if declared.data.embedded else ["--root", str(tree)]
+        root = ["--variant", "digits"] if isinstance(declared.data, Mnist) else root  # which has a format of its own
         # no weights to fetch, and photographs as small as the tree's
         drawn = ["--model.weights", "none"] if declared.model.weights else []
         small = ["--data.size", "32"] if "size" in type(declared.data).model_fields else []

@@ -1,21 +1,49 @@
-"""Image normalization by statistics of the training images, of pretrained weights, or of each image."""
+"""Image normalization by statistics of the training images, of pretrained weights, or of each image, or by numbers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import AfterValidator
 
+from core.common.text import did_you_mean
 from core.loading.batches import Batch
 from core.loading.images import DECODED, Images, _first
 
-Normalize = Literal["data", "imagenet", "inception", "image"]
+WAYS = ("data", "imagenet", "inception", "unit", "image")
 NORMALISE_MEANING = (
     "mean and standard deviation used to normalize images: data, of the training images; imagenet, as expected by "
-    "torchvision's weights; inception, 0.5 and 0.5, as for Inception and GoogLeNet; image, of each image"
+    "torchvision's weights; inception, 0.5 and 0.5, as for Inception and GoogLeNet; unit, 0 and 1, pixels of 0 to 1; "
+    "image, of each image; or numbers for each channel, MEAN/STD, such as 0.1307/0.3081 or 0.5,0.4,0.4/0.2,0.2,0.2"
 )
+_NUMBERS = re.compile(r"[^/]+/[^/]+")
+
+
+def _known(how: str) -> str:
+    if how in WAYS:
+        return how
+    if _NUMBERS.fullmatch(how):
+        mean, std = numbers(how)
+        if len(mean) == len(std) and min(std) > 0 and all(0 <= value <= 1 for value in mean):
+            return how
+        raise ValueError("should be MEAN/STD, of pixels of 0 to 1: as many means, 0 to 1, as positive deviations")
+    raise ValueError(f"should be one of {', '.join(WAYS)}, or MEAN/STD in numbers{did_you_mean(how, WAYS)}")
+
+
+def numbers(how: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The means and standard deviations of MEAN/STD. Raises ValueError."""
+    try:
+        mean, std = (tuple(float(value) for value in part.split(",")) for part in how.split("/"))
+    except ValueError:
+        raise ValueError("should be MEAN/STD in numbers, such as 0.1307/0.3081") from None
+    return mean, std
+
+
+Normalize = Annotated[str, AfterValidator(_known)]
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the training images of ImageNet (torchvision model zoo)
 
 
@@ -23,8 +51,8 @@ def statistics(how: Normalize, images: Images) -> tuple[tuple[float, ...], tuple
     """Mean and standard deviation per channel, of pixels scaled to 0..1; both empty if each image is normalized by its
     own statistics.
 
-    With imagenet, grayscale images use the means over the three channels. Raises ValueError for other numbers of
-    channels.
+    With imagenet, grayscale images use the means over the three channels. A number counts for all channels. Raises
+    ValueError for other numbers of channels.
     """
     channels = images.shape[2]
     if how == "data":
@@ -33,6 +61,13 @@ def statistics(how: Normalize, images: Images) -> tuple[tuple[float, ...], tuple
         return (), ()
     if how == "inception":
         return (0.5,) * channels, (0.5,) * channels
+    if how == "unit":
+        return (0.0,) * channels, (1.0,) * channels
+    if how != "imagenet":
+        mean, std = numbers(how)
+        if len(mean) not in (1, channels):
+            raise ValueError(f"normalize: {len(mean)} means for images of {channels} channels")
+        return (mean * channels)[:channels], (std * channels)[:channels]
     if channels == 1:
         mean, std = ((sum(values) / 3,) for values in IMAGENET)
         return mean, std

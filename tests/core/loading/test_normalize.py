@@ -29,11 +29,12 @@ def by_hand(how, pixels):
         train = Tiny().load().train
         seen = train.pixels[train.rows] / 255
         return (scaled - seen.mean((0, 1, 2))) / seen.std((0, 1, 2))
-    mean, std = IMAGENET if how == "imagenet" else ((0.5,) * 3, (0.5,) * 3)
+    known = {"imagenet": IMAGENET, "inception": ((0.5,) * 3, (0.5,) * 3), "unit": (0, 1)}
+    mean, std = known.get(how, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
     return (scaled - mean) / std
 
 
-@pytest.mark.parametrize("how", ["data", "imagenet", "inception", "image"])
+@pytest.mark.parametrize("how", ["data", "imagenet", "inception", "image", "unit", "0.1,0.2,0.3/0.4,0.5,0.6"])
 def test_training_prediction_serving_and_report_see_the_same(how, home):
     run = train(SHORT.but({"normalize": how}), QUIET)
     images = torch.tensor(by_hand(how, PIXELS), dtype=torch.float32).permute(0, 3, 1, 2)
@@ -47,6 +48,28 @@ def test_training_prediction_serving_and_report_see_the_same(how, home):
     assert (run.folder / "artifacts" / "report.html").exists()
     assert run.params["normalize"] == how
     assert (run.folder / "artifacts" / "look.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("imagnet", r"should be one of data, .*, or MEAN/STD in numbers; did you mean imagenet\?"),
+        ("0.1/0", "as many means, 0 to 1, as positive deviations"),
+        ("127/58", "of pixels of 0 to 1"),
+        ("0.1,0.2/0.3", "as many means"),
+        ("a/b", "should be MEAN/STD in numbers"),
+    ],
+)
+def test_what_is_no_normalization_is_refused(how, message):
+    with pytest.raises(UserError, match=f"normalize: .*{message}"):
+        BASE.but({"normalize": how})
+
+
+def test_one_number_counts_for_all_channels_and_others_must_fit():
+    train = Tiny().load().train
+    assert statistics("0.5/0.25", train) == ((0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ValueError, match="normalize: 2 means for images of 3 channels"):
+        statistics("0.5,0.5/0.2,0.2", train)
 
 
 def test_an_image_of_one_color_stays_finite():
