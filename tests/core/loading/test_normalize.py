@@ -53,7 +53,7 @@ def test_training_prediction_serving_and_report_see_the_same(how, home):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("imagnet", r"should be one of data, .*, or MEAN/STD in numbers; did you mean imagenet\?"),
+        ("imagnet", r"should be one of data, .*, or MEAN/STD in numbers; did you mean imagenet"),
         ("0.1/0", "as many means, 0 to 1, as positive deviations"),
         ("127/58", "of pixels of 0 to 1"),
         ("0.1,0.2/0.3", "as many means"),
