@@ -25,10 +25,10 @@ from data.reading.tree import Tree
 class ImageTable(ImageFiles):
     """Image paths and labels in a .csv or .parquet file given with --root: the file, or a folder with one such file.
 
-    Paths are relative to the folder of the table. A label is a class name or an integer; integers are sorted by value.
-    With multi_label, an image has any number of labels: cat|dog in a CSV file (an empty cell is no label), or a list in
-    a Parquet file. The splits are those of the table; missing ones are created with test_fraction and val_fraction,
-    stratified by class. All images of a group (a patient, a camera) are in the same split.
+    Paths are relative to the folder of the table, or to image_dir. A label is a class name or an integer; integers are
+    sorted by value. With multi_label, an image has any number of labels: cat|dog in a CSV file (an empty cell is no
+    label), or a list in a Parquet file. The splits are those of the table; missing ones are created with test_fraction
+    and val_fraction, stratified by class. All images of a group (a patient, a camera) are in the same split.
     """
 
     multi_label: bool = Field(False, description="multi-label classification: an image has any number of labels")
@@ -45,7 +45,17 @@ class ImageTable(ImageFiles):
         "group",
         description="column with groups, whose images must be in the same split; none, or no such column: no groups",
     )
-    allow_outside: bool = Field(False, description="allow image paths outside the folder of the table")
+    header: bool = Field(
+        True,
+        description="the first row of a CSV file has the names of the columns; false: it is an image, and columns are "
+        "named 1, 2, ...: path 1 and label 2, unless path_column and label_column say otherwise",
+    )
+    image_dir: str | None = Field(
+        None,
+        description="folder to which the image paths are relative, absolute or relative to the folder of the table; "
+        "none: the folder of the table",
+    )
+    allow_outside: bool = Field(False, description="allow image paths outside this folder")
 
     def load(self, root: Path | None) -> Splits:
         if root is None:
@@ -78,9 +88,12 @@ class ImageTable(ImageFiles):
     def _read(self, root: Path) -> tuple[Path, list[rows.Row], list[str]]:
         """(the table, its rows, an error line for each invalid row)"""
         table = rows.find(root)
-        columns = rows.Columns(self.path_column, self.label_column, self.split_column, self.group_column)
-        columns = replace(columns, multi_label=self.multi_label, separator=self.separator)
-        return table, *rows.read(table, columns, self.allow_outside)
+        path, label = self.path_column, self.label_column
+        if not self.header:
+            path, label = "1" if path == "path" else path, "2" if label == "label" else label
+        columns = rows.Columns(path, label, self.split_column, self.group_column, self.multi_label, self.separator)
+        images = table.parent / (self.image_dir or "")
+        return table, *rows.read(table, replace(columns, header=self.header), self.allow_outside, images)
 
     def _splits(self, table: Path, found: list[rows.Row], classes: tuple[str, ...], cached: cache.Cached) -> Splits:
         names = [row.group for row in found]

@@ -18,8 +18,9 @@ CELL_LIMIT = 65_536  # bytes
 COLUMN_LIMIT = 2**29  # bytes of all texts of a column
 
 
-def read_csv(raw: bytes, table: Path) -> Any:
-    """The table in a CSV file, every column as text. Raises DataError."""
+def read_csv(raw: bytes, table: Path, header: bool = True) -> Any:
+    """The table in a CSV file, every column as text. header: the first row has the names of the columns; otherwise
+    these are 1, 2, ... Raises DataError."""
     from csv import Error, reader
 
     import pyarrow as pa
@@ -28,16 +29,17 @@ def read_csv(raw: bytes, table: Path) -> Any:
     try:
         text = raw.decode("utf-8-sig")
         text = text if "\n" in text else text.replace("\r", "\n")  # line ends of old Macs
-        header = text.partition("\n")[0]
-        separator = next((mark for mark in ";\t" if mark in header and "," not in header), ",")
+        line = text.partition("\n")[0]
+        separator = next((mark for mark in ";\t" if mark in line and "," not in line), ",")
         names = next(reader(io.StringIO(text), delimiter=separator), [])
+        names = names if header else [str(number) for number in range(1, len(names) + 1)]
         # read every column as text, because type inference would turn 007 into 7
         options = csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
         )
         parsing = csv.ParseOptions(newlines_in_values=True, delimiter=separator)
         # without threads: those of pyarrow abort a process that ends soon after
-        reading = csv.ReadOptions(use_threads=False)
+        reading = csv.ReadOptions(use_threads=False, column_names=None if header else names)
         content = csv.read_csv(pa.BufferReader(text.encode()), reading, parsing, options)
         return content.rename_columns([name.strip() for name in content.column_names])
     except Error as error:

@@ -28,7 +28,7 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns.
+    """Names of the columns.  header: whether a CSV file has them; otherwise they are 1, 2, ...
 
     split, group: None if the column is not used.  multi_label: an image has any number of labels, as a list or as text
     with the separator between them.
@@ -40,6 +40,7 @@ class Columns:
     group: str | None
     multi_label: bool = False
     separator: str = "|"
+    header: bool = True
 
     def named(self) -> dict[str, str]:
         """Role -> name of the columns that are used."""
@@ -100,13 +101,16 @@ def _refuse_irregular(table: Path) -> None:
         raise DataError([f"{table} has {status.st_size:,} bytes, more than the limit of {BYTES_LIMIT:,}; divide it"])
 
 
-def read(table: Path, columns: Columns, allow_outside: bool) -> tuple[list[Row], list[str]]:
+def read(table: Path, columns: Columns, allow_outside: bool, images: Path) -> tuple[list[Row], list[str]]:
     """The rows with a valid image, sorted by name, and an error line for each invalid row.
 
-    Raises DataError if the table has no rows, cannot be read or lacks a column.
+    images: folder to which the paths are relative. Raises DataError if the table has no rows, cannot be read or lacks
+    a column.
     """
     content = _content(table, columns)
-    folder = table.parent
+    folder = images
+    if not folder.is_dir():
+        raise DataError([f"{folder} is not a folder; --data.image_dir names that of the images"])
     locate = _locator(folder, allow_outside)
     rows: list[Row] = []
     wrong: dict[int, list[_Wrong]] = {}
@@ -162,7 +166,9 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
     with disk.as_data_error(table):
         raw = table.read_bytes()
     is_parquet = table.suffix.lower() == ".parquet"
-    content = read_parquet(raw, table, set(columns.named().values())) if is_parquet else read_csv(raw, table)
+    content = (
+        read_parquet(raw, table, set(columns.named().values())) if is_parquet else read_csv(raw, table, columns.header)
+    )
     known = content.column_names
     named = dict(_present(columns, known))
     wrong = [line for role, name in named.items() for line in _missing(role, name, known)]

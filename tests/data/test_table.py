@@ -139,6 +139,36 @@ def test_columns_may_have_other_names(tmp_path):
     assert loaded(path, path_column="file", label_column="kind").classes == ("cat", "dog")
 
 
+def test_a_table_without_a_header_has_numbered_columns(tmp_path):
+    expected = loaded(table(tmp_path))
+    _, *lines = (tmp_path / "table.csv").read_text().splitlines()
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(lines))
+    found = loaded(bare, header=False)
+    assert everything(found) == everything(expected)
+    assert found.digest == expected.digest
+    turned = tmp_path / "turned.csv"
+    turned.write_text("\n".join(f"{line.partition(',')[2]};x;{line.partition(',')[0]}" for line in lines))
+    assert loaded(turned, header=False, path_column="3", label_column="1").digest == expected.digest
+    assert "the table has no column 5; the columns are 1, 2 (set it with --data.label_column" in complaint(
+        bare, header=False, label_column="5"
+    )
+
+
+def test_images_may_be_in_another_folder_which_paths_do_not_leave(tmp_path):
+    (tmp_path / "images").mkdir()
+    expected = loaded(table(tmp_path / "images"))
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables" / "table.csv"
+    (tmp_path / "images" / "table.csv").rename(path)
+    for folder in ("../images", str(tmp_path / "images")):
+        assert loaded(path, image_dir=folder).digest == expected.digest
+    assert "does not exist" in complaint(path)
+    assert "absent is not a folder; --data.image_dir names that of the images" in complaint(path, image_dir="absent")
+    path.write_text(path.read_text().replace("\n", "\n../", 1))
+    assert "to allow this, set --data.allow_outside true" in complaint(path, image_dir="../images")
+
+
 def test_everything_wrong_with_a_table_is_reported_at_once(tmp_path):
     names = images(tmp_path, 12)
     for name in names[10:]:
