@@ -12,7 +12,7 @@ from pydantic import Field
 from core.augment.albumentation import of_function
 from core.augment.base import ImageStep
 from core.common.factory import Factory, called, said
-from core.common.generators import lent_generators
+from core.common.generators import lent_generators, lent_torch_generator
 from core.common.text import did_you_mean, snake
 from core.context import Context
 
@@ -61,10 +61,11 @@ class Transform(ImageStep):
 
     def _act(self) -> Callable[[np.ndarray, random.Random], np.ndarray]:
         made = self._made()
+        lent = lent_torch_generator if self.name else lent_generators  # torchvision draws from torch's alone
 
         def act(image: np.ndarray, chance: random.Random) -> np.ndarray:
             given = _given(image, self.takes)
-            with lent_generators(chance.getrandbits(63)):
+            with lent(chance.getrandbits(63)):
                 try:
                     result = made(given)
                 except Exception as error:
@@ -117,8 +118,9 @@ def _given(image: np.ndarray, takes: str) -> Any:
     import torch
     from PIL import Image
 
+    image = np.require(image, requirements=["C", "W"])
     if takes == "array":
-        return image.copy()
+        return image
     if takes == "tensor":
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return torch.from_numpy(image).movedim(-1, 0)
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
