@@ -11,7 +11,7 @@ import site
 import stat
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -53,8 +53,10 @@ def imported() -> dict[str, str]:
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not file.endswith(".py"):
             continue
+        if _is_installed(file) or _is_generated(name):
+            continue
         path = Path(os.path.abspath(file))
-        if not _is_installed(path) and not _is_generated(name) and (digest := digest_of(path)):
+        if digest := digest_of(path):
             if path.is_relative_to(ROOT):
                 found[path.relative_to(ROOT).as_posix()] = digest
             elif name not in ("__main__", "__mp_main__"):
@@ -62,8 +64,8 @@ def imported() -> dict[str, str]:
     return found
 
 
-def _is_installed(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in _installed())
+def _is_installed(file: str) -> bool:
+    return _path(file).startswith(_installed())  # of thousands of modules; comparing Paths would take most of the time
 
 
 def _is_generated(name: str) -> bool:
@@ -71,7 +73,7 @@ def _is_generated(name: str) -> bool:
     to its cache."""
     package, dot, _ = name.partition(".")
     file = getattr(sys.modules.get(package), "__file__", None)
-    return bool(dot) and isinstance(file, str) and _is_installed(Path(os.path.abspath(file)))
+    return bool(dot) and isinstance(file, str) and _is_installed(file)
 
 
 def now(name: str, folder: Path | None = None) -> str | None:
@@ -241,8 +243,12 @@ def _read(path: Path) -> bytes | None:
 
 
 @cache
-def _installed() -> Sequence[Path]:
-    """The folders of Python and of the installed packages."""
+def _installed() -> tuple[str, ...]:
+    """The folders of Python and of the installed packages, each with a separator at its end."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {sysconfig.get_path(name) for name in names} | {*site.getsitepackages(), site.getusersitepackages()}
-    return [Path(os.path.abspath(folder)) for folder in sorted(folders)]
+    return tuple(os.path.join(_path(folder), "") for folder in sorted(folders))
+
+
+def _path(file: str) -> str:
+    return os.path.normcase(os.path.abspath(file))
