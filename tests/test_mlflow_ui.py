@@ -23,6 +23,7 @@ from tests.support.optional import library
 
 expect = library("playwright.sync_api", package="playwright").expect
 
+pytestmark = pytest.mark.pictures
 LAUNCH = Launch(threads=1, mlflow=False)
 RATES = (0.001, 0.003, 0.01)
 PATIENCE = 60_000  # ms; nothing waits for it but what is missing

@@ -47,7 +47,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Pat
         axes.set_title("learning rate" if name == "lr" else name)
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def confusion_matrix(counts: coo_array[Any], classes: Sequence[str], path: Path, title: str) -> None:
@@ -80,8 +80,8 @@ def confusion_matrix(counts: coo_array[Any], classes: Sequence[str], path: Path,
             for row, column in np.argwhere(table):
                 color = "white" if share[row, column] > 0.5 else "black"
                 count = str(table[row, column])
-                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=size)
-        figure.savefig(path)
+                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=size, in_layout=False)
+        save(figure, path)
 
 
 def shortened(name: str) -> str:
@@ -156,6 +156,13 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout=layout)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG. `savefig` would compute an automatic layout twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
 
 
 def band(curves: Sequence[dict[int, float]], overlap: float = 0.0) -> tuple[list[int], np.ndarray]:

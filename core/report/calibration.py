@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from core.common.plots import _figure
+from core.common import plots
 from core.metrics.classification import BINS, from_likelihood, likelihood
 
 LARGEST = 20.0  # largest temperature; the smallest is its inverse
@@ -72,7 +72,7 @@ def _parts(logits: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tens
 
 def reliability(drawn: Mapping[str, Calibration], path: Path) -> None:
     """Draw a reliability diagram: accuracy over confidence, and the fraction of predictions in each bin."""
-    figure = _figure(5, 5.2, layout=None)
+    figure = plots._figure(5, 5.2, layout=None)
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.1, top=0.93, hspace=0.1)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot((0, 1), (0, 1), color="gray", linestyle=":", linewidth=1)
@@ -85,4 +85,4 @@ def reliability(drawn: Mapping[str, Calibration], path: Path) -> None:
     upper.legend(fontsize=8)
     upper.grid(alpha=0.3)
     lower.set(xlabel="confidence", ylabel="fraction of images", xlim=(0, 1))
-    figure.savefig(path)
+    plots.save(figure, path)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.common import plots
 from core.common.fonts import drawing, one_line
 from core.common.plots import band, contact_sheet, draw, optional
 from core.common.statistics import mean_and_interval
@@ -138,7 +139,7 @@ def draw_runs(
             _draw_runs(figure.add_subplot(1, 2, place + 1), name, histories, stopped, overlap)
         if words:
             figure.supxlabel(words, fontsize=9, color=RED, x=0.01, ha="left")
-        figure.savefig(path)
+        plots.save(figure, path)
 
 
 def _draw_runs(

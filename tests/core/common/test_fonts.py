@@ -30,6 +30,7 @@ ODD = (
     b"\\frac{1",
     b"y" * 200,
 )
+pytestmark = pytest.mark.pictures
 QUIET = Launch(mlflow=False, threads=1)
 
 

@@ -37,7 +37,7 @@ def test_sparse_matrices_are_the_dense_ones(classes, batches, seed):
     assert (cells(dense).toarray() == cells(sparse).toarray()).all()
 
 
-def test_a_run_of_many_classes_records_pairs_and_the_same_metrics(home, monkeypatch):
+def test_a_run_of_many_classes_records_pairs_and_the_same_metrics(home, monkeypatch, drawn):
     short = EXPERIMENT.but({"epochs": 1, "limit": 300})
     few = train(short, QUIET)
     monkeypatch.setattr(module, "DENSE", 5)

@@ -52,6 +52,7 @@ from experiments.tiny import EXPERIMENT
 from tests.support.browser import chromium
 from tests.support.runs import rewrite_record
 
+pytestmark = pytest.mark.pictures
 CPU = torch.device("cpu")
 SHORT = EXPERIMENT.but({"epochs": 1, "limit": 300})
 QUIET = Launch(threads=1, mlflow=False)

@@ -223,7 +223,7 @@ def test_missing_data_are_a_data_error(home):
         train(CIFAR, Launch(root="nowhere", mlflow=False))
 
 
-def test_several_seeds_stand_under_one_parent_with_mean_and_interval(home):
+def test_several_seeds_stand_under_one_parent_with_mean_and_interval(home, drawn):
     seeds = train_seeds(SHORT.but({"epochs": 2, "seed": 5}), 3, OFFLINE, "tiny")
     values = [run.metrics["test/accuracy"] for run in seeds.runs]
     assert [run.experiment.seed for run in seeds.runs] == [5, 6, 7]
@@ -277,7 +277,7 @@ def test_failed_seeds_are_kept_in_sight_and_the_rest_go_on(home):
 
 def test_the_picture_of_several_seeds_names_those_that_failed(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("core.common.plots.save", lambda figure, path: drawn.append(figure))
     history = {"val/loss": {1: 0.5, 2: 0.4}, "train/loss": {1: 0.6, 2: 0.3}}
     other = {"val/loss": {1: 0.7}, "train/loss": {1: 0.8}}
     stopped, failed = {"seed 3": {"val/loss": {1: 9.0}}}, {"seed 3": "NonFinite: step 7"}
