@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from core.cli.export import main as export_verb
 from core.cli.report import report
 from core.common.errors import UserError
 from core.export import export as exporting
-from core.export import latency, measured
+from core.export import formats, latency, measured, onnx_engine
 from core.export.export import Plan, export, source_of
 from core.export.formats import EXPORTS, FORMATS, chosen, facts_of
 from core.export.kept import on_record
@@ -76,6 +77,22 @@ def gray(recorded, monkeypatch):
 def color(recorded, monkeypatch):
     monkeypatch.setenv("LABBOOK_HOME", str(recorded[0]))
     return load(recorded[2])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def traced_once():
+    """torch.export and torch.onnx trace a run once for all tests; `Source` shares both in the same way."""
+    programs, trace = {}, formats.exported
+
+    def exported(run, network=None):
+        if run.id not in programs:
+            programs[run.id] = trace(run, network)
+        return programs[run.id]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "exported", exported)
+        patch.setattr(onnx_engine, "convert", cache(onnx_engine.convert))
+        yield
 
 
 @pytest.fixture(autouse=True)
