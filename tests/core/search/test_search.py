@@ -100,7 +100,7 @@ def test_a_study_survives_the_death_of_a_worker_and_of_its_parent(forge, home):
 
 def test_a_search_waits_for_the_worker_of_a_dead_one_that_is_in_a_long_step(forge, home):
     words = (PROGRAM, "search", "--goal", "val/accuracy", "--limit", "320", "--epochs", "20", "--threads", "1",
-             "--trials", "2", "--workers", "1", "--pruner", "none")  # fmt: skip
+             "--trials", "2", "--workers", "1", "--pruner", "none", "--mlflow", "false")  # fmt: skip
     process = forge.start(*words)
     wait_for(
         lambda: finished(home) >= 1 and len(list((home / "mlruns" / "runs").glob("*/artifacts/record.json"))) == 3,
