@@ -1,29 +1,50 @@
-"""labbook compare NAME|RUN ...: compare settings over their seeds, with confidence intervals and paired tests."""
+"""labbook compare NAME|RUN ...: compare settings over their seeds, with confidence intervals and paired tests.
+
+With answers of all runs on record, the intervals of accuracy, nll and brier are over seeds and images (--unit). With
+--datasets, settings are ranked over several data sets. With --json, standard output is JSON alone.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from core.common import paths
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
-from core.common.terminal import console, tell
-from core.compare import looks
-from core.compare.comparison import Comparison, compare
+from core.common.terminal import complain, console, tell
+from core.compare import datasets, looks
+from core.compare.comparison import UNITS, Comparison, compare
 from core.compare.forest_plot import KINDS, save
 from core.compare.groups import unfinished_reason
+from core.compare.objects import as_json, ranking_json
 from core.compare.page import page
-from core.compare.runs import FINISHED, rows
+from core.compare.runs import FINISHED, Row, rows
 from core.compare.statistics import Difference
-from core.compare.table import HEADINGS, as_csv, as_json, in_percent, latex, markdown, sentences, table, what
-from core.record.ledger import readings
+from core.compare.table import (
+    as_csv,
+    foot,
+    format_value,
+    headings,
+    in_percent,
+    latex,
+    markdown,
+    sentences,
+    table,
+    what,
+)
+from core.inference.scores import scores
+from core.record.ledger import Readings, readings
 
 MOST_LEFT = 20  # skipped runs that are listed
 COSTS = ("time", "images/s", "parameters")  # columns that are left out first on a narrow terminal
 LABEL = 24  # columns that are enough for the names of settings
+OF_A_TABLE = ("by", "baseline", "equivalent", "unit", "latex", "csv", "markdown", "html", "picture")  # not of ranks
 
 
 def main(words: Sequence[str]) -> int:
@@ -52,6 +73,14 @@ def main(words: Sequence[str]) -> int:
         metavar="MARGIN",
         help="also test whether settings are within this margin of the baseline; in points for accuracies",
     )
+    parser.add_argument(
+        "--unit", choices=UNITS, help="what intervals are over; default: both, if all runs have answers, else seeds"
+    )
+    parser.add_argument(
+        "--datasets",
+        action="store_true",
+        help="rank the settings over the data sets of the runs, three or more settings",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="write a table for LaTeX (booktabs)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, unrounded")
@@ -65,28 +94,70 @@ def main(words: Sequence[str]) -> int:
     better = given.higher_is_better - given.lower_is_better or None
     if given.picture and given.picture.suffix not in KINDS:
         raise UserError([f"--picture {given.picture}: should end in {' or '.join(KINDS)}"])
-    found, left = rows(given.runs)
-    if not any(row.status == FINISHED for row in found):
-        left = [*(f"{row.id}: {unfinished_reason(row)}" for row in found), *left]
-        raise UserError([f"{' '.join(given.runs)}: no finished run to compare", *left])
+    if given.datasets and (other := next((name for name in OF_A_TABLE if getattr(given, name) is not None), None)):
+        raise UserError([f"--datasets: not together with --{other}"])
+    with _told(given.json) as warnings:
+        found, left = rows(given.runs)
+        if not any(row.status == FINISHED for row in found):
+            left = [*(f"{row.id}: {unfinished_reason(row)}" for row in found), *left]
+            raise UserError([f"{' '.join(given.runs)}: no finished run to compare", *left])
+        result = datasets.ranked(found, given.metric, given.anyway, given.ignore, better) if given.datasets else None
+        comparison = None if result else _compared(given, found, better)
+    if result:
+        print(ranking_json(result, left, warnings), end="") if given.json else _show_ranks(result, left)
+    elif comparison:
+        _show(given, comparison, left, warnings)
+    return 0
+
+
+def _compared(given: Any, found: Sequence[Row], better: int | None) -> Comparison:
+    """The comparison, whose look is put on record before its result is shown."""
     known = looks.read(paths.looks())
     margin = _margin(given.equivalent, given.metric)
-    comparison = compare(
-        found, given.metric, given.by, given.baseline, given.anyway, given.ignore, better, known, margin
-    )
+    settings = (given.metric, given.by, given.baseline, given.anyway, given.ignore, better)
+    comparison = compare(found, *settings, known, margin, given.unit, scores)
     _record(comparison, known)
+    return comparison
+
+
+def _show(given: Any, comparison: Comparison, left: Sequence[str], warnings: list[str]) -> None:
+    """Print a comparison, and write it to the files that are asked for."""
     if given.json:
-        print(as_json(comparison), end="")
+        with _told(True) as more:
+            read = _readings(comparison)
+        print(as_json(comparison, left, [*warnings, *more], read), end="")
     else:
         show(comparison, left)
-        _show_readings(comparison)
+        for one in _readings(comparison):
+            times = "once" if one.total == 1 else f"{one.total:,} times"
+            tell(f"the test split of {one.name} has been read {times} (labbook ledger)")
     say = (lambda line: None) if given.json else tell
-    for path, text in ((given.csv, as_csv), (given.markdown, markdown), (given.html, page), (given.latex, latex)):
+    for path, text in ((given.csv, as_csv), (given.markdown, _markdown), (given.html, page), (given.latex, latex)):
         if path:
             _write(path, partial(path.write_text, text(comparison), "utf-8", "backslashreplace"), say)
     if given.picture:
         _write(given.picture, partial(save, comparison, given.picture), say)
-    return 0
+
+
+@contextmanager
+def _told(apart: bool) -> Iterator[list[str]]:
+    """Lines that are told meanwhile; if they are to be kept apart from standard output, they go to standard error."""
+    lines: list[str] = []
+    if not apart:
+        yield lines
+        return
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            yield lines
+    finally:
+        lines += text.getvalue().splitlines()
+        for line in lines:
+            complain(line)
+
+
+def _markdown(comparison: Comparison) -> str:
+    return f"{markdown(comparison)}- {foot(comparison)}\n"
 
 
 def _margin(given: float | None, metric: str) -> float | None:
@@ -107,15 +178,17 @@ def _record(found: Comparison, known: Mapping[looks.Pair, Sequence[Difference]])
         tell(f"warning: {paths.looks()}: {error.strerror}; {lost}")
 
 
-def _show_readings(found: Comparison) -> None:
-    """Print how often the test splits of a comparison have been read, if it is of a test metric."""
+def _readings(found: Comparison) -> list[Readings]:
+    """How often the test splits of a comparison have been read, if it is of a test metric; empty with a warning, if
+    that cannot be read."""
     if not found.metric.startswith("test/"):
-        return
-    known = readings()
-    for digest in sorted({row.data for group in found.groups for row in group.rows if row.data in known}):
-        one = known[digest]
-        times = "once" if one.total == 1 else f"{one.total:,} times"
-        tell(f"the test split of {one.name} has been read {times} (labbook ledger)")
+        return []
+    try:
+        known = readings()
+    except UserError as error:
+        tell(f"warning: {error}; how often the test split has been read is not known")
+        return []
+    return [known[digest] for digest in sorted({r.data for g in found.groups for r in g.rows if r.data in known})]
 
 
 def show(found: Comparison, left: Sequence[str] = ()) -> None:
@@ -128,13 +201,13 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
         title_justify="left",
         box=SIMPLE_HEAD,
     )
-    cells = table(found)
-    used = [i for i in range(len(HEADINGS) - 1) if any(row[i] for row in cells)]
+    cells, names = table(found), headings(found)
+    used = [i for i in range(len(names) - 1) if any(row[i] for row in cells)]
     shown = console()
-    while len(used) > 2 and _wide(cells, used) > shown.width:
-        used.remove(next((i for i in reversed(used) if HEADINGS[i] in COSTS), used[-1]))
+    while len(used) > 2 and _wide([names, *cells], used) > shown.width:
+        used.remove(next((i for i in reversed(used) if names[i] in COSTS), used[-1]))
     for i in used:
-        grid.add_column(HEADINGS[i], overflow="fold", no_wrap=i > 0, justify="right" if i else "left")
+        grid.add_column(names[i], overflow="fold", no_wrap=i > 0, justify="right" if i else "left")
     for row in cells:
         grid.add_row(*(row[i] for i in used))
     shown.print(grid, highlight=False)
@@ -142,8 +215,28 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
         if apart:
             tell(f"{label}: {apart}")
     tell()
-    for line in [*sentences(found), *found.notes]:
+    for line in [*sentences(found), foot(found), *found.notes]:
         tell(line)
+    _show_skipped(left)
+
+
+def _show_ranks(found: datasets.Ranking, left: Sequence[str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    grid = Table(title=f"{found.metric}, means and mean ranks over data sets", title_justify="left", box=SIMPLE_HEAD)
+    grid.add_column("setting", overflow="fold")
+    for name in (*found.data, "mean rank"):
+        grid.add_column(name, justify="right", overflow="fold")
+    for label, means, rank in zip(found.settings, found.means, found.ranks, strict=True):
+        grid.add_row(label, *(format_value(found.metric, mean) for mean in means), f"{rank:.2f}")
+    console().print(grid, highlight=False)
+    for line in [*datasets.sentences(found), *found.notes]:
+        tell(line)
+    _show_skipped(left)
+
+
+def _show_skipped(left: Sequence[str]) -> None:
     for line in left[:MOST_LEFT]:
         tell(f"skipped: {line}")
     if len(left) > MOST_LEFT:
@@ -151,8 +244,8 @@ def show(found: Comparison, left: Sequence[str] = ()) -> None:
 
 
 def _wide(cells: Sequence[Sequence[str]], used: Sequence[int]) -> int:
-    """The width of a table, in which the first column may be folded to LABEL."""
-    widths = [max(len(line) for row in (HEADINGS, *cells) for line in (row[i].splitlines() or [""])) for i in used]
+    """The width of a table with its headings, in which the first column may be folded to LABEL."""
+    widths = [max(len(line) for row in cells for line in (row[i].splitlines() or [""])) for i in used]
     return min(widths[0], LABEL) + sum(widths[1:]) + 3 * len(used)
 
 

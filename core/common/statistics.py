@@ -43,12 +43,12 @@ def wilson(right: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.where(none, 0.0, np.maximum(center - half, 0.0)), np.where(none, 1.0, np.minimum(center + half, 1.0))
 
 
-def paired_difference(lost: int, gained: int, n: int) -> tuple[float, float]:
-    """Returns (low, high), the 95 % score interval of a difference of proportions over the same n images (Tango 1998).
+def paired_difference(lost: int, gained: int, n: int, z: float = Z) -> tuple[float, float]:
+    """Returns (low, high), the score interval of a difference of proportions over the same n images (Tango 1998).
 
     lost: images that only the first one gets right.  gained: those that only the second one does. The difference is
     (lost - gained) / n, what the second one loses. Without any such image, the interval is not empty: its ends are
-    Z^2 / (n + Z^2) from 0.
+    z^2 / (n + z^2) from 0.  z: quantile of the standard normal distribution; unless given, that of a 95 % interval.
     """
     from scipy.optimize import brentq
 
@@ -61,6 +61,6 @@ def paired_difference(lost: int, gained: int, n: int) -> tuple[float, float]:
         return (lost - gained - n * difference) / math.sqrt(max(variance, 1e-12))
 
     value, edge = (lost - gained) / n, 1 - 1e-9
-    low = brentq(lambda at: score(at) - Z, -edge, value) if score(-edge) > Z else -1.0
-    high = brentq(lambda at: score(at) + Z, value, edge) if score(edge) < -Z else 1.0
+    low = brentq(lambda at: score(at) - z, -edge, value) if score(-edge) > z else -1.0
+    high = brentq(lambda at: score(at) + z, value, edge) if score(edge) < -z else 1.0
     return float(low), float(high)

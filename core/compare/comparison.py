@@ -11,13 +11,15 @@ from types import MappingProxyType
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.compare.groups import Group, begun, comparable, grouped, without
+from core.compare.images import Reader, Scores, over_images
 from core.compare.labels import distinctive_fields
 from core.compare.looks import Looks, Pair, looked, pair_of, spent, turned
 from core.compare.runs import Row, with_missing_fields
 from core.compare.statistics import LEVEL, Difference, difference, first_family, second_family, seeds_needed
 from core.metrics.names import direction
 
-BASE = "base"  # the label of a declaration without a variant
+SEEDS, IMAGES, BOTH = UNITS = ("seeds", "images", "both")  # what intervals are over
+BESIDE = ("nll", "brier")  # proper scores, which are told beside an accuracy
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Comparison:
     group but the baseline, in the same order.  differing: names of the fields that are not the same in all groups.
     notes: runs that were skipped, and warnings.  worse: {label: label of a setting that is shown to be better than it};
     all others may be the best.  equivalent: the margin within which settings are tested to be, or None.  looks: the
-    present differences, for the record.
+    present differences, for the record.  unit: what the intervals of differences are over, one of UNITS.  scores: of
+    the images, if they are over images.  why: the reason why they are not, empty if that was asked for.  beside: names
+    of the metrics beside this one.
     """
 
     metric: str
@@ -68,6 +72,10 @@ class Comparison:
     worse: Mapping[str, str] = field(default_factory=dict)
     equivalent: float | None = None
     looks: tuple[tuple[Pair, Difference], ...] = ()
+    unit: str = SEEDS
+    scores: Scores | None = None
+    why: str = ""
+    beside: tuple[str, ...] = ()
 
     def contrast_of(self, group: Group) -> Contrast | None:
         """Returns the comparison of this group with the baseline; None for the baseline itself."""
@@ -94,6 +102,8 @@ def compare(
     better: int | None = None,
     earlier: Mapping[Pair, Sequence[Difference]] = MappingProxyType({}),
     equivalent: float | None = None,
+    unit: str | None = None,
+    read: Reader | None = None,
 ) -> Comparison:
     """Group runs into settings and compare each with the baseline.
 
@@ -101,12 +111,17 @@ def compare(
     it, the setting that was trained first.  earlier: the looks on record. anyway: compare even if the data differ.
     ignore: fields that are ignored when runs are grouped, as the seed is; for example initial weights that differ for
     each seed.  better: 1 if larger values are better, -1 if smaller ones are; None: as the runs that declare the metric
-    say, or else its name, if it is a known one. Raises UserError.
+    say, or else its name, if it is a known one.  read: gives the scores on each image; None: intervals are over seeds,
+    and no other metric is told beside this one.  unit: what intervals are over, one of UNITS; None: both if there are
+    scores of all runs, else seeds. Raises UserError.
     """
     declared = (row.directions.get(metric.partition("/")[2]) for row in rows)
     better = better or next(filter(None, declared), None) or direction(metric)
     chosen_rows, notes = comparable(without(ignore, with_missing_fields(rows)), metric, anyway)
-    groups = sorted(grouped(chosen_rows, metric, by, notes), key=lambda group: _place(group.summary[0], better or 1))
+    found = grouped(chosen_rows, metric, by, notes)
+    unit, scores, why = _scores(found, metric, unit, read)
+    found = [group.scored(scores) for group in found] if scores else _beside(found, metric) if read else found
+    groups = sorted(found, key=lambda group: _place(group.summary[0], better or 1))
     if better is None and len(groups) > 1:
         notes.append(
             f"whether larger or smaller values of {metric} are better is not known, so no setting is called better; "
@@ -114,19 +129,20 @@ def compare(
         )
     chosen = _chosen(groups, baseline)
     others = [group for group in groups if group is not chosen]
-    against = {group.label: _looks(group, chosen, metric, earlier) for group in others}
-    tested = {label: found for label, found in against.items() if found}
-    ps, levels = first_family([found.p for found in tested.values()])
+    notes += _advice(chosen, others, baseline or by)
+    against = {group.label: _looks(group, chosen, metric, unit, earlier) for group in others}
+    tested = {label: one for label, one in against.items() if one}
+    ps, levels = first_family([one.p for one in tested.values()])
     corrected = dict(zip(tested, zip(ps, levels, strict=True), strict=True))
     contrasts = [_contrast(group, against[group.label], *corrected.get(group.label, (1.0, LEVEL))) for group in others]
-    worse, pairs = _worse(chosen, contrasts, metric, better, earlier) if better else ({}, {})
+    worse, pairs = _worse(chosen, contrasts, metric, better, unit, earlier) if better else ({}, {})
     names = {name for group in groups for name in group.fields}
     differing = sorted(n for n in names if len({group.fields.get(n) for group in groups}) > 1)
     firsts = {group.label: group.first for group in groups}
-    seen = {(chosen.label, label): found for label, found in tested.items()} | pairs
+    seen = {(chosen.label, label): one for label, one in tested.items()} | pairs
     looks = [
-        (pair_of(metric, firsts[a], firsts[b]), turned(found.present, firsts[b], firsts[a]))
-        for (a, b), found in seen.items()
+        (pair_of(metric, firsts[a], firsts[b]), turned(one.present, firsts[b], firsts[a]))
+        for (a, b), one in seen.items()
     ]
     return Comparison(
         metric=metric,
@@ -140,12 +156,46 @@ def compare(
         worse=worse,
         looks=tuple(looks),
         equivalent=equivalent,
+        unit=unit,
+        scores=scores,
+        why=why,
+        beside=tuple(groups[0].beside),
     )
 
 
-def _looks(group: Group, other: Group, metric: str, earlier: Mapping[Pair, Sequence[Difference]]) -> Looks | None:
+def _scores(
+    groups: Sequence[Group], metric: str, unit: str | None, read: Reader | None
+) -> tuple[str, Scores | None, str]:
+    """(what intervals are over; scores, if that is images; why it is not, unless that was asked for). Raises UserError
+    if scores are asked for, and a run has none."""
+    if unit == SEEDS or not read:
+        return SEEDS, None, ""
+    try:
+        return unit or BOTH, read([row for group in groups for row in group.counted.values()], metric), ""
+    except UserError as lacking:
+        if unit:
+            raise UserError([f"--unit {unit}: {lacking.lines[0]}", *lacking.lines[1:]]) from None
+        return SEEDS, None, lacking.lines[0]
+
+
+def _beside(groups: Sequence[Group], metric: str) -> list[Group]:
+    """The groups with the proper scores that all of their runs recorded, if the metric is an accuracy."""
+    split, _, quantity = metric.partition("/")
+    counted = [row for group in groups for row in group.counted.values()]
+    names = [f"{split}/{name}" for name in BESIDE if quantity == "accuracy"]
+    names = [name for name in names if all(name in row.metrics for row in counted)]
+    return [group.measured(names) for group in groups]
+
+
+def _looks(
+    group: Group, other: Group, metric: str, unit: str, earlier: Mapping[Pair, Sequence[Difference]]
+) -> Looks | None:
     """All looks at the difference between two settings, group minus other; None if they cannot be compared."""
-    found = difference(group.values, other.values, (group.overlap, other.overlap))
+    overlaps = (group.overlap, other.overlap)
+    if unit == SEEDS:
+        found = difference(group.values, other.values, overlaps)
+    else:
+        found = over_images(group.scores, other.scores, overlaps, seeds=unit == BOTH)
     if found is None:
         return None
     before = earlier.get(pair_of(metric, group.first, other.first), ())
@@ -166,6 +216,7 @@ def _worse(
     contrasts: Sequence[Contrast],
     metric: str,
     better: int,
+    unit: str,
     earlier: Mapping[Pair, Sequence[Difference]],
 ) -> tuple[dict[str, str], dict[tuple[str, str], Looks]]:
     """(the settings that are shown to be worse than another one, with its label; the looks at pairs without the
@@ -180,7 +231,7 @@ def _worse(
             continue
         worse.setdefault(baseline.label, one.group.label)
         found = {
-            other.group.label: _looks(one.group, other.group, metric, earlier)
+            other.group.label: _looks(one.group, other.group, metric, unit, earlier)
             for other in contrasts
             if other is not one
         }
@@ -195,6 +246,24 @@ def _worse(
     return worse, seen
 
 
+def _advice(chosen: Group, others: Sequence[Group], named: str | None) -> list[str]:
+    """Notes about a baseline that was found by its date, and about settings whose seeds cannot be paired."""
+    notes = []
+    if others and not named and not _is_base(chosen):
+        notes.append(f"no base among these runs: {chosen.label} was trained first; --baseline names another setting")
+    several = [group for group in (chosen, *others) if len(group.values) > 1]
+    apart = [one.label for one in several if one is not chosen and len(set(one.values) & set(chosen.values)) < 2]
+    if apart and several[0] is chosen:
+        fewer = "differences of paired seeds have narrower intervals"
+        notes.append(f"not paired, for lack of two seeds in common with {chosen.label}: {', '.join(apart)}; {fewer}")
+    return notes
+
+
+def _is_base(group: Group) -> bool:
+    """Whether its declaration is that of an experiment without a variant."""
+    return any(row.variant is None for row in group.rows)
+
+
 def _place(mean: float, better: int) -> tuple[bool, float]:
     """Sorts the best mean first, and one that is not a number last."""
     return math.isnan(mean), -better * mean
@@ -206,7 +275,7 @@ def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
     if baseline is None:
 
         def order(group: Group) -> tuple[bool, bool, str]:  # against a single seed, nothing could be tested
-            return math.isnan(group.summary[2]), not group.label.startswith(BASE), begun(group.first)
+            return math.isnan(group.summary[2]), not _is_base(group), begun(group.first)
 
         return min(groups, key=order)
     for group in groups:
@@ -222,9 +291,9 @@ def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
     )
 
 
-def _more(one: Difference, p: float, level: float) -> int | None:
+def _more(found: Difference, p: float, level: float) -> int | None:
     """The number of additional seeds with which the next look has a power of 80 %, if the difference is as measured."""
-    if p < LEVEL:
+    if p < LEVEL or found.share == 1:
         return None
-    needed = seeds_needed(one, lambda n: level * (spent(n) - spent(one.n)))
-    return needed - one.n if needed else None
+    needed = seeds_needed(found, lambda n: level * (spent(n) - spent(found.n)))
+    return needed - found.n if needed else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from core.common.errors import UserError
 from core.common.statistics import mean_and_interval
 from core.common.text import did_you_mean
+from core.compare.images import Scores
 from core.compare.labels import MISSING, Setting, settings
 from core.compare.runs import FINISHED, FOLD, Row
 
@@ -24,6 +25,8 @@ class Group:
 
     fields: declared values that all of its runs share.  rows: its finished runs.  values: key of a run -> its metric;
     the key is the seed, with its fold, and, with `by`, all other fields.  failed: the runs of keys without a value.
+    counted: key -> the run whose value it is.  scores: key -> its score on each image, float64 [N]; empty unless images
+    are compared.  beside: name of another metric -> {key: its value}, for those that all runs have.
     """
 
     label: str
@@ -31,6 +34,20 @@ class Group:
     rows: tuple[Row, ...]
     values: Mapping[tuple[str, ...], float]
     failed: tuple[Row, ...] = ()
+    counted: Mapping[tuple[str, ...], Row] = field(default_factory=dict)
+    scores: Mapping[tuple[str, ...], np.ndarray] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[tuple[str, ...], float]] = field(default_factory=dict)
+
+    def scored(self, scores: Scores) -> Group:
+        """The group with its values computed from scores, of its weights on the images that all runs answered."""
+        own = {key: scores.values[row.id] for key, row in self.counted.items()}
+        beside = {n: {k: of[row.id] for k, row in self.counted.items()} for n, of in scores.others.items()}
+        return replace(self, values={key: float(each.mean()) for key, each in own.items()}, scores=own, beside=beside)
+
+    def measured(self, names: Sequence[str]) -> Group:
+        """The group with other metrics beside its own, as its runs recorded them. names: of the metrics."""
+        beside = {n.rpartition("/")[2]: {k: row.metrics[n] for k, row in self.counted.items()} for n in names}
+        return replace(self, beside=beside)
 
     @property
     def first(self) -> str:
@@ -130,22 +147,23 @@ def grouped(rows: Sequence[Row], metric: str, by: str | None, notes: list[str]) 
     labels = settings(folded, by)
     groups = []
     for key, members in folded.items():
-        values: dict[tuple[str, ...], float] = {}
+        counted: dict[tuple[str, ...], Row] = {}
         stopped: dict[tuple[str, ...], Row] = {}
         finished = [row for row in members if row.status == FINISHED]
         for row in sorted(members, key=lambda row: row.id):  # of repeated runs, the latest counts
             rest = sorted(f"{n}={v}" for n, v in row.fields.items() if by and not f"{n}.".startswith(f"{by}."))
             run_key = (row.seed, *rest)
             if row.status == FINISHED:
-                values[run_key] = row.metrics[metric]
+                counted[run_key] = row
             else:
                 stopped[run_key] = row
+        values = {run_key: row.metrics[metric] for run_key, row in counted.items()}
         if repeated := len(finished) - len(values):
             notes.append(f"{labels[key]}: seeds run again: {repeated}; the latest counts")
         notes += _unfinished(labels[key], values, stopped, "runs" if by else "seeds")
         failed = tuple(row for run_key, row in stopped.items() if run_key not in values)
         if values:
-            groups.append(Group(labels[key], dict(key), tuple(finished), values, failed))
+            groups.append(Group(labels[key], dict(key), tuple(finished), values, failed, counted))
     return groups
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from core.common import lines
 from core.compare.statistics import LEVEL, Difference
@@ -71,7 +72,8 @@ def turned(found: Difference, first: str, second: str) -> Difference:
     """A difference in the direction in which it is on record."""
     if first <= second:
         return found
-    return replace(found, mean=-found.mean, means=(found.means[1], found.means[0]))
+    flips = found.flips and (found.flips[1], found.flips[0])
+    return replace(found, mean=-found.mean, means=(found.means[1], found.means[0]), flips=flips)
 
 
 def looked(earlier: Sequence[Difference], present: Difference) -> Looks:
@@ -87,7 +89,7 @@ def read(path: Path) -> dict[Pair, list[Difference]]:
     for entry in lines.read(path):
         with suppress(ValueError, KeyError, TypeError):
             metric, first, second = entry["pair"]
-            fields = entry["difference"] | {"means": tuple(entry["difference"]["means"])}
+            fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in entry["difference"].items()}
             found.setdefault((metric, first, second), []).append(Difference(**fields))
     return found
 

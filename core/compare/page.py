@@ -13,7 +13,7 @@ from core.common.plots import draw, shortened
 from core.compare.comparison import Comparison
 from core.compare.forest_plot import forest
 from core.compare.groups import Group
-from core.compare.table import HEADINGS, sentences, table
+from core.compare.table import foot, headings, sentences, table
 from core.record.run import RecordedRun
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def page(comparison: Comparison) -> str:
         "compare/page.html.jinja",
         title=f"{comparison.metric} of {len(comparison.groups)} settings",
         forest=html.svg(forest(comparison)),
-        headings=HEADINGS,
+        headings=headings(comparison),
         rows=table(comparison),
-        sentences=[*sentences(comparison), *comparison.notes],
+        sentences=[*sentences(comparison), foot(comparison), *comparison.notes],
         curves=_curves(comparison, groups, runs),
         matrices=_matrices(groups, runs),
         settings=len(comparison.groups),

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from core.common.statistics import paired_difference
+
 LEVEL, POWER = 0.05, 0.8
 PASSED = 0.5  # part of the error probability of a comparison with the baseline that passes on to other comparisons
 MOST = 1000  # maximum number of seeds that `seeds_needed` returns
+MANY = 1e6  # degrees of freedom of what is as good as known
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class Difference:
     number of pairs; in Welch's test, the smaller number of seeds.  deviation: standard deviation of the paired
     differences; in Welch's test, of the difference between one value of a and one of b.  overlap: of folds, the
     correction that was applied.
+
+    images: the number of images, or of groups of them, over which the error is; 0: it is over seeds alone.  share: the
+    part of the squared error that comes from images, 1 if they are all that it is over.  flips: of two single runs, how
+    many images a alone gets right, and how many b alone.
     """
 
     mean: float
@@ -32,22 +39,66 @@ class Difference:
     paired: bool
     deviation: float
     overlap: float = 0.0
+    images: int = 0
+    share: float = 0.0
+    flips: tuple[int, int] | None = None
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of no difference."""
-        from scipy.special import stdtr  # imported here: scipy takes a second
-
+        """Two-sided p-value of no difference; of two single runs, that of the exact McNemar test (McNemar 1947)."""
+        if self.flips:
+            return _mcnemar(*self.flips)
         if not self.error:  # t is 0/0 or infinite
             return float(self.mean == 0)
-        return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
+        return _tails(abs(self.mean) / self.error, self._parts)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """(low, high), the confidence interval of the coverage 1 - level."""
-        from scipy.special import stdtrit
+        """(low, high), the confidence interval of the coverage 1 - level; of two single runs, the score interval (Tango
+        1998), widened up to 0 if p is not below the level."""
+        if self.flips:
+            from scipy.special import ndtri
 
-        half = float(stdtrit(self.freedom, 1 - level / 2)) * self.error if self.error else 0.0
+            low, high = paired_difference(*self.flips, self.images, float(-ndtri(level / 2)))
+            return (low, high) if self.p < level else (min(low, 0.0), max(high, 0.0))
+        half = _threshold(level, self._parts) * self.error if self.error else 0.0
         return self.mean - half, self.mean + half
+
+    @property
+    def _parts(self) -> _Parts:
+        parts = ((1 - self.share, self.freedom), (self.share, self.images - 1.0))
+        return tuple(part for part in parts if part[0])
+
+
+_Parts = tuple[tuple[float, float], ...]  # (share of a variance, its degrees of freedom)
+
+
+def _threshold(level: float, parts: _Parts) -> float:
+    """The two-sided threshold of a mean divided by its error, the square of which is estimated in parts: the mean of
+    the thresholds of the t distributions of all parts, by their shares. It is a little too large, whatever the true
+    parts are (Cochran, Approximate significance levels of the Behrens-Fisher test, 1964)."""
+    from scipy.special import stdtrit  # imported here: scipy takes a second
+
+    return -sum(share * float(stdtrit(freedom, level / 2)) for share, freedom in parts)
+
+
+def _tails(t: float, parts: _Parts) -> float:
+    """The level at which the threshold is t."""
+    from scipy.special import stdtr
+
+    each = [max(2 * float(stdtr(freedom, -t)), 1e-300) for _, freedom in parts]
+    low, high = math.log(min(each)), math.log(max(each))
+    if high - low < 1e-9:
+        return math.exp(high)
+    from scipy.optimize import brentq
+
+    found = brentq(lambda log: _threshold(math.exp(log), parts) - t, low - 1e-6, high + 1e-6)
+    return min(1.0, math.exp(found))
+
+
+def _mcnemar(a: int, b: int) -> float:
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(a, b), a + b, 0.5))) if a + b else 1.0
 
 
 def difference(
@@ -118,31 +169,43 @@ def second_family(gate: float, ps: Sequence[float], settings: int) -> list[float
     return [min(1.0, max(gate, p * settings / PASSED)) for p in holm(ps)]
 
 
-def power(effect: float, deviation: float, n: int, paired: bool, level: float = LEVEL, overlap: float = 0.0) -> float:
+def power(
+    effect: float,
+    deviation: float,
+    n: int,
+    paired: bool,
+    level: float = LEVEL,
+    overlap: float = 0.0,
+    images: float = 0.0,
+) -> float:
     """Returns the power: the probability that n seeds of each setting show a true difference of this size at this
     level.
 
-    deviation, overlap: as in Difference. The power follows from the noncentral t distribution (Cohen, Statistical Power
-    Analysis, 2nd ed., section 2).
+    deviation, overlap: as in Difference.  images: the part of the squared error that comes from images, which more
+    seeds do not change. The power follows from the noncentral t distribution (Cohen, Statistical Power Analysis, 2nd
+    ed., section 2), with the degrees of freedom of Satterthwaite (1946).
     """
-    from scipy.stats import nct, t
+    from scipy.stats import nct
 
     if n < 2:
         return 0.0
-    if not deviation:
+    squared = deviation**2 * (1 / n + overlap) + images
+    if not squared:
         return float(effect != 0)
-    freedom = n - 1 if paired else 2 * (n - 1)
-    shift = abs(effect) / deviation / math.sqrt(1 / n + overlap)
-    threshold = t.ppf(1 - level / 2, freedom)
+    freedom, share = float(n - 1 if paired else 2 * (n - 1)), images / squared
+    threshold = _threshold(level, ((1 - share, freedom), (share, MANY)))
+    freedom = min(freedom / (1 - share) ** 2, MANY) if share < 1 else MANY
+    shift = abs(effect) / math.sqrt(squared)
     return float(nct.sf(threshold, freedom, shift) + nct.cdf(-threshold, freedom, shift))
 
 
 def seeds_needed(found: Difference, level: Callable[[int], float] = lambda n: LEVEL) -> int | None:
     """Returns the number of seeds of each setting, more than there are, with which a difference of the measured size
     has a power of 0.8; None if it is larger than MOST. level: of the test on n seeds, which may grow with n."""
+    images = found.error**2 * found.share
 
     def enough(n: int) -> bool:
-        found_power = power(found.mean, found.deviation, n, found.paired, level(n), found.overlap)
+        found_power = power(found.mean, found.deviation, n, found.paired, level(n), found.overlap, images)
         return not found_power < POWER  # NaN, if the power is so close to 1 that scipy cannot compute it
 
     low, high = found.n + 1, MOST

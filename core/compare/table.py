@@ -1,28 +1,33 @@
-"""Present a comparison as a table, as sentences, and as CSV."""
+"""Present a comparison as a table, as sentences, as LaTeX, and as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from core.common.statistics import mean_and_interval
 from core.common.text import duration
-from core.compare.comparison import Comparison, Contrast
+from core.compare.comparison import IMAGES, Comparison, Contrast
 from core.compare.groups import Group
 from core.compare.statistics import MOST
 from core.metrics.names import FRACTIONS
 
-HEADINGS = ("setting", "n", "mean", "best", "difference", "p", "time", "images/s", "parameters", "differs in")
+FIRST, LAST = ("setting", "n", "mean", "best", "difference", "p"), ("time", "images/s", "parameters", "differs in")
+
+
+def headings(comparison: Comparison) -> tuple[str, ...]:
+    """The names of the columns."""
+    return (*FIRST, *comparison.beside, *LAST)
 
 
 def sentences(comparison: Comparison) -> Iterator[str]:
     """Yield one sentence for each setting but the baseline: whether it differs significantly, and by how much; and
     which settings may be the best."""
     for one in comparison.contrasts:
-        yield _sentence(comparison, one)
+        only = one.difference is not None and one.difference.share == 1
+        yield _sentence(comparison, one) + f"; other {what(comparison)} may differ" * only
     if comparison.worse and len(comparison.groups) > 2:
         rest = [group.label for group in comparison.groups if group.label not in comparison.worse]
         yield f"may be the best: {', '.join(rest)} (each other setting is shown to be worse than one of these)"
@@ -53,8 +58,11 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
         closest = f"shown within {_amount(comparison.metric, one.margin)}"
         return f"{name} against {base}: no difference shown; {margins} of it ({closest}, {over})"
     result = f"{name} against {base}: no difference shown ({over})"
+    if difference.share == 1:  # over images alone
+        return result
     if one.more is None:
-        return f"{result}; {size} would take more than {MOST:,} {what(comparison)} to show"
+        more = " or more images" if difference.share else ""
+        return f"{result}; {size} would take more than {MOST:,} {what(comparison)}{more} to show"
     return f"{result}; {one.more} more {what(comparison)} each would show a difference of {size} in 4 of 5 cases"
 
 
@@ -68,9 +76,13 @@ def _over(comparison: Comparison, one: Contrast) -> str:
     """What a difference is a mean over, with the means of the pairs if the table has those of more runs."""
     assert one.difference is not None
     difference, groups = one.difference, (one.group, comparison.baseline)
+    images = f"{difference.images:,} {comparison.scores.what}" if comparison.scores else ""
+    if difference.share == 1:
+        return f"over {images} only{', by the exact McNemar test' * bool(difference.flips)}{_look(one)}"
+    images = f" x {images}" * bool(images)
     if not difference.paired:
-        return f"{difference.n} {what(comparison)} or more, unpaired{_look(one)}"
-    pairs = f"{difference.n} paired {what(comparison)}"
+        return f"{difference.n} {what(comparison)} or more, unpaired{images}{_look(one)}"
+    pairs = f"{difference.n} paired {what(comparison)}{images}"
     pairs += f", alike in all but {comparison.by}" if comparison.by else ""
     pairs += _look(one)
     if all(len(group.values) == difference.n for group in groups):
@@ -80,6 +92,26 @@ def _over(comparison: Comparison, one: Contrast) -> str:
         for mean, group in zip(difference.means, groups, strict=True)
     )
     return f"{pairs}, with the means {means}"
+
+
+def foot(comparison: Comparison) -> str:
+    """What the intervals are over, in one sentence."""
+    scores, runs = comparison.scores, what(comparison)
+    seeds = runs
+    if all(group.fields.get("vary") == "split" for group in comparison.groups):
+        seeds += ", each with a val split of its own,"
+    if not scores:
+        return f"intervals are over {seeds} alone: other images may differ" + f" ({comparison.why})" * bool(
+            comparison.why
+        )
+    split = comparison.metric.partition("/")[0]
+    images = f"the {scores.images:,} {split} images" + " that all runs have answered" * bool(scores.left_out)
+    if scores.what == "groups":
+        images = f"{len(next(iter(scores.values.values()))):,} groups of {images}"
+    images += f" ({scores.left_out:,} others are left out)" * bool(scores.left_out)
+    single = all(len(group.values) == 1 for group in comparison.groups)
+    over = f"{seeds} and {images}" if comparison.unit != IMAGES and not single else f"{images} alone"
+    return f"intervals of differences are over {over}" + f"; those of means are over {seeds} alone" * (not single)
 
 
 def _look(one: Contrast) -> str:
@@ -104,7 +136,7 @@ def in_percent(metric: str) -> bool:
 
 
 def table(comparison: Comparison) -> list[list[str]]:
-    """Returns the rows of the table as text, one cell for each of HEADINGS, the best setting first."""
+    """Returns the rows of the table as text, one cell for each of `headings`, the best setting first."""
     return [_row(comparison, group, comparison.contrast_of(group)) for group in comparison.groups]
 
 
@@ -130,11 +162,18 @@ def _row(comparison: Comparison, group: Group, one: Contrast | None) -> list[str
         "" if best is None else format_value(comparison.metric, best),
         versus,
         f"{one.p:.2g}" if one and difference else "",
+        *(_mean_of(group, name) for name in comparison.beside),
         _known(group.average("seconds"), duration),
         _known(group.average("images_per_second"), lambda rate: f"{rate:,.0f}"),
         "" if (parameters := group.rows[0].parameters) is None else f"{parameters:,}",
         "" if apart in group.label else apart,
     ]
+
+
+def _mean_of(group: Group, name: str) -> str:
+    """The mean of a metric that is told beside the compared one, with half of its interval."""
+    mean, _, half = mean_and_interval(list(group.beside[name].values()), group.overlap)
+    return f"{mean:.4f}" if math.isnan(half) else f"{mean:.4f} +- {half:.4f}"
 
 
 def reason(comparison: Comparison, one: Contrast) -> str:
@@ -155,57 +194,12 @@ def _known(value: float, text: Callable[[float], str]) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """Returns the table in Markdown, with the sentences below it."""
-    lines = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
+    names = headings(comparison)
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for row in table(comparison):
         cells = [cell.replace("|", "\\|") for cell in row]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in sentences(comparison))]) + "\n"
-
-
-def as_json(comparison: Comparison) -> str:
-    """Returns the comparison as JSON, with unrounded numbers; what is not known is null."""
-    found = {
-        "metric": comparison.metric,
-        "direction": comparison.direction,
-        "baseline": comparison.baseline.label,
-        "settings": [_as_object(comparison, group) for group in comparison.groups],
-        "sentences": [*sentences(comparison)],
-        "notes": [*comparison.notes],
-    }
-    return json.dumps(found, indent=1) + "\n"
-
-
-def _as_object(comparison: Comparison, group: Group) -> dict[str, Any]:
-    mean, deviation, half = (_finite(number) for number in group.summary)
-    one = comparison.contrast_of(group)
-    against = None
-    if one and one.difference:
-        figures = {
-            "difference": one.difference.mean,
-            "low": one.low,
-            "high": one.high,
-            "p": one.p,
-            "margin": one.margin,
-        }
-        against = {name: _finite(number) for name, number in figures.items()}
-        against |= {"n": one.difference.n, "paired": one.difference.paired, "look": one.look, "shown": one.significant}
-    return {
-        "setting": group.label,
-        "runs": [row.id for row in group.rows],
-        "n": len(group.values),
-        "failed": len(group.failed),
-        "mean": mean,
-        "deviation": deviation,
-        "half_interval": half,
-        "against_baseline": against,
-        "may_be_best": group.label not in comparison.worse if comparison.direction else None,
-        "worse_than": comparison.worse.get(group.label),
-        "fields": {name: group.fields.get(name) for name in comparison.differing},
-    }
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def latex(comparison: Comparison) -> str:
@@ -232,6 +226,8 @@ def latex(comparison: Comparison) -> str:
     caption = f"{_escaped(comparison.metric)}: mean over $n = {n}$ {what(comparison)} with its 95\\,\\% interval, and "
     caption += f"difference from {_escaped(comparison.baseline.label)} with its interval, corrected for "
     caption += f"{len(comparison.contrasts)} comparisons and for looks.{bold}"
+    over = foot(comparison)
+    caption += f" {over[0].upper()}{_escaped(over[1:])}."
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}", ""])
 
 

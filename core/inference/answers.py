@@ -24,14 +24,15 @@ import numpy as np
 
 from core.common.errors import UserError
 from core.common.files import replacing
-from core.inference.network import Network
-from core.loading.images import Images
 from core.metrics.answers import Answers, bounded, identity, joined
 from core.record.journal import Journal
 from core.record.run import RecordedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from core.inference.network import Network
+    from core.loading.images import Images
 
 Convert = Callable[[np.ndarray], np.ndarray]
 FOLDER, OUT_OF_FOLD = "answers", "oof"  # the latter: of the parent of folds, answers/oof.parquet

@@ -23,10 +23,18 @@ def paired(runs: Sequence[Answers]) -> tuple[list[np.ndarray], int]:
             raise UserError(["runs with one class for each image are compared, and these are multi-label"])
         if other.classes != first.classes:
             raise UserError(["the runs have different classes"])
-    keys = [_keys(answers) for answers in runs]
+    return in_common([answers.ids for answers in runs], first.split)
+
+
+def in_common(ids: Sequence[np.ndarray], split: str) -> tuple[list[np.ndarray], int]:
+    """As `paired`, for the ids of the images that each run has answered, str [N]. Raises UserError if there are no
+    common ones."""
+    if all(np.array_equal(other, ids[0]) for other in ids):
+        return [np.argsort(ids[0], kind="stable")] * len(ids), 0
+    keys = [_keys(each) for each in ids]
     common = sorted(set.intersection(*map(set, keys)))
     if not common:
-        raise UserError([f"the runs have no {first.split} image in common"])
+        raise UserError([f"the runs have no {split} image in common"])
     rows = [np.array([places[key] for key in common]) for places in keys]
     return rows, len(set.union(*map(set, keys))) - len(common)
 
@@ -40,11 +48,11 @@ def pictures(images: Images, answers: Answers, places: np.ndarray) -> np.ndarray
     return pixels
 
 
-def _keys(answers: Answers) -> dict[tuple[str, int], int]:
+def _keys(ids: np.ndarray) -> dict[tuple[str, int], int]:
     """(id of an image, how many equal ones precede it) -> its position."""
     seen: dict[str, int] = {}
     found = {}
-    for place, name in enumerate(answers.ids.tolist()):
+    for place, name in enumerate(ids.tolist()):
         found[name, seen.setdefault(name, 0)] = place
         seen[name] += 1
     return found

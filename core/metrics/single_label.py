@@ -9,6 +9,7 @@ from pydantic import Field
 
 from core.metrics.answers import Answers
 from core.metrics.base import Metric
+from core.metrics.per_image import brier
 
 
 class CohenKappa(Metric):
@@ -44,9 +45,7 @@ class Brier(Metric):
     larger_is_better: ClassVar[bool] = False
 
     def value(self, answers: Answers) -> float:
-        errors = answers.probabilities
-        errors[np.arange(len(answers)), answers.targets] -= 1
-        return float((errors**2).sum(axis=1).mean())
+        return float(brier(answers).mean())
 
 
 class TopK(Metric):

@@ -300,6 +300,63 @@ def test_json_says_what_the_table_says_and_nothing_else(lab, tmp_path, capsys):
     assert float(line["mean"]) == base["mean"]
 
 
+def test_json_is_all_of_standard_output_and_warnings_are_in_it(lab, home, capsys, monkeypatch):
+    parent = lab(EXPERIMENT, 0.0, seeds=4)
+    *_, lost = seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965, 0.961), parent=parent)
+    (home / "mlruns" / "runs" / lost / "artifacts" / "record.json").write_text("nothing")
+    other = seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")
+    (home / "mlruns" / "runs" / other[2] / "artifacts" / "record.json").write_text("nothing")
+
+    def full(path, objects):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.common.lines.append", full)
+    assert command([parent, "tiny", "--json", "--metric", "test/accuracy"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [one["n"] for one in found["settings"]] == [3, 2]
+    assert any("No space left on device; this look is not on record" in line for line in found["warnings"])
+    assert any(lost in line for line in [*found["warnings"], *found["skipped"]])
+    assert any(other[2] in line for line in found["skipped"])
+    assert "No space left on device" in err
+    assert command(["tiny", "--metric", "test/accuracy"]) == 0
+    out = capsys.readouterr().out
+    assert "No space left on device; this look is not on record" in out
+    assert "base beats plain" in out or "no difference shown" in out
+
+
+def test_a_ledger_that_cannot_be_read_costs_a_warning(lab, home, capsys):
+    seeds(lab, EXPERIMENT, (0.96, 0.962))
+    seeds(lab, PLAIN, (0.95, 0.953), variant="plain")
+    paths.ledger().mkdir()
+    assert command(["tiny", "--metric", "test/accuracy"]) == 0
+    assert (
+        "ledger.jsonl: Is a directory; how often the test split has been read is not known" in capsys.readouterr().out
+    )
+    assert command(["tiny", "--metric", "test/accuracy", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "ledger.jsonl: Is a directory" in json.loads(out)["warnings"][0]
+    assert "ledger.jsonl: Is a directory" in err
+
+
+def test_without_a_base_the_note_names_the_baseline(lab):
+    seeds(lab, PLAIN, (0.95, 0.953), variant="plain")
+    seeds(lab, EXPERIMENT.but({"epochs": 5}), (0.96, 0.962), variant="baseline_of_old")
+    found, _ = rows(["tiny"])
+    note = "no base among these runs: plain was trained first; --baseline names another setting"
+    assert note in compare(found, "test/accuracy").notes
+    assert note not in compare(found, "test/accuracy", baseline="plain").notes
+
+
+def test_settings_that_share_no_seeds_are_told_to_be_unpaired(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.962))
+    for seed in (5, 6):
+        lab(PLAIN.but({"seed": seed}), 0.95 + seed / 1000, variant="plain")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy")
+    assert "not paired, for lack of two seeds in common with base: plain; " in found.notes[0]
+    assert "unpaired" in next(sentences(found))
+
+
 def test_the_table_for_latex_has_the_best_in_bold_and_no_bare_signs(lab, tmp_path):
     seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965, 0.961))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954, 0.951), variant="pla_in & 5%")
