@@ -106,6 +106,10 @@ class Experiment(Part):
     seed: int = Field(
         0, ge=0, lt=2**63, description="seed of the run: initial weights, order of images, augmentation, dropout"
     )
+    vary: Literal["split"] | None = Field(
+        None,
+        description="what the seed also draws; split: the val split, in place of data.split_seed; none: nothing else",
+    )
 
     @property
     def directions(self) -> dict[str, int]:
@@ -145,6 +149,8 @@ class Experiment(Part):
     def check(self) -> None:
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(f"grad_accum_steps: {self.grad_accum_steps} does not divide batch_size {self.batch_size}")
+        if self.vary and self.fold:
+            raise ValueError("vary and fold: the fold is the val split; remove one of them")
         if self.ema and self.swa:
             raise ValueError("ema and swa: the weights can be averaged in one way only")
         named = {f"val/{metric.label()}": metric for metric in self.metrics}

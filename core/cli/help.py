@@ -36,7 +36,7 @@ DECLARATION: Mapping[str, Sequence[str]] = {
         "batch_size", "grad_accum_steps", "clip_grad_norm", "clip_grad_value", "sync_batch_norm", "precision",
     ),
     "Length of training, metrics, early stopping and seed": (
-        "epochs", "max_minutes", "stopping", "metrics", "monitor", "seed",
+        "epochs", "max_minutes", "stopping", "metrics", "monitor", "seed", "vary",
     ),
 }  # fmt: skip
 LAUNCH: Mapping[str, Sequence[str]] = {

@@ -31,11 +31,12 @@ def scores(rows: Sequence[Row], metric: str) -> Scores:
     if split not in ("val", "test") or quantity not in PER_IMAGE:
         names = ", ".join(name for name in PER_IMAGE if name != "loss")
         raise UserError([f"{metric} is not a mean over the images of val or test, as {names} are"])
-    runs = [RecordedRun(paths.runs() / row.id) for row in rows]
-    if lacking := [line for run in runs if (line := missing(run, split))]:
-        raise UserError([f"{len(lacking)} of {len(runs)} runs have no answers for {split}: {lacking[0]}"])
     if split == "val" and any(row.fields.get("vary") == "split" for row in rows):
         raise UserError(["each seed has a val split of its own"])
+    runs = [RecordedRun(paths.runs() / row.id) for row in rows]
+    if lacking := [run.id for run in runs if missing(run, split)]:
+        advice = f"labbook answers {lacking[0]} computes them"
+        raise UserError([f"{len(lacking)} of {len(runs)} runs have no answers for {split}; {advice}"])
     if quantity == "loss":
         _refuse_other_losses(rows, split)
     first, ids = read(runs[0], split), []

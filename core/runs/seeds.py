@@ -141,6 +141,8 @@ def _check(plan: Plan, spec: RunSpec, runtime: Runtime) -> None:
     launch, ranks = spec.launch, runtime.ranks
     if plan.folds and launch.together:
         raise UserError(["together: folds have different images; leave it out"])
+    if plan.experiment.vary and launch.together:
+        raise UserError(["together: with vary, each seed has a val split of its own; leave out one of them"])
     tried = [*plan.members.values()][: 2 if launch.together else 1]
     ready = [prepare(declared(one, launch, ranks), launch, ranks) for one in tried]
     if launch.together:

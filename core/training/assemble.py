@@ -346,11 +346,20 @@ def load_splits(experiment: Experiment, launch: Launch, classes: Sequence[str] |
     classes: the order of the classes in the record of a run, which its weights and weights of classes belong to; None:
     that of the data. Raises DataError.
     """
-    splits = experiment.data.load(launch.root)
+    splits = _varied(experiment, launch) if experiment.vary else experiment.data.load(launch.root)
     splits = splits.ordered(classes) if classes else splits
     if experiment.limit:
         splits = _limited(experiment, launch, splits)
     return experiment.fold(splits) if experiment.fold else splits
+
+
+def _varied(experiment: Experiment, launch: Launch) -> Splits:
+    """The splits with the val split of the seed. Raises DataError if the val split is the same for each seed."""
+    seeds = experiment.seed, experiment.seed + 1
+    own, other = (experiment.data.but({"split_seed": seed}).load(launch.root) for seed in seeds)
+    if np.array_equal(own.val.rows, other.val.rows):
+        raise DataError([f"vary: the val split of {own.name} is fixed by its files, whatever the seed; leave it out"])
+    return own
 
 
 def _limited(experiment: Experiment, launch: Launch, splits: Splits) -> Splits:

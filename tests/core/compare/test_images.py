@@ -184,7 +184,7 @@ def test_a_run_without_answers_leaves_the_interval_over_seeds_and_says_why(lab, 
     lab(PLAIN.but({"seed": 3}), 0.95, variant="plain")
     assert command(["tiny", "--metric", "test/accuracy"]) == 0
     shown = capsys.readouterr().out
-    assert "(1 of 7 runs have no answers for test: " in shown
+    assert "(1 of 7 runs have no answers for test; " in shown
     assert "labbook answers" in shown
     with pytest.raises(UserError, match="--unit both: 1 of 7 runs have no answers for test"):
         command(["tiny", "--metric", "test/accuracy", "--unit", "both"])
