@@ -5,17 +5,24 @@
 Each replay draws the results of K settings on n common seeds: 2 points of deviation that the seed has in common, and 1
 point of each run. Three rules judge them: the paired t-test against the best setting, corrected by Holm's method, as
 compare did before; the same against the base; and `compare` itself, which also names settings that cannot be the best.
-The last table looks after every further seed. To reach: at most 5 % false tables, for compare, at every K, n and looks.
+The third table looks after every further seed. To reach: at most 5 % false tables, for compare, at every K, n and
+looks.
+
+In the last two tables, seeds and images are both drawn: an image is right if a latent value is above 0, the sum of what
+the image, the seed, the setting on this image, the setting with this seed, and the rest contribute. Settings are equal
+over all seeds and images, or the second one is better by a shift of its latent values. To reach: at most 5 % false
+tables for intervals over both.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from core.compare.comparison import Comparison, compare
+from core.compare.comparison import UNITS, Comparison, compare
+from core.compare.images import Scores
 from core.compare.looks import Pair
 from core.compare.runs import Row
 from core.compare.statistics import LEVEL, Difference, difference, holm
@@ -23,6 +30,9 @@ from core.compare.statistics import LEVEL, Difference, difference, holm
 REPLAYS = 2000
 COMMON, OWN = 0.02, 0.01
 METRIC = "val/accuracy"
+IMAGES, AT_ONCE = 300, 100
+LATENT = {"constant": 2.0, "image": 2.0, "seed": 0.2, "setting on image": 0.7, "setting with seed": 0.2, "rest": 1.0}
+SHIFTS = (0.5, 1.0)
 LOOKS = ((3, 14), tuple(range(3, 11)), tuple(range(3, 21)))
 
 
@@ -48,6 +58,20 @@ def main() -> None:
         each = [_ever(_drawn(2, looks[-1], number), looks) for number in range(replays)]
         name = ", ".join(map(str, looks)) if len(looks) < 4 else f"{looks[0]} to {looks[-1]}, each"
         print(f"{name:>20}" + "".join(f"{100 * share:>10.1f} %" for share in np.mean(each, axis=0)))
+    print(f"\nfalse tables of {replays:,}, settings equal over all seeds and images; intervals over")
+    print(f"{'settings':>10}{'seeds':>8}" + "".join(f"{unit:>12}" for unit in UNITS))
+    for settings in (2, 5, 10):
+        for seeds in (3, 5, 10):
+            shares = np.mean([_by_unit(right) for right in _answered(settings, seeds, replays)], axis=0)
+            print(f"{settings:>10}{seeds:>8}" + "".join(f"{100 * share:>10.1f} %" for share in shares))
+    print("\nshown of a true difference between two settings, of the mean size in points; intervals over")
+    print(f"{'seeds':>10}{'points':>8}" + "".join(f"{unit:>12}" for unit in UNITS))
+    for seeds in (3, 5, 10):
+        for shift in SHIFTS:
+            drawn = list(_answered(2, seeds, replays // 2, shift))
+            points = 100 * np.mean([right[1].mean() - right[0].mean() for right in drawn])
+            shares = np.mean([_by_unit(right) for right in drawn], axis=0)
+            print(f"{seeds:>10}{points:>8.1f}" + "".join(f"{100 * share:>10.1f} %" for share in shares))
 
 
 def _drawn(settings: int, seeds: int, number: int, effect: float = 0.0) -> np.ndarray:
@@ -56,6 +80,31 @@ def _drawn(settings: int, seeds: int, number: int, effect: float = 0.0) -> np.nd
     values = 0.9 + random.normal(0, COMMON, seeds) + random.normal(0, OWN, (settings, seeds))
     values[-1] += effect * OWN * 2**0.5
     return values
+
+
+def _answered(settings: int, seeds: int, replays: int, shift: float = 0.0) -> Iterator[np.ndarray]:
+    """Whether answers are right, bool [settings, seeds, IMAGES], for each replay. shift: of the last setting."""
+    random = np.random.default_rng([settings, seeds])
+    shapes = {
+        "image": (1, 1, IMAGES),
+        "seed": (1, seeds, 1),
+        "setting on image": (settings, 1, IMAGES),
+        "setting with seed": (settings, seeds, 1),
+        "rest": (settings, seeds, IMAGES),
+    }
+    for start in range(0, replays, AT_ONCE):
+        count = min(AT_ONCE, replays - start)
+        parts = (LATENT[name] * random.standard_normal((count, *of), dtype=np.float32) for name, of in shapes.items())
+        latent = np.array(sum(parts, np.float32(LATENT["constant"])))
+        latent[:, -1] += shift
+        yield from latent > 0
+
+
+def _by_unit(right: np.ndarray) -> list[bool]:
+    """Whether compare shows a difference, for each of UNITS."""
+    rows = _rows(right.mean(axis=2))
+    scores = Scores(dict(zip((row.id for row in rows), right.reshape(-1, IMAGES), strict=True)), "images", IMAGES)
+    return [_shown(compare(rows, METRIC, unit=unit, read=lambda rows, metric: scores)) for unit in UNITS]
 
 
 def _wrong(values: np.ndarray) -> tuple[bool, bool, bool]:
