@@ -100,10 +100,9 @@ def foot(comparison: Comparison) -> str:
     seeds = runs
     if all(group.fields.get("vary") == "split" for group in comparison.groups):
         seeds += ", each with a val split of its own,"
-    if not scores:
-        return f"intervals are over {seeds} alone: other images may differ" + f" ({comparison.why})" * bool(
-            comparison.why
-        )
+    if not scores or not comparison.contrasts:
+        why = f" ({comparison.why})" if comparison.why else ""
+        return f"intervals are over {seeds} alone: other images may differ{why}"
     split = comparison.metric.partition("/")[0]
     images = f"the {scores.images:,} {split} images" + " that all runs have answered" * bool(scores.left_out)
     if scores.what == "groups":
