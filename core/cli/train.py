@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.cli.find_experiment import NamedExperiment, run_verb
+from core.cli import decide
+from core.cli.find_experiment import NamedExperiment, find_experiment, run_verb
 from core.common.ranks import invocation, is_restart
 from core.common.terminal import tell
 from core.options import Options
@@ -13,6 +14,9 @@ from core.options import Options
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status. Raises UserError."""
+    if decide.is_decided(words) and "--help" not in words:
+        experiment, rest = find_experiment("train", words)
+        return decide.run(decide.parse_variants(experiment, rest))
     return run_verb("train", words, train)
 
 

@@ -31,6 +31,11 @@ def ledger() -> Path:
     return home() / "mlruns" / "ledger.jsonl"
 
 
+def decisions() -> Path:
+    """Returns the folder of the decisions; each has a subfolder with its plan."""
+    return home() / "mlruns" / "decisions"
+
+
 def store() -> Path:
     """Returns the folder of downloads and decoded images."""
     return home() / "data" / "store"

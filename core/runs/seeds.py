@@ -154,6 +154,9 @@ def _check(plan: Plan, spec: RunSpec, runtime: Runtime) -> None:
 def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
     """Resume a parent of seeds or folds: finished runs are kept, an interrupted one is resumed, the rest are trained.
     Raises as `resume` does."""
+    if "decision" in parent.record:
+        again = parent.tags.get("mlflow.source.name", "")
+        raise UserError([f"{parent.id}: its seeds belong to a decision; to go on with it, type again: {again}"])
     experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
     spec = RunSpec(experiment, launch, RunInfo(record["experiment"], record["variant"], record["title"]))
     plan = Plan(experiment, record.get("seeds", 1), Folds.read(record["folds"]) if "folds" in record else None)
