@@ -157,5 +157,5 @@ def t_statistics(differences: np.ndarray) -> np.ndarray:
     n = np.arange(1, differences.shape[1] + 1)[FIRST - 1 :]
     sums = differences.cumsum(axis=1)[:, FIRST - 1 :]
     squares = (differences**2).cumsum(axis=1)[:, FIRST - 1 :]
-    variance = np.maximum(squares - sums**2 / n, 1e-12 * squares) / (n - 1)
+    variance = np.maximum(squares - sums**2 / n, 1e-12 * squares + 1e-300) / (n - 1)
     return np.asarray(np.abs(sums) / np.sqrt(n * variance))
