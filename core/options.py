@@ -23,7 +23,7 @@ from core.runs.trained import Run, load, read_declaration
 NO_VARIANTS = "; this experiment declares no VARIANTS"
 OWN = {
     "variant": "a named change of the declaration",
-    "seeds": "number of seeds to train, under one parent run",
+    "seeds": "number of seeds to train, under one parent run; decided: until it is known which --variant A,B is better",
     "folds": "number of folds to cross-validate on, under one parent run; 5x4: four times, with other partitions",
     "from": "start from the declaration of this run, search or best.json; other options change it",
     "continue": "train this finished run for longer: start from its declaration, weights and optimizer state",

@@ -122,7 +122,8 @@ def _misplaced(lines: Sequence[str], name: str) -> Iterator[str]:
 
 def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
     """The words of the experiment as every round runs them. Raises UserError as its own command line does."""
-    from core.cli.find_experiment import imported
+    from core.cli.decide import is_decided, parse_variants
+    from core.cli.find_experiment import NamedExperiment, imported
     from core.cli.verbs import OF_AN_EXPERIMENT
     from core.options import parse as parse_own
     from core.runs.resume import interrupted
@@ -133,7 +134,11 @@ def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
     verb, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else ("train", words)
     if verb not in OF_AN_EXPERIMENT:
         raise UserError([f"{verb}: unknown verb{suggestion(verb, OF_AN_EXPERIMENT)}"])
-    if verb == "train":
+    if verb == "train" and is_decided(rest):
+        asked = parse_variants(NamedExperiment(module), rest)
+        for setting in (*asked.settings, asked.against):
+            check(setting.declaration)
+    elif verb == "train":
         check(parse_own(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {})).experiment)
     if verb == "resume" and len(rest) < 2:
         run = load(rest[0]) if rest else interrupted(name)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
-from core.catalogue import entries, package_of
+from core.catalogue import Entry, entries, package_of
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
@@ -63,9 +65,25 @@ def _kinds_of(run: Run) -> tuple[str, str] | None:
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status 0. Raises UserError."""
-    VerbParser("list", __doc__).parse_args(list(words))
-    show()
+    parser = VerbParser("list", __doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    if parser.parse_args(list(words)).json:
+        print(json.dumps([as_object(entry) for entry in entries()], indent=1))
+    else:
+        show()
     return 0
+
+
+def as_object(entry: Entry) -> dict[str, Any]:
+    """An experiment as JSON; best is the highest test accuracy on record, with its run."""
+    best = best_on_record(entry.name)
+    return {
+        "experiment": entry.name,
+        "question": entry.question,
+        "expected": entry.expected,
+        "best": best[0] if best else None,
+        "run": best[1] if best else None,
+    }
 
 
 def show() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from core.cli.sync import send
@@ -24,13 +27,18 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="finished run")
     parser.add_argument("--root", type=Path, help="folder of the data, if it has moved since training")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or mps; auto: the fastest one available")
+    parser.add_argument("--json", action="store_true", help="print JSON, and everything else to standard error")
     given = parser.parse_args(list(words))
     run = load(given.run)
     _refuse(run)
     launch = Launch.read(run.record["launch"])
     launch = launch.but({"device": given.device, "root": given.root or launch.root})
-    tell(str(report(run, launch)))
-    send(run)
+    with redirect_stdout(sys.stderr) if given.json else nullcontext():
+        path = report(run, launch)
+        tell(str(path))
+        send(run)
+    if given.json:
+        print(json.dumps({"run": run.id, "report": str(path)}))
     return 0
 
 

@@ -23,6 +23,7 @@ _GPUS = (
 )
 _WEIGHTS = "pretrained weights are --model.weights: a name of torchvision such as IMAGENET1K_V1, a run, or a file"
 _STOPPING = "early stopping is --stopping EarlyStopping, with --stopping.patience and --stopping.monitor"
+_DECIDED = "it belongs to --seeds decided, and to labbook decide and accept"
 _SWEEP = "declare SPACE and use the verb search to try many values; --seeds 5 trains five seeds"
 
 # option, with _ for - -> what to do instead
@@ -68,6 +69,9 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "fast_dev_run": "a quick pass through every step is --smoke",
         "config": "an experiment is declared in experiments/NAME/__init__.py; --from RUN starts from a recorded one",
         "m": _SWEEP,
+        "against": _DECIDED,
+        "least": _DECIDED,
+        "budget": _DECIDED,
         "multirun": _SWEEP,
     }
 )

@@ -23,6 +23,10 @@ from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
+from core.cli.accept import in_order
+from core.cli.decide import is_decided, parse_variants
+from core.cli.decide import parse as parse_settings
+from core.cli.find_experiment import NamedExperiment
 from core.cli.help import OF_VERBS
 from core.cli.verbs import OF_AN_EXPERIMENT, VERBS
 from core.common.arguments import VerbParser
@@ -92,6 +96,9 @@ def accept(module: ModuleType, words: str) -> None:
     if "--to" in rest and verb == ["look"]:
         place = rest.index("--to")
         del rest[place : place + 2]
+    if is_decided(rest):
+        parse_variants(NamedExperiment(module), rest)
+        return
     parse(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), OF_VERBS.get("".join(verb)))
 
 
@@ -119,6 +126,9 @@ def _check_verb(words: list[str]) -> None:
     assert verb in VERBS, f"labbook has no verb {verb}"
     if verb == "launch":
         _check_launch(rest)
+    elif verb in ("decide", "accept"):
+        if "--help" not in rest:
+            parse_settings(verb, in_order(rest) if verb == "accept" else rest)
     elif verb not in ("list", "sync") and "--help" not in rest:
         _parsed(verb, rest)
 
