@@ -1,4 +1,4 @@
-"""labbook decide A ... B: train seeds of A and B until it is decided whether one is better; the same command goes on.
+"""labbook decide A ... B: train seeds of A and B until it is decided which is better; the same command goes on.
 
 This file is the command line of `decide`, of `accept`, and of `--seeds decided`; core/runs/decide.py is the procedure.
 """

@@ -15,8 +15,8 @@ OF_AN_EXPERIMENT = {
 
 OF_RUNS = {
     "compare": "compare settings over their seeds, with confidence intervals",
-    "decide": "A ... B: train seeds until it is decided whether a setting is better than B",
-    "accept": "A --over B: decide, and answer by the exit status: 0 yes, 1 no",
+    "decide": "A B: train seeds until it is decided which setting is better",
+    "accept": "A --over B: whether A is shown to be better, as the exit status",
     "report": "RUN: write the report page of a finished run again",
     "evaluate": "RUN ...: metrics with intervals, also on another set or on corrupted images",
     "predict": "RUN ... PATH ...: the classes of new images, from one run or several",
