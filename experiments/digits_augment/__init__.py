@@ -3,6 +3,7 @@
     python -m experiments.digits_augment --seeds 10                       no augmentation
     python -m experiments.digits_augment --seeds 10 --variant crop        random crops with padding 1, and so on
     python -m experiments.digits_augment --seeds 10 --data.test_fraction 0.2 --variant crop    with all images
+    python -m experiments.digits_augment --seeds decided --variant flip,affine --budget 20    until it is known
 
 Expected: 98.1 % +- 0.4 (test accuracy, n = 10), no variant shown to be better (README.md); 5 s a seed on one core.
 """

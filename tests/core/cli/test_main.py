@@ -147,6 +147,14 @@ def test_labbook(words, status, message, monkeypatch, capsys):
     assert message in captured.out + captured.err
 
 
+def test_the_list_for_programs(home, capsys):
+    run = on_record("tiny", 1, summary(0.9))
+    assert listing.main(["--json"]) == 0
+    [found] = [one for one in json.loads(capsys.readouterr().out) if one["experiment"] == "tiny"]
+    assert (found["best"], found["run"]) == (0.9, run.id)
+    assert found["question"].endswith("?")
+
+
 def test_a_full_disk_is_one_message(monkeypatch, capsys):
     def full(words):
         raise OSError(errno.ENOSPC, "No space left on device", "/lab/a.json")

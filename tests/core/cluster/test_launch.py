@@ -428,6 +428,13 @@ def test_the_commands_that_are_reported_are_accepted(slurm, monkeypatch):
             parse(command.split())
 
 
+def test_a_decision_may_be_a_job(slurm):
+    words = ("--variant", "mlp", "--seeds", "decided", "--budget", "8")
+    assert parse(["tiny", *words])[2] == words
+    with pytest.raises(UserError, match="mlpp: unknown variant"):
+        parse(["tiny", "--variant", "mlp,mlpp", "--seeds", "decided"])
+
+
 def test_the_run_to_resume_is_named_once(home):
     for name, status in (("tiny-1", "KILLED"), ("tiny-2", "FINISHED")):
         folder = paths.runs() / name

@@ -146,7 +146,12 @@ def test_a_report_that_fails_takes_nothing_with_it(home, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.setenv("LABBOOK_HOME", str(home))
     before = run.metrics
-    assert main([run.id]) == 0
+    capsys.readouterr()
+    assert main([run.id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "run": run.id,
+        "report": str(run.folder / "artifacts" / "report.html"),
+    }
     assert run.status == "FINISHED"
     assert (run.folder / "artifacts" / "report.html").exists()
     assert {name: value for name, value in run.metrics.items() if not name.startswith("report/")} == before

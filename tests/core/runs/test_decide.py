@@ -14,13 +14,14 @@ from core.cli.main import run as command
 from core.common import paths
 from core.common.errors import UserError
 from core.compare import looks
-from core.compare.sequential import FIRST
+from core.compare.sequential import FIRST, Rule, deciding_look
 from core.launch import Launch
 from core.runs import decide as module
 from core.runs.decide import decide
 from core.runs.decision import FILE, Decide, Setting, plan_of, plan_of_pair
 from core.runs.recorder import RunInfo
 from core.runs.trained import Run
+from core.runs.verdict import Pair
 from experiments.tiny import EXPERIMENT, VARIANTS
 
 NOISE = (0.01, -0.02, 0.004, 0.013, -0.007, 0.002, -0.011, 0.009, 0.001, -0.004, 0.006, -0.003)
@@ -199,6 +200,14 @@ def test_a_plan_whose_experiment_is_gone_blocks_no_other(home):
     (plan.folder / FILE).write_text("{")
     with pytest.raises(UserError, match="not a plan of a decision"):
         plan_of([MLP], BASE, Decide(budget=9))
+
+
+def test_of_a_loss_the_smaller_one_is_better():
+    rule = Rule(None, 5, 0.05)
+    found = deciding_look({0: 0.5, 1: 0.52, 2: 0.49}, {0: 0.6, 1: 0.63, 2: 0.6}, rule)
+    assert Pair("a", "b", found, -1, "val/loss").winner == "a"
+    assert Pair("a", "b", found, 1, "val/accuracy").winner == "b"
+    assert Pair("a", "b", found, -1, "val/loss").sentence(None).startswith("a beats b by 0.1067 (95 % interval 0.0")
 
 
 def test_other_data_are_refused(trained, lab):
