@@ -199,7 +199,7 @@ def test_a_plan_whose_experiment_is_gone_blocks_no_other(home):
     assert plan_of([MLP], BASE, Decide(budget=9)).id != plan.id
     (plan.folder / FILE).write_text("{")
     with pytest.raises(UserError, match="not a plan of a decision"):
-        plan_of([MLP], BASE, Decide(budget=9))
+        plan_of([PLAIN], BASE, Decide(budget=9))
 
 
 def test_of_a_loss_the_smaller_one_is_better():
