@@ -24,7 +24,7 @@ from core.compare.table import in_percent
 from core.launch import Launch
 from core.record.journal import Journal
 from core.record.lock import is_free, locked
-from core.record.run import intact
+from core.record.run import intact, parent_of
 from core.record.summary import read_summary, write_summary
 from core.runs.decision import Plan, Setting
 from core.runs.recorder import RunSpec, open_journal, reopen_run, write_record
@@ -81,8 +81,8 @@ class Decision:
 def decide(plan: Plan, launch: Launch | None = None, mirror: Follows | None = None) -> Decision:
     """Train seeds until every pair of a plan is decided or at its budget, and return what is known then.
 
-    A seed whose run fails is left out of its pairs, and the next one is trained; if the first three of a setting fail,
-    the last error is raised. Raises as `train` does. Called again after an interruption, it continues.
+    A seed whose run fails is left out of its pairs for good, and the next one is trained; if the first three of a
+    setting fail, the last error is raised. Raises as `train` does. Called again after an interruption, it continues.
     """
     with open_runtime(launch or Launch(), mirror) as runtime, _held(plan):
         if runtime.ranks.ranks > 1:
@@ -127,13 +127,16 @@ class _Procedure:
         return Decision(self.plan, tuple(pairs), tuple(self.members), self.trained)
 
     def _known(self, setting: Setting) -> Member:
-        """A setting with its finished runs on record."""
-        found = [run for run in intact(Run.of_experiment(setting.info.experiment)) if _counts(run, setting)]
+        """A setting with its finished runs on record, and the seeds that have failed in this decision."""
+        own = [run for run in intact(Run.of_experiment(setting.info.experiment)) if _is_of(run, setting)]
+        found = [run for run in own if run.status == "FINISHED"]
         member = Member(setting, min((run.id for run in found), key=begun, default=None))
+        for run in own:
+            if run.status == "FAILED" and (above := parent_of(run)) and above.record.get("decision") == self.plan.id:
+                member.failed[_seed(run)] = run.tags.get("error", "failed")
         for run in found:  # the latest first
-            seed = run.record["declaration"]["seed"]
-            if seed in self.plan.seeds and seed not in member.runs:
-                self._take(member, seed, run)
+            if _seed(run) in self.plan.seeds and _seed(run) not in (*member.runs, *member.failed):
+                self._take(member, _seed(run), run)
         return member
 
     def _take(self, member: Member, seed: int, run: Run) -> None:
@@ -160,8 +163,11 @@ class _Procedure:
 
     def _pair(self, member: Member) -> Pair:
         plan, base = self.plan, self.members[-1]
-        found = deciding_look(member.values, base.values, plan.rule, self._resolution)
-        if found and not found.verdict and not self._seeds_left(member):
+        left = self._seeds_left(member)
+        # looks are in the order of the seeds: results behind a seed that is missing wait for it
+        known, other = ({n: v for n, v in one.values.items() if n < min(left, default=n + 1)} for one in (member, base))
+        found = deciding_look(known, other, plan.rule, self._resolution)
+        if found and not found.verdict and not left:
             found = replace(found, verdict="undecided")  # seeds that failed are part of the budget
         return Pair(member.setting.label, base.setting.label, found, plan.better, plan.metric)
 
@@ -306,11 +312,14 @@ class _Procedure:
             tell(f"warning: {paths.looks()}: {error.strerror}; compare will not know of this look")
 
 
-def _counts(run: Run, setting: Setting) -> bool:
-    """Whether a run on record is a repetition of a setting: finished, from the beginning, and no trial of a search."""
+def _is_of(run: Run, setting: Setting) -> bool:
+    """Whether a run on record is a repetition of a setting: trained from the beginning, and no trial of a search."""
     record = run.record
     apart = any(record.get(name) is not None for name in ("trial", "continued", "seeds", "folds", "study"))
     seed = (record.get("declaration") or {}).get("seed")
-    if apart or not isinstance(seed, int) or run.status != "FINISHED":
-        return False
-    return declares(record, setting.at(seed))
+    return not apart and isinstance(seed, int) and declares(record, setting.at(seed))
+
+
+def _seed(run: Run) -> int:
+    seed: int = run.record["declaration"]["seed"]
+    return seed

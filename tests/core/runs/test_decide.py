@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 from collections import Counter
@@ -44,7 +45,12 @@ def trained(lab, monkeypatch):
 
     def train(experiment, launch, info, mirror):
         done.append((info.variant or "base", experiment.seed))
-        return Run(paths.runs() / lab(experiment, train.score(*done[-1]), info.variant, parent=info.parent))
+        try:
+            score, status = train.score(*done[-1]), "FINISHED"
+        except ArithmeticError:
+            lab(experiment, 0.0, info.variant, "FAILED", parent=info.parent)
+            raise
+        return Run(paths.runs() / lab(experiment, score, info.variant, status, parent=info.parent))
 
     train.score = lambda name, seed: 0.9 + 0.1 * (name == "mlp") + 0.1 * NOISE[seed] * (1 + (name == "plain"))
     done = _Done(train)
@@ -100,6 +106,19 @@ def test_seeds_on_record_are_used_and_asking_again_trains_nothing(trained, lab):
     assert (again.trained, len(trained)) == (0, before)
 
 
+def test_looks_are_in_the_order_of_the_seeds_whatever_is_on_record(trained, lab):
+    plan = plan_of([MLP], BASE, Decide(budget=12))
+    for seed in range(4, 9):
+        for one in (MLP, BASE):
+            lab(one.at(seed), trained.train.score(one.label, seed), one.info.variant)
+    later = go(plan)
+    fresh = [seed for name, seed in trained if name == "mlp"]
+    assert fresh == list(range(4))[: len(fresh)]
+    for run in Run.of_experiment("tiny"):
+        shutil.rmtree(run.folder)
+    assert go(plan).pairs == later.pairs
+
+
 def test_a_pair_is_decided_at_its_first_deciding_look_also_on_more_seeds(trained, lab):
     found = go(plan_of([MLP], BASE, Decide(budget=12)))
     n = found.pairs[0].look.n
@@ -137,6 +156,10 @@ def test_a_seed_that_fails_is_left_out_and_three_at_the_start_end_it(trained):
     assert found.pairs[0].verdict == "shown"
     assert found.members[0].failed == {1: "ArithmeticError: not finite"}
     assert 1 not in found.members[0].runs
+    trained.clear()
+    trained.train.score = lambda name, seed: 0.9
+    assert go(found.plan).pairs == found.pairs  # the seed stays out
+    assert trained == []
 
     def none(name, seed):
         raise ArithmeticError(f"{name} {seed}")
@@ -299,5 +322,5 @@ def test_killed_between_seeds_the_same_command_goes_on(forge, home, tmp_path):
     [folder] = paths.decisions().iterdir()
     status, text = forge.run("core", "resume", parents[0].id)
     assert status == 2
-    assert "FINISHED" in text or "belong to a decision" in text
+    assert "its seeds belong to a decision; to go on with it, type again: python -m experiments.tiny" in text
     assert (folder / FILE).is_file()
