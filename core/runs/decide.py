@@ -163,13 +163,16 @@ class _Procedure:
 
     def _pair(self, member: Member) -> Pair:
         plan, base = self.plan, self.members[-1]
-        left = self._seeds_left(member)
-        # looks are in the order of the seeds: results behind a seed that is missing wait for it
-        known, other = ({n: v for n, v in one.values.items() if n < min(left, default=n + 1)} for one in (member, base))
-        found = deciding_look(known, other, plan.rule, self._resolution)
-        if found and not found.verdict and not left:
+        found = deciding_look(*self._in_order(member), plan.rule, self._resolution)
+        if found and not found.verdict and not self._seeds_left(member):
             found = replace(found, verdict="undecided")  # seeds that failed are part of the budget
         return Pair(member.setting.label, base.setting.label, found, plan.better, plan.metric)
+
+    def _in_order(self, member: Member) -> tuple[dict[int, float], dict[int, float]]:
+        """The values of a pair. Looks are in the order of the seeds: results behind a seed that is missing wait."""
+        end = min(self._seeds_left(member), default=self.plan.seeds.stop)
+        first, second = ({n: v for n, v in one.values.items() if n < end} for one in (member, self.members[-1]))
+        return first, second
 
     @property
     def _resolution(self) -> float:
@@ -299,12 +302,13 @@ class _Procedure:
 
     def _record_look(self, member: Member) -> None:
         """Count the look for `labbook compare`, too, in which all looks at two settings share the 5 %."""
-        base = self.members[-1]
-        common = sorted(set(member.values) & set(base.values))
+        values = self._in_order(member)
+        common = sorted(set(values[0]) & set(values[1]))
         if len(common) < FIRST:
             return
-        first, other = (one.first or min((run.id for run in one.runs.values()), key=begun) for one in (member, base))
-        found = looks.turned(paired(member.values, base.values, common, self._resolution), first, other)
+        both = (member, self.members[-1])
+        first, other = (one.first or min((run.id for run in one.runs.values()), key=begun) for one in both)
+        found = looks.turned(paired(*values, common, self._resolution), first, other)
         try:
             known = looks.read(paths.looks())
             looks.write(paths.looks(), [(looks.pair_of(self.plan.metric, first, other), found)], known)
