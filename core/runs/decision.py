@@ -29,7 +29,7 @@ VERSION = 1
 
 
 class Decide(Part):
-    """Options of a decision: seeds are trained until it is shown which setting is better."""
+    """Options of a decision: a group-sequential test (Jennison and Turnbull 1999) with a look after every seed."""
 
     metric: str = Field("val/accuracy", description="validation metric that decides; test is never read for a decision")
     least: float | None = Field(
