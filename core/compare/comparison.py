@@ -193,7 +193,9 @@ def _looks(
     """All looks at the difference between two settings, group minus other; None if they cannot be compared."""
     overlaps = (group.overlap, other.overlap)
     if unit == SEEDS:
-        found = difference(group.values, other.values, overlaps)
+        found = difference(
+            group.values, other.values, overlaps, max(group.resolution(metric), other.resolution(metric))
+        )
     else:
         found = over_images(group.scores, other.scores, overlaps, seeds=unit == BOTH)
     if found is None:

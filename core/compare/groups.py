@@ -66,6 +66,12 @@ class Group:
         folds = self.fields.get(f"{FOLD}.folds", "")
         return 1 / (int(folds) - 1) if folds.isdecimal() else 0.0
 
+    def resolution(self, metric: str) -> float:
+        """The step between values of a metric, such as 1 / 72 of an accuracy on 72 images; 0 if that is unknown."""
+        split, _, quantity = metric.partition("/")
+        images = [row.images.get(split, 0) for row in self.counted.values()]
+        return 1 / min(images) if quantity == "accuracy" and images and min(images) else 0.0
+
     def average(self, metric: str) -> float:
         """Returns the mean of another metric over the runs that have it; NaN if none has."""
         values = [row.metrics[metric] for row in self.rows if metric in row.metrics]

@@ -29,7 +29,8 @@ class Row:
     with runs of other settings; of a fold, with its number.
     directions: {name without its split: 1 if larger values are better, -1 if smaller ones are} of declared metrics.
     data: digest of its images; None if unknown, as for some imported runs.  whole: whether it was trained on all of its
-    data to the end.  error: message of a failed run.  data_name: of its data set; empty if unknown.
+    data to the end.  error: message of a failed run.  data_name: of its data set; empty if unknown.  images: split ->
+    their number, of val and test.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Row:
     error: str = ""
     data_name: str = ""
     directions: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
 
 
 def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -161,6 +163,7 @@ def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any])
         "" if status == FINISHED else RecordedRun(folder).tags.get("error", ""),
         record["data"].get("name", ""),
         record.get("directions", {}),
+        {split: int(record["data"][split]) for split in ("val", "test") if record["data"].get(split)},
     )
 
 

@@ -79,7 +79,7 @@ def deciding_look(a: Mapping[int, float], b: Mapping[int, float], rule: Rule, re
     """The look that decides, or the present one; None before the first. It depends on the results alone, and not on
     when they were looked at: looks are taken after each seed, in the order of the seeds.
 
-    a, b: seed -> value of the settings.  resolution: see `paired`.
+    a, b: seed -> value of the settings.  resolution: see `difference`.
     """
     common = sorted(set(a) & set(b))
     found = None
@@ -91,16 +91,12 @@ def deciding_look(a: Mapping[int, float], b: Mapping[int, float], rule: Rule, re
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], seeds: list[int], resolution: float = 0.0) -> Difference:
-    """The difference a minus b on these seeds, of which there are two or more; values are finite.
-
-    resolution: the step between values of the metric, such as 1 / 72 of an accuracy on 72 images. Three equal
-    differences do not mean that there is no variation, so the variance is taken to be at least that of the rounding,
-    resolution^2 / 12 of each of the two values (Sheppard 1898).
-    """
-    found = difference({seed: a[seed] for seed in seeds}, {seed: b[seed] for seed in seeds})
+    """The difference a minus b on these seeds, of which there are two or more; values are finite. resolution: see
+    `difference`."""
+    own, other = ({seed: of[seed] for seed in seeds} for of in (a, b))
+    found = difference(own, other, resolution=resolution)
     assert found is not None
-    deviation = max(found.deviation, resolution / math.sqrt(6))
-    return replace(found, deviation=deviation, error=deviation / math.sqrt(found.n))
+    return found
 
 
 def seeds_to_go(found: Look, rule: Rule) -> int | None:

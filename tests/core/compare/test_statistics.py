@@ -143,6 +143,17 @@ def test_equal_values_are_no_difference_and_a_constant_one_is_certain():
     assert difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0}).p == 0
 
 
+@pytest.mark.parametrize("apart", [0, 3], ids=["paired", "unpaired"])
+def test_three_equal_accuracies_on_72_images_do_not_mean_that_there_is_no_variation(apart):
+    a, b = dict.fromkeys(range(3), 71 / 72), dict.fromkeys(range(apart, apart + 3), 70 / 72)
+    found = difference(a, b, resolution=1 / 72)
+    assert found.mean == pytest.approx(1 / 72)
+    assert found.p > 0.01
+    assert found.error == pytest.approx(math.sqrt(2 / 12 / 3) / 72)
+    wide = {0: 0.5, 1: 0.7, 2: 0.9}
+    assert difference(wide, b, resolution=1 / 72).error == pytest.approx(difference(wide, b).error, rel=0.01)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_corrects_upwards_and_keeps_the_order(ps):
     corrected = holm(ps)
