@@ -166,7 +166,8 @@ def chosen(batches: Batches) -> str:
         return "images read by this process"
     loader = batches.loader.loader
     workers = f"{loader.num_workers} worker{'s' if loader.num_workers > 1 else ''}"
-    return f"images read by {workers}, {loader.prefetch_factor} batches ahead"
+    ahead = loader.prefetch_factor or PREFETCH
+    return f"images read by {workers}, {ahead} batch{'es' * (ahead > 1)} ahead"
 
 
 def _fits(images: Images, device: torch.device) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import nn
 
-from core.models.flops import forward_flops
 from core.models.inspection import evaluation_mode, hooked
 
 NATIVE = ("amx_bf16", "avx512_bf16", "bf16")  # instructions that multiply in bf16: of Intel, of Intel and AMD, of Arm
@@ -23,14 +23,18 @@ def has_bf16() -> bool:
     return any(able.get(name, False) for name in NATIVE)
 
 
-def is_faster_in_bf16(network: nn.Module, shape: tuple[int, int, int], batch: int) -> bool:
+def is_faster_in_bf16(
+    network: nn.Module, shape: tuple[int, int, int], batch: int, counted: Callable[[], int | None]
+) -> bool:
     """Whether training steps of `batch` images of shape (height, width, channels) are faster in bf16 on this CPU.
+
+    counted: the FLOPs of the forward pass of one image; called if they matter.
 
     bf16 speeds up convolutions and matrix products, and converts the inputs of each of them. So it is faster if there
     are many floating-point operations in total, and many for each element that a layer outputs: not with depthwise
     convolutions, as in MobileNet and EfficientNet.
     """
-    flops = forward_flops(network, shape) if has_bf16() else None
+    flops = counted() if has_bf16() else None
     if flops is None or flops * batch < FEWEST_FLOPS:
         return False
     return flops >= FEWEST_FLOPS_PER_ELEMENT * output_elements(network, shape)

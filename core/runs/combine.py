@@ -20,6 +20,7 @@ from core.inference.average import Gain, gain, refuse_unpaired
 from core.launch import Launch
 from core.metrics.answers import Answers
 from core.metrics.task import task_of
+from core.models import forward_flops
 from core.models.weights import serialized
 from core.record import provenance
 from core.record.journal import Journal, log_text
@@ -135,7 +136,7 @@ def _write(made: Combination, run: Run, journal: Journal, info: RunInfo) -> None
         "seed": str(made.experiment.seed),
         "smoke": str(launch.smoke).lower(),
         "precision": autocast_of(made.experiment.precision, device)[1],
-        **network_facts(made.network, tuple(data["image_shape"])),
+        **network_facts(made.network, forward_flops(made.network, tuple(data["image_shape"]))),
         **provenance.hardware(device),
     }
     tags = open_journal(journal, spec, f"{info.title} {run.id[-4:]}", facts)

@@ -9,6 +9,7 @@ import signal
 from core.common.errors import ImageLost, NotCompiled, OutOfMemory, PeerLost, Unfinished, WorkerLost
 from core.common.memory import is_out_of_memory, out_of_memory
 from core.loading.watchdog import is_lost_worker
+from core.training.compiled import reason
 
 _FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _COMPILER = ("torch._dynamo.", "torch._inductor.")  # which define the errors of torch.compile
@@ -30,6 +31,5 @@ def explained(error: BaseException, run: str, step: int) -> BaseException:
     if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
         return out_of_memory(error, "lower batch_size, raise grad_accum_steps (smaller micro-batches)")
     if type(error).__module__.startswith(_COMPILER):
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        return NotCompiled(f"step {step + 1} could not be compiled: {reason}; train with --compile off")
+        return NotCompiled(f"step {step + 1} could not be compiled: {reason(error)}; train with --compile off")
     return error

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 
-from core.common.errors import Interrupted, NonFinite, Unfinished, UserError
+from core.common.errors import Interrupted, NonFinite, OutOfMemory, Unfinished, UserError
+from core.common.memory import is_out_of_memory, out_of_memory
 from core.common.signals import Stop
 from core.common.terminal import tell
 from core.runs.failures import explained
@@ -42,7 +43,7 @@ def train_together(openings: Mapping[int, Opening], runtime: Runtime) -> dict[in
             member.proceed()  # evaluates, and closes the run
             _raise_stopped([member])
     except BaseException as error:
-        better = explained(error, "", 0)
+        better = _explained(error)
         for member in members.values():
             member.end(better)
         if better is error:
@@ -51,9 +52,17 @@ def train_together(openings: Mapping[int, Opening], runtime: Runtime) -> dict[in
     return {number: member.failed or member.trainer.run for number, member in members.items()}
 
 
+def _explained(error: BaseException) -> BaseException:
+    """The error to show to the user in place of one that ends all runs."""
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
+        return out_of_memory(error, "train fewer seeds at once, or one after the other (leave out --together)")
+    return explained(error, "", 0)
+
+
 def _train(members: Mapping[int, _Member], signals: Stop, seen: Stop) -> None:
     """Hand each member its events until all have trained. seen: the signal as the members see it."""
     first = next(iter(members.values())).trainer.parts
+    tell(first.splits.summary())
     parts: dict[int, Assembly] = {}
     for number, member in members.items():
         parts[number] = sharing(member.trainer.parts, first)

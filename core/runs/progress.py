@@ -138,8 +138,9 @@ def summary_of_seeds(epoch: int, epochs: int, each: Sequence[dict[str, float]]) 
         return sum(metrics[name] for metrics in each) / len(each)
 
     accuracies = [metrics["val/accuracy"] for metrics in each]
+    seeds = f"{len(each)} seeds, means" if len(each) > 1 else "1 seed"
     return (
-        f"epoch {epoch + 1}/{epochs}  {len(each)} seeds, means: train loss {mean('train/loss'):.4f} accuracy "
+        f"epoch {epoch + 1}/{epochs}  {seeds}: train loss {mean('train/loss'):.4f} accuracy "
         f"{mean('train/accuracy'):.2%}  val loss {mean('val/loss'):.4f} accuracy {mean('val/accuracy'):.2%} "
         f"({min(accuracies):.2%} to {max(accuracies):.2%})  {sum(m['images_per_second'] for m in each):,.0f} images/s"
     )

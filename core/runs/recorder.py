@@ -17,7 +17,6 @@ from core.common.terminal import tell
 from core.diagnostics.contact_sheet import LOOK, contact_sheet
 from core.experiment import Experiment
 from core.launch import Launch
-from core.models import forward_flops
 from core.record import provenance, sources
 from core.record.journal import Journal, log_text, read
 from core.record.run import RECORD, VERSION, WEIGHTS, run_id
@@ -70,11 +69,11 @@ def new_run(experiment: str) -> tuple[Run, Journal]:
         raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}; {advice}"]) from None
 
 
-def network_facts(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, str]:
+def network_facts(model: nn.Module, flops: int | None) -> dict[str, str]:
     """The number of parameters of a network and the FLOPs for one image, for the facts of a run."""
     return {
         "parameters": str(sum(p.numel() for p in model.parameters())),
-        "flops": str(forward_flops(model, image_shape) or "unknown"),
+        "flops": str(flops or "unknown"),
     }
 
 
@@ -90,7 +89,7 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "smoke": str(parts.launch.smoke).lower(),
         "precision": parts.precision,
         "compiled": parts.compiled,
-        **network_facts(parts.state.model, parts.context.image_shape),
+        **network_facts(parts.state.model, parts.flops()),
         **{f"launch.{name}": str(value) for name, value in parts.launch.flat().items()},
         **provenance.hardware(parts.setup.device),
         "hardware.processes": str(parts.context.ranks),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from core.augment import Resize
 from core.common.errors import Interrupted, NothingValidated, Unfinished
 from core.common.terminal import tell
 from core.diagnostics import anomaly
@@ -206,7 +207,7 @@ def _save(journal: Journal, saver: Saver, state: State) -> None:
 def _opening(run: Run, parts: Assembly) -> str:
     device, threads = parts.setup.device, torch.get_num_threads()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    where = f"{name} ({threads} threads)" if device.type == "cpu" else name
+    where = f"{name} ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else name
     weights = sum(p.numel() for p in parts.state.model.parameters())
     images = f"{parts.train.plan.count:,} training and {parts.val.plan.count:,} validation images"
     where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
@@ -226,6 +227,8 @@ def _notes(parts: Assembly) -> Iterator[str]:
     ema = parts.experiment.ema
     if ema and (note := ema.note(parts.setup.epochs * len(parts.train.plan))):
         yield note
+    if parts.setup.epochs == 1 and any(isinstance(step, Resize) for step in parts.experiment.augment):
+        yield "augment.resize: in a run of one epoch, all images have the full size"
 
 
 def _record(journal: Journal, parts: Assembly, event: Event) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from core.loading.loader import feed
 from core.loading.normalize import normalizer, sample, statistics
 from core.methods import Compiled, Forward, as_it_is
 from core.metrics.task import Task, task_of
+from core.models import forward_flops
 from core.models.precision import is_faster_in_bf16
 from core.models.structured import prune_channels
 from core.optimizers.averaging import MovingAverage, equal_average
@@ -50,6 +51,7 @@ class Assembly:
 
     experiment: as trained, after `declared` has reduced it for --smoke or --overfit.  splits: as trained on, with long
     tail and label noise applied to train.  compiled: whether steps are compiled, see core/training/compiled.py.
+    flops: counts the FLOPs of the forward pass of one image, once.
     mean, std: per channel, of pixels in 0..1, used to normalize images; empty if each image is normalized by its own
     statistics.
     """
@@ -64,6 +66,7 @@ class Assembly:
     val: Batches
     precision: str
     compiled: str
+    flops: Callable[[], int | None]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -111,7 +114,7 @@ def assemble(
     """Build every part on the device of the launch options. like: see `prepare`. Raises UserError for parts that do not
     fit together."""
     try:
-        return _assemble(experiment, splits, launch, ranks, like.precision if like else experiment.precision)
+        return _assemble(experiment, splits, launch, ranks, like)
     except UserError:
         raise
     except ValueError as error:
@@ -147,8 +150,9 @@ def _plan(experiment: Experiment, launch: Launch, splits: Splits, ranks: Ranks) 
     return plan
 
 
-def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks, chosen: str) -> Assembly:
-    """chosen: the precision, which "auto" leaves to the hardware and the network."""
+def _assemble(
+    experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks, like: RecordedRun | None
+) -> Assembly:
     device = device_of(launch.device, ranks)
     image_function = per_image(experiment.augment)
     classes, metrics = len(splits.classes), experiment.metrics
@@ -174,12 +178,14 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
         directions=experiment.directions,
         sample=partial(sample, splits.train, mean, std),
     )
-    chosen = "fp32" if experiment.quantize else chosen
+    # "auto" leaves the precision to the hardware and the network
+    chosen = "fp32" if experiment.quantize else like.precision if like else experiment.precision
     dtype, precision = autocast_of(chosen, device)
-    compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs)
+    compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs, repeated=like is not None)
     state, loss, method = initial_state(experiment, context, dtype == torch.float16, translation(compiled))
+    flops = cache(partial(forward_flops, state.model, context.image_shape))
     forward = plan.share // experiment.grad_accum_steps
-    if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward):
+    if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward, flops):
         dtype, precision = autocast_of("bf16", device)
     setup = Setup(
         method=method,
@@ -210,7 +216,9 @@ def _assemble(experiment: Experiment, splits: Splits, launch: Launch, ranks: Ran
     train = _fed(launch, device, plan, splits.train, image_function)
     rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
     val = _held_out(launch, device, context, splits.val)
-    return Assembly(experiment, launch, splits, context, setup, state, train, val, precision, compiled, mean, std)
+    return Assembly(
+        experiment, launch, splits, context, setup, state, train, val, precision, compiled, flops, mean, std
+    )
 
 
 def _pruning(experiment: Experiment, state: State) -> Pruning:

@@ -26,16 +26,20 @@ PAYS_FROM = 5_000  # optimizer steps of a run from which `auto` compiles on a GP
 OLDEST_GPU = (7, 0)  # compute capability that Triton needs
 
 
-def choice(experiment: Experiment, launch: Launch, device: torch.device, ranks: Ranks, steps: int) -> str:
+def choice(
+    experiment: Experiment, launch: Launch, device: torch.device, ranks: Ranks, steps: int, repeated: bool = False
+) -> str:
     """Whether the steps of a run are compiled: "no", "yes", or "cuda graphs". steps: optimizer steps of the run.
+    repeated: whether it is that of a run on record, which cannot be given other launch options.
 
-    A function of declaration, launch options and machine. Raises UserError for `--compile on` where it cannot be used.
+    A function of declaration, launch options and machine. Raises UserError for `--compile on` where it cannot be used,
+    unless the run is repeated: then it is not compiled.
     """
     if launch.compile == "off" or (launch.compile == "auto" and not _pays(launch, device, steps)):
         return NO
     reasons = [*_against(experiment, launch), *_fails(device)]
-    if reasons and launch.compile == "on":
-        raise UserError(f"compile: {reason}" for reason in reasons)
+    if reasons and launch.compile == "on" and not repeated:
+        raise UserError(f"compile: {line}" for line in reasons)
     if reasons:
         tell(f"not compiled: {reasons[0]}")
         return NO
@@ -71,9 +75,9 @@ def _against(experiment: Experiment, launch: Launch) -> Iterator[str]:
 
 def _fails(device: torch.device) -> list[str]:
     """The reason why torch.compile does not work on this machine, if it does not."""
-    reason = _failure(device.type)
+    failure = _failure(device.type)
     advice = "install a C++ compiler (apt-get install g++)" + ", and Triton for a GPU" * (device.type == "cuda")
-    return [f"torch.compile does not work here: {reason}; {advice}, or use --compile off"] if reason else []
+    return [f"torch.compile does not work here: {failure}; {advice}, or use --compile off"] if failure else []
 
 
 @functools.cache
@@ -84,8 +88,14 @@ def _failure(device: str) -> str:
     try:
         torch.compile(_small, dynamic=False)(torch.zeros(2, device=device))
     except Exception as error:  # of any kind: torch documents none
-        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return reason(error)
     return ""
+
+
+def reason(error: BaseException) -> str:
+    """What an error of torch.compile is about, in a line. Some begin with "backend='inductor' raised:"."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
+    return (lines or [type(error).__name__])[0][:200]
 
 
 def _small(x: torch.Tensor) -> torch.Tensor:

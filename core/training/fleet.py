@@ -13,11 +13,11 @@ from torch.func import functional_call, vmap
 
 from core import randomness as K
 from core.common.errors import NonFinite, UserError
+from core.common.memory import is_out_of_memory
 from core.context import Clock
 from core.loading.batches import Batch
 from core.loading.loader import Host, Resident
 from core.methods import Supervised
-from core.models import forward_flops
 from core.optimizers import SGD, Adam, RMSprop
 from core.schedules.monitoring import Monitoring
 from core.training.assemble import Assembly
@@ -186,6 +186,8 @@ def _tried(members: Sequence[Assembly]) -> list[str]:
             norms = stack.gradient_norm()
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:150]
+        if is_out_of_memory(error):
+            return [f"out of memory: {reason}"]
         return [f"{_cause(joint[0], ready[0].images)}: torch.vmap does not support it ({reason})"]
     within = ALIKE[setup.autocast or torch.float32]
     for loss, norm, one, expected in zip(losses, norms, joint, alone, strict=True):
@@ -214,7 +216,7 @@ def _cause(parts: Assembly, images: torch.Tensor) -> str:
 
 def advice(parts: Assembly) -> Iterator[str]:
     """Yield what to tell a user whose network is too large to gain from being trained together."""
-    flops = forward_flops(parts.state.model, parts.context.image_shape) or 0
+    flops = parts.flops() or 0
     if parts.setup.device.type == "cpu" and flops > PAYS_FLOPS:
         yield (
             f"--together: on a CPU it pays for networks of up to about {PAYS_FLOPS:,} FLOPs per image; this one has "

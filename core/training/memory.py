@@ -36,7 +36,8 @@ def within_memory(state: State, images: int, restart: Callable[[], None], gradie
             if not is_out_of_memory(error):
                 raise
             if images // (2 * state.split) < _smallest(state.trained):
-                smallest = f"micro-batches of {-(-images // state.split)} images cannot be divided further"
+                left = -(-images // state.split)
+                smallest = f"micro-batches of {left} image{'s' * (left > 1)} cannot be divided further"
                 raise out_of_memory(error, f"{smallest}: choose a smaller model or smaller images") from error
         release()
         state.split *= 2

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ def _built(root: Path, key: str, build: Callable[[Path], Index]) -> Cached:
         size = (part / "pixels.npy").stat().st_size if (part / "pixels.npy").exists() else None
         with disk.writing(part, 0, "the index of the cache"):
             chunks = [] if size is None else list(_digests(part / "pixels.npy"))
-            (part / "index.json").write_text(json.dumps(asdict(index) | {"bytes": size, "chunks": chunks}))
+            (part / "index.json").write_text(json.dumps(vars(index) | {"bytes": size, "chunks": chunks}))
         (part / PROGRESS).unlink(missing_ok=True)
         with disk.locked(root / "place.lock", "waiting: another process is finishing a cache"):
             _place(root, part, index)

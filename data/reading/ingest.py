@@ -25,7 +25,7 @@ from data.reading.progress import bar, first, printable, say
 
 Stored = archive.Content | np.ndarray  # content or path of a file, or an array uint8 [H, W] or [H, W, C]
 
-_SMALL_SECONDS = 4e-4  # to decode a small image
+_SMALL_SECONDS, _SLOW_SECONDS = 4e-4, 4e-3  # of the CPU to decode a small image; to read one from a slow disk
 _BATCH_IMAGES, _BATCH_BYTES = 64, 8 << 20  # size of the batch of a thread: bounds memory and overhead
 Outcome = TypeVar("Outcome")
 Key = TypeVar("Key", int, str)  # of an image: its row, or its name
@@ -198,13 +198,15 @@ def batches(items: Iterable[tuple[Key, Stored]]) -> Iterator[list[tuple[Key, Sto
 
 def in_threads(job: Callable[[Any], Outcome], batches: Iterable[Any]) -> Iterator[Outcome]:
     """job(batch) of each batch, in order. Small images are processed without threads, which would compete for the
-    interpreter lock and take twice the time. From the first batch of larger images on, threads are used."""
+    interpreter lock and take longer. From the first batch of larger images, or from a slow disk, on, threads are used.
+    Other work of the machine does not make images large: they are judged by the time of the CPU."""
     rest = iter(batches)
     for number, batch in enumerate(rest):
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.thread_time()
         outcome = job(batch)
+        busy, took = time.thread_time() - busy, time.perf_counter() - began
         # the first batch includes the imports of Pillow
-        large = number > 0 and time.perf_counter() - began > _SMALL_SECONDS * len(batch)
+        large = number > 0 and (busy > _SMALL_SECONDS * len(batch) or took > _SLOW_SECONDS * len(batch))
         yield outcome
         if large:
             break

@@ -88,7 +88,8 @@ def main() -> None:
         sgd = SGD(lr=1e-4, momentum=0.9)
         declared = Experiment(data=data, model=model, optimizer=sgd, epochs=10_000, batch_size=batch)
         network, shape = _assembled(declared).state.model, (side, side, channels)
-        flops, chosen = forward_flops(network, shape) or 0, is_faster_in_bf16(network, shape, batch)
+        flops = forward_flops(network, shape) or 0
+        chosen = is_faster_in_bf16(network, shape, batch, lambda flops=flops: flops)
         intensity = flops / output_elements(network, shape)
         figures = _measured(declared, rounds)
         each = sorted(a / b for a, b in zip(figures["fp32"], figures["bf16"], strict=True))

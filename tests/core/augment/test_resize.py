@@ -15,6 +15,7 @@ from core.launch import Launch
 from core.loading.batches import Batch
 from core.methods import Consistency
 from core.models import MLP, Model, SmallCNN
+from core.runs.train import train
 from core.training.assemble import assemble, check
 from core.training.loop import fit
 from core.training.smoke import smoked
@@ -136,3 +137,8 @@ def test_a_smoke_test_covers_both_sizes():
     experiment = smoked(BASE.but(CONVOLUTIONAL | {"augment": (HALF,)}))
     assert sizes(HALF, experiment.epochs, 6, 6) == [(4, 4), (6, 6)]
     assert smoked(BASE).epochs == 1
+
+
+def test_a_run_of_one_epoch_says_that_no_image_is_smaller(home, capsys):
+    train(BASE.but(CONVOLUTIONAL | {"augment": (HALF,), "epochs": 1}), LAUNCH)
+    assert "in a run of one epoch, all images have the full size" in capsys.readouterr().out

@@ -9,12 +9,12 @@ from core.common.errors import Interrupted
 from core.context import Context
 from core.inference.network import network_of
 from core.launch import Launch
-from core.models import CifarResNet, SmallCNN, Torchvision, precision
+from core.models import CifarResNet, SmallCNN, Torchvision, forward_flops, precision
 from core.models.precision import is_faster_in_bf16
 from core.runs.rerun import rerun_here
 from core.runs.resume import interrupted, resume
 from core.runs.train import train
-from core.training import loop
+from core.training import assemble, loop
 from experiments.tiny import EXPERIMENT
 
 QUIET = Launch(mlflow=False, threads=1)
@@ -23,6 +23,11 @@ QUIET = Launch(mlflow=False, threads=1)
 def network(model, side):
     context = Context(tuple("0123456789"), (1,) * 10, (side, side, 3), 1, 1, 1, 1, torch.device("cpu"))
     return model.build(context)
+
+
+def faster_in_bf16(model, side, batch):
+    built, shape = network(model, side), (side, side, 3)
+    return is_faster_in_bf16(built, shape, batch, lambda: forward_flops(built, shape))
 
 
 @pytest.fixture
@@ -44,14 +49,21 @@ def native(monkeypatch):
     ],
 )
 def test_large_dense_networks_are_trained_in_bf16(native, model, side, batch, faster):
-    assert is_faster_in_bf16(network(model, side), (side, side, 3), batch) == faster
+    assert faster_in_bf16(model, side, batch) == faster
 
 
 def test_a_cpu_without_the_instructions_stays_in_fp32(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "avx512_f": True})
     precision.has_bf16.cache_clear()
-    assert not is_faster_in_bf16(network(CifarResNet(depth=8), 32), (32, 32, 3), 1024)
+    assert not faster_in_bf16(CifarResNet(depth=8), 32, 1024)
     precision.has_bf16.cache_clear()
+
+
+def test_the_operations_of_a_network_are_counted_once_for_precision_and_record(native, home):
+    counts = []
+    native.setattr(assemble, "forward_flops", lambda *given: counts.append(forward_flops(*given)) or counts[-1])
+    run = train(EXPERIMENT.but({"limit": 64, "epochs": 1}), QUIET, "tiny")
+    assert [run.record["facts"]["flops"]] == [str(count) for count in counts]
 
 
 def test_a_run_keeps_the_precision_that_was_chosen_for_it(native, home):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core import randomness
-from core.common.errors import Unfinished, UserError
+from core.common.errors import OutOfMemory, Unfinished, UserError
 from core.launch import Launch
 from core.loading.folds import Folds
 from core.methods import Method, Output
@@ -21,6 +21,7 @@ from core.runs.seeds import resume_seeds, train_folds, train_seeds
 from core.runs.train import train
 from core.runs.trained import Run, load
 from core.training import checkpoint
+from core.training.stack import Stack
 from experiments.tiny import EXPERIMENT
 
 QUIET = Launch(mlflow=False, threads=1)
@@ -153,6 +154,25 @@ def test_a_full_disk_stops_all_seeds_and_they_can_be_resumed(home, monkeypatch):
     assert [run.status for run in Run.of_experiment("notebook")] == ["KILLED"] * 3
     assert len(resume_seeds(parent).runs) == 2
     assert [run.status for run in Run.of_experiment("notebook")] == ["FINISHED"] * 3
+
+
+def test_memory_that_runs_out_names_fewer_seeds_as_the_remedy(home, monkeypatch, capsys):
+    gradients, calls = Stack.gradients, []
+
+    def scarce(stack, *given):
+        calls.append(given)
+        if len(calls) == last:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return gradients(stack, *given)
+
+    monkeypatch.setattr(Stack, "gradients", scarce)
+    last = 1
+    with pytest.raises(UserError, match=r"^out of memory: CUDA out of memory.*; leave out --together$"):
+        train_seeds(SMALL, 2, TOGETHER)
+    calls, last = [], 3
+    with pytest.raises(OutOfMemory, match="train fewer seeds at once"):
+        train_seeds(SMALL, 2, TOGETHER)
+    assert "digits: 10 classes (0, 1, 2" in capsys.readouterr().out
 
 
 def test_together_is_of_several_seeds(home):

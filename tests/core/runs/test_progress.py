@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from core.runs.progress import Forecast
+from core.runs.progress import Forecast, summary_of_seeds
 from core.training.loop import Event
 
 
@@ -83,3 +83,9 @@ def test_a_run_of_less_than_a_minute_is_not_announced(pace):
     lines, taken = forecast(pace)
     assert taken < 60
     assert lines == []
+
+
+def test_the_line_of_seeds_has_means_of_several_only():
+    line = {"train/loss": 1.0, "train/accuracy": 0.5, "val/loss": 1.0, "val/accuracy": 0.5, "images_per_second": 8.0}
+    assert summary_of_seeds(1, 3, [line]).startswith("epoch 2/3  1 seed: train loss 1.0000 accuracy 50.00%")
+    assert summary_of_seeds(1, 3, [line] * 2).startswith("epoch 2/3  2 seeds, means: train loss 1.0000")

@@ -17,6 +17,7 @@ from core.models.quantize import Quantize
 from core.optimizers import SAM, SGD
 from core.optimizers.averaging import Ema
 from core.record import journal, sources
+from core.runs.failures import explained
 from core.runs.resume import resume
 from core.runs.train import train
 from core.runs.trained import own_launch
@@ -131,7 +132,22 @@ def test_where_torch_cannot_compile_the_reason_and_the_remedy_are_named(monkeypa
 
 
 def _no_compiler(*given):
-    raise RuntimeError("No working C++ compiler\nmore")
+    raise RuntimeError("backend='inductor' raised:\nNo working C++ compiler\nmore")
+
+
+@needs_compiler
+def test_a_run_on_record_goes_on_uncompiled_where_torch_cannot_compile(home, monkeypatch, capsys):
+    run = train(BASE.but({"epochs": 1, "limit": 64}), ON.but({"mlflow": False}), "tiny")
+    compiled._failure.cache_clear()
+    monkeypatch.setattr(torch, "compile", lambda *given, **options: _no_compiler)
+    again = assemble.prepare(run.experiment, ON, like=run)
+    assert again.compiled == NO
+    assert "not compiled: torch.compile does not work here: No working C++ compiler" in capsys.readouterr().out
+
+
+def test_an_error_of_the_compiler_names_what_is_wrong():
+    error = torch._dynamo.exc.TorchDynamoException("backend='inductor' raised:\nAssertionError: a strange layer")
+    assert "step 4 could not be compiled: AssertionError: a strange layer; train" in str(explained(error, "", 3))
 
 
 def test_what_must_not_be_compiled_is_refused_all_at_once(monkeypatch):

@@ -81,7 +81,7 @@ def test_gradients_are_equal_to_rounding_also_in_uneven_micro_batches(batch, ima
 def test_what_cannot_be_divided_further_ends_with_advice_and_unchanged_weights(changes, smallest):
     parts = built(changes | {"method": Tight(images=0)})
     before = digest(parts.state)
-    with pytest.raises(OutOfMemory, match=f"micro-batches of {smallest} images cannot be divided.*grad_checkpointing"):
+    with pytest.raises(OutOfMemory, match=f"micro-batches of {smallest} images? cannot be divided.*grad_checkpointing"):
         run(parts)
     parts.state.reset_buffers()
     assert digest(parts.state) == before
