@@ -16,13 +16,18 @@ from core.common.failpoints import failpoint
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Context manager: a stream to `<path>.part`, which replaces `path` at the end of the body.
 
-    The file at `path` is complete at all times, also after a power failure: either old or new.
+    The file at `path` is complete at all times, also after a power failure: either old or new. What the body has written
+    before an exception, such as that of a full disk, is removed.
     """
     part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     _rename(part, path)
 
 

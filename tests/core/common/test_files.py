@@ -26,12 +26,13 @@ def calls(monkeypatch):
     return found
 
 
-def test_a_file_half_written_leaves_the_old_one(tmp_path):
+def test_a_file_half_written_leaves_the_old_one_and_takes_no_space(tmp_path):
     path = tmp_path / "file.json"
     write_atomic(path, "old")
     with pytest.raises(TypeError), replacing(path) as stream:
         stream.writelines([b"ne", "not bytes"])
     assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.glob("file*")] == ["file.json"]
     write_atomic(path, "nèw")
     assert path.read_text(encoding="utf-8") == "nèw"
     assert [file.name for file in tmp_path.glob("file*")] == ["file.json"]
