@@ -113,7 +113,8 @@ def report_search(found: SearchResult, command: str) -> None:
         number = found.confirmed[0].trial if found.confirmed else found.best[0].number
         several = len(found.goals.names) > 1  # then every trial of the Pareto front is printed
         for top in found.best if several else [trial for trial in found.best if trial.number == number]:
-            tell(f"best: trial {top.number}, {summary(top.values, found.goals)}")
+            values = [found.verdict.mean] if found.verdict else top.values
+            tell(f"best: trial {top.number}, {summary(values, found.goals)}")
             for name, value in sorted(top.params.items()):
                 tell(f"  {name} = {space.label(value)}")
         tell(f"to train it: {command} --from {found.parent.id}")

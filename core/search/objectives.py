@@ -89,6 +89,10 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
         wrong.append("--folds: the declaration is of a single fold; add --fold none")
     if options.folds and options.confirm:
         wrong.append("--confirm: not together with --folds; train the best with --from STUDY --folds 5x4 instead")
+    if options.race and len(names) > 1:
+        wrong.append(f"--race: one goal only, not {','.join(names)}")
+    if options.race and options.confirm:
+        wrong.append("--confirm: not together with --race, which trains the best trials with several seeds already")
     if wrong:
         raise UserError(wrong)
     return Goals(tuple(names), options.epoch, directions, options.folds)

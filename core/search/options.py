@@ -36,6 +36,12 @@ class Search(Part):
     pruner: Literal["median", "hyperband", "halving", "patient", "percentile", "none"] = Field(
         "median", description="pruner: stops unpromising trials early"
     )
+    race: int | None = Field(
+        None,
+        ge=2,
+        description="racing: a trial gets further seeds, up to this number, while it may beat the best; none: a trial "
+        "has one seed",
+    )
     timeout: str | None = Field(
         None, description="time (90s, 30m, 8h) after which no new trial is started; none: no limit"
     )

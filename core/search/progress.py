@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from core.common.terminal import console, is_terminal, tell
 from core.common.text import duration
 from core.search.objectives import summary
+from core.search.repeats import best_of, is_repeat, name_of, verdict_of
 from core.search.space import label
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class Table(Lines):
                 values = runner.now(trial).intermediate_values
                 last = max(values, default=0)
                 now = f"{values[last]:.4f}" if last else ""
-                table.add_row(str(trial.number), f"{last}/{runner.steps}", now, _params_text(trial.params))
+                table.add_row(
+                    name_of(trial).removeprefix("trial "), f"{last}/{runner.steps}", now, _params_text(trial.params)
+                )
         self.live.update(table)
 
 
@@ -81,8 +84,11 @@ def status_line(runner: StudyRunner) -> str:
     failed = sum(t.state == TrialState.FAIL for t in finished)
     parts = [f"{runner.study.study_name}: {len(finished)} of {max(len(finished), runner.options.trials)} trials"]
     if len(runner.goals.names) == 1 and (done := [t for t in finished if t.state == TrialState.COMPLETE]):
-        best = runner.study.best_trial
-        parts.append(f"best {summary(best.values, runner.goals)} (trial {best.number}, {len(done)} finished)")
+        best, raced = best_of(runner.study)[0], verdict_of(runner.study)
+        value = summary([raced.mean] if raced else best.values, runner.goals)
+        parts.append(f"best {value} (trial {best.number}, {len(done)} finished)")
+        if raced:
+            parts.append(f"{sum(map(is_repeat, runner.study.get_trials(deepcopy=False)))} further seeds")
     if pruned:
         saved = sum(runner.steps - max(t.intermediate_values, default=0) for t in pruned)
         parts.append(f"{len(pruned)} pruned, {saved / (runner.steps * len(finished)):.0%} of {runner.step}s saved")
@@ -104,7 +110,7 @@ def trial_line(runner: StudyRunner, trial: FrozenTrial) -> str:
         how = f"pruned after {runner.step} {done} of {runner.steps}"
     else:
         how = f"failed: {str(trial.user_attrs.get('error', '')).splitlines()[0][:200]}"
-    return f"trial {trial.number}: {how}   {_params_text(trial.params) or 'the declaration'}"
+    return f"{name_of(trial)}: {how}   {_params_text(trial.params) or 'the declaration'}"
 
 
 def _params_text(params: dict[str, Any]) -> str:

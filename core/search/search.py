@@ -34,6 +34,8 @@ from core.search.options import COSTS, Search
 from core.search.plots import log_plots
 from core.search.pool import Pool
 from core.search.progress import display, status_line
+from core.search.race import Verdict
+from core.search.repeats import best_of, message, verdict_of
 from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
 from core.search.study import DECLARED, StudyRunner, identity
 from core.tracking.api import Mirror
@@ -45,13 +47,15 @@ from core.training.smoke import declared as made_small
 @dataclass(frozen=True)
 class SearchResult:
     """The result of a study. parent: its run.  best: finished trials, best first; with several goals, the Pareto front.
-    confirmed: retrained trials, best mean first; the first is recommended.  lines: messages about them."""
+    confirmed: retrained trials, best mean first; the first is recommended.  verdict: of a race, the best trial with its
+    interval and its expected regret.  lines: messages about them."""
 
     parent: Run
     study: optuna.Study
     goals: Goals
     best: tuple[optuna.trial.FrozenTrial, ...]
     confirmed: tuple[Confirmed, ...]
+    verdict: Verdict | None
     lines: tuple[str, ...]
 
 
@@ -90,7 +94,9 @@ def search(
             given = spec.experiment, spec.launch, options, goals, spec.info
             runner = StudyRunner(storage, study, within, *given, run, mirror, Pool(options.workers), display())
             confirmed = _run_trials(runner, journal, seeds, runtime.stop)
-    return SearchResult(run, study, goals, best_of(study), tuple(confirmed), tuple(messages(runner, confirmed)))
+    raced = verdict_of(study)
+    lines = [message(study, goals)] if raced else messages(runner, confirmed)
+    return SearchResult(run, study, goals, best_of(study), tuple(confirmed), raced, tuple(lines))
 
 
 def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -> list[Confirmed]:
@@ -114,15 +120,6 @@ def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -
     if stop.number:
         raise Interrupted(stop.number, f"{runner.study.study_name} stopped; to continue it, run the same command")
     return confirmed
-
-
-def best_of(study: optuna.Study) -> tuple[optuna.trial.FrozenTrial, ...]:
-    """Returns the completed trials, best first; with several goals, the Pareto-optimal ones."""
-    done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    if len(study.directions) > 1:
-        return tuple(study.best_trials)
-    maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    return tuple(sorted(done, key=lambda t: -(t.value or 0.0) if maximize else (t.value or 0.0)))
 
 
 @contextmanager
@@ -215,7 +212,9 @@ def _save_results(journal: Journal, runner: StudyRunner, confirmed: list[Confirm
     if not best:
         return
     goals, study, length = runner.goals, runner.study, len(finished)
-    for name, value in zip(goals.names, best[0].values, strict=True):
+    raced = verdict_of(study)
+    found = [raced.mean] if raced else best[0].values
+    for name, value in zip(goals.names, found, strict=True):
         journal.metrics(length, {f"study/best_{name.rpartition('/')[2]}": value})
     chosen = next((t for t in best if confirmed and t.number == confirmed[0].trial), best[0])
     run = runner.runs.get(chosen.number)
@@ -225,10 +224,14 @@ def _save_results(journal: Journal, runner: StudyRunner, confirmed: list[Confirm
         "study": study.study_name,
         "trial": chosen.number,
         "run": run.id if run else None,
-        "scores": dict(zip(goals.names, chosen.values, strict=True)),
+        "scores": dict(zip(goals.names, found if raced else chosen.values, strict=True)),
         "declaration": runner.declaration(chosen).record(),
     }
     log_text(journal, BEST, json.dumps(content, indent=2) + "\n")
+    if raced:
+        ends = {"low": raced.low, "high": raced.high, "expected_regret": raced.regret, "seeds": float(raced.seeds)}
+        journal.metrics(length, {f"study/race_{name}": value for name, value in ends.items()})
+        log_text(journal, "study/race.txt", message(study, goals) + "\n")
     if confirmed:
         journal.metrics(length, {"study/confirmed": confirmed[0].mean})
         log_text(journal, "study/confirmed.txt", "\n".join(messages(runner, confirmed)) + "\n")
@@ -239,9 +242,10 @@ def _announce(runner: StudyRunner) -> None:
     options, study = runner.options, runner.study
     done = len(runner.finished())
     progress = f" ({done} finished)" if done else ""
+    race = f", up to {options.race} seeds" if options.race else ""
     runner.display.say(
         f"{study.study_name}: {options.trials} trials{progress}, goal {', '.join(runner.goals.names)}; "
-        f"sampler {options.sampler}, pruner {options.pruner}; "
+        f"sampler {options.sampler}, pruner {options.pruner}{race}; "
         f"{options.workers} workers with {runner.launch.threads} threads each"
     )
     if len(runner.goals.names) > 1 and options.pruner != "none":

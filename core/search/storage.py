@@ -131,6 +131,12 @@ def attached(storage: optuna.storages.BaseStorage, study: optuna.Study, number: 
     return optuna.Trial(study, _trial_id(storage, study, number))
 
 
+def added(storage: optuna.storages.BaseStorage, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
+    """Adds a running trial to a study and returns it."""
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return optuna.Trial(study, storage.create_new_trial(study_id, template_trial=trial))
+
+
 def has_heartbeats(storage: optuna.storages.BaseStorage) -> bool:
     """Whether the storage supports heartbeats: databases do, journal files and gRPC proxies do not."""
     return isinstance(storage, RDBStorage)

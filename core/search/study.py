@@ -23,16 +23,17 @@ from core.record.journal import Journal, read
 from core.record.lock import is_free
 from core.runs.recorder import RunInfo
 from core.runs.trained import Run
-from core.search import samplers
+from core.search import repeats, samplers
 from core.search.objectives import Goals
 from core.search.options import Search
 from core.search.pool import Pool, Worker
+from core.search.repeats import ERROR, firsts, is_repeat
 from core.search.space import Space, changes, changes_of, declared, dimensions, label, text
-from core.search.storage import HEARTBEAT, attached, beat, has_heartbeats
+from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats
 from core.search.trial import Outcome, Task, runs_by_trial
 from core.tracking.api import Mirror
 
-OWNER, ERROR, DECLARED = "owner", "error", "declaration"
+OWNER, DECLARED = "owner", "declaration"
 MAX_DEATHS = 3  # worker deaths in one epoch after which a trial fails
 MAX_FAILURES = 5  # consecutive failed trials after which the search stops
 
@@ -89,8 +90,8 @@ class StudyRunner:
         return bool(self.pool.busy() or self.orphans) or self._awaits_others() or not self._is_over()
 
     def finished(self) -> list[FrozenTrial]:
-        """Returns the trials that count: complete, pruned, or failed with an error of their own."""
-        ended = self._in_state(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        """Returns the trials that count: complete, pruned, or failed with an error of their own; without repeats."""
+        ended = firsts(self._in_state(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
         return [t for t in ended if t.state != TrialState.FAIL or ERROR in t.user_attrs]
 
     def declaration(self, trial: FrozenTrial) -> Experiment:
@@ -118,14 +119,28 @@ class StudyRunner:
         elif self._is_over():
             return None
         else:
-            self.study.sampler = samplers.sampler(self.options.sampler, self._seed())
-            trial = self.study.ask()
+            trial = self._ask()
             if self._is_surplus(trial):
                 self.study.tell(trial, state=TrialState.FAIL)
                 return None
         self.running[trial.number] = trial
         beat(self.storage, self.study, [trial.number])
         return self._task(trial, place)
+
+    def _ask(self) -> optuna.Trial:
+        """A new trial; in a race, also one that repeats another with a further seed."""
+        self.study.sampler = samplers.sampler(self.options.sampler, self._seed())
+        if self.options.race is None:
+            return self.study.ask()
+        if (number := self._due()) is not None:
+            return added(self.storage, self.study, repeats.repeat(self.study, number))
+        if self._in_state(TrialState.WAITING):
+            return self.study.ask()
+        return added(self.storage, self.study, repeats.proposal(self.study, self.space))
+
+    def _due(self) -> int | None:
+        """The number of the trial that gets a further seed next, if any."""
+        return repeats.due(self.study, self.options.race) if self.options.race else None
 
     def is_free(self, run: Run | None) -> bool:
         """Whether no process trains this run. The worker of a dead search does until the end of its step."""
@@ -144,9 +159,9 @@ class StudyRunner:
         return self.options.seconds is not None and time.monotonic() - self.began > self.options.seconds
 
     def _is_over(self) -> bool:
-        trials = self.study.get_trials(deepcopy=False)
-        running = sum(t.state == TrialState.RUNNING for t in trials)
-        return self._is_late() or self.is_exhausted() or len(self.finished()) + running >= self.options.trials
+        begun = len(self.finished()) + len(firsts(self._in_state(TrialState.RUNNING)))
+        enough = self.is_exhausted() or begun >= self.options.trials
+        return self._is_late() or (enough and self._due() is None)
 
     def is_exhausted(self) -> bool:
         """Whether a grid has no points left."""
@@ -170,7 +185,10 @@ class StudyRunner:
         silent = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(self.now(trial))
         if silent is not None:
             self.display.say(f"trial {trial.number} retries trial {silent}, whose machine stopped responding")
-        title = " ".join([f"trial {trial.number}", *(f"{name}={label(value)}" for name, value in chosen.items())])
+        name, further = repeats.name_of(trial), trial.user_attrs.get(repeats.SEED)
+        if further:
+            experiment = experiment.but({"seed": experiment.seed + further})
+        title = " ".join([name, *(f"{name}={label(value)}" for name, value in chosen.items())])
         info = replace(self.info, title=title, parent=self.parent.id, trial=trial.number)
         run = self.runs.get(trial.number)
         launch = self.placed(place)
@@ -194,7 +212,7 @@ class StudyRunner:
                 os.kill(worker.process.pid, signal.SIGTERM)
             worker.send(self._continues(*rest))
         elif kind == "score":
-            worker.send(self._is_kept(rest[1]))
+            worker.send(self._is_kept(*rest))
         elif kind == "ended":
             worker.task = None
             self._tell(rest[0])
@@ -206,6 +224,9 @@ class StudyRunner:
         """Whether the trial continues. The declaration itself is never pruned: it is the reference for the others."""
         trial = self.running[number]
         now = self.now(trial)
+        if is_repeat(now):  # its curve is not held against those of other seeds
+            self.deaths.pop(number, None)
+            return True
         if len(self.goals.names) > 1 or now.state.is_finished():
             return True
         if epochs not in now.intermediate_values:  # a resumed trial has reported it before
@@ -217,11 +238,13 @@ class StudyRunner:
         exempt = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.steps  # no steps left to save
         return exempt or not trial.should_prune()
 
-    def _is_kept(self, scores: list[float]) -> bool:
+    def _is_kept(self, number: int, scores: list[float]) -> bool:
+        if is_repeat(self.running[number]):
+            return False
         if len(self.goals.names) > 1:
             return self.options.keep > 0
         maximize = self.goals.larger_is_better(self.goals.names[0])
-        others = [t.value for t in self._in_state(TrialState.COMPLETE) if t.value is not None]
+        others = [t.value for t in firsts(self._in_state(TrialState.COMPLETE)) if t.value is not None]
         better = sum((other > scores[0]) if maximize else (other < scores[0]) for other in others)
         return better < self.options.keep
 
@@ -285,8 +308,8 @@ class StudyRunner:
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
         """Whether this trial exceeds the number of trials: two machines asked at the same time, and this came later."""
-        counted = [*self.finished(), *self._in_state(TrialState.RUNNING)]
-        return sum(other.number < trial.number for other in counted) >= self.options.trials
+        counted = [*self.finished(), *firsts(self._in_state(TrialState.RUNNING))]
+        return not is_repeat(trial) and sum(other.number < trial.number for other in counted) >= self.options.trials
 
     def _is_taken_over(self, number: int) -> bool:
         """Whether another machine retries the trial because this one sent no heartbeat (sleep, network failure)."""

@@ -1,0 +1,32 @@
+"""Train the bank, or what is missing of it.
+
+    python -m tests.bank [--out DIR] [--seeds 16]
+
+The same command goes on where an earlier one was stopped.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from tests.bank.declared import COUNT, SEEDS, declarations, digest
+from tests.bank.trained import fill, folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bank", description=__doc__)
+    parser.add_argument("--out", type=Path, help="folder of the bank; none: mlruns/bank in the home folder")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of each declaration")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    experiments = declarations()
+    began, runs = time.process_time(), fill(given.out or folder(), experiments, given.seeds, digest(experiments))
+    for done, (seed, number) in enumerate(runs, 1):
+        if number == COUNT - 1:
+            print(f"seed {seed}: {(time.process_time() - began) / done:.2f} s of a core for a run", flush=True)
+
+
+if __name__ == "__main__":
+    main()
