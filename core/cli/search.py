@@ -25,7 +25,7 @@ def _search(experiment: NamedExperiment, options: Options) -> int:
     assert isinstance(options.verb, Search)
     if options.seeds and not options.verb.confirm:
         raise UserError(
-            ["--seeds: only together with --confirm K, which retrains the K best trials; a trial has one seed"]
+            ["--seeds: only together with --confirm K, which retrains the K best trials; --race gives trials more"]
         )
     only_one(replace(options, seeds=None), "search")
     if not (space := getattr(experiment.module, "SPACE", None)):

@@ -15,6 +15,7 @@ from core.common.files import write_atomic
 from core.common.terminal import tell
 from core.record.journal import Journal
 from core.search.objectives import Goals, number
+from core.search.repeats import name_of
 
 PAGE = "study/study.html"
 MOST_TRIALS = 200  # of the table
@@ -75,7 +76,7 @@ def _trials(study: optuna.Study, goals: Goals) -> dict[str, Any]:
     states = Counter(trial.state.name.lower() for trial in trials)
     rows = [
         (
-            f"{trial.number}",
+            name_of(trial).removeprefix("trial "),
             *(number(goal, value) for goal, value in zip(goals.names, trial.values or (), strict=False)),
             *("" for _ in goals.names[len(trial.values or ()) :]),
             *(_text(trial.params.get(name, "")) for name in names),

@@ -17,35 +17,37 @@ import numpy as np
 Scores = Mapping[int, Mapping[int, float]]  # trial -> number of the seed, from 0 -> score, of which more is better
 MAY_BEAT = 0.1  # probability of being better than the best, below which a trial gets no further seed
 FEWEST = 5  # trials with a score, before which none gets a further seed: the prior would be a guess
-WEIGHT = 1.0  # of the prior of the noise, in degrees of freedom
-MAD = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
-DRAWS = 4000
+COMMON, OWN = 2.0, 4.0  # weights of the prior of the noise, and of the noise of all in that of a trial, in scores
+DRAWS = 2000
 
 
 @dataclass(frozen=True)
 class Belief:
-    """Posterior of the mean score of each trial over seeds: Student's t with `freedom` degrees of freedom around `mean`
-    with scale `scale`, float64 [T]. trials: their numbers.  seeds: how many each has, int64 [T]."""
+    """Posterior of the mean score of each trial over seeds: Student's t around `mean` with a scale and degrees of
+    freedom, float64 [T] each. trials: their numbers.  seeds: how many each has, int64 [T]."""
 
     trials: np.ndarray
     seeds: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
-    freedom: float
+    freedom: np.ndarray
 
     @property
     def best(self) -> int:
         """Index of the trial with the largest mean."""
         return int(self.mean.argmax())
 
-    def beats_best(self) -> np.ndarray:
-        """Probability that each trial is better than the best, float64 [T]; that of the best itself is 0."""
-        from scipy.special import stdtr
+    def against_best(self) -> tuple[np.ndarray, np.ndarray]:
+        """(probability that each trial is better than the best, by how much it is expected to be better where it is),
+        of a normal distribution, float64 [T] each; those of the best itself are 0."""
+        from scipy.special import ndtr
 
-        apart = self.mean - self.mean[self.best]
-        chance = stdtr(self.freedom, apart / np.maximum(np.hypot(self.scale, self.scale[self.best]), 1e-12))
-        chance[self.best] = 0.0
-        return np.asarray(chance)
+        scale = np.maximum(np.hypot(self.scale, self.scale[self.best]), 1e-12)
+        apart = (self.mean - self.mean[self.best]) / scale
+        chance = ndtr(apart)
+        gain = scale * (apart * chance + np.exp(-(apart**2) / 2) / np.sqrt(2 * np.pi))
+        chance[self.best] = gain[self.best] = 0.0
+        return chance, gain
 
 
 @dataclass(frozen=True)
@@ -62,50 +64,57 @@ class Verdict:
 
 
 def belief(scores: Scores) -> Belief:
-    """What the scores say of the means. scores: of at least one trial."""
+    """What the scores say of the means. scores: of at least one trial.
+
+    The prior has the median of the trials and the spread of the better half, since the worse half has a long tail. The
+    noise of a trial is estimated from its own seeds and from those of all.
+    """
     values = [np.array(list(of_trial.values())) for of_trial in scores.values()]
     count = np.array([len(each) for each in values])
     mean = np.array([each.mean() for each in values])
+    squares = np.array([((each - each.mean()) ** 2).sum() for each in values])
     center = float(np.median(mean))
-    spread = MAD * float(np.median(mean[mean >= center] - center))  # of the better half: the worse has a long tail
-    squares = sum(float(((each - each.mean()) ** 2).sum()) for each in values)
-    freedom = WEIGHT + float((count - 1).sum())
-    noise = (WEIGHT * spread**2 + squares) / freedom  # variance of a score over seeds
-    prior = max(spread**2 - noise * float((1 / count).mean()), (0.1 * spread) ** 2)
-    variance = 1 / np.maximum(1 / max(prior, 1e-24) + count / max(noise, 1e-24), 1e-24)
-    posterior = variance * (center / max(prior, 1e-24) + count * mean / max(noise, 1e-24))
-    return Belief(np.array(list(scores)), count, posterior, np.sqrt(variance), freedom)
+    better = mean[mean >= center] - center
+    spread = max(float((better**2).sum() / max(len(better) - 1, 1)), 1e-24)  # of scores: of means, and of noise
+    common = (COMMON * spread + squares.sum()) / (COMMON + (count - 1).sum())
+    noise = (OWN * common + squares) / (OWN + count - 1)
+    prior = max(spread - common * float((1 / count).mean()), spread / 2)
+    variance = 1 / (1 / prior + count / noise)
+    posterior = variance * (center / prior + count * mean / noise)
+    return Belief(np.array(list(scores)), count, posterior, np.sqrt(variance), OWN + count - 1)
 
 
 def challenger(scores: Scores, most: int, busy: Collection[int] = ()) -> int | None:
-    """The trial that gets the next seed; None if no trial may beat the best, or none has less than `most` seeds.
+    """The trial that gets the next seed; None if no trial may beat the best, or all that may have `most` seeds.
 
-    Of the best and the trial that is most likely to beat it, it is the one with fewer seeds. busy: trials of which a
-    seed is being trained.
+    Of the best and the trial that is expected to beat it by most, it is the one with fewer seeds. busy: trials of which
+    a seed is being trained.
     """
     if len(scores) < FEWEST:
         return None
     now = belief(scores)
-    chance = now.beats_best()
-    chance[now.seeds >= most] = 0.0
-    rival = int(chance.argmax())
-    if chance[rival] < MAY_BEAT:
-        return None
-    pair = [index for index in (rival, now.best) if now.seeds[index] < most and now.trials[index] not in busy]
-    return int(now.trials[min(pair, key=lambda index: now.seeds[index])]) if pair else None
+    chance, gain = now.against_best()
+    for rival in (-gain).argsort():
+        if chance[rival] < MAY_BEAT:
+            continue
+        pair = [index for index in (rival, now.best) if now.seeds[index] < most and now.trials[index] not in busy]
+        if pair:
+            return int(now.trials[min(pair, key=lambda index: now.seeds[index])])
+    return None
 
 
 def verdict(scores: Scores) -> Verdict:
     """Choose the best trial. scores: of at least one trial.
 
-    The regret is the mean of (largest of the means of all trials) - (mean of this trial) over draws from the posterior.
+    The regret is the mean of (largest of the means of all trials) - (mean of this trial) over draws from a
+    normal distribution of the posterior's means and scales.
     """
     from scipy.stats import t
 
     now = belief(scores)
     best = now.best
-    half = float(t.ppf(0.975, now.freedom)) * now.scale[best]
-    draws = now.mean + now.scale * np.random.default_rng(0).standard_t(now.freedom, (DRAWS, len(now.mean)))
+    half = float(t.ppf(0.975, now.freedom[best]) * now.scale[best])
+    draws = now.mean + now.scale * np.random.default_rng(0).standard_normal((DRAWS, len(now.mean)))
     regret = float((draws.max(axis=1) - draws[:, best]).mean())
     mean = float(now.mean[best])
     return Verdict(int(now.trials[best]), int(now.seeds[best]), mean, mean - half, mean + half, regret)

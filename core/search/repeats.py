@@ -93,7 +93,7 @@ def message(study: optuna.Study, goals: Goals) -> str:
 
 def due(study: optuna.Study, most: int) -> int | None:
     """The number of the trial that gets the next seed, if any."""
-    running = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     return challenger(scores(study), most, {_named(trial)[0] for trial in running})
 
 

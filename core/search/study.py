@@ -161,7 +161,8 @@ class StudyRunner:
     def _is_over(self) -> bool:
         begun = len(self.finished()) + len(firsts(self._in_state(TrialState.RUNNING)))
         enough = self.is_exhausted() or begun >= self.options.trials
-        return self._is_late() or (enough and self._due() is None)
+        waiting = any(map(is_repeat, self._in_state(TrialState.WAITING)))  # that of a machine that died
+        return self._is_late() or (enough and not waiting and self._due() is None)
 
     def is_exhausted(self) -> bool:
         """Whether a grid has no points left."""

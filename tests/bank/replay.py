@@ -8,6 +8,7 @@ runs of the same seed have no luck in common.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,6 +59,20 @@ def load(folder: Path) -> Bank:
     rows = [read(path_of(folder, number), text)["val/accuracy"] for number in range(len(experiments))]
     seeds = min(map(len, rows))
     return Bank(np.nan_to_num(np.stack([row[:seeds] for row in rows]).astype(float)))
+
+
+def write_for_smac(folder: Path, out: Path) -> None:
+    """Write what tests/bank/smac_reference.py reads in an environment without labbook."""
+    bank = load(folder)
+    named = {
+        name: {"options": list(dimension.options)}
+        if isinstance(dimension, Choice)
+        else {"low": dimension.low, "high": dimension.high, "log": dimension.log}
+        for name, dimension in dimensions(SPACE).items()
+        if isinstance(dimension, Choice | Float)
+    }
+    text = json.dumps({"dimensions": named, "parameters": PARAMETERS, "epochs": bank.epochs})
+    np.savez(out, scores=bank.scores, space=np.array(text))
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,7 @@ class Found:
     epochs: int
     trials: int
     verdict: race.Verdict | None = None
+    tried: frozenset[int] = frozenset()  # declarations
 
 
 @dataclass
@@ -176,7 +192,8 @@ class Replay:
         budget allowed it."""
         number = self.propose(self.told)
         curve = self.bank.curves[number, self.rng.integers(self.bank.curves.shape[1])]
-        epochs = length(curve) if self.told else len(curve)  # the declaration itself is never pruned
+        epochs = length(curve)
+        epochs = epochs if self.told else len(curve)  # the declaration itself is never pruned
         if not self.pay(epochs):
             return False
         if epochs < len(curve):
@@ -206,12 +223,13 @@ class Replay:
 
     def found(self, trial: int, verdict: race.Verdict | None = None) -> Found:
         """That this trial was chosen."""
-        return Found(self.told[trial].declaration, self.spent, len(self.told), verdict)
+        tried = frozenset(told.declaration for told in self.told)
+        return Found(self.told[trial].declaration, self.spent, len(self.told), verdict, tried)
 
 
 def single(replay: Replay, pruned: bool = True) -> Found:
-    """Today's search: one seed, the median pruner, the best score."""
-    while len(replay.told) < replay.trials and replay.trial(replay.median if pruned else len):
+    """Today's search: one seed, the median pruner, the best score; as many trials as the budget pays for."""
+    while replay.trial(replay.median if pruned else len):
         pass
     values = replay.complete_trials()
     return replay.found(max(values, key=lambda trial: values[trial]))
@@ -231,13 +249,34 @@ def confirmed(replay: Replay, best: int = 3, seeds: int = 3) -> Found:
     return replay.found(max(means, key=lambda trial: means[trial]))
 
 
+def hyperband(replay: Replay) -> Found:
+    """Today's search with Optuna's Hyperband in place of the median pruner."""
+    epochs = replay.bank.epochs
+    study = optuna.create_study(direction="maximize", pruner=samplers.pruner("hyperband", epochs, replay.trials))
+
+    def length(curve: np.ndarray) -> int:
+        trial = study.ask()
+        for epoch, value in enumerate(curve[:-1], 1):
+            trial.report(float(value), epoch)
+            if trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                return epoch
+        study.tell(trial, float(curve.max()))
+        return len(curve)
+
+    while replay.trial(length):
+        pass
+    values = replay.complete_trials()
+    return replay.found(max(values, key=lambda trial: values[trial]))
+
+
 def raced(replay: Replay, most: int = 8) -> Found:
-    """--race: further seeds for what may beat the best, and the sampler is told means."""
+    """--race: further seeds for what may beat the best, and the sampler is told means; as many trials as today's."""
     scores: dict[int, dict[int, float]] = {}
     while True:
         trial = race.challenger(scores, most)
         if trial is None:
-            if not replay.trial(replay.median):
+            if len(replay.told) == replay.trials or not replay.trial(replay.median):
                 break
             scores |= {n: {0: value} for n, value in replay.complete_trials().items() if n not in scores}
             continue
