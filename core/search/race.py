@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 Scores = Mapping[int, Mapping[int, float]]  # trial -> number of the seed, from 0 -> score, of which more is better
-MAY_BEAT = 0.1  # probability of being better than the best, below which a trial gets no further seed
+# Probability of being better than the best, below which a trial gets no further seed: while trials have yet to begin,
+# which are often worth more than a seed, and afterwards. Tuned on the bank of runs (tests/bank).
+WHILE_TRIALS_BEGIN, AT_THE_END = 0.3, 0.1
 FEWEST = 5  # trials with a score, before which none gets a further seed: the prior would be a guess
 COMMON, OWN = 2.0, 4.0  # weights of the prior of the noise, and of the noise of all in that of a trial, in scores
 DRAWS = 2000
@@ -84,18 +86,18 @@ def belief(scores: Scores) -> Belief:
     return Belief(np.array(list(scores)), count, posterior, np.sqrt(variance), OWN + count - 1)
 
 
-def challenger(scores: Scores, most: int, busy: Collection[int] = ()) -> int | None:
+def challenger(scores: Scores, most: int, ending: bool, busy: Collection[int] = ()) -> int | None:
     """The trial that gets the next seed; None if no trial may beat the best, or all that may have `most` seeds.
 
-    Of the best and the trial that is expected to beat it by most, it is the one with fewer seeds. busy: trials of which
-    a seed is being trained.
+    Of the best and the trial that is expected to beat it by most, it is the one with fewer seeds. ending: whether all
+    trials have begun.  busy: trials of which a seed is being trained.
     """
     if len(scores) < FEWEST:
         return None
     now = belief(scores)
     chance, gain = now.against_best()
     for rival in (-gain).argsort():
-        if chance[rival] < MAY_BEAT:
+        if chance[rival] < (AT_THE_END if ending else WHILE_TRIALS_BEGIN):
             continue
         pair = [index for index in (rival, now.best) if now.seeds[index] < most and now.trials[index] not in busy]
         if pair:

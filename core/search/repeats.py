@@ -91,10 +91,10 @@ def message(study: optuna.Study, goals: Goals) -> str:
     )
 
 
-def due(study: optuna.Study, most: int) -> int | None:
-    """The number of the trial that gets the next seed, if any."""
+def due(study: optuna.Study, most: int, ending: bool) -> int | None:
+    """The number of the trial that gets the next seed, if any. ending: whether all trials have begun."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-    return challenger(scores(study), most, {_named(trial)[0] for trial in running})
+    return challenger(scores(study), most, ending, {_named(trial)[0] for trial in running})
 
 
 def repeat(study: optuna.Study, original: int) -> FrozenTrial:

@@ -140,7 +140,12 @@ class StudyRunner:
 
     def _due(self) -> int | None:
         """The number of the trial that gets a further seed next, if any."""
-        return repeats.due(self.study, self.options.race) if self.options.race else None
+        return repeats.due(self.study, self.options.race, self._have_begun()) if self.options.race else None
+
+    def _have_begun(self) -> bool:
+        """Whether all trials have."""
+        begun = len(self.finished()) + len(firsts(self._in_state(TrialState.RUNNING)))
+        return self.is_exhausted() or begun >= self.options.trials
 
     def is_free(self, run: Run | None) -> bool:
         """Whether no process trains this run. The worker of a dead search does until the end of its step."""
@@ -159,8 +164,7 @@ class StudyRunner:
         return self.options.seconds is not None and time.monotonic() - self.began > self.options.seconds
 
     def _is_over(self) -> bool:
-        begun = len(self.finished()) + len(firsts(self._in_state(TrialState.RUNNING)))
-        enough = self.is_exhausted() or begun >= self.options.trials
+        enough = self._have_begun()
         waiting = any(map(is_repeat, self._in_state(TrialState.WAITING)))  # that of a machine that died
         return self._is_late() or (enough and not waiting and self._due() is None)
 

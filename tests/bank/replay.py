@@ -1,9 +1,8 @@
 """Rules of a search, replayed on the bank without training: what they choose, after how many epochs.
 
 A seed of a trial is drawn from those of the bank with replacement, so that the mean of the bank over its seeds is the
-true mean of a declaration over new seeds. What a sampler proposes becomes the nearest declaration. One that was
-trained before is another trial with seeds of its own: in a real space it would be a close neighbor, and in the bank
-runs of the same seed have no luck in common.
+true mean of a declaration over new seeds. A declaration that is drawn again at random is another trial with seeds of
+its own: in a real space it would be a close neighbor, and in the bank runs of the same seed have no luck in common.
 """
 
 from __future__ import annotations
@@ -98,8 +97,8 @@ def at_random(bank: Bank, rng: np.random.Generator) -> Proposals:
 
 @dataclass
 class Tpe:
-    """labbook's TPE, which is told the declarations that are the nearest to what it proposed; the first one is that
-    which the space is around, as in a study."""
+    """labbook's TPE, which is told the declarations that are the nearest to what it proposed, each once while there are
+    others; the first one is that which the space is around, as in a study."""
 
     rng: np.random.Generator
 
@@ -112,7 +111,8 @@ class Tpe:
         study.add_trials([_frozen(each) for each in told])
         trial = study.ask()
         changes(SPACE, lambda name, dimension: samplers.suggest(trial, name, dimension))
-        return nearest(trial.params)
+        tried = {each.declaration for each in told}
+        return nearest(trial.params, tried if len(tried) < len(PARAMETERS) else set())
 
 
 PARAMETERS = parameters()
@@ -137,14 +137,14 @@ def _frozen(told: Told) -> optuna.trial.FrozenTrial:
     )
 
 
-def nearest(params: dict[str, object]) -> int:
-    """The declaration that is nearest to a point: a dimension counts by its share of the range, or 1 where a choice
-    differs or one of the two lacks it."""
+def nearest(params: dict[str, object], tried: set[int]) -> int:
+    """The declaration that is nearest to a point and was not tried: a dimension counts by its share of the range, or 1
+    where a choice differs or one of the two lacks it."""
 
     def apart(number: int) -> float:
         return sum(_apart(name, params, PARAMETERS[number]) for name in {*params, *PARAMETERS[number]})
 
-    return min(range(len(PARAMETERS)), key=apart)
+    return min((number for number in range(len(PARAMETERS)) if number not in tried), key=apart)
 
 
 def _apart(name: str, one: dict[str, object], other: dict[str, object]) -> float:
@@ -163,7 +163,7 @@ class Found:
     epochs: int
     trials: int
     verdict: race.Verdict | None = None
-    tried: frozenset[int] = frozenset()  # declarations
+    tried: frozenset[int] = frozenset()  # declarations that were trained to the end
 
 
 @dataclass
@@ -223,7 +223,7 @@ class Replay:
 
     def found(self, trial: int, verdict: race.Verdict | None = None) -> Found:
         """That this trial was chosen."""
-        tried = frozenset(told.declaration for told in self.told)
+        tried = frozenset(told.declaration for told in self.told if told.value is not None)
         return Found(self.told[trial].declaration, self.spent, len(self.told), verdict, tried)
 
 
@@ -274,9 +274,10 @@ def raced(replay: Replay, most: int = 8) -> Found:
     """--race: further seeds for what may beat the best, and the sampler is told means; as many trials as today's."""
     scores: dict[int, dict[int, float]] = {}
     while True:
-        trial = race.challenger(scores, most)
+        ending = len(replay.told) >= replay.trials
+        trial = race.challenger(scores, most, ending)
         if trial is None:
-            if len(replay.told) == replay.trials or not replay.trial(replay.median):
+            if ending or not replay.trial(replay.median):
                 break
             scores |= {n: {0: value} for n, value in replay.complete_trials().items() if n not in scores}
             continue

@@ -35,7 +35,7 @@ def raced(rng, trials=20, most=8):
         return float(rng.normal(means[number], 0.01))
 
     known = {number: {0: draw(number)} for number in range(trials)}
-    while (number := challenger(known, most)) is not None:
+    while (number := challenger(known, most, True)) is not None:
         known[number][len(known[number])] = draw(number)
     return means, known
 
@@ -57,11 +57,14 @@ def test_a_race_chooses_better_than_the_best_single_score_and_its_interval_cover
 
 def test_seeds_go_to_what_may_beat_the_best_and_no_further_than_they_may():
     clear = {0: {0: 0.5}, 1: {0: 0.51}, 2: {0: 0.52}, 3: {0: 0.53}, 4: {0: 0.9, 1: 0.9, 2: 0.9}, 5: {0: 0.89}}
-    assert challenger(clear, 8) == 5
-    assert challenger(clear, 8, busy={5}) == 4
-    assert challenger(clear, 8, busy={4, 5}) is None
-    assert challenger({n: dict.fromkeys(range(3), v[0]) for n, v in clear.items()}, 3) is None
-    assert challenger(dict(list(clear.items())[: FEWEST - 1]), 8) is None
+    assert challenger(clear, 8, True) == 5
+    assert challenger(clear, 8, True, busy={5}) == 4
+    assert challenger(clear, 8, True, busy={4, 5}) is None
+    assert challenger({n: dict.fromkeys(range(3), v[0]) for n, v in clear.items()}, 3, True) is None
+    assert challenger(dict(list(clear.items())[: FEWEST - 1]), 8, True) is None
+    unlikely = clear | {5: {0: 0.8}}
+    assert challenger(unlikely, 8, True) is not None
+    assert challenger(unlikely, 8, False) is None
 
 
 def test_a_mean_of_few_seeds_is_drawn_toward_all_and_one_of_many_is_not():
