@@ -16,8 +16,8 @@ from core.common.failpoints import failpoint
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Context manager: a stream to `<path>.part`, which replaces `path` at the end of the body.
 
-    The file at `path` is complete at all times, also after a power failure: either old or new. What the body has written
-    before an exception, such as that of a full disk, is removed.
+    The file at `path` is complete at all times, also after a power failure: either old or new. What the body has
+    written before an exception, such as that of a full disk, is removed.
     """
     part = path.with_name(f"{path.name}.part")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from core import randomness as K
 from core.augment import Cutout, RandomCrop
+from core.declare.part import Part
 from core.experiment import Experiment
 from core.losses import CrossEntropy
 from core.models import SmallCNN
@@ -59,9 +60,19 @@ def declarations() -> list[Experiment]:
 
 
 def digest(experiments: list[Experiment]) -> str:
-    """Of what is declared, not of what was measured: results differ between machines in their last bits."""
-    text = json.dumps([experiment.record() for experiment in experiments], sort_keys=True)
+    """Of what is declared, not of what was measured: results differ between machines in their last bits. Fields that
+    have their defaults are left out, because new ones are added to experiments."""
+    text = json.dumps([_chosen(experiment) for experiment in experiments], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _chosen(value: Any) -> Any:
+    """What a part declares, as JSON: its class, and the fields that differ from their defaults."""
+    if isinstance(value, Part):
+        fields = type(value).model_fields.items()
+        chosen = {name: getattr(value, name) for name, field in fields if getattr(value, name) != field.default}
+        return {"class": type(value).__name__} | {name: _chosen(own) for name, own in chosen.items()}
+    return [_chosen(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _drawn(number: int) -> dict[str, Any]:
