@@ -6,7 +6,7 @@ FOLDER is that of `python -m tests.bank`; SAMPLER is tpe, or random, which takes
 TRIALS trials (50) is raced with up to 8 seeds, and every other rule gets as many epochs as it took, replay by replay.
 Regret: by how much the best declaration of the bank is better than the chosen one, over seeds. To reach: the race has
 at most 0.6x the regret of today's search, one seed with the median pruner; its intervals cover the true mean of its
-choice in at least 93 % of 500 replays.
+choice in at least 93 % of 500 replays; of 100 edits that change nothing, at most 5 are kept.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from pathlib import Path
 import numpy as np
 import optuna
 
+from core.compare.sequential import Rule, boundary
 from tests.bank.replay import Bank, Found, Replay, Tpe, at_random, confirmed, hyperband, load, raced, single
 from tests.bank.trained import folder
+from tests.support import edits as programs
+
+IMAGES = 1079  # of the val split
 
 RULES: dict[str, Callable[[Replay], Found]] = {
     "one seed, median pruner": single,
@@ -74,7 +78,31 @@ def main() -> None:
     true = np.mean([bank.means[list(each.tried)].max() - bank.means[each.declaration] for each in race])
     print(f"intervals of the race: +- {100 * half:.2f} points, cover the true mean in {covered:.1%} of {len(verdicts)}")
     print(f"expected regret that the race states: {100 * told:.3f} points; of its complete trials: {100 * true:.3f}")
+    _null_edits(bank)
     print(f"{time.process_time() - began:.0f} s of a core")
+
+
+def _null_edits(bank: Bank, loops: int = 200, edits: int = 100, budget: int = 20) -> None:
+    """How many of 100 edits that change nothing a program keeps: each run is one of the same declaration, any seed."""
+    print(
+        f"\nof {edits} edits that change nothing, in {loops} loops: kept on average; more than 5 in; the first one in"
+    )
+    accept = programs.accepted(Rule(None, budget, boundary(1, budget)), 1 / IMAGES)
+    for name, accepts in {"labbook accept": accept, "keep if better": programs.better}.items():
+        found = [
+            programs.kept(_same(bank, number, edits, budget), range(1, edits + 1), accepts) for number in range(loops)
+        ]
+        counts = np.array([len(each) for each in found])
+        first = np.mean([each[:1] == [1] for each in found])
+        print(f"{name:26} {counts.mean():7.2f} {(counts > 5).mean():10.1%} {first:10.1%}")
+
+
+def _same(bank: Bank, number: int, edits: int, seeds: int) -> programs.Score:
+    """Scores of runs of one declaration, drawn from its seeds with replacement."""
+    rng = np.random.default_rng(number)
+    scores = bank.scores[rng.integers(len(bank.scores))]
+    drawn = scores[rng.integers(len(scores), size=(edits + 1, seeds))]
+    return lambda edit, seed: float(drawn[edit, seed])
 
 
 if __name__ == "__main__":

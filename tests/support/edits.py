@@ -22,12 +22,13 @@ def kept(score: Score, edits: Sequence[int], accepts: Accepts) -> list[int]:
     return found
 
 
-def accepted(rule: Rule) -> Accepts:
-    """As `labbook accept`: further seeds until it is decided, and yes if the edit is shown to be better."""
+def accepted(rule: Rule, resolution: float = 0.0) -> Accepts:
+    """As `labbook accept`: further seeds until it is decided, and yes if the edit is shown to be better. resolution:
+    the step between scores, see `difference`."""
 
     def accepts(score: Score, edit: int, base: int) -> bool:
         a, b = ({seed: score(one, seed) for seed in range(rule.budget)} for one in (edit, base))
-        look = deciding_look(a, b, rule)
+        look = deciding_look(a, b, rule, resolution)
         return look is not None and look.verdict == "shown" and look.mean > 0
 
     return accepts
