@@ -22,7 +22,8 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     same = [k for k in known if "/" in k and k.rsplit("/", 1)[-1] == metric(name)]  # val_acc, top1: val/accuracy
     close = [] if same else difflib.get_close_matches(name, known, n=n, cutoff=0.6)
     leaf = name.rsplit(".", 1)[-1]
-    return list(dict.fromkeys([*same, *close, *(k for k in known if k.rsplit(".", 1)[-1] == leaf)]))[:n]
+    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf and k not in close]
+    return list(dict.fromkeys([*same, *close[: n - bool(same_leaf)], *same_leaf]))[:n]
 
 
 def did_you_mean(name: str, known: Iterable[str], mark: str = "") -> str:

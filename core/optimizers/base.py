@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -32,6 +32,14 @@ class Optimizer(Part, ABC):
         does not support the model or the precision.
         """
 
+    def for_batches_of(self, images: int) -> Self:
+        """This optimizer with the learning rates of steps with this many images over all processes; see lr_per."""
+        changes: dict[str, Any] = {}
+        for prefix, part in [("", self), *((f"{name}.", part) for name, part in self.parts())]:
+            if per := getattr(part, "lr_per", None):
+                changes |= {f"{prefix}lr": part.lr * images / per, f"{prefix}lr_per": None}  # type: ignore[attr-defined]
+        return self.but(changes) if changes else self
+
     def rate_name(self) -> str:
         """Dotted name, below this part, of the learning rate that the schedule multiplies."""
         return next((name for name in self.flat() if name.rsplit(".", 1)[-1] == "lr"), "lr")
@@ -41,7 +49,7 @@ class Descent(Optimizer, ABC):
     """Base class of optimizers with a learning rate, which `layer_decay` and `groups` vary between parameters.
 
     Biases and the parameters of normalization layers (all parameters of fewer than two dimensions) have no weight
-    decay. The learning rate of a parameter is
+    decay, unless decay_all is set. The learning rate of a parameter is
     lr * layer_decay ** (number of layers after it) * multiplier of the first matching pattern * schedule multiplier.
     Parameters of a loss or a method are treated as part of the last layer.
     """
@@ -49,6 +57,15 @@ class Descent(Optimizer, ABC):
     lr: float = Field(0.1, gt=0, description="learning rate, before the multiplier of the schedule")
     weight_decay: float = Field(
         0.0, ge=0, description="weight decay coefficient; not applied to biases and normalization layers"
+    )
+    lr_per: int | None = Field(
+        None,
+        ge=1,
+        description="number of images per step that lr is meant for, such as 256: the learning rate is lr * images per "
+        "step / lr_per (linear scaling, Goyal et al. 2017, section 2.1); none: it is lr",
+    )
+    decay_all: bool = Field(
+        False, description="apply weight decay to biases and normalization layers, too, as optimizers of torch do"
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="layer-wise learning rate decay: factor for each layer or block before the last"
@@ -91,11 +108,16 @@ class Descent(Optimizer, ABC):
         closest to lr comes first, because the rate of the first group is the one that is logged."""
         groups: dict[tuple[float, bool], dict[str, Any]] = {}
         for name, parameter in parameters.items():
-            factor, without_decay = multipliers[name], parameter.ndim < 2 and self.weight_decay > 0
+            factor, without_decay = multipliers[name], parameter.ndim < 2 and self._spares
             decay = 0.0 if without_decay else self.weight_decay
             group = {"params": [], "weight_decay": decay, "lr": self.lr * factor}
             groups.setdefault((factor, without_decay), group)["params"].append(parameter)
         return [groups[key] for key in sorted(groups, key=lambda key: (_distance_from_one(key[0]), key[1]))]
+
+    @property
+    def _spares(self) -> bool:
+        """Whether some parameters have no weight decay and others have."""
+        return self.weight_decay > 0 and not self.decay_all
 
 
 def trainable(trained: nn.Module) -> dict[str, nn.Parameter]:

@@ -291,7 +291,7 @@ def initial_state(
     state = State(
         trained=trained,
         forward=Forward(trained, built["method"], built["loss"], compiled),
-        optimizer=experiment.optimizer.build(trained, scaled),
+        optimizer=experiment.optimizer.for_batches_of(context.batch_size).build(trained, scaled),
         ema=MovingAverage(trained["model"], experiment.ema) if experiment.ema else None,
         swa=equal_average(trained["model"]) if experiment.swa else None,
         stopwatch=Stopwatch() if experiment.max_minutes else None,

@@ -12,7 +12,7 @@ from core.context import Context
 from core.experiment import Experiment
 from core.methods import Method, Output
 from core.models import MLP, ResNet, SmallCNN
-from core.optimizers import SAM, SGD, Adam, AdamW, Muon, RMSprop
+from core.optimizers import SAM, SGD, Adam, AdamW, Muon, OptimizerByName, RMSprop
 from core.optimizers.layerwise import layers
 from core.optimizers.muon import orthogonalized
 from core.schedules import Cosine
@@ -33,6 +33,7 @@ ALL = {
     "sam": SAM(base=SGD_PLAIN, rho=0.1),
     "sam_rmsprop": SAM(base=RMSprop(lr=1e-3)),
     "sam_muon": SAM(base=Muon(), rho=0.1),
+    "by_name": OptimizerByName(name="NAdam", lr=0.01, weight_decay=1e-3),
     "grouped": SGD(lr=0.05, layer_decay=0.7, groups={"*.bias": 0.5}),
 }
 every = pytest.mark.parametrize("optimizer", ALL.values(), ids=ALL.keys())
