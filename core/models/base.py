@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from core.common.terminal import tell
@@ -13,7 +13,7 @@ from core.context import Context
 from core.declare.part import Part
 from core.declare.tree import choices
 from core.models.hooks import keep_in_fp32, recompute
-from core.models.initialize import initialize
+from core.models.initialize import Init, initialize, refuse
 from core.models.narrow import narrow
 from core.models.pretrained import Origin, find, read
 from core.models.transfer import adapt
@@ -31,9 +31,13 @@ class Model(Part, ABC):
         description="pretrained weights: a torchvision name (IMAGENET1K_V1), a finished run, or a file (.safetensors, "
         "or a state dict saved with torch.save); none: random initialization",
     )
-    init: Literal["default", "kaiming", "xavier", "orthogonal"] = Field(
+    init: Init = Field(
         "default",
-        description="initialization of linear and convolution layers; default: the initialization of the architecture",
+        description="initialization of linear and convolution layers, a function of torch.nn.init; default: the "
+        "initialization of the architecture; kaiming, xavier and orthogonal: for ReLU",
+    )
+    init_arguments: dict[str, Any] = Field(
+        {}, description="keyword arguments of the initialization, such as a std of 0.02 for normal, which has 1"
     )
     grad_checkpointing: bool = Field(
         False, description="gradient checkpointing: recompute activations in the backward pass to save memory"
@@ -41,6 +45,13 @@ class Model(Part, ABC):
     fp32: tuple[str, ...] = Field(
         (), description="names of modules that compute in fp32 under bf16 or fp16; * is a wildcard, e.g. fc,layer4.*"
     )
+
+    @field_validator("init_arguments")
+    @classmethod
+    def _init_takes_them(cls, arguments: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "init" in info.data:  # else init itself is wrong
+            refuse(info.data["init"], arguments)
+        return arguments
 
     @classmethod
     def hint(cls, name: str) -> str:
@@ -62,7 +73,7 @@ class Model(Part, ABC):
         """
         network = self.network(context)
         if self.init != "default":
-            initialize(network, self.init)
+            initialize(network, self.init, self.init_arguments)
         if origin := self.origin():
             self._load(network, origin, context)
         if self.grad_checkpointing and not recompute(network):

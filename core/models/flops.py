@@ -6,14 +6,32 @@ often count 1). Activations, normalizations and additions are not counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.models.inspection import evaluation_mode
+
+Shape = Sequence[int]
+
+
+def _of_layer(rows: Shape, own: Shape, recurrent: Shape, *_: Any, **__: Any) -> int:
+    """Of one recurrent layer in one direction. rows: [steps, N, inputs].  own, recurrent: shapes of its weights."""
+    return 2 * rows[0] * rows[1] * (math.prod(own) + math.prod(recurrent))
+
+
+def _of_layers(rows: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
+    """Of all recurrent layers, with the shapes of all weights and biases."""
+    return 2 * rows[0] * rows[1] * sum(math.prod(shape) for shape in weights if len(shape) == 2)
+
+
+# the recurrent layers that torch computes as a whole, on a CPU and on a GPU, and does not count
+RECURRENT = {torch.ops.aten.mkldnn_rnn_layer: _of_layer, torch.ops.aten._cudnn_rnn: _of_layers}
 
 
 @contextmanager
@@ -29,7 +47,8 @@ def counted_flops() -> Iterator[FlopCounterMode]:
     fast = mha.get_fastpath_enabled()
     try:
         mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        counting = FlopCounterMode(display=False, custom_mapping=RECURRENT)
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counting as counter:
             yield counter
     finally:
         mha.set_fastpath_enabled(fast)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from core.context import Context
+from core.models.activations import ACTIVATION_MEANING, Activation, activation_layer
 from core.models.base import Model
 from core.models.norms import NORM_MEANING, Norm, norm_layer
 
@@ -18,16 +19,17 @@ Width = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class MLP(Model):
-    """Multilayer perceptron with ReLU (Rumelhart et al. 1986), from images [N, C, H, W] to logits [N, classes]."""
+    """Multilayer perceptron (Rumelhart et al. 1986), from images [N, C, H, W] to logits [N, classes]."""
 
     hidden: tuple[Width, ...] = Field((128,), description="number of units of each hidden layer, e.g. 256,128")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after each hidden layer")
+    activation: Activation = Field("ReLU", description=ACTIVATION_MEANING)
 
     def network(self, context: Context) -> nn.Module:
         widths = [math.prod(context.image_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(before, after), activation_layer(self.activation)]
             layers += [nn.Dropout(self.dropout)] if self.dropout else []
         return nn.Sequential(*layers, nn.Linear(widths[-1], len(context.classes)))
 
@@ -36,7 +38,7 @@ class SmallCNN(Model):
     """Small convolutional network after VGG (Simonyan and Zisserman 2015, section 2.1), from images [N, C, H, W] to
     logits [N, classes].
 
-    Stages of two 3x3 convolutions, each with normalization and ReLU; max pooling between stages; global average
+    Stages of two 3x3 convolutions, each with normalization and activation; max pooling between stages; global average
     pooling; a linear layer. With norm group, images are normalized independently of each other, so that results do not
     depend on the number of processes.
     """
@@ -46,6 +48,7 @@ class SmallCNN(Model):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability before the last layer")
     norm: Norm = Field("batch", description=NORM_MEANING)
+    activation: Activation = Field("ReLU", description=ACTIVATION_MEANING)
 
     def check(self) -> None:
         if not self.widths:
@@ -75,4 +78,4 @@ class SmallCNN(Model):
 
     def _convolution(self, before: int, after: int) -> list[nn.Module]:
         convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        return [convolution, norm_layer(self.norm)(after), nn.ReLU(inplace=True)]
+        return [convolution, norm_layer(self.norm)(after), activation_layer(self.activation)]

@@ -19,13 +19,26 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.losses import CrossEntropy
 from core.methods import Auxiliary, Supervised
-from core.models import MLP, Airbench, CifarResNet, Model, ResNet, SmallCNN, Timm, Torchvision, forward_flops
+from core.models import (
+    MLP,
+    Airbench,
+    CifarResNet,
+    LeNet,
+    Model,
+    ResNet,
+    RowRNN,
+    SmallCNN,
+    Timm,
+    Torchvision,
+    forward_flops,
+)
 from core.models.hooks import Recomputed
 from core.models.initialize import initialize
 from core.models.input_size import match_channels, refusal
 from core.models.weights import load_weights
 from core.runs.train import train
 from experiments.tiny import EXPERIMENT
+from tests.support import loop
 from tests.support.optional import library
 
 OFFLINE = Launch(mlflow=False, threads=1)
@@ -455,11 +468,95 @@ def test_first_weights_have_the_papers_moments(how):
     assert (network[2].weight == 3).all()
 
 
+@pytest.mark.parametrize(
+    ("how", "arguments"),
+    [
+        ("uniform", {"a": -0.1, "b": 0.1}),
+        ("normal", {"std": 0.02}),
+        ("trunc_normal", {"std": 0.02}),
+        ("xavier_uniform", {}),
+        ("xavier_normal", {"gain": 2.0}),
+        ("kaiming_uniform", {"a": 1}),
+        ("kaiming_normal", {"mode": "fan_out"}),
+        ("orthogonal", {"gain": 0.5}),
+    ],
+)
+def test_first_weights_by_the_names_of_torch_are_torchs(how, arguments):
+    torch.manual_seed(0)
+    layer = MLP(hidden=(), init=how, init_arguments=arguments).build(context(shape=(8, 8, 1)))[1]
+    torch.manual_seed(0)
+    theirs = MLP(hidden=()).build(context(shape=(8, 8, 1)))[1]
+    getattr(nn.init, f"{how}_")(theirs.weight, **arguments)
+    assert torch.equal(layer.weight, theirs.weight)
+    assert not layer.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"init": "normol"}, "init: unknown value 'normol'; did you mean normal"),
+        ({"init": "normal", "init_arguments": {"sdt": 1}}, "init_arguments: normal has no sdt; did you mean std"),
+        ({"init": "normal", "init_arguments": {"std": "wide"}}, "init_arguments: normal: .*must be float, not str"),
+        ({"init_arguments": {"std": 1}}, "init_arguments: set init, too"),
+        ({"activation": "relu"}, "activation: should be ReLU, Tanh, Sigmoid, GELU or SiLU"),
+    ],
+    ids=str,
+)
+def test_what_an_initialization_or_activation_cannot_be_is_told(fields, message):
+    with pytest.raises(UserError, match=message):
+        MLP.read(fields)
+
+
 def test_init_is_declared_and_default_changes_nothing():
     same = built(SmallCNN(widths=(4,)), (8, 8, 1))
     assert torch.equal(same[0].weight, built(SmallCNN(widths=(4,), init="default"), (8, 8, 1))[0].weight)
     other = built(SmallCNN(widths=(4,), init="xavier"), (8, 8, 1))
     assert not torch.equal(same[0].weight, other[0].weight)
+
+
+# ---------------------------------------------------------------- activations, LeNet, recurrent
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU])
+def test_activations_are_declared_by_the_names_of_torch(kind):
+    for model in (MLP(hidden=(4, 4)), SmallCNN(widths=(4,)), LeNet()):
+        network = built(model.but({"activation": kind.__name__}), (8, 8, 1))
+        found = [type(layer) for layer in network if type(layer).__module__ == "torch.nn.modules.activation"]
+        assert len(found) >= 2
+        assert set(found) == {kind}
+
+
+def test_lenet_has_the_published_number_of_parameters_and_borders_small_images_with_zeros():
+    lenet = built(LeNet(), (32, 32, 1), 10)
+    assert size(lenet) == 61_706
+    small, (x,) = built(LeNet(), (28, 28, 1), 10), [images((28, 28, 1))]
+    small.load_state_dict(lenet.state_dict())
+    torch.testing.assert_close(small(x), lenet(F.pad(x, (2, 2, 2, 2))))
+    assert built(LeNet(), (33, 47, 3), 10)(images((33, 47, 3))).shape == (4, 10)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_the_recurrent_network_has_read_every_row_in_both_directions(cell):
+    network = built(RowRNN(cell=cell, hidden=5, layers=2, bidirectional=True), (6, 7, 2), 3)
+    one = images((6, 7, 2), 1)
+    rows = one[0].transpose(0, 1).flatten(1)  # [H, C * W]
+    _, final = network.recurrent(rows)
+    top = (final[0] if cell == "LSTM" else final)[-2:].flatten()  # the last states, from above and from below
+    torch.testing.assert_close(network(one)[0], network.fc(top))
+
+
+def test_flops_of_recurrent_layers_are_those_of_their_matrix_products():
+    network = built(RowRNN(hidden=5), (6, 7, 2), 3)
+    assert forward_flops(network, (6, 7, 2)) == 2 * (6 * 4 * 5 * (2 * 7 + 5) + 5 * 3)
+
+
+def test_a_recurrent_network_learns_and_resumes_like_any_other():
+    changes = {"model": RowRNN(hidden=16, dropout=0.1), "epochs": 6, "augment": (), "optimizer.lr": 0.3}
+    whole, first, second = loop.built(changes), loop.built(changes), loop.built(changes | {"seed": 0})
+    losses = [event.metrics["train/loss"] for event in loop.run(whole) if event.validation]
+    assert losses[-1] < 0.8 * losses[0]
+    loop.taken_up(first, second, 12)
+    assert loop.digest(second.state) == loop.digest(whole.state)
 
 
 # ---------------------------------------------------------------- computing again
