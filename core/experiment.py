@@ -51,6 +51,11 @@ class Experiment(Part):
     label_noise: LabelNoise | None = Field(None, description="make some training labels wrong, to study label noise")
     sampling: Sampling | None = Field(None, description="sampling of training images; none: each image once per epoch")
     normalize: Normalize = Field("data", description=NORMALISE_MEANING)
+    match_weights: bool = Field(
+        False,
+        description="prepare images as the pretrained weights expect: their size, crop, interpolation, mean and "
+        "deviation take the place of those of data and normalize",
+    )
     augment: tuple[Augment, ...] = Field((), description="augmentations of the training images, applied in this order")
     loss: Loss = Field(CrossEntropy(), description="loss function; the mean over the batch is minimized")
     method: Method = Field(Supervised(), description="training method: what a step computes from a batch")

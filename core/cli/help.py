@@ -27,7 +27,7 @@ BOUNDS: Mapping[type, str] = {Ge: "at least", Gt: "above", Le: "at most", Lt: "b
 HUGE = 1e12  # larger bounds are not shown
 
 DECLARATION: Mapping[str, Sequence[str]] = {
-    "Data": ("data", "fold", "long_tail", "label_noise", "sampling", "normalize", "limit"),
+    "Data": ("data", "fold", "long_tail", "label_noise", "sampling", "normalize", "match_weights", "limit"),
     "Augmentation": ("augment", "tta"),
     "Model": ("model", "freeze", "prune", "quantize", "ema", "swa"),
     "Loss and training method": ("loss", "method"),

@@ -21,7 +21,9 @@ _GPUS = (
     "for several GPUs: torchrun --nproc-per-node N -m experiments.NAME, or labbook launch --gpus_per_node N NAME; "
     "one GPU is --device cuda:1"
 )
-_WEIGHTS = "pretrained weights are --model.weights: a name of torchvision such as IMAGENET1K_V1, a run, or a file"
+_WEIGHTS = (
+    "pretrained weights are --model.weights: a name of torchvision (IMAGENET1K_V1) or timm (DEFAULT), a run, or a file"
+)
 _STOPPING = "early stopping is --stopping EarlyStopping, with --stopping.patience and --stopping.monitor"
 _DECIDED = "it belongs to --seeds decided, and to labbook decide and accept"
 _SWEEP = "declare SPACE and use the verb search to try many values; --seeds 5 trains five seeds"

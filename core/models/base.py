@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
@@ -28,8 +29,8 @@ class Model(Part, ABC):
 
     weights: str | None = Field(
         None,
-        description="pretrained weights: a torchvision name (IMAGENET1K_V1), a finished run, or a file (.safetensors, "
-        "or a state dict saved with torch.save); none: random initialization",
+        description="pretrained weights: a name of torchvision's (IMAGENET1K_V1) or timm's (DEFAULT), a finished "
+        "run, or a file (.safetensors, or a state dict saved with torch.save); none: random initialization",
     )
     init: Init = Field(
         "default",
@@ -92,10 +93,14 @@ class Model(Part, ABC):
         """The name of this network in torchvision, if torchvision has pretrained weights for it; otherwise None."""
         return None
 
+    def tensors(self, origin: Origin, context: Context) -> tuple[dict[str, torch.Tensor], str]:
+        """The weights, and a note for the user or an empty text. Raises UserError if they cannot be read."""
+        return read(origin.path)
+
     def _load(self, network: nn.Module, origin: Origin, context: Context) -> None:
         same = origin.classes is None or origin.classes == context.classes
         source = f"weights of {origin.name} ({origin.path.name}, sha256 {origin.sha256[:12]})"
-        weights, note = read(origin.path)
+        weights, note = self.tensors(origin, context)
         if holds_narrowed(origin.path):
             narrow(network, weights)
         adapted = adapt(network, weights, len(context.classes), same, f"model.weights: {source}")

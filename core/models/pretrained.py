@@ -17,6 +17,7 @@ from core.common import paths
 from core.common.errors import UserError
 from core.common.files import sha256_of
 from core.common.text import did_you_mean
+from core.models.preset import Preset, of_torchvision
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 NESTS = ("state_dict", "model_state_dict", "model")  # keys of the state dict in checkpoints of other programs
@@ -29,12 +30,14 @@ class Origin:
     """The source of pretrained weights; the file exists and is complete.
 
     name: for messages.  sha256: of the file, hexadecimal.  classes: class names in the order of the outputs, if known.
+    preset: how the images were prepared, if known.
     """
 
     name: str
     path: Path
     sha256: str
     classes: tuple[str, ...] | None = None
+    preset: Preset | None = None
 
     def record(self) -> dict[str, str]:
         """The entry for a run's record."""
@@ -51,13 +54,13 @@ def find(wanted: str, published: str | None) -> Origin:
     if path.is_file():
         return Origin(wanted, path, digest(path))
     if path.suffix in SUFFIXES:
-        raise _error(f"the file {wanted} does not exist")
+        raise refused(f"the file {wanted} does not exist")
     known = _published(published) if published else {}
     if wanted in known:
         return _of_torchvision(f"{wanted} of {published}", known[wanted])
     if re.fullmatch(r"[A-Z0-9_]+", wanted):
         available = f"{published} has {', '.join(known)}" if known else "torchvision has no weights for this network"
-        raise _error(f"the weights {wanted} do not exist{did_you_mean(wanted, known)}; {available}")
+        raise refused(f"the weights {wanted} do not exist{did_you_mean(wanted, known)}; {available}")
     return _of_run(wanted, known)
 
 
@@ -82,11 +85,11 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
             else "it is damaged or has an unsupported format"
         )
         advice = "save only the state_dict() of the network, preferably as safetensors"
-        raise _error(f"cannot load {path}: {reason}; {advice}") from None
+        raise refused(f"cannot load {path}: {reason}; {advice}") from None
     found, note = _nested(found)
     tensors = {n: t for n, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, Mapping) else {}
     if not tensors:
-        raise _error(f"{path} contains no state dict; save the state_dict() of the network to it")
+        raise refused(f"{path} contains no state dict; save the state_dict() of the network to it")
     return tensors, note
 
 
@@ -130,11 +133,11 @@ def _of_torchvision(name: str, entry: Any) -> Origin:
     path = path or _fetched(entry.url, paths.store() / file, expected)
     found = digest(path)
     if not found.startswith(expected):
-        raise _error(
+        raise refused(
             f"{path} is damaged: its sha256 starts with {found[:8]}, not {expected}; delete it to download it again"
         )
     categories = entry.meta.get("categories")
-    return Origin(name, path, found, tuple(categories) if categories else None)
+    return Origin(name, path, found, tuple(categories) if categories else None, of_torchvision(entry))
 
 
 def _hub() -> Path:
@@ -152,11 +155,12 @@ def _fetched(url: str, target: Path, expected: str) -> Path:
     except (OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = f"put the file at {target}, or use --model.weights none"
-        raise _error(f"downloading {url} failed ({reason}); {advice}") from None
+        raise refused(f"downloading {url} failed ({reason}); {advice}") from None
     return target
 
 
-def _error(message: str) -> UserError:
+def refused(message: str) -> UserError:
+    """The error of a user about model.weights."""
     return UserError([f"model.weights: {message}"])
 
 
@@ -181,10 +185,10 @@ def _of_run(wanted: str, known: Mapping[str, Any]) -> Origin:
         classes = tuple(run.record["data"]["classes"]) if "data" in run.record else ()
     except UserError as mistakes:
         others = f"; torchvision has {', '.join(known)}" if known else ""
-        raise _error(f"{mistakes}; {wanted} is not a file either{others}") from None
+        raise refused(f"{mistakes}; {wanted} is not a file either{others}") from None
     path = run.folder / "artifacts" / WEIGHTS
     if run.status != "FINISHED":
-        raise _error(f"run {run.id} is {run.status}; name a finished run")
+        raise refused(f"run {run.id} is {run.status}; name a finished run")
     if not path.exists():
-        raise _error(f"run {run.id} has no saved weights ({WEIGHTS})")
+        raise refused(f"run {run.id} has no saved weights ({WEIGHTS})")
     return Origin(run.id, run.artifact(WEIGHTS), digest(path), classes)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import nn
 
-from core.common.text import did_you_mean
+from core.common.errors import UserError
+from core.common.text import did_you_mean, suggestion
 from core.context import Context
+from core.models import timm_weights
 from core.models.base import Model
 from core.models.hooks import drop_branches, dropout_before, resize_input
 from core.models.input_size import fitted, last_linear
+from core.models.pretrained import Origin
 from core.models.resnet import branch_ends
 
 AUXILIARY = ("googlenet", "inception_v3")
@@ -117,8 +122,9 @@ class Torchvision(Model):
 class Timm(Model):
     """A network of timm by name, from images [N, C, H, W] to logits [N, classes].
 
-    Requires timm (`pip install -e ".[timm]"`). timm's pretrained weights are not downloaded; the network is randomly
-    initialized, unless `weights` names a run or a file.
+    Requires timm (`pip install -e ".[timm]"`). `weights` takes DEFAULT or a tag of timm's pretrained weights
+    (timm.list_pretrained), hf-hub:OWNER/NAME, local-dir:PATH, a run, or a file. timm itself reads its weights, and
+    converts position embeddings to the image size.
     """
 
     name: str = Field(description="name of the model in timm.list_models(), e.g. resnet26d")
@@ -138,15 +144,38 @@ class Timm(Model):
         if not timm.is_model(self.name):
             raise ValueError(f"timm has no model {self.name}{did_you_mean(self.name, timm.list_models())}")
 
+    def origin(self) -> Origin | None:
+        wanted = self.weights
+        if wanted is None or Path(wanted).expanduser().is_file():
+            return super().origin()
+        if found := timm_weights.find(_timm(), self.name, wanted):
+            return found
+        try:
+            return super().origin()
+        except UserError as mistakes:
+            known = timm_weights.tags(_timm(), self.name)
+            advice = suggestion(wanted, known) or f"; timm has no weights for {self.name}"
+            raise UserError([f"{mistakes}{advice}"]) from None
+
+    def tensors(self, origin: Origin, context: Context) -> tuple[dict[str, torch.Tensor], str]:
+        if not isinstance(origin, timm_weights.TimmOrigin):
+            return super().tensors(origin, context)
+        height, width, _ = context.image_shape
+        return timm_weights.read(_timm(), self.name, origin, (height, width) if self._is_sized() else None), ""
+
     def network(self, context: Context) -> nn.Module:
         """The network. Raises ValueError, with the minimum image size, for images that it does not support."""
         self.check()
         return fitted(self.name, self._make, context)
 
+    def _is_sized(self) -> bool:
+        """Whether the network is made for one image size."""
+        pretrained = _timm().get_pretrained_cfg(self.name)
+        return pretrained is not None and bool(pretrained.fixed_input_size)
+
     def _make(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
         timm = _timm()
-        pretrained = timm.get_pretrained_cfg(self.name)
-        sized = pretrained is not None and pretrained.fixed_input_size
+        sized = self._is_sized()
         try:
             network: nn.Module = timm.create_model(
                 self.name,

@@ -1,4 +1,4 @@
-"""Reduced declarations for --smoke and --overfit."""
+"""The declaration that is trained: as given, or reduced for --smoke and --overfit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from core.augment import Resize
 from core.common.ranks import ALONE, Ranks
 from core.experiment import Experiment
 from core.launch import Launch
+from core.training.match_weights import matched
 
 
 def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
@@ -22,7 +23,9 @@ def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
 
 
 def declared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Experiment:
-    """The declaration that is trained and recorded: as given, or reduced by --smoke and --overfit. Raises UserError."""
+    """The declaration that is trained and recorded: as given, with the images as pretrained weights expect them if
+    declared, or reduced by --smoke and --overfit. Raises UserError."""
+    experiment = matched(experiment) if experiment.match_weights else experiment
     small = smoked(experiment, ranks) if launch.smoke else experiment
     return overfitted(small, launch.overfit) if launch.overfit else small
 
