@@ -52,6 +52,7 @@ USES = [
     Use("torch.nn.modules.batchnorm._BatchNorm", "core/training/memory.py", _NORM),
     Use("torch.nn.modules.batchnorm._BatchNorm", "core/training/distributed.py", _NORM),
     Use("torch.nn.modules.conv._ConvNd", "core/models/initialize.py", "name the public convolutions of torch.nn"),
+    Use("torch.ops.aten._cudnn_rnn", "core/models/flops.py", "count no FLOPs of recurrent layers on a GPU"),
     Use(
         "torch.nn.Module._forward_hooks",
         "core/training/distributed.py",

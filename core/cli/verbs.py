@@ -8,6 +8,7 @@ OF_AN_EXPERIMENT = {
     "resume": "resume the latest interrupted run, or the run that is named",
     "search": "search hyperparameters over SPACE with Optuna; run it again to resume a study",
     "lr_find": "learning-rate range test on a copy of the model; suggests a learning rate",
+    "probe": "k-nearest-neighbor and linear probe on the features of the network; nothing is trained",
     "summary": "layers, output shapes, parameters and FLOPs; nothing is trained",
     "look": "save the augmented images of the first batch as a PNG (--to PATH)",
 }

@@ -90,7 +90,7 @@ def computed(parts: Assembly) -> Features | None:
             collector.identify(batch)
     found = []
     for batches in (parts.held_out(parts.images), parts.val):
-        features = _features(network, tail[0], batches, parts.setup)
+        features = features_at(network, tail[0], batches, parts.setup)
         if features is None:
             return None
         found.append(features)
@@ -155,7 +155,9 @@ def _tail(network: nn.Module, parts: Assembly) -> tuple[str, ...] | None:
     return tail if same else None
 
 
-def _features(network: nn.Module, at: str, batches: Batches, setup: Setup) -> tuple[torch.Tensor, torch.Tensor] | None:
+def features_at(
+    network: nn.Module, at: str, batches: Batches, setup: Setup
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(input of module `at`, float [N, D]; targets int64 [N]) of a split in order; None if larger than MOST_BYTES."""
     features, targets = [], []
     with _caught(network.get_submodule(at)) as kept, evaluation_mode(network), setup.precision(), torch.no_grad():
