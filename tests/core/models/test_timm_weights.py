@@ -77,7 +77,12 @@ def test_weights_by_name_are_timms_but_for_the_head_of_other_classes(timm, hub, 
 def test_a_transformer_at_another_size_and_of_gray_images_answers_as_timms_own(timm, hub, tmp_path):
     ours = Timm(name="vit_tiny_patch16_224", weights="DEFAULT").build(context(shape=(64, 64, 1))).eval()
     (file,) = tmp_path.glob("*.safetensors")
-    made = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}, "img_size": 64, "num_classes": 0}
+    made = {
+        "pretrained": True,
+        "pretrained_cfg_overlay": {"file": str(file), "custom_load": False},
+        "img_size": 64,
+        "num_classes": 0,
+    }
     other = timm.create_model("vit_tiny_patch16_224", **made).eval()
     gray = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     features = ours.forward_head(ours.forward_features(gray), pre_logits=True)
