@@ -70,6 +70,11 @@ class Launch(Part):
     )
     mlflow: bool = Field(True, description="send the run to MLflow; if false, labbook sync can send it later")
 
+    also: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (),
+        description="further trackers of the run, each fed by a process of its own: tensorboard, wandb (offline)",
+    )
+
     @field_validator("checkpoint_every")
     @classmethod
     def _checkpoint_every_is_steps_or_time(cls, text: str) -> str:

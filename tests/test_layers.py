@@ -31,7 +31,12 @@ LAYERS = [
     ["experiments", "core/__init__.py", "core/__main__.py", "core/task.py"],
 ]  # fmt: skip
 LAYER = {room: number for number, rooms in enumerate(LAYERS, 1) for room in rooms}
-ONLY_IN = {"mlflow": "core/tracking", "optuna": "core/search", "albumentations": "core/augment"}
+ONLY_IN = {
+    "mlflow": "core/tracking",
+    "wandb": "core/tracking",
+    "optuna": "core/search",
+    "albumentations": "core/augment",
+}
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path
     for tree in ("core", "data", "experiments")

@@ -40,6 +40,7 @@ _NORM = "name the public classes: nn.BatchNorm1d, BatchNorm2d, BatchNorm3d and S
 _VALIDATE = "leave the name to the server, which refuses it after training instead of before"
 _MONITOR = "sample psutil and pynvml in core/tracking/system.py, under the same names"
 _EVENTS = "read the events with tensorboard.backend.event_processing.event_accumulator, or vendor the five messages"
+_WRITER = "write new files with torch.utils.tensorboard.SummaryWriter, which imports torch and cannot continue a file"
 _LIVENESS = "write a user attribute with the time, and queue again what has been silent for GRACE seconds"
 _STEP = "draw from random.Random(key) in each of core's own steps; transforms of albumentations cannot be keyed then"
 USES = [
@@ -122,6 +123,16 @@ USES = [
     Use("tensorboard.compat.proto.event_pb2.Event", "core/importing/tensorboard.py", _EVENTS),
     Use("tensorboard.util.tensor_util", "core/importing/tensorboard.py", _EVENTS),
     Use("tensorboard.plugins.hparams.plugin_data_pb2.HParamsPluginData", "core/importing/tensorboard.py", _EVENTS),
+    Use("tensorboard.compat.proto.event_pb2.Event", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.compat.proto.summary_pb2.Summary", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.plugins.hparams.metadata", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.plugins.hparams.api_pb2.Status", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.plugins.hparams.plugin_data_pb2.HParamsPluginData", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.plugins.hparams.plugin_data_pb2.SessionEndInfo", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.plugins.hparams.plugin_data_pb2.SessionStartInfo", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.plugins.text.metadata.create_summary_metadata", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.summary.writer.record_writer.RecordWriter", "core/tracking/tensorboard_files.py", _WRITER),
+    Use("tensorboard.util.tensor_util.make_tensor_proto", "core/tracking/tensorboard_files.py", _WRITER),
 ]
 
 

@@ -15,6 +15,7 @@ from core.search import space
 from core.search.objectives import summary
 from core.search.search import SearchResult
 from core.tracking.api import mirror_status, public_uri, run_url, store_problem, tracking_uri
+from core.tracking.destinations import DESTINATIONS
 
 
 def report_result(result: Run | Seeds) -> int:
@@ -87,6 +88,10 @@ def _value(name: str, value: float) -> str:
 def report_location(run: Run) -> None:
     """Print the folder of a run and the command that shows it in MLflow."""
     tell(f"record: {run.folder}")
+    for to in (DESTINATIONS[name] for name in run.record["launch"].get("also", ())):
+        if missing := mirror_status(run.folder, to).why:
+            tell(f"{to.title} does not have the complete run yet ({missing}); to send the rest: {to.sync}")
+        tell(f"{to.title}: {to.look()}")
     if not run.record["launch"]["mlflow"]:
         tell("not in MLflow (--mlflow false); to send it: labbook sync")
         return

@@ -1,4 +1,4 @@
-"""labbook sync [RUN ...]: send everything that MLflow does not have yet, of all runs or of the runs that are named."""
+"""labbook sync [RUN ...]: send what MLflow, or another tracker, does not have yet of all runs, or of those named."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from core.common.terminal import tell
 from core.launch import Launch
 from core.record import journal
 from core.runs.trained import Run, load
-from core.tracking.api import default_uri, public_uri, sync, tracking_uri
+from core.tracking.api import default_uri, sync, tracking_uri
+from core.tracking.destinations import DESTINATIONS, MLFLOW
 
 
 def main(words: Sequence[str]) -> int:
-    """Returns the exit status: 0 if MLflow has all of the runs but those that were deleted in it, else 1. Raises
+    """Returns the exit status: 0 if the tracker has all of the runs but those that were deleted in it, else 1. Raises
     UserError."""
     parser = VerbParser("sync", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs to send; without any, all runs on record")
+    parser.add_argument(
+        "--to", choices=list(DESTINATIONS), default=MLFLOW.name, help="tracker; wandb: offline runs (default: mlflow)"
+    )
     given = parser.parse_args(list(words))
-    if tracking_uri() == default_uri():
+    to = DESTINATIONS[given.to]
+    if to == MLFLOW and tracking_uri() == default_uri():
         from core.tracking.repair import repair_store
 
         for line in repair_store():
             tell(line)
     every = sorted(path.parent for path in paths.runs().glob(f"*/{journal.FILE}"))
-    statuses = sync([load(word).folder for word in given.runs] or every)
+    statuses = sync([load(word).folder for word in given.runs] or every, to=to)
     for status in statuses:
         for refused in status.refused:
-            tell(f"{status.run}: MLflow refused {refused}")
+            tell(f"{status.run}: {to.title} refused {refused}")
         if status.deleted:
             tell(f"{status.run}: {status.why}")
         elif not status.complete:
             tell(f"{status.run}: {status.waiting} entries not sent yet: {status.why}")
     complete, deleted = sum(status.complete for status in statuses), sum(status.deleted for status in statuses)
     aside = f"; {deleted} deleted there" if deleted else ""
-    tell(f"{complete} of {len(statuses)} runs are complete in {public_uri()}{aside}")
+    tell(f"{complete} of {len(statuses)} runs are complete in {to.place()}{aside}")
     return 0 if complete + deleted == len(statuses) else 1
 
 

@@ -256,8 +256,7 @@ class _Procedure:
                 self.parents[setting.label] = earlier, journal
             else:
                 self.parents[setting.label] = self._new_parent(setting, held)
-            if self.launch.mlflow:
-                self.runtime.mirror.follow(self.parents[setting.label][0].folder)
+            self.runtime.mirror.follow(self.parents[setting.label][0].folder)
         return self.parents[setting.label]
 
     def _earlier_parent(self, setting: Setting) -> Run | None:

@@ -185,8 +185,7 @@ class _Group:
         runs: list[Run] = []
         failed: dict[int, str] = {}
         status, what = "FAILED", self.plan.what
-        if self.spec.launch.mlflow:
-            self.runtime.mirror.follow(self.parent.folder)
+        self.runtime.mirror.follow(self.parent.folder)
         try:
             for number, outcome in (self._together if self.spec.launch.together else self._in_turn)(earlier):
                 if isinstance(outcome, Run):

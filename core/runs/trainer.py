@@ -157,8 +157,7 @@ class Trainer:
 
     def _recording(self, journal: Journal) -> Generator[Event]:
         parts, stop, epochs = self.parts, self.runtime.stop, self.parts.experiment.epochs
-        if parts.launch.mlflow:
-            self.runtime.mirror.follow(self.run.folder)
+        self.runtime.mirror.follow(self.run.folder)
         steps, state = parts.context.steps_per_epoch, parts.state
         # a forward pass is about a third of a step
         forecast = Forecast(steps, epochs, state.step, overhead=parts.val.plan.count / parts.train.plan.count / 3)

@@ -38,7 +38,7 @@ from core.search.race import Verdict
 from core.search.repeats import best_of, message, verdict_of
 from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
 from core.search.study import DECLARED, StudyRunner, identity
-from core.tracking.api import Mirror
+from core.tracking.api import Follows
 from core.training.assemble import prepare, refuse_unmeasured
 from core.training.runtime import open_runtime
 from core.training.smoke import declared as made_small
@@ -80,19 +80,17 @@ def search(
     with open_runtime(spec.launch, None) as runtime, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage")  # given here by `beat`
-        mirror = runtime.mirror
-        assert isinstance(mirror, Mirror)
         spec = replace(spec, experiment=made_small(experiment, spec.launch, runtime.ranks))
         first = spec.experiment.but({"fold": Fold(folds=goals.folds)}) if goals.folds else spec.experiment
         parts = prepare(first, spec.launch, runtime.ranks)
         refuse_unmeasured(parts, {f"--goal {name}": name for name in goals.names if name not in COSTS})
         with (
             _opened(spec, within, options, goals) as (storage, study),
-            _parent(study, spec, options, mirror) as (run, journal),
+            _parent(study, spec, options, runtime.mirror) as (run, journal),
             needed(options.storage),
         ):
             given = spec.experiment, spec.launch, options, goals, spec.info
-            runner = StudyRunner(storage, study, within, *given, run, mirror, Pool(options.workers), display())
+            runner = StudyRunner(storage, study, within, *given, run, runtime.mirror, Pool(options.workers), display())
             confirmed = _run_trials(runner, journal, seeds, runtime.stop)
     raced = verdict_of(study)
     lines = [message(study, goals)] if raced else messages(runner, confirmed)
@@ -159,7 +157,7 @@ def _lock_study(folder: Any, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Mirror) -> Iterator[tuple[Run, Journal]]:
+def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Follows) -> Iterator[tuple[Run, Journal]]:
     """Context manager: the run of the study, created or reopened. Its journal records how the body ends."""
     token = study.user_attrs[TOKEN]
     known = ((run, run.record.get("study")) for run in intact(Run.of_experiment(spec.info.experiment)))
@@ -176,8 +174,7 @@ def _parent(study: optuna.Study, spec: RunSpec, options: Search, mirror: Mirror)
         facts = open_journal(journal, spec, f"study {study.study_name}", tags)
         named = {"name": study.study_name, "token": token}
         write_record(journal, spec, facts, study=named)
-    if spec.launch.mlflow:
-        mirror.follow(run.folder)
+    mirror.follow(run.folder)
     status = "FAILED"
     try:
         with locked(run.folder):

@@ -31,7 +31,7 @@ from core.search.repeats import ERROR, firsts, is_repeat
 from core.search.space import Space, changes, changes_of, declared, dimensions, label, text
 from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats
 from core.search.trial import Outcome, Task, runs_by_trial
-from core.tracking.api import Mirror
+from core.tracking.api import Follows
 
 OWNER, DECLARED = "owner", "declaration"
 MAX_DEATHS = 3  # worker deaths in one epoch after which a trial fails
@@ -51,7 +51,7 @@ class StudyRunner:
     goals: Goals
     info: RunInfo
     parent: Run
-    mirror: Mirror
+    mirror: Follows
     pool: Pool
     display: Any
     began: float = field(default_factory=time.monotonic)
@@ -107,8 +107,7 @@ class StudyRunner:
     def follow(self, folder: str) -> Run:
         """Returns the run in this folder, which is mirrored from now on."""
         run = Run(Path(folder))
-        if self.launch.mlflow:
-            self.mirror.follow(run.folder)
+        self.mirror.follow(run.folder)
         return run
 
     def _next(self, place: int) -> Task | None:

@@ -1,10 +1,11 @@
-"""MLflow as a mirror of journals. The trainer uses core.tracking.api, which imports neither mlflow nor torch.
+"""Mirrors of journals: MLflow, TensorBoard, W&B. The trainer uses core.tracking.api, which imports none of them.
 
-    from core.tracking.api import Mirror
+    from core.tracking.api import Mirrors
 
-    mirror = Mirror()
+    mirror = Mirrors(mlflow=True, also=("tensorboard",))
     mirror.follow(folder)       as soon as the run's folder exists
     complete = mirror.finish()  False: send the rest with `labbook sync`
 
-A separate process, core/tracking/process.py, sends the entries; its progress is in mirror.json of each run.
+A separate process for each tracker, core/tracking/process.py, sends the entries to a class that has the methods of
+core/tracking/tracker.py; its progress is in mirror.json, or mirror.NAME.json, of each run.
 """

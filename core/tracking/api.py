@@ -1,4 +1,4 @@
-"""The part of the MLflow mirror that the trainer uses."""
+"""The part of the mirrors that the trainer uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,35 +15,16 @@ from typing import Any, Protocol
 from core.common import paths
 from core.common.errors import UserError
 from core.common.terminal import tell
-from core.common.text import public
 from core.record import journal
 from core.tracking import cursor
-from core.tracking.store_check import problem
+from core.tracking.address import default_uri as default_uri
+from core.tracking.address import public_uri as public_uri
+from core.tracking.address import store_problem as store_problem
+from core.tracking.address import tracking_uri as tracking_uri
+from core.tracking.destinations import MLFLOW, Destination, chosen
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GRACE = 5.0  # s to wait for a mirror to stop after SIGTERM
-
-
-def tracking_uri() -> str:
-    """Returns $MLFLOW_TRACKING_URI, or the database that `mlflow ui` opens in the home folder."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
-    path = uri.removeprefix("sqlite:///")
-    return uri if path == uri or path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
-
-
-def public_uri() -> str:
-    """Returns the tracking URI without user and password."""
-    return public(tracking_uri(), whole=True)
-
-
-def default_uri() -> str:
-    """Returns the URI of the database in the home folder."""
-    return f"sqlite:///{paths.home()}/mlflow.db"
-
-
-def store_problem() -> str | None:
-    """Returns what has to be repaired before MLflow can get a run, in a line with advice; None if nothing is known."""
-    return problem(tracking_uri(), own=tracking_uri() == default_uri())
 
 
 class Follows(Protocol):
@@ -59,20 +41,21 @@ class NoMirror:
 
 
 class Mirror:
-    """The mirror process of this invocation. Its methods do not raise if MLflow or the process fails."""
+    """The mirror process of this invocation. Its methods do not raise if the tracker or the process fails."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: Destination = MLFLOW) -> None:
+        self.to = to
         self._mistake: str | None = None  # known before the start: the process would only wait
         self._process: subprocess.Popen[bytes] | None = None
         self._all_announced = True
 
     def start(self) -> None:
-        """Start the process, without waiting until it is ready. If MLflow cannot get anything, print why instead."""
-        self._mistake = store_problem()
+        """Start the process, without waiting for it. If the tracker cannot get anything, print why instead."""
+        self._mistake = self.to.problem()
         if self._mistake:
-            tell(f"MLflow does not get this run: {self._mistake}")
+            tell(f"{self.to.title} does not get this run: {self._mistake}")
         else:
-            self._process = _launch(os.getpid(), patience=30.0)
+            self._process = _launch(self.to, os.getpid(), patience=30.0)
 
     def follow(self, folder: Path) -> None:
         """Mirror this run from now on. The process is started if necessary."""
@@ -85,13 +68,18 @@ class Mirror:
 
         All runs must have ended.
         """
-        process = self._process
-        if process is None:
+        self.close()
+        if self._process is None:
             return self._all_announced
+        return _wait(self._process, timeout) == 0 and self._all_announced
+
+    def close(self) -> None:
+        """Announce that no more runs follow, without waiting."""
+        if self._process is None or _stdin(self._process).closed:
+            return
         self._announce(b"\n")  # not only the end of stdin: a forked loader worker may hold the pipe open
         with contextlib.suppress(OSError):
-            _stdin(process).close()
-        return _wait(process, timeout) == 0 and self._all_announced
+            _stdin(self._process).close()
 
     def _announce(self, line: bytes) -> None:
         written: int | None = 0
@@ -101,13 +89,41 @@ class Mirror:
         self._all_announced = self._all_announced and written == len(line)
 
 
+class Mirrors:
+    """The mirror processes of this invocation, one for each tracker.
+
+    Raises UserError if the library of a tracker in `also` is not installed.
+    """
+
+    def __init__(self, mlflow: bool, also: Sequence[str]):
+        self._each = [Mirror(to) for to in chosen(mlflow, also)]
+
+    def start(self) -> None:
+        """Start all processes, without waiting until they are ready."""
+        for mirror in self._each:
+            mirror.start()
+
+    def follow(self, folder: Path) -> None:
+        """Mirror this run from now on."""
+        for mirror in self._each:
+            mirror.follow(folder)
+
+    def finish(self, timeout: float = 30.0) -> bool:
+        """Wait up to `timeout` seconds until everything is sent. Returns whether it was. All runs must have ended."""
+        for mirror in self._each:
+            mirror.close()
+        end = time.monotonic() + timeout
+        finished = [mirror.finish(max(0.0, end - time.monotonic())) for mirror in self._each]
+        return all(finished)
+
+
 @dataclass(frozen=True)
 class MirrorStatus:
-    """How much of a run is in MLflow.
+    """How much of a run a tracker has.
 
-    complete: the run has ended, and its whole journal is in MLflow.  waiting: number of entries not sent yet.  why: the
-    reason why it is not complete; empty if it is.  refused: entries that MLflow rejected, with the reason.  deleted:
-    whether a user deleted the run in MLflow.
+    complete: the run has ended, and the tracker has its whole journal.  waiting: number of entries not sent yet.
+    why: the reason why it is not complete; empty if it is.  refused: entries that were rejected, with the reason.
+    deleted: whether a user deleted the run there.
     """
 
     run: str
@@ -118,18 +134,18 @@ class MirrorStatus:
     deleted: bool = False
 
 
-def mirror_status(folder: Path) -> MirrorStatus:
-    """Returns the state of a run from the files in its folder, without a call to MLflow."""
-    found, wrong = _status(folder), store_problem()
+def mirror_status(folder: Path, to: Destination = MLFLOW) -> MirrorStatus:
+    """Returns the state of a run from the files in its folder, without a call to the tracker."""
+    found, wrong = _status(folder, to), to.problem()
     return replace(found, complete=False, why=wrong) if wrong else found
 
 
-def _status(folder: Path) -> MirrorStatus:
-    found = cursor.load(folder)
-    if found is not None and found.tracking_uri != public_uri():
+def _status(folder: Path, to: Destination) -> MirrorStatus:
+    found = cursor.load(folder, to.name)
+    if found is not None and found.tracking_uri != to.place():
         found = None
     waiting = cursor.waiting(folder, found)
-    if held(folder):
+    if held(folder, to.name):
         why = "another process is sending it"
     elif _is_empty(folder):
         why = "its journal has no run event"
@@ -143,35 +159,36 @@ def _status(folder: Path) -> MirrorStatus:
     return MirrorStatus(folder.name, not why, waiting, why, found.refused if found else (), deleted)
 
 
-def sync(folders: Iterable[Path], patience: float = 30.0) -> list[MirrorStatus]:
-    """Send missing entries to MLflow. Returns the state of each run.
+def sync(folders: Iterable[Path], patience: float = 30.0, to: Destination = MLFLOW) -> list[MirrorStatus]:
+    """Send missing entries to a tracker. Returns the state of each run.
 
-    Runs that another process is sending are skipped. Runs that were removed from MLflow are sent again from the
-    beginning. Sending stops if MLflow does not respond for `patience` seconds. A run without a final status becomes
-    KILLED if its trainer has died. Raises UserError if MLflow cannot get anything.
+    Runs that another process is sending are skipped. Runs that were removed from the tracker are sent again from the
+    beginning. Sending stops if it does not respond for `patience` seconds. A run without a final status becomes
+    KILLED if its trainer has died. Raises UserError if the tracker cannot get anything.
     """
-    if wrong := store_problem():
+    if wrong := to.problem():
         raise UserError([wrong])
     runs = [folder.absolute() for folder in folders]
-    to_send = [folder for folder in runs if not held(folder) and not _is_empty(folder)]
-    process = _launch(0, patience) if to_send else None
+    to_send = [folder for folder in runs if not held(folder, to.name) and not _is_empty(folder)]
+    process = _launch(to, 0, patience) if to_send else None
     if process is not None:
         os.set_blocking(_stdin(process).fileno(), True)
         with contextlib.suppress(OSError), _stdin(process) as stdin:
             for folder in to_send:
                 stdin.write(os.fsencode(folder) + b"\n")
         process.wait()
-    return [_status(folder) for folder in runs]
+    return [_status(folder, to) for folder in runs]
 
 
-def held(folder: Path) -> bool:
+def held(folder: Path, tracker: str = cursor.MLFLOW) -> bool:
     """Whether a running mirror holds the lock of this run."""
     from filelock import FileLock, Timeout
 
-    if not (folder / cursor.LOCK).exists():
+    lock = folder / cursor.lock_of(tracker)
+    if not lock.exists():
         return False
     try:
-        with FileLock(folder / cursor.LOCK).acquire(timeout=0):
+        with FileLock(lock).acquire(timeout=0):
             return False
     except Timeout:
         return True
@@ -187,14 +204,14 @@ def run_url(folder: Path) -> str | None:
     return f"{page}&viewStateShareKey={found.view}" if found.view else page
 
 
-def _launch(parent: int, patience: float) -> subprocess.Popen[bytes] | None:
+def _launch(to: Destination, parent: int, patience: float) -> subprocess.Popen[bytes] | None:
     """Start the mirror process with an unbuffered, non-blocking stdin; None if it cannot be started."""
     try:
         log = paths.runs().parent / "mirror.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "core.tracking.process", str(parent), str(patience)],
+                [sys.executable, "-m", "core.tracking.process", to.name, str(parent), str(patience)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -245,5 +262,5 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether the journal has no "run" event, without which no run can be created in MLflow."""
+    """Whether the journal has no "run" event, without which no run can be created."""
     return not any(event["event"] == "run" for _, event in cursor.entries(folder, journal.FILE, 0))

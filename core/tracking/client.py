@@ -7,6 +7,7 @@ import getpass
 import importlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import ArgumentError
 
 from core.common.failpoints import failpoint
+from core.tracking.tracker import Deleted, Missing
 
 RUN_TAG = "labbook.run"
 NOTE = "mlflow.note.content"
@@ -33,14 +35,6 @@ _REFUSALS = {
     "RESOURCE_ALREADY_EXISTS",
     "INVALID_STATE",
 }
-
-
-class Deleted(Exception):
-    """The run was deleted in MLflow by a user: it is skipped until it is restored there."""
-
-
-class Missing(Exception):
-    """The run is no longer in MLflow, because its store was removed: the mirror sends it again."""
 
 
 def connect(uri: str) -> MlflowClient:
@@ -94,7 +88,7 @@ def find_run(client: MlflowClient, experiment_id: str, run: str) -> str | None:
     return active(found[0]) if found else None
 
 
-def create_run(client: MlflowClient, experiment_id: str, event: dict[str, Any], parent: str | None) -> str:
+def create_run(client: MlflowClient, experiment_id: str, event: Mapping[str, Any], parent: str | None) -> str:
     """Create a run for the "run" event of a journal. Returns MLflow's id."""
     tags = {RUN_TAG: event["id"], NOTE: event.get("description"), "mlflow.parentRunId": parent}
     with contextlib.suppress(Exception):  # the user may be unknown in a container

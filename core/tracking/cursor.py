@@ -1,4 +1,7 @@
-"""The progress of the mirror with a run, in mirror.json in the run's folder, and the lock of the sending process."""
+"""The progress of a mirror with a run, in mirror.json in the run's folder, and the lock of the sending process.
+
+That of MLflow has this name; that of another tracker has its own, such as mirror.tensorboard.json.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from core.record.run import MIRROR
 
 FILE = MIRROR
 LOCK = "mirror.lock"
+MLFLOW = "mlflow"
 SYSTEM = "system.jsonl"
 SOURCES = (journal.FILE, SYSTEM)
 _MOST_REFUSED = 50
@@ -27,11 +31,14 @@ _TAIL = 1 << 16
 
 @dataclass(frozen=True)
 class Record:
-    """MLflow's run `run_id` has the first `journal` bytes of the journal and the first `system` bytes of system.jsonl.
+    """The run `run_id` of a tracker has the first `journal` bytes of the journal and the first `system` bytes of
+    system.jsonl.
 
-    If run_id is empty, a mirror has started to create the run: it may exist, with the tag labbook.run.  status: the
-    last one sent.  refused: entries that MLflow rejected, with the reason.  problem: why sending has stopped or waits.
-    deleted: whether a user deleted the run in MLflow.  view: the shared view of its experiment, or "".
+    tracking_uri: where the tracker keeps its runs.  If run_id is empty, a mirror has started to create the run: it may
+    exist, in MLflow with the tag labbook.run.  status: the last one sent.  refused: entries that were rejected, with
+    the reason.  problem: why sending has stopped or waits.  deleted: whether a user deleted the run there.  view: the
+    shared view of its experiment in MLflow, or "".  position: of TensorBoard, how many bytes of its
+    file hold these entries; of W&B, whether the offline run is complete.
     """
 
     tracking_uri: str
@@ -44,6 +51,7 @@ class Record:
     problem: str = ""
     deleted: bool = False
     view: str = ""
+    position: int = 0
 
     def offset(self, file: str) -> int:
         return self.journal if file == journal.FILE else self.system
@@ -63,27 +71,37 @@ class Record:
 _record = TypeAdapter(Record)
 
 
-def load(folder: Path) -> Record | None:
+def file_of(tracker: str) -> str:
+    """Returns the name of the file with the progress of a tracker's mirror."""
+    return FILE if tracker == MLFLOW else f"mirror.{tracker}.json"
+
+
+def lock_of(tracker: str) -> str:
+    """Returns the name of the file that the process holds which sends runs to a tracker."""
+    return LOCK if tracker == MLFLOW else f"mirror.{tracker}.lock"
+
+
+def load(folder: Path, tracker: str = MLFLOW) -> Record | None:
     """Returns None if no mirror has sent this run. If the file is damaged, the URI is empty, and MLflow is searched."""
     try:
-        record = _record.validate_python(unsealed((folder / FILE).read_bytes()))
+        record = _record.validate_python(unsealed((folder / file_of(tracker)).read_bytes()))
         # an earlier version may have left a password in it
         record = replace(record, tracking_uri=public(record.tracking_uri, whole=True))
-        return record if min(record.journal, record.system) >= 0 else Record(tracking_uri="")
+        return record if min(record.journal, record.system, record.position) >= 0 else Record(tracking_uri="")
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return Record(tracking_uri="")
 
 
-def save(folder: Path, record: Record) -> None:
-    """Write mirror.json atomically. Passwords in URIs are removed here, wherever the texts come from."""
+def save(folder: Path, record: Record, tracker: str = MLFLOW) -> None:
+    """Write the progress of a mirror atomically. Passwords in URIs are removed here, wherever the texts come from."""
     texts = {
         "tracking_uri": public(record.tracking_uri, whole=True),
         "problem": public(record.problem),
         "refused": [public(note) for note in record.refused],
     }
-    write_atomic(folder / FILE, sealed(asdict(record) | texts, indent=1))
+    write_atomic(folder / file_of(tracker), sealed(asdict(record) | texts, indent=1))
 
 
 def entries(folder: Path, file: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:

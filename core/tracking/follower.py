@@ -1,4 +1,4 @@
-"""Follower: sends one run to MLflow. It holds the lock of the run, its progress, and the next batch."""
+"""Follower: sends one run to a tracker. It holds the lock of the run, its progress, and the next batch."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
-from mlflow import MlflowClient
 
 from core.common.files import sync
 from core.record.journal import ENDED, Journal
-from core.tracking import client as store
-from core.tracking.cursor import LOCK, SOURCES, SYSTEM, Record, entries, last_event, load, save, waiting
+from core.tracking.cursor import SOURCES, SYSTEM, Record, entries, last_event, load, lock_of, save, waiting
+from core.tracking.tracker import Deleted, Missing, Tracker, Waits
 from core.tracking.upload import Batch, Sent, gather, replay, send
 
 
 class Follower:
     """Sends one run, a batch at a time, while it holds the run's lock."""
 
-    def __init__(self, folder: Path, store_name: str):
+    def __init__(self, folder: Path, name: str, place: str):
+        """name: of the tracker.  place: where it keeps its runs."""
         self.folder = folder
-        self.record = Record(store_name)
+        self.name = name
+        self.record = Record(place)
         self.saw_end = False  # the final status has been sent
-        self.deleted = False  # the run was deleted in MLflow
-        self._lock = FileLock(folder / LOCK)
+        self.deleted = False  # the run was deleted by a user
+        self._lock = FileLock(folder / lock_of(name))
         self._open = False
         self._pending: dict[str, Batch] = {}  # gathered but not sent yet
         self._sent: dict[str, Sent] = {}
@@ -43,7 +44,10 @@ class Follower:
                 return False
         return True
 
-    def release(self) -> None:
+    def let_go(self, tracker: Tracker) -> None:
+        """Release the lock: nothing more is to be sent."""
+        if self._open:
+            self._keep(tracker.let_go(self.record))
         self._lock.release()
 
     @property
@@ -51,22 +55,21 @@ class Follower:
         """Whether the run is waiting for another mirror, its parent run, or a response."""
         return not self._open and not self.deleted
 
-    def advance(self, client: MlflowClient) -> bool:
-        """Send one batch. Returns False if there is none. Raises what MLflow raises; try again later."""
+    def advance(self, tracker: Tracker) -> bool:
+        """Send one batch. Returns False if there is none. Raises what the tracker raises; try again later."""
         if self.deleted:
             return False
         try:
-            return self._send_next(client) if self._open else self._begin(client)
-        except store.Deleted as reason:
+            return self._send_next(tracker) if self._open else self._begin(tracker)
+        except Deleted as reason:
             self.deleted = True
             self._keep(replace(self.record, problem=str(reason), deleted=True))
             return False
-        except store.Missing:
-            self._keep(Record(self.record.tracking_uri))
-            self._open = False
+        except Missing:
+            self._restart()
             return True
 
-    def try_to_finish(self, client: MlflowClient, stay: bool) -> bool:
+    def try_to_finish(self, tracker: Tracker, stay: bool) -> bool:
         """Returns whether the mirror is done with this run, once no more runs are announced.
 
         If its trainer has died, the run becomes KILLED. If its trainer is alive, the mirror is done unless `stay`.
@@ -80,8 +83,12 @@ class Follower:
         if waiting(self.folder, self.record):  # entries that were written after the last batch was gathered
             return False
         events = [last_event(self.folder, file) for file in SOURCES]
-        client.set_terminated(self.record.run_id, "KILLED", max(event["time"] for event in events if event))
-        self._keep(replace(self.record, status="KILLED"))
+        try:
+            tracker.status(self.record, "KILLED", max(event["time"] for event in events if event))
+        except Missing:
+            self._restart()
+            return False
+        self._keep(replace(tracker.kept(self.record), status="KILLED"))
         return True
 
     def report_problem(self, problem: str) -> None:
@@ -101,33 +108,26 @@ class Follower:
         self._system.metrics(self._samples, values)
         self._samples += 1
 
-    def _begin(self, client: MlflowClient) -> bool:
-        """Find or create the run in MLflow. Returns False if the journal has no "run" event, or the parent no run."""
+    def _begin(self, tracker: Tracker) -> bool:
+        """Find or create the run. Returns False if the journal has no "run" event, or the tracker has to wait."""
         event = next((event for _, event in entries(self.folder, "journal.jsonl", 0) if event["event"] == "run"), None)
         if event is None:
             return False
-        earlier = load(self.folder)
+        earlier = load(self.folder, self.name)
         same_store = earlier is not None and earlier.tracking_uri == self.record.tracking_uri
         record = earlier if earlier is not None and same_store else Record(self.record.tracking_uri)
         self.record = record
-        if record.run_id:
-            store.check_run(client, record.run_id)
-            if record.deleted:  # and restored since
-                self._keep(replace(record, problem="", deleted=False))
-        else:
-            parent, refused = self._parent(event)
-            if parent is None and not refused and event.get("parent"):
-                self.report_problem(f"waiting for its parent {event['parent']}")
-                return False
+        if not record.run_id:
             self._keep(record)  # from here on, the run may exist, and another mirror has to search for it
-            experiment = store.experiment(client, event["experiment"], event.get("description") or "")
-            found = store.find_run(client, experiment, event["id"]) if earlier else None
-            run_id = found or store.create_run(client, experiment, event, parent)
-            record = replace(record, experiment_id=experiment, run_id=run_id, view=store.VIEW)
-            self._keep(replace(record, refused=record.with_refused(refused)))
-        for file in SOURCES:
-            if self.record.offset(file) > _size(self.folder / file):  # an earlier state was restored from a copy
-                self._keep(self.record.at(file, 0))
+        try:
+            record = tracker.open(self.folder, event, record, seek=earlier is not None)
+        except Waits as reason:
+            self.report_problem(str(reason))
+            return False
+        if any(record.offset(file) > _size(self.folder / file) for file in SOURCES):
+            raise Missing  # an earlier state of the journal was restored from a copy
+        if record != self.record or record.deleted:  # deleted, and restored since
+            self._keep(replace(record, problem="" if record.deleted else record.problem, deleted=False))
         self._sent = {file: Sent() for file in SOURCES}
         self._pending = {}
         self._run = event
@@ -136,20 +136,20 @@ class Follower:
         self._open = True
         return True
 
-    def _send_next(self, client: MlflowClient) -> bool:
+    def _send_next(self, tracker: Tracker) -> bool:
         for file in SOURCES:
             start = self.record.offset(file)
             batch = self._pending.get(file) or gather(self.folder, file, start, self._sent[file])
             if batch is None:
                 continue
             self._pending[file] = batch
-            # what a power failure takes from the journal is trained again with other times: MLflow must not have it
+            # what a power failure takes from the journal is trained again with other times: no tracker must have it
             sync(self.folder / file)
             try:
-                record = send(client, self.folder, self.record, batch)
+                record = send(tracker, self.folder, self.record, batch)
             except Exception as error:
-                if store.permanent(error):
-                    store.check_run(client, self.record.run_id)
+                if tracker.is_permanent(error):
+                    tracker.check(self.record)
                 raise
             del self._pending[file]
             if batch.event and batch.event["event"] == "run":
@@ -158,20 +158,12 @@ class Follower:
             return True
         return False
 
-    def _parent(self, event: dict[str, Any]) -> tuple[str | None, list[str]]:
-        """(MLflow's id of the parent or None, notes). None without notes means that the parent is not in MLflow yet."""
-        parent = event.get("parent")
-        if not parent:
-            return None, []
-        folder = self.folder.parent / parent
-        if not folder.is_dir():
-            return None, [f"parent {parent}: unknown run"]
-        above = load(folder)
-        known = above is not None and above.tracking_uri == self.record.tracking_uri
-        return (above.run_id or None if above and known else None), []
+    def _restart(self) -> None:
+        self._keep(Record(self.record.tracking_uri))
+        self._open = False
 
     def _keep(self, record: Record) -> None:
-        save(self.folder, record)
+        save(self.folder, record, self.name)
         if record.status in ENDED and self.record.status not in ENDED:
             self.saw_end = True
             if self._system is not None:

@@ -1,8 +1,8 @@
-"""The mirror process: python -m core.tracking.process PARENT PATIENCE, with the folder of a run per line on stdin.
+"""The mirror process: python -m core.tracking.process NAME PARENT PATIENCE, with the folder of a run per line on stdin.
 
 An empty line, the end of stdin, or the death of the process PARENT means that no more runs follow. The mirror then
-exits once every run is in MLflow, or if MLflow does not respond for PATIENCE seconds. If PARENT is 0, as in `labbook
-sync`, no process is watched. The exit status is 0 if everything was sent.
+exits once the tracker NAME has every run, or if it does not respond for PATIENCE seconds. If PARENT is 0, as in
+`labbook sync`, no process is watched. The exit status is 0 if everything was sent.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ from typing import Any, TextIO
 if __name__ == "__main__":
     os.nice(10)  # before the imports, which take most of the CPU time
 
-from mlflow import MlflowClient
-
 from core.common import paths
 from core.common.text import printable, public
 from core.record.journal import ENDED
-from core.tracking import system
-from core.tracking.api import public_uri, tracking_uri
-from core.tracking.client import connect, hopeless
+from core.tracking.address import public_uri, tracking_uri
+from core.tracking.destinations import DESTINATIONS, MLFLOW, Destination
 from core.tracking.follower import Follower
+from core.tracking.tracker import Tracker
 
 _TICK = 0.25  # s between two reads of the journals
 _SAMPLE_FIRST, _SAMPLE_EVERY = 2.0, 10.0
@@ -40,8 +38,9 @@ _BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 15.0
 
 @dataclass
 class Pace:
-    """Pauses between retries, common to all runs: if MLflow fails for one of them, it probably fails for all."""
+    """Pauses between retries, common to all runs: if the tracker fails for one of them, it probably fails for all."""
 
+    title: str  # of the tracker
     pause: float = 0.0
     until: float = 0.0
     last_good: float = field(default_factory=time.monotonic)
@@ -50,23 +49,23 @@ class Pace:
 
     def good(self) -> None:
         if self.complaint:
-            say("MLflow responds again")
+            say(f"{self.title} responds again")
         self.pause, self.until, self.complaint, self.last_good = 0.0, 0.0, "", time.monotonic()
         self.hopeless = False
 
-    def failed(self, error: Exception, about: str) -> str:
+    def failed(self, error: Exception, about: str, hopeless: bool) -> str:
         self.pause = min(_BACKOFF_MOST, self.pause * 2 or _BACKOFF_FIRST)
         self.until = time.monotonic() + self.pause
         complaint = _reason(error)[:1000]  # cut last: half a URI would not be recognized
         if complaint != self.complaint:  # a long outage is logged once
             say(f"{about}: {complaint}; retrying")
-        self.complaint, self.hopeless = complaint, hopeless(error)
+        self.complaint, self.hopeless = complaint, hopeless
         return complaint
 
 
 def _reason(error: Exception) -> str:
-    """One line about a failure of MLflow. Its message for a server that cannot be reached names every layer of the
-    connection, of which only the last says why."""
+    """One line about a failure of a tracker. MLflow's message for a server that cannot be reached names every layer of
+    the connection, of which only the last says why."""
     text = str(error).replace(tracking_uri(), public_uri())
     if "Max retries exceeded" in text and (last := re.search(r": ([^:]+?)[\"')]*$", text)):
         open_brackets = last[1].count("(") - last[1].count(")")
@@ -78,19 +77,21 @@ def _reason(error: Exception) -> str:
 class Mirror:
     """Mirrors the runs of one invocation. parent: process id of the trainer, or 0.  patience: in seconds."""
 
-    uri: str
+    to: Destination
     parent: int
     patience: float
     following: list[Follower] = field(default_factory=list)
-    client: MlflowClient | None = None
-    pace: Pace = field(default_factory=Pace)
+    tracker: Tracker | None = None
     closed_at: float = 0.0  # time at which the last run was announced; 0 before
     orphan: bool = False  # whether the trainer has died
     complete: bool = True
 
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.to.title)
+
     def take(self, lines: list[str]) -> None:
         """Follow the folders that were announced. An empty line means that no more follow."""
-        self.following += [Follower(Path(line), public(self.uri, whole=True)) for line in lines if line]
+        self.following += [Follower(Path(line), self.to.name, self.to.place()) for line in lines if line]
         self.orphan = self.parent != 0 and os.getppid() != self.parent
         if not self.closed_at and ("" in lines or self.orphan):
             self.closed_at = time.monotonic()
@@ -102,22 +103,22 @@ class Mirror:
         sent = False
         for run in [run for run in self.following if run.hold()]:
             try:
-                self.client = self.client or connect(self.uri)
+                self.tracker = self.tracker or self.to.connect()
                 sent = self._send(run) or sent
             except Exception as error:  # any error of one run must not affect the others
-                run.report_problem(self.pace.failed(error, run.folder.name))
+                run.report_problem(self.pace.failed(error, run.folder.name, self.to.is_hopeless(error)))
                 self.following.sort(key=lambda each: each is run)  # next time, the others are sent first
                 return False
         return sent
 
     def _send(self, run: Follower) -> bool:
-        assert self.client is not None
-        if run.advance(self.client):
+        assert self.tracker is not None
+        if run.advance(self.tracker):
             self.pace.good()
             return True
-        if run.saw_end or (self.closed_at and run.try_to_finish(self.client, stay=self.orphan)):
+        if run.saw_end or (self.closed_at and run.try_to_finish(self.tracker, stay=self.orphan)):
             self.pace.good()
-            run.release()
+            run.let_go(self.tracker)
             self.following.remove(run)
             self.complete = self.complete and run.record.status in ENDED and not run.deleted
         return False
@@ -131,7 +132,7 @@ class Mirror:
         stuck = self.pace.complaint or any(run.blocked for run in self.following)
         waited = time.monotonic() - max(self.closed_at, self.pace.last_good)
         if stuck and (self.pace.hopeless or waited > self.patience):
-            say(f"stopped: {self.pace.complaint or 'timed out'}; to send the rest: labbook sync")
+            say(f"stopped: {self.pace.complaint or 'timed out'}; to send the rest: {self.to.sync}")
             return 1
         return None
 
@@ -148,7 +149,9 @@ class Load:
             return
         self.due = time.monotonic() + _SAMPLE_EVERY
         try:
-            values = system.sample(self.monitors)
+            from core.tracking.system import sample
+
+            values = sample(self.monitors)
             for run in runs:
                 run.sample(values)
         except Exception as error:
@@ -156,19 +159,27 @@ class Load:
             self.monitors = []
 
 
-def main(parent: int, patience: float) -> int:
-    """Mirror runs until all are sent. Returns the exit status."""
+def main(name: str, parent: int, patience: float) -> int:
+    """Mirror runs to a tracker until all are sent. Returns the exit status."""
     announced = _listen()
     _allow_many_files()
     os.chdir(paths.home())  # with a database, MLflow stores artifacts in mlruns/ of the current folder
-    mirror = Mirror(tracking_uri(), parent, patience)
-    load = Load(system.monitors() if parent else [])
+    mirror = Mirror(DESTINATIONS[name], parent, patience)
+    load = Load(_monitors() if parent and mirror.to == MLFLOW else [])
     busy = False
     while (status := mirror.exit_status()) is None:
         mirror.take(_drain(announced, 0 if busy else _TICK))
         load.sample(mirror.following)
         busy = mirror.send()
+    if mirror.tracker:
+        mirror.tracker.close()
     return status
+
+
+def _monitors() -> list[Any]:
+    from core.tracking.system import monitors  # MLflow's
+
+    return monitors()
 
 
 def say(text: str) -> None:
@@ -224,5 +235,5 @@ def _allow_many_files() -> None:
 
 if __name__ == "__main__":
     sys.stdout = sys.stderr = _Log(sys.stdout)
-    exit_status = main(int(sys.argv[1]), float(sys.argv[2]))
+    exit_status = main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
     os._exit(exit_status)  # everything is on disk, and a regular exit with mlflow imported takes long

@@ -30,8 +30,9 @@ from core.common.errors import UserError
 from core.common.text import public
 from core.tracking import client as store
 from core.tracking import cursor
-from core.tracking.api import public_uri, tracking_uri
+from core.tracking.address import public_uri, tracking_uri
 from core.tracking.client import RUN_TAG
+from core.tracking.tracker import Deleted, Missing
 
 FORMAT_TAG = "labbook.format"  # of a version; those of earlier versions of labbook are pt2
 _LONGEST = 300  # maximum length of a message of MLflow
@@ -127,9 +128,9 @@ def opened(folder: Path) -> Registry:
     with mlflow_errors():
         try:
             store.check_run(client, mirrored.run_id)
-        except store.Deleted as reason:
+        except Deleted as reason:
             raise UserError([f"{folder.name}: {reason}"]) from None
-        except store.Missing:
+        except Missing:
             raise UserError([f"{folder.name} is no longer in MLflow at {public_uri()}; {again}"]) from None
     return Registry(client, mirrored)
 

@@ -1,4 +1,4 @@
-"""Runtime environment of a run in this process: MLflow mirror, signals, threads, distributed processes."""
+"""Runtime environment of a run in this process: mirrors, signals, threads, distributed processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.common.memory import prefer_expandable
 from core.common.ranks import Ranks
 from core.common.signals import Stop
 from core.launch import Launch
-from core.tracking.api import Follows, Mirror
+from core.tracking.api import Follows, Mirrors
 from core.training import distributed
 
 
@@ -31,16 +31,16 @@ class Runtime:
 @contextmanager
 def open_runtime(launch: Launch, mirror: Follows | None) -> Iterator[Runtime]:
     """Open the environment of a run. mirror: shared by an invocation with several runs; None: start one here."""
-    with _mirrored(mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
+    with _mirrored(launch, mirror) as following, Stop() as stop, distributed.joined() as ranks, _process(launch, ranks):
         yield Runtime(following, stop, ranks)
 
 
 @contextmanager
-def _mirrored(mirror: Follows | None) -> Iterator[Follows]:
+def _mirrored(launch: Launch, mirror: Follows | None) -> Iterator[Follows]:
     if mirror is not None:
         yield mirror
         return
-    own = Mirror()
+    own = Mirrors(launch.mlflow, launch.also)
     try:
         yield own
     finally:

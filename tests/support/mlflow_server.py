@@ -29,6 +29,7 @@ from core.tracking import cursor
 from core.tracking import process as process
 from core.tracking.api import Mirror, tracking_uri
 from core.tracking.client import connect
+from core.tracking.destinations import MLFLOW, Destination
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = 1.0  # s
@@ -157,9 +158,9 @@ def begin(run: str, **fields: Any) -> Journal:
     return log
 
 
-def mirror_now(*logs: Journal, patience: float = 1.0) -> int:
+def mirror_now(*logs: Journal, patience: float = 1.0, to: Destination = MLFLOW) -> int:
     """What the process does, in this process; its exit status."""
-    mirror = process.Mirror(tracking_uri(), 0, patience)
+    mirror = process.Mirror(to, 0, patience)
     mirror.take([*(str(log.folder) for log in logs), ""])
     while (status := mirror.exit_status()) is None:
         mirror.send()

@@ -43,9 +43,11 @@ from core.record.run import WEIGHTS
 from core.runs.train import train
 from core.runs.trained import Run, load
 from core.tracking import cursor
-from core.tracking.api import NoMirror, tracking_uri
+from core.tracking.api import NoMirror
 from core.tracking.client import connect
+from core.tracking.destinations import MLFLOW
 from core.tracking.follower import Follower
+from core.tracking.mlflow_store import MLflow
 from data import ImageFolder
 from experiments.tiny import EXPERIMENT
 from tests.support import mlflow_server
@@ -60,11 +62,11 @@ SMALL = EXPERIMENT.but({"limit": 64, "epochs": 1})
 
 def mirrored(run):
     """Into MLflow, by this process: another would have to import it all first."""
-    follower = Follower(run.folder, tracking_uri())
+    follower = Follower(run.folder, MLFLOW.name, MLFLOW.place())
     assert follower.hold()
-    while follower.advance(client()):
+    while follower.advance(MLflow(client())):
         pass
-    follower.release()
+    follower.let_go(MLflow(client()))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,15 @@ from core.tracking import follower
 from core.tracking.cursor import Record, save
 
 
+class Known:
+    """A tracker that has every run."""
+
+    def open(self, folder, event, record, seek):
+        return record
+
+    let_go = staticmethod(lambda record: record)
+
+
 def test_entries_are_on_disk_before_they_are_sent(home, monkeypatch):
     log = Journal(home / "mlruns" / "runs" / "tiny-20260101-000000-abcd")
     save(log.folder, Record("store", "1", "run"))
@@ -25,24 +34,22 @@ def test_entries_are_on_disk_before_they_are_sent(home, monkeypatch):
 
     monkeypatch.setattr(follower, "sync", synced)
     monkeypatch.setattr(follower, "send", send)
-    monkeypatch.setattr(follower.store, "check_run", lambda client, run: None)
-    mirror = follower.Follower(log.folder, "store")
+    mirror = follower.Follower(log.folder, "mlflow", "store")
     assert mirror.hold()
-    while mirror.advance(None):
+    while mirror.advance(Known()):
         pass
     log.metrics(2, {"loss": 0.5})
-    assert mirror.advance(None)
+    assert mirror.advance(Known())
     assert sent[-1] == (log.folder / "journal.jsonl").stat().st_size
-    mirror.release()
+    mirror.let_go(Known())
 
 
-def test_a_journal_that_is_shorter_than_what_was_sent_is_sent_from_the_beginning(home, monkeypatch):
+def test_a_journal_that_is_shorter_than_what_was_sent_is_sent_from_the_beginning(home):
     log = Journal(home / "mlruns" / "runs" / "tiny-20260101-000000-abcd")
     log.write("run", id=log.run_id, experiment="tiny")
     save(log.folder, Record("store", "1", "run", journal=10_000))
-    monkeypatch.setattr(follower.store, "check_run", lambda client, run: None)
-    mirror = follower.Follower(log.folder, "store")
+    mirror = follower.Follower(log.folder, "mlflow", "store")
     assert mirror.hold()
-    mirror.advance(None)
+    mirror.advance(Known())
     assert mirror.record.journal == 0
-    mirror.release()
+    mirror.let_go(Known())

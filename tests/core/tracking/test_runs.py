@@ -24,6 +24,7 @@ from core.record import journal
 from core.tracking import cursor
 from core.tracking import process as process
 from core.tracking.api import Mirror, held, mirror_status, tracking_uri
+from core.tracking.destinations import MLFLOW
 from core.tracking.upload import Sent
 from tests.support import mlflow_server
 from tests.support.mlflow_server import (
@@ -168,7 +169,7 @@ def test_followed_again_before_it_writes(home: Path) -> None:
     log.metrics(0, {"loss": 1.0})
     log.close("KILLED")
     assert mirror_now(log) == 0
-    mirror = process.Mirror(tracking_uri(), 0, 1.0)
+    mirror = process.Mirror(MLFLOW, 0, 1.0)
     mirror.take([str(log.folder)])
     for _ in range(5):
         mirror.send()
@@ -245,7 +246,7 @@ def test_deleted_by_hand(home: Path) -> None:
 def test_a_run_deleted_while_it_is_sent(home: Path) -> None:
     log = begin("cut off")
     log.metrics(0, {"loss": 1.0})
-    mirror = process.Mirror(tracking_uri(), 0, 1.0)
+    mirror = process.Mirror(MLFLOW, 0, 1.0)
     mirror.take([str(log.folder)])
     while mirror.send():
         pass

@@ -15,6 +15,7 @@ from core.cli.sync import main as sync
 from core.common.errors import UserError
 from core.tracking import cursor, process, store_check
 from core.tracking.api import Mirror, mirror_status, store_problem, tracking_uri
+from core.tracking.destinations import MLFLOW
 from core.tracking.store_check import problem
 from tests.support import mlflow_server
 from tests.support.mlflow_server import assert_mirrored, begin, mirror_now, run_of
@@ -240,10 +241,10 @@ def test_a_run_deleted_in_mlflow_is_told_until_it_is_restored(home, capsys):
 def test_advice_is_not_cut_and_waiting_in_vain_ends_at_once(home, monkeypatch):
     advice = f"{'x' * 400} to mend it, do this"
     error = ImportError(f"the driver is missing {advice}")
-    monkeypatch.setattr("core.tracking.process.connect", lambda uri: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("core.tracking.client.connect", lambda uri: (_ for _ in ()).throw(error))
     log = begin("run")
     log.close("FINISHED")
-    mirror = process.Mirror(tracking_uri(), 0, patience=1e9)
+    mirror = process.Mirror(MLFLOW, 0, patience=1e9)
     mirror.take([str(log.folder), ""])
     mirror.send()
     assert mirror.exit_status() == 1
