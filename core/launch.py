@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -74,6 +74,16 @@ class Launch(Part):
         (),
         description="further trackers of the run, each fed by a process of its own: tensorboard, wandb (offline)",
     )
+
+    notify: str | None = Field(
+        None,
+        description="alert when a run or search has ended: a command that gets JSON on standard input, or a URL to "
+        "which it is posted; none: $LABBOOK_NOTIFY. It is not on record, because a URL is often a secret",
+    )
+
+    def record(self) -> dict[str, Any]:
+        """JSON that `read` turns into an equal part, but for `notify`."""
+        return super().record() | {"notify": None}
 
     @field_validator("checkpoint_every")
     @classmethod

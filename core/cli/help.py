@@ -45,7 +45,7 @@ LAUNCH: Mapping[str, Sequence[str]] = {
         "root", "device", "threads", "workers", "prefetch", "worker_timeout", "resident",
         "eval_batch_size", "cache_features", "compile", "together", "deterministic",
     ),
-    "Logging and checkpoints": ("log_every", "checkpoint_every", "snapshot", "mlflow", "also"),
+    "Logging and checkpoints": ("log_every", "checkpoint_every", "snapshot", "mlflow", "also", "notify"),
     "Debugging and profiling": ("smoke", "overfit", "profile", "diagnose", "detect_anomaly"),
 }  # fmt: skip
 

@@ -127,6 +127,11 @@ def _without_user(rest: str) -> str:
     return (place if place.startswith("/") else place.rpartition("@")[2]) + query
 
 
+def without_paths(text: str) -> str:
+    """Returns the text without users, passwords and paths of the web addresses in it: a path is often a secret."""
+    return re.sub(r"(https?://)(?:[^/\s]*@)?([^/\s]+)/\S*", r"\1\2/***", text, flags=re.IGNORECASE)
+
+
 def unquoted(uri: str) -> str | None:
     """Returns a character of the password in a URI that has to be percent-encoded, because a program would take a part
     of the password for the host, and print it; None if there is none."""

@@ -9,11 +9,12 @@ import platform
 import re
 import sys
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.common.machine import usable_cores
-from core.common.text import public
+from core.common.text import public, without_paths
 from core.record.git import GitError, git
 
 if TYPE_CHECKING:
@@ -88,7 +89,14 @@ def command() -> str:
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
-    return " ".join([program, *(public(word, whole=True) for word in sys.argv[1:])])
+    given = pairwise(sys.argv)
+    return " ".join([program, *(_without_secrets(before, word) for before, word in given)])
+
+
+def _without_secrets(before: str, word: str) -> str:
+    """An argument, without user and password; of --notify, also without the path of a URL, which is often a secret."""
+    is_alert = before == "--notify" or word.startswith("--notify=")
+    return without_paths(word) if is_alert else public(word, whole=True)
 
 
 def peak_memory_mb() -> float:

@@ -90,7 +90,7 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "precision": parts.precision,
         "compiled": parts.compiled,
         **network_facts(parts.state.model, parts.flops()),
-        **{f"launch.{name}": str(value) for name, value in parts.launch.flat().items()},
+        **{f"launch.{name}": str(value) for name, value in Launch.read(parts.launch.record()).flat().items()},
         **provenance.hardware(parts.setup.device),
         "hardware.processes": str(parts.context.ranks),
         **({"continued": continued.id} if continued else {}),

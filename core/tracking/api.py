@@ -33,6 +33,17 @@ class Follows(Protocol):
     def follow(self, folder: Path) -> None: ...
 
 
+@dataclass(frozen=True)
+class Followers:
+    """Several that are notified of new runs, in this order."""
+
+    each: tuple[Follows, ...]
+
+    def follow(self, folder: Path) -> None:
+        for one in self.each:
+            one.follow(folder)
+
+
 class NoMirror:
     """A mirror to which nothing is sent, because the caller sends the runs itself, or nobody does."""
 
@@ -97,11 +108,6 @@ class Mirrors:
 
     def __init__(self, mlflow: bool, also: Sequence[str]):
         self._each = [Mirror(to) for to in chosen(mlflow, also)]
-
-    def start(self) -> None:
-        """Start all processes, without waiting until they are ready."""
-        for mirror in self._each:
-            mirror.start()
 
     def follow(self, folder: Path) -> None:
         """Mirror this run from now on."""

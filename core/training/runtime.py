@@ -15,7 +15,8 @@ from core.common.memory import prefer_expandable
 from core.common.ranks import Ranks
 from core.common.signals import Stop
 from core.launch import Launch
-from core.tracking.api import Follows, Mirrors
+from core.tracking.alert import Alerts
+from core.tracking.api import Followers, Follows, Mirrors
 from core.training import distributed
 
 
@@ -40,11 +41,12 @@ def _mirrored(launch: Launch, mirror: Follows | None) -> Iterator[Follows]:
     if mirror is not None:
         yield mirror
         return
-    own = Mirrors(launch.mlflow, launch.also)
+    mirrors, alerts = Mirrors(launch.mlflow, launch.also), Alerts(launch.notify)
     try:
-        yield own
+        yield Followers((mirrors, alerts))
     finally:
-        own.finish()
+        mirrors.finish()
+        alerts.send()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from core.common.errors import UserError
 from core.launch import Launch
 from core.record import journal
 from core.runs.train import train
-from core.tracking import cursor, tensorboard_files
+from core.tracking import cursor, process, tensorboard_files
 from core.tracking.api import Mirror, Mirrors, mirror_status
 from core.tracking.destinations import TENSORBOARD
 from experiments.tiny import EXPERIMENT
@@ -87,20 +86,22 @@ def test_a_run_arrives_whole(home):
     assert read(log.folder).Scalars("train/loss") == before
 
 
-@pytest.mark.parametrize("point", ["batch gathered", "batch sent"])
-def test_a_killed_mirror_is_continued(home, monkeypatch, capsys, point):
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_a_mirror_killed_before_it_noted_what_it_wrote_is_continued(home, written):
     log = begin("killed")
-    for step in range(1500):
+    for step in range(2500):
         log.metrics(step, {"loss": step / 3})
-    monkeypatch.setenv("LABBOOK_FAILPOINT", point)
-    mirror = Mirror(TENSORBOARD)
-    mirror.follow(log.folder)
-    assert mirror._process is not None
-    assert mirror._process.wait(60) == -signal.SIGKILL
-    monkeypatch.delenv("LABBOOK_FAILPOINT")
+    mirror = process.Mirror(TENSORBOARD, 0, 1.0)
+    mirror.take([str(log.folder)])
+    noted = None
+    for _ in range(written + 1):
+        noted = cursor.load(log.folder, "tensorboard")
+        assert mirror.send()
+    if noted is not None:
+        cursor.save(log.folder, noted, "tensorboard")
+    mirror.following[0]._lock.release()  # as the kernel does for a process that was killed
     log.close("FINISHED")
-    assert sync(["--to", "tensorboard"]) == 0
-    assert "1 of 1 runs are complete in" in capsys.readouterr().out
+    assert mirror_now(log, to=TENSORBOARD) == 0
     assert_whole(log.folder)
 
 
