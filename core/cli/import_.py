@@ -1,4 +1,4 @@
-"""labbook import PATH ...: add old runs from TensorBoard events or CSV logs to the record.
+"""labbook import PATH ...: add old runs from TensorBoard events, CSV logs or trainer_state.json to the record.
 
 An imported run is a run like any other: labbook compare compares it, MLflow shows it. Usual names of metrics are
 renamed to those of labbook, and accuracies are scaled to 0..1; a table shows the name and value of each.

@@ -32,7 +32,7 @@ MOST_SQUARES = 1000  # with more classes, a confusion matrix is drawn for some o
 
 def learning_curves(history: Sequence[Mapping[str, float]], best: int, path: Path) -> None:
     """Plot loss, accuracy and learning rate over epochs. best: the best epoch, counted from 0, which is marked."""
-    figure = _figure(12, 3.6, layout=None)  # fixed margins, because an automatic layout takes as long as drawing
+    figure = new_figure(12, 3.6, layout=None)  # fixed margins, because an automatic layout takes as long as drawing
     figure.subplots_adjust(left=0.045, right=0.99, bottom=0.14, top=0.91, wspace=0.17)
     epochs = range(1, len(history) + 1)
     marker = "o" if len(history) < 3 else ""
@@ -65,7 +65,7 @@ def confusion_matrix(counts: coo_array[Any], classes: Sequence[str], path: Path,
     side = min(3 + 0.45 * n, 16)
     share = table / total[:, None].clip(min=1)
     with drawing(classes if n <= MOST_LABELS else ()) as text:
-        figure = _figure(side + 1, side)
+        figure = new_figure(side + 1, side)
         axes = figure.add_subplot()
         picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         figure.colorbar(picture, ax=axes, label="fraction of the true class", fraction=0.046)
@@ -152,7 +152,8 @@ def _writer(titles: Sequence[str]) -> Callable[[ImageDraw.ImageDraw, tuple[int, 
     return write
 
 
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty figure; sizes are in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout=layout)

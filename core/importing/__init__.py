@@ -1,1 +1,1 @@
-"""Import runs of other programs, logged as TensorBoard events or CSV, with the metric names of labbook."""
+"""Import runs of other programs from their logs (TensorBoard, CSV, Hugging Face), with the metric names of labbook."""

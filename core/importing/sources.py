@@ -1,4 +1,5 @@
-"""Find logs of runs below a path: each folder with event files is a run, and so is each CSV log."""
+"""Find logs of runs below a path: each folder with event files is a run, and so are each CSV log and each output of a
+Trainer of Hugging Face."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from pathlib import Path
 
 from core.common.errors import UserError
 from core.common.files import sha256_of
-from core.importing import csv_log, tensorboard
+from core.importing import csv_log, tensorboard, trainer_state
 from core.importing.log import Log
 
+_BESIDE = {csv_log.KIND: csv_log.beside, tensorboard.KIND: tensorboard.beside}  # the file of settings
 _SPLITS = ("train", "validation", "val", "test", "eval")  # subfolders that Keras' TensorBoard callback writes
 
 
@@ -31,9 +33,9 @@ class Source:
     @property
     def digest(self) -> str:
         """Hex digest of the contents of its files, including the settings; it changes when the log grows."""
-        beside = (csv_log if self.kind == csv_log.KIND else tensorboard).beside(self.path)
+        beside = _BESIDE[self.kind](self.path) if self.kind in _BESIDE else None
         total = hashlib.sha256()
-        for file in [*(file for _, file in self.parts), *([beside] if beside.is_file() else [])]:
+        for file in [*(file for _, file in self.parts), *([beside] if beside and beside.is_file() else [])]:
             total.update(bytes.fromhex(sha256_of(file)))
         if self.fit > 1:
             total.update(str(self.fit).encode())
@@ -50,6 +52,8 @@ class Source:
         if self.kind == csv_log.KIND:
             logs = csv_log.read(self.path)
             return [(self if n == 1 else replace(self, name=f"{self.name} fit {n}", fit=n), log) for n, log in logs]
+        if self.kind == trainer_state.KIND:
+            return [(self, trainer_state.read(self.parts[0][1]))]
         return [(self, tensorboard.read(self.path, self.parts))]
 
 
@@ -64,6 +68,10 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
         raise UserError([f"{path}: file or folder not found"])
     folders = [Path(place) for place, _, _ in os.walk(path)]
     found, used = _event_runs(path, sorted(folders))
+    states = trainer_state.runs(file for folder in sorted(folders) for file in folder.glob(trainer_state.FILE))
+    for run, file in states.items():
+        name = run.relative_to(path).as_posix() if run.is_relative_to(path) and run != path else run.name
+        found.append(Source(name, run, trainer_state.KIND, (("", file),)))
     left = []
     for folder in sorted(folders):
         for file in sorted(folder.glob("*.csv")):
@@ -74,17 +82,21 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
             else:
                 found.append(Source(_name(path, file), file, csv_log.KIND, (("", file),)))
     if not found:
-        raise UserError([f"{path}: contains neither TensorBoard event files nor CSV logs", *left])
+        raise UserError([f"{path}: contains no TensorBoard event files, CSV logs or {trainer_state.FILE}", *left])
     return sorted(found, key=lambda source: source.name), left
 
 
 def _file(path: Path) -> Source:
     if path.suffix.lower() == ".csv":
         return Source(_name(path.parent, path), path, csv_log.KIND, (("", path),))
+    if path.name == trainer_state.FILE:
+        ((run, _),) = trainer_state.runs([path]).items()
+        return Source(run.name, run, trainer_state.KIND, (("", path),))
     if path.match(tensorboard.FILES):
         tensorboard.available()
         return Source(path.parent.name, path, tensorboard.KIND, (("", path),))
-    raise UserError([f"{path}: is neither a CSV log (.csv) nor a TensorBoard event file ({tensorboard.FILES})"])
+    others = f"a TensorBoard event file ({tensorboard.FILES}), or {trainer_state.FILE}"
+    raise UserError([f"{path}: is none of a CSV log (.csv), {others}"])
 
 
 def _name(root: Path, file: Path) -> str:

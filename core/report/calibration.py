@@ -72,7 +72,7 @@ def _parts(logits: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tens
 
 def reliability(drawn: Mapping[str, Calibration], path: Path) -> None:
     """Draw a reliability diagram: accuracy over confidence, and the fraction of predictions in each bin."""
-    figure = plots._figure(5, 5.2, layout=None)
+    figure = plots.new_figure(5, 5.2, layout=None)
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.1, top=0.93, hspace=0.1)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot((0, 1), (0, 1), color="gray", linestyle=":", linewidth=1)

@@ -274,7 +274,7 @@ def test_mistakes_name_the_word(tmp_path, home, labbook, monkeypatch):
     (tmp_path / "none").mkdir()
     for words, message in (
         ((tmp_path / "gone",), "gone: file or folder not found"),
-        ((tmp_path / "none",), "contains neither TensorBoard event files nor CSV logs"),
+        ((tmp_path / "none",), "contains no TensorBoard event files, CSV logs or trainer_state.json"),
         ((log, "--rename", "val_ac=val/f1"), "val_ac: unknown metric; did you mean val_acc?"),
         ((log, "--rename", "mine=a//b"), "--rename mine=a//b"),
         ((log, "--rename", "mine=x", "--rename", "val_acc=x"), "several metrics would become x"),
