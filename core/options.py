@@ -54,7 +54,7 @@ def parse(
     """Raises UserError with every error, nearest spellings named. verb: its fields are options too."""
     given, wrong = pairs(words)
     verbs = type(verb).model_fields if verb else {}
-    verb, trouble = _change(verb, {n: given.pop(n) for n in list(given) if n in verbs}) if verb else (verb, [])
+    verb, trouble = change(verb, {n: given.pop(n) for n in list(given) if n in verbs}) if verb else (verb, [])
     wrong += trouble
     own = {name: given.pop(name) for name in list(given) if name in OWN}
     if auto_batch := given.get("batch_size") == "auto":
@@ -76,8 +76,8 @@ def parse(
         if name.split(".")[0] not in Experiment.model_fields and name not in Launch.model_fields:
             wrong.append(f"--{name}: unknown option{_hint(name, known)}")
             del given[name]
-    changed, mistakes = _change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
-    launch, more = _change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
+    changed, mistakes = change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
+    launch, more = change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
     seeds, more_trouble = _positive("seeds", own["seeds"]) if "seeds" in own else (None, [])
     folds, folds_trouble = _folds(own, changed) if "folds" in own else (None, [])
     wrong += [*mistakes, *more, *more_trouble, *folds_trouble]
@@ -161,7 +161,8 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f"; {OPTIONS[name]}" if name in OPTIONS else did_you_mean(name, known, "--")
 
 
-def _change(part: Part, given: Mapping[str, str | None]) -> tuple[Part, list[str]]:
+def change(part: Part, given: Mapping[str, str | None]) -> tuple[Part, list[str]]:
+    """(the part with the fields that options name, what is wrong with the others)."""
     changes: dict[str, Any] = {}
     wrong: list[str] = []
     for name, text in given.items():

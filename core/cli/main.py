@@ -51,6 +51,7 @@ def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
     """Run a verb. Returns the exit status."""
     if ranks_here().rank:  # of several processes, only rank 0 prints
         mute()
+    verb = verb.replace("-", "_")
     try:
         if verb not in known:
             raise UserError([f"{verb}: unknown verb{_hint(verb, known)}"])

@@ -40,6 +40,7 @@ OTHERS = {
     "list": "list the experiments: result, best run on record, question",
     "launch": "run an experiment as a job of Slurm or of this machine; resumes when preempted",
     "check": "PATH: inspect your own images before a run reads them",
+    "check_loss": "check the gradients, values and targets of a loss of yours",
     "cache": "list the decoded data in data/store, or remove old data (--prune DAYS)",
     "clean": "list the checkpoints of finished runs, or remove them (--yes)",
     "ledger": "how often the test split of each data set has been read",

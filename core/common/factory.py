@@ -17,14 +17,17 @@ from pydantic import AfterValidator
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 
+CORE = Path(__file__).parents[1]
 
-def _spelled(name: str) -> str:
+
+def spelled(name: str) -> str:
+    """The name, if it is of the form package.module:function. Raises ValueError."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name):
         raise ValueError("should be package.module:function, such as my_project.data:make_train")
     return name
 
 
-Factory = Annotated[str, AfterValidator(_spelled)]
+Factory = Annotated[str, AfterValidator(spelled)]
 
 
 def imported(factory: str) -> Any:
@@ -77,7 +80,7 @@ def said(error: BaseException) -> str:
         return f"{reason} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith("<") and not _is_installed(frame.filename)]
-    own = [frame for frame in own if Path(frame.filename) != Path(__file__)]
+    own = [frame for frame in own if not Path(frame.filename).is_relative_to(CORE)]
     return f"{reason} ({own[-1].filename}, line {own[-1].lineno})" if own else reason
 
 

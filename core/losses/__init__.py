@@ -9,6 +9,8 @@ from core.losses.binary import BinaryCrossEntropy, MeanSquaredError
 from core.losses.cross_entropy import CrossEntropy, FocalLoss, NegativeLogLikelihood, PolyLoss
 from core.losses.imbalance import ClassBalanced, LogitAdjusted
 from core.losses.robust import GeneralizedCrossEntropy, SymmetricCrossEntropy
+from core.losses.torch_loss import TorchLoss
+from core.losses.total import Sum
 from core.losses.with_head import ArcFace
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "MeanSquaredError",
     "NegativeLogLikelihood",
     "PolyLoss",
+    "Sum",
     "SymmetricCrossEntropy",
+    "TorchLoss",
     "full",
 ]

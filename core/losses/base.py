@@ -31,6 +31,11 @@ class Loss(Part, ABC):
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of each example, [N], given logits [N, C] and targets, int64 [N] or float [N, C]."""
 
+    @property
+    def per_example(self) -> bool:
+        """Whether the values are those of single examples; False: each may be the mean over the batch."""
+        return True
+
     def network(self, model: Model, context: Context) -> nn.Module:
         """The network that computes the logits: the model's, unless the loss adds a last layer of its own."""
         return model.build(context)

@@ -51,6 +51,13 @@ class ClassBalanced(BuiltLoss):
     )
     loss: Loss = Field(CrossEntropy(), description="loss that is weighted")
 
+    def check(self) -> None:
+        if not self.loss.per_example:
+            raise ValueError(
+                "loss: it gives the mean over a batch, and class weights need the loss of each example; if the module "
+                'takes reduction="none", add it to loss.arguments'
+            )
+
     def build(self, context: Context) -> nn.Module:
         return _Balanced(self.loss.build(context), self.weights(context))
 

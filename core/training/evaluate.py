@@ -23,8 +23,8 @@ class Evaluation(NamedTuple):
     """Result of an evaluation.
 
     metrics: loss; accuracy, balanced_accuracy, precision, recall, f1, ece, and top5 with six or more classes, in 0..1;
-    nll in nats; then those of the collector.  table: on the host, the confusion matrix, see core/metrics/confusion.py.
-    answers: collected, in the order of the split.
+    nll in nats; then loss_NAME of each loss of a Sum, and those of the collector.  table: on the host, the confusion
+    matrix, see core/metrics/confusion.py.  answers: collected, in the order of the split.
 
     Multi-label: metrics are loss, accuracy (exact match), map and f1; the table is that of `score_table`,
     int64 [2, C, THRESHOLDS].
@@ -50,7 +50,9 @@ def evaluate(
     divided; see core/common/memory.py. Raises ValueError if the split is empty."""
     device = next(model.parameters()).device
     table = task.empty_table(classes, device)
-    sums = torch.zeros(1 + task.sums, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    terms = getattr(loss, "terms", {})  # of a Sum
+    own = 1 + task.sums
+    sums = torch.zeros(own + len(terms), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     network = in_parts(model)
     with evaluation_mode(model, loss):
         for batch in batches.epoch(0):
@@ -61,11 +63,14 @@ def evaluate(
             counted, added = task.count(logits, targets)
             table = table + counted if table.is_sparse else table.add_(counted)
             sums[0] += loss(logits, targets).sum()
-            sums[1:] += added
+            sums[1:own] += added
+            for place, term in enumerate(terms.values(), own):
+                sums[place] += term(logits, targets).sum()
     table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()
     if not table.sum():
         raise ValueError("the split to evaluate is empty")
-    metrics = task.summary(table, sums)
+    metrics = task.summary(table, sums[:own])
+    metrics |= dict(zip(terms, (sums[own:] / batches.plan.count).tolist(), strict=True))
     if collector is None:
         return Evaluation(metrics, table)
     answers = collector.answers()

@@ -50,6 +50,9 @@ def _losses(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
     with _first_bad_output(state.model) as layers, torch.no_grad(), setup.precision():
         losses, _ = state.forward(batch, clock)
     found = [f"layer {layers[0]} is the first with a non-finite output"] if layers else []
+    if not getattr(setup.loss, "per_example", True) and not torch.isfinite(losses).all():
+        mean = "the loss is not finite; as the mean over a batch, it does not show for which images"
+        return "; ".join([*found, mean])
     if samples := batch.index[~torch.isfinite(losses)].tolist():
         named = ", ".join(map(str, samples[:MOST_NAMED])) + (", ..." if len(samples) > MOST_NAMED else "")
         return "; ".join([*found, f"{len(samples)} of {len(losses)} training images ({named}) have a non-finite loss"])

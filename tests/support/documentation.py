@@ -126,6 +126,8 @@ def _check_verb(words: list[str]) -> None:
     assert verb in VERBS, f"labbook has no verb {verb}"
     if verb == "launch":
         _check_launch(rest)
+    elif verb == "check_loss":
+        importlib.import_module("core.cli.check_loss").parse(rest)
     elif verb in ("decide", "accept"):
         if "--help" not in rest:
             parse_settings(verb, in_order(rest) if verb == "accept" else rest)

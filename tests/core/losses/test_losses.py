@@ -35,8 +35,14 @@ ONE_HOT = F.one_hot(HARD, C).float()
 P = LOGITS.softmax(dim=1)
 P_TRUE = P[torch.arange(N), HARD]
 
+NEEDED = {  # what a loss needs to be one
+    "Sum": {"losses": ("CrossEntropy", "GeneralizedCrossEntropy", "ArcFace"), "weights": (1, 0.5, 0)},
+    "TorchLoss": {"name": "CrossEntropyLoss", "arguments": {"reduction": "none"}},
+}
 # every loss that there is, as it comes; a new one is in here by itself
-OURS = [kind() for kind in choices(Loss).values() if kind.__module__.startswith("core.losses.")]
+OURS = [
+    kind(**NEEDED.get(name, {})) for name, kind in choices(Loss).items() if kind.__module__.startswith("core.losses.")
+]
 EVERY = [
     *OURS,
     L.CrossEntropy(label_smoothing=0.1),
@@ -54,6 +60,7 @@ EVERY = [
     L.ClassBalanced(loss=L.LogitAdjusted()),
     L.ClassBalanced(beta=0.0),
     L.ArcFace(scale=8.0, margin=1.0),
+    L.ClassBalanced(loss=L.TorchLoss(name="CrossEntropyLoss", arguments={"reduction": "none"})),
 ]
 every = pytest.mark.parametrize("loss", [loss.build(CONTEXT) for loss in EVERY], ids=[repr(loss) for loss in EVERY])
 soft_and_hard = pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
