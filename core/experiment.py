@@ -23,6 +23,7 @@ from core.metrics import Metric
 from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch
 from core.models import Model
 from core.models.freeze import Freeze
+from core.models.pretrained import Origin
 from core.models.prune import Prune
 from core.models.quantize import Quantize
 from core.models.tta import Views
@@ -121,6 +122,12 @@ class Experiment(Part):
         """{val/NAME: 1 if larger values are better, -1 if smaller ones are} of the declared metrics, if it is known."""
         found = {f"val/{metric.label()}": metric.direction() for metric in self.metrics}
         return {name: better for name, better in found.items() if better is not None}
+
+    @property
+    def pretrained(self) -> dict[str, Origin]:
+        """{dotted name: pretrained weights} of the networks within the method, such as a teacher."""
+        found = {name: part.origin() for name, part in self.method.parts() if isinstance(part, Model)}
+        return {f"method.{name}": origin for name, origin in found.items() if origin}
 
     @property
     def monitored(self) -> dict[str, str]:

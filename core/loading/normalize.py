@@ -54,9 +54,11 @@ def statistics(how: Normalize, images: Images) -> tuple[tuple[float, ...], tuple
     With imagenet, grayscale images use the means over the three channels. A number counts for all channels. Raises
     ValueError for other numbers of channels.
     """
-    channels = images.shape[2]
-    if how == "data":
-        return mean_and_std(images)
+    return mean_and_std(images) if how == "data" else known_statistics(how, images.shape[2])
+
+
+def known_statistics(how: Normalize, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The statistics of a normalization other than data, for images of this number of channels; see `statistics`."""
     if how == "image":
         return (), ()
     if how == "inception":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,10 +19,19 @@ Compiled = Callable[[Any], Any]  # a callable, translated: torch.compile, or as_
 
 
 class Output(NamedTuple):
-    """losses: per-example losses [N], whose mean is minimized.  logits: [N, C]."""
+    """losses: per-example losses [N], whose mean is minimized.  logits: [N, C].
+
+    extras: what the method reports of itself, by name: scalars or values of each example, [N]. The mean over steps,
+    micro-batches and processes is recorded as step/NAME and train/NAME. The names are the same at every step.
+    """
 
     losses: torch.Tensor
     logits: torch.Tensor
+    extras: Mapping[str, torch.Tensor] = {}
+
+    def reported(self, names: Sequence[str]) -> list[torch.Tensor]:
+        """These extras, [N] each, without gradients."""
+        return [self.extras[name].detach().to(self.losses.dtype).expand(len(self.losses)) for name in names]
 
 
 class Method(Part, ABC):

@@ -61,7 +61,8 @@ class Consistency(Method):
         both = model(torch.cat([batch.images, self.second(batch, clock)]))
         logits, second = both.chunk(2)
         distance = (full(logits).softmax(dim=1) - full(second).softmax(dim=1)).square().mean(dim=1)
-        return Output(loss(logits, batch.targets) + self.weight * self.ramp(clock) * distance, logits)
+        losses = loss(logits, batch.targets)
+        return Output(losses + self.weight * self.ramp(clock) * distance, logits, {"distance": distance})
 
     def second(self, batch: Batch, clock: Clock) -> torch.Tensor:
         """A second view of each image of an augmented batch, float [N, C, H, W]."""

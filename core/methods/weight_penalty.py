@@ -38,11 +38,12 @@ class WeightPenalty(Method):
         return self.penalized(self.method.step(model, loss, batch, clock), model)
 
     def penalized(self, output: Output, model: nn.Module) -> Output:
-        """The output with the penalty added to each of the losses [N], and so to their mean."""
+        """The output with the penalty added to each of the losses [N], and so to their mean; it is reported, too."""
         weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
         terms = [self.l1 * torch.stack([w.abs().sum() for w in weights]).sum()] if self.l1 else []
         terms += [self.l2 / 2 * torch.stack([w.square().sum() for w in weights]).sum()] if self.l2 else []
-        return output._replace(losses=output.losses + sum(terms))
+        penalty = sum(terms[1:], terms[0])
+        return output._replace(losses=output.losses + penalty, extras={**output.extras, "penalty": penalty})
 
 
 class _Penalized(nn.Module):

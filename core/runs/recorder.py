@@ -125,7 +125,14 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
     log_text(journal, "packages.txt", provenance.packages())
     _log_code(journal, parts, tags)
     origin = experiment.model.origin()
-    more = {"data": data, "continued": continued and continued.id, "weights": origin and origin.record()}
+    more: dict[str, Any] = {
+        "data": data,
+        "continued": continued and continued.id,
+        "weights": origin and origin.record(),
+    }
+    teachers = {name: each.record() for name, each in experiment.pretrained.items()}
+    if teachers:
+        more["weights_of_method"] = teachers
     directions = {name.removeprefix("val/"): better for name, better in experiment.directions.items()}
     write_record(journal, spec, tags, directions=directions, **more)
 

@@ -182,8 +182,11 @@ def _memory(run: Run, again: Run) -> Check:
 def _weights(run: Run) -> Iterator[str]:
     """Changes in the pretrained weights that the network started from."""
     then, now = run.record.get("weights"), run.experiment.model.origin()
-    if then and now and then["sha256"] != now.sha256:
-        yield f"sha256 {then['sha256'][:12]} then, {now.sha256[:12]} now"
+    pairs = [(then, now)]
+    pairs += [(run.record.get("weights_of_method", {}).get(n), o) for n, o in run.experiment.pretrained.items()]
+    for then, now in pairs:
+        if then and now and then["sha256"] != now.sha256:
+            yield f"sha256 {then['sha256'][:12]} then, {now.sha256[:12]} now"
 
 
 def _packages(run: Run) -> Iterator[str]:

@@ -174,10 +174,12 @@ def reopened(run: Run, runtime: Runtime) -> Iterator[Trainer]:
 
 def refuse_other_weights(run: Run) -> None:
     """Raise UserError if the pretrained weights that a run started from have changed."""
-    recorded, now = run.record.get("weights"), run.experiment.model.origin()
-    if recorded and now and now.sha256 != recorded["sha256"]:
+    pairs = [(run.record.get("weights"), run.experiment.model.origin())]
+    pairs += [(run.record.get("weights_of_method", {}).get(n), o) for n, o in run.experiment.pretrained.items()]
+    if wrong := [now.path for then, now in pairs if then and now and now.sha256 != then["sha256"]]:
         raise UserError(
-            [f"{run.id}: the weights in {now.path} have changed since it started; restore the original file"]
+            f"{run.id}: the weights in {path} have changed since it started; restore the original file"
+            for path in wrong
         )
 
 

@@ -214,7 +214,9 @@ def _assemble(
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
     train = _fed(launch, device, plan, splits.train, image_function)
-    rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
+    extras = rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
+    setup = replace(setup, extras=extras)
+    state.make_room(len(extras))
     val = _held_out(launch, device, context, splits.val)
     return Assembly(
         experiment, launch, splits, context, setup, state, train, val, precision, compiled, flops, mean, std

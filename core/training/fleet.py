@@ -176,13 +176,13 @@ def _tried(members: Sequence[Assembly]) -> list[str]:
         ready.append(one.setup.augment(one.setup.normalize(few), START))
         seeds.append(K.step_seeds(one.setup.seed, 0, 0, 1)[0])
         reseed(seeds[-1], setup.device)
-        loss, _ = gradients(setup, one.state, one.state.forward, ready[-1], START)
+        loss, *_ = gradients(setup, one.state, one.state.forward, ready[-1], START)
         norm = gradient_norm(p.grad for p in one.state.trained.parameters() if p.grad is not None)
         alone.append(_flat(loss, norm, one))
     try:
         with stacked(joint) as stack:
             stack.setup = setup
-            losses, _ = stack.gradients(ready, START, seeds)
+            losses, *_ = stack.gradients(ready, START, seeds)
             norms = stack.gradient_norm()
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:150]

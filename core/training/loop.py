@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from core import randomness as K
@@ -14,7 +14,7 @@ from core.training import distributed
 from core.training.averaging import average_epoch
 from core.training.evaluate import Evaluation, evaluate
 from core.training.nonfinite import diagnose
-from core.training.state import State
+from core.training.state import OWN, State
 from core.training.step import Setup, StepSkipped, advance, is_over, reseed, set_learning_rates
 
 SMALLEST_SCALE = 2**-10
@@ -71,11 +71,18 @@ def read_interval(setup: Setup, state: State, train: Batches, steps: int) -> dic
     """Means over the last `steps` steps. The only place where the host synchronizes with the device."""
     now = state.sums.tolist()
     # a scaler handles overflow by scaling down; below this scale, gradients overflow at any scale
-    if not math.isfinite(sum(now)) or (state.scaler and state.scaler.get_scale() < SMALLEST_SCALE):
+    if not math.isfinite(sum(now[:OWN])) or (state.scaler and state.scaler.get_scale() < SMALLEST_SCALE):
         raise diagnose(setup, state, train, state.step - steps, state.step)
-    loss, _, norm = (after - before for after, before in zip(now, state.seen, strict=True))
+    loss, _, norm, *extras = (after - before for after, before in zip(now, state.seen, strict=True))
     state.seen = now
-    return {"step/loss": loss / steps, "step/lr": state.optimizer.param_groups[0]["lr"], "step/grad_norm": norm / steps}
+    metrics = {"step/loss": loss / steps, "step/lr": state.optimizer.param_groups[0]["lr"]}
+    return metrics | {"step/grad_norm": norm / steps} | _extras("step", setup, extras, steps)
+
+
+def _extras(kind: str, setup: Setup, sums: Sequence[float], steps: int) -> dict[str, float]:
+    """Means of what the method reports, as metrics of a kind (step, train), without those that are not finite."""
+    named = zip(setup.extras, sums, strict=True)
+    return {f"{kind}/{name}": total / steps for name, total in named if math.isfinite(total)}
 
 
 def end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate: float) -> Event:
@@ -87,8 +94,9 @@ def end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate:
         network, collector = state.evaluated, setup.collector
         validation = evaluate(network, setup.loss, val, setup.normalize, setup.classes, setup.task, collector)
     steps = len(train.plan)
-    loss, right, _ = state.seen
+    loss, right, _, *extras = state.seen
     metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.share)}
+    metrics |= _extras("train", setup, extras, steps)
     metrics |= {f"val/{name}": value for name, value in validation.metrics.items()}
     metrics |= {"lr": state.optimizer.param_groups[0]["lr"]} | setup.pruning.metrics(len(state.history))
     if state.stopwatch is not None:

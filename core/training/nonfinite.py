@@ -48,7 +48,7 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
 def _losses(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
     """Describe what is not finite in the forward pass of this batch; empty if everything is finite."""
     with _first_bad_output(state.model) as layers, torch.no_grad(), setup.precision():
-        losses, _ = state.forward(batch, clock)
+        losses = state.forward(batch, clock).losses
     found = [f"layer {layers[0]} is the first with a non-finite output"] if layers else []
     if not getattr(setup.loss, "per_example", True) and not torch.isfinite(losses).all():
         mean = "the loss is not finite; as the mean over a batch, it does not show for which images"

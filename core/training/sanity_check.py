@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,10 +31,12 @@ from core.training.step import Setup
 PROBED = 4  # images passed to each image step
 PROBED_ANSWERS = 512  # images for which declared metrics are tried
 START = Clock(0, 1, 1)
+_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
-def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Images, count: int) -> None:
-    """Augment `count` training images and compute their losses with copies of model, method and loss.
+def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Images, count: int) -> tuple[str, ...]:
+    """Augment `count` training images and compute their losses with copies of model, method and loss. Returns the names
+    of the extras that the method reports.
 
     Raises ValueError for what breaks a contract: an image step that changes size or type, logits that are not
     [N, classes], losses that are not [N], a network that does not take the smaller images of Resize. A bug in a
@@ -56,7 +59,8 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     parts["model"].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with setup.precision(), torch.no_grad():
-            losses, logits = parts["method"].step(parts["model"], parts["loss"], ready, START)
+            output = parts["method"].step(parts["model"], parts["loss"], ready, START)
+            losses, logits = output.losses, output.logits
     except UserError:
         raise
     except Exception as error:
@@ -69,13 +73,19 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
                 f"model: BatchNorm needs more than {len(index)} image per micro-batch; raise batch_size or lower "
                 "grad_accum_steps"
             ) from None
-        return
+        return ()
     if logits.shape != (len(index), setup.classes):
         raise ValueError(f"model: logits have shape {list(logits.shape)}; expected {[len(index), setup.classes]}")
     if losses.shape != (len(index),):
         raise ValueError(f"loss: it returns shape {list(losses.shape)}; expected one value per image, {[len(index)]}")
     if first.images.shape != ready.images.shape:
         _try_small(setup, parts, first)
+    for name, value in output.extras.items():
+        if not _NAME.fullmatch(name) or name in ("loss", "accuracy", "lr", "grad_norm"):
+            raise ValueError(f"method: it reports {name!r}; choose another name, of letters, digits and underscores")
+        if not isinstance(value, torch.Tensor) or value.shape not in ((), (len(index),)):
+            raise ValueError(f"method: the extra {name} should be a tensor: a scalar, or one value for each image")
+    return tuple(output.extras)
 
 
 def _try_small(setup: Setup, parts: Mapping[str, Any], batch: Batch) -> None:
@@ -99,8 +109,8 @@ def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module]
         batch = next(iter(train.epoch(0)))
         few = type(batch)(*(tensor[:count] for tensor in batch))
         with setup.precision():
-            losses, _ = forward(setup.augment(setup.normalize(few), START), START)
-        losses.mean().backward()
+            output = forward(setup.augment(setup.normalize(few), START), START)
+        output.losses.mean().backward()
 
     return step
 

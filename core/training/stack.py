@@ -17,6 +17,7 @@ from core.loading.batches import Batch
 from core.optimizers import Descent
 from core.training.assemble import Assembly
 from core.training.draws import OwnDropout
+from core.training.state import OWN
 
 STEP = "step"  # the one value in the state of torch's optimizers that is a number, not a tensor like the parameter
 
@@ -106,7 +107,7 @@ class Stack:
 
         batches: normalized and augmented, one for each member.  seeds: of the noise of this step.
         """
-        loss, right = self.gradients(batches, clock, seeds)
+        loss, right, *extras = self.gradients(batches, clock, seeds)
         norm = self.gradient_norm()
         with torch.no_grad():
             if self.setup.clip_grad_norm:  # as clip_grads_with_norm_, for each row
@@ -115,8 +116,8 @@ class Stack:
                     gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
             if self.setup.clip_grad_value:
                 clip_grad_value_(self.trained, self.setup.clip_grad_value)
-            self.sums += torch.stack([loss, right, norm], dim=1)
-            broken = [place for place, sums in enumerate(self.sums.tolist()) if not math.isfinite(sum(sums))]
+            self.sums += torch.stack([loss, right, norm, *extras], dim=1)
+            broken = [place for place, sums in enumerate(self.sums[:, :OWN].tolist()) if not math.isfinite(sum(sums))]
             before = [(parameter, place, parameter[place].clone()) for parameter in self.trained for place in broken]
             self.optimizer.step()
             for parameter, place, row in before:
@@ -128,29 +129,31 @@ class Stack:
                 state.ema.update_parameters(state.model)
         return broken
 
-    def gradients(
-        self, batches: Sequence[Batch], clock: Clock, seeds: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the gradient of the mean loss of each member. Returns (mean losses [M], correct predictions [M])."""
+    def gradients(self, batches: Sequence[Batch], clock: Clock, seeds: Sequence[int]) -> list[torch.Tensor]:
+        """Compute the gradient of the mean loss of each member. Returns [mean losses, correct predictions, means of
+        each extra], [M] each."""
 
         def one(parameters: Any, buffers: Any, batch: Batch) -> Any:
-            losses, logits = functional_call(self.states[0].forward, (parameters, buffers), (batch, clock))
-            return losses, self.setup.task.right(logits.detach(), batch.targets)
+            output = functional_call(self.states[0].forward, (parameters, buffers), (batch, clock))
+            right = self.setup.task.right(output.logits.detach(), batch.targets)
+            return output.losses, right, *output.reported(self.setup.extras)
 
         for parameter in self.trained:
             parameter.grad = None
         joint, count = [torch.stack(tensors) for tensors in zip(*batches, strict=True)], self.setup.grad_accum_steps
-        means, rights = [], []
+        found = []
         noise = OwnDropout(seeds, self.setup.device)
         for micro_batch in zip(*(tensor.chunk(count, dim=1) for tensor in joint), strict=True):
             with self.setup.precision(), noise, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "There is a performance drop")  # vmap falls back to a loop over rows
-                losses, right = vmap(one, randomness="error")(self.parameters, self.buffers, Batch(*micro_batch))
+                losses, right, *extras = vmap(one, randomness="error")(
+                    self.parameters, self.buffers, Batch(*micro_batch)
+                )
             weights = torch.full_like(losses, 1 / (losses.shape[1] * count))
             losses.backward(weights)
-            means.append((losses.detach() * weights).sum(dim=1))
-            rights.append(right)
-        return torch.stack(means).sum(dim=0), torch.stack(rights).sum(dim=0)
+            means = [(values * weights).sum(dim=1) for values in (losses.detach(), *extras)]
+            found.append([means[0], right, *means[1:]])
+        return [torch.stack(each).sum(dim=0) for each in zip(*found, strict=True)]
 
     def gradient_norm(self) -> torch.Tensor:
         """The 2-norm of the gradient of each member, [M]."""

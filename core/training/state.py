@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from core.methods import Forward
 from core.optimizers.averaging import MovingAverage
+
+OWN = 3  # sums that every method has; these decide whether a step was skipped
 
 
 class Stopwatch:
@@ -49,8 +52,8 @@ class State:
     forward: `trained` as one module, (batch, clock) -> Output.  shared: the same, with gradients averaged over all
     processes.
     history: metrics of each finished epoch.  step: optimizer steps done.
-    sums: over the steps of the current epoch, [mean loss, correct predictions, gradient norm], on the device; each is
-    the mean over all processes, so that their states are equal.
+    sums: over the steps of the current epoch, [mean loss, correct predictions, gradient norm, each extra of the
+    method], on the device; each is the mean over all processes, so that their states are equal.
     seen: value of `sums` at the end of the last logging interval.
     ema: exponential moving average of the weights.  swa: equal average of the weights at the end of the last epochs.
     stopwatch: set if training time is limited.
@@ -66,8 +69,8 @@ class State:
     scaler: torch.amp.GradScaler | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    seen: list[float] = field(default_factory=lambda: [0.0] * 3)
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(OWN, dtype=torch.float64))
+    seen: list[float] = field(default_factory=lambda: [0.0] * OWN)
     swa: AveragedModel | None = None
     stopwatch: Stopwatch | None = None
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -84,7 +87,12 @@ class State:
     @property
     def sound(self) -> bool:
         """Whether no step of this epoch was skipped. Synchronizes with the device."""
-        return bool(torch.isfinite(self.sums).all())
+        return bool(torch.isfinite(self.sums[:OWN]).all())
+
+    def make_room(self, extras: int) -> None:
+        """Make room in `sums` for what the method reports. Called before the first step."""
+        self.sums = self.sums.new_zeros(OWN + extras)
+        self.seen = [0.0] * (OWN + extras)
 
     def snapshot(self) -> dict[str, Any]:
         """Copy of the complete state on the CPU: tensors and plain values only."""
@@ -99,7 +107,10 @@ class State:
         for name, part in self._stateful().items():
             part.load_state_dict(snapshot[name])
         self.history, self.step, self.seen = snapshot["history"], snapshot["step"], snapshot["seen"]
-        self.sums.copy_(snapshot["sums"])
+        self.sums[: len(self.seen)].copy_(snapshot["sums"])
+        if lacking := len(self.sums) - len(self.seen):  # written before methods reported extras, which stay unknown
+            self.sums[-lacking:] = math.nan
+            self.seen = [*self.seen, *[math.nan] * lacking]
         # checkpoints that were written before there was pruning have no masks
         self.masks = {name: mask.to(self.sums.device) for name, mask in snapshot.get("masks", {}).items()}
         self.split = snapshot.get("split", 1)  # nor were micro-batches ever divided

@@ -24,7 +24,7 @@ from core.training import distributed
 from core.training.collect import Collector
 from core.training.memory import within_memory
 from core.training.pruning import UNPRUNED, Held, Pruning, mask_gradients, mask_weights
-from core.training.state import State
+from core.training.state import OWN, State
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Setup:
     frozen: Frozen | None = None
     collector: Collector | None = None  # of the answers for val, if metrics are declared
     pruning: Pruning = UNPRUNED
+    extras: tuple[str, ...] = ()  # names of what the method reports
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""
@@ -99,7 +100,7 @@ def advance(
     def restart() -> None:
         reseed(K.step_seeds(setup.seed, setup.rank, clock.step, 1)[0], setup.device)
 
-    def compute() -> tuple[torch.Tensor, torch.Tensor]:
+    def compute() -> list[torch.Tensor]:
         for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
             parameter.grad = None
         # a CUDA graph would overwrite the gradients of a micro-batch with those of the next one
@@ -109,7 +110,7 @@ def advance(
 
     def closure() -> torch.Tensor:
         nonlocal counted
-        loss, right = within_memory(state, len(batch.keys) // setup.grad_accum_steps, restart, compute)
+        loss, right, *extras = within_memory(state, len(batch.keys) // setup.grad_accum_steps, restart, compute)
         for parameter in frozen:  # optimizers skip parameters without a gradient
             parameter.grad = None
         mask_gradients(pruned)
@@ -122,15 +123,15 @@ def advance(
             clip_grad_value_(trained, setup.clip_grad_value)
         if scaler:  # the scaler expects gradients to overflow occasionally, and skips such steps itself
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
-        found = distributed.mean(torch.stack([loss, right, norm]))
+        found = distributed.mean(torch.stack([loss, right, norm, *extras]))
         # metrics are those of the first closure call, at the current weights; of later calls, such as SAM's second,
         # only whether they are finite counts: zero times NaN or infinity is NaN
         state.sums += found * 0.0 if counted else found
         counted = True
         if fused:
             # a non-finite sum remains non-finite: every step is skipped on the device until the host reads it
-            optimizer.found_inf = _not_finite(state.sums)  # type: ignore[attr-defined]
-        elif _not_finite(state.sums):
+            optimizer.found_inf = _not_finite(state.sums[:OWN])  # type: ignore[attr-defined]
+        elif _not_finite(state.sums[:OWN]):
             raise StepSkipped
         return loss
 
@@ -160,26 +161,28 @@ def _not_finite(sums: torch.Tensor) -> torch.Tensor:
 
 def gradients(
     setup: Setup, state: State, forward: Callable[..., Output], batch: Batch, clock: Clock
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the gradients of the mean loss. Returns (mean loss, number of correct predictions) of this process, on
-    the device.
+) -> list[torch.Tensor]:
+    """Compute the gradients of the mean loss. Returns [mean loss, number of correct predictions, mean of each extra] of
+    this process, on the device.
 
     forward: state.shared in training; with state.forward, gradients are not averaged over processes.
     """
     images = len(batch.keys)
     steps = min(setup.grad_accum_steps * state.split, images)
     micro_batches = [batch] if steps == 1 else _split(batch, steps)
-    means, rights = [], []
+    found = []
     for micro_batch in micro_batches:
         with distributed.last_of(forward, micro_batch is micro_batches[-1]):
             with setup.precision():
-                losses, logits = forward(micro_batch, clock)
+                output = forward(micro_batch, clock)
+            losses = output.losses
             # gradient of the mean over the full batch, without a mean in the graph
             weights = _equal(len(losses), images, losses.dtype, losses.device)
             losses.backward(state.scaler.scale(weights) if state.scaler else weights)
-        means.append(torch.dot(losses.detach(), weights))
-        rights.append(setup.task.right(logits.detach(), micro_batch.targets))
-    return (means[0], rights[0]) if len(means) == 1 else (torch.stack(means).sum(), torch.stack(rights).sum())
+        right = setup.task.right(output.logits.detach(), micro_batch.targets)
+        extras = [torch.dot(values, weights) for values in output.reported(setup.extras)]
+        found.append([torch.dot(losses.detach(), weights), right, *extras])
+    return found[0] if len(found) == 1 else [torch.stack(each).sum() for each in zip(*found, strict=True)]
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def test_gray_images_take_the_mean_of_imagenets_channels_and_other_numbers_are_r
 def test_a_teacher_normalized_otherwise_is_converted_or_refused(home):
     teacher = train(SHORT.but({"normalize": "imagenet"}), QUIET)
     parts = assemble(SHORT.but({"method": Distill(teacher=teacher.id)}), Tiny().load(), Launch(device="cpu"))
-    scale, shift = parts.setup.method.renormalize
+    scale, shift = parts.setup.method.teachers[0].renormalize
     own, theirs = (torch.tensor(by_hand(how, PIXELS)).permute(0, 3, 1, 2) for how in ("data", "imagenet"))
     torch.testing.assert_close((own * scale + shift).float(), theirs.float(), rtol=1e-4, atol=1e-4)
     pupil = SHORT.but({"method": Distill(teacher=teacher.id), "normalize": "image"})

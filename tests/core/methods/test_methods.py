@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from core import randomness as K
@@ -16,16 +17,19 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.batches import Batch
 from core.loading.images import Dataset, Images, Splits
+from core.loading.normalize import IMAGENET
 from core.losses import CrossEntropy
 from core.methods import Consistency, Distill, Method, Output, Supervised, WeightPenalty
-from core.models import MLP, SmallCNN
+from core.models import MLP, SmallCNN, Timm, Torchvision
 from core.optimizers import SGD
 from core.record.journal import Journal
+from core.runs.resume import refuse_other_weights
 from core.runs.train import train
 from core.runs.trained import load
 from core.schedules import Clock
 from core.training.assemble import assemble, check
 from core.training.loop import fit
+from tests.support.optional import library
 
 OFFLINE = Launch(mlflow=False, threads=1)
 CLOCK = Clock(0, 10, 5)
@@ -161,14 +165,14 @@ def test_distilled_gradients_are_those_of_the_values(teacher):
     method = Distill(teacher="any", temperature=3.0, alpha=0.7)
     logits, wanted = torch.randn(2, 4, 5, dtype=torch.float64)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: method.mixed(z.square().sum(dim=1), z, wanted), (logits,))
+    assert torch.autograd.gradcheck(lambda z: method.output(z.square().sum(dim=1), z, wanted).losses, (logits,))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_distilled_values_and_gradients_stay_finite_in_half_precision_at_extreme_logits(dtype):
     extreme = torch.tensor([[1e4, -1e4, 0], [1e4] * 3, [-1e4] * 3], dtype=dtype)
     logits = extreme.clone().requires_grad_()
-    losses = Distill(teacher="any", temperature=0.5).mixed(torch.zeros(3), logits, extreme.flip(1))
+    losses = Distill(teacher="any", temperature=0.5).output(torch.zeros(3), logits, extreme.flip(1)).losses
     losses.sum().backward()
     assert torch.isfinite(losses).all()
     assert torch.isfinite(logits.grad).all()
@@ -179,7 +183,7 @@ def test_the_teacher_is_frozen_in_evaluation_mode_and_outside_state_and_optimize
     method = wrap(Distill(teacher=str(teacher.folder)))
     parts = built({"method": method, "ema.decay": 0.9})
     inner = getattr(parts.setup.method, "method", parts.setup.method)
-    held = inner.teacher
+    held = inner.teachers[0].network
     before = {name: tensor.clone() for name, tensor in held.state_dict().items()}
     list(fit(parts.setup, parts.state, parts.train, parts.val))
     assert not held.training
@@ -217,7 +221,7 @@ def test_the_teacher_sees_images_normalized_as_it_was_trained(teacher):
     pixels = batch.images * parts.std[0] + parts.mean[0]
     expected = teacher.model((pixels - record["mean"][0]) / record["std"][0])
     seen = []
-    parts.setup.method.teacher.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    parts.setup.method.teachers[0].network.register_forward_hook(lambda module, inputs, output: seen.append(output))
     step(parts, batch)
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
 
@@ -339,8 +343,8 @@ def test_bad_values_are_refused_by_field(method, field, value):
 
 
 def test_a_distillation_without_a_teacher_is_refused_by_field():
-    with pytest.raises(UserError, match=r"^method\.teacher: is required"):
-        BASE.but({"method": "Distill"})
+    with pytest.raises(UserError, match=r"^method: teacher: name a finished run, or a pretrained network"):
+        check(BASE.but({"method": "Distill"}))
 
 
 def test_every_field_says_what_it_means():
@@ -363,3 +367,156 @@ def test_whole_runs_with_each_method_are_recorded_and_loaded(teacher, home):
         assert table[0] == "class,images,precision,recall,f1,recall_low,recall_high"
         recalls = [float(line.split(",")[3]) for line in table[1:]]
         assert np.mean(recalls) == pytest.approx(run.metrics["test/recall"], abs=1e-5)
+
+
+class Reporting(Method):
+    """Reports what it sees: a value of each image, a scalar, and what is not a number."""
+
+    weight: float = 1.0
+
+    def step(self, model, loss, batch, clock):
+        logits = model(batch.images)
+        losses = loss(logits, batch.targets)
+        extras = {"brightness": batch.images.mean(dim=(1, 2, 3)), "step_from_1": torch.tensor(clock.step + 1.0)}
+        return Output(self.weight * losses, logits, extras | {"nothing": torch.tensor(torch.nan)})
+
+
+def metrics_of(parts):
+    """(metrics of every interval, of every epoch)."""
+    events = list(fit(parts.setup, parts.state, parts.train, parts.val))
+    return [e.metrics for e in events if "step/loss" in e.metrics], [e.metrics for e in events if e.validation]
+
+
+PENALIZED = {"method": WeightPenalty(method=Reporting(), l1=0.1)}
+
+
+@pytest.mark.parametrize("changes", [{}, {"grad_accum_steps": 2}, PENALIZED], ids=["plain", "micro", "penalized"])
+def test_what_a_method_reports_is_recorded_as_means_and_changes_nothing_else(changes):
+    plain = built({k: v for k, v in changes.items() if k != "method"} | {"method": Supervised()})
+    parts = built({"method": Reporting()} | changes)
+    intervals, epochs = metrics_of(parts)
+    steps = len(parts.train.plan)
+    assert [m["step/step_from_1"] for m in intervals] == list(range(1, 3 * steps + 1))
+    assert [m["train/step_from_1"] for m in epochs] == [steps * e + (steps + 1) / 2 for e in range(3)]
+    assert all(m["train/brightness"] == pytest.approx(0.0, abs=1e-6) for m in epochs), "the mean of all images"
+    assert not any(name.endswith("nothing") for m in (*intervals, *epochs) for name in m)
+    if "method" in changes:
+        assert all(m["train/penalty"] > 0 for m in epochs)
+        return
+    for mine, wanted in zip(epochs, metrics_of(plain)[1], strict=True):
+        wanted.pop("images_per_second")
+        assert {name: mine[name] for name in wanted} == wanted
+    assert all(map(torch.equal, weights(parts.state), weights(plain.state)))
+
+
+def test_what_a_method_reports_is_resumed_within_an_epoch_also_from_checkpoints_without_it():
+    whole, first, second, older = (built({"method": Reporting()}) for _ in range(4))
+    expected = metrics_of(whole)[1]
+    for event in fit(first.setup, first.state, first.train, first.val):
+        if event.step == 4:
+            break
+    snapshot = first.state.snapshot()
+    second.state.restore(snapshot)
+    names = ("train/brightness", "train/step_from_1", "val/loss")
+    assert [[m[n] for n in names] for m in metrics_of(second)[1]] == [[m[n] for n in names] for m in expected[1:]]
+    older.state.restore(first.state.snapshot() | {"sums": snapshot["sums"][:3], "seen": snapshot["seen"][:3]})
+    resumed = metrics_of(older)[1]
+    assert "train/brightness" not in resumed[0], "it is not known for the whole epoch"
+    assert resumed[1]["train/step_from_1"] == expected[2]["train/step_from_1"]
+    assert resumed[1]["val/loss"] == expected[2]["val/loss"]
+
+
+@pytest.mark.parametrize(
+    ("extras", "message"),
+    [
+        ({"loss": torch.tensor(1.0)}, "^method: it reports 'loss'; choose another name"),
+        ({"a b": torch.tensor(1.0)}, "^method: it reports 'a b'; choose another name, of letters"),
+        ({"a": 1.0}, "^method: the extra a should be a tensor: a scalar, or one value for each image"),
+        ({"a": torch.zeros(3, 2)}, "^method: the extra a should be a tensor"),
+    ],
+)
+def test_extras_that_cannot_be_recorded_are_refused_before_training(extras, message, monkeypatch):
+    def step(self, model, loss, batch, clock):
+        logits = model(batch.images)
+        return Output(loss(logits, batch.targets), logits, extras)
+
+    monkeypatch.setattr(Reporting, "step", step)
+    with pytest.raises(UserError, match=message):
+        built({"method": Reporting()})
+
+
+def test_distillation_reports_its_two_terms(teacher):
+    *_, end = metrics_of(built(distilled(teacher, alpha=0.7)))[1]
+    parts = 0.3 * end["train/label_loss"] + 0.7 * end["train/distillation_loss"]
+    assert end["train/loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_several_teachers_teach_the_mean_of_their_softened_probabilities(teacher, home):
+    other = train(BASE.but({"seed": 5, "epochs": 1}), OFFLINE)
+    names = f"{teacher.folder}, {other.folder}"
+    parts = built({"method": Distill(teacher=names, temperature=3.0, alpha=1.0)})
+    batch = first_batch(parts)
+    got = step(parts, batch)
+    with torch.no_grad():
+        mean = sum((one.model(batch.images) / 3).softmax(dim=1) for one in (teacher, other)) / 2
+    expected = 9 * (mean * (mean.log() - (got.logits / 3).log_softmax(dim=1))).sum(dim=1)
+    torch.testing.assert_close(got.losses, expected, rtol=1e-4, atol=1e-5)
+    twice = built({"method": Distill(teacher=f"{teacher.folder},{teacher.folder}")})
+    torch.testing.assert_close(step(twice, batch).losses, step(built(distilled(teacher)), batch).losses)
+
+
+def saved(network, path):
+    torch.save(network.state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_a_pretrained_network_of_others_teaches_with_its_own_normalization(kind, tmp_path):
+    if kind == "timm":
+        network = library("timm", extra="timm").create_model("test_resnet", num_classes=4, in_chans=3)
+        declared = Timm(name="test_resnet", weights=saved(network, tmp_path / "net.pth"))
+    else:
+        network = torchvision.models.mobilenet_v3_small(num_classes=4)
+        declared = Torchvision(name="mobilenet_v3_small", weights=saved(network, tmp_path / "net.pth"))
+    network.eval()
+    parts = built({"method": Distill(pretrained=declared, temperature=2.0, alpha=1.0)})
+    gray = parts.setup.method.teachers[0].network
+    batch = first_batch(parts)
+    mean, std = (sum(values) / 3 for values in IMAGENET)
+    pixels = batch.images * parts.std[0] + parts.mean[0]
+    with torch.no_grad():
+        wanted = network(((pixels - mean) / std).expand(-1, 3, -1, -1))
+        torch.testing.assert_close(gray((pixels - mean) / std), wanted, rtol=1e-3, atol=1e-3)
+    got = step(parts, batch)
+    expected = Distill(pretrained=declared, temperature=2.0, alpha=1.0).output(got.losses, got.logits, wanted).losses
+    torch.testing.assert_close(got.losses, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_pretrained_teacher_is_on_record_and_refused_when_its_file_has_changed(home, tmp_path):
+    teaching = SmallCNN(widths=(4,), weights=saved(SmallCNN(widths=(4,)).network(built().context), tmp_path / "t.pt"))
+    run = train(BASE.but({"method": Distill(pretrained=teaching, normalize="data"), "epochs": 1}), OFFLINE)
+    assert run.record["weights_of_method"]["method.pretrained"]["file"] == "t.pt"
+    assert load(run.id).experiment.method.pretrained == teaching
+    refuse_other_weights(run)
+    saved(SmallCNN(widths=(4,), init="xavier").build(built().context), tmp_path / "t.pt")
+    with pytest.raises(UserError, match=r"the weights in .*t\.pt have changed since it started"):
+        refuse_other_weights(run)
+
+
+def test_pretrained_networks_that_cannot_teach_are_refused(tmp_path):
+    def made(changes):
+        check(BASE.but(changes))
+        built(changes)
+
+    def refused(model, message, **fields):
+        with pytest.raises(UserError, match=message):
+            made({"method": Distill(pretrained=model, **fields)})
+
+    refused(SmallCNN(), "^method: pretrained: without weights, it has nothing to teach")
+    refused(SmallCNN(weights="no.safetensors"), "^method: pretrained.weights: the file no.safetensors does not exist")
+    ten = saved(torchvision.models.mobilenet_v3_small(num_classes=10), tmp_path / "ten.pth")
+    message = "^method.pretrained: the head of .*ten.pth is not for the 4 classes of the data"
+    refused(Torchvision(name="mobilenet_v3_small", weights=ten), message)
+    refused(SmallCNN(weights=ten), "^method.pretrained.weights: .*ten.pth")
+    four = saved(torchvision.models.mobilenet_v3_small(num_classes=4), tmp_path / "four.pth")
+    refused(Torchvision(name="mobilenet_v3_small", weights=four), "must use the same normalize", normalize="image")

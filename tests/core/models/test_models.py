@@ -369,7 +369,7 @@ def test_auxiliary_heads_weigh_in_training_and_not_in_evaluation():
     torch.manual_seed(3)
     logits, *auxiliary = network(x)
     torch.manual_seed(3)
-    losses, main = Auxiliary(weight=0.3).step(network, CrossEntropy(), batch, None)
+    losses, main, _ = Auxiliary(weight=0.3).step(network, CrossEntropy(), batch, None)
     expected = F.cross_entropy(logits, targets, reduction="none")
     for head in auxiliary:
         expected = expected + 0.3 * F.cross_entropy(head, targets, reduction="none")
@@ -387,7 +387,7 @@ def test_inceptions_auxiliary_head_is_one_of_its_own():
         outputs = network.train()(torch.zeros(2, 3, 299, 299))
         assert [tuple(output.shape) for output in outputs] == [(2, 7), (2, 7)]
         batch = type("Batch", (), {"images": torch.zeros(2, 3, 299, 299), "targets": torch.zeros(2, dtype=torch.int64)})
-        losses, logits = Auxiliary().step(network, CrossEntropy(), batch, None)
+        losses, logits, _ = Auxiliary().step(network, CrossEntropy(), batch, None)
         assert losses.shape == (2,)
         assert logits.shape == network.eval()(batch.images).shape == (2, 7)
 
