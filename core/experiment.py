@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Literal, Self, get_args
 
+import torch
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from core.augment import Augment
 from core.common.errors import UserError
 from core.common.text import did_you_mean
+from core.context import Context
 from core.declare.part import Part
 from core.inference import combined  # noqa: F401 its models become known
 from core.loading.folds import Fold
@@ -172,6 +174,10 @@ class Experiment(Part):
                     raise ValueError(f"{field}: {name}: it is not known whether larger or smaller values are better")
         if self.prune and self.freeze:
             raise ValueError("prune and freeze: pruning changes the layers that freeze keeps; remove one of them")
+        if self.freeze and (left := [one for one in self.freeze.stages if one not in self.freeze.begun(self.epochs)]):
+            raise ValueError(f"freeze.stages: {left[0]} never begins, because epochs is {self.epochs}")
+        if self.freeze and self.freeze.stages:
+            self._check_stages(self.freeze)
         if self.prune and self.prune.complete_epoch >= self.epochs:
             raise ValueError(
                 f"prune: it is complete after {self.prune.complete_epoch} epochs, and epochs is {self.epochs}; leave "
@@ -179,6 +185,16 @@ class Experiment(Part):
             )
         if self.quantize and self.precision not in ("auto", "fp32"):
             raise ValueError(f"quantize and precision {self.precision}: rounding to int8 is done in fp32; use fp32")
+
+    def _check_stages(self, freeze: Freeze) -> None:
+        """Raise ValueError for a stage that names no module of the network, as it is for made-up images and classes."""
+        context = Context(("0", "1"), (1, 1), (224, 224, 3), 2, 1, self.epochs, 2, torch.device("meta"))
+        try:
+            with torch.device("meta"):
+                network = self.loss.network(self.model.model_copy(update={"weights": None}), context)
+        except Exception:  # a network that needs the data: it is looked at once they are read
+            return
+        freeze.refuse_unknown(network)
 
 
 def _detail(field: str, text: str) -> InitErrorDetails:

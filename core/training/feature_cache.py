@@ -130,6 +130,7 @@ def only_the_head(experiment: Experiment) -> bool:
     all_frozen = (
         freeze is not None
         and freeze.up_to is None
+        and not freeze.stages
         and freeze.from_epoch == 0
         and (freeze.unfreeze_epoch or experiment.epochs) >= experiment.epochs
     )

@@ -19,7 +19,8 @@ def smoked(experiment: Experiment, ranks: Ranks = ALONE) -> Experiment:
     rarest = math.ceil(experiment.long_tail.factor) if experiment.long_tail else 1
     pruned = {"prune.start_epoch": 0, "prune.end_epoch": None} if experiment.prune else {}
     epochs = 2 if any(isinstance(step, Resize) for step in experiment.augment) else 1
-    return experiment.but({"epochs": epochs, "batch_size": batch_size, "limit": 3 * batch_size * rarest} | pruned)
+    small = {"epochs": epochs, "batch_size": batch_size, "limit": 3 * batch_size * rarest} | pruned
+    return experiment.but(small | ({"freeze.stages": experiment.freeze.begun(epochs)} if experiment.freeze else {}))
 
 
 def declared(experiment: Experiment, launch: Launch, ranks: Ranks) -> Experiment:

@@ -14,9 +14,10 @@ from core.models.transfer import head_of
 from core.optimizers import SAM, SGD, AdamW, Muon
 from core.optimizers.averaging import Ema, Swa
 from core.runs.train import train
-from core.training.assemble import assemble
+from core.training.assemble import assemble, prepare
 from core.training.feature_cache import only_the_head
 from core.training.loop import fit
+from core.training.smoke import smoked
 from tests.support import kills
 from tests.support.kills import Moment, Setup
 from tests.support.loop import BASE, Tiny, taken_up
@@ -196,3 +197,116 @@ def test_diagnosis_looks_at_the_layers_that_move(home):
     )
     assert set(run.history["layers/16.update_ratio"]) == {1, 2, 3}
     assert set(run.history["layers/0.update_ratio"]) == set(run.history["layers/0.grad_norm"]) == {2, 3}
+
+
+def moving(parts):
+    """Names of what changes in each epoch, parameters and statistics."""
+    states = [state for state, _ in state_at_epochs(parts)]
+    return [changed(before, after) for before, after in itertools.pairwise(states)]
+
+
+STAGES = {"freeze": Freeze(stages=("0:16", "1:8", "2:*")), "epochs": 3}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": AdamW(weight_decay=0.1)}, {"swa": Swa(start=0.0)}, {"grad_accum_steps": 2, "precision": "bf16"}],
+    ids=["sgd", "adamw", "swa", "micro"],
+)
+def test_stages_unfreeze_group_by_group_to_the_bit(changes):
+    parts = built(STAGES | changes)
+    own = {name for name in parts.state.model.state_dict() if not name.endswith("num_batches_tracked")}
+    head, norm = ({name for name in own if name.startswith(module)} for module in ("16.", "8."))
+    first, second, third = moving(parts)
+    assert first == head
+    assert second - {"8.num_batches_tracked"} == head | norm
+    assert own <= third
+
+
+@pytest.mark.parametrize("leave", [3, 6, 12])
+@pytest.mark.parametrize("changes", [{"optimizer": AdamW()}, {"ema": Ema(decay=0.5)}], ids=["adamw", "ema"])
+def test_stages_left_and_taken_up_end_in_the_same_bits(changes, leave):
+    whole, first, second = (built(STAGES | changes) for _ in range(3))
+    *_, (expected, judged) = state_at_epochs(whole)
+    taken_up(first, second, leave)
+    assert not changed(expected, second.state.model.state_dict())
+    assert not changed(judged, second.state.evaluated.state_dict())
+
+
+def test_layers_unfrozen_later_have_the_rate_of_their_group_and_a_fresh_state():
+    """Adam's first step of a stage moves each weight by the rate, which layer_decay lowers from the head backwards."""
+    optimizer = AdamW(lr=1e-3, weight_decay=0.0, layer_decay=0.5)
+    parts = built({"freeze": Freeze(stages=("0:16", "1:*")), "optimizer": optimizer, "schedule": "Constant"})
+    before = {name: p.detach().clone() for name, p in parts.state.model.named_parameters()}
+    for event in fit(parts.setup, parts.state, parts.train, parts.val):
+        if event.step == len(parts.train.plan) + 1:
+            break
+    rates = {id(p): group["lr"] for group in parts.state.optimizer.param_groups for p in group["params"]}
+    first = parts.state.model[0].weight
+    assert rates[id(first)] < 1e-3 / 2
+    moved = (first.detach() - before["0.weight"]).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, rates[id(first)]), rtol=0.05, atol=0)
+
+
+def test_a_stage_names_a_module_with_all_within_it_and_what_no_stage_names_stays_frozen():
+    network = Torchvision(name="resnet18").build(context())
+    found = Freeze(stages=("0:fc", "2:layer4.1.*", "5:layer4")).of(network)
+    by_epoch = {layers.unfreeze_epoch: layers for layers in found.groups}
+    assert set(by_epoch) == {2, 5, None}
+    assert {name.rpartition(".")[0] for name in by_epoch[2].parameters} <= set(by_epoch[2].modules)
+    assert all(name.startswith("layer4.1.") for name in by_epoch[2].parameters)
+    assert all(name.startswith("layer4.0.") for name in by_epoch[5].parameters)
+    assert {name.partition(".")[0] for name in by_epoch[None].parameters} == {
+        "conv1",
+        "bn1",
+        "layer1",
+        "layer2",
+        "layer3",
+    }
+    assert "layer4" in by_epoch[2].modules, "a module is in training mode as soon as one within it is trained"
+    assert not any("" in layers.modules for layers in found.groups), "the network itself"
+
+
+def test_stages_are_written_on_the_command_line_and_reduced_for_a_smoke_test():
+    declared = CNN.but({"freeze.stages": "0:fc, 3:layer4,6:*", "epochs": 9})
+    assert declared.freeze == Freeze(stages=("0:fc", "3:layer4", "6:*"))
+    assert smoked(declared).freeze == Freeze(stages=("0:fc",))
+    assert smoked(CNN.but({"freeze": Freeze(unfreeze_epoch=1)})).freeze == Freeze(unfreeze_epoch=1)
+    assert not only_the_head(CNN.but({"freeze.stages": "0:16", "augment": ()}))
+
+
+class Unread(Tiny):
+    """Data that must not be read."""
+
+    def load(self, root=None):
+        raise AssertionError("the data were read")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze.stages": "0:"}, r"^freeze\.stages: should be EPOCH:MODULE"),
+        ({"freeze.stages": "first:16"}, r"^freeze\.stages: should be EPOCH:MODULE"),
+        ({"freeze.stages": "0:16,1:layr4"}, r"^freeze\.stages: no module of the model matches layr4"),
+        ({"freeze.stages": "1:16"}, r"^freeze: stages: nothing would be trained before epoch 1; begin with 0:MODULE"),
+        ({"freeze.stages": "0:16,2:*,1:8"}, r"^freeze: stages: put them in the order of their epochs"),
+        ({"freeze.stages": "0:16,3:*"}, r"^freeze\.stages: 3:\* never begins, because epochs is 3"),
+        ({"freeze.stages": "0:16", "freeze.up_to": "3"}, r"^freeze: stages: leave out up_to"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused_before_data_are_read(changes, message):
+    with pytest.raises(UserError, match=message):
+        prepare(CNN.but({"data": Unread()} | changes), Launch(device="cpu"))
+
+
+def test_a_stage_that_adds_nothing_is_refused():
+    with pytest.raises(UserError, match=r"freeze\.stages: the stage of epoch 2 trains nothing that is not trained"):
+        built({"freeze.stages": "0:16,1:*,2:8"})
+
+
+def test_stages_among_several_processes_drop_gradients(monkeypatch):
+    alone, among = built(STAGES), built(STAGES)
+    *_, (expected, _) = state_at_epochs(alone)
+    monkeypatch.setattr("core.models.freeze._single_process", lambda: False)
+    *_, (last, _) = state_at_epochs(among)
+    assert not changed(expected, last)
