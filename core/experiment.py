@@ -31,6 +31,7 @@ from core.models.quantize import Quantize
 from core.models.tta import Views
 from core.optimizers import Optimizer
 from core.optimizers.averaging import Ema, Swa
+from core.optimizers.loss_scale import LossScale
 from core.schedules import Constant, Schedule
 from core.schedules.stopping import EarlyStopping
 
@@ -97,6 +98,7 @@ class Experiment(Part):
         description="numerical precision; auto: bf16 or, if the GPU lacks it, fp16 on a GPU; bf16 on a CPU with "
         "instructions for it, if the network gains from them; fp32 elsewhere",
     )
+    loss_scale: LossScale = Field(LossScale(), description="scale of the loss under fp16; unused otherwise")
     metrics: tuple[Metric, ...] = Field(
         (), description="further metrics, computed from the answers for val after each epoch and for test at the end"
     )

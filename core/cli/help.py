@@ -35,6 +35,7 @@ DECLARATION: Mapping[str, Sequence[str]] = {
     "Optimizer and learning-rate schedule": ("optimizer", "schedule"),
     "Batches, gradients and precision": (
         "batch_size", "grad_accum_steps", "clip_grad_norm", "clip_grad_value", "sync_batch_norm", "precision",
+        "loss_scale",
     ),
     "Length of training, metrics, early stopping and seed": (
         "epochs", "max_minutes", "stopping", "metrics", "monitor", "seed", "vary",

@@ -206,6 +206,7 @@ def _assemble(
         max_minutes=experiment.max_minutes,
         average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
+        fixed_scale=experiment.loss_scale.init_scale if experiment.loss_scale.fixed else None,
         rank=ranks.rank,
         frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
         collector=Collector("val", splits.classes, metrics) if metrics else None,
@@ -297,7 +298,7 @@ def initial_state(
         ema=MovingAverage(trained["model"], experiment.ema) if experiment.ema else None,
         swa=equal_average(trained["model"]) if experiment.swa else None,
         stopwatch=Stopwatch() if experiment.max_minutes else None,
-        scaler=torch.amp.GradScaler(context.device.type) if scaled else None,
+        scaler=experiment.loss_scale.scaler(context.device) if scaled else None,
         sums=torch.zeros(
             3, dtype=torch.float32 if context.device.type == "mps" else torch.float64, device=context.device
         ),

@@ -70,8 +70,12 @@ def fit(setup: Setup, state: State, train: Batches, val: Batches) -> Iterator[Ev
 def read_interval(setup: Setup, state: State, train: Batches, steps: int) -> dict[str, float]:
     """Means over the last `steps` steps. The only place where the host synchronizes with the device."""
     now = state.sums.tolist()
-    # a scaler handles overflow by scaling down; below this scale, gradients overflow at any scale
-    if not math.isfinite(sum(now[:OWN])) or (state.scaler and state.scaler.get_scale() < SMALLEST_SCALE):
+    # a scaler handles overflow by scaling down; below this scale, gradients overflow at any scale. One that is fixed
+    # does not, and steps that overflow add nothing to the norm
+    stuck = state.scaler and (
+        state.scaler.get_scale() < SMALLEST_SCALE or (setup.fixed_scale and now[2] == state.seen[2])
+    )
+    if not math.isfinite(sum(now[:OWN])) or stuck:
         raise diagnose(setup, state, train, state.step - steps, state.step)
     loss, _, norm, *extras = (after - before for after, before in zip(now, state.seen, strict=True))
     state.seen = now

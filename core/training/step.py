@@ -49,6 +49,7 @@ class Setup:
     max_minutes: float | None = None
     average_from: int | None = None
     autocast: torch.dtype | None = None
+    fixed_scale: float | None = None  # of the loss under fp16; None: it is adapted
     rank: int = 0
     frozen: Frozen | None = None
     collector: Collector | None = None  # of the answers for val, if metrics are declared
@@ -138,7 +139,7 @@ def advance(
     if scaler:
         closure()
         scaler.step(optimizer)
-        scaler.update()
+        scaler.update(setup.fixed_scale)
     else:
         optimizer.step(closure)  # type: ignore[arg-type]
     mask_weights(pruned)

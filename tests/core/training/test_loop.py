@@ -261,6 +261,33 @@ def test_fp16_trains_with_a_scaler_whose_skips_are_no_error():
     assert all(torch.isfinite(p).all() for p in parts.state.model.parameters())
 
 
+def test_the_scale_of_fp16_is_as_declared():
+    as_before, other = built({"precision": "fp16"}), built({"precision": "fp16", "loss_scale.init_scale": 1024})
+    torchs = torch.amp.GradScaler("cpu").state_dict()
+    assert as_before.state.scaler.state_dict() == torchs
+    assert other.state.scaler.get_scale() == 1024
+    grown = built({"precision": "fp16", "loss_scale.init_scale": 16, "loss_scale.growth_interval": 3})
+    run(grown)
+    assert grown.state.scaler.get_scale() == 16 * 2 ** (15 // 3)
+    assert built({"loss_scale.init_scale": 1024}).state.scaler is None
+
+
+def test_a_fixed_scale_stays_and_gives_the_same_updates_as_one_that_adapts():
+    scale = {"precision": "fp16", "loss_scale.init_scale": 4096}
+    adapted = built(scale)
+    fixed = built(scale | {"loss_scale.fixed": True, "loss_scale.growth_interval": 2})
+    for parts in (fixed, adapted):
+        run(parts)
+    assert fixed.state.scaler.get_scale() == 4096
+    assert digest(fixed.state) == digest(adapted.state)
+
+
+def test_a_fixed_scale_that_overflows_at_every_step_is_an_error():
+    parts = built({"precision": "fp16", "loss_scale.init_scale": 2.0**30, "loss_scale.fixed": True})
+    with pytest.raises(NonFinite, match="the loss is finite, but the gradient of"):
+        run(parts)
+
+
 def test_it_learns():
     parts = built({"epochs": 60, "augment": (), "model": MLP(hidden=(64,))})
     epochs = [event.metrics["train/accuracy"] for event in run(parts) if event.validation]
