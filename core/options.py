@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from core.declare.tree import names
 from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.folds import Folds
+from core.record.labels import checked_name, tag_texts
 from core.runs.trained import Run, load, read_declaration
 
 NO_VARIANTS = "; this experiment declares no VARIANTS"
@@ -26,6 +27,8 @@ OWN = {
     "seeds": "number of seeds to train, under one parent run; decided: until it is known which --variant A,B is better",
     "folds": "number of folds to cross-validate on, under one parent run; 5x4: four times, with other partitions",
     "from": "start from the declaration of this run, search or best.json; other options change it",
+    "name": "name of the run, for people; labbook rename changes it later",
+    "tags": "tags of the run, NAME=TEXT,NAME=TEXT; labbook tag changes them later",
     "continue": "train this finished run for longer: start from its declaration, weights and optimizer state",
 }
 
@@ -43,6 +46,8 @@ class Options:
     continued: Run | None = None
     verb: Part | None = None
     auto_batch: bool = False
+    name: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse(
@@ -80,7 +85,8 @@ def parse(
     launch, more = change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
     seeds, more_trouble = _positive("seeds", own["seeds"]) if "seeds" in own else (None, [])
     folds, folds_trouble = _folds(own, changed) if "folds" in own else (None, [])
-    wrong += [*mistakes, *more, *more_trouble, *folds_trouble]
+    name, tags, labels_trouble = _labels(own)
+    wrong += [*mistakes, *more, *more_trouble, *folds_trouble, *labels_trouble]
     if launch.flat()["together"] and (seeds or 1) < 2:
         wrong.append("--together: trains several seeds at once; add --seeds N, at least 2")
     if wrong:
@@ -88,7 +94,21 @@ def parse(
     start = f"{continued.id} continued" if continued else variant or "base"
     start = f"from {_run_in(Path(str(own['from'])))}" if recorded else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
-    return Options(changed, launch, variant, seeds, folds, title, continued, verb, auto_batch)  # type: ignore[arg-type]
+    return Options(changed, launch, variant, seeds, folds, title, continued, verb, auto_batch, name, tags)  # type: ignore[arg-type]
+
+
+def _labels(own: Mapping[str, str | None]) -> tuple[str, dict[str, str], list[str]]:
+    """(the name and the tags of the run, what is wrong)."""
+    name, tags, wrong = "", dict[str, str](), list[str]()
+    try:
+        name = checked_name(own["name"] or "") if "name" in own else ""
+    except UserError as mistakes:
+        wrong += [f"--name: {line}" for line in mistakes.lines]
+    try:
+        tags = tag_texts((own["tags"] or "").split(",")) if "tags" in own else {}
+    except UserError as mistakes:
+        wrong += [f"--tags: {line}" for line in mistakes.lines]
+    return name, tags, wrong
 
 
 def _run_in(place: Path) -> str:

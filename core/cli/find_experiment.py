@@ -56,7 +56,9 @@ class NamedExperiment:
 
     def info(self, options: Options) -> RunInfo:
         """Returns the names of a run with these options."""
-        return RunInfo(self.name, options.variant, options.title, (self.module.__doc__ or "").strip())
+        description = (self.module.__doc__ or "").strip()
+        names = self.name, options.variant, options.title, description
+        return RunInfo(*names, name=options.name, tags=options.tags)
 
 
 def find_experiment(verb: str, words: Sequence[str]) -> tuple[NamedExperiment, list[str]]:
@@ -163,6 +165,8 @@ def only_one(options: Options, verb: str) -> None:
         "--folds": options.folds is not None,
         "--continue": options.continued is not None,
         "--batch_size auto": options.auto_batch,
+        "--name": bool(options.name),
+        "--tags": bool(options.tags),
     }
     if wrong := [f"{name}: only for training, not for {verb}; leave it out" for name, there in given.items() if there]:
         raise UserError(wrong)

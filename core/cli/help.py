@@ -85,8 +85,9 @@ def fields(part: Part | type[Declared], prefix: str = "", end: str = "") -> Iter
 
 
 def _own() -> Iterator[Row]:
+    values = {"variant": "NAME", "seeds": "N", "folds": "K", "name": "TEXT", "tags": "NAME=TEXT"}
     for name, meaning in OWN.items():
-        yield Row(f"--{name}", {"variant": "NAME", "seeds": "N", "folds": "K"}.get(name, "RUN"), meaning)
+        yield Row(f"--{name}", values.get(name, "RUN"), meaning)
 
 
 def _often(experiment: Experiment) -> Group:

@@ -13,6 +13,7 @@ from core.catalogue import Entry, entries, package_of
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import tell
+from core.record.labels import labels
 from core.record.run import IMPORTED, RECORD, read_record
 from core.record.summary import read_summary
 from core.runs.trained import Run
@@ -30,11 +31,11 @@ LEGEND = (
 
 def best_on_record(name: str) -> tuple[float, str] | None:
     """Returns (best test accuracy, id) of the finished runs with the declared kind of data and model, without smoke
-    runs, limited data and imported runs."""
+    runs, limited data, and imported or archived runs."""
     found, declared = [], _kinds(name)
     for run in Run.of_experiment(name):
         try:
-            summary = read_summary(run)
+            summary = None if labels(run.folder).archived else read_summary(run)
             own = summary and summary["status"] == "FINISHED" and summary["whole"] and not summary.get(IMPORTED)
             kinds = _kinds_of(run)
             fits = None in (kinds, declared) or kinds == declared

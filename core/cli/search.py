@@ -27,7 +27,7 @@ def _search(experiment: NamedExperiment, options: Options) -> int:
         raise UserError(
             ["--seeds: only together with --confirm K, which retrains the K best trials; --race gives trials more"]
         )
-    only_one(replace(options, seeds=None), "search")
+    only_one(replace(options, seeds=None, name="", tags={}), "search")
     if not (space := getattr(experiment.module, "SPACE", None)):
         place = f"experiments/{experiment.name}/__init__.py"
         advice = f"declare one in {place}: SPACE = {{'optimizer.lr': Float(0.01, 1, log=True)}}"

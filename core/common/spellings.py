@@ -14,7 +14,7 @@ _CLIP = "gradient clipping is --clip_grad_norm or --clip_grad_value"
 _ACCUMULATE = "gradient accumulation is --grad_accum_steps, the micro-batches per optimizer step"
 _HOME = "runs are recorded below the folder that the environment variable LABBOOK_HOME names"
 _DATA = "the data set is --data, the folder that holds its files is --root"
-_NAMED = "runs are named after the experiment and the time; names and tags of your own are not supported yet"
+_NAMED = "the name of a run is --name"
 _RESUME = "`labbook resume RUN` resumes an interrupted run"
 _LOGGER = "every run is recorded on disk and sent to MLflow; --mlflow false only records it"
 _GPUS = (
@@ -42,9 +42,9 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "bf16": _PRECISION,
         "torchcompile": "the step is compiled with --compile on",
         "pretrained": _WEIGHTS,
-        "name": _NAMED,
         "run_name": _NAMED,
-        "tags": _NAMED,
+        "exp_name": _NAMED,
+        "tag": "tags are --tags NAME=TEXT,NAME=TEXT",
         "output_dir": _HOME,
         "save_dir": _HOME,
         "log_dir": _HOME,

@@ -14,6 +14,7 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_names
 from core.record import journal
+from core.record.labels import labels
 from core.record.run import IMPORTED, RECORD, REPLACED, RecordedRun, holds_others, named_in
 from core.record.summary import SUMMARY, read_summary
 
@@ -60,7 +61,7 @@ def rows(words: Sequence[str]) -> tuple[list[Row], list[str]]:
         found = _read(RecordedRun.of_experiment(word))
         if not found:
             run = _run(word)
-            found = (_read(run.children()) if holds_others(run.record) else {}) or _read([run])
+            found = (_read(run.children(), named=True) if holds_others(run.record) else {}) or _read([run], named=True)
         read |= found
     return _separated(read)
 
@@ -70,9 +71,10 @@ def rows_of(experiment: str) -> tuple[list[Row], list[str]]:
     return _separated(_read(RecordedRun.of_experiment(experiment)))
 
 
-def _read(runs: Iterable[RecordedRun]) -> dict[str, Row | str]:
-    """Id -> result of `_row`, the earliest run first. At most one record is held in memory at a time."""
-    latest_first = [(run.id, _row(run)) for run in runs]
+def _read(runs: Iterable[RecordedRun], named: bool = False) -> dict[str, Row | str]:
+    """Id -> result of `_row`, the earliest run first. At most one record is held in memory at a time. named: whether
+    the runs themselves were asked for, so that it does not matter whether they are archived."""
+    latest_first = [(run.id, _row(run, named)) for run in runs]
     return dict(reversed(latest_first))
 
 
@@ -120,33 +122,34 @@ def _run(word: str) -> RecordedRun:
         raise UserError([f"{word}: no experiment with runs on record{hint}", *mistakes.lines]) from None
 
 
-def _row(run: RecordedRun) -> Row | str:
+def _row(run: RecordedRun, named: bool) -> Row | str:
     """A row, or a line that says why the run cannot be compared; an empty line for a parent, which is not a run."""
     folder = run.folder
     try:
         record = run.record
+        if holds_others(record):
+            return ""
+        if not named and labels(folder).archived:
+            return f"{folder.name}: archived; a run that is named is compared"
     except UserError as mistakes:
         return f"{folder.name}: {mistakes}"
-    if holds_others(record):
-        return ""
     try:
         newer = run.tags.get(REPLACED) if IMPORTED in record else None
         if newer and (paths.runs() / newer).exists():
             return f"{folder.name}: imported again as {newer}"
-        return _filled(folder, record, _summary(folder))
+        return _filled(folder, record, summary_of(run))
     except (KeyError, TypeError, ValueError, StopIteration) as error:  # one damaged run must not hide all others
         return f"{folder.name}: its record, {SUMMARY} or {journal.FILE} is damaged ({type(error).__name__}: {error})"
 
 
-def _summary(folder: Path) -> Mapping[str, Any]:
+def summary_of(run: RecordedRun) -> Mapping[str, Any]:
     """The saved summary; for a running or killed run, its status from the journal. Raises ValueError, KeyError or
     TypeError for a damaged journal."""
-    run = RecordedRun(folder)
     return read_summary(run) or {"status": run.status, "metrics": {}, "whole": False}
 
 
 def _filled(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
-    fields, status = _declared(folder), summary["status"]
+    fields, status = declared_fields(folder), summary["status"]
     if IMPORTED in record:
         return _imported(folder, record, summary, fields)
     return Row(
@@ -191,7 +194,7 @@ def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any
     )
 
 
-def _declared(folder: Path) -> dict[str, str]:
+def declared_fields(folder: Path) -> dict[str, str]:
     """Dotted name -> text, as recorded. Classes that no longer exist do no harm. Equal texts share memory, since most
     of thousands of runs have the same values."""
     values = next(event["values"] for _, event in journal.read(folder) if event["event"] == "params")

@@ -21,6 +21,7 @@ from core.importing.metric_names import Name, valid_names
 from core.importing.sources import Source
 from core.record import provenance
 from core.record.journal import Journal, log_text
+from core.record.latest import link_latest
 from core.record.run import IMPORTED, RECORD, REPLACED, VERSION, RecordedRun, read_record, run_id
 from core.record.summary import SUMMARY
 
@@ -97,6 +98,7 @@ def write(old: OldRun, replaces: RecordedRun | None = None) -> RecordedRun:
             journal.write("tags", values={REPLACED: identity})
     except OSError as error:
         raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}"]) from None
+    link_latest(paths.runs() / identity, old.experiment)
     return RecordedRun(paths.runs() / identity)
 
 

@@ -4,6 +4,7 @@ The folder of a run is mlruns/runs/<run id>/ and contains
 
     journal.jsonl   one event per line, written by the trainer only
     system.jsonl    the same format, written by the mirror: system metrics
+    labels.jsonl    the same format, written by `labbook tag`, `note`, `rename` and `archive`: "tags" of the user
     artifacts/      files that the journal names
     mirror.json     position of the mirror in the journal
 

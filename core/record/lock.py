@@ -13,16 +13,17 @@ from core.common.errors import UserError
 
 FILE = "lock"
 PATIENCE = 600.0  # seconds to wait before what has been computed for a run is lost
-_held: set[Path] = set()  # a POSIX lock does not exclude its own process, so the locks held here are kept in this set
+_held: set[Path] = set()  # a POSIX lock does not exclude its own process, so the files locked here are in this set
 
 
 @contextmanager
-def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, wait: float = 0.0, file: str = FILE) -> Iterator[None]:
     """Hold the lock of a run. Raises UserError if another process, or this one, still holds it after `wait` seconds.
+    file: of another lock in its folder.
 
     A POSIX record lock: unlike flock it does not pass to forked loader workers, which may outlive the trainer.
     """
-    place = folder.resolve()
+    place = folder.resolve() / file
     end = time.monotonic() + wait
     while (descriptor := None if place in _held else _acquire(place)) is None and time.monotonic() < end:
         time.sleep(0.05)
@@ -38,7 +39,7 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
 def is_free(folder: Path) -> bool:
     """Whether no process holds the lock of this run."""
-    place = folder.resolve()
+    place = folder.resolve() / FILE
     if place in _held:
         return False
     descriptor = _acquire(place)
@@ -47,8 +48,8 @@ def is_free(folder: Path) -> bool:
     return descriptor is not None
 
 
-def _acquire(folder: Path) -> int | None:
-    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _acquire(place: Path) -> int | None:
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return descriptor

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,13 @@ from core.common.text import did_you_mean
 from core.declare.renamed import migrated_record
 from core.declare.tree import dotted
 from core.record import journal
+from core.record.latest import LATEST, begun, target
 
 if TYPE_CHECKING:
     from scipy.sparse import coo_array
 
 MIRROR = "mirror.json"  # what MLflow has, in the folder of a run; see core/tracking/cursor.py
+LABELS = "labels.jsonl"  # name, note and tags of the user, in the folder of a run; see core/record/labels.py
 VERSION = 4
 RECORD = "record.json"
 WEIGHTS = "weights/best.safetensors"
@@ -228,15 +230,17 @@ class RecordedRun:
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
-        """Load a run by id, by a unique prefix of its id, by MLflow's id, as `latest`, or from a folder. Raises
-        UserError."""
+        """Load a run by id, by a unique prefix of its id, by MLflow's id, as `latest` or `EXPERIMENT/latest`, or from
+        a folder. Raises UserError."""
         folder = Path(run)
         if (folder / journal.FILE).exists():
-            return cls(folder)
+            return cls(target(folder) if folder.name == LATEST else folder)
         known = {path.name: path for path in sorted(paths.runs().glob("*")) if (path / journal.FILE).exists()}
         whole = [name for name, path in known.items() if (path / "artifacts" / RECORD).exists()]
-        if str(run) == "latest" and known:  # a process that was killed early leaves a folder without a record
-            return cls(known[max(whole or known, key=lambda name: name.rsplit("-", 3)[1:])])  # date, time, random
+        if str(run).endswith(f"/{LATEST}") and (newest := next(cls.of_experiment(str(run)[: -len(LATEST) - 1]), None)):
+            return newest
+        if str(run) == LATEST and known:  # a process that was killed early leaves a folder without a record
+            return cls(known[max(whole or known, key=begun)])
         if re.fullmatch("[0-9a-f]{32}", str(run)):
             mirrors = {name: path / MIRROR for name, path in known.items() if (path / MIRROR).exists()}
             if found := [name for name, mirror in mirrors.items() if str(run) in mirror.read_text(errors="replace")]:
@@ -358,6 +362,12 @@ def refuse_combined(run: RecordedRun) -> None:
     if run.record.get(COMBINED):
         members = ", ".join(member["run"] for member in run.record[COMBINED])
         raise UserError([f"{run.id} was made of the runs {members}, and not trained; make it again instead"])
+
+
+def with_children(runs: Sequence[R]) -> list[R]:
+    """The runs, each parent followed by the runs below it; each run once."""
+    families = ([run, *(run.children() if holds_others(run.record) else ())] for run in runs)
+    return list({run.id: run for family in families for run in family}.values())
 
 
 def in_study(run: RecordedRun) -> bool:

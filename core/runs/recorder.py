@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,8 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.record import provenance, sources
 from core.record.journal import Journal, log_text, read
+from core.record.labels import NAME, write_labels
+from core.record.latest import link_latest
 from core.record.run import RECORD, VERSION, WEIGHTS, run_id
 from core.runs.trained import Run
 
@@ -34,7 +37,7 @@ class RunInfo:
 
     experiment: the folder under experiments/.  title: distinguishes the run from others of the experiment, for display.
     description: text shown in MLflow and in the report.  parent: id of the run it belongs to.  trial: its number in a
-    study.
+    study.  name, tags: labels of the user, which can be changed later; see core/record/labels.py.
     """
 
     experiment: str = "notebook"
@@ -43,6 +46,12 @@ class RunInfo:
     description: str = ""
     parent: str | None = None
     trial: int | None = None
+    name: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def below(self, parent: str | None, title: str, apart: str, trial: int | None = None) -> Self:
+        """Names of a run below a parent, which inherits its tags. apart: tells its name from those of the others."""
+        return replace(self, parent=parent, title=title, trial=trial, name=self.name and f"{self.name} {apart}")
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str
         "run",
         id=journal.run_id,
         experiment=info.experiment,
-        name=name,
+        name=info.name or name,
         description=info.description,
         parent=info.parent,
         pid=os.getpid(),
@@ -213,6 +222,8 @@ def open_journal(journal: Journal, spec: RunSpec, name: str, tags: dict[str, str
     )
     journal.write("params", values={name: str(value) for name, value in spec.experiment.flat().items()})
     journal.write("tags", values=tags)
+    if labels := ({NAME: info.name} if info.name else {}) | dict(info.tags):
+        write_labels(journal.folder, labels)
     return tags
 
 
@@ -234,3 +245,4 @@ def write_record(journal: Journal, spec: RunSpec, facts: dict[str, str], **more:
     journal.sync()  # a run with a record has the entries before it
     log_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
     journal.sync()
+    link_latest(journal.folder, info.experiment)

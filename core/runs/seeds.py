@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.folds import Folds
 from core.record.journal import Journal
+from core.record.labels import labels
 from core.record.lock import locked
 from core.record.summary import write_summary
 from core.runs.fleet import Opening, train_together
@@ -158,7 +159,9 @@ def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
         again = parent.tags.get("mlflow.source.name", "")
         raise UserError([f"{parent.id}: its seeds belong to a decision; to go on with it, type again: {again}"])
     experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
-    spec = RunSpec(experiment, launch, RunInfo(record["experiment"], record["variant"], record["title"]))
+    given = labels(parent.folder)
+    names = record["experiment"], record["variant"], record["title"]
+    spec = RunSpec(experiment, launch, RunInfo(*names, name=given.name, tags=given.tags))
     plan = Plan(experiment, record.get("seeds", 1), Folds.read(record["folds"]) if "folds" in record else None)
     with ExitStack() as held, open_runtime(launch, mirror) as runtime:
         distributed.together(lambda: None if runtime.ranks.rank else held.enter_context(hold(parent)))
@@ -259,7 +262,7 @@ class _Group:
 
     def _spec(self, number: int) -> RunSpec:
         spec, fold = self.spec, f" fold {number}" if self.plan.folds else ""
-        info = replace(spec.info, parent=self.parent.id, title=f"{spec.info.title}{fold}")
+        info = spec.info.below(self.parent.id, f"{spec.info.title}{fold}", f"{self.plan.what} {number}")
         return RunSpec(self.plan.members[number], spec.launch, info)
 
     def _below(self) -> dict[int, Run]:

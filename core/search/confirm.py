@@ -7,7 +7,7 @@ in the search and the mean over new seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -128,7 +128,8 @@ def _train(runner: StudyRunner, jobs: list[_Job], stop: Stop) -> None:
 
 
 def _task(runner: StudyRunner, place: int, number: int, job: _Job) -> Task:
-    info = replace(runner.info, title=f"confirm trial {job.trial.number}", parent=runner.parent.id, trial=None)
+    title = f"confirm trial {job.trial.number}"
+    info = runner.info.below(runner.parent.id, title, f"{title} seed {job.experiment.seed}")
     launch = runner.placed(place)
     run = job.run.id if job.run else None
     return Task(number, job.experiment.record(), launch.record(), info, runner.goals, run, whole=True)

@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ class StudyRunner:
         if further:
             experiment = experiment.but({"seed": experiment.seed + further})
         title = " ".join([name, *(f"{name}={label(value)}" for name, value in chosen.items())])
-        info = replace(self.info, title=title, parent=self.parent.id, trial=trial.number)
+        info = self.info.below(self.parent.id, title, name, trial.number)
         run = self.runs.get(trial.number)
         launch = self.placed(place)
         return Task(trial.number, experiment.record(), launch.record(), info, self.goals, run.id if run else None)

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from core.catalogue import import_experiment
@@ -106,7 +106,8 @@ def _over_folds(task: Task, earlier: Mapping[int, Run], on_run: OnRun, continues
 
 def _on_fold(task: Task, fold: Fold, run: Run | None, on_run: OnRun) -> Run:
     """Train or resume the run of one fold."""
-    launch, info = Launch.read(task.launch), replace(task.info, title=f"{task.info.title} fold {fold.number}")
+    launch, name = Launch.read(task.launch), f"fold {fold.number}"
+    info = task.info.below(task.info.parent, f"{task.info.title} {name}", name, task.info.trial)
     spec = RunSpec(Experiment.read(task.declaration).but({"fold": fold}), launch, info)
     with open_runtime(launch, NoMirror()) as runtime:
         with reopened(run, runtime) if run else opened(spec, runtime) as trainer:

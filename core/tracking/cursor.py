@@ -18,21 +18,22 @@ from core.common.files import write_atomic
 from core.common.sealed import sealed, unsealed
 from core.common.text import public
 from core.record import journal
-from core.record.run import MIRROR
+from core.record.run import LABELS, MIRROR
 
 FILE = MIRROR
 LOCK = "mirror.lock"
 MLFLOW = "mlflow"
 SYSTEM = "system.jsonl"
-SOURCES = (journal.FILE, SYSTEM)
+_OFFSETS = {journal.FILE: "journal", SYSTEM: "system", LABELS: "labels"}  # file -> its field of Record
+SOURCES = tuple(_OFFSETS)
 _MOST_REFUSED = 50
 _TAIL = 1 << 16
 
 
 @dataclass(frozen=True)
 class Record:
-    """The run `run_id` of a tracker has the first `journal` bytes of the journal and the first `system` bytes of
-    system.jsonl.
+    """The run `run_id` of a tracker has the first `journal` bytes of the journal, and so on for system.jsonl and
+    labels.jsonl.
 
     tracking_uri: where the tracker keeps its runs.  If run_id is empty, a mirror has started to create the run: it may
     exist, in MLflow with the tag labbook.run.  status: the last one sent.  refused: entries that were rejected, with
@@ -46,6 +47,7 @@ class Record:
     run_id: str = ""
     journal: int = 0
     system: int = 0
+    labels: int = 0
     status: str = "RUNNING"
     refused: tuple[str, ...] = ()
     problem: str = ""
@@ -54,11 +56,12 @@ class Record:
     position: int = 0
 
     def offset(self, file: str) -> int:
-        return self.journal if file == journal.FILE else self.system
+        offset: int = getattr(self, _OFFSETS[file])
+        return offset
 
     def at(self, file: str, end: int) -> Record:
         """Returns a copy in which `file` has been sent up to byte `end`."""
-        return replace(self, journal=end) if file == journal.FILE else replace(self, system=end)
+        return replace(self, **{_OFFSETS[file]: end})  # type: ignore[arg-type]
 
     def with_refused(self, notes: list[str]) -> tuple[str, ...]:
         """Returns the rejected entries with `notes` added, without duplicates.
@@ -87,7 +90,8 @@ def load(folder: Path, tracker: str = MLFLOW) -> Record | None:
         record = _record.validate_python(unsealed((folder / file_of(tracker)).read_bytes()))
         # an earlier version may have left a password in it
         record = replace(record, tracking_uri=public(record.tracking_uri, whole=True))
-        return record if min(record.journal, record.system, record.position) >= 0 else Record(tracking_uri="")
+        sent = [record.position, *(record.offset(file) for file in SOURCES)]
+        return record if min(sent) >= 0 else Record(tracking_uri="")
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

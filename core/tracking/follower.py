@@ -12,7 +12,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from core.common.files import sync
-from core.record.journal import ENDED, Journal
+from core.record.journal import ENDED, FILE, Journal
 from core.tracking.cursor import SOURCES, SYSTEM, Record, entries, last_event, load, lock_of, save, waiting
 from core.tracking.tracker import Deleted, Missing, Tracker, Waits
 from core.tracking.upload import Batch, Sent, gather, replay, send
@@ -82,7 +82,7 @@ class Follower:
             return not stay
         if waiting(self.folder, self.record):  # entries that were written after the last batch was gathered
             return False
-        events = [last_event(self.folder, file) for file in SOURCES]
+        events = [last_event(self.folder, file) for file in (FILE, SYSTEM)]
         try:
             tracker.status(self.record, "KILLED", max(event["time"] for event in events if event))
         except Missing:
