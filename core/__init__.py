@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 if TYPE_CHECKING:
+    from core.compare.listing import runs_frame as runs_frame
     from core.experiment import Experiment as Experiment
     from core.launch import Launch as Launch
     from core.runs.seeds import train_seeds as train_seeds
@@ -22,6 +23,7 @@ _HOME = {
     "Launch": "core.launch",
     "Run": "core.runs.trained",
     "load": "core.runs.trained",
+    "runs_frame": "core.compare.listing",
     "train": "core.runs.train",
     "train_seeds": "core.runs.seeds",
 }

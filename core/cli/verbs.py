@@ -15,6 +15,8 @@ OF_AN_EXPERIMENT = {
 
 
 OF_RUNS = {
+    "runs": "list the runs on record, the latest first (--tag, --since, --json, ...)",
+    "diff": "RUN RUN: what differs between two runs",
     "tag": "RUN ... NAME=TEXT ...: set tags of runs",
     "note": "RUN TEXT: set the note of a run",
     "rename": "RUN NAME: give a run a name",
