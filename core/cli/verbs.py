@@ -16,11 +16,13 @@ OF_AN_EXPERIMENT = {
 
 OF_RUNS = {
     "runs": "list the runs on record, the latest first (--tag, --since, --json, ...)",
+    "show": "RUN: a run on one screen",
     "diff": "RUN RUN: what differs between two runs",
     "tag": "RUN ... NAME=TEXT ...: set tags of runs",
     "note": "RUN TEXT: set the note of a run",
     "rename": "RUN NAME: give a run a name",
     "archive": "RUN ...: leave runs out of lists and comparisons (--undo takes them back)",
+    "rm": "RUN ...: remove runs from the record; asks first",
     "compare": "compare settings over their seeds, with confidence intervals",
     "decide": "A B: train seeds until it is decided which setting is better",
     "accept": "A --over B: whether A is shown to be better, as the exit status",
