@@ -16,7 +16,7 @@ from core.tracking.api import held, sync
 
 
 def main(words: Sequence[str]) -> int:
-    """Returns the exit status 0. Raises UserError; then no run is changed."""
+    """Returns the exit status 0. Raises UserError."""
     parser = VerbParser("tag", __doc__)
     parser.add_argument("words", nargs="+", metavar="RUN|NAME=TEXT", help="runs, and the tags that they get")
     given = parser.parse_args(list(words))

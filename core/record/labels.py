@@ -24,9 +24,9 @@ PATIENCE = 60.0  # seconds to wait for another process that writes labels of the
 NAME, NOTE = "mlflow.runName", "mlflow.note.content"  # MLflow's own tags for what its pages show as name and note
 ARCHIVED = "labbook.archived"
 LONGEST_NAME, LONGEST_TAG = 250, 250  # characters; limits of MLflow
-_PREFIXES = ("mlflow.", "labbook.", "launch.", "hardware.", "version.", "git.", "imported.", "failed_")
+_PREFIXES = ("mlflow.", "labbook.", "launch.", "hardware.", "version.", "git.", "imported.", "search.", "failed_")
 _OWN = frozenset(
-    "variant trial invocation seed seeds folds smoke precision compiled parameters flops continued best_epoch "
+    "variant trial study invocation seed seeds folds smoke precision compiled parameters flops continued best_epoch "
     "epochs_done error report resumed_elsewhere pruned micro_batches overfit combined members".split()
 )
 
