@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
@@ -45,20 +46,29 @@ def test_a_run_that_is_trained_can_be_labeled_and_its_journal_is_left_alone(home
     assert (folder / journal.FILE).read_bytes() == before
 
 
-def _label(folder, number):
-    for at in range(20):
+def _label_slowly(folder, number):
+    write = os.write
+
+    def in_halves(descriptor, data):
+        first = write(descriptor, data[: len(data) // 2])
+        time.sleep(0.005)
+        return first + write(descriptor, data[len(data) // 2 :])
+
+    os.write = in_halves
+    for at in range(8):
         write_labels(folder, {f"tag{number}": str(at)})
 
 
 def test_two_processes_at_once_lose_nothing(home):
     folder, start = on_record(), multiprocessing.get_context("fork")
-    workers = [start.Process(target=_label, args=(folder, number)) for number in range(3)]
+    workers = [start.Process(target=_label_slowly, args=(folder, number)) for number in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert sum(1 for _ in journal.read(folder, LABELS)) == 60
-    assert labels(folder).tags == {f"tag{number}": "19" for number in range(3)}
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert sum(1 for _ in journal.read(folder, LABELS)) == 16
+    assert labels(folder).tags == {"tag0": "7", "tag1": "7"}
 
 
 def _label_and_die(folder):
