@@ -18,6 +18,7 @@ from core.record.run import COMBINED, REPORT, RecordedRun, holds_others
 from core.tracking.api import MirrorStatus, mirror_status
 
 SPLITS = ("train", "val", "test")
+SPREAD = ("_low", "_high", "_std", "_ci95")  # ends of the names of what the parent of several runs tells of a mean
 WIDTH = 100  # columns
 PARTS = ("model", "augment", "loss", "method", "optimizer", "optimizer.lr", "schedule", "epochs", "batch_size", "seed")
 
@@ -108,7 +109,8 @@ def _show_metrics(metrics: Mapping[str, float]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    names = list(dict.fromkeys(name.partition("/")[2] for name in metrics if name.partition("/")[0] in SPLITS))
+    pairs = [(split, name) for split, _, name in (key.partition("/") for key in metrics) if split in SPLITS]
+    names = dict.fromkeys(name for _, name in pairs if not name.endswith(SPREAD))
     if not names:
         tell("no metrics yet")
         return
@@ -117,9 +119,14 @@ def _show_metrics(metrics: Mapping[str, float]) -> None:
     for split in SPLITS:
         grid.add_column(split, justify="right")
     for name in names:
-        values = [(key, metrics.get(key)) for key in (f"{split}/{name}" for split in SPLITS)]
-        grid.add_row(name, *("" if value is None else format_value(key, value) for key, value in values))
+        grid.add_row(name, *(_cell(metrics, f"{split}/{name}") for split in SPLITS))
     console().print(grid, highlight=False)
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    """A metric; of the parent of several runs, the mean and its 95 % interval."""
+    values = [metrics[key] for key in (name, f"{name}_ci95") if key in metrics]
+    return " +- ".join(format_value(name, value) for value in values)
 
 
 def _as_object(run: RecordedRun, found: Listed) -> dict[str, Any]:

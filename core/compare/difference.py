@@ -23,15 +23,19 @@ class Difference:
 
 
 def differences(first: RecordedRun, second: RecordedRun) -> list[Difference]:
-    """What differs between two runs; results are those of the end of training. Raises UserError if one is damaged."""
-    runs = [listed_run(run) for run in (first, second)]
-    found = [_sections(run, one) for run, one in zip((first, second), runs, strict=True)]
-    names = {section: list(dict.fromkeys([*found[0][section], *found[1][section]])) for section in found[0]}
+    """What differs between two runs. Sources are compared that both have imported; results are those of the end of
+    training. Raises UserError if one of the runs is damaged."""
+    runs = [_sections(run, listed_run(run)) for run in (first, second)]
+    files = [run.pop("sources") for run in runs]
+    common = files[0].keys() & files[1].keys()
+    for run, own in zip(runs, files, strict=True):
+        run["code"] |= {name: own[name] for name in sorted(common)}
+    names = {section: list(dict.fromkeys([*runs[0][section], *runs[1][section]])) for section in runs[0]}
     return [
         Difference(section, name, *values)
         for section in names
         for name in names[section]
-        if _differ(*(values := [one[section].get(name) for one in found]))
+        if _differ(*(values := [run[section].get(name) for run in runs]))
     ]
 
 
@@ -52,7 +56,8 @@ def _sections(run: RecordedRun, own: Listed) -> dict[str, dict[str, Any]]:
     return {
         "declaration": {**origin, **own.params},
         "launch": {name: value for name, value in (record.get("launch") or {}).items() if name != "class"},
-        "code": {**_starting(facts, "git."), **files},
+        "code": _starting(facts, "git."),
+        "sources": files,
         "packages": {**_starting(facts, "version."), **_packages(run)},
         "machine": _starting(facts, "hardware."),
         "data": data,

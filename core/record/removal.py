@@ -17,6 +17,7 @@ from core.common import paths
 from core.common.errors import UserError
 from core.common.failpoints import failpoint
 from core.common.files import make_folder, sync
+from core.common.text import few
 from core.record.labels import locked_labels
 from core.record.latest import relink
 from core.record.lock import is_free, locked
@@ -30,21 +31,27 @@ def refuse_needed(runs: Sequence[RecordedRun]) -> None:
     they continue, as a member of an ensemble or a soup, as a teacher, or as the source of their weights. A run of
     several seeds, of folds or of a study can only be removed together with its parent, which summarizes it."""
     going = {run.id: run for run in runs}
-    wrong = []
+    apart: dict[str, list[str]] = {}  # parent -> its runs that are to be removed without it
     for run in runs:
         above = _record(run.folder).get("parent")
         if above and above not in going and (paths.runs() / above).exists():
-            advice = f"to remove them all: labbook rm --children {above}; to leave it out of lists: labbook archive"
-            wrong.append(f"{run.id} is one of the runs that {above} summarizes; {advice}")
-    for folder in sorted(paths.runs().glob(f"*/artifacts/{RECORD}")):
-        other = folder.parents[1]
+            apart.setdefault(above, []).append(run.id)
+    needed: dict[tuple[str, str], list[str]] = {}  # (run, place in the records of the others) -> the others
+    for path in sorted(paths.runs().glob(f"*/artifacts/{RECORD}")):
+        other = path.parents[1]
         if other.name not in going:
-            for run_id, place in _stands_on(other, going):
-                what = "is its parent" if place == "parent" else f"is in its record ({place})"
-                more = f"; to remove both: labbook rm --children {run_id}" if place == "parent" else ""
-                wrong.append(f"{run_id} is needed by {other.name}: it {what}{more}")
+            for found in _stands_on(other, going):
+                needed.setdefault(found, []).append(other.name)
+    wrong = [f"{few(below, 3)}: of the runs that {above} summarizes; {_all(above)}" for above, below in apart.items()]
+    wrong += [f"{run_id} is the parent of {few(others, 3)}; {_all(run_id)}" if place == "parent" else
+              f"{run_id} is needed by {few(others, 3)}: it is in the record ({place})"
+              for (run_id, place), others in needed.items()]  # fmt: skip
     if wrong:
         raise UserError(wrong)
+
+
+def _all(parent: str) -> str:
+    return f"to remove all: labbook rm --children {parent}; to leave runs out of lists: labbook archive"
 
 
 def size_of(run: RecordedRun) -> int:

@@ -65,11 +65,9 @@ def test_what_others_stand_on_is_refused_with_the_reason(run):
     }
     said = refused(base)
     for place, other in needed.items():
-        assert f"{base.id} is needed by {other.id}: it is in its record ({place})" in said
-    assert f"{above.id} is needed by {one.id}: it is its parent; to remove both: labbook rm --children" in refused(
-        above
-    )
-    assert f"{one.id} is one of the runs that {above.id} summarizes" in refused(one)
+        assert f"{base.id} is needed by {other.id}: it is in the record ({place})" in said
+    assert f"{above.id} is the parent of {one.id}, {two.id}; to remove all: labbook rm --children" in refused(above)
+    assert f"{one.id}: of the runs that {above.id} summarizes; to remove all: labbook rm" in refused(one)
     assert rm.main(["--children", above.id, "--yes"]) == 0
     assert not {above.id, one.id, two.id} & set(ids())
     remove([*needed.values(), base])  # together with all that stands on it
