@@ -136,11 +136,12 @@ def _named(text: str, going: Mapping[str, RecordedRun]) -> Iterator[str]:
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
-    """The record of a run. One that cannot be read stands on nothing, so that it does not prevent removals."""
+    """The record of a run. Of one that cannot be read, every run that its text names is taken for needed."""
+    path = folder / "artifacts" / RECORD
     try:
-        return read_record(folder / "artifacts" / RECORD)
+        return read_record(path)
     except UserError:
-        return {}
+        return {"declaration": path.read_text(errors="replace")} if path.is_file() else {}
 
 
 def _is_in_mlflow(run: RecordedRun, mlflow_id: str) -> bool:

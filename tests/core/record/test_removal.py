@@ -82,6 +82,12 @@ def test_texts_that_look_alike_name_no_run(run):
     refuse_needed([gone])  # a declaration that was copied needs its source no more
 
 
+def test_a_record_that_cannot_be_read_needs_the_runs_that_it_names(run):
+    gone = run()
+    other = run("other", declaration={"method": {"teacher": gone.id}}, labbook=99)
+    assert f"{gone.id} is needed by {other.id}" in refused(gone)
+
+
 def test_a_model_in_the_registry_keeps_its_run(run, monkeypatch):
     gone = run()
     monkeypatch.setattr(rm, "models_of", lambda folders: {folder.name: ["digits version 3"] for folder in folders})
