@@ -18,6 +18,7 @@ from core.declare.tree import (
     _encode,
     _is_base,
     _walk,
+    _walk_defaults,
     a,
     choices,
     dotted,
@@ -89,6 +90,10 @@ class Part(Declared):
     def flat(self) -> dict[str, Any]:
         """Dotted name -> value of every declared field; a part is its class name, its fields follow."""
         return dict(_walk(self))
+
+    def defaults(self) -> dict[str, Any]:
+        """Dotted name -> default of every field in `flat` that has one, in the same form."""
+        return dict(_walk_defaults(self))
 
     def parts(self) -> Iterator[tuple[str, Part]]:
         """(dotted name, part) of everything declared below this part."""

@@ -160,6 +160,21 @@ def _walk(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
+def _walk_defaults(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(part, Declared):
+        for name, field in type(part).model_fields.items():
+            if not field.is_required():
+                yield prefix + name, _shown(field.get_default(call_default_factory=True))
+    for name, value in _children(part):
+        yield from _walk_defaults(value, f"{prefix}{name}.")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Declared):
+        return type(value).__name__
+    return ", ".join(step_names(value)) if is_steps(value) else value
+
+
 def is_steps(value: Any) -> bool:
     """Whether this is a tuple of parts (such as augment), whose members have names."""
     return isinstance(value, tuple | list) and bool(value) and all(isinstance(item, Declared) for item in value)

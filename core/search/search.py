@@ -137,7 +137,8 @@ def _opened(
         def queue(study: optuna.Study) -> None:
             _queue(study, within, experiment, options, goals)
 
-        study = open_study(storage, name, options.new, directions, settings, queue)
+        defaults = {field: str(value) for field, value in experiment.defaults().items()}
+        study = open_study(storage, name, options.new, directions, settings, defaults, queue)
         name = options.pruner if len(goals.names) == 1 else "none"
         study.pruner = samplers.pruner(name, goals.folds or experiment.epochs, options.trials)
         yield storage, study

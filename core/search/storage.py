@@ -91,11 +91,13 @@ def open_study(
     new: bool,
     directions: list[Direction],
     identity: Mapping[str, str],
+    defaults: Mapping[str, str],
     begin: Callable[[optuna.Study], None],
 ) -> optuna.Study:
     """Load the latest study of this name, or create one.
 
-    identity: settings that must be the same as when the study was created; one that was not there yet counts as None.
+    identity: settings that must be the same as when the study was created.  defaults: values of settings that were not
+    there yet.
     begin: called once with a new study.
     Studies of one name are numbered from the second on: digits_cnn, digits_cnn.2. Raises UserError if the settings
     differ from those of the existing study.
@@ -116,10 +118,10 @@ def open_study(
         if time.monotonic() > end:
             raise UserError([f"the study {latest} is incomplete: its first process died; --new creates a new study"])
         time.sleep(0.2)
-    before = migrated_names(study.user_attrs.get(IDENTITY, {}))
-    if lines := [f"{key}: {before.get(key, 'none')} then, {identity.get(key, 'none')} now"
-                 for key in sorted({*before, *identity})
-                 if before.get(key, "None") != identity.get(key, "None")]:  # fmt: skip
+    known = {key: defaults.get(key, "None") for key in identity}
+    before = known | migrated_names(study.user_attrs.get(IDENTITY, {}))
+    if lines := [f"{key}: {before[key]} then, {identity.get(key, 'none')} now"
+                 for key in sorted(before) if before[key] != identity.get(key, "None")]:  # fmt: skip
         raise UserError(
             ["\n    ".join([f"the study {latest} has different settings; --new creates a new study", *lines])]
         )

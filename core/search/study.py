@@ -361,7 +361,6 @@ def owner() -> str:
 def identity(space: Space, experiment: Experiment, goals: Goals) -> dict[str, str]:
     """Returns the settings that identify a study: SPACE, the declaration, and the goals, as name -> text."""
     settings = {f"SPACE {name}": dimension for name, dimension in text(space).items()}
-    # without metrics, so that studies of a time when they could not be declared can be resumed
-    settings |= {name: str(value) for name, value in experiment.flat().items() if (name, value) != ("metrics", ())}
+    settings |= {name: str(value) for name, value in experiment.flat().items()}
     over = f", mean of {goals.folds} folds" if goals.folds else ""
     return settings | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch{over})"}

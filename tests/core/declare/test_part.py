@@ -164,6 +164,16 @@ def test_the_flat_view_names_every_field():
     assert flat["stopping.patience"] == EXPERIMENT.stopping.patience
 
 
+def test_the_defaults_are_those_of_the_flat_view():
+    given = EXPERIMENT.but({"optimizer": SAM(base=SGD(lr=0.3)), "augment": (RandomCrop(padding=3), CutMix())})
+    flat, defaults = given.flat(), given.defaults()
+    assert defaults.keys() < flat.keys()
+    assert (defaults["augment"], defaults["epochs"], defaults["optimizer.rho"]) == ((), 10, 0.05)
+    assert (flat["augment.random_crop.padding"], defaults["augment.random_crop.padding"]) == (3, 4)
+    assert defaults["loss"] == "CrossEntropy"
+    assert "model" not in defaults
+
+
 def test_of_two_classes_of_one_name_the_recorded_module_decides():
     """An experiment may have a loss of its own that is called like one of core's, and modules move."""
 
