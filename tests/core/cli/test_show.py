@@ -24,7 +24,7 @@ def test_a_run_is_shown_on_one_screen_and_compared_with_another(home, capsys):
     write_labels(second.folder, {NOTE: "Learns faster,\nor not at all.", "stage": "paper"})
     capsys.readouterr()
 
-    assert show.main(["tiny/latest"]) == 0
+    assert show.main([second.id]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{second.id}  FINISHED\nexperiment  tiny, variant quick\nnote        Learns faster,\n")
     for part in ("or not at all.", "stage=paper", "optimizer.lr 0.2", "parameters  65,834", "train 64, val 64, test 64",
