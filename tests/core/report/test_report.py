@@ -109,8 +109,8 @@ def test_the_page_says_how_to_make_the_run_again_and_where_it_is_in_mlflow(train
 
 def test_no_label_of_the_curves_reaches_into_another_panel_and_epochs_are_integers(tmp_path, monkeypatch):
     figures = []
-    make = plots._figure
-    monkeypatch.setattr(plots, "_figure", lambda *size, **more: figures.append(make(*size, **more)) or figures[-1])
+    make = plots.new_figure
+    monkeypatch.setattr(plots, "new_figure", lambda *size, **more: figures.append(make(*size, **more)) or figures[-1])
     history = [
         {"train/loss": 9e5 / n, "val/loss": 1e5, "train/accuracy": 0.5, "val/accuracy": 0.12345, "lr": 1e-4 + 3e-6 * n}
         for n in (1, 2, 3)
