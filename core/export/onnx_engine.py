@@ -51,16 +51,30 @@ def quantize(model: Any, plan: Int8) -> Any:
 
 def quantize_dynamic(model: Any) -> Any:
     """The model with int8 weights, one scale for each channel, whose activations are rounded with the range of each
-    batch. ONNX Runtime quantizes convolutions and linear layers; nothing is calibrated, and no layer stays in float."""
-    extras.library("onnxruntime", "export", "quantizing to int8")
+    batch. ONNX Runtime quantizes convolutions and linear layers; nothing is calibrated, and no layer stays in float.
+    Raises UserError if it cannot, as versions before 1.32 with weights that several views of --tta share."""
+    runtime = extras.library("onnxruntime", "export", "quantizing to int8")
     import onnx
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantized_by_runtime
 
     with tempfile.TemporaryDirectory() as folder, quiet("root"):
-        made = Path(folder) / FILE
-        # unsigned, because ONNX Runtime multiplies signed weights of convolutions several times more slowly
-        quantized_by_runtime(model, made, per_channel=True, weight_type=QuantType.QUInt8)
+        made, given = Path(folder) / FILE, Path(folder) / "float.onnx"
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        # older versions transpose weights and then refuse the shapes noted before; they infer new ones for files only
+        copied.graph.ClearField("value_info")
+        onnx.save(copied, given)
+        try:
+            # unsigned, because ONNX Runtime multiplies signed weights of convolutions several times more slowly
+            quantized_by_runtime(given, made, per_channel=True, weight_type=QuantType.QUInt8)
+            _session(str(made), 1)
+        except Exception as error:  # its own exceptions and those of onnx
+            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            advice = "leave --int8-dynamic out, or use a newer one"
+            raise UserError(
+                [f"ONNX Runtime {runtime.__version__} cannot quantize this network: {said}; {advice}"]
+            ) from None
         return onnx.load(made)
 
 

@@ -237,7 +237,7 @@ def test_three_hundred_odd_files_have_the_same_answers_in_every_engine(color, tm
 
 
 def test_int8_has_to_be_shown_on_enough_images(gray, tmp_path):
-    for one in made(gray, ["onnx-int8", "onnx-int8-dynamic", "openvino-int8"], tmp_path, at_most=0.5).formats:
+    for one in made(gray, ["onnx-int8", "openvino-int8"], tmp_path, at_most=0.5).formats:
         (reason,) = measured.reasons("int8", one.golden, one.val, one.same, one.latency, 0.002)
         assert "it takes 1,917 images to show a loss below 0.2" in reason
         assert not one.refused
@@ -245,7 +245,13 @@ def test_int8_has_to_be_shown_on_enough_images(gray, tmp_path):
         assert one.eager_test is not None
         assert facts_of(tmp_path / one.name)["precision"] == "int8"
 
-    nodes = {node.op_type for node in onnx.load(tmp_path / "onnx-int8-dynamic" / "model.onnx").graph.node}
+
+def test_int8_without_calibration_leaves_no_layer_in_float(color, tmp_path):
+    (one,) = made(color, ["onnx-int8-dynamic"], tmp_path, at_most=0.99).formats
+    assert not one.refused
+    assert one.size < 200_000
+    assert facts_of(tmp_path / one.name)["precision"] == "int8"
+    nodes = {node.op_type for node in onnx.load(tmp_path / one.name / "model.onnx").graph.node}
     assert {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"} <= nodes
     assert not {"Conv", "MatMul", "Gemm"} & nodes
 
