@@ -11,9 +11,9 @@ from pydantic import Field
 
 from core.augment.albumentation import of_function
 from core.augment.base import ImageStep
-from core.common.factory import Factory, called, said
+from core.common.factory import Factory, called, label_of, said
 from core.common.generators import lent_generators, lent_torch_generator
-from core.common.text import did_you_mean, snake
+from core.common.text import did_you_mean
 from core.context import Context
 
 ADVICE = "uint8 of the same size is expected: images are converted to float and normalized later, on the device"
@@ -39,7 +39,7 @@ class Transform(ImageStep):
     )
 
     def label(self) -> str:
-        return snake(self.name or str(self.factory).rpartition(":")[2].rpartition(".")[2])
+        return label_of(self.name, self.factory)
 
     def check(self) -> None:
         if (self.name is None) == (self.factory is None):

@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> int:
     from core.export import table
     from core.export.benchmark import benchmark
     from core.export.export import refuse, source_of
-    from core.export.formats import ENGINES, chosen
+    from core.export.formats import ENGINES, add_lower, chosen
 
     engines = [name for name in ENGINES if name != "safetensors"]  # weights alone do not run
     parser = VerbParser("benchmark", __doc__)
@@ -31,12 +31,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--engines", default=DEFAULT, metavar="ENGINE,...", help=f"beside eager PyTorch: {', '.join(engines)}"
     )
-    also = {"dest": "lower", "action": "append_const", "default": []}
-    parser.add_argument("--int8", const="int8", **also, help="also quantize to int8, which reads the data of the run")
-    parser.add_argument(
-        "--int8-dynamic", const="int8-dynamic", **also, help="also to int8 without calibration, for onnx"
-    )
-    parser.add_argument("--bf16", const="bf16", **also, help="also compute in bfloat16, for openvino")
+    add_lower(parser)
     parser.add_argument("--threads", type=int, default=threads_each(1), help="threads of each engine")
     parser.add_argument("--root", type=Path, help="folder of the data, for --int8, if it has moved since training")
     given = parser.parse_args(list(words))

@@ -1,4 +1,4 @@
-"""labbook decide A ... B: train seeds of A and B until it is decided which is better; the same command goes on.
+"""labbook decide A ... B: train seeds of A and B until it is decided which is better; the same command continues.
 
 This file is the command line of `decide`, of `accept`, and of `--seeds decided`; core/runs/decide.py is the procedure.
 """
@@ -26,7 +26,7 @@ from core.runs.trained import load
 if TYPE_CHECKING:
     from core.runs.decide import Decision
 
-AGAIN = "type the same command again to go on"
+AGAIN = "type the same command again to continue"
 BASE = "base"
 SEEDS = "decided"  # the value of --seeds
 USAGE = """usage: labbook decide SETTING ... SETTING [--option value ...]

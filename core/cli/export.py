@@ -24,17 +24,12 @@ from core.runs.trained import load
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status, 1 if an export is refused. Raises UserError."""
-    from core.export.formats import ENGINES, EXPORTS, chosen
+    from core.export.formats import ENGINES, EXPORTS, add_lower, chosen
 
     parser = VerbParser("export", __doc__)
     parser.add_argument("run", metavar="RUN", help="finished run")
     parser.add_argument("--to", default="onnx", metavar="FORMAT,...", help=f"formats: {', '.join(ENGINES)}")
-    also = {"dest": "lower", "action": "append_const", "default": []}
-    parser.add_argument("--int8", const="int8", **also, help="also quantize to int8, for onnx and openvino")
-    parser.add_argument(
-        "--int8-dynamic", const="int8-dynamic", **also, help="also to int8 without calibration, for onnx"
-    )
-    parser.add_argument("--bf16", const="bf16", **also, help="also compute in bfloat16, for openvino")
+    add_lower(parser)
     parser.add_argument(
         "--at-most", type=float, default=0.2, metavar="POINTS", help="percentage points of accuracy that may be lost"
     )

@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _agrees(total: str) -> bool:
-    """Whether the user wants to go on. Raises UserError where nobody can be asked."""
+    """Whether the user wants to continue. Raises UserError where nobody can be asked."""
     if not (is_terminal() and sys.stdin is not None and sys.stdin.isatty()):
         raise UserError([f"{total}: not removed, because nobody can be asked here; --yes removes them without asking"])
     return input(f"Remove {total}, for good? [y/N] ").strip().lower() in ("y", "yes")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from core.common.errors import UserError
-from core.common.text import did_you_mean
+from core.common.text import did_you_mean, snake
 
 CORE = Path(__file__).parents[1]
 
@@ -71,6 +71,11 @@ def called(factory: str, arguments: Mapping[str, Any]) -> Any:
         raise
     except (Exception, SystemExit) as error:
         raise UserError([f"{factory} failed: {said(error)}"]) from None
+
+
+def label_of(name: str | None, factory: str | None) -> str:
+    """A label for what is given by its class name or by a factory: the last word of either, in snake case."""
+    return snake(name or str(factory).rpartition(":")[2].rpartition(".")[2])
 
 
 def said(error: BaseException) -> str:

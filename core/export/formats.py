@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,7 +156,11 @@ FORMATS = {
     )
 }
 ENGINES = tuple(name for name, each in FORMATS.items() if each.precision == "fp32")
-LOWER = ("int8", "int8-dynamic", "bf16")  # options of the command line, and what follows an engine's name
+LOWER = {  # what follows an engine's name, and is an option of the command line -> its meaning
+    "int8": "also quantize to int8, for onnx and openvino; reads the images of the run",
+    "int8-dynamic": "also to int8 without calibration, for onnx",
+    "bf16": "also compute in bfloat16, for openvino",
+}
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -182,6 +187,14 @@ def facts_of(folder: Path) -> dict[str, Any]:
         # OpenVINO begins with the lines of its own code
         said = next((line for line in lines if not line.startswith(("Exception from", "Check '"))), lines[0])[:200]
         raise UserError([f"{folder}: no export of labbook, or a damaged one: {said}"]) from None
+
+
+def add_lower(parser: ArgumentParser) -> None:
+    """Add the options for lower precisions, which are collected in `lower`."""
+    for precision, meaning in LOWER.items():
+        parser.add_argument(
+            f"--{precision}", dest="lower", action="append_const", const=precision, default=[], help=meaning
+        )
 
 
 def chosen(engines: Sequence[str], lower: Sequence[str]) -> list[Format]:

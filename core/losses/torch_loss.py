@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from core.common.factory import Factory, called, said
+from core.common.factory import Factory, called, label_of, said
 from core.common.tensors import full
-from core.common.text import did_you_mean, snake
+from core.common.text import did_you_mean
 from core.losses.base import BuiltLoss
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TorchLoss(BuiltLoss):
         return bool(self.arguments.get("reduction") == "none")
 
     def label(self) -> str:
-        return snake(self.name or str(self.factory).rpartition(":")[2].rpartition(".")[2])
+        return label_of(self.name, self.factory)
 
     def check(self) -> None:
         if (self.name is None) == (self.factory is None):

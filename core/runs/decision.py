@@ -65,7 +65,7 @@ class Plan:
     """What is decided, and how.
 
     id: name of its folder.  rule: when a pair is decided.  seed: the first seed.  settings: each is compared with
-    `against`.  command: what goes on with it.
+    `against`.  command: what continues it.
     """
 
     id: str
@@ -227,7 +227,7 @@ def _refusal(folder: Path, entry: Mapping[str, Any], different: Sequence[str]) -
     lines = [
         f"{folder.name}: this decision is on record with another plan, which cannot change between looks",
         *different,
-        f"to go on with it: {entry['command']}",
+        f"to continue it: {entry['command']}",
         f"to start anew, with seeds that no look of it has seen: add --seed {end}",
     ]
     return ["\n    ".join(lines)]

@@ -157,7 +157,7 @@ def resume_seeds(parent: Run, mirror: Follows | None = None) -> Seeds:
     Raises as `resume` does."""
     if "decision" in parent.record:
         again = parent.tags.get("mlflow.source.name", "")
-        raise UserError([f"{parent.id}: its seeds belong to a decision; to go on with it, type again: {again}"])
+        raise UserError([f"{parent.id}: its seeds belong to a decision; to continue it, type again: {again}"])
     experiment, launch, record = parent.experiment, Launch.read(parent.record["launch"]), parent.record
     given = labels(parent.folder)
     names = record["experiment"], record["variant"], record["title"]

@@ -3,7 +3,7 @@
     python -m tests.bank [--out DIR] [--seeds 16]
     python -m tests.bank [--out DIR] --to-smac FILE.npz
 
-The first command goes on where an earlier one was stopped. The second writes what tests/bank/smac_reference.py reads.
+The first command continues where an earlier one was stopped. The second writes what tests/bank/smac_reference.py reads.
 """
 
 import argparse

@@ -322,5 +322,5 @@ def test_killed_between_seeds_the_same_command_goes_on(forge, home, tmp_path):
     [folder] = paths.decisions().iterdir()
     status, text = forge.run("core", "resume", parents[0].id)
     assert status == 2
-    assert "its seeds belong to a decision; to go on with it, type again: python -m experiments.tiny" in text
+    assert "its seeds belong to a decision; to continue it, type again: python -m experiments.tiny" in text
     assert (folder / FILE).is_file()
