@@ -14,6 +14,7 @@ from core.common.text import did_you_mean
 from core.compare.images import Scores
 from core.compare.labels import MISSING, Setting, settings
 from core.compare.runs import FINISHED, FOLD, Row
+from core.metrics.names import step_between
 
 DATA = "data.images"  # the field that tells apart the data sets of a comparison, in addition to the declared ones
 MOST_NAMED, MOST_LETTERS = 5, 120  # failed seeds that are named, and letters of the message about each
@@ -67,10 +68,9 @@ class Group:
         return 1 / (int(folds) - 1) if folds.isdecimal() else 0.0
 
     def resolution(self, metric: str) -> float:
-        """The step between values of a metric, such as 1 / 72 of an accuracy on 72 images; 0 if that is unknown."""
-        split, _, quantity = metric.partition("/")
-        images = [row.images.get(split, 0) for row in self.counted.values()]
-        return 1 / min(images) if quantity == "accuracy" and images and min(images) else 0.0
+        """The step between values of a metric; 0 if that is unknown."""
+        images = [row.images.get(metric.partition("/")[0], 0) for row in self.counted.values()]
+        return step_between(metric, min(images, default=0))
 
     def average(self, metric: str) -> float:
         """Returns the mean of another metric over the runs that have it; NaN if none has."""

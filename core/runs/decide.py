@@ -20,8 +20,8 @@ from core.common.text import did_you_mean
 from core.compare import looks
 from core.compare.groups import begun
 from core.compare.sequential import FIRST, deciding_look, paired, seeds_to_go
-from core.compare.table import in_percent
 from core.launch import Launch
+from core.metrics.names import step_between
 from core.record.journal import Journal
 from core.record.lock import is_free, locked
 from core.record.run import intact, parent_of
@@ -178,8 +178,7 @@ class _Procedure:
     def _resolution(self) -> float:
         """The step between values of the metric."""
         run = next((run for member in self.members for run in member.runs.values()), None)
-        images = run.record["data"].get("val") if run and in_percent(self.plan.metric) else None
-        return 1 / images if images else 0.0
+        return step_between(self.plan.metric, run.record["data"].get("val") or 0) if run else 0.0
 
     def _seeds_left(self, member: Member) -> list[int]:
         """The seeds that a pair does not have yet, in order."""

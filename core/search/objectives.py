@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -93,9 +93,23 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
         wrong.append(f"--race: one goal only, not {','.join(names)}")
     if options.race and options.confirm:
         wrong.append("--confirm: not together with --race, which trains the best trials with several seeds already")
+    if options.pruner == "thaw":
+        wrong += [f"--pruner thaw: {why}" for why in _not_with_thaw(options, names)]
     if wrong:
         raise UserError(wrong)
     return Goals(tuple(names), options.epoch, directions, options.folds)
+
+
+def _not_with_thaw(options: Search, names: Sequence[str]) -> Iterator[str]:
+    """Yields why trials cannot pause."""
+    if len(names) > 1 or names[0] in COSTS:
+        yield f"it ranks trials by one validation metric, not by {','.join(names)}"
+    if options.folds:
+        yield "not together with --folds, whose trials are pruned between folds"
+    if options.race:
+        yield "not together with --race, which compares trials that were trained to the end"
+    if options.storage:
+        yield "not together with --storage, because paused trials are checkpoints on this machine"
 
 
 def summary(values: Sequence[float], goals: Goals) -> str:

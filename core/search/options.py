@@ -33,8 +33,10 @@ class Search(Part):
     sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = Field(
         "tpe", description="sampler: proposes the hyperparameters of a trial"
     )
-    pruner: Literal["median", "hyperband", "halving", "patient", "percentile", "none"] = Field(
-        "median", description="pruner: stops unpromising trials early"
+    pruner: Literal["median", "hyperband", "halving", "patient", "percentile", "thaw", "none"] = Field(
+        "median",
+        description="pruner: stops unpromising trials early; thaw: pauses them, and takes them up again if they rank "
+        "among the best",
     )
     race: int | None = Field(
         None,

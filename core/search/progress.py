@@ -12,6 +12,7 @@ from core.common.text import duration
 from core.search.objectives import summary
 from core.search.repeats import best_of, is_repeat, name_of, verdict_of
 from core.search.space import label
+from core.search.thaw import is_paused
 
 if TYPE_CHECKING:
     from core.search.study import StudyRunner
@@ -92,6 +93,8 @@ def status_line(runner: StudyRunner) -> str:
     if pruned:
         saved = sum(runner.steps - max(t.intermediate_values, default=0) for t in pruned)
         parts.append(f"{len(pruned)} pruned, {saved / (runner.steps * len(finished)):.0%} of {runner.step}s saved")
+    if paused := sum(map(is_paused, runner.study.get_trials(deepcopy=False))):
+        parts.append(f"{paused} paused")
     if failed:
         parts.append(f"{failed} failed")
     timed = [t for t in finished if t.duration and t.datetime_complete and _since(t) < time.monotonic() - runner.began]

@@ -110,11 +110,17 @@ def proposal(study: optuna.Study, space: Space) -> FrozenTrial:
     not in the study yet."""
     means = {original: sum(each.values()) / len(each) for original, each in scores(study).items()}
     sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
-    told = optuna.create_study(direction=study.direction, sampler=study.sampler)
-    for trial in firsts(study.get_trials()):
+    known = firsts(study.get_trials())
+    for trial in known:
         if trial.number in means:
             trial.value = sign * means[trial.number]
-        told.add_trial(trial)
+    return proposed(study, known, space)
+
+
+def proposed(study: optuna.Study, known: Sequence[FrozenTrial], space: Space) -> FrozenTrial:
+    """A running trial, proposed by the study's sampler as if its trials were these; it is not in the study yet."""
+    told = optuna.create_study(direction=study.direction, sampler=study.sampler)
+    told.add_trials(known)
     asked = told.ask()
     changes(space, lambda name, dimension: samplers.suggest(asked, name, dimension))
     return _running(asked.params, asked.distributions, {})

@@ -48,6 +48,7 @@ def pruner(name: str, epochs: int, trials: int) -> pruners.BasePruner:
         "patient": lambda: pruners.PatientPruner(median, patience=max(1, epochs // 10)),
         "hyperband": lambda: pruners.HyperbandPruner(min_resource=early, max_resource=epochs, reduction_factor=3),
         "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=early, reduction_factor=3),
+        "thaw": pruners.NopPruner,  # core/search/thaw.py pauses trials
         "none": pruners.NopPruner,
     }[name]()
 

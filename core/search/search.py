@@ -17,6 +17,7 @@ from core.common import paths
 from core.common.errors import Failing, Interrupted, UserError
 from core.common.machine import threads_each, usable_cores
 from core.common.signals import Stop
+from core.common.text import size
 from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.folds import Fold
@@ -37,9 +38,11 @@ from core.search.progress import display, status_line
 from core.search.race import Verdict
 from core.search.repeats import best_of, message, verdict_of
 from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
-from core.search.study import DECLARED, StudyRunner, identity
+from core.search.study import DECLARED, StudyRunner
+from core.search.thaw import is_paused
 from core.tracking.api import Follows
 from core.training.assemble import prepare, refuse_unmeasured
+from core.training.checkpoint import CHECKPOINTS
 from core.training.runtime import open_runtime
 from core.training.smoke import declared as made_small
 
@@ -105,6 +108,8 @@ def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -
             _announce(runner)
             runner.iterate(stop)
             runner.display.say(status_line(runner))
+            if note := _about_paused(runner):
+                runner.display.say(note)
             if runner.is_exhausted() and len(runner.finished()) < runner.options.trials:
                 runner.display.say(
                     "the grid has no points left; points are enqueued when a study is created with --sampler grid"
@@ -120,6 +125,19 @@ def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -
     return confirmed
 
 
+def _about_paused(runner: StudyRunner) -> str:
+    """What becomes of the trials that are still paused; empty if none are."""
+    waiting = [trial.number for trial in runner.study.get_trials(deepcopy=False) if is_paused(trial)]
+    if not waiting:
+        return ""
+    folders = [runner.runs[number].folder / CHECKPOINTS for number in waiting if number in runner.runs]
+    taken = sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
+    return (
+        f"{len(waiting)} paused trials keep {size(taken)} of checkpoints: with more --trials, the same command may "
+        f"take them up again; labbook rm {runner.parent.id} removes the study"
+    )
+
+
 @contextmanager
 def _opened(
     spec: RunSpec, within: space.Space, options: Search, goals: Goals
@@ -130,7 +148,7 @@ def _opened(
     name = options.study or "-".join(part for part in parts if part)
     folder = _folder(name)
     directions: list[Direction] = ["maximize" if goals.larger_is_better(goal) else "minimize" for goal in goals.names]
-    settings = identity(within, experiment, goals)
+    settings = _identity(within, experiment, goals)
     with _lock_study(folder, name) if options.storage is None else nullcontext():
         storage = open_storage(options.storage, folder)
 
@@ -142,6 +160,14 @@ def _opened(
         name = options.pruner if len(goals.names) == 1 else "none"
         study.pruner = samplers.pruner(name, goals.folds or experiment.epochs, options.trials)
         yield storage, study
+
+
+def _identity(within: space.Space, experiment: Experiment, goals: Goals) -> dict[str, str]:
+    """Returns the settings that identify a study: SPACE, the declaration, and the goals, as name -> text."""
+    settings = {f"SPACE {name}": dimension for name, dimension in space.text(within).items()}
+    settings |= {name: str(value) for name, value in experiment.flat().items()}
+    over = f", mean of {goals.folds} folds" if goals.folds else ""
+    return settings | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch{over})"}
 
 
 @contextmanager

@@ -23,13 +23,14 @@ from core.record.journal import Journal, read
 from core.record.lock import is_free
 from core.runs.recorder import RunInfo
 from core.runs.trained import Run
-from core.search import repeats, samplers
+from core.search import repeats, samplers, thaw
 from core.search.objectives import Goals
 from core.search.options import Search
 from core.search.pool import Pool, Worker
 from core.search.repeats import ERROR, firsts, is_repeat
-from core.search.space import Space, changes, changes_of, declared, dimensions, label, text
+from core.search.space import Space, changes, changes_of, declared, dimensions, label
 from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats
+from core.search.thaw import PAUSED
 from core.search.trial import Outcome, Task, runs_by_trial
 from core.tracking.api import Follows
 
@@ -64,11 +65,12 @@ class StudyRunner:
     waiting: bool = False
     seen: set[int] = field(default_factory=set)
     awaited: set[str] = field(default_factory=set)
+    pausing: set[int] = field(default_factory=set)
 
     def iterate(self, stop: Stop) -> None:
         """Run trials until all have ended, the timeout expires, or a signal arrives. Raises Failing."""
         self.runs = runs_by_trial(self.parent)
-        self.orphans = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t)]
+        self.orphans = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t) and not self._is_paused(t)]
         self._give_up_lost()
         if not self.orphans and self._is_over() and not self._awaits_others():
             return
@@ -115,6 +117,9 @@ class StudyRunner:
         if free:
             self.orphans.remove(free)
             trial = attached(self.storage, self.study, free.number)
+        elif not self._is_late() and (number := self._due_after_pause()) is not None:
+            trial = attached(self.storage, self.study, number)
+            trial.set_user_attr(PAUSED, 0)
         elif self._is_over():
             return None
         else:
@@ -129,6 +134,8 @@ class StudyRunner:
     def _ask(self) -> optuna.Trial:
         """A new trial; in a race, also one that repeats another with a further seed."""
         self.study.sampler = samplers.sampler(self.options.sampler, self._seed())
+        if self._is_thawing and not self._in_state(TrialState.WAITING):
+            return added(self.storage, self.study, thaw.proposal(self.study, self.space))
         if self.options.race is None:
             return self.study.ask()
         if (number := self._due()) is not None:
@@ -140,6 +147,20 @@ class StudyRunner:
     def _due(self) -> int | None:
         """The number of the trial that gets a further seed next, if any."""
         return repeats.due(self.study, self.options.race, self._have_begun()) if self.options.race else None
+
+    @property
+    def _is_thawing(self) -> bool:
+        return self.options.pruner == "thaw"
+
+    def _is_paused(self, trial: FrozenTrial) -> bool:
+        """Whether a trial waits for its turn. Without the pruner that pauses trials, it is resumed like any other."""
+        return self._is_thawing and thaw.is_paused(trial)
+
+    def _due_after_pause(self, *pausing: int) -> int | None:
+        """The number of the paused trial that is taken up next, if any. pausing: as if these were paused, too."""
+        if not self._is_thawing:
+            return None
+        return thaw.due_in(self.study, self.steps, self.goals.epoch == "best", self._have_begun(), pausing)
 
     def _have_begun(self) -> bool:
         """Whether all trials have."""
@@ -165,7 +186,7 @@ class StudyRunner:
     def _is_over(self) -> bool:
         enough = self._have_begun()
         waiting = any(map(is_repeat, self._in_state(TrialState.WAITING)))  # that of a machine that died
-        return self._is_late() or (enough and not waiting and self._due() is None)
+        return self._is_late() or (enough and not waiting and self._due() is None and self._due_after_pause() is None)
 
     def is_exhausted(self) -> bool:
         """Whether a grid has no points left."""
@@ -212,9 +233,12 @@ class StudyRunner:
         if kind == "run":
             self.runs[rest[0]] = self.follow(rest[1])
         elif kind == "epoch":
-            if self._is_taken_over(rest[0]) and worker.process.pid:
-                os.kill(worker.process.pid, signal.SIGTERM)
-            worker.send(self._continues(*rest))
+            continues = self._continues(*rest)
+            if self._is_to_pause(*rest[:2]):
+                self.pausing.add(rest[0])
+            if (rest[0] in self.pausing or self._is_taken_over(rest[0])) and worker.process.pid:
+                os.kill(worker.process.pid, signal.SIGTERM)  # it saves its run at the end of its next step, and stops
+            worker.send(continues)
         elif kind == "score":
             worker.send(self._is_kept(*rest))
         elif kind == "ended":
@@ -222,6 +246,11 @@ class StudyRunner:
             self._tell(rest[0])
         elif worker.task is not None:  # stopped by the machine, or died: another worker resumes the trial
             task, worker.task = worker.task, None
+            if kind == "stopped" and task.number in self.pausing:
+                self.pausing.remove(task.number)
+                trial = self.running.pop(task.number)
+                trial.set_user_attr(PAUSED, max(self.now(trial).intermediate_values))
+                return
             self._handle_death(task.number, kind, f"exit {rest[0]}" if kind != "stopped" else rest[1])
 
     def _continues(self, number: int, epochs: int, value: float) -> bool:
@@ -239,8 +268,15 @@ class StudyRunner:
             except optuna.exceptions.UpdateFinishedTrialError:  # another machine has taken it over just now
                 return True
             self.deaths.pop(number, None)
-        exempt = bool(trial.user_attrs.get(DECLARED)) or epochs >= self.steps  # no steps left to save
-        return exempt or not trial.should_prune()
+        return self._is_exempt(trial, epochs) or not trial.should_prune()
+
+    def _is_exempt(self, trial: optuna.Trial, epochs: int) -> bool:
+        return bool(trial.user_attrs.get(DECLARED)) or epochs >= self.steps  # no steps left to save
+
+    def _is_to_pause(self, number: int, epochs: int) -> bool:
+        """Whether a trial at a rung waits there, because another one is due or a new one should begin."""
+        at_rung = self._is_thawing and epochs in thaw.rungs(self.steps)
+        return at_rung and not self._is_exempt(self.running[number], epochs) and self._due_after_pause(number) != number
 
     def _is_kept(self, number: int, scores: list[float]) -> bool:
         if is_repeat(self.running[number]):
@@ -253,6 +289,7 @@ class StudyRunner:
         return better < self.options.keep
 
     def _tell(self, outcome: Outcome) -> None:
+        self.pausing.discard(outcome.number)  # it ended at the rung, by early stopping
         if self._is_taken_over(outcome.number):
             self._discard(outcome.number)
             return
@@ -356,11 +393,3 @@ class StudyRunner:
 def owner() -> str:
     """An identifier of this process that is unique among machines."""
     return f"{platform.node()}:{os.getpid()}"
-
-
-def identity(space: Space, experiment: Experiment, goals: Goals) -> dict[str, str]:
-    """Returns the settings that identify a study: SPACE, the declaration, and the goals, as name -> text."""
-    settings = {f"SPACE {name}": dimension for name, dimension in text(space).items()}
-    settings |= {name: str(value) for name, value in experiment.flat().items()}
-    over = f", mean of {goals.folds} folds" if goals.folds else ""
-    return settings | {"goal": f"{', '.join(goals.names)} ({goals.epoch} epoch{over})"}

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import optuna
 
-from core.search import race, samplers
+from core.search import race, samplers, thaw
 from core.search.space import Choice, Float, changes, dimensions
 from tests.bank.declared import SPACE, declarations, digest, parameters
 from tests.bank.trained import path_of, read
@@ -266,6 +266,41 @@ def hyperband(replay: Replay) -> Found:
 
     while replay.trial(length):
         pass
+    values = replay.complete_trials()
+    return replay.found(max(values, key=lambda trial: values[trial]))
+
+
+def whole(replay: Replay) -> Found:
+    """A study without pruning, of as many trials as the budget pays for."""
+    return single(replay, pruned=False)
+
+
+def thawed(replay: Replay) -> Found:
+    """--pruner thaw, with new trials as long as the budget pays for them."""
+    epochs, curves, best = replay.bank.epochs, {}, {}  # best: trial -> epoch -> best value so far
+    levels = thaw.rungs(epochs)
+    waiting: dict[int, int] = {}
+    replay.trial(len)  # the declaration, to the end
+    best[0] = {level: float(replay.complete[0][:level].max()) for level in levels}
+    while True:
+        trial = thaw.due(best, waiting, levels, ending=False)
+        if trial is None:
+            trial = len(replay.told)
+            number = replay.propose(replay.told)
+            curves[trial] = replay.bank.curves[number, replay.rng.integers(replay.bank.curves.shape[1])]
+            replay.told.append(Told(number, None))
+        begun = waiting.pop(trial, 0)
+        then = next((level for level in levels if level > begun), epochs)
+        if not replay.pay(then - begun):
+            break
+        value = float(curves[trial][:then].max())
+        if then == epochs:
+            replay.told[trial] = Told(replay.told[trial].declaration, value)
+            replay.best.append((replay.spent, max(value, replay.best[-1][1])))
+        else:
+            best.setdefault(trial, {})[then] = value
+            waiting[trial] = then
+            replay.told[trial] = Told(replay.told[trial].declaration, None, then, float(curves[trial][then - 1]))
     values = replay.complete_trials()
     return replay.found(max(values, key=lambda trial: values[trial]))
 

@@ -6,7 +6,9 @@ FOLDER is that of `python -m tests.bank`; SAMPLER is tpe, or random, which takes
 TRIALS trials (50) is raced with up to 8 seeds, and every other rule gets as many epochs as it took, replay by replay.
 Regret: by how much the best declaration of the bank is better than the chosen one, over seeds. To reach: the race has
 at most 0.6x the regret of today's search, one seed with the median pruner; its intervals cover the true mean of its
-choice in at least 93 % of 500 replays; of 100 edits that change nothing, at most 5 are kept.
+choice in at least 93 % of 500 replays; of 100 edits that change nothing, at most 5 are kept. Trials that pause need at
+most 0.7x of the epochs of the median pruner until the best value of a study is within a standard error of that of a
+study without pruning.
 """
 
 from __future__ import annotations
@@ -21,7 +23,20 @@ import numpy as np
 import optuna
 
 from core.compare.sequential import Rule, boundary
-from tests.bank.replay import Bank, Found, Replay, Tpe, at_random, confirmed, hyperband, load, raced, single
+from tests.bank.replay import (
+    Bank,
+    Found,
+    Replay,
+    Tpe,
+    at_random,
+    confirmed,
+    hyperband,
+    load,
+    raced,
+    single,
+    thawed,
+    whole,
+)
 from tests.bank.trained import folder
 from tests.support import edits as programs
 
@@ -31,6 +46,7 @@ RULES: dict[str, Callable[[Replay], Found]] = {
     "one seed, median pruner": single,
     "the same, --confirm 3": confirmed,
     "one seed, Hyperband": hyperband,
+    "one seed, thaw": thawed,
 }
 
 
@@ -78,8 +94,39 @@ def main() -> None:
     true = np.mean([bank.means[list(each.tried)].max() - bank.means[each.declaration] for each in race])
     print(f"intervals of the race: +- {100 * half:.2f} points, cover the true mean in {covered:.1%} of {len(verdicts)}")
     print(f"expected regret that the race states: {100 * told:.3f} points; of its complete trials: {100 * true:.3f}")
+    _epochs_until(bank, sampler, min(replays, 500), trials)
     _null_edits(bank)
     print(f"{time.process_time() - began:.0f} s of a core")
+
+
+def _epochs_until(bank: Bank, sampler: str, replays: int, trials: int) -> None:
+    """Epochs until the best value, on average over replays, is within a standard error of that of the full study: of
+    TRIALS trials that are trained to the end."""
+    budget = float(trials * bank.epochs)
+    every = range(bank.epochs, int(budget) + 1)
+
+    def courses(rule: Callable[[Replay], Found]) -> np.ndarray:
+        rows = []
+        for seed in range(replays):
+            study = replay(bank, sampler, seed, budget, trials)
+            rule(study)
+            spent, best = map(np.array, zip(*study.best, strict=True))
+            rows.append([best[spent <= epochs][-1] for epochs in every])
+        return np.array(rows)
+
+    full = courses(whole)[:, -1]
+    images = (full.mean() * (1 - full.mean()) / IMAGES) ** 0.5
+    errors = {"over 40 studies": full.std(ddof=1) / 40**0.5, "over the images of val": images}
+    print(f"\nfull study of {trials} trials: best value {full.mean():.2%} after {budget:,.0f} epochs")
+    found = {name: courses(rule).mean(axis=0) for name, rule in (("median pruner", single), ("thaw", thawed))}
+    for error, size in errors.items():
+        goal, needed = full.mean() - size, {}
+        for name, course in found.items():
+            reached = np.flatnonzero(course >= goal)
+            needed[name] = every[reached[0]] if len(reached) else np.nan
+        text = ", ".join(f"{name} {epochs:,.0f} epochs" for name, epochs in needed.items())
+        ratio = needed["thaw"] / needed["median pruner"]
+        print(f"within a standard error {error} ({100 * size:.2f} points): {text} ({ratio:.2f}x)")
 
 
 def _null_edits(bank: Bank, loops: int = 200, edits: int = 100, budget: int = 20) -> None:

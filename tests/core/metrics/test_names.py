@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from core.metrics.names import FRACTIONS, MetricName, direction, sign
+from core.metrics.names import FRACTIONS, MetricName, direction, sign, step_between
 from core.search.options import COSTS
 
 
@@ -44,3 +44,17 @@ def test_a_direction_is_not_guessed(name):
     assert direction(name) is None
     with pytest.raises(ValueError, match="not known"):
         sign(name)
+
+
+@pytest.mark.parametrize(
+    ("metric", "images", "step"),
+    [
+        ("val/accuracy", 72, 1 / 72),
+        ("test/top5", 100, 0.01),
+        ("val/f1", 72, 0),
+        ("val/loss", 72, 0),
+        ("val/accuracy", 0, 0),
+    ],
+)
+def test_shares_of_images_have_a_fixed_step(metric, images, step):
+    assert step_between(metric, images) == step
