@@ -19,7 +19,7 @@ from core.search.objectives import Goals, amount, number
 from core.search.race import Scores, Verdict, belief, challenger, verdict
 from core.search.space import Space, changes
 
-REPEATS, SEED, ERROR = "repeats", "seed", "error"
+REPEATS, SEED, ERROR, DECLARED = "repeats", "seed", "error", "declaration"  # user attributes of a trial
 
 
 def is_repeat(trial: FrozenTrial | optuna.Trial) -> bool:

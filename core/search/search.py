@@ -36,9 +36,9 @@ from core.search.plots import log_plots
 from core.search.pool import Pool
 from core.search.progress import display, status_line
 from core.search.race import Verdict
-from core.search.repeats import best_of, message, verdict_of
+from core.search.repeats import DECLARED, best_of, message, verdict_of
 from core.search.storage import TOKEN, Direction, needed, open_storage, open_study
-from core.search.study import DECLARED, StudyRunner
+from core.search.study import StudyRunner
 from core.search.thaw import is_paused
 from core.tracking.api import Follows
 from core.training.assemble import prepare, refuse_unmeasured

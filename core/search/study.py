@@ -27,14 +27,14 @@ from core.search import repeats, samplers, thaw
 from core.search.objectives import Goals
 from core.search.options import Search
 from core.search.pool import Pool, Worker
-from core.search.repeats import ERROR, firsts, is_repeat
+from core.search.repeats import DECLARED, ERROR, firsts, is_repeat
 from core.search.space import Space, changes, changes_of, declared, dimensions, label
 from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats
 from core.search.thaw import PAUSED
 from core.search.trial import Outcome, Task, runs_by_trial
 from core.tracking.api import Follows
 
-OWNER, DECLARED = "owner", "declaration"
+OWNER = "owner"
 MAX_DEATHS = 3  # worker deaths in one epoch after which a trial fails
 MAX_FAILURES = 5  # consecutive failed trials after which the search stops
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from core.search.repeats import proposed
+from core.search.repeats import DECLARED, proposed
 from core.search.space import Space
 
 PAUSED = "paused"  # user attribute of a running trial: the epoch after which it was paused; 0 once it is taken up again
@@ -54,7 +54,8 @@ def due_in(study: optuna.Study, epochs: int, best: bool, ending: bool, pausing: 
     present one.  ending: whether all trials have begun.  pausing: trials that are taken to be paused, too.
     """
     levels = rungs(epochs)
-    known = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.COMPLETE))
+    every = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.COMPLETE))
+    known = [trial for trial in every if not trial.user_attrs.get(DECLARED)]  # which is always trained to the end
     sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
     reached = {trial.number: _scores(trial.intermediate_values, levels, sign, best) for trial in known}
     waiting = {trial.number: trial.user_attrs[PAUSED] for trial in known if is_paused(trial)}

@@ -281,7 +281,6 @@ def thawed(replay: Replay) -> Found:
     levels = thaw.rungs(epochs)
     waiting: dict[int, int] = {}
     replay.trial(len)  # the declaration, to the end
-    best[0] = {level: float(replay.complete[0][:level].max()) for level in levels}
     while True:
         trial = thaw.due(best, waiting, levels, ending=False)
         if trial is None:

@@ -18,6 +18,7 @@ from core.runs.train import train
 from core.search import Float
 from core.search.objectives import goals_of
 from core.search.options import Search
+from core.search.repeats import DECLARED
 from core.search.search import search
 from core.search.storage import open_storage
 from core.search.thaw import PAUSED, due, due_in, is_paused, proposal, rungs
@@ -58,15 +59,15 @@ def test_a_trial_that_was_not_due_falls_due_when_worse_ones_follow():
     assert due(reached, paused, (FIRST, SECOND), False) == 0
 
 
-def study_of(curves, direction="maximize"):
-    """curves: of each paused trial, {epoch: value}."""
+def study_of(curves, direction="maximize", declared=False):
+    """curves: of each paused trial, {epoch: value}.  declared: the first one is the declaration, and not paused."""
     study = optuna.create_study(direction=direction)
-    for curve in curves:
+    for number, curve in enumerate(curves):
         study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
                 intermediate_values=curve,
-                user_attrs={PAUSED: max(curve)},
+                user_attrs={DECLARED: True} if declared and not number else {PAUSED: max(curve)},
                 params={"optimizer.lr": 0.1},
                 distributions={"optimizer.lr": optuna.distributions.FloatDistribution(0.001, 1.0, log=True)},
             )
@@ -81,6 +82,13 @@ def test_trials_are_ranked_by_their_best_value_so_far_unless_the_last_epoch_coun
     assert due_in(study, 10, best=False, ending=False) == 0
     downward = study_of([rose, fell, other], "minimize")
     assert due_in(downward, 10, best=False, ending=False) == 1
+
+
+def test_the_declaration_which_is_trained_to_the_end_takes_no_place_of_another_trial():
+    study = study_of([{1: 0.9, 2: 0.9}, {1: 0.5}, {1: 0.4}])
+    assert due_in(study, 10, best=True, ending=True) is None
+    study = study_of([{1: 0.9, 2: 0.9}, {1: 0.5}, {1: 0.4}], declared=True)
+    assert due_in(study, 10, best=True, ending=True) == 1
 
 
 def test_a_sampler_learns_from_paused_trials():
