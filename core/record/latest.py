@@ -18,7 +18,7 @@ _TAKEN = ("runs", "launches", "decisions", "lr_find", "removed", LATEST)  # name
 
 
 def begun(run_id: str) -> tuple[str, ...]:
-    """Date, time and random part of a run id; the later run has the larger one."""
+    """Date, time and last part of a run id; the later run has the larger one."""
     return tuple(run_id.rsplit("-", 3)[1:])
 
 

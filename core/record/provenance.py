@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 import re
+import shlex
 import sys
 from importlib import metadata
 from itertools import pairwise
@@ -85,12 +86,13 @@ def hardware(device: torch.device) -> dict[str, str]:
 
 
 def command() -> str:
-    """Returns the command line that starts this process again, without the user and password of a URI."""
+    """Returns the command line that starts this process again, as a shell takes it, without the user and password of
+    a URI."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
-    program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
     given = pairwise(sys.argv)
-    return " ".join([program, *(_without_secrets(before, word) for before, word in given)])
+    return shlex.join(["python", *program, *(_without_secrets(before, word) for before, word in given)])
 
 
 def _without_secrets(before: str, word: str) -> str:

@@ -6,9 +6,9 @@ import functools
 import json
 import re
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
@@ -316,7 +316,7 @@ def _parent_of(run: RecordedRun) -> Any:
 
 
 def named_in(run_id: str) -> str:
-    """Returns the name of the experiment in a run id, <experiment>-<date>-<time>-<random>."""
+    """Returns the name of the experiment in a run id, <experiment>-<date>-<time>-<end>."""
     return run_id.rsplit("-", 3)[0]
 
 
@@ -384,7 +384,12 @@ def parent_of(run: R) -> R | None:
 
 
 def run_id(experiment: str) -> str:
-    """Returns a new id, <experiment>-<date>-<time>-<random>; ids of an experiment sort by start. Raises UserError."""
+    """Returns a new id, <experiment>-<date>-<time>-<microseconds and a random byte, in hexadecimal>; ids of an
+    experiment sort by start. Raises UserError.
+
+    In ids of older versions, the last part is random, and runs that began in the same second have no order.
+    """
     if not re.fullmatch(_NAME, experiment):
         raise UserError([f"experiment: {experiment!r} is not a valid folder name; use letters, digits, - and _"])
-    return f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    now = datetime.now()
+    return f"{experiment}-{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{secrets.token_hex(1)}"
