@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from core.catalogue import experiments, import_data, package_of
@@ -15,6 +17,7 @@ from core.cluster.job import Launcher
 from core.common.errors import UserError
 from core.common.text import suggestion
 from core.declare.changes import changed
+from core.tracking import alert
 
 USAGE = """usage: labbook launch [--option value ...] EXPERIMENT [VERB] [--option value ...]
 
@@ -41,8 +44,26 @@ def main(words: Sequence[str]) -> int:
     from core.cluster.submit import follow, submit
 
     launcher, name, own = parse(words)
-    job = submit(launcher, name, own)
+    job = submit(launcher, name, _without_alert(launcher, own))
     return follow(job, launcher) if launcher.waits else 0
+
+
+def _without_alert(launcher: Launcher, words: Sequence[str]) -> tuple[str, ...]:
+    """The words without --notify, which the job inherits as an environment variable: its value is often a secret, and
+    the words are written to the job's folder. Raises UserError if the environment does not reach the job."""
+    left: list[str] = []
+    for before, word in pairwise(["", *words]):
+        if before == "--notify":
+            left.pop()
+            os.environ[alert.VARIABLE] = word
+        elif word.startswith("--notify="):
+            os.environ[alert.VARIABLE] = word.partition("=")[2]
+        else:
+            left.append(word)
+    exported = dict(option.partition("=")[::2] for option in launcher.sbatch).get("export", "ALL")
+    if len(left) < len(words) and "ALL" not in exported.split(","):
+        raise UserError([f"--notify: with --sbatch export={exported}, the job does not get it; remove one of them"])
+    return tuple(left)
 
 
 def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:

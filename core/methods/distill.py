@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from core.common.errors import UserError
@@ -23,6 +24,7 @@ from core.methods.base import LossFunction, Method, Output
 from core.models import Model
 from core.models.pretrained import read
 from core.models.transfer import adapt
+from core.record.latest import LATEST
 from core.record.run import WEIGHTS, RecordedRun
 from core.schedules import Clock
 
@@ -42,8 +44,8 @@ class Distill(Method):
 
     teacher: str | None = Field(
         None,
-        description="finished run of the teacher: its id, a unique prefix of the id, or its folder; several with "
-        "commas between them; none: pretrained alone",
+        description="finished run of the teacher: its id, a unique prefix of the id, its folder, or latest; several "
+        "with commas between them; none: pretrained alone",
     )
     pretrained: Model | None = Field(
         None, description="network that teaches with its `weights`, of torchvision by name or from a file; none: runs"
@@ -56,10 +58,16 @@ class Distill(Method):
         0.9, ge=0, le=1, description="weight of the distillation term; the loss of the targets has weight 1 - alpha"
     )
 
+    @field_validator("teacher")
+    @classmethod
+    def _named_by_id(cls, teacher: str | None) -> str | None:
+        """With ids in place of `latest`, which may be another run tomorrow. What is not found stays, for `check`."""
+        return None if teacher is None else ",".join(_id_of_latest(name.strip()) for name in teacher.split(","))
+
     @property
     def runs(self) -> list[str]:
         """The runs that are teachers."""
-        return [] if self.teacher is None else [name.strip() for name in self.teacher.split(",")]
+        return [] if self.teacher is None else self.teacher.split(",")
 
     def check(self) -> None:
         if not self.runs and self.pretrained is None:
@@ -138,6 +146,16 @@ class _Distilled:
 
     def __deepcopy__(self, memo: Any) -> _Distilled:
         return self  # it is immutable: copies can share one teacher
+
+
+def _id_of_latest(name: str) -> str:
+    """The id of the run that `latest`, `EXPERIMENT/latest` or a link of this name means; any other name as it is."""
+    if Path(name).name != LATEST:
+        return name
+    try:
+        return RecordedRun.load(name).id
+    except UserError:
+        return name
 
 
 def _teacher(network: nn.Module, normalize: Statistics, context: Context) -> _Teacher:

@@ -17,6 +17,7 @@ import pytest
 
 from core.cli import main as labbook
 from core.cli.launch import USAGE, parse
+from core.cli.launch import main as launched
 from core.cluster import submit as submission
 from core.cluster.job import Launcher
 from core.cluster.submit import executor, follow, submit
@@ -309,6 +310,20 @@ def test_what_sbatch_is_asked_for(slurm, capsys, monkeypatch, tmp_path):
     assert "SLURM_NTASKS=64" not in environment
     assert "SLURM_CONF=there" in environment
     assert os.environ["SLURM_NTASKS"] == "64"
+
+
+@pytest.mark.parametrize("words", [["--notify", "https://host/MARKER"], ["--notify=https://host/MARKER"]])
+def test_a_job_gets_the_url_of_an_alert_in_its_environment_and_not_in_its_files(words, slurm, monkeypatch, capsys):
+    monkeypatch.setenv("LABBOOK_NOTIFY", "https://another/ADDRESS")
+    assert launched(["--cluster", "slurm", "tiny", *words, "--epochs", "3"]) == 0
+    assert "LABBOOK_NOTIFY=https://host/MARKER" in (slurm / "sbatch.calls").read_text().splitlines()
+    (folder,) = paths.launches().iterdir()
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert any(b"--epochs" in content for content in files)  # as submitit pickled the task
+    assert not any(b"MARKER" in content or b"--notify" in content for content in files)
+    assert "python -m experiments.tiny --epochs 3, 1 task" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--notify: with --sbatch export=NONE, the job does not get it"):
+        launched(["--cluster", "slurm", "--sbatch", "export=NONE", "tiny", *words])
 
 
 @pytest.mark.parametrize(

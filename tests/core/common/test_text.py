@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from urllib.parse import quote
 
@@ -85,4 +86,11 @@ def test_a_command_line_is_recorded_without_passwords(monkeypatch):
     ]
     monkeypatch.setattr(sys, "argv", words)
     shown = provenance.command()
-    assert shown.endswith("--storage postgresql://lab/s --storage=mysql://lab/s?password=*** --a b")
+    assert shown.endswith("--storage postgresql://lab/s '--storage=mysql://lab/s?password=***' --a b")
+
+
+def test_a_recorded_command_can_be_pasted_into_a_shell(monkeypatch):
+    words = ["my folder/x.py", "--name", "two words", "--note", "it's $5"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.delattr(sys.modules["__main__"], "__spec__")
+    assert shlex.split(provenance.command()) == ["python", *words]

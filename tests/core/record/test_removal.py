@@ -9,6 +9,7 @@ import pytest
 from core.cli import rm
 from core.common import paths
 from core.common.errors import UserError
+from core.methods import Distill
 from core.record import lock
 from core.record.journal import Journal
 from core.record.latest import link_latest
@@ -72,6 +73,14 @@ def test_what_others_stand_on_is_refused_with_the_reason(run):
     assert not {above.id, one.id, two.id} & set(ids())
     remove([*needed.values(), base])  # together with all that stands on it
     assert ids() == []
+
+
+@pytest.mark.parametrize("word", ["latest", "tiny/latest", "other,latest"])
+def test_the_teacher_that_latest_meant_is_needed_although_it_is_the_latest_no_more(run, word):
+    taught = run()
+    pupil = run("other", declaration=EXPERIMENT.but({"method": Distill(teacher=word)}).record())
+    assert f"{taught.id} is needed by {pupil.id}: it is in the record (declaration.method.teacher)" in refused(taught)
+    assert Distill(teacher="none/latest").teacher == "none/latest"
 
 
 def test_texts_that_look_alike_name_no_run(run):
