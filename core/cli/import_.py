@@ -1,7 +1,7 @@
-"""labbook import PATH ...: add old runs from TensorBoard events, CSV logs or trainer_state.json to the record.
+"""labbook import PATH ...: add old runs of TensorBoard, CSV logs, MLflow, W&B, Neptune or Hugging Face to the record.
 
-An imported run is a run like any other: labbook compare compares it, MLflow shows it. Usual names of metrics are
-renamed to those of labbook, and accuracies are scaled to 0..1; a table shows the name and value of each.
+An imported run is a run like any other: labbook compare compares it, MLflow shows it. Usual names of metrics and
+settings become those of labbook, and accuracies are scaled to 0..1; a table shows the name and value of each metric.
 """
 
 from __future__ import annotations
@@ -16,31 +16,41 @@ from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.terminal import console, tell
 from core.common.text import suggestion
-from core.importing.log import Log
+from core.importing.log import Log, Origin
 from core.importing.metric_names import Name, is_fraction, named, valid
-from core.importing.sources import Source, find
-from core.importing.writer import OldRun, earlier, on_record, write
+from core.importing.sources import find
+from core.importing.writer import OldRun, earlier, on_record, parent_of, write
 from core.record import journal
 from core.record.run import RecordedRun
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Options of the import. rename: old -> new.  percents: old names of metrics in percent.  data: digest or name."""
+    """Options of the import. rename: old -> new.  percents: old names of metrics in percent.  data: digest or name.
+    only: names and ids of runs and experiments; empty for all."""
 
     rename: Mapping[str, str]
     percents: Collection[str]
     experiment: str | None = None
     data: str | None = None
+    only: Sequence[str] = ()
 
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status 0. Raises UserError."""
     parser = VerbParser("import", __doc__)
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="folder or file of a run, or a folder of many runs"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="folder or file of a run, a folder of many runs, or a tracking URI of MLflow (sqlite:///FILE, http://HOST)",
     )
-    parser.add_argument("--experiment", metavar="NAME", help="experiment of the runs; default: the name of the path")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="run or experiment, by name or id; may be repeated"
+    )
+    parser.add_argument(
+        "--experiment", metavar="NAME", help="experiment of the runs; default: its name in a store, or that of the path"
+    )
     parser.add_argument(
         "--rename", action="append", default=[], metavar="OLD=NEW", help="rename a metric; may be repeated"
     )
@@ -56,7 +66,9 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     if given.experiment is not None and given.experiment != (fit := _folder_name(given.experiment)):
         raise UserError([f"--experiment {given.experiment}: is not a valid folder name; use {fit}"])
-    options = ImportOptions(_renames(given.rename), frozenset(given.percent), given.experiment, _data(given.data))
+    options = ImportOptions(
+        _renames(given.rename), frozenset(given.percent), given.experiment, _data(given.data), given.only
+    )
     olds, left = gather(given.paths, options)
     _show(olds)
     runs = list(_each(olds, given.dry_run))
@@ -67,21 +79,27 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def gather(places: Iterable[Path], options: ImportOptions) -> tuple[list[OldRun], list[str]]:
-    """Returns (the runs found at these paths, a message for each that was skipped). Raises UserError if all were."""
-    logs: list[tuple[Source, str, Log, str]] = []
+def gather(places: Iterable[str], options: ImportOptions) -> tuple[list[OldRun], list[str]]:
+    """Returns (the runs found at these places, a message for each that was skipped). Raises UserError if all were."""
+    logs: list[tuple[Origin, str, Log, str]] = []
     left: list[str] = []
     for place in places:
         sources, aside = find(place)
         left += aside
-        experiment = options.experiment or _experiment(place)
         for source in sources:
             try:
-                logs += [(each, each.digest, log, experiment) for each, log in source.read()]
+                found, skipped = source.read(options.only)
             except UserError as mistakes:
                 left += mistakes.lines
             except OSError as error:
-                left.append(f"{source.path}: {error.strerror}")
+                left.append(f"{source.place}: {error.strerror}")
+            else:
+                left += skipped
+                experiment = options.experiment or ""
+                logs += [(each, each.digest, log, experiment or _experiment(place, log)) for each, log in found]
+    known = {word for origin, *_ in logs for word in origin.words}
+    if unknown := [word for word in options.only if word not in known]:
+        raise UserError([*(f"--only {word}: no run or experiment with this name or id" for word in unknown), *left])
     if not logs:
         raise UserError(left)
     _check_known([*options.rename, *options.percents], {point.name for _, _, log, _ in logs for point in log.points})
@@ -91,7 +109,7 @@ def gather(places: Iterable[Path], options: ImportOptions) -> tuple[list[OldRun]
     ], left
 
 
-def _named(source: Source, log: Log, options: ImportOptions) -> tuple[Name, ...]:
+def _named(source: Origin, log: Log, options: ImportOptions) -> tuple[Name, ...]:
     """The names of the metrics of a log. Raises UserError for an accuracy above 1."""
     names = named({point.name for point in log.points}, options.rename, options.percents)
     for name in names:
@@ -101,7 +119,7 @@ def _named(source: Source, log: Log, options: ImportOptions) -> tuple[Name, ...]
         if is_fraction(name.new) and most > 1 + 1e-6:
             advice = f"--percent '{name.old}' divides it by 100, --rename '{name.old}=...' gives it another name"
             raise UserError(
-                [f"{source.path}: {name.old} reaches {most:g}, but {name.new} is between 0 and 1; {advice}"]
+                [f"{source.place}: {name.old} reaches {most:g}, but {name.new} is between 0 and 1; {advice}"]
             )
     return names
 
@@ -132,10 +150,10 @@ def _data(word: str | None) -> str | None:
     return digest
 
 
-def _experiment(place: Path) -> str:
-    """The default name of the experiment: that of the folder."""
-    place = place.resolve()
-    return _folder_name((place.parent if place.is_file() else place).name)
+def _experiment(place: str, log: Log) -> str:
+    """The default name of the experiment: that in a store, or that of the folder."""
+    path = Path(place).resolve()
+    return _folder_name(log.experiment or (path.parent if path.is_file() else path).name)
 
 
 def _folder_name(name: str) -> str:
@@ -157,6 +175,9 @@ def _show(olds: Sequence[OldRun]) -> None:
         became = f"{last:.6g} -> {last * name.scale:.6g}" if name.scale != 1 else f"{last:.6g}"
         grid.add_row(name.old, name.new, str(len(having)), became)
     console().print(grid, highlight=False, markup=False)
+    changed = {old: new for run in olds for old, new in run.param_names.items() if old != new}
+    if changed:
+        tell(f"settings: {', '.join(f'{old} is {new}' for old, new in sorted(changed.items()))}")
 
 
 def _each(olds: Sequence[OldRun], dry: bool) -> Iterator[tuple[RecordedRun, RecordedRun | None]]:
@@ -172,7 +193,7 @@ def _each(olds: Sequence[OldRun], dry: bool) -> Iterator[tuple[RecordedRun, Reco
         if dry:
             tell(f"would import {what}{again}")
         else:
-            run = write(old, before)
+            run = write(old, before, parent_of(old, known))
             known = [record for record in known if before is None or record["run"] != before.id] + [run.record]
             tell(f"imported {what} as {run.id}{again}")
             yield run, before

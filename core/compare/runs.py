@@ -191,6 +191,7 @@ def _imported(folder: Path, record: Mapping[str, Any], summary: Mapping[str, Any
         record["data"]["digest"],
         None,
         summary["whole"],
+        summary["status"],
     )
 
 

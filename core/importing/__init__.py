@@ -1,1 +1,2 @@
-"""Import runs of other programs from their logs (TensorBoard, CSV, Hugging Face), with the metric names of labbook."""
+"""Import runs of other programs, from logs, from stores of MLflow, and from exports of W&B and Neptune, with the names
+of labbook for metrics and settings."""

@@ -1,15 +1,19 @@
-"""The contents of a log of another program: parameters, and values of metrics at steps or epochs."""
+"""The contents of a log of another program: parameters, and values of metrics at steps or epochs, and what a store has
+beside them."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from core.common.errors import UserError
+from core.record.labels import LONGEST_TAG, refusal
 
 MOST_SETTINGS, MOST_VALUES = 2**20, 20_000  # bytes and values of a file of settings
 
@@ -26,13 +30,95 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Artifact:
+    """A file of a run. name: its path among the artifacts.  bytes: its size.  fetch: writes a copy to a path, or raises
+    OSError or UserError."""
+
+    name: str
+    bytes: int
+    fetch: Callable[[Path], None] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Log:
-    """The log of one run. params: dotted name -> text.  notes: messages about what was skipped."""
+    """The log of one run.
+
+    params: dotted name -> text.  notes: messages about what was skipped.  labels: what a user said about the run, as in
+    core/record/labels.py.  facts: name -> text, of its code and machine.  status: FINISHED, FAILED or KILLED.  start,
+    end: ms since 1970, or None.  experiment: its name in a store; empty without one.  parent: place of the run that it
+    is nested in, or None.
+    """
 
     kind: str
     params: Mapping[str, str]
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    status: str = "FINISHED"
+    start: int | None = None
+    end: int | None = None
+    experiment: str = ""
+    parent: str | None = None
+    artifacts: tuple[Artifact, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what it has, but for notes and facts: the same for every address of a store."""
+        points = sorted(self.points, key=lambda point: (point.name, point.step))
+        bare = replace(self, points=tuple(points), params={}, labels={}, facts={}, notes=())
+        return hashlib.sha256(
+            repr((bare, sorted(self.params.items()), sorted(self.labels.items()))).encode()
+        ).hexdigest()
+
+
+class Origin(Protocol):
+    """Where a run comes from. name: for people.  place: names the run wherever and whenever it is imported.  digest: of
+    its contents; it changes when the run grows.  words: the names and ids by which --only may name it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def words(self) -> frozenset[str]: ...
+
+
+Found = tuple[list[tuple[Origin, Log]], list[str]]  # (runs, a message for each that was skipped)
+
+
+class Source(Protocol):
+    """A file, folder or store with runs."""
+
+    @property
+    def place(self) -> str: ...
+
+    def read(self, only: Collection[str]) -> Found:
+        """Read the runs that these words name; without any, all. Raises UserError or OSError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run of a store or an export, which has an id there."""
+
+    name: str
+    place: str
+    digest: str
+    words: frozenset[str]
+
+
+def wanted(words: Collection[str], only: Collection[str]) -> bool:
+    """Whether one of the names and ids of a run is asked for."""
+    return not only or not set(only).isdisjoint(words)
+
+
+def labeled(name: str) -> str:
+    """A tag of another program as the name of a tag of the user."""
+    found = re.sub(r"[^\w.-]", "_", name)[:LONGEST_TAG] or "tag"
+    return found if not refusal(found) else f"my_{found.lstrip('.-')}"[:LONGEST_TAG]
 
 
 def placed(points: Iterable[Point]) -> tuple[list[Point], list[str]]:

@@ -95,6 +95,9 @@ def _common(old: str, bare: bool) -> str | None:
     if old.lower() in ("train_loss_step", "train/loss_step"):
         return "step/loss"
     words = [word for word in re.split(r"[/_\-. ]+", old.lower().removeprefix("epoch_").removesuffix("_epoch")) if word]
+    words = [word for word in words if word not in ("metrics", "metric")]
+    if words[:1] == ["training"] and len([word for word in words if word in _SPLITS]) > 1:
+        words = words[1:]  # the namespace of Lightning's logger of Neptune
     splits = [word for word in words if word in _SPLITS]
     if not splits and bare:
         splits = ["train"]

@@ -1,28 +1,33 @@
-"""Find logs of runs below a path: each folder with event files is a run, and so are each CSV log and each output of a
-Trainer of Hugging Face."""
+"""Find runs below a path: each folder with event files is a run, and so are each CSV log, each history of W&B, and each
+output of a Trainer of Hugging Face; a store of MLflow and an export of Neptune have several."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.common.errors import UserError
 from core.common.files import sha256_of
-from core.importing import csv_log, tensorboard, trainer_state
-from core.importing.log import Log
+from core.importing import csv_log, mlflow_log, neptune_log, parquet, tensorboard, trainer_state, wandb_log
+from core.importing.log import Found, Log, Origin, Source, wanted
+from core.importing.mlflow_log import MlflowSource
+from core.tracking.address import is_file_store
 
 _BESIDE = {csv_log.KIND: csv_log.beside, tensorboard.KIND: tensorboard.beside}  # the file of settings
 _SPLITS = ("train", "validation", "val", "test", "eval")  # subfolders that Keras' TensorBoard callback writes
 
 
 @dataclass(frozen=True)
-class Source:
-    """The log of one run. name: unique below the path.  parts: (prefix of the metric names, file) for each file.  fit:
-    number of the run in a CSV log to which several were appended."""
+class FileSource:
+    """The log of one run, in files.
+
+    name: unique below the path.  parts: (prefix of the metric names, file) for each file; of W&B, (name, file) of what
+    is beside the history.  fit: number of the run in a CSV log to which several were appended.
+    """
 
     name: str
     path: Path
@@ -46,19 +51,36 @@ class Source:
         """The path, and the number of the fit if it is not the first one in its file."""
         return f"{self.path} fit {self.fit}" if self.fit > 1 else str(self.path)
 
-    def read(self) -> list[tuple[Source, Log]]:
+    @property
+    def words(self) -> frozenset[str]:
+        own = wandb_log.id_of(self.parts[0][1]) if self.kind == wandb_log.KIND else ""
+        return frozenset((self.name, *([own] if own else [])))
+
+    def read(self, only: Collection[str]) -> Found:
         """Read the log; a CSV log to which several runs were appended gives one for each. Raises UserError without any
         run."""
+        found: list[tuple[Origin, Log]] = []
         if self.kind == csv_log.KIND:
-            logs = csv_log.read(self.path)
-            return [(self if n == 1 else replace(self, name=f"{self.name} fit {n}", fit=n), log) for n, log in logs]
-        if self.kind == trainer_state.KIND:
-            return [(self, trainer_state.read(self.parts[0][1]))]
-        return [(self, tensorboard.read(self.path, self.parts))]
+            for fit, log in csv_log.read(self.path):
+                found.append((self if fit == 1 else replace(self, name=f"{self.name} fit {fit}", fit=fit), log))
+        elif self.kind == trainer_state.KIND:
+            found.append((self, trainer_state.read(self.parts[0][1])))
+        elif self.kind == wandb_log.KIND:
+            found.append((self, wandb_log.read(self.parts)))
+        else:
+            found.append((self, tensorboard.read(self.path, self.parts)))
+        return [(origin, log) for origin, log in found if wanted(origin.words, only)], []
 
 
-def find(path: Path) -> tuple[list[Source], list[str]]:
-    """Returns (logs sorted by name, messages about skipped files). Raises UserError if none is found."""
+def find(word: str) -> tuple[list[Source], list[str]]:
+    """Returns (sources of runs sorted by place, messages about skipped files). word: a path, or the tracking URI of a
+    store of MLflow. Raises UserError if none is found."""
+    if uri := mlflow_log.uri_of(word):
+        return [MlflowSource(uri)], []
+    return _below(Path(word))
+
+
+def _below(path: Path) -> tuple[list[Source], list[str]]:
     path = path.absolute()
     if path.is_file():
         return [_file(path)], []
@@ -66,37 +88,88 @@ def find(path: Path) -> tuple[list[Source], list[str]]:
         raise UserError([f"{path}: is not a regular file"])
     if not path.is_dir():
         raise UserError([f"{path}: file or folder not found"])
-    folders = [Path(place) for place, _, _ in os.walk(path)]
-    found, used = _event_runs(path, sorted(folders))
-    states = trainer_state.runs(file for folder in sorted(folders) for file in folder.glob(trainer_state.FILE))
+    folders, stores = _walked(path)
+    found, used = _event_runs(path, folders)
+    states = trainer_state.runs(file for folder in folders for file in folder.glob(trainer_state.FILE))
     for run, file in states.items():
         name = run.relative_to(path).as_posix() if run.is_relative_to(path) and run != path else run.name
-        found.append(Source(name, run, trainer_state.KIND, (("", file),)))
+        found.append(FileSource(name, run, trainer_state.KIND, (("", file),)))
     left = []
-    for folder in sorted(folders):
-        for file in sorted(folder.glob("*.csv")):
+    neptune: list[Path] = []
+    for folder in folders:
+        histories: list[Path] = []
+        for file in sorted([*folder.glob("*.csv"), *folder.glob("*.parquet")]):
             if not file.is_file():  # a FIFO would be waited for, and a device be read without an end
                 left.append(f"{file}: is not a regular file")
+            elif file.suffix == ".parquet":
+                try:
+                    (neptune if parquet.written_by(file) == neptune_log.KIND else histories).append(file)
+                except UserError as mistakes:
+                    left += mistakes.lines
             elif folder in used:
                 left.append(f"{file}: the event files in its folder belong to the same run")
+            elif wandb_log.is_history(file):
+                histories.append(file)
             else:
-                found.append(Source(_name(path, file), file, csv_log.KIND, (("", file),)))
-    if not found:
-        raise UserError([f"{path}: contains no TensorBoard event files, CSV logs or {trainer_state.FILE}", *left])
-    return sorted(found, key=lambda source: source.name), left
+                found.append(FileSource(_name(path, file), file, csv_log.KIND, (("", file),)))
+        found += _wandb_runs(path, histories)
+        left += [
+            f"{file}: the history of this offline run is in W&B's own format; send it with wandb sync, and export it "
+            f"as Parquet or CSV" for file in sorted(folder.glob("*.wandb")) if not histories
+        ]  # fmt: skip
+    sources: list[Source] = [*sorted(found, key=lambda source: source.name), *stores, *neptune_log.grouped(neptune)]
+    if not sources:
+        none = f"contains no TensorBoard event files, CSV logs or {trainer_state.FILE}"
+        raise UserError([f"{path}: {none}, and no store of MLflow or export of W&B or Neptune", *left])
+    return sources, left
+
+
+def _walked(path: Path) -> tuple[list[Path], list[Source]]:
+    """(folders below a path, stores of MLflow there). What is in a folder of such a store are its artifacts."""
+    folders: list[Path] = []
+    stores: list[Source] = []
+    for place, below, files in os.walk(path):
+        if is_file_store(Path(place)):
+            stores.append(MlflowSource(f"file:{place}"))
+            below.clear()
+            continue
+        folders.append(Path(place))
+        if mlflow_log.DATABASE in files:
+            stores.append(MlflowSource(f"sqlite:///{Path(place) / mlflow_log.DATABASE}"))
+    return sorted(folders), stores
+
+
+def _wandb_runs(root: Path, files: list[Path]) -> list[FileSource]:
+    """The runs of the histories in a folder. 0000.parquet and further ones, as in W&B's artifacts, are one run."""
+    numbered = [file for file in files if re.fullmatch(r"\d{4}", file.stem)]
+    runs = [numbered] * bool(numbered) + [[file] for file in files if file not in numbered]
+    return [_wandb_run(root, own, len(runs) == 1) for own in runs]
+
+
+def _wandb_run(root: Path, files: list[Path], alone: bool) -> FileSource:
+    named = files[0].parent if re.fullmatch(r"\d{4}", files[0].stem) else files[0].with_suffix("")
+    name = named.relative_to(root).as_posix() if named != root else root.name
+    parts = [("", file) for file in files] + wandb_log.beside(files[0], alone)
+    return FileSource(name, files[0], wandb_log.KIND, tuple(parts))
 
 
 def _file(path: Path) -> Source:
+    if path.suffix.lower() == ".parquet":
+        if parquet.written_by(path) == neptune_log.KIND:
+            return neptune_log.NeptuneSource((path,))
+        return _wandb_run(path.parent, [path], True)
+    if path.suffix.lower() == ".csv" and wandb_log.is_history(path):
+        return _wandb_run(path.parent, [path], True)
     if path.suffix.lower() == ".csv":
-        return Source(_name(path.parent, path), path, csv_log.KIND, (("", path),))
+        return FileSource(_name(path.parent, path), path, csv_log.KIND, (("", path),))
     if path.name == trainer_state.FILE:
         ((run, _),) = trainer_state.runs([path]).items()
-        return Source(run.name, run, trainer_state.KIND, (("", path),))
+        return FileSource(run.name, run, trainer_state.KIND, (("", path),))
     if path.match(tensorboard.FILES):
         tensorboard.available()
-        return Source(path.parent.name, path, tensorboard.KIND, (("", path),))
-    others = f"a TensorBoard event file ({tensorboard.FILES}), or {trainer_state.FILE}"
-    raise UserError([f"{path}: is none of a CSV log (.csv), {others}"])
+        return FileSource(path.parent.name, path, tensorboard.KIND, (("", path),))
+    others = f"a TensorBoard event file ({tensorboard.FILES}), or {trainer_state.FILE}, and no database or export"
+    raise UserError([f"{path}: is none of a CSV log (.csv), {others} (.db, .parquet)"])
 
 
 def _name(root: Path, file: Path) -> str:
@@ -105,7 +178,7 @@ def _name(root: Path, file: Path) -> str:
     return place.relative_to(root).as_posix() if place != root else root.name
 
 
-def _event_runs(root: Path, folders: list[Path]) -> tuple[list[Source], set[Path]]:
+def _event_runs(root: Path, folders: list[Path]) -> tuple[list[FileSource], set[Path]]:
     """(the runs, the folders that contain them)."""
     held = {folder: files for folder in folders if (files := tensorboard.files(folder))}
     if held:
@@ -116,7 +189,7 @@ def _event_runs(root: Path, folders: list[Path]) -> tuple[list[Source], set[Path
         run = folder if prefix is None else folder.parent
         parts.setdefault(run, []).extend((prefix or "", file) for file in files)
     runs = [
-        Source(run.relative_to(root).as_posix() if run != root else root.name, run, tensorboard.KIND, tuple(files))
+        FileSource(run.relative_to(root).as_posix() if run != root else root.name, run, tensorboard.KIND, tuple(files))
         for run, files in parts.items()
     ]
     return runs, {*held, *parts}

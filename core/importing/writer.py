@@ -16,23 +16,24 @@ from typing import Any
 from core.common import paths
 from core.common.errors import UserError
 from core.common.files import write_atomic
-from core.importing.log import Log
-from core.importing.metric_names import Name, valid_names
-from core.importing.sources import Source
+from core.importing import param_names
+from core.importing.log import Artifact, Log, Origin
+from core.importing.metric_names import Name
 from core.record import provenance
 from core.record.journal import Journal, log_text
+from core.record.labels import write_labels
 from core.record.latest import link_latest
 from core.record.run import IMPORTED, RECORD, REPLACED, VERSION, RecordedRun, read_record, run_id
 from core.record.summary import SUMMARY
 
-SEEDS = ("seed", "random_seed", "manual_seed", "seed_everything")
+MOST_BYTES, MOST_OF_ALL = 2**20, 2**25  # of an artifact that is copied, and of all that are
 
 
 @dataclass(frozen=True)
 class OldRun:
     """A run of another program, ready to be written. data: digest or name of its images; None if unknown."""
 
-    source: Source
+    source: Origin
     digest: str
     log: Log
     names: tuple[Name, ...]
@@ -41,11 +42,16 @@ class OldRun:
 
     @property
     def params(self) -> dict[str, str]:
-        """The settings, with the seed under the name `seed`. A run without settings gets its name as its only one."""
-        names = valid_names(self.log.params)
+        """The settings, common ones by the names of labbook's fields. A run without any but a seed gets its name as its
+        only one."""
+        names = self.param_names
         found = {names[name]: text for name, text in self.log.params.items()}
-        seed = next((found.pop(name) for name in SEEDS if name in found), None)
-        return (found or {"run": self.source.name}) | ({"seed": seed} if seed is not None else {})
+        return ({} if found.keys() - {param_names.SEED} else {"run": self.source.name}) | found
+
+    @property
+    def param_names(self) -> dict[str, str]:
+        """Old name -> name on record of each setting."""
+        return param_names.named(self.log.params)
 
     @property
     def points(self) -> list[tuple[int | None, int, str, float]]:
@@ -58,7 +64,10 @@ class OldRun:
     def settings(self) -> dict[str, object]:
         """The options of the import. A run with the same digest and the same options is already on record."""
         names = {name.old: [name.new, name.scale] for name in self.names}
-        return {"names": names, "data": self.data, "experiment": self.experiment}
+        changed = {old: new for old, new in self.param_names.items() if old != new}
+        return {"names": names, "data": self.data, "experiment": self.experiment} | (
+            {"params": changed} if changed else {}
+        )
 
 
 def on_record() -> list[dict[str, Any]]:
@@ -85,13 +94,20 @@ def earlier(old: OldRun, known: Iterable[Mapping[str, Any]]) -> tuple[RecordedRu
     return RecordedRun(paths.runs() / run), same and origin["told"] == old.settings
 
 
-def write(old: OldRun, replaces: RecordedRun | None = None) -> RecordedRun:
-    """Write a run to the record, with the times of the log if it has any. Returns the new run. Raises UserError."""
+def parent_of(old: OldRun, known: Iterable[Mapping[str, Any]]) -> str | None:
+    """The id of the run that this one was nested in, if it is on record; None without one."""
+    found = (str(record["run"]) for record in known if record[IMPORTED]["path"] == old.log.parent)
+    return next(found, None) if old.log.parent else None
+
+
+def write(old: OldRun, replaces: RecordedRun | None = None, parent: str | None = None) -> RecordedRun:
+    """Write a run to the record, with the times of the log if it has any. parent: id of the run that it is nested in.
+    Returns the new run. Raises UserError."""
     identity = run_id(old.experiment)
     try:
         paths.runs().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="importing-", dir=paths.runs().parent) as aside:
-            _write(Journal(Path(aside) / identity), old, identity, replaces)
+            _write(Journal(Path(aside) / identity), old, identity, replaces, parent)
             os.rename(Path(aside) / identity, paths.runs() / identity)
         if replaces:
             journal = Journal(replaces.folder)
@@ -102,9 +118,9 @@ def write(old: OldRun, replaces: RecordedRun | None = None) -> RecordedRun:
     return RecordedRun(paths.runs() / identity)
 
 
-def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun | None) -> None:
-    points, now = old.points, time.time_ns() // 1_000_000
-    times = [at for at, *_ in points if at is not None]
+def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun | None, parent: str | None) -> None:
+    log, points, now = old.log, old.points, time.time_ns() // 1_000_000
+    times = [at for at in (log.start, log.end, *(at for at, *_ in points)) if at is not None]
     start, end = (min(times), max(times)) if times else (now, now)
     origin = {
         "path": old.source.place,
@@ -112,13 +128,15 @@ def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun |
         "digest": old.digest,
         "told": old.settings,  # this key is on record
         "replaces": replaces.id if replaces else None,
-        "notes": list(old.log.notes),
+        "notes": list(log.notes),
+        **({"artifacts": _copied(journal, log.artifacts)} if log.artifacts else {}),
     }
     tags = {
         "imported.from": old.source.place,
         "imported.kind": old.log.kind,
         "imported.digest": old.digest,
         "mlflow.source.name": provenance.command(),
+        **{f"imported.{name}": text for name, text in log.facts.items()},
         **({"imported.data": old.data} if old.data else {}),
         **({"imported.replaces": replaces.id} if replaces else {}),
     }
@@ -126,8 +144,8 @@ def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun |
         "labbook": VERSION,
         "run": identity,
         "experiment": old.experiment,
-        "variant": None if old.log.params else old.source.name,
-        "parent": None,
+        "variant": None if log.params else old.source.name,
+        "parent": parent,
         "trial": None,
         "declaration": None,
         "launch": None,
@@ -136,7 +154,7 @@ def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun |
         IMPORTED: origin,
     }
     journal.write(
-        "run", time=start, id=identity, experiment=old.experiment, name=old.source.name, description="", parent=None,
+        "run", time=start, id=identity, experiment=old.experiment, name=old.source.name, description="", parent=parent,
         pid=os.getpid(), host=platform.node(),
     )  # fmt: skip
     journal.write("params", time=start, values=old.params)
@@ -146,9 +164,27 @@ def _write(journal: Journal, old: OldRun, identity: str, replaces: RecordedRun |
     log_text(journal, RECORD, json.dumps(record, indent=2) + "\n")
     last = {name: value for _, step, name, value in sorted(points, key=lambda point: point[1])}
     metrics = last | ({"seconds": (end - start) / 1000} if times else {})
-    summary = {"status": "FINISHED", "metrics": metrics, "whole": True, IMPORTED: True}
+    if labels := {name: text for name, text in log.labels.items() if text}:
+        write_labels(journal.folder, labels)
+    summary = {"status": log.status, "metrics": metrics, "whole": True, IMPORTED: True}
     write_atomic(journal.folder / SUMMARY, json.dumps(summary))
-    journal.close("FINISHED", time=end)
+    journal.close(log.status, time=end)
+
+
+def _copied(journal: Journal, artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
+    """Copy small artifacts of a run. Returns name, bytes, and whether it was copied, of each."""
+    left, found = MOST_OF_ALL, []
+    for one in artifacts:
+        copied = one.bytes <= min(MOST_BYTES, left)
+        if copied:
+            try:
+                one.fetch(journal.artifact(f"{IMPORTED}/{one.name}"))
+                journal.log_artifact(f"{IMPORTED}/{one.name}")
+                left -= one.bytes
+            except UserError:  # a store of artifacts that does not answer
+                copied = False
+        found.append({"name": one.name, "bytes": one.bytes, "copied": copied})
+    return found
 
 
 def _imported(path: Path) -> dict[str, Any] | None:

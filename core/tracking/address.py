@@ -30,3 +30,16 @@ def default_uri() -> str:
 def store_problem() -> str | None:
     """Returns what has to be repaired before MLflow can get a run, in a line with advice; None if nothing is known."""
     return problem(tracking_uri(), own=tracking_uri() == default_uri())
+
+
+def is_file_store(folder: Path) -> bool:
+    """Whether a folder is a store of files, such as mlruns/ of older versions of MLflow."""
+    return any(_describes_experiment(path) for path in folder.glob("*/meta.yaml"))
+
+
+def _describes_experiment(path: Path) -> bool:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return False
+    return "experiment_id:" in text and "lifecycle_stage:" in text

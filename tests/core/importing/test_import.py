@@ -104,12 +104,14 @@ def test_tensorboards_runs_keep_their_times_and_settings_and_fold_over_seeds(tmp
         BASE * 1000, (BASE + 60) * 1000]  # fmt: skip
     assert one.status == "FINISHED"
     assert one.history["val/accuracy"] == pytest.approx({0: 0.8, 1: 0.922})
-    assert found[1]["values"] == {"lr": "0.1", "opt": "sgd", "seed": "2"}
+    assert found[1]["values"] == {"optimizer.lr": "0.1", "optimizer": "sgd", "seed": "2"}
     comparison = compare(*rows(["runs"])[:1], "val/accuracy")
     assert [(g.label, len(g.values)) for g in comparison.groups] == [
-        ("imported (lr=0.1)", 3), ("imported (lr=0.01)", 3)]  # fmt: skip
-    assert next(sentences(comparison)).startswith("imported (lr=0.1) beats imported (lr=0.01) by 2.00 points")
-    assert "imported (lr=0.1)" in markdown(comparison) + as_csv(comparison)
+        ("imported (optimizer.lr=0.1)", 3), ("imported (optimizer.lr=0.01)", 3)]  # fmt: skip
+    assert next(sentences(comparison)).startswith(
+        "imported (optimizer.lr=0.1) beats imported (optimizer.lr=0.01) by 2.00 points"
+    )
+    assert "imported (optimizer.lr=0.1)" in markdown(comparison) + as_csv(comparison)
 
 
 def test_an_event_torn_by_a_kill_is_skipped_with_a_message(tmp_path, home, labbook):
@@ -160,7 +162,7 @@ def test_lightnings_sparse_rows_become_epochs_from_one_and_its_hparams_params(tm
         "lr": {1: 0.1, 2: 0.1},
     }
     (params,) = [event["values"] for _, event in read(run.folder) if event["event"] == "params"]
-    assert params == {"model.depth": "18", "lr": "0.1", "seed": "7"}
+    assert params == {"model.depth": "18", "optimizer.lr": "0.1", "seed": "7"}
     assert run.record["experiment"] == "lightning_logs"
 
 
@@ -467,7 +469,7 @@ def test_mlflow_shows_them_with_their_own_times(tmp_path, home, monkeypatch):
     assert run.info.status == "FINISHED"
     assert run.info.start_time == BASE * 1000
     assert run.data.metrics["größe _m²_/x"] == 1.0
-    assert run.data.params == {"lr": "0.1"}
+    assert run.data.params == {"optimizer.lr": "0.1"}
     assert run.data.tags["imported.kind"] == "TensorBoard"
     history = client.get_metric_history(run.info.run_id, "val/accuracy")
     assert [(point.step, point.timestamp) for point in history] == [(i, (BASE + 60 * i) * 1000) for i in range(3)]

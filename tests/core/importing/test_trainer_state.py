@@ -43,7 +43,7 @@ def test_an_output_is_one_run_with_its_usual_names(home, tmp_path, capsys):
     assert history["val/loss"] == {1: 0.6506213545799255, 2: 0.6506076455116272}
     assert history["train/loss"] == {3: 0.6357364654541016, 6: 0.6923681894938151, 9: 0.6201144854227701}
     assert history["lr"] == {3: 4e-05, 6: 2.5e-05, 9: 1e-05}
-    assert run.params == {"num_train_epochs": "2", "max_steps": "10", "train_batch_size": "8"}
+    assert run.params == {"epochs": "2", "max_steps": "10", "train_batch_size": "8"}
     assert run.record["imported"]["kind"] == "Hugging Face"
     assert "imported first (Hugging Face" in capsys.readouterr().out
     assert main([str(tmp_path / "vit")]) == 0
