@@ -38,7 +38,7 @@ OF_RUNS = {
     "export": "RUN: files for other engines, measured before they are kept (--to onnx,...)",
     "benchmark": "RUN: latency and throughput of its network in several engines",
     "register": "RUN NAME: add the model of a run to MLflow's model registry",
-    "import": "PATH ...: add old runs from logs (TensorBoard, CSV, Hugging Face) to the record",
+    "import": "PATH ...: add old runs (logs, MLflow, W&B, Neptune) to the record",
     "sync": "[RUN ...]: send everything that MLflow, or --to another tracker, does not have yet",
     "ui": "open MLflow's pages in the browser",
 }
