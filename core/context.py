@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Context:
     statistics.  seed: of the run.  directions: of the declared metrics, {val/NAME: 1 if larger values are better, -1 if
     smaller ones are}.  sample: reads at most n training images, float [n, C, H, W] on the CPU, normalized and not
     augmented, the same for every seed; None where a network is rebuilt from a record, since its weights follow.
+    network: to be trained, for the method; None for other parts.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +39,7 @@ class Context:
     seed: int = 0
     directions: Mapping[str, int] = field(default_factory=dict)
     sample: Callable[[int], torch.Tensor] | None = None
+    network: nn.Module | None = None
 
 
 class Clock(NamedTuple):

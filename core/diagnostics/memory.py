@@ -28,6 +28,8 @@ def divisions(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> 
     run out."""
     state, declared = parts.state, parts.setup.grad_accum_steps
     known = state.split
+    contrasted = parts.setup.views > 1
+    same = "with fewer images to contrast" if contrasted else "with the same gradients up to rounding"
     if known > 1:
         say(f"memory ran out before: {declared * known} micro-batches per step instead of {declared}")
 
@@ -39,7 +41,7 @@ def divisions(journal: Journal, parts: Assembly, say: Callable[[str], None]) -> 
         images = -(-parts.train.plan.share // number)
         say(
             f"out of memory at step {event.step}: from this step on, {number} micro-batches of {images} images per "
-            f"step instead of {declared}, with the same gradients up to rounding"
+            f"step instead of {declared}, {same}"
         )
         before = RecordedRun(journal.folder).tags.get(MICRO_BATCHES, "")
         journal.write("tags", values={MICRO_BATCHES: f"{before}, " * bool(before) + f"{number} from step {event.step}"})

@@ -47,7 +47,7 @@ class Plan:
 
     count: number of samples.  size: batch size over all ranks.  drawn: (seed, epoch) -> positions int64 [count],
     possibly repeated, instead of a permutation.  repeats: number of passes over the samples in a shuffled epoch, each
-    in a different order.
+    in a different order.  views: rows of each image in a batch, one after the other, each with a key of its own.
     """
 
     count: int
@@ -58,6 +58,7 @@ class Plan:
     ranks: int = 1
     drawn: Callable[[int, int], np.ndarray] | None = None
     repeats: int = 1
+    views: int = 1
 
     def __post_init__(self) -> None:
         if self.shuffled and self.size > self.count:
@@ -77,7 +78,11 @@ class Plan:
         return self.size // self.ranks
 
     def order(self, epoch: int) -> np.ndarray:
-        """Positions in the split in the order of an epoch, int64 [repeats * count]."""
+        """Positions in the split in the order of an epoch, int64 [repeats * count * views]."""
+        order = self._images(epoch)
+        return order if self.views == 1 else np.repeat(order, self.views)
+
+    def _images(self, epoch: int) -> np.ndarray:
         if self.drawn is not None:
             return self.drawn(self.seed, epoch)
         if not self.shuffled:
@@ -86,9 +91,9 @@ class Plan:
         return np.concatenate([K.permutation(self.seed, first + i, self.count) for i in range(self.repeats)])
 
     def keys(self, epoch: int, order: np.ndarray) -> np.ndarray:
-        """The key of each sample of an order, int64 [count]; a repeated sample has a different key each time."""
+        """The key of each sample of an order, int64 [len(order)]; a repeated sample has a different key each time."""
         keys = K.sample_keys(self.seed, epoch, order)
-        return keys if self.drawn is None else K.distinct(keys, order)
+        return keys if self.drawn is None and self.views == 1 else K.distinct(keys, order)
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """Yield (first, last + 1) positions in the order for this rank's share of each batch, starting at step `start`.
@@ -101,7 +106,7 @@ class Plan:
             share = -(-min(self.size, end - first) // self.ranks)
             own = first + self.rank * share
             if own < end:
-                yield own, min(own + share, end)
+                yield self.views * own, self.views * min(own + share, end)
 
 
 class Batches(Protocol):

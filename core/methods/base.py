@@ -39,12 +39,17 @@ class Method(Part, ABC):
 
     `build` of a method whose parameters or buffers change (a queue, a moving average) returns an nn.Module with the
     same `step`, which becomes part of the training state. If they are constant (a teacher), it may return any object
-    with this `step`.
+    with this `step`. The network to be trained is `context.network`.
     """
 
     multi_label: ClassVar[bool] = False  # accepts multi-label targets, float [N, C] of 0 and 1
     reads_clock: ClassVar[bool] = False  # the step depends on the clock: --compile translates the network alone
     instead: ClassVar[str] = "use Supervised"
+
+    @property
+    def views(self) -> int:
+        """Number of views of each image in a batch, augmented independently; rows that follow one another."""
+        return 1
 
     @abstractmethod
     def step(self, model: nn.Module, loss: LossFunction, batch: Batch, clock: Clock) -> Output:

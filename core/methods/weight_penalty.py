@@ -27,6 +27,10 @@ class WeightPenalty(Method):
     l1: float = Field(0.0, ge=0, description="coefficient of the L1 penalty, the sum of |w|")
     l2: float = Field(0.0, ge=0, description="coefficient of the L2 penalty, half the sum of w^2")
 
+    @property
+    def views(self) -> int:
+        return self.method.views
+
     def check(self) -> None:
         if not (self.l1 or self.l2):
             raise ValueError("l1 and l2 are both 0; set at least one of them, or use the inner method without penalty")

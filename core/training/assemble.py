@@ -141,8 +141,8 @@ def _plan(experiment: Experiment, launch: Launch, splits: Splits, ranks: Ranks) 
     drawn = sampling.over(train, len(splits.classes), batch_size) if sampling else None
     if not sampling and not launch.overfit:
         drawn = train.order(batch_size, ranks.ranks)
-    repeats = OVERFIT_STEPS if launch.overfit else 1
-    plan = Plan(len(train), batch_size, experiment.seed, True, ranks.rank, ranks.ranks, drawn, repeats)
+    repeats, views = OVERFIT_STEPS if launch.overfit else 1, experiment.method.views
+    plan = Plan(len(train), batch_size, experiment.seed, True, ranks.rank, ranks.ranks, drawn, repeats, views)
     if plan.share % experiment.grad_accum_steps:
         raise ValueError(
             f"grad_accum_steps: {experiment.grad_accum_steps} does not divide the {plan.share} images of each process"
@@ -211,6 +211,7 @@ def _assemble(
         frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
         collector=Collector("val", splits.classes, metrics) if metrics else None,
         pruning=_pruning(experiment, state),
+        views=plan.views,
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
@@ -262,8 +263,8 @@ def refuse_unmeasured(parts: Assembly, named: Mapping[str, str]) -> None:
 
 
 def _few(plan: Plan, experiment: Experiment) -> int:
-    """Number of images in the small batch that checks whether everything fits together."""
-    return min(8, plan.share // experiment.grad_accum_steps)
+    """Number of rows in the small batch that checks whether everything fits together."""
+    return plan.views * min(8, plan.share // experiment.grad_accum_steps)
 
 
 def _fed(
@@ -288,7 +289,8 @@ def initial_state(
     compiled: translates the step."""
     torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
     built: dict[str, Any] = {"model": compressed(experiment, whole(experiment, context), context)}
-    built |= {"loss": experiment.loss.build(context), "method": experiment.method.build(context)}
+    built["loss"] = experiment.loss.build(context)
+    built["method"] = experiment.method.build(replace(context, network=built["model"]))
     modules = {name: part for name, part in built.items() if isinstance(part, nn.Module)}
     trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
     state = State(

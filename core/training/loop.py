@@ -99,7 +99,8 @@ def end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate:
         validation = evaluate(network, setup.loss, val, setup.normalize, setup.classes, setup.task, collector)
     steps = len(train.plan)
     loss, right, _, *extras = state.seen
-    metrics = {"train/loss": loss / steps, "train/accuracy": right / (steps * train.plan.share)}
+    rows = steps * train.plan.share * train.plan.views
+    metrics = {"train/loss": loss / steps, "train/accuracy": right / rows}
     metrics |= _extras("train", setup, extras, steps)
     metrics |= {f"val/{name}": value for name, value in validation.metrics.items()}
     metrics |= {"lr": state.optimizer.param_groups[0]["lr"]} | setup.pruning.metrics(len(state.history))

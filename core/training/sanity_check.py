@@ -35,8 +35,8 @@ _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
 def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Images, count: int) -> tuple[str, ...]:
-    """Augment `count` training images and compute their losses with copies of model, method and loss. Returns the names
-    of the extras that the method reports.
+    """Augment `count` views of training images and compute their losses with copies of model, method and loss. Returns
+    the names of the extras that the method reports.
 
     Raises ValueError for what breaks a contract: an image step that changes size or type, logits that are not
     [N, classes], losses that are not [N], a network that does not take the smaller images of Resize. A bug in a
@@ -45,8 +45,9 @@ def rehearse(steps: tuple[Augment, ...], setup: Setup, state: State, images: Ima
     for step in steps:
         if isinstance(step, Albumentation):
             _probe(step, images)
-    index = np.arange(min(count, len(images)))
-    fetched = Fetch(images, per_image(steps))[Request(index, K.sample_keys(setup.seed, 0, index))]
+    index = np.arange(min(count, setup.views * len(images))) // setup.views
+    keys = K.distinct(K.sample_keys(setup.seed, 0, index), index)
+    fetched = Fetch(images, per_image(steps))[Request(index, keys)]
     batch = type(fetched)(*(tensor.to(setup.device) for tensor in fetched))
     try:
         ready = setup.augment(setup.normalize(batch), START)

@@ -55,6 +55,7 @@ class Setup:
     collector: Collector | None = None  # of the answers for val, if metrics are declared
     pruning: Pruning = UNPRUNED
     extras: tuple[str, ...] = ()  # names of what the method reports
+    views: int = 1  # rows of each image in a batch
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""
@@ -97,6 +98,7 @@ def advance(
     optimizer, scaler = state.optimizer, state.scaler
     fused = optimizer.param_groups[0].get("fused")
     counted = False
+    images = len(batch.keys) // setup.views // setup.grad_accum_steps
 
     def restart() -> None:
         reseed(K.step_seeds(setup.seed, setup.rank, clock.step, 1)[0], setup.device)
@@ -111,7 +113,7 @@ def advance(
 
     def closure() -> torch.Tensor:
         nonlocal counted
-        loss, right, *extras = within_memory(state, len(batch.keys) // setup.grad_accum_steps, restart, compute)
+        loss, right, *extras = within_memory(state, images, restart, compute)
         for parameter in frozen:  # optimizers skip parameters without a gradient
             parameter.grad = None
         mask_gradients(pruned)
@@ -168,9 +170,9 @@ def gradients(
 
     forward: state.shared in training; with state.forward, gradients are not averaged over processes.
     """
-    images = len(batch.keys)
-    steps = min(setup.grad_accum_steps * state.split, images)
-    micro_batches = [batch] if steps == 1 else _split(batch, steps)
+    rows = len(batch.keys)
+    steps = min(setup.grad_accum_steps * state.split, rows // setup.views)
+    micro_batches = [batch] if steps == 1 else _split(batch, steps, setup.views)
     found = []
     for micro_batch in micro_batches:
         with distributed.last_of(forward, micro_batch is micro_batches[-1]):
@@ -178,7 +180,7 @@ def gradients(
                 output = forward(micro_batch, clock)
             losses = output.losses
             # gradient of the mean over the full batch, without a mean in the graph
-            weights = _equal(len(losses), images, losses.dtype, losses.device)
+            weights = _equal(len(losses), rows, losses.dtype, losses.device)
             losses.backward(state.scaler.scale(weights) if state.scaler else weights)
         right = setup.task.right(output.logits.detach(), micro_batch.targets)
         extras = [torch.dot(values, weights) for values in output.reported(setup.extras)]
@@ -187,13 +189,15 @@ def gradients(
 
 
 @functools.cache
-def _equal(count: int, images: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """[count], the weight of each example of a micro-batch in the mean over a batch of `images` images."""
-    return torch.full((count,), 1 / images, dtype=dtype, device=device)
+def _equal(count: int, rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[count], the weight of each example of a micro-batch in the mean over a batch of `rows` examples."""
+    return torch.full((count,), 1 / rows, dtype=dtype, device=device)
 
 
-def _split(batch: Batch, steps: int) -> list[Batch]:
-    return [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(steps) for tensor in batch), strict=True)]
+def _split(batch: Batch, steps: int, views: int) -> list[Batch]:
+    """Micro-batches, each with all views of its images."""
+    parts = (tensor.unflatten(0, (-1, views)).tensor_split(steps) for tensor in batch)
+    return [Batch(*(tensor.flatten(0, 1) for tensor in tensors)) for tensors in zip(*parts, strict=True)]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, multiplier: float) -> None:

@@ -333,6 +333,8 @@ def test_methods_that_would_do_nothing_are_refused(method, message):
         ("Distill", "alpha", 1.1),
         ("Consistency", "weight", -1),
         ("Consistency", "ramp_epochs", -1),
+        ("SimCLR", "temperature", 0),
+        ("SimCLR", "projection", 0),
     ],
 )
 def test_bad_values_are_refused_by_field(method, field, value):
@@ -349,7 +351,8 @@ def test_a_distillation_without_a_teacher_is_refused_by_field():
 
 def test_every_field_says_what_it_means():
     ours = [kind for kind in choices(Method).values() if kind.__module__.startswith("core.methods.")]
-    assert {kind.__name__ for kind in ours} == {"Auxiliary", "Consistency", "Distill", "WeightPenalty", "Supervised"}
+    names = {"Auxiliary", "Consistency", "Distill", "SimCLR", "WeightPenalty", "Supervised"}
+    assert {kind.__name__ for kind in ours} == names
     assert all(field.description for kind in ours for field in kind.model_fields.values())
 
 
