@@ -141,9 +141,17 @@ def test_micro_batches_contrast_within_themselves_and_keep_both_views_of_an_imag
     assert right <= 16
 
 
+def test_the_accuracy_in_training_is_that_of_the_head_over_all_views():
+    parts = built(ALONE | {"optimizer.lr": 1e-12, "optimizer.weight_decay": 0, "epochs": 1, "augment": ()})
+    ready = [parts.setup.normalize(batch) for batch in parts.train.epoch(0)]
+    right = [(step(parts, batch).logits.argmax(dim=1) == batch.targets).float() for batch in ready]
+    run(parts)
+    assert parts.state.history[0]["train/accuracy"] == pytest.approx(torch.cat(right).mean().item())
+
+
 def test_memory_that_runs_out_does_not_part_the_views_of_an_image():
-    parts = built(ALONE | {"batch_size": 6, "method": WeightPenalty(method=SimCLR(), l2=1e-4)})
-    parts.state.split = 3  # six images in three parts
+    parts = built(ALONE | {"batch_size": 10, "method": WeightPenalty(method=SimCLR(), l2=1e-4)})
+    parts.state.split = 4  # ten images in four parts
     seen = []
 
     def forward(batch, clock):
@@ -151,7 +159,7 @@ def test_memory_that_runs_out_does_not_part_the_views_of_an_image():
         return step(parts, batch)
 
     gradients(parts.setup, parts.state, forward, first_batch(parts), START)
-    assert [len(index) for index in seen] == [4, 4, 4]
+    assert [len(index) for index in seen] == [6, 6, 4, 4]
     assert all(index[::2] == index[1::2] for index in seen)
 
 
