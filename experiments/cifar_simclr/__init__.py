@@ -6,7 +6,8 @@
     python -m experiments.cifar_simclr --limit 10000 --variant labels             the same network, from labels
     python -m experiments.cifar_simclr --limit 1000 --variant labels --model.weights RUN    fine-tuned on few labels
 
-Expected: not yet measured
+Expected: linear probe 57.56 % of val against 45.21 % drawn (10,000 images of CIFAR-10 (JPEG), 10 epochs, n = 2;
+README.md).
 """
 
 from core.augment import Albumentation, ColorJitter, HorizontalFlip, RandomResizedCrop
