@@ -25,6 +25,7 @@ from core.metrics import Metric
 from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch
 from core.models import Model
 from core.models.freeze import Freeze
+from core.models.lora import Lora
 from core.models.pretrained import Origin
 from core.models.prune import Prune
 from core.models.quantize import Quantize
@@ -34,6 +35,12 @@ from core.optimizers.averaging import Ema, Swa
 from core.optimizers.loss_scale import LossScale
 from core.schedules import Constant, Schedule
 from core.schedules.stopping import EarlyStopping
+
+NO_LORA = {
+    "freeze": "lora fixes the weights itself, all but those of the head and of lora.train",
+    "prune": "what lora adds would fill the weights that are pruned",
+    "quantize": "layers that round to int8 train their weights, which lora fixes",
+}
 
 
 class Experiment(Part):
@@ -45,6 +52,9 @@ class Experiment(Part):
     )
     model: Model = Field(description="network")
     freeze: Freeze | None = Field(None, description="layers whose weights are frozen; none: all layers are trained")
+    lora: Lora | None = Field(
+        None, description="low-rank adaptation (LoRA) of the layers; none: the weights themselves are trained"
+    )
     prune: Prune | None = Field(None, description="pruning of weights or channels; none: the network is left whole")
     quantize: Quantize | None = Field(
         None, description="quantization-aware training for int8 engines; none: weights and activations are not rounded"
@@ -176,6 +186,8 @@ class Experiment(Part):
                     raise ValueError(f"{field}: {name}: it is not known whether larger or smaller values are better")
         if self.prune and self.freeze:
             raise ValueError("prune and freeze: pruning changes the layers that freeze keeps; remove one of them")
+        if self.lora and (other := next((name for name in ("freeze", "prune", "quantize") if getattr(self, name)), "")):
+            raise ValueError(f"lora and {other}: {NO_LORA[other]}; remove one of them")
         if self.freeze and (left := [one for one in self.freeze.stages if one not in self.freeze.begun(self.epochs)]):
             raise ValueError(f"freeze.stages: {left[0]} never begins, because epochs is {self.epochs}")
         if self.freeze and self.freeze.stages:

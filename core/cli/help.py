@@ -30,7 +30,7 @@ HUGE = 1e12  # larger bounds are not shown
 DECLARATION: Mapping[str, Sequence[str]] = {
     "Data": ("data", "fold", "long_tail", "label_noise", "sampling", "normalize", "match_weights", "limit"),
     "Augmentation": ("augment", "tta"),
-    "Model": ("model", "freeze", "prune", "quantize", "ema", "swa"),
+    "Model": ("model", "freeze", "lora", "prune", "quantize", "ema", "swa"),
     "Loss and training method": ("loss", "method"),
     "Optimizer and learning-rate schedule": ("optimizer", "schedule"),
     "Batches, gradients and precision": (

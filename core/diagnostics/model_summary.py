@@ -19,6 +19,8 @@ from core.training.assemble import prepare
 from core.training.runtime import open_runtime
 from core.training.smoke import declared
 
+ADAPTER = ".parametrizations."  # within the names of what belongs to the weight of a layer, for torch
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -87,20 +89,25 @@ def described(
 def _rows(model: nn.Module, shapes: dict[str, tuple[int, ...]], flops: dict[str, int]) -> list[Layer]:
     rows, seen, root = [], set(), type(model).__name__
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p not in seen]
+        if ADAPTER in f"{name}.":
+            continue
+        parts = getattr(module, ADAPTER[1:-1], nn.Module())  # the weight and the matrices of a layer with LoRA
+        own = [p for p in [*module.parameters(recurse=False), *parts.parameters()] if p not in seen]
         seen.update(own)
         full = f"{root}.{name}" if name else root  # names in torch's counter start with the class of the root module
         computed = flops[full] - _below(module, full, flops) if full in flops else 0
         if own or computed or not list(module.children()):
             trainable = sum(p.numel() for p in own if p.requires_grad)
             total = sum(p.numel() for p in own)
-            rows.append(Layer(name, type(module).__name__, shapes.get(name), total, trainable, computed))
+            kind = type(module).__name__
+            kind = f"{kind.removeprefix('Parametrized')} with LoRA" if parts.state_dict() else kind
+            rows.append(Layer(name, kind, shapes.get(name), total, trainable, computed))
     return rows
 
 
 def _below(module: nn.Module, full: str, flops: dict[str, int]) -> int:
     """FLOPs of the children; of the grandchildren if a child is not called as a module itself."""
-    names = ((f"{full}.{name}", child) for name, child in module.named_children())
+    names = ((f"{full}.{name}", child) for name, child in module.named_children() if f".{name}." != ADAPTER)
     return sum(flops[name] if name in flops else _below(child, name, flops) for name, child in names)
 
 

@@ -15,6 +15,7 @@ from core.common.text import few
 if TYPE_CHECKING:
     from torch import nn
 
+ORIGINAL = "original"  # the part of a parametrized weight that was there before
 NARROWED = "narrowed"  # attribute of a network, and key in the metadata of a file; see core/models/narrow.py
 
 
@@ -40,19 +41,54 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], source
     network.load_state_dict(weights)
 
 
+def merged(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a network. Of layers adapted by LoRA (core/models/lora.py), it has the weights that they
+    compute with, under the names of the plain network."""
+    found = {}
+    for name, tensor in network.state_dict().items():
+        plain, part = _plain(name)
+        layer, _, weight = plain.rpartition(".")
+        if part == ORIGINAL:
+            found[plain] = getattr(network.get_submodule(layer), weight)
+        elif not part:
+            found[name] = tensor
+    return found
+
+
+def unmerged(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict, of the plain network where layers are adapted by LoRA, with the names of this network. What LoRA
+    adds is zero, so that the layers compute with the given weights, to the bit."""
+    found = dict(weights)
+    for name, tensor in network.state_dict().items():
+        plain, part = _plain(name)
+        if part == ORIGINAL and plain in weights:
+            found[name] = found.pop(plain)
+        elif part and part != ORIGINAL:
+            found[name] = torch.zeros_like(tensor) if part.endswith("up") else tensor
+    return found
+
+
+def _plain(name: str) -> tuple[str, str]:
+    """(name of the weight in the plain network, which part of it this is; empty for a weight that stands alone), as
+    torch.nn.utils.parametrize names them."""
+    layer, inside, rest = name.rpartition(".parametrizations.")
+    weight, _, part = rest.partition(".")
+    return (f"{layer}.{weight}", part) if inside else (name, "")
+
+
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def serialized(model: nn.Module) -> bytes:
-    """Returns all parameters and buffers in the format of safetensors."""
+    """Returns all parameters and buffers in the format of safetensors, those of LoRA merged."""
     import torch
     from safetensors.torch import save
 
     # copies, because tied weights share memory, which safetensors does not support
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
+        for name, tensor in merged(model).items()
     }
     return save(tensors, {NARROWED: "true"} if is_narrowed(model) else None)
 

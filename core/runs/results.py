@@ -19,6 +19,7 @@ from core.metrics.confusion import DENSE, cells
 from core.metrics.task import PerClass, Task
 from core.models.footprint import footprints
 from core.models.tta import averaged
+from core.models.weights import unmerged
 from core.record import provenance
 from core.record.journal import Journal, log_rows, log_text
 from core.record.ledger import note_reading
@@ -61,7 +62,8 @@ def test(journal: Journal, parts: Assembly) -> None:
         weights = run.artifact(WEIGHTS)
     except UserError as damage:
         raise Unfinished(str(damage), run.id) from None
-    parts.state.evaluated.load_state_dict(load_file(weights))
+    evaluated = parts.state.evaluated
+    evaluated.load_state_dict(unmerged(evaluated, load_file(weights)))
     note_reading(parts.splits.digest, parts.splits.name, "run", run.id)
     result, answers = evaluate_kept(parts)
     best = parts.experiment.best_epoch(parts.state.history)

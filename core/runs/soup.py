@@ -18,6 +18,7 @@ from core.losses import Loss
 from core.methods import Supervised
 from core.metrics.answers import Answers
 from core.models import load_weights
+from core.models.weights import unmerged
 from core.record.run import COMBINED, WEIGHTS
 from core.runs.combine import Combination, Selection, recorded, val_answers
 from core.runs.results import evaluate_split
@@ -141,7 +142,7 @@ def _assembled(run: Run, launch: Launch) -> Assembly:
 def _cooked(parts: Assembly, weights: Sequence[Weights]) -> Val:
     """Load the mean of weights, recompute the statistics of BatchNorm, and evaluate val."""
     network, last = parts.state.model, parts.experiment.epochs - 1
-    load_weights(network, mean_weights(weights), "the mean of the weights")
+    load_weights(network, unmerged(network, mean_weights(weights)), "the mean of the weights")
     renew_statistics(parts.setup, network, parts.train, last, last * len(parts.train.plan))
     return evaluate_split(parts, "val", parts.splits.val)
 

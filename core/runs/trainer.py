@@ -223,6 +223,9 @@ def _labels(parts: Assembly) -> list[str]:
 
 def _notes(parts: Assembly) -> Iterator[str]:
     """Yield what the user should know about a declaration before it is trained."""
+    if parts.experiment.lora:
+        counts = [p.numel() for p in parts.state.model.parameters() if p.requires_grad]
+        yield f"lora: {sum(counts):,} parameters are trained; the weights on record are those of the plain network"
     ema = parts.experiment.ema
     if ema and (note := ema.note(parts.setup.epochs * len(parts.train.plan))):
         yield note

@@ -187,6 +187,7 @@ def _assemble(
     forward = plan.share // experiment.grad_accum_steps
     if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward, flops):
         dtype, precision = autocast_of("bf16", device)
+    held = experiment.lora or experiment.freeze
     setup = Setup(
         method=method,
         loss=loss,
@@ -208,7 +209,7 @@ def _assemble(
         autocast=dtype,
         fixed_scale=experiment.loss_scale.init_scale if experiment.loss_scale.fixed else None,
         rank=ranks.rank,
-        frozen=experiment.freeze.of(state.model) if experiment.freeze else None,
+        frozen=held.of(state.model) if held else None,
         collector=Collector("val", splits.classes, metrics) if metrics else None,
         pruning=_pruning(experiment, state),
         views=plan.views,
@@ -314,10 +315,11 @@ def whole(experiment: Experiment, context: Context) -> nn.Module:
 
 
 def compressed(experiment: Experiment, network: nn.Module, context: Context) -> nn.Module:
-    """The network with channels removed and layers that round, as far as declared."""
+    """The network with channels removed, layers that round, and matrices of LoRA, as far as declared."""
     if experiment.prune and experiment.prune.how == "structured":
         network = prune_channels(network, experiment.prune, context.image_shape)
-    return experiment.quantize.prepare(network) if experiment.quantize else network
+    network = experiment.quantize.prepare(network) if experiment.quantize else network
+    return experiment.lora.prepare(network) if experiment.lora else network
 
 
 def belongs(parts: Assembly) -> dict[str, str]:
