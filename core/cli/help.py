@@ -14,6 +14,7 @@ from core.cli.verbs import OF_AN_EXPERIMENT
 from core.common.layout import Group, Row, show
 from core.declare.part import Part
 from core.declare.tree import Declared, choices, is_steps, optional_part, step_names
+from core.diagnostics.drawing import Drawing
 from core.diagnostics.lr_curve import RangeTest
 from core.diagnostics.probe_options import Probe
 from core.experiment import Experiment
@@ -21,7 +22,8 @@ from core.launch import Launch
 from core.options import OWN, pairs
 from core.search.options import Search
 
-OF_VERBS = {"search": Search(), "lr_find": RangeTest(), "probe": Probe()}  # verbs with options of their own
+# verbs with options of their own
+OF_VERBS = {"search": Search(), "lr_find": RangeTest(), "probe": Probe(), "summary": Drawing()}
 OFTEN = ("epochs", "batch_size", "model", "augment", "loss", "optimizer", "lr", "device")  # with variant and seeds: ten
 REQUIRED = "(required)"
 BOUNDS: Mapping[type, str] = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.common.terminal import console
+from core.common.terminal import console, tell
+from core.diagnostics.drawing import Drawing
 from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.batches import Batch
@@ -55,8 +56,8 @@ class Summary:
     beside: dict[str, int]
 
 
-def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
-    """Summarize the network that `train` would train. Raises UserError as `train` does."""
+def summary(experiment: Experiment, launch: Launch | None = None, drawing: Drawing | None = None) -> Summary:
+    """Summarize the network that `train` would train, and draw it as declared. Raises UserError as `train` does."""
     launch = launch or Launch()
     with open_runtime(launch, None) as runtime:
         chosen = declared(experiment, launch, runtime.ranks)
@@ -64,6 +65,8 @@ def summary(experiment: Experiment, launch: Launch | None = None) -> Summary:
         batch = next(iter(parts.val.epoch(0)))
         image = parts.setup.normalize(Batch(*(tensor[:1] for tensor in batch))).images
         beside = {name: _count(part) for name, part in parts.state.trained.items() if name != "model"}
+        if drawing and (path := drawing.draw(parts.state.model, image)):
+            tell(f"the network is drawn in {path}")
         return described(parts.state.model, image, parts.context.image_shape, beside)
 
 
