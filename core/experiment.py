@@ -11,6 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from core.augment import Augment
 from core.common.errors import UserError
+from core.common.precision import HALVES
 from core.common.text import did_you_mean
 from core.context import Context
 from core.declare.part import Part
@@ -103,10 +104,11 @@ class Experiment(Part):
     swa: Swa | None = Field(
         None, description="stochastic weight averaging (SWA): equal average of the weights of the last epochs"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "bf16-true", "fp16-true"] = Field(
         "auto",
         description="numerical precision; auto: bf16 or, if the GPU lacks it, fp16 on a GPU; bf16 on a CPU with "
-        "instructions for it, if the network gains from them; fp32 elsewhere",
+        "instructions for it, if the network gains from them; fp32 elsewhere; bf16 and fp16: autocast of the forward "
+        "pass, with weights in fp32; bf16-true and fp16-true: the weights themselves and the optimizer's state",
     )
     loss_scale: LossScale = Field(LossScale(), description="scale of the loss under fp16; unused otherwise")
     metrics: tuple[Metric, ...] = Field(
@@ -197,6 +199,8 @@ class Experiment(Part):
                 f"prune: it is complete after {self.prune.complete_epoch} epochs, and epochs is {self.epochs}; leave "
                 "at least one epoch for the pruned network"
             )
+        if self.precision in HALVES and self.model.fp32:
+            raise ValueError(f"model.fp32 and precision {self.precision}: all weights are in half precision; use bf16")
         if self.quantize and self.precision not in ("auto", "fp32"):
             raise ValueError(f"quantize and precision {self.precision}: rounding to int8 is done in fp32; use fp32")
 

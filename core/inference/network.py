@@ -24,10 +24,11 @@ from core.loading.normalize import normalizer
 from core.losses import Loss
 from core.metrics.task import SINGLE_LABEL, Task, task_of
 from core.models import Model, load_weights
+from core.models.half import in_half
 from core.models.narrow import narrow
 from core.models.quantize import Quantize
 from core.models.tta import Views, averaged
-from core.models.weights import holds_narrowed
+from core.models.weights import half_of, holds_narrowed
 from core.record.run import IMPORTED, WEIGHTS, RecordedRun
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,17 +87,19 @@ def network_of(run: RecordedRun, device: str = "auto", precision: str | None = N
     """Rebuild the network of a run on a device, with the declared precision and test-time augmentation.
 
     precision: fp32, bf16 or fp16, which all weights and activations are converted to; None: those of training, in which
-    weights are fp32 and forward passes use autocast. Raises UserError.
+    forward passes use autocast, or weights have the dtype in which they are on record. Raises UserError.
     """
     where = device_of(device)
     data, declared = run.record["data"], run.record["declaration"]
     if precision is None:
         autocast, _ = autocast_of(run.precision, where)
-        dtype = torch.float32
+        dtype, half = torch.float32, half_of(run.artifact(WEIGHTS), where)
     else:
         _refuse_precision(run, precision)
-        autocast, dtype = None, DTYPES[precision]
-    model = model_of(run).to(where, dtype).to(memory_format=torch.channels_last)
+        autocast, dtype, half = None, DTYPES[precision], None
+    model = model_of(run)
+    model = in_half(model, half).to(where) if half else model.to(where, dtype)
+    model = model.to(memory_format=torch.channels_last)
     normalize, views = normalizer(data["mean"], data["std"], where), declared.get("tta", "none")
     return Network(model, normalize, where, autocast, views, task_of(run.multi_label), dtype=dtype)
 

@@ -76,6 +76,18 @@ def _plain(name: str) -> tuple[str, str]:
     return (f"{layer}.{weight}", part) if inside else (name, "")
 
 
+def half_of(path: Path, device: torch.device) -> torch.dtype | None:
+    """The dtype of weights on record that are in half precision, bf16 or fp16; None if they are in fp32, or if the
+    device has no kernels for them. Only the head of the file is read."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 it is no dict
+    if "F16" in kinds and device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if "BF16" in kinds else None
+
+
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+import torch
 from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from core.declare.part import Part
+from core.models.half import OWN, in_full
 
 
 class Ema(Part):
@@ -54,7 +57,35 @@ class Swa(Part):
         return math.floor(self.start * epochs)
 
 
-class MovingAverage(AveragedModel):
+class Average(AveragedModel):
+    """An average of the weights of a model, equal unless `multi_avg_fn` is set; in fp32, also of weights in half
+    precision (core/models/half.py), where what a step adds to an average would be rounded away."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        if hasattr(self.module, OWN):
+            in_full(self.module)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average in the weights of the model."""
+        super().update_parameters(_InFull(model) if hasattr(model, OWN) else model)
+
+
+class _InFull(nn.Module):
+    """The weights of a model in fp32, copied as they are asked for."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.of = [model]  # in a list, so that it is no module of this one
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        return (parameter.float() for parameter in self.of[0].parameters())  # type: ignore[misc]
+
+    def buffers(self, recurse: bool = True) -> Iterator[torch.Tensor]:
+        return self.of[0].buffers()
+
+
+class MovingAverage(Average):
     """An exponential moving average of the weights of a model; buffers are copied."""
 
     def __init__(self, model: nn.Module, ema: Ema):
@@ -75,4 +106,4 @@ class MovingAverage(AveragedModel):
 
 def equal_average(model: nn.Module) -> AveragedModel:
     """An equally weighted average of the weights of a model; the first update starts it."""
-    return AveragedModel(model)
+    return Average(model)

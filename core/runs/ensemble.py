@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from core.common.precision import HALVES
 from core.inference.average import chosen, mean_answers, score_of
 from core.inference.combined import AS_PIXELS, Ensemble, Member
 from core.inference.network import model_of
@@ -59,7 +60,8 @@ def _made(
     declared = tuple(_member(run, weight) for run, weight in members)
     model = Ensemble(members=declared, multi_label=first.multi_label)
     network: nn.Module = model.of([model_of(run) for run, _ in members])
-    precisions = {run.precision for run, _ in members}
+    # the network of a member has its weights in fp32, whatever they are in on record
+    precisions = {"fp32" if run.precision in HALVES else run.precision for run, _ in members}
     changes = {
         "model": model,
         "loss": BinaryCrossEntropy() if first.multi_label else CrossEntropy(),

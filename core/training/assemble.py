@@ -15,7 +15,7 @@ from core import randomness as K
 from core.augment import augmented, per_image
 from core.common.device import device_of
 from core.common.errors import DataError, UserError
-from core.common.precision import autocast_of
+from core.common.precision import HALVES, autocast_of, refuse_half
 from core.common.ranks import ALONE, Ranks
 from core.context import Context
 from core.experiment import Experiment
@@ -28,6 +28,7 @@ from core.loading.normalize import normalizer, sample, statistics
 from core.methods import Compiled, Forward, as_it_is
 from core.metrics.task import Task, task_of
 from core.models import forward_flops
+from core.models.half import in_half
 from core.models.precision import is_faster_in_bf16
 from core.models.structured import prune_channels
 from core.optimizers.averaging import MovingAverage, equal_average
@@ -180,6 +181,7 @@ def _assemble(
     )
     # "auto" leaves the precision to the hardware and the network
     chosen = "fp32" if experiment.quantize else like.precision if like else experiment.precision
+    refuse_half(chosen, device)
     dtype, precision = autocast_of(chosen, device)
     compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs, repeated=like is not None)
     state, loss, method = initial_state(experiment, context, dtype == torch.float16, translation(compiled))
@@ -292,6 +294,8 @@ def initial_state(
     built: dict[str, Any] = {"model": compressed(experiment, whole(experiment, context), context)}
     built["loss"] = experiment.loss.build(context)
     built["method"] = experiment.method.build(replace(context, network=built["model"]))
+    if experiment.precision in HALVES:
+        in_half(built["model"], HALVES[experiment.precision])
     modules = {name: part for name, part in built.items() if isinstance(part, nn.Module)}
     trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
     state = State(

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from core.common.precision import HALVES
 from core.common.terminal import tell
 from core.experiment import Experiment
 from core.loading.batches import Batch, Batches
@@ -134,7 +135,7 @@ def only_the_head(experiment: Experiment) -> bool:
         and freeze.from_epoch == 0
         and (freeze.unfreeze_epoch or experiment.epochs) >= experiment.epochs
     )
-    changing = experiment.augment or experiment.prune or experiment.quantize
+    changing = experiment.augment or experiment.prune or experiment.quantize or experiment.precision in HALVES
     return all_frozen and not changing and type(experiment.method) is Supervised
 
 
