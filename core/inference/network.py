@@ -15,6 +15,7 @@ from torch import nn
 from core.catalogue import import_parts
 from core.common.device import device_of
 from core.common.errors import UserError
+from core.common.half import in_half
 from core.common.memory import in_parts
 from core.common.precision import autocast_of
 from core.context import Context
@@ -24,7 +25,6 @@ from core.loading.normalize import normalizer
 from core.losses import Loss
 from core.metrics.task import SINGLE_LABEL, Task, task_of
 from core.models import Model, load_weights
-from core.models.half import in_half
 from core.models.narrow import narrow
 from core.models.quantize import Quantize
 from core.models.tta import Views, averaged

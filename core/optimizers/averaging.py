@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from core.common.half import OWN, in_full
 from core.declare.part import Part
-from core.models.half import OWN, in_full
 
 
 class Ema(Part):
@@ -59,7 +59,7 @@ class Swa(Part):
 
 class Average(AveragedModel):
     """An average of the weights of a model, equal unless `multi_avg_fn` is set; in fp32, also of weights in half
-    precision (core/models/half.py), where what a step adds to an average would be rounded away."""
+    precision (core/common/half.py), where what a step adds to an average would be rounded away."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)

@@ -15,6 +15,7 @@ from core import randomness as K
 from core.augment import augmented, per_image
 from core.common.device import device_of
 from core.common.errors import DataError, UserError
+from core.common.half import in_half
 from core.common.precision import HALVES, autocast_of, refuse_half
 from core.common.ranks import ALONE, Ranks
 from core.context import Context
@@ -28,7 +29,6 @@ from core.loading.normalize import normalizer, sample, statistics
 from core.methods import Compiled, Forward, as_it_is
 from core.metrics.task import Task, task_of
 from core.models import forward_flops
-from core.models.half import in_half
 from core.models.precision import is_faster_in_bf16
 from core.models.structured import prune_channels
 from core.optimizers.averaging import MovingAverage, equal_average

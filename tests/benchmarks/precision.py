@@ -1,6 +1,6 @@
 """A training step in bf16 against the same step in fp32, in turn, over networks of all sizes: where bf16 pays on a CPU.
 
-    python -m tests.benchmarks.precision [ROUNDS] [THREADS]
+    python -m tests.benchmarks.precision [ROUNDS] [THREADS] [PRECISION]
 
 Each row is the whole step of `fit` (forward, backward, optimizer, metrics) of one declaration. `--precision auto` uses
 bf16 on a CPU by a rule (core/models/precision.py) over the FLOPs of the forward pass of a batch and those for each
@@ -28,7 +28,7 @@ from core.training.assemble import Assembly, assemble
 from core.training.loop import fit
 from tests.benchmarks.common import in_turn
 
-DEFAULTS = ("5", "2")  # rounds, threads
+DEFAULTS = ("5", "2", "bf16")  # rounds, threads, what is held against fp32: also bf16-true
 SECONDS = 1.0  # of each candidate in each round, at least
 CANDIDATES: dict[str, tuple[Model, int, int, int]] = {  # model, side in pixels, channels, batch size
     "MLP 64-32-10, 8x8": (MLP(hidden=(32,)), 8, 1, 64),
@@ -78,11 +78,12 @@ class Noise(Dataset):
 
 def main() -> None:
     """Print the table."""
-    rounds, threads = map(int, [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]])
+    *numbers, half = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]]
+    rounds, threads = map(int, numbers)
     torch.set_num_threads(threads)
     cpu = torch.cpu.get_capabilities()["cpu_name"]
     print(f"torch {torch.__version__}, {threads} threads, {cpu}, {rounds} rounds in turn")
-    print(f"{'':<40}{'GFLOPs':>9}{'per element':>13}{'fp32 ms':>10}{'bf16':>8}{'lowest':>8}{'highest':>8}{'auto':>6}")
+    print(f"{'':<40}{'GFLOPs':>9}{'per element':>13}{'fp32 ms':>10}{half:>10}{'lowest':>8}{'highest':>8}{'auto':>6}")
     for name, (model, side, channels, batch) in CANDIDATES.items():
         data = Noise(side=side, channels=channels, count=4 * batch)
         sgd = SGD(lr=1e-4, momentum=0.9)
@@ -91,11 +92,11 @@ def main() -> None:
         flops = forward_flops(network, shape) or 0
         chosen = is_faster_in_bf16(network, shape, batch, lambda flops=flops: flops)
         intensity = flops / output_elements(network, shape)
-        figures = _measured(declared, rounds)
-        each = sorted(a / b for a, b in zip(figures["fp32"], figures["bf16"], strict=True))
+        figures = _measured(declared, rounds, half)
+        each = sorted(a / b for a, b in zip(figures["fp32"], figures[half], strict=True))
         print(
             f"{name:<40}{flops * batch / 1e9:>9.3f}{intensity:>13.0f}{statistics.median(figures['fp32']) * 1e3:>10.1f}"
-            f"{statistics.median(each):>7.2f}x{each[0]:>8.2f}{each[-1]:>8.2f}{'bf16' if chosen else 'fp32':>6}",
+            f"{statistics.median(each):>9.2f}x{each[0]:>8.2f}{each[-1]:>8.2f}{'bf16' if chosen else 'fp32':>6}",
             flush=True,
         )
 
@@ -104,9 +105,9 @@ def _assembled(declared: Experiment) -> Assembly:
     return assemble(declared, declared.data.load(), Launch(log_every=10_000, device="cpu"))
 
 
-def _measured(declared: Experiment, rounds: int) -> dict[str, list[float]]:
+def _measured(declared: Experiment, rounds: int, half: str) -> dict[str, list[float]]:
     """Seconds per step in each precision."""
-    steppers = {name: _stepper(declared.but({"precision": name})) for name in ("fp32", "bf16")}
+    steppers = {name: _stepper(declared.but({"precision": name})) for name in ("fp32", half)}
     steps = max(1, int(SECONDS / steppers["fp32"](3)))
     return in_turn({name: partial(step, steps) for name, step in steppers.items()}, rounds)
 

@@ -46,7 +46,7 @@ class Poisoned(Method):
 def precision(bench: Bench) -> str:
     """Each precision learns the digits; auto is bf16 on a GPU."""
     accuracies = {}
-    for name in ("fp32", "bf16", "fp16", "auto"):
+    for name in ("fp32", "bf16", "fp16", "bf16-true", *(["fp16-true"] if bench.on_gpu else []), "auto"):
         parts = bench.fitted(bench.digits.but({"precision": name}))
         accuracies[f"{name} ({parts.precision})"] = parts.state.history[-1]["val/accuracy"]
     assert min(accuracies.values()) > 0.7, accuracies

@@ -8,13 +8,13 @@ from torch import nn
 from torchvision.models import GoogLeNetOutputs
 
 from core.common.errors import UserError
+from core.common.half import in_half
 from core.export.graph import exported
 from core.inference.answers import read
 from core.inference.network import network_of
 from core.launch import Launch
 from core.losses import CrossEntropy
 from core.models import SmallCNN
-from core.models.half import in_half
 from core.optimizers import AdamW
 from core.optimizers.averaging import Ema, Swa
 from core.record.run import WEIGHTS
