@@ -17,9 +17,9 @@ class Context:
 
     classes: names, in the order of the logits.  class_counts: training samples of each class.
     image_shape: (height, width, channels).  batch_size: of one optimizer step, over all ranks.
-    mean, std: per channel, of pixels in 0..1, used to normalize batches; empty if each image is normalized by its own
-    statistics.  seed: of the run.  directions: of the declared metrics, {val/NAME: 1 if larger values are better, -1 if
-    smaller ones are}.  sample: reads at most n training images, float [n, C, H, W] on the CPU, normalized and not
+    mean, std: per channel, of pixels in 0..1, used to normalize batches; without mean, each image is normalized by its
+    own statistics.  seed: of the run.  directions: of the declared metrics, {val/NAME: 1 if larger values are better,
+    -1 if smaller ones are}.  sample: reads at most n training images, float [n, C, H, W] on the CPU, normalized and not
     augmented, the same for every seed; None where a network is rebuilt from a record, since its weights follow.
     network: to be trained, for the method; None for other parts.
     """

@@ -43,7 +43,8 @@ class Member(Part):
     loss: Loss = Field(CrossEntropy(), description="loss with which it was trained, which may add its last layer")
     mean: tuple[float, ...] = Field(
         (),
-        description="mean of each channel, of pixels in 0..1, that normalizes images; empty: that of each image",
+        description="mean of each channel, of pixels in 0..1, that normalizes images; empty: that of each image, or "
+        "of each of its channels if there are deviations",
     )
     std: tuple[float, ...] = Field((), description="standard deviation of each channel, of pixels in 0..1")
     tta: Views = Field("none", description="its test-time augmentation")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -14,11 +15,13 @@ from core.common.text import did_you_mean
 from core.loading.batches import Batch
 from core.loading.images import DECODED, Images, _first
 
-WAYS = ("data", "imagenet", "inception", "unit", "image")
+WAYS = ("data", "imagenet", "inception", "unit", "image", "image_channels")
+LEAST_DEVIATION = 1 / 255  # of a channel of an image, of pixels of 0 to 1: one gray level
 NORMALISE_MEANING = (
     "mean and standard deviation used to normalize images: data, of the training images; imagenet, as expected by "
     "torchvision's weights; inception, 0.5 and 0.5, as for Inception and GoogLeNet; unit, 0 and 1, pixels of 0 to 1; "
-    "image, of each image; or numbers for each channel, MEAN/STD, such as 0.1307/0.3081 or 0.5,0.4,0.4/0.2,0.2,0.2"
+    "image, of each image; image_channels, of each channel of each image; or numbers for each channel, MEAN/STD, such "
+    "as 0.1307/0.3081 or 0.5,0.4,0.4/0.2,0.2,0.2"
 )
 _NUMBERS = re.compile(r"[^/]+/[^/]+")
 
@@ -49,7 +52,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the training image
 
 def statistics(how: Normalize, images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, of pixels scaled to 0..1; both empty if each image is normalized by its
-    own statistics.
+    own statistics. With image_channels, the mean is empty, and the deviations are lower bounds of those of an image.
 
     With imagenet, grayscale images use the means over the three channels. A number counts for all channels. Raises
     ValueError for other numbers of channels.
@@ -61,6 +64,8 @@ def known_statistics(how: Normalize, channels: int) -> tuple[tuple[float, ...], 
     """The statistics of a normalization other than data, for images of this number of channels; see `statistics`."""
     if how == "image":
         return (), ()
+    if how == "image_channels":
+        return (), (LEAST_DEVIATION,) * channels
     if how == "inception":
         return (0.5,) * channels, (0.5,) * channels
     if how == "unit":
@@ -82,11 +87,14 @@ def normalizer(mean: Iterable[float], std: Iterable[float], device: torch.device
     """Build a function that normalizes images uint8 [N, H, W, C] to float [N, C, H, W], in channels_last memory format.
 
     mean, std: per channel, of pixels scaled to 0..1. If both are empty, each image is normalized by the statistics over
-    all of its pixels and channels, as in tf.image.per_image_standardization.
+    all of its pixels and channels, as in tf.image.per_image_standardization. If the mean alone is empty, each channel
+    of an image is normalized by its own statistics, with std as the lower bound of its deviation.
     """
     mean, std = tuple(mean), tuple(std)
-    if not mean:
+    if not mean and not std:
         return _standardized
+    if not mean:
+        return partial(_each_channel, least=255 * torch.tensor(std, device=device))
     shift = 255 * torch.tensor(mean, device=device)
     scale = 1 / (255 * torch.tensor(std, device=device))
 
@@ -106,6 +114,14 @@ def _standardized(batch: Batch) -> Batch:
     least = pixels[0].numel() ** -0.5
     std = pixels.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp(min=least)
     return batch._replace(images=((pixels - mean) / std).permute(0, 3, 1, 2))
+
+
+def _each_channel(batch: Batch, least: torch.Tensor) -> Batch:
+    """least: lower bound of the deviation of each channel, float [C], of pixels of 0 to 255."""
+    pixels = batch.images.permute(0, 3, 1, 2).float()
+    mean = pixels.mean(dim=(2, 3), keepdim=True)
+    std = pixels.std(dim=(2, 3), keepdim=True, correction=0)
+    return batch._replace(images=(pixels - mean) / torch.maximum(std, least[:, None, None]))
 
 
 def sample(images: Images, mean: Iterable[float], std: Iterable[float], count: int) -> torch.Tensor:

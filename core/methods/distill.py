@@ -215,7 +215,7 @@ def _renormalization(normalize: Statistics, context: Context) -> tuple[torch.Ten
         return None
     if not normalize[0] or not context.mean:
         raise ValueError(
-            "method.teacher: teacher and student must use the same normalize if one of them uses normalize=image"
+            "method.teacher: teacher and student must use the same normalize if one of them uses that of each image"
         )
     known = (*normalize, context.mean, context.std)
     mean, std, own_mean, own_std = (torch.tensor(v, device=context.device)[:, None, None] for v in known)

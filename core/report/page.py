@@ -222,10 +222,16 @@ def _data(run: RecordedRun) -> list[tuple[str, str]]:
         ("size", f"{width} x {height} pixels, {channels} channels"),
         (
             "mean, standard deviation",
-            " | ".join(_numbers(data[name]) for name in ("mean", "std") if data[name]) or "of each image",
+            _normalization(data["mean"], data["std"]),
         ),
         ("digest", data["digest"]),
     ]
+
+
+def _normalization(mean: list[float], std: list[float]) -> str:
+    if mean:
+        return f"{_numbers(mean)} | {_numbers(std)}"
+    return "of each channel of each image" if std else "of each image"
 
 
 def _counts(run: RecordedRun, table: coo_array[Any]) -> list[tuple[str, str, str]]:

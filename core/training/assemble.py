@@ -53,8 +53,8 @@ class Assembly:
     experiment: as trained, after `declared` has reduced it for --smoke or --overfit.  splits: as trained on, with long
     tail and label noise applied to train.  compiled: whether steps are compiled, see core/training/compiled.py.
     flops: counts the FLOPs of the forward pass of one image, once.
-    mean, std: per channel, of pixels in 0..1, used to normalize images; empty if each image is normalized by its own
-    statistics.
+    mean, std: per channel, of pixels in 0..1, used to normalize images; without mean, each image is normalized by its
+    own statistics.
     """
 
     experiment: Experiment

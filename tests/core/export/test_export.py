@@ -62,8 +62,8 @@ def recorded(tmp_path_factory):
         patch.setenv("LABBOOK_HOME", str(home))
         gray = train(SMALL.but({"tta": "flip"}), QUIET, "tiny", mirror=NoMirror())
         root = tree(tmp_path_factory.mktemp("photographs") / "data", each=10, size=(40, 30))
-        data = ImageFolder(size=16, max_value=4095)
-        color = train(SMALL.but({"data": data}), Launch(mlflow=False, threads=1, root=root), "tiny", mirror=NoMirror())
+        colored = SMALL.but({"data": ImageFolder(size=16, max_value=4095), "normalize": "image_channels"})
+        color = train(colored, Launch(mlflow=False, threads=1, root=root), "tiny", mirror=NoMirror())
     return home, gray.id, color.id
 
 

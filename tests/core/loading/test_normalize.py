@@ -7,7 +7,7 @@ import torch
 from core.common.errors import UserError
 from core.export.graph import exported
 from core.launch import Launch
-from core.loading.normalize import IMAGENET, statistics
+from core.loading.normalize import IMAGENET, WAYS, statistics
 from core.methods import Distill
 from core.models import SmallCNN
 from core.runs.train import train
@@ -25,6 +25,8 @@ def by_hand(how, pixels):
     scaled = pixels / 255
     if how == "image":
         return (scaled - scaled.mean((1, 2, 3), keepdims=True)) / scaled.std((1, 2, 3), keepdims=True)
+    if how == "image_channels":
+        return (scaled - scaled.mean((1, 2), keepdims=True)) / scaled.std((1, 2), keepdims=True)
     if how == "data":
         train = Tiny().load().train
         seen = train.pixels[train.rows] / 255
@@ -34,7 +36,7 @@ def by_hand(how, pixels):
     return (scaled - mean) / std
 
 
-@pytest.mark.parametrize("how", ["data", "imagenet", "inception", "image", "unit", "0.1,0.2,0.3/0.4,0.5,0.6"])
+@pytest.mark.parametrize("how", [*WAYS, "0.1,0.2,0.3/0.4,0.5,0.6"])
 def test_training_prediction_serving_and_report_see_the_same(how, home):
     run = train(SHORT.but({"normalize": how}), QUIET)
     images = torch.tensor(by_hand(how, PIXELS), dtype=torch.float32).permute(0, 3, 1, 2)
@@ -72,8 +74,9 @@ def test_one_number_counts_for_all_channels_and_others_must_fit():
         statistics("0.5,0.5/0.2,0.2", train)
 
 
-def test_an_image_of_one_color_stays_finite():
-    parts = assemble(SHORT.but({"normalize": "image"}), Tiny().load(), Launch(device="cpu"))
+@pytest.mark.parametrize("how", ["image", "image_channels"])
+def test_an_image_of_one_color_becomes_zeros(how):
+    parts = assemble(SHORT.but({"normalize": how}), Tiny().load(), Launch(device="cpu"))
     batch = next(iter(parts.train.epoch(0)))
     ready = parts.setup.normalize(batch._replace(images=torch.full_like(batch.images, 200))).images
     assert torch.equal(ready, torch.zeros_like(ready))
