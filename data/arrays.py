@@ -17,11 +17,11 @@ from core.common.errors import DataError
 from core.common.text import few
 from core.loading.images import Splits
 from data.folder import OwnImages
-from data.reading import archive, cache, ingest, labels, layout, packed
+from data.reading import archive, cache, ingest, labels, layout, packed, weights
 from data.reading.disk import as_data_error
 from data.reading.items import POLICY, pixels_of
 from data.reading.listing import Listing
-from data.reading.progress import printable
+from data.reading.progress import printable, say
 from data.reading.splits import split_of
 
 EXPECTED = (
@@ -40,14 +40,20 @@ class Arrays(OwnImages):
     """Images and labels as NumPy arrays in a .npz file, or in .npy files of a folder, given with --root.
 
     Images are uint8, or floats of 0 to 1, [N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W]; labels are integers or
-    names, [N]. They are found by the words of their names: images (x, data) and labels (y, targets), each with train,
-    val or test, or without; missing splits are created. Memory-mapped .npy files may be larger than memory.
+    names, [N], or 0 and 1 for each label, [N, K], which is multi-label. They are found by the words of their names:
+    images (x, data) and labels (y, targets), each with train, val or test, or without; missing splits are created.
+    Memory-mapped .npy files may be larger than memory.
     """
 
     images: str | None = Field(
         None, description="name of the array of all images: a .npy file without its ending; none: found by its name"
     )
     labels: str | None = Field(None, description="name of the array of all labels; none: found by its name")
+    weights: str | None = Field(
+        None,
+        description="name of the array with the weights, 0 or more, with which sampling=ImageWeighted draws the images "
+        "of train, or of all; none: no weights",
+    )
     classes: tuple[str, ...] = Field(
         (), description="class names, in the order of integer labels from 0; none: the labels themselves"
     )
@@ -70,8 +76,12 @@ class Arrays(OwnImages):
             return packed.build(root, *self._groups(root), recipe, folder)
 
         fields = f"{self.images} {self.labels} {self.classes} {self.rows} {POLICY}"
-        key = f"arrays {archive.fingerprint(root)} {recipe.policy} {fields}"
-        return self.splits(cache.fetch(key, build), root)
+        cached = cache.fetch(f"arrays {archive.fingerprint(root)} {recipe.policy} {fields}", build)
+        splits = self.splits(cached, root)
+        if self.weights is None:
+            return splits
+        given = weights.read(root, self.weights)[slice(*self.rows or (None,))]
+        return weights.weighted(splits, cached.index, given, f"{root}: {self.weights}")
 
     def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
         classes, groups = self._groups(root)
@@ -89,7 +99,9 @@ class Arrays(OwnImages):
         if wrong:
             raise DataError([*wrong, EXPECTED])
         classes = list(self.classes)
-        if not classes:
+        if any(values.ndim == 2 for values in numbers.values()):
+            classes, wrong = self._label_names(numbers)
+        elif not classes:
             named, wrong = labels.class_names(str(label) for values in numbers.values() for label in values)
             place = {name: label for label, name in enumerate(named)}
             numbers = {split: np.array([place[str(label)] for label in values]) for split, values in numbers.items()}
@@ -104,6 +116,19 @@ class Arrays(OwnImages):
             )
             for split in images
         ]
+
+    def _label_names(self, numbers: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
+        """(the names of the labels of multi-label arrays, an error line for arrays that do not fit together)"""
+        shapes = {values.shape[1] if values.ndim == 2 else 1 for values in numbers.values()}
+        classes = list(self.classes) or [str(label) for label in range(max(shapes))]
+        if len(shapes) > 1:
+            found = ", ".join(f"{split} {list(values.shape)}" for split, values in numbers.items())
+            return classes, [f"the labels of the splits differ: {found}"]
+        if {len(classes)} != shapes:
+            return classes, [f"{len(classes)} names in --data.classes for {shapes.pop()} labels of each image"]
+        if all((values.sum(axis=1) == 1).all() for values in numbers.values()):
+            say("each image has one of the labels, which are taken as multi-label; for one class, save argmax(axis=1)")
+        return classes, []
 
     def _pairs(self, root: Path, stored: Mapping[str, Any]) -> dict[str, Pair]:
         """Split -> the names of its arrays. Raises DataError."""
@@ -142,7 +167,7 @@ class Arrays(OwnImages):
         return {split: (pair[0], pair[1]) for split, pair in pairs.items()}
 
     def _pair(self, stored: Mapping[str, Any], name: str, label_name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(images [N, ...], labels [N]). Raises ValueError."""
+        """(images [N, ...], labels [N] or [N, K]). Raises ValueError."""
         images, values = stored[name], stored[label_name]
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
@@ -151,15 +176,19 @@ class Arrays(OwnImages):
         ]
         if images.ndim not in (3, 4):
             raise ValueError(f"{shapes[0]}; images are [N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W]")
-        if values.ndim != 1 or values.dtype.kind not in "iuUS":
-            raise ValueError(f"{shapes[1]}; labels are [N], integers or names")
+        several = values.ndim == 2 and values.dtype.kind in "iufb"
+        if several and len(other := np.argwhere((values != 0) & (values != 1))):
+            at = ", ".join(map(str, other[0]))
+            raise ValueError(f"{shapes[1]} with {values[tuple(other[0])]:g} at [{at}]; labels [N, K] are 0 and 1")
+        if not several and (values.ndim != 1 or values.dtype.kind not in "iuUS"):
+            raise ValueError(f"{shapes[1]}; labels are [N], integers or names, or [N, K], 0 and 1")
         if len(images) != len(values):
             raise ValueError(f"{shapes[0]} and {shapes[1]}; there must be a label for each image")
         if self.rows and self.rows[1] > len(images):
             raise ValueError(f"{shapes[0]}; --data.rows {self.rows[0]},{self.rows[1]} goes beyond its end")
         chosen = slice(*self.rows) if self.rows else slice(None)
         values = values.astype(str) if values.dtype.kind == "S" else values
-        return images[chosen], values[chosen]
+        return images[chosen], values[chosen].astype(int) if several else values[chosen]
 
 
 def _opened(root: Path) -> Mapping[str, Any]:

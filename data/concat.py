@@ -76,6 +76,9 @@ def _refuse_unlike(found: Sequence[Splits]) -> None:
             sides = ["x".join(map(str, each.train.shape)) for each in (splits, first)]
             advice = "give both the same --data.size and channels"
             wrong.append(f"{splits.name} has images of {sides[0]}, {first.name} of {sides[1]}; {advice}")
+        if (splits.train.weights is None) != (first.train.weights is None):
+            kinds = ["no weights" if each.train.weights is None else "weights" for each in (splits, first)]
+            wrong.append(f"the images of {splits.name} have {kinds[0]}, those of {first.name} {kinds[1]}")
         if splits.multi_label != first.multi_label:
             kinds = ["any number of labels" if each.multi_label else "one class" for each in (splits, first)]
             wrong.append(f"an image of {splits.name} has {kinds[0]}, of {first.name} {kinds[1]}")
@@ -118,5 +121,5 @@ def _joined(found: Sequence[Splits], split: str, classes: Sequence[str], pixels:
                 targets = now[images.targets]
             names = images.groups if images.groups is not None else rows
             groups = np.array([f"{number}: {name}" for name in names]) if grouped else None
-            parts.append(Images(pixels, rows, targets, groups=groups))
+            parts.append(Images(pixels, rows, targets, groups=groups, weights=images.weights))
     return parts[0].together(*parts[1:])

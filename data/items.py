@@ -22,14 +22,14 @@ from core.common.generators import lent_generators
 from core.common.text import numbered
 from core.loading.images import Box, Dataset, Order, Splits
 from data.folder import divided
-from data.reading import cache
+from data.reading import cache, weights
 from data.reading.disk import as_data_error
 from data.reading.frame import LEAST, MOST, Frame, Interpolation, Size, sides
 from data.reading.items import Form, Label, described, label_of, pair_of, pixels_of, wrong_labels
 from data.reading.progress import bar, first, printable, say
 
 PROBED = 32  # items that are read at every start: twice, and compared with those that the cache was made of
-_OF_SPLITS = ("val_fraction", "split_seed", "test_fraction")
+_OF_SPLITS = ("val_fraction", "split_seed", "test_fraction", "weights")
 FILES = 10_000  # of a folder that an argument names; the times of more are not looked at
 
 
@@ -112,6 +112,12 @@ class Items(Dataset, ABC):
         0.2, gt=0, lt=1, description="fraction of each class used as the test split, if there is no test split"
     )
 
+    weights: str | None = Field(
+        None,
+        description=".npy file with the weights, 0 or more, with which sampling=ImageWeighted draws the items of "
+        "train, or of all; relative to --root or, without it, to the current folder; none: no weights",
+    )
+
     @abstractmethod
     def sources(self, root: Path | None) -> list[Source]:
         """What makes the items of each split. Raises DataError."""
@@ -145,9 +151,12 @@ class Items(Dataset, ABC):
             cached = cache.fetch(key, lambda folder: self._built(sources, opened, form, folder))
         pixels = None if self.cached else Reread(tuple(sources), form, tuple(cached.index.names))
         title = sources[0].title
-        return divided(
-            self, self.test_fraction, cached, Path(title), title.rpartition(":")[2].rpartition(".")[2], pixels
-        )
+        name = title.rpartition(":")[2].rpartition(".")[2]
+        splits = divided(self, self.test_fraction, cached, Path(title), name, pixels)
+        if self.weights is None:
+            return splits
+        path = (root or Path()) / self.weights
+        return weights.weighted(splits, cached.index, weights.read(path), str(path))
 
     def _refuse_streams(self, titles: list[str]) -> None:
         """Raises DataError if items without an index shall be read when they are needed."""

@@ -45,6 +45,11 @@ class ImageTable(ImageFiles):
         "group",
         description="column with groups, whose images must be in the same split; none, or no such column: no groups",
     )
+    weight_column: str | None = Field(
+        None,
+        description="column with the weights, 0 or more, with which sampling=ImageWeighted draws the training images; "
+        "none: no weights",
+    )
     header: bool = Field(
         True,
         description="the first row of a CSV file has the names of the columns; false: it is an image, and columns are "
@@ -93,7 +98,9 @@ class ImageTable(ImageFiles):
             path, label = "1" if path == "path" else path, "2" if label == "label" else label
         columns = rows.Columns(path, label, self.split_column, self.group_column, self.multi_label, self.separator)
         images = table.parent / (self.image_dir or "")
-        return table, *rows.read(table, replace(columns, header=self.header), self.allow_outside, images)
+        return table, *rows.read(
+            table, replace(columns, header=self.header, weight=self.weight_column), self.allow_outside, images
+        )
 
     def _splits(self, table: Path, found: list[rows.Row], classes: tuple[str, ...], cached: cache.Cached) -> Splits:
         names = [row.group for row in found]
@@ -102,6 +109,7 @@ class ImageTable(ImageFiles):
             cached.images(layout.WHOLE),
             targets=self._targets(found, classes),
             groups=None if groups is None else np.array(names),
+            weights=np.array([row.weight for row in found]) if self.weight_column else None,
         )
         splits = np.array([row.split for row in found], dtype=object)
         if layout.WHOLE in splits:
@@ -170,8 +178,9 @@ def _headed(table: Path, wrong: list[str]) -> list[str]:
 
 
 def _digest(pixels: str, found: list[rows.Row]) -> str:
-    """A digest of the images and their labels, splits and groups."""
-    return _sha256([pixels, *([row.name, row.labels, row.split, row.group] for row in found)])
+    """A digest of the images and their labels, splits, groups and weights, if they have any."""
+    facts = ((row.name, row.labels, row.split, row.group, row.weight) for row in found)
+    return _sha256([pixels, *(each if each[-1] is not None else each[:-1] for each in facts)])
 
 
 def _sha256(facts: Iterable[object]) -> str:

@@ -54,7 +54,8 @@ class Images:
     rows: int64 [N], the rows of `pixels` in this subset.  targets: int64 [N], classes; or float32 [N, C] of 0 and 1,
     multi-label.
     areas: int64 [M], height x width of the original files; None if all images have the same size.  groups: str [N], the
-    group of each image, whose images are never divided among splits; None if the data declare no groups.
+    group of each image, whose images are never divided among splits; None if the data declare no groups.  weights:
+    float64 [N], with which sampling.ImageWeighted draws images, NaN where unknown; None if the data declare no weights.
     """
 
     pixels: np.ndarray | Pixels
@@ -62,6 +63,7 @@ class Images:
     targets: np.ndarray
     areas: np.ndarray | None = None
     groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,9 +71,8 @@ class Images:
     def __reduce__(self) -> tuple[Any, ...]:
         # a spawned loader worker opens the memory map again; pickling would copy all of it
         file = getattr(self.pixels, "filename", None)
-        if file:
-            return _reopened, (file, self.rows, self.targets, self.areas, self.groups)
-        return Images, (self.pixels, self.rows, self.targets, self.areas, self.groups)
+        others = (self.rows, self.targets, self.areas, self.groups, self.weights)
+        return (_reopened, (file, *others)) if file else (Images, (self.pixels, *others))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -81,8 +82,8 @@ class Images:
 
     def take(self, which: np.ndarray) -> Images:
         """The samples at these positions (int64 or bool)."""
-        groups = None if self.groups is None else self.groups[which]
-        return replace(self, rows=self.rows[which], targets=self.targets[which], groups=groups)
+        groups, weights = (None if one is None else one[which] for one in (self.groups, self.weights))
+        return replace(self, rows=self.rows[which], targets=self.targets[which], groups=groups, weights=weights)
 
     def together(self, *others: Images) -> Images:
         """These samples and those of other subsets of the same stored images, sorted by row. Raises DataError if the
@@ -90,9 +91,12 @@ class Images:
         every = (self, *others)
         if any(other.pixels is not self.pixels for other in others):
             raise DataError(["these splits are stored in separate arrays; keep all images in one, with rows into it"])
-        groups = None if self.groups is None else np.concatenate([part.groups for part in every])
-        rows, targets = (np.concatenate([getattr(part, name) for part in every]) for name in ("rows", "targets"))
-        return replace(self, rows=rows, targets=targets, groups=groups).take(np.argsort(rows, kind="stable"))
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in every])
+            for name in ("rows", "targets", "groups", "weights")
+            if getattr(self, name) is not None
+        }
+        return replace(self, **columns).take(np.argsort(columns["rows"], kind="stable"))
 
     def order(self, size: int, ranks: int) -> Order | None:
         """As `Pixels.order`; None if the images are already decoded."""

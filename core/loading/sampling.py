@@ -71,10 +71,18 @@ class Sampling(Part, ABC):
 
     multi_label: ClassVar[bool] = False
 
+    @abstractmethod
     def over(self, images: Images, classes: int, size: int) -> Order:
         """Build the pure function (seed, epoch) -> positions int64 [N] of the images of that epoch, in order. size: of
-        a batch.
+        a batch. Raises ValueError if it does not fit the images.
         """
+
+
+class ByClass(Sampling, ABC):
+    """Base class of samplers that draw images by their class."""
+
+    def over(self, images: Images, classes: int, size: int) -> Order:
+        """As `Sampling.over`. Raises ValueError for multi-label images."""
         labels = _labels(images, "sampling")
         members = [np.flatnonzero(labels == label) for label in range(classes)]
         return lambda seed, epoch: self.draw(members, size, seed, epoch)
@@ -84,7 +92,7 @@ class Sampling(Part, ABC):
         """Draw an epoch, int64 [N], from the positions int64 [n_i] of each class."""
 
 
-class ClassWeighted(Sampling):
+class ClassWeighted(ByClass):
     """Draws with replacement: a class with probability n^q / sum n^q, then any of its n images (Kang et al. 2020,
     equation 1). q = 0 is class-balanced, 1/2 the square root, 1 in proportion.
     """
@@ -97,7 +105,7 @@ class ClassWeighted(Sampling):
         return _drawn(members, weights, seed, epoch)
 
 
-class Weighted(Sampling):
+class Weighted(ByClass):
     """Draws with replacement: a class with probability proportional to its weight, then any of its images. Equivalent
     to torch's WeightedRandomSampler if the weight of each image is the weight of its class divided by the class
     count."""
@@ -120,7 +128,7 @@ class Weighted(Sampling):
         return super().over(images, classes, size)
 
 
-class ClassBalanced(Sampling):
+class ClassBalanced(ByClass):
     """Batches with equally many images of each class; a remainder is distributed over the classes in turn.
 
     Each pass over the images of a class is a new permutation (class-aware sampling: Shen et al. 2016).
@@ -143,6 +151,34 @@ class ClassBalanced(Sampling):
             shuffled = K.permutation(seed, epoch, size, f"batch {first // size}")
             order[first : first + size] = order[first : first + size][shuffled]
         return order[:count]
+
+
+class ImageWeighted(Sampling):
+    """Draws with replacement: each image with probability proportional to its weight, as torch's WeightedRandomSampler
+    does. The weights are those of the data: weight_column of ImageTable, weights of Arrays and TorchDataset."""
+
+    multi_label: ClassVar[bool] = True
+
+    def over(self, images: Images, classes: int, size: int) -> Order:
+        """As `Sampling.over`. Raises ValueError for weights that are unknown, invalid or all 0."""
+        weights = images.weights
+        if weights is None:
+            how = "data.weight_column of a table, data.weights of arrays or of a data set of torch"
+            raise ValueError(f"sampling: ImageWeighted needs a weight for each image; set {how}")
+        if unknown := int(np.isnan(weights).sum()):
+            raise ValueError(f"sampling: {unknown:,} of {len(weights):,} training images have no weight")
+        if (weights < 0).any() or not 0 < weights.sum() < float("inf"):
+            raise ValueError("sampling: the weights of the training images must be non-negative, with a positive sum")
+        bounds = np.cumsum(weights / weights.sum())
+        bounds[np.flatnonzero(weights)[-1] :] = 1.0  # correct for rounding
+
+        def order(seed: int, epoch: int) -> np.ndarray:
+            keys = K.fold(K.key(seed, "draw", epoch), np.arange(len(weights), dtype=np.int64))
+            # two draws of 24 bits, because one cannot tell more images apart than that
+            place = K.uniform(keys, "image").astype(np.float64) + K.uniform(keys, "image, finer") * 2.0**-24
+            return np.searchsorted(bounds, place, side="right")
+
+        return order
 
 
 def _drawn(members: list[np.ndarray], weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.common.errors import DataError
 from core.common.text import few, natural
@@ -28,11 +29,11 @@ Form = dict[str, tuple[str, int]]
 @dataclass(frozen=True)
 class Layout:
     """classes: class names in their natural order.  splits: train, val, test or WHOLE, for each image.  labels: class
-    index of each."""
+    index of each, or its 0 and 1 for each class."""
 
     classes: tuple[str, ...]
     splits: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
 
 
 def arrange(tree: Tree, val_is_test: bool = False) -> Layout:

@@ -21,12 +21,13 @@ from data.reading.tree import Tree
 class Group:
     """The images of one split.
 
-    split: train, val, test or layout.WHOLE.  labels: class index of each image.  contents: iterator over the images,
+    split: train, val, test or layout.WHOLE.  labels: class index of each image, or its 0 and 1 for each class,
+    multi-label.  contents: iterator over the images,
     arrays uint8 [H, W] or [H, W, C], or the contents of image files.
     """
 
     split: str
-    labels: Sequence[int]
+    labels: Sequence[Any]
     contents: Callable[[], Iterator[ingest.Stored]]
 
 
@@ -36,12 +37,12 @@ def build(
     """Decode all groups to folder/pixels.npy. Raises one DataError that lists the invalid labels, or the images that
     cannot be read."""
     wrong = [line for group in groups for line in _wrong(root, classes, group)]
-    if len(classes) < 2:
+    if len(classes) < (1 if _several(groups) else 2):
         wrong.append(f"{root}: {len(classes)} class; classification requires at least two")
     if wrong:
         raise DataError(first(wrong))
     splits = tuple(group.split for group in groups for _ in group.labels)
-    labels = tuple(int(label) for group in groups for label in group.labels)
+    labels = tuple(label if isinstance(label, list) else int(label) for group in groups for label in group.labels)
     arranged = layout.Layout(tuple(classes), splits, labels)
     index = ingest.build(_tree(root, groups), arranged, recipe, folder, enumerate(contents_of(root, groups)))
     return marked(index)
@@ -57,11 +58,19 @@ def marked(index: cache.Index) -> cache.Index:
 def listed(
     data: str, root: Path, classes: Sequence[str], groups: Sequence[Group], contents: Callable[[], Iterator[Any]]
 ) -> Listing:
-    """The images of all groups, for `labbook check`.  contents: of the images of all groups, in order."""
+    """The images of all groups, for `labbook check`.  contents: of the images of all groups, in order. Raises DataError
+    for multi-label images."""
+    if _several(groups):
+        raise DataError([f"{root}: labbook check cannot inspect multi-label images; a training lists their mistakes"])
     wrong = tuple(line for group in groups for line in _wrong(root, classes, group))
     known = dict(enumerate(classes))
     places = tuple((group.split, known.get(int(label), "")) for group in groups for label in group.labels)
     return Listing(data, _tree(root, groups), places, wrong, lambda: enumerate(contents()))
+
+
+def _several(groups: Sequence[Group]) -> bool:
+    """Whether images have any number of labels."""
+    return any(isinstance(label, list) for group in groups for label in group.labels[:1])
 
 
 def _tree(root: Path, groups: Sequence[Group]) -> Tree:
@@ -97,6 +106,6 @@ def contents_of(root: Path, groups: Sequence[Group]) -> Iterator[ingest.Stored]:
 def _wrong(root: Path, classes: Sequence[str], group: Group) -> Iterator[str]:
     if not len(group.labels):
         yield f"{root}: {group.split} contains no images"
-    for row, label in enumerate(group.labels):
+    for row, label in enumerate(() if _several([group]) else group.labels):
         if not 0 <= label < len(classes):
             yield f"{root}: {group.split}, index {row}: label {label} is not in the range 0 to {len(classes) - 1}"

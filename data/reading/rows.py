@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 from core.common.errors import DataError
 from core.common.text import did_you_mean
-from data.reading import archive, disk
+from data.reading import archive, disk, weights
 from data.reading.columns import EXPECTED, read_csv, read_parquet, refuse_large
 from data.reading.layout import WHOLE
 from data.reading.progress import printable
@@ -30,8 +31,8 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
 class Columns:
     """Names of the columns.  header: whether a CSV file has them; otherwise they are 1, 2, ...
 
-    split, group: None if the column is not used.  multi_label: an image has any number of labels, as a list or as text
-    with the separator between them.
+    split, group, weight: None if the column is not used.  multi_label: an image has any number of labels, as a list or
+    as text with the separator between them.
     """
 
     path: str
@@ -41,10 +42,12 @@ class Columns:
     multi_label: bool = False
     separator: str = "|"
     header: bool = True
+    weight: str | None = None
 
     def named(self) -> dict[str, str]:
         """Role -> name of the columns that are used."""
         roles = {"path": self.path, "label": self.label, "split": self.split, "group": self.group}
+        roles["weight"] = self.weight
         return {role: name for role, name in roles.items() if name is not None}
 
 
@@ -54,7 +57,8 @@ class Row:
 
     number: of the row, from 1 below the header.  name: normalized path of the image as in the table.  file: absolute
     path of the image, links resolved.  labels: one label, or any number if multi-label.  split: train, val, test or
-    WHOLE. If a cell is invalid: no labels, split "", group None.
+    WHOLE. If a cell is invalid: no labels, split "", group None.  weight: NaN if it is missing or invalid; None if the
+    table has none.
     """
 
     number: int
@@ -64,6 +68,7 @@ class Row:
     labels: tuple[str, ...]
     split: str
     group: str | None
+    weight: float | None = None
 
 
 class _Wrong(ValueError):
@@ -124,7 +129,7 @@ def read(table: Path, columns: Columns, allow_outside: bool, images: Path) -> tu
         if complaints:
             wrong[number] = complaints
     rows.sort(key=lambda row: row.name)
-    return rows, list(_lines(wrong, number)) + list(_straddling(rows)) + list(_wrong_splits(rows))
+    return rows, [*_lines(wrong, number), *_straddling(rows), *_wrong_splits(rows), *_zero_weights(rows)]
 
 
 def paths(table: Path, column: str = "path") -> list[str]:
@@ -197,7 +202,7 @@ def _missing(role: str, name: str, known: Sequence[str]) -> Iterator[str]:
         yield f"the table has {known.count(name)} columns named {name}; keep one of them"
     elif name not in known:
         hint = did_you_mean(name, known) or f"; the columns are {', '.join(map(printable, known))}"
-        none = ", or none" if role in ("split", "group") else ""
+        none = ", or none" if role in ("split", "group", "weight") else ""
         yield f"the table has no column {name}{hint} (set it with --data.{role}_column NAME{none})"
 
 
@@ -220,9 +225,10 @@ def _row(
     labels = taken(lambda cell: _labels(cell, columns), cells["label"], ())
     split = taken(_split, cells["split"], "") if "split" in cells else WHOLE
     group = taken(lambda cell: _text("group", cell), cells["group"]) if "group" in cells else None
+    weight = taken(lambda cell: _weight(cell, split), cells["weight"], math.nan) if "weight" in cells else None
     if file is None or status is None:
         return None, wrong
-    return Row(number, posixpath.normpath(path), file, status, labels, split, group), wrong
+    return Row(number, posixpath.normpath(path), file, status, labels, split, group, weight), wrong
 
 
 def _text(role: str, cell: Any) -> str:
@@ -274,6 +280,22 @@ def _split(cell: Any) -> str:
     if (split := split_of(name)) is None:
         raise _Wrong(printable(name), "is not a split; use train, val or test")
     return split
+
+
+def _weight(cell: Any, split: str) -> float:
+    """The weight of an image; NaN if it is missing for an image of val or test, which are not sampled."""
+    missing = cell is None or (isinstance(cell, str) and not cell.strip())
+    if missing and split in ("val", "test"):
+        return math.nan
+    try:
+        weight = float(_text("weight", cell) if isinstance(cell, str | None) else cell)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, _Wrong):
+            raise
+        raise _Wrong(f"weight: {printable(str(cell))[:100]}", "is not a number") from None
+    if reason := weights.mistake(weight):
+        raise _Wrong(f"weight: {weight:g}", reason)
+    return weight
 
 
 def _locator(folder: Path, allow_outside: bool) -> Callable[[str], Path]:
@@ -328,3 +350,9 @@ def _wrong_splits(rows: Sequence[Row]) -> Iterator[str]:
     for split in ("train", "test") if present else ():
         if split not in present:
             yield f"no row has the split {split}; add some, or create new splits with --data.split_column none"
+
+
+def _zero_weights(rows: Sequence[Row]) -> Iterator[str]:
+    found = [row.weight for row in rows if row.split in weights.TRAINED]
+    if found and all(weight == 0 for weight in found):
+        yield "the weights of all images for training are 0"

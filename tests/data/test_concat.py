@@ -45,6 +45,14 @@ def test_classes_that_only_one_part_has_come_last_and_parts_have_places_of_their
     assert splits.name == "a + b"
 
 
+def test_weights_of_the_parts_stay_with_their_images(tmp_path):
+    np.save(tmp_path / "w.npy", np.arange(1797.0))
+    data = FOREIGN.but({"weights": str(tmp_path / "w.npy")})
+    alone, both = data.load(None), Concat(sets=(data, data)).load(None)
+    assert both.train.weights.tolist() == alone.train.weights.tolist() * 2
+    assert both.train.weights.tolist() == alone.train.rows.tolist() * 2
+
+
 def test_a_run_on_the_command_line(tmp_path):
     words = "--data Concat --data.sets Digits,TorchDataset --epochs 1".split()
     declared = parse([*words, "--data.sets.torch_dataset.factory", "tests.support.foreign:Digits"], EXPERIMENT, {})
@@ -55,10 +63,13 @@ def test_a_run_on_the_command_line(tmp_path):
 
 def test_what_cannot_be_one_data_set_is_refused(tmp_path):
     tree(tmp_path / "a")
+    np.save(tmp_path / "w.npy", np.ones(1797))
+    weighted = FOREIGN.but({"weights": str(tmp_path / "w.npy")})
     several = FOREIGN.but({"factory": "tests.support.foreign:Several", "classes": "1,2"})
     for other, root, message in (
         (ImageFolder(size=16), tmp_path / "a", "a has images of 16x16x3, digits of 8x8x1; give both the same"),
         (ImageFolder(size=16), tmp_path / "a", "a and digits have no class in common: cat, dog and 0, 1, 2, 3"),
+        (weighted, None, "the images of Digits have weights, those of digits no weights"),
         (several, None, "an image of Several has any number of labels, of digits one class"),
     ):
         with pytest.raises(UserError) as caught:

@@ -8,12 +8,16 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from core.common.errors import DataError
+from core.common.errors import DataError, UserError
+from core.launch import Launch
 from core.loading.folds import Fold
+from core.loading.sampling import ImageWeighted
 from core.loading.stratify import held_out
+from core.training.assemble import assemble
 from data import ImageFolder, ImageTable
 from data.reading import columns, ingest, rows
 from data.reading.decode import decode
+from experiments.tiny import EXPERIMENT
 from tests.support.samples import encoded, noise, tree
 
 
@@ -456,3 +460,66 @@ def test_a_mistake_of_many_rows_that_an_option_mends_is_told_once(tmp_path):
     path = table(tmp_path, 9, labels=("a|b", "a|b", "c"))
     assert "6 of 9 rows: a|b is more than one label; for multi-label data, set" in complaint(path)
     assert complaint(path).count("more than one label") == 1
+
+
+# ---- weights
+
+
+def draws(splits, **changes):
+    """How often an image of the training split comes in 40 epochs, by row of the store."""
+    experiment = EXPERIMENT.but({"sampling": ImageWeighted(), "batch_size": 4, "augment": ()} | changes)
+    parts = assemble(experiment, splits, Launch(device="cpu"))
+    for held in (splits.val, splits.test):  # the others come once, in their order
+        assert parts.held_out(held).plan.order(0).tolist() == list(range(len(held)))
+    drawn = np.concatenate([parts.train.plan.order(epoch) for epoch in range(40)])
+    return np.bincount(splits.train.rows[drawn], minlength=40)
+
+
+def test_images_are_drawn_by_the_weights_of_a_column(tmp_path):
+    path = table(tmp_path, 40, importance=[0, 1, 1, 8] * 10)
+    splits = loaded(path, weight_column="importance")
+    expected = np.array([0, 1, 1, 8] * 10)
+    for images in (splits.train, splits.val, splits.test):
+        assert np.array_equal(images.weights, expected[images.rows])
+    found = draws(splits)
+    assert not found[expected == 0].any()
+    ratio = found[expected == 8].sum() / found[expected == 1].sum() / (expected[splits.train.rows] == 8).sum()
+    assert ratio * (expected[splits.train.rows] == 1).sum() == pytest.approx(8, rel=0.3)
+    fold = Fold(folds=2)(splits).train
+    assert np.array_equal(fold.weights, expected[fold.rows])
+    assert loaded(path).digest != splits.digest  # the weights are part of the data
+    with pytest.raises(UserError, match=r"ImageWeighted needs a weight for each image; set data\.weight_column"):
+        draws(loaded(path))
+
+
+def test_weights_are_of_the_training_images_alone_and_multi_label_ones_have_them(tmp_path):
+    split = (["train"] * 6 + ["val"] * 2 + ["test"] * 2) * 2
+    path = table(tmp_path, split=split, weight=[1 if one == "train" else "" for one in split])
+    splits = loaded(path, weight_column="weight", multi_label=True)
+    assert splits.train.weights.tolist() == [1] * 12
+    assert np.isnan(splits.val.weights).all()
+    assert draws(splits, loss="BinaryCrossEntropy", monitor="val/map").sum() == 480
+    fold = Fold(folds=8, number=3)(splits)
+    assert len(fold.train) == 14
+    with pytest.raises(UserError, match=r"[234] of 14 training images have no weight"):
+        draws(fold, loss="BinaryCrossEntropy", monitor="val/map")
+
+
+def test_what_is_wrong_with_weights_is_said_with_their_rows(tmp_path):
+    path = table(tmp_path, weight=[1, -2, "", "heavy", "nan", "inf"] + [1] * 14)
+    assert complaint(path, weight_column="weight").splitlines()[1:] == [
+        "row 2: weight: -2 is negative",
+        "row 3: the weight is missing",
+        "row 4: weight: heavy is not a number",
+        "row 5: weight: nan is not a finite number",
+        "row 6: weight: inf is not a finite number",
+    ]
+    assert str(path) in complaint(path, weight_column="weight")
+    assert "no column wait; did you mean weight" in complaint(path, weight_column="wait")
+    path = table(tmp_path, split=(["train"] * 8 + ["test"] * 2) * 2, weight=([0] * 8 + [1] * 2) * 2)
+    assert "the weights of all images for training are 0" in complaint(path, weight_column="weight")
+    cells = {"path": images(tmp_path, 4), "label": list("abab"), "weight": [1.5, None, float("nan"), 2.0]}
+    parquet.write_table(pa.table(cells), tmp_path / "w.parquet")
+    said = complaint(tmp_path / "w.parquet", weight_column="weight")
+    assert "row 2: the weight is missing" in said
+    assert "row 3: weight: nan is not a finite number" in said

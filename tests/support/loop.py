@@ -26,7 +26,7 @@ class Tiny(Dataset):
     def load(self, root=None):
         targets = np.arange(48) % 4
         pixels = np.random.default_rng(0).integers(0, 60, (48, 6, 6, 3)) + 50 * targets[:, None, None, None]
-        images = Images(pixels.astype(np.uint8), np.arange(48), targets)
+        images = Images(pixels.astype(np.uint8), np.arange(48), targets, weights=np.arange(48.0))
         train, val = images.take(np.arange(40)), images.take(np.arange(40, 48))
         return Splits("tiny", tuple("abcd"), train, val, val, "digest", "made up")
 

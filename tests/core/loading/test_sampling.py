@@ -1,5 +1,7 @@
 """Sampling, label noise and long tails: against the papers' formulas, and functions of seeds alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from core.common.errors import UserError
 from core.loading.batches import Plan
 from core.loading.images import Images
 from core.loading.loader import feed
-from core.loading.sampling import ClassBalanced, ClassWeighted, LabelNoise, LongTail, Sampling, Weighted
+from core.loading.sampling import ClassBalanced, ClassWeighted, ImageWeighted, LabelNoise, LongTail, Sampling, Weighted
 from tests.support.loop import BASE, built, digest, run
 
 CPU = torch.device("cpu")
@@ -19,7 +21,7 @@ CPU = torch.device("cpu")
 def images_of(*counts, seed=0):
     targets = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     pixels = np.zeros((len(targets), 2, 2, 1), dtype=np.uint8)
-    return Images(pixels, np.arange(len(targets)), targets)
+    return Images(pixels, np.arange(len(targets)), targets, weights=1.0 + np.arange(len(targets)) % 3)
 
 
 def counts_in(images, order, classes):
@@ -108,6 +110,32 @@ def test_declared_weights_are_relative_and_zero_never_comes():
     assert stats.chisquare(found[:2], np.array([1, 3]) / 4 * len(drawn)).pvalue > 1e-4
 
 
+def test_images_are_drawn_by_their_weights_as_torchs_sampler_draws_them():
+    weights = np.array([0, 1, 2.5, 0, 4, 1e-3, 0])
+    images = replace(images_of(4, 3), weights=weights)
+    drawn = np.concatenate([ImageWeighted().over(images, 2, 7)(1, epoch) for epoch in range(3000)])
+    theirs = list(torch.utils.data.WeightedRandomSampler(weights, len(drawn), generator=torch.manual_seed(0)))
+    ours, others = (np.bincount(one, minlength=7) for one in (drawn, theirs))
+    assert not ours[weights == 0].any()
+    assert stats.chisquare(ours[weights > 0], weights[weights > 0] / weights.sum() * len(drawn)).pvalue > 1e-4
+    assert stats.chi2_contingency([ours[weights > 0], others[weights > 0]]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (None, "ImageWeighted needs a weight for each image; set data.weight_column"),
+        (np.zeros(40), "non-negative, with a positive sum"),
+        (np.full(40, -1.0), "non-negative, with a positive sum"),
+        (np.where(np.arange(40) < 3, np.nan, 1.0), "3 of 40 training images have no weight"),
+    ],
+)
+def test_images_without_usable_weights_are_refused(weights, message):
+    images = replace(images_of(20, 20), weights=weights)
+    with pytest.raises(ValueError, match=message):
+        ImageWeighted().over(images, 2, 8)
+
+
 @pytest.mark.parametrize("size", [6, 8, 32, 60])
 def test_balanced_batches_hold_each_class_equally_often(size):
     images = images_of(200, 30, 10, 5)
@@ -138,7 +166,7 @@ def test_neighbors_in_a_balanced_batch_are_of_any_class():
 
 
 @pytest.mark.parametrize(
-    "part", [ClassWeighted(), Weighted(weights=(1, 2, 0, 4)), ClassBalanced()], ids=lambda p: p.label()
+    "part", [ClassWeighted(), Weighted(weights=(1, 2, 0, 4)), ClassBalanced(), ImageWeighted()], ids=lambda p: p.label()
 )
 class TestEverySampling:
     def test_an_order_is_a_function_of_seed_and_epoch(self, part):
