@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,16 @@ class HuggingFace(OwnImages):
 
     With --root, what `save_to_disk` wrote, or a folder of Parquet files, such as a clone of a dataset's repository.
     With `name`, a dataset of the hub that `datasets.load_dataset` has loaded before on this machine. A Dataset, or a
-    DatasetDict with train and optionally validation and test; missing splits are created. Nothing is downloaded, and
-    no code of the dataset is executed.
+    DatasetDict with train and optionally validation and test; missing splits are created. Nothing is downloaded, unless
+    `streaming` reads a dataset of the hub for the first time, and no code of the dataset is executed.
     """
 
     name: str | None = Field(None, description="name on the hub, such as ylecun/mnist; none: the dataset at --root")
+    streaming: bool = Field(
+        False,
+        description="read the images as they come, from the hub or from Parquet files, and decode them into the cache, "
+        "without the copy of all files that the library makes otherwise; later runs need no network",
+    )
     config: str | None = Field(None, description="configuration of the dataset, if it has several")
     images: str = Field("image", min_length=1, description="name of the feature with the images, of type Image")
     labels: str = Field("label", min_length=1, description="name of the feature with the labels, of type ClassLabel")
@@ -49,30 +55,41 @@ class HuggingFace(OwnImages):
             raise DataError([f"HuggingFace needs {what}: add --root PATH", EXPECTED])
         if root is not None and self.name is not None:
             raise DataError(["HuggingFace reads either --root PATH or its name on the hub, --data.name; leave one out"])
-        datasets = _library(root or self.name)
+        streamed = root is None and self.streaming
+        datasets = _library(root or self.name, offline=not streamed)
         recipe = self.recipe(skip_unreadable=self.skip_unreadable)
         place = root or Path(str(self.name))
-        stored = None if root else _of_hub(datasets, str(self.name), self.config)
+        stored = None if root or streamed else _of_hub(datasets, str(self.name), self.config)
 
         def build(folder: Path) -> cache.Index:
             with archive.reading(place):
-                classes, groups = self._groups(datasets, place, stored)
+                saved = _of_hub(datasets, str(self.name), self.config, stream=True) if streamed else stored
+                saved = _opened(datasets, place, self.config, self.streaming) if saved is None else saved
+                classes, tables = self._tables(datasets, place, saved)
+                if isinstance(next(iter(tables.values())), datasets.IterableDataset):
+                    return packed.build_stream(place, classes, self._items(place, tables), recipe, folder)
+                groups = self._groups(place, tables)
             return packed.build(place, classes, groups, recipe, folder)
 
         fields = f"{self.images} {self.labels} {recipe.skip_unreadable}"
-        found = archive.fingerprint(root) if root else _files_of(stored)
+        found = archive.fingerprint(root) if root else f"stream of {self.name}" if streamed else _files_of(stored)
         fields += f" {self.config}" if self.config else ""
         key = f"huggingface {found} {recipe.policy} {fields}"
         return self.splits(cache.fetch(key, build), place)
 
     def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
         with archive.reading(root):
-            classes, groups = self._groups(_library(root), root, None)
+            datasets = _library(root)
+            classes, tables = self._tables(datasets, root, _opened(datasets, root, self.config))
+            groups = self._groups(root, tables)
         return packed.listed(type(self).__name__, root, classes, groups, lambda: packed.contents_of(root, groups))
 
-    def _groups(self, datasets: Any, root: Path, stored: Any) -> tuple[list[str], list[packed.Group]]:
-        saved = _opened(datasets, root, self.config) if stored is None else stored
-        if isinstance(saved, datasets.DatasetDict):
+    def _tables(self, datasets: Any, root: Path, saved: Any) -> tuple[list[str], dict[str, Any]]:
+        """(the classes, the images and labels of each split), not decoded. Raises DataError.
+
+        Images are decoded with the same policy as others, and not by the library; paths are not followed.
+        """
+        if isinstance(saved, dict):
             packed.refuse_groups(root, list(saved))
             tables = {split_of(name) or "": table for name, table in saved.items()}
         else:
@@ -82,55 +99,87 @@ class HuggingFace(OwnImages):
         classes = next(iter(tables.values())).features[self.labels].names
         if any(table.features[self.labels].names != classes for table in tables.values()):
             raise DataError([f"{root}: the splits have different ClassLabel features; cast them to the same one"])
-        return list(classes), [self._group(datasets, root, split, table) for split, table in tables.items()]
+        undecoded = datasets.Image(decode=False)
+        return list(classes), {
+            split: table.with_format(None)
+            .select_columns([self.images, self.labels])
+            .cast_column(self.images, undecoded)
+            for split, table in tables.items()
+        }
 
     def _wrong(self, datasets: Any, root: Path, split: str, table: Any) -> Iterator[str]:
-        has = ", ".join(f"{printable(name)}: {type(kind).__name__}" for name, kind in table.features.items())
+        has = ", ".join(f"{printable(name)}: {type(kind).__name__}" for name, kind in (table.features or {}).items())
         for role, name, kind, cast in (
             ("images", self.images, datasets.Image, f"cast_column('{self.images}', Image())"),
             ("labels", self.labels, datasets.ClassLabel, f"class_encode_column('{self.labels}')"),
         ):
-            if not isinstance(table.features.get(name), kind):
-                fitting = [printable(other) for other, found in table.features.items() if isinstance(found, kind)]
+            features = table.features or {}
+            if not isinstance(features.get(name), kind):
+                fitting = [printable(other) for other, found in features.items() if isinstance(found, kind)]
                 advice = f"use --data.{role} {' or '.join(fitting)}" if fitting else f"use {cast} and save it again"
                 yield f"{root}: {split} has no feature {name} of type {kind.__name__} (it has {has}); {advice}"
 
-    def _group(self, datasets: Any, root: Path, split: str, table: Any) -> packed.Group:
-        # not decoded by datasets: images are decoded with the same policy as others, and paths are not followed
-        plain = table.with_format(None).select_columns([self.images, self.labels])
-        plain = plain.cast_column(self.images, datasets.Image(decode=False))
-        labels = [-1 if label is None else label for label in plain[self.labels]]
-        return packed.Group(split, labels, partial(_read, root, plain, self.images))
+    def _groups(self, root: Path, tables: dict[str, Any]) -> list[packed.Group]:
+        return [
+            packed.Group(
+                split, [_number(label) for label in table[self.labels]], partial(_read, root, table, self.images)
+            )
+            for split, table in tables.items()
+        ]
+
+    def _items(self, root: Path, tables: dict[str, Any]) -> Iterator[tuple[str, int, bytes]]:
+        """(split, label, content) of the images of all streams. Raises DataError where one ends early."""
+        for split, table in tables.items():
+            rest = iter(table)
+            for number in count():
+                try:
+                    one = next(rest, None)
+                except Exception as error:  # of a file system, of the network, or of Parquet
+                    said = f"reading {split} stopped after {number:,} images"
+                    raise DataError([f"{root}: {said} ({_first_line(error)})"]) from None
+                if one is None:
+                    break
+                yield split, _number(one[self.labels]), _content(root, one[self.images])
+            if not number:
+                raise DataError([f"{root}: {split} contains no images"])
 
 
-def _library(source: Path | str | None) -> Any:
-    os.environ["HF_HUB_OFFLINE"] = "1"  # the library reads it once, when it is imported
+def _number(label: int | None) -> int:
+    return -1 if label is None else label
+
+
+def _library(source: Path | str | None, offline: bool = True) -> Any:
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the library reads it once, when it is imported
     return extras.library("datasets", "huggingface", f"reading {source} as a Hugging Face dataset")
 
 
-def _opened(datasets: Any, root: Path, config: str | None) -> Any:
+def _opened(datasets: Any, root: Path, config: str | None, streaming: bool = False) -> Any:
     try:
         if any((root / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json")):
             return datasets.load_from_disk(str(root.resolve()))
         files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
         if not files or any(file.suffix != ".parquet" for file in files):
             return datasets.load_from_disk(str(root.resolve()))  # which says what is missing
-        where = str(store() / "huggingface")
+        how = {"cache_dir": str(store() / "huggingface"), "streaming": streaming}
         if root.is_file():
-            return datasets.load_dataset("parquet", data_files=str(root.resolve()), cache_dir=where)["train"]
-        return _alone(datasets, datasets.load_dataset(str(root.resolve()), config, cache_dir=where))
+            return datasets.load_dataset("parquet", data_files=str(root.resolve()), **how)["train"]
+        return _alone(datasets.load_dataset(str(root.resolve()), config, **how))
     except Exception as error:  # a damaged folder can raise nearly any error of files, JSON or Arrow
         raise DataError(
             [f"{root} cannot be read as a saved Hugging Face dataset ({_first_line(error)})", EXPECTED]
         ) from None
 
 
-def _of_hub(datasets: Any, name: str, config: str | None) -> Any:
-    """A dataset of the hub from the cache of the library. Raises DataError."""
+def _of_hub(datasets: Any, name: str, config: str | None, stream: bool = False) -> Any:
+    """A dataset of the hub from the cache of the library, or as a stream. Raises DataError."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            return _alone(datasets, datasets.load_dataset(name, config))
+            return _alone(datasets.load_dataset(name, config, streaming=stream))
     except Exception as error:  # as of folders
+        if stream:
+            advice = "start it once where there is a network, or name a saved copy with --root"
+            raise DataError([f"{name} cannot be read from the hub ({_first_line(error)}); {advice}"]) from None
         code = f"datasets.load_dataset({', '.join(map(repr, filter(None, (name, config))))})"
         raise DataError(
             [
@@ -141,9 +190,9 @@ def _of_hub(datasets: Any, name: str, config: str | None) -> Any:
         ) from None
 
 
-def _alone(datasets: Any, found: Any) -> Any:
+def _alone(found: Any) -> Any:
     """Of a dataset with one split, which holds all images, this one."""
-    return next(iter(found.values())) if isinstance(found, datasets.DatasetDict) and len(found) == 1 else found
+    return next(iter(found.values())) if isinstance(found, dict) and len(found) == 1 else found
 
 
 def _files_of(stored: Any) -> str:
@@ -160,7 +209,11 @@ def _first_line(error: Exception) -> str:
 def _read(root: Path, table: Any, images: str) -> Iterator[ingest.Stored]:
     for batch in table.iter(batch_size=_AT_ONCE):
         for one in batch[images]:
-            if one is None or one["bytes"] is None:
-                advice = "embed the contents of the image files and save the dataset again"
-                raise DataError([f"{root} has images that are missing or stored as paths; {advice}"])
-            yield one["bytes"]
+            yield _content(root, one)
+
+
+def _content(root: Path, image: Any) -> bytes:
+    if image is None or image["bytes"] is None:
+        advice = "embed the contents of the image files and save the dataset again"
+        raise DataError([f"{root} has images that are missing or stored as paths; {advice}"])
+    return bytes(image["bytes"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -112,6 +112,55 @@ def build(
     return _index(found, layout, recipe, hashes, areas, len(unreadable))
 
 
+def build_stream(
+    source: Path,
+    classes: Sequence[str],
+    contents: Iterable[tuple[str, int, Stored]],
+    recipe: Recipe,
+    folder: Path,
+) -> cache.Index:
+    """As `build`, for images that come one after the other, with their labels, and are not counted before.
+
+    source: for messages.  contents: (split, label, content) of each image. Raises Unreadable
+    as `build` does.
+    """
+    shape = recipe.frame.height, recipe.frame.width, 3
+    names: list[str] = []
+    splits: list[str] = []
+    labels: list[int] = []
+    hashes: dict[int, str] = {}
+    areas: dict[int, int] = {}
+    unreadable: list[str] = []
+
+    def numbered() -> Iterator[tuple[int, Stored]]:
+        seen: Counter[str] = Counter()
+        for row, (split, label, content) in enumerate(contents):
+            names.append(f"{split}/{seen[split]:08}")
+            seen[split] += 1
+            splits.append(split)
+            labels.append(label)
+            yield row, content
+
+    def job(batch: list[tuple[int, Stored]]) -> tuple[_Outcome, list[np.ndarray]]:
+        pixels = {row: np.zeros(shape, np.uint8) for row, _ in batch}  # which an image that cannot be read leaves
+        outcome = _decode_batch(batch, names, recipe, pixels.__setitem__)
+        return outcome, [pixels[row] for row, _ in batch]
+
+    shown = bar(f"decoding the images of {source.name}", None, "images")
+    with cache.appended(folder, shape) as add, shown as advance:
+        for outcome, images in in_threads(job, batches(numbered())):
+            for image in images:
+                add(image)
+            hashes.update(outcome.hashes)
+            areas.update(zip((row for row, _ in outcome.hashes), outcome.areas, strict=True))
+            unreadable += outcome.unreadable
+            advance(len(images))
+    found = tree.Tree(source, "", tuple(names), frozenset(), ())
+    _refuse(found, recipe, unreadable, hashes)
+    arranged = Layout(tuple(classes), tuple(splits), tuple(labels))
+    return _index(found, arranged, recipe, hashes, areas, len(unreadable))
+
+
 def _build_reduced(found: tree.Tree, layout: Layout, recipe: Recipe, folder: Path) -> cache.Index:
     """As `build`, for files that are kept smaller; what a killed process has finished is not done again."""
     unreadable: list[str] = []
@@ -150,9 +199,7 @@ def _forget(row: int, pixels: np.ndarray) -> None:
     """The put function of a cache without pixels."""
 
 
-def _decode_batch(
-    batch: Any, names: tuple[str, ...], recipe: Recipe, put: Callable[[int, np.ndarray], None]
-) -> _Outcome:
+def _decode_batch(batch: Any, names: Sequence[str], recipe: Recipe, put: Callable[[int, np.ndarray], None]) -> _Outcome:
     outcome = _Outcome([], [], [], [])
     for row, content in batch:
         try:

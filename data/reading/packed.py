@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,37 @@ def build(
     arranged = layout.Layout(tuple(classes), splits, labels)
     index = ingest.build(_tree(root, groups), arranged, recipe, folder, enumerate(contents_of(root, groups)))
     return marked(index)
+
+
+def build_stream(
+    root: Path,
+    classes: Sequence[str],
+    items: Iterable[tuple[str, int, ingest.Stored]],
+    recipe: ingest.Recipe,
+    folder: Path,
+) -> cache.Index:
+    """As `build`, for (split, label, content) of images that come one after the other; the same images and labels have
+    the same digest."""
+    index = ingest.build_stream(root, classes, _right(root, classes, items), recipe, folder)
+    return marked(index)
+
+
+def _right(
+    root: Path, classes: Sequence[str], items: Iterable[tuple[str, int, ingest.Stored]]
+) -> Iterator[tuple[str, int, ingest.Stored]]:
+    """The same items. Raises DataError at the first label that is not one of the classes."""
+    if len(classes) < 2:
+        raise DataError([f"{root}: {len(classes)} class; classification requires at least two"])
+    seen: Counter[str] = Counter()
+    for split, label, content in items:
+        if not 0 <= label < len(classes):
+            raise DataError([_outside(root, split, seen[split], label, classes)])
+        seen[split] += 1
+        yield split, label, content
+
+
+def _outside(root: Path, split: str, row: int, label: int, classes: Sequence[str]) -> str:
+    return f"{root}: {split}, index {row}: label {label} is not in the range 0 to {len(classes) - 1}"
 
 
 def marked(index: cache.Index) -> cache.Index:
@@ -108,4 +140,4 @@ def _wrong(root: Path, classes: Sequence[str], group: Group) -> Iterator[str]:
         yield f"{root}: {group.split} contains no images"
     for row, label in enumerate(() if _several([group]) else group.labels):
         if not 0 <= label < len(classes):
-            yield f"{root}: {group.split}, index {row}: label {label} is not in the range 0 to {len(classes) - 1}"
+            yield _outside(root, group.split, row, label, classes)

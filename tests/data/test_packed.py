@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from core.common.errors import UserError
+from core.common.paths import store
 from data import Hdf5, HuggingFace, ImageFolder
 from data.reading import ingest
 from data.reading.decode import decode
@@ -282,22 +283,88 @@ def test_what_is_wrong_in_a_saved_set_is_reported(datasets, tmp_path):
     assert "cannot be read as a saved Hugging Face dataset" in complaint(HuggingFace(size=16), tmp_path / "home")
 
 
+def repository(stored, datasets, target):
+    """A folder of Parquet files with the splits of a saved set, as a repository of the hub has them."""
+    (target / "data").mkdir(parents=True)
+    for split, table in datasets.load_from_disk(str(stored)).items():
+        table.to_parquet(target / "data" / f"{split}-00000-of-00001.parquet")
+    return target
+
+
+def copies():
+    """The files that the library has copied images to, of all data sets."""
+    return list(store().rglob("*.arrow"))
+
+
+def test_a_stream_is_the_same_data_without_a_copy_on_disk(datasets, tmp_path):
+    contents = {"train": rows(0, 70), "validation": rows(80, 4), "test": rows(90, 4)}
+    stored = saved(datasets, tmp_path / "set", **contents)
+    root = repository(stored, datasets, tmp_path / "repository")
+    streamed = HuggingFace(size=16, streaming=True).load(root)
+    assert not copies()
+    shutil.rmtree(store() / "cache")
+    expected = HuggingFace(size=16).load(root)
+    assert copies()
+    assert shown(streamed) == shown(expected)
+    assert streamed.digest == expected.digest
+    assert HuggingFace(size=16, streaming=True).load(stored).digest == expected.digest  # a saved set is not copied
+    alone = HuggingFace(size=16, streaming=True).load(root / "data" / "train-00000-of-00001.parquet")
+    assert (len(alone.train) + len(alone.val) + len(alone.test)) == 70
+
+
+def test_a_dataset_of_the_hub_is_streamed_once(datasets, tmp_path, monkeypatch):
+    message = complaint(HuggingFace(name="labbook/tiny", streaming=True), None)
+    assert message.startswith("labbook/tiny cannot be read from the hub (")
+    assert message.endswith("; start it once where there is a network, or name a saved copy with --root")
+    stored = saved(datasets, tmp_path / "set", train=rows(0, 20), test=rows(90, 4))
+    root = repository(stored, datasets, tmp_path / "repository")
+    ours, load = [], datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, *rest, **how: ours.append(name) or load(str(root), **how)
+    )
+    data = HuggingFace(name="labbook/tiny", streaming=True, size=16)
+    splits = data.load(None)
+    assert splits.name == "tiny"
+    assert shown(splits) == shown(HuggingFace(size=16).load(stored))
+    assert data.load(None).digest == splits.digest
+    assert ours == ["labbook/tiny"]  # the second time, nothing is asked
+
+
+def test_what_is_wrong_in_a_stream_is_reported(datasets, tmp_path):
+    def said(name, **fields):
+        return complaint(HuggingFace(size=16, streaming=True, **fields), tmp_path / name)
+
+    broken = [(b"none", 0), *rows(0, 4), (b"more", 1)]
+    for name, train in (("a", broken), ("b", [*rows(0, 4), (rows(0, 1)[0][0], None)]), ("c", [*rows(0, 4), (None, 1)])):
+        repository(saved(datasets, tmp_path / f"{name}_", train=train, test=rows(9, 4)), datasets, tmp_path / name)
+    message = said("a")
+    assert "2 of 10 images cannot be read" in message
+    assert "train/00000005: " in message
+    assert "train has no feature pic of type Image (it has image: Image, label: ClassLabel)" in said("a", images="pic")
+    assert "train, index 4: label -1 is not in the range 0 to 1" in said("b")
+    assert "images that are missing or stored as paths" in said("c")
+    skipped = HuggingFace(size=16, streaming=True, skip_unreadable=True).load(tmp_path / "a")
+    whole = HuggingFace(size=16, skip_unreadable=True).load(tmp_path / "a_")
+    assert (shown(skipped), skipped.digest) == (shown(whole), whole.digest)
+    for path in (tmp_path / "c").rglob("train*"):  # the footer, which has the features, is whole
+        content = path.read_bytes()
+        path.write_bytes(content[:4] + bytes(2000) + content[2004:])
+    assert "c: reading train stopped after 0 images (" in said("c")
+
+
 def test_parquet_files_and_the_cache_of_the_hub_hold_the_same_set(datasets, tmp_path, monkeypatch):
     contents = {"train": rows(0, 10), "validation": rows(20, 4), "test": rows(40, 4)}
     stored = saved(datasets, tmp_path / "set", **contents)
     expected = HuggingFace(size=16).load(stored)
-    repository = tmp_path / "repository"
-    (repository / "data").mkdir(parents=True)
-    for split, table in datasets.load_from_disk(str(stored)).items():
-        table.to_parquet(repository / "data" / f"{split}-00000-of-00001.parquet")
-    assert shown(HuggingFace(size=16).load(repository)) == shown(expected)
+    root = repository(stored, datasets, tmp_path / "repository")
+    assert shown(HuggingFace(size=16).load(root)) == shown(expected)
 
     # as load_dataset("labbook/tiny") leaves it, where there is a network
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
     message = complaint(HuggingFace(name="labbook/tiny"), None)
     assert "labbook/tiny is not in the cache of Hugging Face datasets (" in message
     assert "datasets.load_dataset('labbook/tiny')" in message
-    loaded = datasets.load_dataset(str(repository), cache_dir=str(tmp_path / "hf"))
+    loaded = datasets.load_dataset(str(root), cache_dir=str(tmp_path / "hf"))
     source = Path(loaded["train"].cache_files[0]["filename"]).parent
     target = tmp_path / "hub" / "labbook___tiny" / "default" / "0.0.0" / source.name
     shutil.copytree(source, target)
@@ -306,4 +373,4 @@ def test_parquet_files_and_the_cache_of_the_hub_hold_the_same_set(datasets, tmp_
     splits = HuggingFace(name="labbook/tiny", size=16).load(None)
     assert shown(splits) == shown(expected)
     assert splits.name == "tiny"
-    assert "either --root PATH or its name on the hub" in complaint(HuggingFace(name="labbook/tiny"), repository)
+    assert "either --root PATH or its name on the hub" in complaint(HuggingFace(name="labbook/tiny"), root)
