@@ -36,6 +36,7 @@ OF_RUNS = {
     "answers": "RUN ...: compute the answers of finished runs that have none",
     "rerun": "RUN: train the same declaration again and check that the result is the same",
     "export": "RUN: files for other engines, measured before they are kept (--to onnx,...)",
+    "publish": "RUN DIR: a folder for the Hugging Face hub: model card, weights, answers, record",
     "benchmark": "RUN: latency and throughput of its network in several engines",
     "register": "RUN NAME: add the model of a run to MLflow's model registry",
     "import": "PATH ...: add old runs (logs, MLflow, W&B, Neptune) to the record",

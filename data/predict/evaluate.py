@@ -21,15 +21,14 @@ import numpy as np
 from core.augment.corruptions import KINDS, SEVERITIES
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
-from core.common.statistics import wilson
 from core.common.terminal import console, tell
 from core.inference.answers import ask, log_answers, read
 from core.inference.average import mean_answers
 from core.inference.network import DTYPES, network_of
 from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
-from core.metrics.bootstrap import interval
 from core.metrics.by_name import compute
+from core.metrics.intervals import over_images
 from core.record.journal import Journal, log_text
 from core.record.ledger import note_reading
 from core.record.lock import PATIENCE, locked
@@ -153,7 +152,7 @@ def _show(title: str, answers: Answers, metrics: Sequence[str] | None) -> dict[s
     found = {}
     for name in metrics or (METRICS_OF_LABELS if answers.multi_label else METRICS):
         value = compute(answers, name)
-        low, high = _interval(answers, name)
+        low, high = over_images(answers, name)
         found[name] = value, low, high
         grid.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     console().print(grid)
@@ -170,15 +169,6 @@ def _show_mean(found: Sequence[Answers], metrics: Sequence[str] | None) -> None:
         tell(f"no mean of {len(found)} runs: {reason}")
         return
     _show(f"mean of {len(found)} runs", mean, metrics)
-
-
-def _interval(answers: Answers, name: str) -> tuple[float, float]:
-    """The 95 % interval over images: Wilson's of a share, percentiles of a bootstrap otherwise."""
-    n = len(answers)
-    if name == "accuracy":
-        low, high = wilson(np.array(round(compute(answers, name) * n)), np.array(n))
-        return float(low), float(high)
-    return interval(lambda rows: compute(answers.in_order(rows), name), n)
 
 
 def _record(
