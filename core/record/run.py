@@ -35,6 +35,7 @@ WEIGHTS = "weights/best.safetensors"
 CONFUSION, CONFUSION_PAIRS = "confusion_matrix.csv", "confusion_pairs.csv"  # the pairs: for a large number of classes
 REPORT = "report.html"
 EXPORT = "export.json"  # artifact: what was measured when the run was exported
+GRAPH = "graph.pb"  # artifact of a run with --also tensorboard: its network as TensorBoard draws it, a GraphDef
 COMPRESSION = "compression.json"  # size and latency before and after pruning or quantization
 PRUNED = "pruned"  # tag of a trial that was pruned
 MICRO_BATCHES = "micro_batches"  # tag of a run that went on in more micro-batches when memory ran out, with the step

@@ -11,6 +11,7 @@ import torch
 from core.common import plots
 from core.common.errors import Unfinished, UserError
 from core.common.terminal import tell
+from core.diagnostics.network_graph import network_graph
 from core.inference.answers import log_answers, name_of
 from core.loading.images import Images
 from core.metrics.answers import Answers
@@ -23,7 +24,7 @@ from core.models.weights import unmerged
 from core.record import provenance
 from core.record.journal import Journal, log_rows, log_text
 from core.record.ledger import note_reading
-from core.record.run import COMPRESSION, CONFUSION, CONFUSION_PAIRS, RECORD, WEIGHTS
+from core.record.run import COMPRESSION, CONFUSION, CONFUSION_PAIRS, GRAPH, RECORD, WEIGHTS
 from core.record.summary import write_summary
 from core.runs.trained import Run
 from core.training import distributed
@@ -136,6 +137,13 @@ def curves(journal: Journal, parts: Assembly) -> None:
     with plots.optional(plots.CURVES):
         plots.learning_curves(history, parts.experiment.best_epoch(history), journal.artifact(plots.CURVES))
         journal.log_artifact(plots.CURVES)
+
+
+def graph(journal: Journal, parts: Assembly) -> None:
+    """Record the graph of the network for the mirror of TensorBoard, which does not have the network."""
+    with plots.optional(GRAPH):
+        journal.artifact(GRAPH).write_bytes(network_graph(parts.state.evaluated, parts.context.image_shape))
+        journal.log_artifact(GRAPH)
 
 
 def close(journal: Journal, parts: Assembly, status: str) -> None:

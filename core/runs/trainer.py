@@ -21,7 +21,7 @@ from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
 from core.runs.progress import Forecast, Progress, progress
-from core.runs.results import close, curves, evaluate_kept, peak_memory_mb, test
+from core.runs.results import close, curves, evaluate_kept, graph, peak_memory_mb, test
 from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly, belongs
@@ -72,6 +72,8 @@ class Trainer:
             return
         test(self.journal, self.parts)
         curves(self.journal, self.parts)
+        if "tensorboard" in self.parts.launch.also:
+            graph(self.journal, self.parts)
         self._report(self.journal)
         keep_last(self.run.folder / CHECKPOINTS)
 

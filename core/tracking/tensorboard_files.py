@@ -26,6 +26,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from core.common.files import make_folder
 from core.record import journal
+from core.record.run import GRAPH
 from core.tracking.cursor import Record
 from core.tracking.destinations import TENSORBOARD
 from core.tracking.tracker import Missing, Point
@@ -91,6 +92,9 @@ class EventFiles:
         return []
 
     def artifact(self, record: Record, path: Path, name: str) -> list[str]:
+        if name == GRAPH and path.is_file():
+            self._write(record, graph_def=path.read_bytes())
+            return []
         if path.suffix.lower() not in _IMAGES:
             return []  # TensorBoard has no place for files
         try:
@@ -156,10 +160,10 @@ class EventFiles:
         metadata = create_summary_metadata(display_name=tag, description="")
         self._write(record, summary=Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]))
 
-    def _write(self, record: Record, summary: Summary, time: float | None = None, step: int = 0) -> None:
+    def _write(self, record: Record, time: float | None = None, step: int = 0, **what: Any) -> None:
         when = self._times[record.run_id] if time is None else time
         with self._cut_if_it_fails(record.run_id):
-            _append(self._file(record), Event(wall_time=when, step=step, summary=summary))
+            _append(self._file(record), Event(wall_time=when, step=step, **what))
 
     def _file(self, record: Record) -> BinaryIO:
         if record.run_id not in self._files:

@@ -28,7 +28,7 @@ from tests.support.mlflow_server import begin, kill, mirror_now, wait_for
 def read(run: Path) -> EventAccumulator:
     """What TensorBoard has of a run: everything, for a size of 0 means all."""
     (folder,) = Path(TENSORBOARD.place()).glob(f"*/{run.name}")
-    found = EventAccumulator(str(folder), {"scalars": 0, "images": 0, "tensors": 0})
+    found = EventAccumulator(str(folder), {"scalars": 0, "images": 0, "tensors": 0, "graph": 1})
     found.Reload()
     return found
 
@@ -152,6 +152,12 @@ def test_a_training_is_mirrored_while_mlflow_is_off(home, monkeypatch):
     assert_whole(run.folder)
     assert not (home / "mlflow.db").exists()
     assert run.record["launch"]["also"] == ["tensorboard"]
+    found = read(run.folder)
+    layers = {node.name.split("/")[1] for node in found.Graph().node if "/" in node.name}
+    assert {f"{type(layer).__name__}[{place}]" for place, layer in run.model.named_children()} <= layers
+    for name in ("confusion_matrix.png", "learning_curves.png", "mistakes.png"):
+        (image,) = found.Images(name)
+        assert image.encoded_image_string == run.artifact(name).read_bytes()
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(home, monkeypatch):
