@@ -70,9 +70,10 @@ class Launch(Part):
     )
     mlflow: bool = Field(True, description="send the run to MLflow; if false, labbook sync can send it later")
 
-    also: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+    also: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (),
-        description="further trackers of the run, each fed by a process of its own: tensorboard, wandb (offline)",
+        description="further trackers of the run, each fed by a process of its own: tensorboard, wandb (offline), "
+        "trackio",
     )
 
     notify: str | None = Field(

@@ -34,6 +34,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS, 1) for room in room
 ONLY_IN = {
     "mlflow": "core/tracking",
     "wandb": "core/tracking",
+    "trackio": "core/tracking",
     "optuna": "core/search",
     "albumentations": "core/augment",
 }

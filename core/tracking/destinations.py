@@ -74,7 +74,15 @@ WANDB = Destination(
     _lacks("wandb", "wandb"),
     lambda: f"wandb sync {folder('wandb')}/offline-run-*",
 )
-DESTINATIONS = {each.name: each for each in (MLFLOW, TENSORBOARD, WANDB)}
+TRACKIO = Destination(
+    "trackio",
+    "Trackio",
+    "core.tracking.trackio_store",
+    lambda: folder("trackio"),
+    _lacks("trackio", "trackio"),
+    lambda: f"TRACKIO_DIR={folder('trackio')} trackio show",
+)
+DESTINATIONS = {each.name: each for each in (MLFLOW, TENSORBOARD, WANDB, TRACKIO)}
 
 
 def chosen(mlflow: bool, also: Iterable[str]) -> list[Destination]:

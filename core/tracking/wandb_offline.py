@@ -6,8 +6,6 @@ was resumed after its end, is written again from the beginning, under the same i
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +18,7 @@ import wandb
 from core.record import journal
 from core.tracking.cursor import Record
 from core.tracking.destinations import WANDB
+from core.tracking.plain import plain
 from core.tracking.tracker import Missing, Point
 
 STEP = "labbook/step"  # the axis of all metrics: an epoch or an optimizer step
@@ -74,7 +73,7 @@ class OfflineRuns:
         return replace(record, run_id=name)
 
     def params(self, record: Record, values: Mapping[str, str]) -> list[str]:
-        self._run(record).config.update({name: _plain(text) for name, text in values.items()}, allow_val_change=True)
+        self._run(record).config.update({name: plain(text) for name, text in values.items()}, allow_val_change=True)
         return []
 
     def tags(self, record: Record, values: Mapping[str, str]) -> list[str]:
@@ -130,12 +129,3 @@ class OfflineRuns:
         if record.run_id not in self._runs:
             raise Missing
         return self._runs[record.run_id]
-
-
-def _plain(text: str) -> Any:
-    """A param as the number, truth value or list that it is; otherwise its text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return text if isinstance(value, float) and not math.isfinite(value) else value
