@@ -39,7 +39,6 @@ class Use(NamedTuple):
 
 
 _FOREACH = "compute the norm and the sum in a loop over tensors: slower, the same numbers"
-_NORM = "name the public classes: nn.BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm"
 _VALIDATE = "leave the name to the server, which refuses it after training instead of before"
 _MONITOR = "sample psutil and pynvml in core/tracking/system.py, under the same names"
 _EVENTS = "read the events with tensorboard.backend.event_processing.event_accumulator, or vendor the five messages"
@@ -52,9 +51,11 @@ USES = [
     Use("torch._foreach_add_", "core/optimizers/sam.py", _FOREACH),
     Use("torch._foreach_mul", "core/optimizers/sam.py", _FOREACH),
     Use("torch._foreach_copy_", "core/training/state.py", "copy in a loop over tensors: slower, the same numbers"),
-    Use("torch.nn.modules.batchnorm._BatchNorm", "core/models/hooks.py", _NORM),
-    Use("torch.nn.modules.batchnorm._BatchNorm", "core/training/memory.py", _NORM),
-    Use("torch.nn.modules.batchnorm._BatchNorm", "core/training/distributed.py", _NORM),
+    Use(
+        "torch.nn.modules.batchnorm._BatchNorm",
+        "core/common/tensors.py",
+        "name the public classes: nn.BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm",
+    ),
     Use("torch.nn.modules.conv._ConvNd", "core/models/initialize.py", "name the public convolutions of torch.nn"),
     Use("torch.ops.aten._cudnn_rnn", "core/models/flops.py", "count no FLOPs of recurrent layers on a GPU"),
     Use(

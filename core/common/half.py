@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.common.tensors import full
+from core.common.tensors import BatchNorm, full
 
 OWN = "own_dtype"  # attribute of a network: the dtype of what goes in
 
@@ -17,11 +16,11 @@ def in_half(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Convert the weights and buffers of a network to bf16 or fp16, in place, and return it. It takes and returns
     float32.
 
-    BatchNorm stays in fp32 as a whole: a running mean to which a tenth of a difference is added stands still in bf16 as
-    soon as that is less than 1/512 of it, and torch's kernels take its weights and its statistics in one dtype.
+    BatchNorm stays in fp32 as a whole: a running mean to which a tenth of a difference is added does not change in bf16
+    as soon as that is less than 1/512 of it, and torch's kernels take its weights and its statistics in one dtype.
     """
     for module in network.modules():
-        if not isinstance(module, _BatchNorm):
+        if not isinstance(module, BatchNorm):
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 if tensor.is_floating_point():
                     tensor.data = tensor.data.to(dtype)

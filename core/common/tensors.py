@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchNorm = _BatchNorm  # the base of BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm
 
 
 def full(logits: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from core.common.tensors import BatchNorm
 from core.models.inspection import matching
 
 
@@ -74,7 +74,7 @@ def _contexts(layers: Sequence[nn.Module]) -> tuple[AbstractContextManager[Any],
 @contextmanager
 def _frozen_statistics(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Context manager without updates of BatchNorm statistics, which must not count a recomputed batch twice."""
-    norms = [norm for layer in layers for norm in layer.modules() if isinstance(norm, _BatchNorm)]
+    norms = [norm for layer in layers for norm in layer.modules() if isinstance(norm, BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         # not track_running_stats, which would change the number of tensors saved for the backward pass

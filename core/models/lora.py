@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from core.common.tensors import BatchNorm
 from core.common.text import did_you_mean, few
 from core.declare.part import Part
 from core.models.freeze import Frozen, Layers
@@ -73,7 +73,7 @@ class Lora(Part):
 
     def of(self, network: nn.Module) -> Frozen:
         """BatchNorm without a trained parameter, as frozen modules of the prepared network."""
-        norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+        norms = {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
         still = tuple(name for name, norm in norms.items() if not any(p.requires_grad for p in norm.parameters()))
         return Frozen((Layers((), still),))
 

@@ -17,11 +17,11 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from core.common.errors import PeerLost, UserError
 from core.common.ranks import Ranks, ranks_here
+from core.common.tensors import BatchNorm
 
 T = TypeVar("T")
 _TRANSPORT = re.compile(r"gloo|nccl|c10d|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
@@ -134,7 +134,7 @@ def sync_norms(module: nn.Module, device: torch.device) -> None:
 
 def converted(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
     """Replace BatchNorm by SyncBatchNorm, keeping forward hooks (stochastic depth, fp32)."""
-    before = {name: norm for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)}
+    before = {name: norm for name, norm in module.named_modules() if isinstance(norm, BatchNorm)}
     module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
     for name, norm in before.items():
         hooks = {field: value for field, value in vars(norm).items() if field.startswith("_forward_")}

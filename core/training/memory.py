@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.common.memory import is_out_of_memory, out_of_memory, release
+from core.common.tensors import BatchNorm
 from core.training import distributed
 from core.training.state import State
 
@@ -47,4 +47,4 @@ def within_memory(state: State, images: int, restart: Callable[[], None], gradie
 
 def _smallest(trained: nn.Module) -> int:
     """The smallest number of images in a micro-batch: BatchNorm cannot compute the variance of a single one."""
-    return 2 if any(isinstance(module, _BatchNorm) for module in trained.modules()) else 1
+    return 2 if any(isinstance(module, BatchNorm) for module in trained.modules()) else 1
