@@ -78,7 +78,7 @@ class _Contrasted(nn.Module):
             advice = "raise batch_size or lower grad_accum_steps"
             raise UserError([f"method: SimCLR has nothing to contrast in a micro-batch of one image; {advice}"])
         logits = model(batch.images)
-        contrast, found = nt_xent(self.projection(self.features.taken()), self.temperature)
+        contrast, found = nt_xent(self.projection(full(self.features.taken())), self.temperature)
         labels = loss(logits, batch.targets)
         reported = {"contrastive_loss": contrast, "label_loss": labels, "partner_accuracy": found}
         return Output(contrast + labels, logits, reported)

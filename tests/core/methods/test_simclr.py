@@ -130,6 +130,14 @@ def test_features_are_the_same_whatever_the_labels():
     assert {name for name in first if not torch.equal(first[name], second[name])} == {"model.9.weight", "model.9.bias"}
 
 
+def test_a_network_in_half_precision_is_contrasted_in_full():
+    parts = built(ALONE | {"precision": "bf16-true"})
+    with torch.no_grad():
+        out = step(parts, first_batch(parts))
+    assert out.extras["contrastive_loss"].dtype == torch.float32
+    assert out.losses.isfinite().all()
+
+
 def test_micro_batches_contrast_within_themselves_and_keep_both_views_of_an_image():
     whole, divided = built(ALONE), built(ALONE | {"grad_accum_steps": 2})
     batch = first_batch(whole)
