@@ -22,6 +22,7 @@ class Context:
     -1 if smaller ones are}.  sample: reads at most n training images, float [n, C, H, W] on the CPU, normalized and not
     augmented, the same for every seed; None where a network is rebuilt from a record, since its weights follow.
     network: to be trained, for the method; None for other parts.
+    tasks: the blocks of the classes of several tasks; () for a single one.
     """
 
     classes: tuple[str, ...]
@@ -40,6 +41,7 @@ class Context:
     directions: Mapping[str, int] = field(default_factory=dict)
     sample: Callable[[int], torch.Tensor] | None = None
     network: nn.Module | None = None
+    tasks: tuple[tuple[str, int], ...] = ()  # see core/common/blocks.py
 
 
 class Clock(NamedTuple):

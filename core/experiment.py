@@ -20,10 +20,10 @@ from core.loading.folds import Fold
 from core.loading.images import Dataset
 from core.loading.normalize import NORMALISE_MEANING, Normalize
 from core.loading.sampling import LabelNoise, LongTail, Sampling
-from core.losses import CrossEntropy, Loss
+from core.losses import CrossEntropy, Loss, TaskLosses
 from core.methods import Method, Supervised
 from core.metrics import Metric
-from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch
+from core.metrics.names import MONITORED, History, MetricName, Monitor, best_epoch, of_tasks
 from core.models import Model
 from core.models.freeze import Freeze
 from core.models.lora import Lora
@@ -135,9 +135,17 @@ class Experiment(Part):
 
     @property
     def directions(self) -> dict[str, int]:
-        """{val/NAME: 1 if larger values are better, -1 if smaller ones are} of the declared metrics, if it is known."""
+        """{val/NAME: 1 if larger values are better, -1 if smaller ones are} of the declared metrics, if it is known,
+        and of those of several tasks."""
         found = {f"val/{metric.label()}": metric.direction() for metric in self.metrics}
+        found |= {f"val/{name}": better for name, better in of_tasks(self.data.task_names).items()}
         return {name: better for name, better in found.items() if better is not None}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Validation metrics that can be monitored: of every run, of each of several tasks, and the declared ones."""
+        each = of_tasks(self.data.task_names)
+        return (*get_args(MetricName), *(f"val/{name}" for name in (*each, *(one.label() for one in self.metrics))))
 
     @property
     def pretrained(self) -> dict[str, Origin]:
@@ -163,7 +171,7 @@ class Experiment(Part):
         measured = get_args(MetricName)
         wrong = [("metrics", f"two of them are named {name[4:]}") for name in dict.fromkeys(own) if own.count(name) > 1]
         wrong += [("metrics", f"{name[4:]} is measured in every run; leave it out") for name in own if name in measured]
-        known = [*measured, *own]
+        known = self.metric_names
         choices = f"choose one of {', '.join(known)}, or add it to metrics"
         wrong += [
             (field, f"{name} is not measured; {choices}{did_you_mean(name, known)}")
@@ -179,6 +187,8 @@ class Experiment(Part):
             raise ValueError(f"grad_accum_steps: {self.grad_accum_steps} does not divide batch_size {self.batch_size}")
         if self.vary and self.fold:
             raise ValueError("vary and fold: the fold is the val split; remove one of them")
+        if (tasks := self.data.task_names) and isinstance(self.loss, TaskLosses):
+            self.loss.by_task(tasks)
         if self.ema and self.swa:
             raise ValueError("ema and swa: the weights can be averaged in one way only")
         named = {f"val/{metric.label()}": metric for metric in self.metrics}

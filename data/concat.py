@@ -71,6 +71,7 @@ class Concat(Dataset):
 def _refuse_unlike(found: Sequence[Splits]) -> None:
     """Raises DataError for data sets that cannot be one."""
     first, wrong = found[0], []
+    wrong += [f"{splits.name} has several tasks, which Concat does not support" for splits in found if splits.tasks]
     for splits in found[1:]:
         if splits.train.shape != first.train.shape:
             sides = ["x".join(map(str, each.train.shape)) for each in (splits, first)]

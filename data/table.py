@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,20 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from core.common.blocks import qualified
 from core.common.errors import DataError
 from core.loading.images import Images, Splits
 from core.loading.stratify import held_out, stratified
+from core.metrics.confusion import DENSE
 from data.folder import TEST_SEED, ImageFiles
 from data.reading import archive, cache, ingest, labels, layout, rows
 from data.reading.columns import EXPECTED
 from data.reading.decode import Unreadable
 from data.reading.listing import Listing
+from data.reading.progress import say
 from data.reading.tree import Tree
+
+_TASK = re.compile(r"\w[\w-]*", re.ASCII)
 
 
 class ImageTable(ImageFiles):
@@ -27,8 +33,9 @@ class ImageTable(ImageFiles):
 
     Paths are relative to the folder of the table, or to image_dir. A label is a class name or an integer; integers are
     sorted by value. With multi_label, an image has any number of labels: cat|dog in a CSV file (an empty cell is no
-    label), or a list in a Parquet file. The splits are those of the table; missing ones are created with test_fraction
-    and val_fraction, stratified by class. All images of a group (a patient, a camera) are in the same split.
+    label), or a list in a Parquet file. With tasks, it has a label in each of several columns, or none where the cell
+    is empty. The splits are those of the table; missing ones are created with test_fraction and val_fraction,
+    stratified by class. All images of a group (a patient, a camera) are in the same split.
     """
 
     multi_label: bool = Field(False, description="multi-label classification: an image has any number of labels")
@@ -38,6 +45,11 @@ class ImageTable(ImageFiles):
     )
     path_column: str = Field("path", description="column with the image paths, relative to the folder of the table")
     label_column: str = Field("label", description="column with the labels")
+    tasks: tuple[str, ...] = Field(
+        (),
+        description="columns of several tasks, each with the labels of one, e.g. color,shape, in place of "
+        "label_column; none: a single task",
+    )
     split_column: str | None = Field(
         "split", description="column with train, val or test; none, or no such column: the splits are random"
     )
@@ -62,10 +74,31 @@ class ImageTable(ImageFiles):
     )
     allow_outside: bool = Field(False, description="allow image paths outside this folder")
 
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return self.tasks
+
+    def check(self) -> None:
+        super().check()
+        if self.tasks and self.multi_label:
+            raise ValueError("tasks and multi_label: each task has one label for an image; remove one of them")
+        if len(self.tasks) == 1:
+            raise ValueError(f"tasks: {self.tasks[0]} is a single task; set label_column to it instead")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks: a column is named twice in {', '.join(self.tasks)}")
+        if odd := [name for name in self.tasks if not _TASK.fullmatch(name)]:
+            advice = "rename the column to letters, digits, _ and -, as it is part of the names of metrics"
+            raise ValueError(f"tasks: {odd[0]!r} cannot be the name of a task; {advice}")
+        others = (self.path_column, self.split_column, self.group_column, "error")
+        if taken := [name for name in self.tasks if name in others]:
+            raise ValueError(f"tasks: {taken[0]} has another meaning; rename the column")
+
     def load(self, root: Path | None) -> Splits:
         if root is None:
             raise DataError(["ImageTable needs the path of your table: add --root PATH", EXPECTED])
         table, found, wrong = self._read(root)
+        if self.tasks:
+            return self._several(table, found, wrong)
         classes, wrong_names = labels.class_names(name for row in found for name in row.labels)
         wrong += wrong_names
         if found and not wrong and len(classes) < (1 if self.multi_label else 2):
@@ -78,11 +111,33 @@ class ImageTable(ImageFiles):
             raise DataError(lacking)
         return splits
 
-    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
-        if self.multi_label:
-            raise DataError(
-                [f"{root}: labbook check cannot inspect multi-label tables; a training lists their mistakes"]
+    def _several(self, table: Path, found: list[rows.Row], wrong: list[str]) -> Splits:
+        """The splits of several tasks. Raises DataError."""
+        blocks: list[tuple[str, int]] = []
+        classes: list[str] = []
+        for place, task in enumerate(self.tasks):
+            own, wrong_names = labels.class_names(
+                row.labels[place] for row in found if row.labels and row.labels[place]
             )
+            wrong += [f"{task}: {line}" for line in wrong_names]
+            if found and not wrong and not 2 <= len(own) <= DENSE:
+                wrong.append(f"{task} has {len(own):,} classes; a task has 2 to {DENSE:,}")
+            blocks.append((task, len(own)))
+            classes += [qualified(task, name) for name in own]
+        cached = _pixels(table, found, self.recipe(listed=None), wrong)
+        labels.tell_doubts(table, classes)
+        splits = replace(self._splits(table, found, tuple(classes), cached), tasks=tuple(blocks))
+        if lacking := layout.lacking(table, splits):
+            raise DataError(lacking)
+        if some := {task: count for task, count in splits.unlabeled.items() if count}:
+            each = ", ".join(f"{count:,} of {task}" for task, count in some.items())
+            say(f"{table.name}: images without a label: {each}; they add nothing to the loss of this task")
+        return splits
+
+    def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
+        if self.multi_label or self.tasks:
+            kind = "tables of several tasks" if self.tasks else "multi-label tables"
+            raise DataError([f"{root}: labbook check cannot inspect {kind}; a training lists their mistakes"])
         table, found, wrong = self._read(root)
         wrong += labels.class_names(name for row in found for name in row.labels)[1]
         tree = Tree(table, "", tuple(row.name for row in found), frozenset(), ())
@@ -98,9 +153,8 @@ class ImageTable(ImageFiles):
             path, label = "1" if path == "path" else path, "2" if label == "label" else label
         columns = rows.Columns(path, label, self.split_column, self.group_column, self.multi_label, self.separator)
         images = table.parent / (self.image_dir or "")
-        return table, *rows.read(
-            table, replace(columns, header=self.header, weight=self.weight_column), self.allow_outside, images
-        )
+        columns = replace(columns, header=self.header, weight=self.weight_column, tasks=self.tasks)
+        return table, *rows.read(table, columns, self.allow_outside, images)
 
     def _splits(self, table: Path, found: list[rows.Row], classes: tuple[str, ...], cached: cache.Cached) -> Splits:
         names = [row.group for row in found]
@@ -118,18 +172,25 @@ class ImageTable(ImageFiles):
         if "val" not in splits:
             splits[_held(images, groups, splits == "train", self.val_fraction, self.split_seed)] = "val"
         train, val, test = (images.take(splits == split) for split in ("train", "val", "test"))
-        digest = _digest(f"{cached.index.digest} {self.multi_label}", found)
-        return Splits(table.stem, classes, train, val, test, digest, cached.source, self.multi_label)
+        kind = f"tasks {self.tasks}" if self.tasks else self.multi_label
+        digest, several = _digest(f"{cached.index.digest} {kind}", found), self.multi_label or bool(self.tasks)
+        return Splits(table.stem, classes, train, val, test, digest, cached.source, several)
 
     def _targets(self, found: list[rows.Row], classes: tuple[str, ...]) -> np.ndarray:
-        """Targets, int64 [N]; multi-label targets, float32 [N, C]."""
+        """Targets, int64 [N]; multi-label targets, and those of several tasks, float32 [N, C]."""
         place = {name: label for label, name in enumerate(classes)}
-        if not self.multi_label:
+        if not self.multi_label and not self.tasks:
             return np.array([place[row.labels[0]] for row in found], dtype=np.int64)
         targets = np.zeros((len(found), len(classes)), dtype=np.float32)
         for row, target in zip(found, targets, strict=True):
-            target[[place[name] for name in row.labels]] = 1
+            target[[place[name] for name in self._classes_of(row)]] = 1
         return targets
+
+    def _classes_of(self, row: rows.Row) -> list[str]:
+        """The classes of an image that has any number of labels, or one of some tasks."""
+        if not self.tasks:
+            return list(row.labels)
+        return [qualified(task, name) for task, name in zip(self.tasks, row.labels, strict=True) if name]
 
 
 def _held(images: Images, groups: np.ndarray | None, among: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def compute(run: Run, root: Path | None, device: str) -> None:
     with locked(run.folder):
         journal = Journal(run.folder)
         for split, images in (("val", splits.val), ("test", splits.test)):
-            answers = ask(network, images, split, splits.classes)
+            answers = ask(network, images, split, splits.classes, tasks=splits.tasks)
             log_answers(journal, name_of(split), answers)
             tell(f"{run.id}: {len(answers):,} answers for {split}")
         journal.close(None)

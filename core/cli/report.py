@@ -64,6 +64,7 @@ def _refuse(run: Run) -> None:
         raise UserError([f"{run.id} is the parent of other runs; to compare them: labbook compare {run.id}"])
     if run.status != "FINISHED":
         raise UserError([f"{run.id} is {run.status}: a report requires a finished run"])
+    run.refuse_tasks("the report does")
     if run.multi_label:
         raise UserError([f"{run.id}: reports do not support images with several labels"])
     if not run.is_tested:

@@ -52,6 +52,8 @@ def probe(experiment: Experiment, launch: Launch | None = None, options: Probe |
     launch, options = launch or Launch(), options or Probe()
     with open_runtime(launch, None) as runtime:
         parts = prepare(declared(experiment, launch, runtime.ranks), launch, runtime.ranks)
+        if parts.splits.tasks:
+            raise UserError(["probe: it supports a single task, and these images have several"])
         if parts.splits.multi_label:
             raise UserError(["probe: it supports only single-label images"])
         layer = head_of(parts.state.model)

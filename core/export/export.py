@@ -236,3 +236,4 @@ def refuse(run: RecordedRun) -> None:
         raise UserError([f"{run.id} is the parent of other runs and has no network; {advice}"])
     if run.status != "FINISHED":
         raise UserError([f"{run.id} is {run.status}; an export requires a finished run"])
+    run.refuse_tasks("exports do")

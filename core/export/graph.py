@@ -42,7 +42,9 @@ class Served(nn.Module):
 
 def served(run: RecordedRun) -> Served:
     """The network of the best epoch with everything around it, in float32, with the declared test-time augmentation, on
-    the CPU. Raises UserError if the weights are missing or damaged, or if the network cannot be built."""
+    the CPU. Raises UserError if the weights are missing or damaged, if the run has several tasks, or if the network
+    cannot be built."""
+    run.refuse_tasks("exports and the registry do")
     data, task = run.record["data"], task_of(run.multi_label)
     try:
         network = averaged(model_of(run), run.record["declaration"].get("tta", "none"), task)

@@ -109,6 +109,7 @@ def _refuse(run: RecordedRun) -> None:
         raise UserError([f"{run.id} is still running; register it when it has finished"])
     if run.status != "FINISHED":
         raise UserError([f"{run.id} is {'interrupted' if run.status == 'RUNNING' else run.status}; {resume}"])
+    run.refuse_tasks("the registry does")
     if not (run.folder / "artifacts" / WEIGHTS).exists():
         advice = f"`python -m experiments.{run.record['experiment']} --from {run.id}` trains the same declaration"
         raise UserError([f"{run.id} has no weights (most trials of a search keep none); {advice}"])

@@ -3,7 +3,7 @@
 A file has a row for each image, in the order of the split:
 
     id        content of the decoded image, 16 hexadecimal digits: the same image has the same id in every data set
-    target    index of its class; for multi-label images, the indices of its labels
+    target    index of its class; for multi-label images and several tasks, the indices of its labels
     group     only of data that declare groups: the name of its group, such as a patient
     logits    float16, one for each class, minus the largest of the image unless it is multi-label; with more than
               MOST_CLASSES classes, the KEPT largest
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.common.blocks import Blocks
 from core.common.errors import UserError
 from core.common.files import replacing
 from core.metrics.answers import Answers, bounded, identity, joined
@@ -80,11 +81,17 @@ def _table(answers: Answers, run: str) -> pa.Table:
     if answers.groups is not None:
         columns["group"] = pa.array(answers.groups)
     facts = {"run": run, "split": answers.split, "classes": list(answers.classes), "multi_label": answers.multi_label}
+    facts |= {"tasks": answers.tasks} if answers.tasks else {}
     return pa.table(columns, metadata={"labbook": json.dumps(facts)})
 
 
 def ask(
-    network: Network, images: Images, split: str, classes: tuple[str, ...], convert: Convert | None = None
+    network: Network,
+    images: Images,
+    split: str,
+    classes: tuple[str, ...],
+    convert: Convert | None = None,
+    tasks: Blocks = (),
 ) -> Answers:
     """The answers of a network for a split. convert: of pixels uint8 [n, H, W, C] to those that the network takes."""
     parts = []
@@ -93,7 +100,7 @@ def ask(
         pixels = np.ascontiguousarray(convert(images.pixels[rows]) if convert else images.pixels[rows])
         ids = np.array([identity(image) for image in pixels])
         targets = images.targets[start : start + network.chunk]
-        parts.append(bounded(split, classes, ids, targets, network.logits(pixels).numpy()))
+        parts.append(bounded(split, classes, ids, targets, network.logits(pixels).numpy(), tasks))
     return replace(joined(parts), groups=images.groups)
 
 
@@ -129,7 +136,7 @@ def read_file(path: Path) -> Answers:
         width = columns["logits"].type.list_size
         arrays = {name: columns[name].flatten().to_numpy(False) for name in ("logits", "classes") if name in columns}
         places = arrays["classes"].reshape(-1, width).astype(np.int64) if "classes" in arrays else None
-        return _checked(
+        found = _checked(
             facts["split"],
             classes,
             columns["id"].to_numpy(False).astype(str),
@@ -139,6 +146,7 @@ def read_file(path: Path) -> Answers:
             *(columns[name].to_numpy() if name in columns else None for name in ("log_sum", "own")),
             columns["group"].to_numpy(False).astype(str) if "group" in columns else None,
         )
+        return replace(found, tasks=tuple((name, count) for name, count in facts.get("tasks", ())))
     except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError([f"{path}: no answers of a run: {type(error).__name__}: {error}"]) from None
 

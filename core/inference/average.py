@@ -39,8 +39,11 @@ def mean_answers(answers: Sequence[Answers], weights: Sequence[float] | None = N
 
 def _mean(answers: Sequence[Answers], shares: torch.Tensor) -> Answers:
     first = answers[0]
-    mean = task_of(first.multi_label).mean_of_views(torch.stack([all_logits(each) for each in answers]), shares)
-    found = replace(bounded(first.split, first.classes, first.ids, first.targets, mean.numpy()), groups=first.groups)
+    mean = task_of(first.multi_label, first.tasks).mean_of_views(
+        torch.stack([all_logits(each) for each in answers]), shares
+    )
+    found = bounded(first.split, first.classes, first.ids, first.targets, mean.numpy(), first.tasks)
+    found = replace(found, groups=first.groups)
     if found.places is None:
         return found
     own = torch.stack([_kept(each.own) - _kept(each.log_sum) for each in answers])
@@ -50,7 +53,7 @@ def _mean(answers: Sequence[Answers], shares: torch.Tensor) -> Answers:
 
 def refuse_unpaired(one: Answers, other: Answers) -> None:
     """Raises UserError if two answers are not for the same images, in the same order, with the same targets."""
-    if one.classes != other.classes or one.multi_label != other.multi_label:
+    if one.classes != other.classes or (one.multi_label, one.tasks) != (other.multi_label, other.tasks):
         raise UserError(["the runs have different classes; they cannot answer together"])
     if not (np.array_equal(one.ids, other.ids) and np.array_equal(one.targets, other.targets)):
         raise UserError([f"the runs have answered different {one.split} images"])

@@ -101,7 +101,7 @@ def network_of(run: RecordedRun, device: str = "auto", precision: str | None = N
     model = in_half(model, half).to(where) if half else model.to(where, dtype)
     model = model.to(memory_format=torch.channels_last)
     normalize, views = normalizer(data["mean"], data["std"], where), declared.get("tta", "none")
-    return Network(model, normalize, where, autocast, views, task_of(run.multi_label), dtype=dtype)
+    return Network(model, normalize, where, autocast, views, task_of(run.multi_label, run.tasks), dtype=dtype)
 
 
 def _refuse_precision(run: RecordedRun, precision: str) -> None:
@@ -128,6 +128,7 @@ def context_of(run: RecordedRun) -> Context:
         device=torch.device("cpu"),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
+        tasks=run.tasks,
     )
 
 

@@ -19,6 +19,8 @@ def paired(runs: Sequence[Answers]) -> tuple[list[np.ndarray], int]:
     """
     first = runs[0]
     for other in runs:
+        if other.tasks:
+            raise UserError(["runs with one class for each image are compared, and these have several tasks"])
         if other.multi_label:
             raise UserError(["runs with one class for each image are compared, and these are multi-label"])
         if other.classes != first.classes:

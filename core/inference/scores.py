@@ -76,6 +76,8 @@ def _refuse_other_losses(rows: Sequence[Row], split: str) -> None:
 
 
 def _refuse(answers: Answers, first: Answers) -> None:
+    if answers.tasks:
+        raise UserError(["the runs have several tasks, of which intervals are over seeds alone"])
     if answers.multi_label:
         raise UserError(["an image of these runs has any number of labels"])
     if answers.classes != first.classes:

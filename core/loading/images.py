@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from core import randomness
+from core.common.blocks import Blocks, spans
 from core.common.errors import DataError
 from core.common.text import did_you_mean, listed
 from core.declare.part import Part
@@ -116,7 +117,9 @@ class Splits:
 
     digest: hash of all images, labels and the decode policy.  source: where the data came from, for display.
     multi_label: an image may have any number of labels, including none, and `classes` are the labels; see
-    core/metrics/task.py. Raises DataError for targets that are out of range or of the wrong shape or type.
+    core/metrics/task.py.  tasks: the blocks of several tasks, whose targets are multi-label ones with at most one 1 in
+    a block, and none for an image without a label of this task. Raises DataError for targets that are out of range or
+    of the wrong shape or type.
     """
 
     name: str
@@ -127,6 +130,7 @@ class Splits:
     digest: str
     source: str
     multi_label: bool = False
+    tasks: Blocks = ()
 
     def __post_init__(self) -> None:
         wrong = []
@@ -168,7 +172,10 @@ class Splits:
         """One line with the classes, in the order of their indices, and the size of each split."""
         sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in ("train", "val", "test"))
         kind = "labels" if self.multi_label else "classes"
-        return f"{self.name}: {len(self.classes):,} {kind} ({listed(self.classes)}); {sizes}"
+        what = f"{len(self.classes):,} {kind} ({listed(self.classes)})"
+        if self.tasks:
+            what = f"{len(self.tasks)} tasks ({', '.join(f'{name} of {n} classes' for name, n in self.tasks)})"
+        return f"{self.name}: {what}; {sizes}"
 
     def _wrong_labels(self, split: str, targets: np.ndarray) -> list[str]:
         shape = (len(targets), len(self.classes))
@@ -177,7 +184,15 @@ class Splits:
         if targets.shape != shape or targets.dtype != np.float32 or not np.isin(targets, (0, 1)).all():
             found = f"{targets.dtype} {list(targets.shape)}"
             return [f"{self.name}, {split}: targets are {found}; expected float32 {list(shape)} of 0 and 1"]
+        if any((targets[:, columns].sum(axis=1) > 1).any() for _, columns in spans(self.tasks)):
+            return [f"{self.name}, {split}: an image has several labels of one task; expected one, or none"]
         return []
+
+    @property
+    def unlabeled(self) -> dict[str, int]:
+        """{name of a task: number of images, of all splits, without a label of it}."""
+        targets = np.concatenate([images.targets for images in (self.train, self.val, self.test)])
+        return {name: int((~targets[:, columns].any(axis=1)).sum()) for name, columns in spans(self.tasks)}
 
     def ordered(self, classes: Sequence[str]) -> Splits:
         """The same images with targets that are indices into `classes`, the order that an earlier run recorded.
@@ -207,11 +222,17 @@ class Dataset(Part, ABC):
     """Base class of data sets. `load` returns the splits; images are downloaded and decoded once into the store."""
 
     embedded: ClassVar[bool] = False  # installed with a package: needs no download and no root
+    several_tasks: ClassVar[bool] = True  # whatever it says of multi_label
 
     val_fraction: float = Field(
         0.1, gt=0, lt=1, description="fraction of the training images used for validation, stratified"
     )
     split_seed: int = Field(0, ge=0, description="seed of the validation split; independent of the seed of the run")
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks, if the data have several."""
+        return ()
 
     @abstractmethod
     def load(self, root: Path | None) -> Splits:

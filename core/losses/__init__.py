@@ -9,6 +9,7 @@ from core.losses.binary import BinaryCrossEntropy, MeanSquaredError
 from core.losses.cross_entropy import CrossEntropy, FocalLoss, NegativeLogLikelihood, PolyLoss
 from core.losses.imbalance import ClassBalanced, LogitAdjusted
 from core.losses.robust import GeneralizedCrossEntropy, SymmetricCrossEntropy
+from core.losses.tasks import TaskLosses
 from core.losses.torch_loss import TorchLoss
 from core.losses.total import Sum
 from core.losses.with_head import ArcFace
@@ -28,6 +29,7 @@ __all__ = [
     "PolyLoss",
     "Sum",
     "SymmetricCrossEntropy",
+    "TaskLosses",
     "TorchLoss",
     "full",
 ]

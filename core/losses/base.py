@@ -25,7 +25,9 @@ class Loss(Part, ABC):
     """
 
     multi_label: ClassVar[bool] = False  # accepts multi-label targets, float [N, C] of 0 and 1
+    several_tasks: ClassVar[bool] = False  # accepts the targets of several tasks, float [N, C] with one-hot blocks
     instead: ClassVar[str] = "use BinaryCrossEntropy"
+    for_tasks: ClassVar[str] = "use TaskLosses"
 
     @abstractmethod
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

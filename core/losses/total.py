@@ -43,7 +43,7 @@ class Sum(BuiltLoss):
             raise ValueError(f"weights: got {len(self.weights)} weights for {len(self.losses)} losses")
         if self.weights and not any(self.weights):
             raise ValueError("weights: all of them are 0, so that nothing would be trained")
-        if len(layered := [loss.label() for loss in self.losses if _adds_layers(loss)]) > 1:
+        if len(layered := [loss.label() for loss in self.losses if adds_layers(loss)]) > 1:
             raise ValueError(f"losses: {' and '.join(layered)} each add a last layer to the network; keep one of them")
 
     def build(self, context: Context) -> nn.Module:
@@ -52,14 +52,14 @@ class Sum(BuiltLoss):
         return _Total(names, [loss.build(context) for loss in self.losses], weights)
 
     def network(self, model: Model, context: Context) -> nn.Module:
-        layered = next(filter(_adds_layers, self.losses), None)
+        layered = next(filter(adds_layers, self.losses), None)
         return layered.network(model, context) if layered else super().network(model, context)
 
 
-def _adds_layers(loss: Loss) -> bool:
+def adds_layers(loss: Loss) -> bool:
     """Whether a loss, or one of those within it, has a last layer of its own."""
     within = [part for _, part in loss.parts() if isinstance(part, Loss)]
-    return any(map(_adds_layers, within)) if within else type(loss).network is not Loss.network
+    return any(map(adds_layers, within)) if within else type(loss).network is not Loss.network
 
 
 class _Total(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from core.common.blocks import Blocks, own_names, spans
 from core.common.errors import UserError
 
 MOST_CLASSES, KEPT = 100, 20
@@ -27,6 +28,9 @@ class Answers:
     the exponentials of all logits; own, float32 [N], is the logit of the target. Otherwise, these three are None.
 
     groups: str [N], the groups that the data declare, such as patients; None if they declare none.
+
+    tasks: the blocks of the columns of several tasks. Targets are those of multi-label images then, with at most a 1 in
+    each block; an image without a label of a task has none.
     """
 
     split: str
@@ -38,6 +42,7 @@ class Answers:
     log_sum: np.ndarray | None = None
     own: np.ndarray | None = None
     groups: np.ndarray | None = None
+    tasks: Blocks = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,28 +54,45 @@ class Answers:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """The probabilities of all classes, float64 [N, C]: of softmax or, for multi-label images, of sigmoid. Raises
-        UserError if there are more than MOST_CLASSES classes, of which not all logits are kept."""
+        """The probabilities of all classes, float64 [N, C]: of softmax, with several tasks in each block, or, for
+        multi-label images, of sigmoid. Raises UserError if there are more than MOST_CLASSES classes, of which not all
+        logits are kept."""
         if self.places is not None:
             kept = f"of {len(self.classes):,} classes, {self.logits.shape[1]} are kept"
             raise UserError([f"it needs the probabilities of all classes; {kept}"])
         logits: np.ndarray = self.logits.astype(np.float64)
+        if self.tasks:
+            return np.concatenate([_softmax(logits[:, columns]) for _, columns in spans(self.tasks)], axis=1)
         if self.multi_label:
             labels: np.ndarray = np.exp(-np.logaddexp(0, -logits))
             return labels
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: np.ndarray = scores / scores.sum(axis=1, keepdims=True)
-        return shares
+        return _softmax(logits)
 
     @property
     def multi_label(self) -> bool:
         """Whether an image may have any number of labels."""
         return self.targets.ndim == 2
 
+    def of_task(self, task: str) -> Answers:
+        """The answers of one of several tasks, for the images that have a label of it: those of single-label images."""
+        columns = dict(spans(self.tasks))[task]
+        own = self.targets[:, columns]
+        has = own.any(axis=1)
+        groups = None if self.groups is None else self.groups[has]
+        names = own_names(self.tasks, task, self.classes)
+        found = bounded(self.split, names, self.ids[has], own[has].argmax(axis=1), self.logits[has, columns])
+        return replace(found, groups=groups)
+
     def in_order(self, order: np.ndarray) -> Answers:
         """The answers at these positions, int64 [n]."""
         parts = {name: getattr(self, name) for name in COLUMNS}
         return replace(self, **{name: part[order] for name, part in parts.items() if part is not None})
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: np.ndarray = scores / scores.sum(axis=1, keepdims=True)
+    return shares
 
 
 def identity(pixels: np.ndarray) -> str:
@@ -81,13 +103,15 @@ def identity(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def bounded(split: str, classes: tuple[str, ...], ids: np.ndarray, targets: np.ndarray, logits: np.ndarray) -> Answers:
+def bounded(
+    split: str, classes: tuple[str, ...], ids: np.ndarray, targets: np.ndarray, logits: np.ndarray, tasks: Blocks = ()
+) -> Answers:
     """Answers from all logits, float [N, C], of which the largest are kept if there are many classes."""
     logits = logits.astype(np.float32)
     if targets.ndim == 1:
         logits -= logits.max(axis=1, keepdims=True)
     if len(classes) <= MOST_CLASSES or targets.ndim == 2:
-        return Answers(split, classes, ids, targets, logits)
+        return Answers(split, classes, ids, targets, logits, tasks=tasks)
     places = np.argsort(-logits, axis=1, kind="stable")[:, :KEPT]
     own = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
     log_sum = np.log(np.exp(logits).sum(axis=1))
@@ -98,7 +122,7 @@ def joined(parts: Sequence[Answers], split: str | None = None) -> Answers:
     """The answers of all parts of a split. split: its name, if it is not that of the parts."""
     columns = {name: [getattr(part, name) for part in parts] for name in COLUMNS}
     whole = {name: np.concatenate(values) for name, values in columns.items() if values[0] is not None}
-    return Answers(split or parts[0].split, parts[0].classes, **whole)
+    return Answers(split or parts[0].split, parts[0].classes, **whole, tasks=parts[0].tasks)
 
 
 def by_content(answers: Answers) -> Answers:

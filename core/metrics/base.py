@@ -21,6 +21,7 @@ class Metric(Part, ABC):
     """
 
     larger_is_better: ClassVar[bool] = True
+    several_tasks: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, answers: Answers) -> float:

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from core.common.blocks import spans
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.tree import choices
@@ -17,6 +19,7 @@ from core.metrics.base import Metric, undefined
 from core.metrics.classification import from_confusion, from_likelihood, likelihood_sums
 from core.metrics.confusion import confusion_of
 from core.metrics.curves import AUROC, AveragePrecision
+from core.metrics.names import EXACT_MATCH
 from core.metrics.single_label import Brier, CohenKappa, MatthewsCorrCoef, TopK
 from core.metrics.task import MULTI_LABEL
 from core.metrics.torchmetric import LABELS, ONE_CLASS, Torchmetric, names
@@ -28,8 +31,9 @@ def compute(answers: Answers, name: str, arguments: Mapping[str, Any] | None = N
     """The value of a metric.
 
     name: of `known`; the class of a Metric; or that of a metric in torchmetrics.classification, such as
-    MulticlassAUROC. arguments: the fields of the class; num_classes or num_labels need not be given. Raises UserError
-    for a name that is not known, and for a metric that is not defined for these answers.
+    MulticlassAUROC; with several tasks, this with the name of a task: accuracy_color. arguments: the fields of the
+    class; num_classes or num_labels need not be given. Raises UserError for a name that is not known, and for a metric
+    that is not defined for these answers.
     """
     try:
         value = _function(answers, name, dict(arguments or {}))(answers)
@@ -41,6 +45,8 @@ def compute(answers: Answers, name: str, arguments: Mapping[str, Any] | None = N
 
 
 def _function(answers: Answers, name: str, arguments: dict[str, Any]) -> Function:
+    if answers.tasks:
+        return _of_tasks(answers, name, arguments)
     own = OF_LABELS if answers.multi_label else OWN
     if name in own and not arguments:
         return own[name]
@@ -54,6 +60,31 @@ def _function(answers: Answers, name: str, arguments: dict[str, Any]) -> Functio
         hint = did_you_mean(name, [*own, *theirs]) or "; choose one of " + ", ".join([*own, *theirs][:13])
         raise UserError([f"unknown metric{hint}"])
     return Torchmetric(name=name, arguments=arguments).value
+
+
+def _of_tasks(answers: Answers, name: str, arguments: dict[str, Any]) -> Function:
+    """accuracy, the mean over the tasks; exact_match; or METRIC_TASK, a metric of one task."""
+    tasks = [task for task, _ in answers.tasks]
+    if name == "accuracy" and not arguments:
+        return lambda some: float(np.mean([compute(some.of_task(task), name) for task in tasks]))
+    if name == EXACT_MATCH and not arguments:
+        return _exact_match
+    for task in sorted(tasks, key=len, reverse=True):
+        if name.endswith(f"_{task}"):
+            own = name.removesuffix(f"_{task}")
+            return lambda some: compute(some.of_task(task), own, arguments)
+    each = [f"accuracy_{task}" for task in tasks]
+    hint = did_you_mean(name, each) or "; choose one of " + ", ".join(["accuracy", EXACT_MATCH, *each])
+    raise UserError([f"unknown metric{hint}, or another metric of a task, as f1_{tasks[0]}"])
+
+
+def _exact_match(answers: Answers) -> float:
+    """The share of images of which every known label is predicted."""
+    right = np.ones(len(answers), dtype=bool)
+    for _, columns in spans(answers.tasks):
+        own = answers.targets[:, columns]
+        right &= ~own.any(axis=1) | (answers.logits[:, columns].argmax(axis=1) == own.argmax(axis=1))
+    return float(right.mean())
 
 
 def _of_confusion(name: str) -> Function:

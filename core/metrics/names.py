@@ -72,6 +72,17 @@ _ASIDE = {
 }
 
 
+_OF_A_TASK = dict.fromkeys(("accuracy", "balanced_accuracy", "top5", "precision", "recall", "f1"), 1)
+_OF_A_TASK |= dict.fromkeys(("nll", "ece", "loss"), -1)
+EXACT_MATCH = "exact_match"  # with several tasks: the share of images of which every known label is predicted
+
+
+def of_tasks(tasks: Sequence[str]) -> dict[str, int]:
+    """{name: direction} of the metrics that are measured for several tasks besides accuracy and loss; none without."""
+    each = {f"{name}_{task}": better for name, better in _OF_A_TASK.items() for task in tasks}
+    return {EXACT_MATCH: 1} | each if tasks else {}
+
+
 def direction(metric: str) -> int | None:
     """1 if larger values of the metric are better, -1 if smaller ones are, None if that is not known."""
     words = [word for word in re.split(r"[^a-z0-9]+", metric.lower()) if word]

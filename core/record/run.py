@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.common import paths
+from core.common.blocks import Blocks
 from core.common.errors import UserError
 from core.common.terminal import tell
 from core.common.text import did_you_mean
@@ -62,6 +63,7 @@ class _Data(_Typed):
     class_counts: list[_Count] = []
     image_shape: Annotated[list[_Count], Field(min_length=3, max_length=3)] = [0, 0, 0]
     multi_label: bool = False
+    tasks: list[Annotated[list[str | int], Field(min_length=2, max_length=2)]] = []
     train: _Count = 0
     val: _Count = 0
     test: _Count = 0
@@ -156,8 +158,7 @@ class RecordedRun:
 
     @property
     def precision(self) -> str:
-        """The precision of its forward passes: fp32, bf16 or fp16. "auto" if each GPU chooses; what a CPU has chosen is
-        kept, because it was chosen for this network."""
+        """fp32, bf16 or fp16, of its forward passes; "auto" if each GPU chooses. What a CPU has chosen is kept."""
         declared, facts = self.record["declaration"], self.record["facts"]
         if declared.get("quantize"):
             return "fp32"
@@ -204,8 +205,7 @@ class RecordedRun:
 
     @property
     def compression(self) -> dict[str, dict[str, Any]]:
-        """{"before": ..., "after": ...}: parameters, nonzero, flops and latency_ms of the network; empty if the run
-        declares neither pruning nor quantization."""
+        """{"before": ..., "after": ...}: parameters, nonzero, flops and latency_ms; empty if it was not compressed."""
         if not (self.folder / "artifacts" / COMPRESSION).exists():
             return {}
         found: dict[str, dict[str, Any]] = json.loads(self.artifact(COMPRESSION).read_text())
@@ -220,6 +220,16 @@ class RecordedRun:
     def multi_label(self) -> bool:
         """Whether the run was trained on multi-label images."""
         return bool(self.record["data"].get("multi_label"))  # old records lack this key
+
+    @property
+    def tasks(self) -> Blocks:
+        """The blocks of several tasks; () for a single one."""
+        return tuple((str(name), int(classes)) for name, classes in self.record["data"].get("tasks", ()))
+
+    def refuse_tasks(self, what: str) -> None:
+        """Raise UserError if the run has several tasks. what: does not support them, with a verb: exports do."""
+        if self.tasks:
+            raise UserError([f"{self.id} has several tasks, which {what} not support"])
 
     @property
     def seconds(self) -> float:

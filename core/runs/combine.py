@@ -78,6 +78,7 @@ def val_answers(runs: Sequence[Run]) -> list[Answers]:
     if len(runs) < 2:
         raise UserError([f"{', '.join(run.id for run in runs)}: name two runs or more, or a parent of several"])
     refuse_different(runs, data=True)
+    runs[0].refuse_tasks("ensembles and soups do")
     if len({run.experiment.quantize for run in runs}) > 1:
         raise UserError(["some of the runs declare quantize and others do not, or otherwise; combine runs of one kind"])
     if lacking := [line for run in runs for split in ("val", "test") if (line := missing(run, split))]:

@@ -8,7 +8,8 @@ from core.common.errors import UserError
 from core.record.run import IMPORTED, holds_others
 from core.runs.trained import Run, load
 
-SAME = (("classes", "classes"), ("image_shape", "image sizes"), ("multi_label", "kinds of labels"))  # field, in words
+# field, in words
+SAME = (("classes", "classes"), ("image_shape", "image sizes"), ("multi_label", "kinds of labels"), ("tasks", "tasks"))
 
 
 def members(names: Sequence[str]) -> list[Run]:

@@ -11,6 +11,7 @@ from core.inference.answers import OUT_OF_FOLD, log_answers, name_of, read
 from core.inference.average import mean_answers
 from core.metrics.answers import Answers, by_content, joined
 from core.metrics.by_name import compute
+from core.metrics.names import of_tasks
 from core.record.journal import Journal
 from core.runs.trained import Run
 
@@ -31,7 +32,7 @@ def log_out_of_fold(journal: Journal, runs: Sequence[Run]) -> None:
     answers = out_of_fold(runs)
     log_answers(journal, name_of(OUT_OF_FOLD), answers)
     values = {}
-    for name in METRICS:
+    for name in (*METRICS, *of_tasks([task for task, _ in answers.tasks])):
         with suppress(UserError):  # not defined for these answers
             values[f"{OUT_OF_FOLD}/{name}"] = compute(answers, name)
     journal.metrics(len(runs), values)

@@ -110,6 +110,7 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "source": splits.source,
         "classes": list(splits.classes),
         "multi_label": splits.multi_label,
+        **({"tasks": [list(block) for block in splits.tasks]} if splits.tasks else {}),
         "class_counts": list(parts.context.class_counts),
         "image_shape": list(parts.context.image_shape),
         "train": parts.context.train_size,

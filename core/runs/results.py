@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from core.common import plots
+from core.common.blocks import qualified, with_task
 from core.common.errors import Unfinished, UserError
 from core.common.terminal import tell
 from core.diagnostics.network_graph import network_graph
@@ -17,7 +18,7 @@ from core.loading.images import Images
 from core.metrics.answers import Answers
 from core.metrics.base import Metric, undefined
 from core.metrics.confusion import DENSE, cells
-from core.metrics.task import PerClass, Task
+from core.metrics.task import Confusion, PerClass, Task
 from core.models.footprint import footprints
 from core.models.tta import averaged
 from core.models.weights import unmerged
@@ -44,7 +45,8 @@ def evaluate_kept(parts: Assembly) -> tuple[Evaluation, list[Answers]]:
 
 def evaluate_split(parts: Assembly, split: str, images: Images) -> tuple[Evaluation, Answers]:
     """Evaluate the network on the images of a split, as the test of a run does."""
-    setup, collector = parts.setup, Collector(split, parts.splits.classes, parts.experiment.metrics)
+    setup, splits = parts.setup, parts.splits
+    collector = Collector(split, splits.classes, parts.experiment.metrics, splits.tasks)
     with setup.precision():
         network = averaged(parts.state.evaluated, parts.experiment.tta, setup.task)
         batches = parts.held_out(images)
@@ -87,10 +89,10 @@ def keep(
         if metric.label() not in result.metrics:
             tell(f"test/{metric.label()} is not recorded: it is not defined: {undefined(answers[-1])}")
     journal.metrics(epoch, {f"test/{name}": value for name, value in result.metrics.items()})
-    if task.exclusive:
-        _keep_confusion(journal, result, classes)
-    for each in answers:
-        log_answers(journal, name_of(each.split), each)
+    for each in task.confusions(result.table):
+        _keep_confusion(journal, each, classes)
+    for found in answers:
+        log_answers(journal, name_of(found.split), found)
     with plots.optional("per_class.csv"):
         _keep_per_class(journal, task.per_class(result.table), classes)
 
@@ -104,21 +106,28 @@ def _keep_compression(journal: Journal, parts: Assembly) -> None:
     log_text(journal, COMPRESSION, json.dumps({name: each.record() for name, each in found.items()}, indent=1) + "\n")
 
 
-def _keep_confusion(journal: Journal, result: Evaluation, classes: Sequence[str]) -> None:
-    table = cells(result.table)
-    title = f"test accuracy {result.metrics['accuracy']:.2%} (n = {int(table.sum()):,})"
-    with plots.optional(plots.MATRIX):
-        plots.confusion_matrix(table, classes, journal.artifact(plots.MATRIX), title)
-        journal.log_artifact(plots.MATRIX)
+def _keep_confusion(journal: Journal, found: Confusion, classes: Sequence[str]) -> None:
+    """Record a confusion matrix; that of one of several tasks has its name. classes: of all tasks."""
+    table, classes = cells(found.table), classes[found.columns]
+    images = int(table.sum())
+    if found.task:
+        classes = [name.removeprefix(qualified(found.task, "")) for name in classes]
+        if not images:
+            return
+    title = f"{found.task} test accuracy {table.diagonal().sum() / images:.2%} (n = {images:,})".strip()
+    picture, matrix = (with_task(name, found.task) for name in (plots.MATRIX, CONFUSION))
+    with plots.optional(picture):
+        plots.confusion_matrix(table, classes, journal.artifact(picture), title)
+        journal.log_artifact(picture)
     if len(classes) > DENSE:
         with plots.optional(CONFUSION_PAIRS):
             pairs = zip(*table.coords, table.data, strict=True)
             rows = ([classes[true], classes[predicted], count] for true, predicted, count in pairs)
             log_rows(journal, CONFUSION_PAIRS, ["true", "predicted", "images"], rows)
         return
-    with plots.optional(CONFUSION):
+    with plots.optional(matrix):
         named = zip(classes, table.toarray().tolist(), strict=True)
-        log_rows(journal, CONFUSION, ["true \\ predicted", *classes], ([name, *row] for name, row in named))
+        log_rows(journal, matrix, ["true \\ predicted", *classes], ([name, *row] for name, row in named))
 
 
 def _keep_per_class(journal: Journal, found: PerClass, classes: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ from core.training.state import State
 
 ERROR, RESOLVED = "error.txt", "resolved: the run was resumed"
 NO_REPORT = "no report is written for a multi-label run; per_class.csv holds the metrics of each label"
+NO_REPORT_OF_TASKS = "no report is written for several tasks; each has its metrics and its confusion matrix on record"
 # time limit of the report: the larger of REPORT_SECONDS and this fraction of the training time
 REPORT_SECONDS, REPORT_FRACTION = 20.0, 0.05
 
@@ -132,7 +133,7 @@ class Trainer:
     def _report(self, journal: Journal) -> None:
         """Write the report. An error in it is recorded as a tag and does not fail the run."""
         if not self.parts.setup.task.exclusive:
-            tell(NO_REPORT)
+            tell(NO_REPORT_OF_TASKS if self.parts.splits.tasks else NO_REPORT)
             return
         from core.report.write import make
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.experiment import Experiment
-from core.metrics.names import FRACTIONS, SPARSITY, MetricName, direction, sign
+from core.metrics.names import FRACTIONS, SPARSITY, direction, sign
 from core.record.run import last
 from core.runs.trained import Run
 from core.search.options import COSTS, Search
@@ -72,7 +71,7 @@ def goals_of(options: Search, experiment: Experiment, space: Space) -> Goals:
     """
     varies_loss = any(name.partition(".")[0] == "loss" for name in space)
     names = options.goal or (DEFAULT if varies_loss and experiment.monitor == "val/loss" else experiment.monitor,)
-    known = (*get_args(MetricName), *(f"val/{metric.label()}" for metric in experiment.metrics), *COSTS)
+    known = (*experiment.metric_names, *COSTS)
     wrong = [f"--goal {name}: unknown goal; choose one of {', '.join(known)}{did_you_mean(name, known)}"
              for name in names if name not in known]  # fmt: skip
     if len(set(names)) < len(names):

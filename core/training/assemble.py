@@ -157,7 +157,7 @@ def _assemble(
     device = device_of(launch.device, ranks)
     image_function = per_image(experiment.augment)
     classes, metrics = len(splits.classes), experiment.metrics
-    task = task_of(splits.multi_label)
+    task = task_of(splits.multi_label, splits.tasks)
     refuse(experiment, task)
     splits = studied(experiment, splits)
     plan = _plan(experiment, launch, splits, ranks)
@@ -178,6 +178,7 @@ def _assemble(
         seed=experiment.seed,
         directions=experiment.directions,
         sample=partial(sample, splits.train, mean, std),
+        tasks=splits.tasks,
     )
     # "auto" leaves the precision to the hardware and the network
     chosen = "fp32" if experiment.quantize else like.precision if like else experiment.precision
@@ -212,7 +213,7 @@ def _assemble(
         fixed_scale=experiment.loss_scale.init_scale if experiment.loss_scale.fixed else None,
         rank=ranks.rank,
         frozen=held.of(state.model) if held else None,
-        collector=Collector("val", splits.classes, metrics) if metrics else None,
+        collector=Collector("val", splits.classes, metrics, splits.tasks) if metrics else None,
         pruning=_pruning(experiment, state),
         views=plan.views,
     )
@@ -392,11 +393,6 @@ def _limited(experiment: Experiment, launch: Launch, splits: Splits) -> Splits:
 
 def refuse(experiment: Experiment, task: Task) -> None:
     """Raise UserError naming every declared part that does not support the targets of this task."""
-    unfit = [(name, type(part)) for name, part in experiment.parts() if not task.takes(part)]
-    taken, given = ("multi-label", "single-label") if task.exclusive else ("single-label", "multi-label")
-    if unfit:
-        raise UserError(
-            f"{name}: {kind.__name__} supports only {taken} images, and these are {given}; {advice}"
-            for name, kind in unfit
-            for advice in [getattr(kind, "instead", "leave it out")]
-        )
+    asked = [(name, part, task.inside(name)) for name, part in experiment.parts()]
+    if wrong := [f"{name}: {needed.refusal(part)}" for name, part, needed in asked if not needed.takes(part)]:
+        raise UserError(wrong)

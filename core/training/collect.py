@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from core.common.blocks import Blocks
 from core.loading.batches import Batch
 from core.metrics.answers import Answers, bounded, identity, joined
 from core.metrics.base import Metric, measured
@@ -17,11 +18,11 @@ class Collector:
     """Called with each batch of an evaluation and its logits; `answers` returns those of all batches and processes, and
     the next evaluation starts again. Images are hashed in the first evaluation only.
 
-    metrics: computed from the answers.
+    metrics: computed from the answers.  tasks: the blocks of several tasks.
     """
 
-    def __init__(self, split: str, classes: tuple[str, ...], metrics: Sequence[Metric] = ()):
-        self.split, self.classes, self.metrics = split, classes, metrics
+    def __init__(self, split: str, classes: tuple[str, ...], metrics: Sequence[Metric] = (), tasks: Blocks = ()):
+        self.split, self.classes, self.metrics, self.tasks = split, classes, metrics, tasks
         self._ids: dict[int, str] = {}  # by position
         self._places: list[np.ndarray] = []
         self._parts: list[Answers] = []
@@ -29,7 +30,8 @@ class Collector:
     def __call__(self, batch: Batch, logits: torch.Tensor) -> None:
         """batch: before normalization.  logits: float [N, C]."""
         ids = self.identify(batch)
-        part = bounded(self.split, self.classes, ids, batch.targets.cpu().numpy(), logits.float().cpu().numpy())
+        targets, scores = batch.targets.cpu().numpy(), logits.float().cpu().numpy()
+        part = bounded(self.split, self.classes, ids, targets, scores, self.tasks)
         self._places.append(batch.index.cpu().numpy())
         self._parts.append(part)
 

@@ -79,6 +79,7 @@ class Judge:
         for each in runs:
             if not (each.folder / "artifacts" / WEIGHTS).exists():
                 raise UserError([f"--run {each.id} has no saved weights; name a finished run"])
+        runs[0].refuse_tasks("--run does")
         if runs[0].multi_label:
             raise UserError([f"--run {run.id} is multi-label; only labels of one class for each image are checked"])
         if not (run.folder / "artifacts" / name_of(OUT_OF_FOLD)).exists():

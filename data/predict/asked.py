@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from core.common.blocks import own_names, spans
 from core.inference.network import Network, network_of
 from core.runs.members import refuse_different
 from core.runs.trained import Run
@@ -29,7 +30,7 @@ class Asked:
         first = runs[0]
         self.classes = list(first.record["data"]["classes"])
         refuse_different(runs)
-        self.several = first.multi_label
+        self.several, self.tasks = first.multi_label, first.tasks
         self.top, self.threshold = min(top, len(self.classes)), threshold
         self.ends = ["", *(f"_{rank}" for rank in range(2, self.top + 1))]  # of the names of columns
         self.reading, self.channels = reading, first.record["data"]["image_shape"][2]
@@ -38,6 +39,9 @@ class Asked:
     @property
     def names(self) -> list[str]:
         """The names of the columns."""
+        if self.tasks:
+            each = (name for task, _ in self.tasks for name in (task, f"probability of {task}"))
+            return ["path", *each, "error"]
         if self.several:
             return ["path", "labels", *(f"probability of {name}" for name in self.classes), "error"]
         return ["path", *(f"{name}{end}" for end in self.ends for name in ("class", "probability")), "error"]
@@ -76,6 +80,10 @@ class Asked:
     def _rows(self, probabilities: np.ndarray) -> Iterator[Row]:
         """What the probabilities of each image, float32 [N, C], say."""
         rounded = np.round(probabilities.astype(float), 6)
+        if self.tasks:
+            for values in rounded:
+                yield self._of_tasks(values)
+            return
         if self.several:
             for values in rounded.tolist():
                 each = dict(zip(self.classes, values, strict=True))
@@ -90,3 +98,12 @@ class Asked:
             if row["probability"] < self.threshold:
                 row["class"] = ""
             yield row
+
+    def _of_tasks(self, values: np.ndarray) -> Row:
+        """The class of each task and its probability. values: probabilities of all classes, float [C]."""
+        row: Row = {}
+        for task, columns in spans(self.tasks):
+            own, best = values[columns], int(values[columns].argmax())
+            name = own_names(self.tasks, task, self.classes)[best] if own[best] >= self.threshold else ""
+            row |= {task: name, f"probability of {task}": float(own[best])}
+        return row

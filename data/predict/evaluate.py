@@ -29,6 +29,7 @@ from core.loading.images import Images, Splits
 from core.metrics.answers import Answers
 from core.metrics.by_name import compute
 from core.metrics.intervals import over_images
+from core.metrics.names import EXACT_MATCH
 from core.record.journal import Journal, log_text
 from core.record.ledger import note_reading
 from core.record.lock import PATIENCE, locked
@@ -98,7 +99,7 @@ def main(words: Sequence[str]) -> int:
             continue
         classes = tuple(run.record["data"]["classes"])
         network = network_of(run, given.device, given.precision)
-        answers = of_labels(ask(network, images, splits.name, classes, converted(run)), splits, names)
+        answers = of_labels(ask(network, images, splits.name, classes, converted(run), run.tasks), splits, names)
         precision = f" in {given.precision}" if given.precision else ""
         values = _show(f"{run.id} on {splits.name}{precision}", answers, given.metric)
         measured = {metric: dict(zip(("value", "low", "high"), each, strict=True)) for metric, each in values.items()}
@@ -112,6 +113,7 @@ def main(words: Sequence[str]) -> int:
 
 def _corrupt(run: Run, images: Images, splits: Splits, split: str, given: Any) -> None:
     """Measure a run on corrupted images. Raises UserError."""
+    run.refuse_tasks("--corrupt does")
     if run.multi_label:
         raise UserError([f"{run.id}: --corrupt needs one class for each image, and this run is multi-label"])
     named = ",".join(KINDS) if given.kinds is None else given.kinds
@@ -150,13 +152,19 @@ def _show(title: str, answers: Answers, metrics: Sequence[str] | None) -> dict[s
     for name in ("metric", "value", "95 % interval"):
         grid.add_column(name, justify="left" if name == "metric" else "right")
     found = {}
-    for name in metrics or (METRICS_OF_LABELS if answers.multi_label else METRICS):
+    for name in metrics or _default(answers):
         value = compute(answers, name)
         low, high = over_images(answers, name)
         found[name] = value, low, high
         grid.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     console().print(grid)
     return found
+
+
+def _default(answers: Answers) -> tuple[str, ...]:
+    if answers.tasks:
+        return ("accuracy", EXACT_MATCH, *(f"accuracy_{task}" for task, _ in answers.tasks))
+    return METRICS_OF_LABELS if answers.multi_label else METRICS
 
 
 def _show_mean(found: Sequence[Answers], metrics: Sequence[str] | None) -> None:

@@ -24,7 +24,7 @@ from data.reading.decode import with_channels
 # fields of a run's data set that say how files and labels are read, and not where they are or how they are divided
 READ_ALIKE = (
     *("interpolation", "resize_size", "background", "max_value", "max_megapixels"),
-    *("multi_label", "separator", "path_column", "label_column"),
+    *("multi_label", "tasks", "separator", "path_column", "label_column"),
 )
 
 
@@ -41,6 +41,10 @@ def another(run: Run, root: Path | None, kind: str | None, options: Mapping[str,
     alike = {name: getattr(own, name) for name in sorted(shared)} if isinstance(own, ImageFiles) else {}
     height, width, _ = run.record["data"]["image_shape"]
     splits = with_options(cls, {"size": f"{height}x{width}", **alike, **options}).load(root)
+    if bool(splits.tasks) != bool(run.tasks):
+        theirs, ours = ("several tasks" if each.tasks else "a single task" for each in (splits, run))
+        advice = "; a table with a column for each is read with --data.tasks A,B" if run.tasks else ""
+        raise UserError([f"{root or cls.__name__}: it has {theirs}, and {run.id} has {ours}{advice}"])
     if splits.multi_label != run.multi_label:
         theirs, ours = (("one class", "any number of labels")[flag] for flag in (splits.multi_label, run.multi_label))
         advice = "; a table is read so with --data.multi_label true" if run.multi_label else ""
@@ -103,9 +107,12 @@ def _with_labels(images: Images, now: np.ndarray, unknown: list[str], run: Run) 
 
 
 def of_labels(answers: Answers, splits: Splits, translation: Mapping[str, str]) -> Answers:
-    """The answers without the labels that the set does not have: of these, it says of no image whether they apply."""
+    """The answers without the labels that the set does not have: of these, it says of no image whether they apply. The
+    classes of several tasks are kept: those of a task exclude each other."""
     named = {translation.get(name, name) for name in splits.classes}
     kept = np.array([name in named for name in answers.classes])
+    if answers.tasks:
+        return answers
     if not answers.multi_label or kept.all():
         return answers
     lacking = [name for name, has in zip(answers.classes, kept, strict=True) if not has]

@@ -10,6 +10,7 @@ raises the limit of their size. The result is printed as CSV, or written with --
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -71,8 +72,7 @@ def main(words: Sequence[str]) -> int:
     refuse_missing(places)
     if given.sheet:
         refuse_sheet(given.sheet, map(Path, places))
-    if given.sort_into and runs[0].multi_label:
-        raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
+    _refuse_labels(given, runs[0])
     reading, *others = (_reading(run, given.path_column, options) for run in runs)
     alike = [(other.frame, other.how) == (reading.frame, reading.how) for other in others]
     if not all(alike):
@@ -111,6 +111,16 @@ def main(words: Sequence[str]) -> int:
     if kept.failed:
         complain(f"{kept.failed:,} images could not be read; their rows have the reason")
     return int(kept.failed > 0)
+
+
+def _refuse_labels(given: Namespace, run: Run) -> None:
+    """Raises UserError for options that need one class for each image."""
+    if given.sort_into or given.sheet:
+        run.refuse_tasks("--sort-into and --sheet do")
+    if given.top > 1:
+        run.refuse_tasks("--top does")
+    if given.sort_into and run.multi_label:
+        raise UserError(["--sort-into needs one class for each image, and these runs are multi-label"])
 
 
 def _divided(words: Sequence[str]) -> tuple[list[Run], list[str]]:

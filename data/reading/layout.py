@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.common.blocks import spans
 from core.common.errors import DataError
 from core.common.text import few, natural
 from core.loading.images import Splits
@@ -96,6 +97,9 @@ def lacking(source: Path, splits: Splits) -> list[str]:
             names = few(classes[place] for place in absent)
             mend = "add images, or change the fractions" if enough else "add images: each split needs one of each class"
             wrong.append(f"{source}: the {split} split would have no image of {names}; {mend}")
+    for task, columns in spans(splits.tasks):
+        bare = [s for s in ("val", "test") if not getattr(splits, s).targets[:, columns].any()]
+        wrong += [f"{source}: no image of the {split} split has a label of {task}; add some" for split in bare]
     return wrong
 
 

@@ -24,6 +24,7 @@ from data.reading.splits import split_of
 SUFFIXES = (".csv", ".parquet")
 BYTES_LIMIT = 2**30  # of the file
 MOST_ADVISED = 3  # rows with a mistake that an option mends, which are listed one by one
+_TASK = "task "  # begins the role of a column with the labels of a task
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
 
 
@@ -32,7 +33,7 @@ class Columns:
     """Names of the columns.  header: whether a CSV file has them; otherwise they are 1, 2, ...
 
     split, group, weight: None if the column is not used.  multi_label: an image has any number of labels, as a list or
-    as text with the separator between them.
+    as text with the separator between them.  tasks: columns with a label of each of several tasks, instead of label.
     """
 
     path: str
@@ -43,11 +44,12 @@ class Columns:
     separator: str = "|"
     header: bool = True
     weight: str | None = None
+    tasks: tuple[str, ...] = ()
 
     def named(self) -> dict[str, str]:
         """Role -> name of the columns that are used."""
-        roles = {"path": self.path, "label": self.label, "split": self.split, "group": self.group}
-        roles["weight"] = self.weight
+        labels = {f"{_TASK}{name}": name for name in self.tasks} or {"label": self.label}
+        roles = {"path": self.path, **labels, "split": self.split, "group": self.group, "weight": self.weight}
         return {role: name for role, name in roles.items() if name is not None}
 
 
@@ -56,9 +58,9 @@ class Row:
     """A row of the table.
 
     number: of the row, from 1 below the header.  name: normalized path of the image as in the table.  file: absolute
-    path of the image, links resolved.  labels: one label, or any number if multi-label.  split: train, val, test or
-    WHOLE. If a cell is invalid: no labels, split "", group None.  weight: NaN if it is missing or invalid; None if the
-    table has none.
+    path of the image, links resolved.  labels: one label, or any number if multi-label; of several tasks, one each, ""
+    if it is missing.  split: train, val, test or WHOLE. If a cell is invalid: no labels, split "", group None.  weight:
+    NaN if it is missing or invalid; None if the table has none.
     """
 
     number: int
@@ -203,7 +205,8 @@ def _missing(role: str, name: str, known: Sequence[str]) -> Iterator[str]:
     elif name not in known:
         hint = did_you_mean(name, known) or f"; the columns are {', '.join(map(printable, known))}"
         none = ", or none" if role in ("split", "group", "weight") else ""
-        yield f"the table has no column {name}{hint} (set it with --data.{role}_column NAME{none})"
+        option = "tasks A,B" if role.startswith(_TASK) else f"{role}_column NAME{none}"
+        yield f"the table has no column {name}{hint} (set it with --data.{option})"
 
 
 def _row(
@@ -222,7 +225,9 @@ def _row(
     path = taken(lambda cell: _relative(_text("path", cell), folder), cells["path"])
     file = taken(locate, path) if path else None
     status = taken(_status, (path, file)) if file else None
-    labels = taken(lambda cell: _labels(cell, columns), cells["label"], ())
+    labels = taken(lambda cell: _labels(cell, columns), cells["label"], ()) if "label" in cells else None
+    if labels is None:
+        labels = taken(_labels_of_tasks, [cells[f"{_TASK}{name}"] for name in columns.tasks], ())
     split = taken(_split, cells["split"], "") if "split" in cells else WHOLE
     group = taken(lambda cell: _text("group", cell), cells["group"]) if "group" in cells else None
     weight = taken(lambda cell: _weight(cell, split), cells["weight"], math.nan) if "weight" in cells else None
@@ -273,6 +278,14 @@ def _labels(cell: Any, columns: Columns) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise _Wrong(f"the labels {printable(', '.join(names))}", "contain a label twice")
     return names
+
+
+def _labels_of_tasks(cells: Sequence[Any]) -> tuple[str, ...]:
+    """The label of each task, "" for an empty cell."""
+    blank = [cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()) for cell in cells]
+    if all(blank):
+        raise _Wrong("the labels", "of all tasks are missing; remove the row")
+    return tuple("" if empty else _text("label", cell) for cell, empty in zip(cells, blank, strict=True))
 
 
 def _split(cell: Any) -> str:
