@@ -18,7 +18,8 @@ from core.common.errors import UserError
 from core.common.terminal import tell
 from core.common.text import size, suggestion
 from core.record import journal, lock
-from core.record.run import RecordedRun, named_in
+from core.record.ids import named_in
+from core.record.run import RecordedRun
 from core.record.summary import read_summary
 from core.training.checkpoint import CHECKPOINTS
 

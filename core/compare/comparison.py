@@ -10,13 +10,14 @@ from types import MappingProxyType
 
 from core.common.errors import UserError
 from core.common.text import did_you_mean
-from core.compare.groups import Group, begun, comparable, grouped, without
+from core.compare.groups import Group, comparable, grouped, without
 from core.compare.images import Reader, Scores, over_images
 from core.compare.labels import distinctive_fields
 from core.compare.looks import Looks, Pair, looked, pair_of, spent, turned
 from core.compare.runs import Row, with_missing_fields
 from core.compare.statistics import LEVEL, Difference, difference, first_family, second_family, seeds_needed
 from core.metrics.names import direction
+from core.record.ids import begun
 
 SEEDS, IMAGES, BOTH = UNITS = ("seeds", "images", "both")  # what intervals are over
 BESIDE = ("nll", "brier")  # proper scores, which are told beside an accuracy
@@ -276,7 +277,7 @@ def _chosen(groups: Sequence[Group], baseline: str | None) -> Group:
     it is."""
     if baseline is None:
 
-        def order(group: Group) -> tuple[bool, bool, str]:  # against a single seed, nothing could be tested
+        def order(group: Group) -> tuple[bool, bool, tuple[str, ...]]:  # against a single seed, nothing could be tested
             return math.isnan(group.summary[2]), not _is_base(group), begun(group.first)
 
         return min(groups, key=order)

@@ -15,6 +15,7 @@ from core.compare.images import Scores
 from core.compare.labels import MISSING, Setting, settings
 from core.compare.runs import FINISHED, FOLD, Row
 from core.metrics.names import step_between
+from core.record.ids import begun
 
 DATA = "data.images"  # the field that tells apart the data sets of a comparison, in addition to the declared ones
 MOST_NAMED, MOST_LETTERS = 5, 120  # failed seeds that are named, and letters of the message about each
@@ -198,8 +199,3 @@ def unfinished_reason(row: Row) -> str:
         return "running, or interrupted"
     first = row.error.partition("\n")[0] or "FAILED"
     return first if len(first) <= MOST_LETTERS else f"{first[: MOST_LETTERS - 3]}..."
-
-
-def begun(run: str) -> str:
-    """Sorts the ids of runs by the time at which they began."""
-    return run.split("-", 1)[1] if "-" in run else run

@@ -17,9 +17,9 @@ from core.common.errors import UserError
 from core.common.text import suggestion
 from core.compare.runs import declared_fields, summary_of
 from core.record import journal, lock
+from core.record.ids import begun, named_in
 from core.record.labels import Labels, labels
-from core.record.latest import begun
-from core.record.run import COMBINED, IMPORTED, RECORD, RecordedRun, named_in, read_record
+from core.record.run import COMBINED, IMPORTED, RECORD, RecordedRun, read_record
 
 if TYPE_CHECKING:
     import pandas as pd

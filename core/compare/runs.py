@@ -14,8 +14,9 @@ from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.declare.renamed import migrated_names
 from core.record import journal
+from core.record.ids import named_in
 from core.record.labels import labels
-from core.record.run import IMPORTED, RECORD, REPLACED, RecordedRun, holds_others, named_in
+from core.record.run import IMPORTED, RECORD, REPLACED, RecordedRun, holds_others
 from core.record.summary import SUMMARY, read_summary
 
 SEED, FOLD = "seed", "fold"

@@ -12,7 +12,7 @@ from core.common.text import duration
 from core.compare.comparison import IMAGES, Comparison, Contrast
 from core.compare.groups import Group
 from core.compare.statistics import MOST
-from core.metrics.names import FRACTIONS
+from core.metrics.names import is_fraction
 
 FIRST, LAST = ("setting", "n", "mean", "best", "difference", "p"), ("time", "images/s", "parameters", "differs in")
 
@@ -131,7 +131,7 @@ def format_value(metric: str, value: float) -> str:
 def in_percent(metric: str) -> bool:
     """Whether the metric is shown in percent: an accuracy, not a loss."""
     split, _, quantity = metric.partition("/")
-    return split in ("train", "val", "test") and quantity in FRACTIONS
+    return split in ("train", "val", "test") and is_fraction(quantity)
 
 
 def table(comparison: Comparison) -> list[list[str]]:

@@ -20,10 +20,11 @@ from core.importing import param_names
 from core.importing.log import Artifact, Log, Origin
 from core.importing.metric_names import Name
 from core.record import provenance
+from core.record.ids import new_id
 from core.record.journal import Journal, log_text
 from core.record.labels import write_labels
 from core.record.latest import link_latest
-from core.record.run import IMPORTED, RECORD, REPLACED, VERSION, RecordedRun, read_record, run_id
+from core.record.run import IMPORTED, RECORD, REPLACED, VERSION, RecordedRun, read_record
 from core.record.summary import SUMMARY
 
 MOST_BYTES, MOST_OF_ALL = 2**20, 2**25  # of an artifact that is copied, and of all that are
@@ -103,7 +104,7 @@ def parent_of(old: OldRun, known: Iterable[Mapping[str, Any]]) -> str | None:
 def write(old: OldRun, replaces: RecordedRun | None = None, parent: str | None = None) -> RecordedRun:
     """Write a run to the record, with the times of the log if it has any. parent: id of the run that it is nested in.
     Returns the new run. Raises UserError."""
-    identity = run_id(old.experiment)
+    identity = new_id(old.experiment)
     try:
         paths.runs().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="importing-", dir=paths.runs().parent) as aside:

@@ -89,6 +89,11 @@ def direction(metric: str) -> int | None:
     return _DIRECTIONS.get("_".join(words)) or _DIRECTIONS.get("_".join(w for w in words if w not in _ASIDE))
 
 
+def is_fraction(quantity: str) -> bool:
+    """Whether a quantity, named without its split, is a share of 1, also one of a single task: accuracy_digit."""
+    return quantity == EXACT_MATCH or any(quantity == name or quantity.startswith(f"{name}_") for name in FRACTIONS)
+
+
 def step_between(metric: str, images: int) -> float:
     """The step between values of a metric over images: 1 / 72 of an accuracy on 72 images; 0 if it has no fixed one."""
     return 1 / images if images and metric.rpartition("/")[2] in ("accuracy", "top5") else 0.0

@@ -12,14 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from core.common import paths
+from core.record.ids import begun
 
 LATEST = "latest"
 _TAKEN = ("runs", "launches", "decisions", "lr_find", "removed", LATEST)  # names of other things in mlruns/
-
-
-def begun(run_id: str) -> tuple[str, ...]:
-    """Date, time and last part of a run id; the later run has the larger one."""
-    return tuple(run_id.rsplit("-", 3)[1:])
 
 
 def link_latest(folder: Path, experiment: str) -> None:

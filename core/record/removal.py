@@ -18,10 +18,11 @@ from core.common.errors import UserError
 from core.common.failpoints import failpoint
 from core.common.files import make_folder, sync
 from core.common.text import few
+from core.record.ids import named_in
 from core.record.labels import locked_labels
 from core.record.latest import relink
 from core.record.lock import is_free, locked
-from core.record.run import COMBINED, MIRROR, RECORD, RecordedRun, named_in, read_record
+from core.record.run import COMBINED, MIRROR, RECORD, RecordedRun, read_record
 
 _STANDING = ("parent", "continued", "weights", "declaration", COMBINED)  # fields of a record that may name another run
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
@@ -23,7 +21,8 @@ from core.common.text import did_you_mean
 from core.declare.renamed import migrated_record
 from core.declare.tree import dotted
 from core.record import journal
-from core.record.latest import LATEST, begun, target
+from core.record.ids import FOLDER_NAME, begun, named_in
+from core.record.latest import LATEST, target
 
 if TYPE_CHECKING:
     from scipy.sparse import coo_array
@@ -44,8 +43,7 @@ IMPORTED = "imported"  # key in a record: source of a run that was imported from
 COMBINED = "combined"  # key in a record: the runs that an ensemble or a soup was made of
 REPLACED = "imported.replaced_by"  # tag of an imported run whose source was imported again
 BEST = "best.json"  # artifact of a study: the declaration of its best trial
-_NAME = r"^\w[\w.-]*$"  # of an experiment, and of a run: the name of a folder
-_Name = Annotated[str, Field(pattern=_NAME)]
+_Name = Annotated[str, Field(pattern=FOLDER_NAME)]
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -326,11 +324,6 @@ def _parent_of(run: RecordedRun) -> Any:
         return ...
 
 
-def named_in(run_id: str) -> str:
-    """Returns the name of the experiment in a run id, <experiment>-<date>-<time>-<end>."""
-    return run_id.rsplit("-", 3)[0]
-
-
 def read_record(path: Path) -> dict[str, Any]:
     """Read a record.json. Raises UserError if it is missing, damaged or of an unsupported version; the same is raised
     on access to a field that it lacks."""
@@ -392,15 +385,3 @@ def parent_of(run: R) -> R | None:
     above = run.record.get("parent")
     folder = paths.runs() / above if above else None
     return next(intact([type(run)(folder)]), None) if folder and folder.exists() else None
-
-
-def run_id(experiment: str) -> str:
-    """Returns a new id, <experiment>-<date>-<time>-<microseconds and a random byte, in hexadecimal>; ids of an
-    experiment sort by start. Raises UserError.
-
-    In ids of older versions, the last part is random, and runs that began in the same second have no order.
-    """
-    if not re.fullmatch(_NAME, experiment):
-        raise UserError([f"experiment: {experiment!r} is not a valid folder name; use letters, digits, - and _"])
-    now = datetime.now()
-    return f"{experiment}-{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{secrets.token_hex(1)}"

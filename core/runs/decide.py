@@ -18,10 +18,10 @@ from core.common.files import make_folder
 from core.common.terminal import tell
 from core.common.text import did_you_mean
 from core.compare import looks
-from core.compare.groups import begun
 from core.compare.sequential import FIRST, deciding_look, paired, seeds_to_go
 from core.launch import Launch
 from core.metrics.names import step_between
+from core.record.ids import begun
 from core.record.journal import Journal
 from core.record.lock import is_free, locked
 from core.record.run import intact, parent_of

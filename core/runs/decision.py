@@ -19,8 +19,8 @@ from core.compare.table import format_value, in_percent
 from core.declare.part import Part
 from core.experiment import Experiment
 from core.metrics.names import direction
+from core.record.ids import new_id
 from core.record.provenance import command
-from core.record.run import run_id
 from core.runs.recorder import RunInfo
 from core.runs.trained import declares
 
@@ -166,7 +166,7 @@ def proposed(settings: Sequence[Setting], against: Setting, options: Decide) -> 
         raise UserError(wrong)
     least = options.least / 100 if options.least is not None and in_percent(options.metric) else options.least
     rule = Rule(least, options.budget, boundary(len(settings), options.budget))
-    name = run_id(against.info.experiment)
+    name = new_id(against.info.experiment)
     plan = Plan(name, options.metric, rule, first, tuple(settings), against, command())
     _ = plan.better
     return plan

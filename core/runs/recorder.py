@@ -19,10 +19,11 @@ from core.diagnostics.contact_sheet import LOOK, contact_sheet
 from core.experiment import Experiment
 from core.launch import Launch
 from core.record import provenance, sources
+from core.record.ids import new_id
 from core.record.journal import Journal, log_text, read
 from core.record.labels import NAME, write_labels
 from core.record.latest import link_latest
-from core.record.run import RECORD, VERSION, WEIGHTS, run_id
+from core.record.run import RECORD, VERSION, WEIGHTS
 from core.runs.trained import Run
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class RunSpec:
 
 def new_run(experiment: str) -> tuple[Run, Journal]:
     """Create a run and open its journal. Raises UserError if the folder cannot be written."""
-    run = Run(paths.runs() / run_id(experiment))
+    run = Run(paths.runs() / new_id(experiment))
     try:
         return run, Journal(run.folder)
     except OSError as error:

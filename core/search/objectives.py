@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from core.common.errors import UserError
 from core.common.text import did_you_mean
 from core.experiment import Experiment
-from core.metrics.names import FRACTIONS, SPARSITY, direction, sign
+from core.metrics.names import SPARSITY, direction, is_fraction, sign
 from core.record.run import last
 from core.runs.trained import Run
 from core.search.options import COSTS, Search
@@ -131,4 +131,4 @@ def number(name: str, value: float) -> str:
         return f"{value:z,.1f} s"
     if name == LATENCY:
         return f"{value:z.2f} ms"
-    return f"{value:z.2%}" if name.rpartition("/")[2] in FRACTIONS else f"{value:z.4f}"
+    return f"{value:z.2%}" if is_fraction(name.rpartition("/")[2]) else f"{value:z.4f}"

@@ -190,7 +190,6 @@ def _assemble(
     forward = plan.share // experiment.grad_accum_steps
     if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward, flops):
         dtype, precision = autocast_of("bf16", device)
-    held = experiment.lora or experiment.freeze
     setup = Setup(
         method=method,
         loss=loss,
@@ -212,7 +211,7 @@ def _assemble(
         autocast=dtype,
         fixed_scale=experiment.loss_scale.init_scale if experiment.loss_scale.fixed else None,
         rank=ranks.rank,
-        frozen=held.of(state.model) if held else None,
+        frozen=held.of(state.model) if (held := experiment.lora or experiment.freeze) else None,
         collector=Collector("val", splits.classes, metrics, splits.tasks) if metrics else None,
         pruning=_pruning(experiment, state),
         views=plan.views,

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from core.metrics.names import FRACTIONS, MetricName, direction, sign, step_between
+from core.metrics.names import FRACTIONS, MetricName, direction, is_fraction, sign, step_between
 from core.search.options import COSTS
 
 
@@ -44,6 +44,14 @@ def test_a_direction_is_not_guessed(name):
     assert direction(name) is None
     with pytest.raises(ValueError, match="not known"):
         sign(name)
+
+
+def test_metrics_of_single_tasks_are_fractions_as_those_of_all_are():
+    assert [n for n in ("accuracy_digit", "exact_match", "f1", "loss_digit", "nll", "accurate") if is_fraction(n)] == [
+        "accuracy_digit",
+        "exact_match",
+        "f1",
+    ]
 
 
 @pytest.mark.parametrize(

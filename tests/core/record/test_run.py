@@ -6,9 +6,9 @@ import pytest
 
 from core.common import paths
 from core.common.errors import UserError
+from core.record.ids import begun, new_id
 from core.record.journal import Journal, log_text
-from core.record.latest import begun
-from core.record.run import RECORD, VERSION, RecordedRun, run_id
+from core.record.run import RECORD, VERSION, RecordedRun
 
 
 def on_record(name, parent=None, experiment="digits_cnn"):
@@ -49,8 +49,8 @@ def test_a_run_is_named_as_latest_or_by_its_id_in_mlflow(home):
 
 
 def test_runs_that_begin_in_the_same_second_have_an_order(home):
-    ids = [run_id("tiny") for _ in range(50)]
+    ids = [new_id("tiny") for _ in range(50)]
     assert sorted(ids) == ids
     assert len(set(ids)) == 50
     older = "tiny-20200101-000000-ffff"  # of a version whose ids ended in a random number
-    assert max([older, *ids, run_id("another")], key=begun).startswith("another-")
+    assert max([older, *ids, new_id("another")], key=begun).startswith("another-")
