@@ -34,8 +34,10 @@ def report(run: Run) -> None:
     metrics, history = run.metrics, run.history["test/accuracy"]
     n = run.record["data"]["test"]
     accuracy, loss = metrics["test/accuracy"], metrics["test/loss"]
+    each = "".join(f", {task} {metrics[f'test/accuracy_{task}']:.2%}" for task, _ in run.tasks)
     labels = f", mean average precision {metrics['test/map']:.2%}" if "test/map" in metrics else ""
-    tell(f"test accuracy {accuracy:.2%} (n = {n:,}){labels}, loss {loss:.4f}, with the weights of epoch {max(history)}")
+    weights = f"with the weights of epoch {max(history)}"
+    tell(f"test accuracy {accuracy:.2%} (n = {n:,}){each}{labels}, loss {loss:.4f}, {weights}")
     if (page := run.folder / "artifacts" / REPORT).exists():
         tell(f"report: {page}")
     report_location(run)

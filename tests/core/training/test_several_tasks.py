@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from core import losses as L
 from core.augment import CutMix, Mixup
 from core.cli.compare import main as compare
+from core.cli.outcome import report as report_end
 from core.cli.report import main as report
 from core.common.errors import DataError, UserError
 from core.context import Context
@@ -266,6 +267,13 @@ def test_runs_are_compared_by_the_metric_of_a_task(at_home, other, capsys):
         assert metric in said
         assert "not known" not in said
     assert compare([at_home.id, other.id]) == 0
+
+
+def test_the_last_line_of_a_training_has_the_accuracy_of_each_task(at_home, capsys):
+    report_end(at_home)
+    said, metrics = capsys.readouterr().out, at_home.metrics
+    for task in TASKS:
+        assert f"{task} {metrics[f'test/accuracy_{task}']:.2%}" in said
 
 
 def test_a_search_and_early_stopping_follow_the_metric_of_a_task():
