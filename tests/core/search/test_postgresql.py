@@ -140,7 +140,7 @@ def test_a_lost_server_ends_the_search_in_one_line_and_the_same_command_goes_on(
         assert process.wait(120) == 1, process.text
     finally:
         server.start()
-    assert "was lost" in process.text
+    assert "is unreachable" in process.text
     assert "to continue, run the same command" in process.text
     assert "Traceback" not in process.text
     again = forge.start(*words, env={"LABBOOK_HOME": str(tmp_path)})

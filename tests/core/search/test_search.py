@@ -127,7 +127,7 @@ def test_forty_trials_are_reported_once_however_often_workers_and_parents_die(fo
     import random
 
     luck = random.Random(0)
-    words = (PROGRAM, "search", "--goal", "val/accuracy", "--epochs", "12", "--threads", "1", "--trials", "40",
+    words = (PROGRAM, "search", "--goal", "val/accuracy", "--epochs", "24", "--threads", "1", "--trials", "40",
              "--workers", "2", "--checkpoint-every", "5")  # fmt: skip
     dead = 0
     for kills in (4, 3, 3):
