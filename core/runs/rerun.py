@@ -235,8 +235,9 @@ def rerun_in_worktree(run: Run, launch: Launch) -> Run:
     Its id is read from the output. Raises UserError if the code cannot be restored or fails.
     """
     name, known = run.record["experiment"], run.record["launch"]  # the recorded code knows no other options
-    options = {key: value for key, value in launch.flat().items() if key in known and value is not None}
-    given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    options = {key: value for key, value in launch.flat().items() if key in known and value not in (None, ())}
+    text = {key: ",".join(value) if isinstance(value, tuple) else str(value) for key, value in options.items()}
+    given = [word for key, value in text.items() for word in (f"--{key}", value)]
     record = run.folder / "artifacts" / "record.json"
     with _worktree(run) as folder:
         command = [sys.executable, "-m", f"experiments.{name}", "--from", str(record), *given]

@@ -70,7 +70,11 @@ class StudyRunner:
     def iterate(self, stop: Stop) -> None:
         """Run trials until all have ended, the timeout expires, or a signal arrives. Raises Failing."""
         self.runs = runs_by_trial(self.parent)
-        self.orphans = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t) and not self._is_paused(t)]
+        left = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t)]
+        for trial in left:
+            if run := self.runs.get(trial.number):  # what a mirror that died with its search has not sent
+                self.mirror.follow(run.folder)
+        self.orphans = [trial for trial in left if not self._is_paused(trial)]
         self._give_up_lost()
         if not self.orphans and self._is_over() and not self._awaits_others():
             return
