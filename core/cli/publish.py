@@ -33,8 +33,11 @@ def main(words: Sequence[str]) -> int:
     try:
         found = publish(run, given.dir, import_data("data.predict.conversion").facts(run))
     except OSError as error:
-        said = f"{error.filename or given.dir}: {error.strerror}" if error.strerror else str(error)
+        place = given.dir if error.filename2 else error.filename or given.dir  # of a copy, the first is what is read
+        said = f"{place}: {error.strerror}" if error.strerror else str(error)
         raise UserError([f"{said}; nothing was written"]) from None
+    if not any(name.startswith("test/") for name in run.metrics):
+        complain(f"{run.id} was not tested: its card has no results")
     for what, why in found.left_out.items():
         complain(f"left out: {what}: {why}")
     if found.groups:

@@ -41,7 +41,12 @@ def _resume(which: str | NamedExperiment) -> int:
     run = from_first(together(find))
     assert run is not None
     if in_study(run):
-        raise UserError([f"{run.id} belongs to a study: run the search command again to resume it"])
+        raise UserError(
+            [
+                f"{run.id} belongs to a study: run the search command again to resume it; "
+                "with --pruner thaw it may be paused, and needs more --trials"
+            ]
+        )
     return resumed(run)
 
 

@@ -75,24 +75,15 @@ def _front(run: RecordedRun, results: list[Result], own: bool) -> str:
     name = str(declared.get("name") or data["name"])
     measured = [{"type": one.name, "name": one.name, "value": one.value} for one in results]
     task = {"type": "image-classification", "name": "Image Classification"}
-    fields = {
+    fields: dict[str, Any] = {
         "library_name": "pytorch" if own else "timm",
         "pipeline_tag": "image-classification",
         **({"datasets": [name]} if _HUB.fullmatch(name) else {}),
         "tags": ["image-classification", "pytorch" if own else "timm", "labbook"],
-        "model-index": [
-            {
-                "name": run.id,
-                "results": [
-                    {
-                        "task": task,
-                        "dataset": {"type": name, "name": data["name"], "split": "test"},
-                        "metrics": measured,
-                    }
-                ],
-            }
-        ],
     }
+    if measured:
+        dataset = {"type": name, "name": data["name"], "split": "test"}
+        fields["model-index"] = [{"name": run.id, "results": [{"task": task, "dataset": dataset, "metrics": measured}]}]
     return str(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
 
 
@@ -135,7 +126,8 @@ def _cut(conversion: Mapping[str, Any]) -> str:
 
 def _normalization(data: Mapping[str, Any]) -> str:
     if not data["mean"]:
-        return "Each image is normalized by its own mean and standard deviation."
+        what = "channel of an image" if data["std"] else "image"
+        return f"Each {what} is normalized by its own mean and standard deviation."
     mean, std = (", ".join(f"{value:.4f}" for value in data[name]) for name in ("mean", "std"))
     return f"Pixels of 0 to 1 are normalized by the mean {mean} and the standard deviation {std}."
 

@@ -25,6 +25,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_SERVERS = ("postgresql", "mysql", "mssql")
 _MOST_FILES = 1000  # artifacts of a run that are listed
 
 
@@ -57,6 +58,10 @@ class Store:
         with self._told():
             from mlflow import MlflowClient
 
+            if uri.split("://")[0].split("+")[0] in _SERVERS:  # MLflow alone would try again for many minutes
+                from sqlalchemy import create_engine
+
+                create_engine(uri).connect().close()
             self._client = MlflowClient(uri, registry_uri=uri)
 
     def runs(self) -> Iterator[StoredRun]:

@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 from core.cli.publish import main as publish
 from core.common.errors import UserError
 from core.export import public_record, timm_folder
+from core.export.card import card
 from core.export.script import answers as script_answers
 from core.inference.network import model_of
 from core.launch import Launch
@@ -96,6 +97,25 @@ def test_a_network_that_timm_has_not_comes_with_a_loader_of_its_own(runs, tmp_pa
     assert script_answers(folder, [tmp_path / "one.png"]) == pytest.approx(run.predict(pixels), abs=1e-5)
     kept = load_file(run.artifact(WEIGHTS))
     assert all(torch.equal(kept[key], tensor) for key, tensor in load_file(folder / "model.safetensors").items())
+
+
+def test_a_run_that_was_not_tested_has_no_table_of_results(runs, monkeypatch):
+    run = runs["gray"]
+    monkeypatch.setattr(type(run), "metrics", {})
+    text = card(run, conversion.facts(run), "", {}, "")
+    assert "The run was not tested" in text
+    assert "model-index" not in text
+    assert "| metric |" not in text
+
+
+def test_a_full_disk_names_the_folder_and_not_the_run(runs, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device", str(source), None, str(target))
+
+    monkeypatch.setattr(shutil, "copy", full)
+    with pytest.raises(UserError, match=f"^{tmp_path}/published: No space left on device; nothing was written"):
+        publish([runs["gray"].id, str(tmp_path / "published")])
+    assert not list(tmp_path.glob("*published*"))
 
 
 def test_a_network_of_the_same_name_with_other_logits_is_not_given_to_timm(runs, tmp_path):
