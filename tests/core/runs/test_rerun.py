@@ -15,7 +15,6 @@ from core.runs import recorder
 from core.runs.rerun import Check, check_environment, compare_results, first_difference
 from core.runs.train import train
 from core.runs.trained import load
-from experiments.digits_cnn import EXPERIMENT as DIGITS
 from experiments.tiny import EXPERIMENT
 
 TINY = EXPERIMENT.but({"limit": 128, "epochs": 2})
@@ -189,7 +188,7 @@ def test_what_cannot_be_run_again_is_refused(run, change, message):
 
 @pytest.mark.slow
 def test_the_recorded_code_runs_in_a_worktree(home, capsys):
-    run = train(DIGITS.but({"limit": 128, "epochs": 2}), QUIET, "digits_cnn")  # which is in the repository, unlike tiny
+    run = train(TINY, QUIET, "digits_cnn")  # whose folder is in the repository, unlike that of tiny
     assert main([run.id, "--worktree"]) == 0
     text = capsys.readouterr().out
     assert "running the recorded code in a worktree" in text
