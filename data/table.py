@@ -16,7 +16,7 @@ from core.common.blocks import qualified
 from core.common.errors import DataError
 from core.loading.images import Images, Splits
 from core.loading.stratify import held_out, stratified
-from core.metrics.confusion import DENSE
+from core.metrics.names import DENSE
 from data.folder import TEST_SEED, ImageFiles
 from data.reading import archive, cache, ingest, labels, layout, rows
 from data.reading.columns import EXPECTED

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from core.metrics.names import DENSE
+
 if TYPE_CHECKING:
     from scipy.sparse import coo_array
-
-DENSE = 1000  # classes
 
 
 class Margins(NamedTuple):

@@ -74,6 +74,7 @@ _ASIDE = {
 
 _OF_A_TASK = dict.fromkeys(("accuracy", "balanced_accuracy", "top5", "precision", "recall", "f1"), 1)
 _OF_A_TASK |= dict.fromkeys(("nll", "ece", "loss"), -1)
+DENSE = 1000  # classes up to which a confusion matrix is dense, and the most of each of several tasks
 EXACT_MATCH = "exact_match"  # with several tasks: the share of images of which every known label is predicted
 
 

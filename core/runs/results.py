@@ -17,7 +17,8 @@ from core.inference.answers import log_answers, name_of
 from core.loading.images import Images
 from core.metrics.answers import Answers
 from core.metrics.base import Metric, undefined
-from core.metrics.confusion import DENSE, cells
+from core.metrics.confusion import cells
+from core.metrics.names import DENSE
 from core.metrics.task import Confusion, PerClass, Task
 from core.models.footprint import footprints
 from core.models.tta import averaged

@@ -180,7 +180,7 @@ def test_help_shows_the_ten_options_that_are_changed_most_and_leads_to_the_rest(
         "--loss.label_smoothing 0.1 .*\\(at least 0, below 1\\)",
         "--swa.start 0.75 .*\\(at least 0, below 1; adds swa\\)",
         "--schedule.min_lr_ratio 0.0 .*\\(0 to 1\\)",
-        "--precision auto .*\\(choose one of auto, fp32, bf16, fp16\\)",
+        "--precision auto .*\\(choose one of auto, fp32, bf16, fp16, bf16-true, fp16-true\\)",
         "--optimizer SGD .*choose one of SGD, Adam, AdamW, RMSprop, Muon",
     ],
 )
