@@ -18,7 +18,7 @@ from core.record.run import COMBINED, RecordedRun
 
 MEASURED = ("accuracy", "balanced_accuracy", "f1", "nll", "ece")  # metrics with an interval over images
 OF_LABELS = ("accuracy", "f1", "map")
-MAIN = "test/accuracy"  # the metric of which a mean over seeds is told
+MAIN = "test/accuracy"  # the metric of which a mean over seeds is reported
 DECLARED = ("augment", "loss", "method", "optimizer", "optimizer.lr", "schedule", "epochs", "batch_size", "seed")
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an id of the hub
 

@@ -35,7 +35,7 @@ class Search(Part):
     )
     pruner: Literal["median", "hyperband", "halving", "patient", "percentile", "thaw", "none"] = Field(
         "median",
-        description="pruner: stops unpromising trials early; thaw: pauses them, and takes them up again if they rank "
+        description="pruner: stops unpromising trials early; thaw: pauses them, and resumes those that rank "
         "among the best",
     )
     race: int | None = Field(

@@ -134,7 +134,7 @@ def _about_paused(runner: StudyRunner) -> str:
     taken = sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
     return (
         f"{len(waiting)} paused trials keep {size(taken)} of checkpoints: with more --trials, the same command may "
-        f"take them up again; labbook rm {runner.parent.id} removes the study"
+        f"resume them; labbook rm {runner.parent.id} removes the study"
     )
 
 

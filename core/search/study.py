@@ -161,7 +161,7 @@ class StudyRunner:
         return self._is_thawing and thaw.is_paused(trial)
 
     def _due_after_pause(self, *pausing: int) -> int | None:
-        """The number of the paused trial that is taken up next, if any. pausing: as if these were paused, too."""
+        """The number of the paused trial that is resumed next, if any. pausing: as if these were paused, too."""
         if not self._is_thawing:
             return None
         return thaw.due_in(self.study, self.steps, self.goals.epoch == "best", self._have_begun(), pausing)

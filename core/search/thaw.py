@@ -1,4 +1,4 @@
-"""The pruner thaw: trials pause at a rung with a checkpoint, and any of them may be taken up again.
+"""The pruner thaw: trials pause at a rung with a checkpoint, and any of them may be resumed.
 
 Rungs are a third, a ninth, and a 27th of the epochs. The rule is that of asynchronous successive halving (Li et al.
 2020, A system for massively parallel hyperparameter tuning, section 3): the best third of the trials that reached a
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from core.search.repeats import DECLARED, proposed
 from core.search.space import Space
 
-PAUSED = "paused"  # user attribute of a running trial: the epoch after which it was paused; 0 once it is taken up again
+PAUSED = "paused"  # user attribute of a running trial: the epoch after which it was paused; 0 once it is resumed
 _SHARE = 3  # one of so many trials continues from a rung to the next one
 Reached = Mapping[int, Mapping[int, float]]  # trial -> epoch -> score so far, of which more is better
 
@@ -31,7 +31,7 @@ def rungs(epochs: int) -> tuple[int, ...]:
 
 
 def due(reached: Reached, paused: Mapping[int, int], levels: Sequence[int], ending: bool) -> int | None:
-    """The number of the paused trial that is taken up next; None if a new trial should begin.
+    """The number of the paused trial that is resumed next; None if a new trial should begin.
 
     It is the best of those that are paused at the highest rung where one is among the best third of all trials that
     reached this rung; the third is rounded up once all trials have begun. Of equal trials, the earlier one is better.
@@ -48,7 +48,7 @@ def due(reached: Reached, paused: Mapping[int, int], levels: Sequence[int], endi
 
 
 def due_in(study: optuna.Study, epochs: int, best: bool, ending: bool, pausing: Sequence[int] = ()) -> int | None:
-    """The number of the paused trial of a study that is taken up next, if any.
+    """The number of the paused trial of a study that is resumed next, if any.
 
     epochs: of a trial that is trained to the end.  best: a trial is ranked by its best value so far, and not by the
     present one.  ending: whether all trials have begun.  pausing: trials that are taken to be paused, too.

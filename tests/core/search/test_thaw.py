@@ -1,4 +1,4 @@
-"""The pruner that pauses trials: which trial is taken up next, and studies that pause trials and take them up again."""
+"""The pruner that pauses trials: which trial is resumed next, and studies that pause trials and resume them."""
 
 import os
 import signal
