@@ -6,12 +6,24 @@ import json
 import time
 from pathlib import Path
 
+import optuna
+
 from core.runs.trained import load
+from core.search.storage import open_storage
 
 
 def parent_of(home):
     records = (home / "mlruns" / "runs").glob("*/artifacts/record.json")
     return next(load(p.parent.parent.name) for p in records if json.loads(p.read_text()).get("study"))
+
+
+def trials_of(home, name="tiny"):
+    """The trials of a study in a local file; none before it exists."""
+    try:
+        storage = open_storage(None, home / "mlruns" / "studies" / name)
+        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    except (KeyError, OSError):
+        return []
 
 
 def children(pid):

@@ -17,10 +17,9 @@ from core.search.options import Search
 from core.search.race import FEWEST, belief, challenger, verdict
 from core.search.repeats import REPEATS, SEED, best_of, message, repeat, scores, verdict_of
 from core.search.search import search
-from core.search.storage import open_storage
 from core.search.trial import runs_by_trial
 from experiments.tiny import EXPERIMENT
-from tests.support.studies import children, parent_of, wait_for
+from tests.support.studies import children, parent_of, trials_of, wait_for
 
 TINY = EXPERIMENT.but({"limit": 60, "epochs": 1, "monitor": "val/accuracy", "model.widths": (4,)})
 SPACE = {"optimizer.lr": Float(0.01, 1.0, log=True)}
@@ -151,15 +150,8 @@ def test_a_race_whose_worker_and_parent_are_killed_has_each_seed_once(forge, hom
              "1", "--trials", "8", "--workers", "2", "--pruner", "none", "--mlflow", "false",
              "--checkpoint-every", "2")  # fmt: skip
 
-    def trials():
-        try:
-            storage = open_storage(None, home / "mlruns" / "studies" / "tiny")
-            return optuna.load_study(study_name="tiny", storage=storage).get_trials(deepcopy=False)
-        except (KeyError, OSError):
-            return []
-
     def racing():
-        return any(REPEATS in trial.user_attrs and not trial.state.is_finished() for trial in trials())
+        return any(REPEATS in trial.user_attrs and not trial.state.is_finished() for trial in trials_of(home))
 
     process = forge.start(*words, "--race", "4")
     wait_for(racing, process)
@@ -171,7 +163,7 @@ def test_a_race_whose_worker_and_parent_are_killed_has_each_seed_once(forge, hom
     status, text = forge.run(*words, "--race", "4", timeout=600)
     assert status == 0, text
     assert "leads the race" in text
-    done = trials()
+    done = trials_of(home)
     assert {trial.state for trial in done} == {optuna.trial.TrialState.COMPLETE}
     named = [(t.user_attrs.get(REPEATS, t.number), t.user_attrs.get(SEED, 0)) for t in done]
     assert len(set(named)) == len(named)

@@ -20,11 +20,10 @@ from core.search.objectives import goals_of
 from core.search.options import Search
 from core.search.repeats import DECLARED
 from core.search.search import search
-from core.search.storage import open_storage
 from core.search.thaw import PAUSED, due, due_in, is_paused, proposal, rungs
 from core.search.trial import runs_by_trial
 from experiments.tiny import EXPERIMENT
-from tests.support.studies import children, parent_of, wait_for
+from tests.support.studies import children, parent_of, trials_of, wait_for
 
 TINY = EXPERIMENT.but({"limit": 60, "epochs": 3, "monitor": "val/accuracy", "model.widths": (4,)})
 SPACE = {"optimizer.lr": Float(0.001, 1.0, log=True)}
@@ -147,24 +146,17 @@ def test_a_study_whose_worker_and_parent_are_killed_has_each_trial_once(forge, h
              "1", "--trials", "9", "--workers", "2", "--pruner", "thaw", "--mlflow", "false",
              "--checkpoint-every", "2")  # fmt: skip
 
-    def trials():
-        try:
-            storage = open_storage(None, home / "mlruns" / "studies" / "tiny")
-            return optuna.load_study(study_name="tiny", storage=storage).get_trials(deepcopy=False)
-        except (KeyError, OSError):
-            return []
-
     process = forge.start(*words)
-    wait_for(lambda: sum(map(is_paused, trials())) >= 2, process)
+    wait_for(lambda: sum(map(is_paused, trials_of(home))) >= 2, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     time.sleep(2)
-    wait_for(lambda: sum(map(is_paused, trials())) >= 3, process)
+    wait_for(lambda: sum(map(is_paused, trials_of(home))) >= 3, process)
     process.kill()
     process.wait(60)
     status, text = forge.run(*words, timeout=600)
     assert status == 0, text
     assert "paused trials keep" in text
-    done = trials()
+    done = trials_of(home)
     assert len(done) == 9
     assert sum(trial.state == TrialState.COMPLETE for trial in done) >= 2
     assert all(trial.state == TrialState.COMPLETE or is_paused(trial) for trial in done)
