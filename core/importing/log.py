@@ -4,6 +4,7 @@ beside them."""
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import stat
 from collections import Counter
@@ -182,6 +183,15 @@ def check_file(path: Path, most: int) -> None:
         raise UserError([f"{path}: is not a regular file"])
     if found.st_size > most:
         raise UserError([f"{path}: has {found.st_size / 2**20:,.0f} MB, more than the {most / 2**20:,.0f} MB of a log"])
+
+
+def json_in(path: Path, most: int) -> Any:
+    """What a JSON file holds. Raises as `check_file`, and UserError for what is not JSON."""
+    check_file(path, most)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError([f"{path}: is not JSON: {error}"]) from None
 
 
 def _expanded(node: Any, sizes: dict[int, int]) -> int:

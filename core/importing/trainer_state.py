@@ -6,14 +6,13 @@ train/loss.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from core.common.errors import UserError
-from core.importing.log import Log, Point, check_file, placed
+from core.importing.log import Log, Point, json_in, placed
 
 KIND = "Hugging Face"
 FILE = "trainer_state.json"
@@ -46,11 +45,7 @@ def read(path: Path) -> Log:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    check_file(path, MOST_BYTES)
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError([f"{path}: is not JSON: {error}"]) from None
+    state = json_in(path, MOST_BYTES)
     history = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise UserError([f"{path}: has no log_history, a list of what a Trainer of Hugging Face has logged"])

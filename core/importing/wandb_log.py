@@ -8,7 +8,6 @@ config.yaml ({name: {value: ...}}), wandb-summary.json (last values) and wandb-m
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from core.common.errors import UserError
 from core.common.text import few
-from core.importing.log import MOST_SETTINGS, Log, Point, check_file, placed, settings
+from core.importing.log import MOST_SETTINGS, Log, Point, json_in, placed, settings
 from core.importing.parquet import columns
 
 KIND = "W&B"
@@ -138,11 +137,7 @@ def _last_values(path: Path, points: Iterable[Point]) -> Iterator[Point]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    check_file(path, MOST_SETTINGS)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError([f"{path}: is not JSON: {error}"]) from None
+    found = json_in(path, MOST_SETTINGS)
     return found if isinstance(found, dict) else {}
 
 
