@@ -1,11 +1,13 @@
-"""What tests ask of a run on disk."""
+"""What tests ask of a run on disk, and how they interrupt one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 
 from core.record.journal import Journal
 from core.record.run import RECORD, WEIGHTS, RecordedRun
@@ -38,3 +40,21 @@ def only_run(home) -> Run:
 def images(run: Run, number: int = 3) -> np.ndarray:
     """Random pixels of the size of a run."""
     return np.random.default_rng(0).integers(0, 256, (number, *run.record["data"]["image_shape"]), dtype=np.uint8)
+
+
+@contextmanager
+def interrupted_after(step):
+    """Context manager in which a training is interrupted as by Ctrl-C, once this step is recorded."""
+    from core.runs import trainer
+
+    record = trainer._record
+
+    def crash(log, parts, event):
+        record(log, parts, event)
+        if event.step == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_record", crash)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import hashlib
 import re
 from dataclasses import replace
 
@@ -37,7 +36,6 @@ from core.metrics.names import of_tasks
 from core.metrics.task import SINGLE_LABEL, SeveralTasks
 from core.models import MLP
 from core.models.tta import averaged
-from core.record.run import WEIGHTS
 from core.runs.ensemble import ensemble
 from core.runs.rerun import check_environment, compare_results, launch_of, rerun_here
 from core.runs.resume import interrupted, resume
@@ -50,6 +48,7 @@ from data import Digits, ImageTable
 from data.predict.evaluate import main as evaluate
 from data.predict.predict import main as predict
 from experiments.tiny import EXPERIMENT, SPACE
+from tests.support.runs import digest, interrupted_after
 
 COUNT = 600  # digits, of 1,797
 TASKS = ("digit", "parity")
@@ -230,29 +229,14 @@ def test_each_loss_gets_its_own_columns_and_what_has_no_label_gets_no_gradient()
     torch.testing.assert_close(untrained(logits, targets), untrained.terms["loss_parity"](logits, targets))
 
 
-def test_it_resumes_to_the_same_bits_and_a_rerun_agrees(at_home, root, monkeypatch):
-    from core.runs import trainer as module
-
-    original = module._record
-
-    def crash(log, parts, event):
-        original(log, parts, event)
-        if event.step == 29:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_record", crash)
-    with pytest.raises(KeyboardInterrupt):
+def test_it_resumes_to_the_same_bits_and_a_rerun_agrees(at_home, root):
+    with interrupted_after(29):
         train(SEVERAL, launch(root, checkpoint_every="5"), "tiny")
-    monkeypatch.setattr(module, "_record", original)
     resumed = resume(interrupted("tiny"))
     assert digest(resumed) == digest(at_home)
     here = launch_of(resumed, None)
     verdict = compare_results(resumed, rerun_here(resumed, here), check_environment(resumed, here))
     assert verdict.same, verdict
-
-
-def digest(run):
-    return hashlib.sha256((run.folder / "artifacts" / WEIGHTS).read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
