@@ -8,10 +8,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
-from PIL import Image
 
 import tests.support  # noqa: F401 its experiments become known before any other is imported
 from core.common import plots
+from tests.support import pictures
 
 settings.register_profile("labbook", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("labbook")
@@ -40,32 +40,26 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-DRAW = {name: getattr(plots, name) for name in ("learning_curves", "confusion_matrix", "save")}
-
-
 @pytest.fixture(autouse=True, scope="module")
 def blank_pictures(request):
-    """The pictures of runs, which take most of the time of a short one, are blank where no test looks at them.
+    """The pictures of runs, which take most of the time of a short one, are blank where no test looks at them, here and
+    in the programs of `forge`.
 
-    Where one does, its file has the marker `pictures`, or the test takes the fixture `drawn`. Programs that are started
-    draw theirs. Other tests would not notice a failure: what cannot be drawn is left out of the run with one line.
+    Where one does, its file has the marker `pictures`, or the test takes the fixture `drawn`. Other tests would not
+    notice a failure: what cannot be drawn is left out of the run with one line.
     """
     with pytest.MonkeyPatch.context() as patch:
         if not request.node.get_closest_marker("pictures"):
-            patch.setattr(plots, "learning_curves", lambda history, best, path: blank(path))
-            patch.setattr(plots, "confusion_matrix", lambda counts, classes, path, title: blank(path))
-            patch.setattr(plots, "save", lambda figure, path: blank(path))
+            patch.setenv(pictures.BLANK, "1")
+            pictures.leave_blank(patch.setattr)
         yield
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    for name, draw in DRAW.items():
+    monkeypatch.delenv(pictures.BLANK, raising=False)
+    for name, draw in pictures.DRAW.items():
         monkeypatch.setattr(plots, name, draw)
-
-
-def blank(path):
-    Image.new("1", (1, 1)).save(path)
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +70,15 @@ def forge():
     parent = Forge()
     yield parent
     parent.close()
+
+
+@pytest.fixture(scope="module")
+def warm(forge):
+    """The workers of searches in this process are forked, not started; see tests/support/warm.py."""
+    from core.search import pool
+    from tests.support.warm import Multiprocessing, use
+
+    use(forge.workers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "multiprocessing", Multiprocessing)
+        yield

@@ -1,7 +1,8 @@
 """Whole programs as real processes, without paying for imports each time.
 
 One parent imports torch and labbook once and then forks a child for each command line; a child is a process of its
-own, with its own signals, exit status and standard streams. `python -m tests.support.forge` is that parent.
+own, with its own signals, exit status and standard streams; its pictures are blank where those of the test are. The
+workers of a search are forked, too (tests/support/warm.py). `python -m tests.support.forge` is that parent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support import pictures, warm
 
 # what most command lines import: more than half of the time of a short training
 COMMON = (
@@ -71,7 +74,7 @@ class Forge:
         )
         self.folder = tempfile.TemporaryDirectory()
         self.ended: dict[int, int] = {}
-        self._answer("ready")
+        self.workers: str = self._answer("ready")["workers"]
 
     def start(self, *words: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> Process:
         """Start `python -m WORDS...`; env is added to this process's environment."""
@@ -174,6 +177,7 @@ def _child(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    pictures.as_declared()
     module, *arguments = request["words"]
     sys.argv = [module, *arguments]
     status = 0
@@ -196,14 +200,17 @@ def _child(request: dict[str, Any]) -> None:
 def main() -> None:
     for module in COMMON:
         importlib.import_module(module)
+    from core.search import pool
 
+    workers = warm.serve()
+    pool.multiprocessing = warm.Multiprocessing  # type: ignore[assignment]
     answers = os.fdopen(os.dup(1), "w")
 
     def answer(kind: str, **fields: Any) -> None:
         answers.write(json.dumps({"kind": kind} | fields) + "\n")
         answers.flush()
 
-    answer("ready")
+    answer("ready", workers=workers)
     running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import optuna
 
 from core.runs.trained import load
 from core.search.storage import open_storage
+from tests.support.warm import title
 
 
 def parent_of(home):
@@ -27,16 +29,13 @@ def trials_of(home, name="tiny"):
 
 
 def children(pid):
-    """Worker processes of a search: those that spawn made."""
+    """Worker processes of a search, the oldest first."""
     found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        try:
-            command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
-        except OSError:
-            continue
-        if "spawn_main" in command:
-            found.append(int(child))
-    return found
+    for name in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if name.read_text().strip() == title(pid) and name.with_name("cmdline").read_bytes():  # empty: a zombie
+                found.append(int(name.parent.name))
+    return sorted(found)
 
 
 def wait_for(condition, process, seconds=120):

@@ -197,6 +197,7 @@ def test_requeued_seeds_are_finished(moved, capsys, monkeypatch):
     continued(before, second)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_study_is_continued(moved):
     before = journals()
     options, seeds = STUDIES["running"]
@@ -209,6 +210,7 @@ def test_a_study_is_continued(moved):
     continued(before, by_trial[3])
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_confirmation_is_continued(moved):
     before = journals()
     parent = called("study confirming")

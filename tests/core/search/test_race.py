@@ -114,6 +114,7 @@ def test_without_a_race_the_best_trial_is_the_one_of_the_best_value():
     assert [trial.number for trial in best_of(study)] == [1, 0]
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_study_races_and_its_further_seeds_are_runs_on_record(home):
     found = search(TINY, SPACE, Search(trials=FEWEST, race=2, pruner="none"), QUIET, "tiny")
     trials = found.study.get_trials()

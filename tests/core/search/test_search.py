@@ -18,6 +18,7 @@ from core.runs.trained import load
 from core.search import Choice, Float
 from core.search.objectives import Goals, goals_of, number
 from core.search.options import Search
+from core.search.plots import log_plots
 from core.search.search import search
 from core.search.storage import open_storage
 from core.search.study import StudyRunner
@@ -178,9 +179,10 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(forge, home):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """A study of seven trials, its best two confirmed, in this process."""
+def found(tmp_path_factory, warm):
+    """A study of seven trials with its plots, its best two confirmed, in this process."""
     patch = pytest.MonkeyPatch()
+    patch.setattr("core.search.search.log_plots", log_plots)
     home = tmp_path_factory.mktemp("study")
     patch.setenv("LABBOOK_HOME", str(home))
     result = search(TINY, SPACE, Search(trials=7, confirm=2), OFFLINE, "tiny", seeds=2)
@@ -238,13 +240,13 @@ def test_pictures_and_weights_of_the_best_are_kept(found, monkeypatch):
     assert len(with_weights) < 7
 
 
-@pytest.mark.parametrize("width", [400, 1300])
-def test_the_page_of_a_study_is_as_wide_as_its_window(found, width):
+def test_the_page_of_a_study_is_as_wide_as_its_window(found):
     with chromium() as browser:
-        page = browser.new_page(viewport={"width": width, "height": 800})
-        page.goto(f"file://{found[1].parent.folder}/artifacts/study/study.html")
-        page.wait_for_selector(".plotly-graph-div .main-svg")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
+        for width in (400, 1300):
+            page = browser.new_page(viewport={"width": width, "height": 800})
+            page.goto(f"file://{found[1].parent.folder}/artifacts/study/study.html")
+            page.wait_for_selector(".plotly-graph-div .main-svg")
+            assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_a_study_that_began_otherwise_is_refused_and_new_begins_beside_it(found, monkeypatch):
@@ -258,6 +260,7 @@ def test_a_study_that_began_otherwise_is_refused_and_new_begins_beside_it(found,
     assert fresh.study.study_name == "tiny.2"
 
 
+@pytest.mark.usefixtures("warm")
 def test_trials_that_fail_are_recorded_and_five_in_a_row_end_the_study(home):
     space = {"optimizer": Choice(SGD(lr=1e30), SGD(lr=1e29)), "model.widths": Choice((4,), (8,))}
     with pytest.raises(Failing, match="5 consecutive trials failed, the last one with: NonFinite"):
@@ -329,6 +332,7 @@ def test_without_a_goal_it_is_the_declared_one_where_its_values_compare():
         goals_of(Search(goal=("val/loss",)), EXPERIMENT, varying)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_grid_trains_the_declaration_once(home):
     space = {"model.widths": Choice((4,), (32, 64)), "schedule.warmup_epochs": Choice(0.0, 1.0)}
     options = Search(trials=1, sampler="grid", study="grid")
@@ -336,6 +340,7 @@ def test_a_grid_trains_the_declaration_once(home):
     assert len(found.study.get_trials()) == 4  # that of the declaration is one of the four points
 
 
+@pytest.mark.usefixtures("warm")
 def test_latency_is_a_goal_that_is_on_record_of_each_trial(home):
     goals = Search(trials=2, goal=("val/accuracy", "latency_ms"))
     result = search(TINY.but({"epochs": 1}), {"model.widths": Choice((4,), (32,))}, goals, OFFLINE, "tiny")

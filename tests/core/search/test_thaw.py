@@ -100,6 +100,7 @@ def test_a_sampler_learns_from_paused_trials():
     assert all(is_paused(trial) for trial in study.get_trials())
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_study_pauses_trials_and_those_taken_up_again_equal_uninterrupted_runs(home):
     found = search(TINY, SPACE, Search(trials=4, pruner="thaw", sampler="random"), QUIET, "tiny")
     trials, runs = found.study.get_trials(), runs_by_trial(found.parent)

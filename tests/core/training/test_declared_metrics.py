@@ -296,6 +296,7 @@ def test_images_are_hashed_once(monkeypatch):
     assert len(hashed) == len(parts.splits.val)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_search_maximizes_a_declared_metric(home):
     declared = EXPERIMENT.but({"limit": 320, "epochs": 2, "metrics": "AUROC"})
     options = Search(trials=2, goal=("val/auroc",))
