@@ -74,11 +74,12 @@ def forge():
 
 @pytest.fixture(scope="module")
 def warm(forge):
-    """The workers of searches in this process are forked, not started; see tests/support/warm.py."""
+    """The workers of searches, and the mirrors, of this process are forked, not started; see tests/support/warm.py."""
     from core.search import pool
-    from tests.support.warm import Multiprocessing, use
+    from core.tracking import api
+    from tests.support.warm import Mirrors, Workers
 
-    use(forge.workers)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "multiprocessing", Multiprocessing)
+        patch.setattr(pool, "multiprocessing", Workers(forge.workers))
+        patch.setattr(api, "subprocess", Mirrors(forge.mirrors))
         yield

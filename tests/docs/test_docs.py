@@ -45,13 +45,12 @@ def test_every_page_is_in_the_navigation():
     assert sorted(navigation(nav)) == sorted(map(name_of, PAGES))
 
 
-def errors_of(pages, home, *options) -> dict[str, str]:
+def errors_of(forge, pages, home, *options, timeout=280) -> dict[str, str]:
     """Page -> what went wrong in it, empty where nothing did."""
-    command = [sys.executable, "-m", "tests.support.documentation", *options, *map(str, pages)]
-    environment = {**os.environ, "LABBOOK_HOME": str(home), "MPLBACKEND": "agg"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    words = ("tests.support.documentation", str(home / "errors.json"), *options, *map(str, pages))
+    process = forge.start(*words, env={"LABBOOK_HOME": str(home), "MPLBACKEND": "agg"}, cwd=ROOT)
+    assert process.wait(timeout) == 0, process.text[-3000:]
+    return json.loads((home / "errors.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +64,9 @@ def wrong_pages(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def errors(tmp_path_factory, wrong_pages):
+def errors(forge, tmp_path_factory, wrong_pages):
     """Of all pages at once: they share the imports."""
-    return errors_of([*PAGES, *wrong_pages.values()], tmp_path_factory.mktemp("home"))
+    return errors_of(forge, [*PAGES, *wrong_pages.values()], tmp_path_factory.mktemp("home"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -77,8 +76,8 @@ def test_code_runs_and_commands_parse(page, errors):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_what_pages_train_is_trained_to_the_end(home):
-    wrong = {page: error for page, error in errors_of(PAGES, home, "--whole").items() if error}
+def test_what_pages_train_is_trained_to_the_end(forge, home):
+    wrong = {page: error for page, error in errors_of(forge, PAGES, home, "--whole", timeout=1700).items() if error}
     assert not wrong, "\n".join(wrong.values())
 
 

@@ -1,9 +1,9 @@
 """Pages of Markdown: their code blocks, the command lines and links in them, and what it takes to run a page.
 
-`python -m tests.support.documentation PAGE ...` runs pages, each in a process of its own: each `python` block, in order
-and in one namespace, after the blocks with a title `experiments/NAME/FILE.py` have been written to such a file in a
-temporary folder; then it checks each command of the `bash` blocks. A block below `<!-- no-run -->` is only compiled.
-It prints page -> error, as JSON; with --whole first, what a page trains is trained to its end, not as with --smoke.
+`python -m tests.support.documentation FILE PAGE ...` runs pages, each in a process of its own: each `python` block, in
+order and in one namespace, after the blocks with a title `experiments/NAME/FILE.py` have been written to such a file in
+a temporary folder; then it checks each command of the `bash` blocks. A block below `<!-- no-run -->` is only compiled.
+It writes page -> error into FILE, as JSON; with --whole, what a page trains is trained to its end, not as with --smoke.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def run(page: Path, folder: Path) -> None:
                 raise AssertionError(f"{where}: {shlex.join(words)}: {error}") from error
 
 
-def main(pages: list[str], whole: bool) -> None:
-    """Run each page in a process forked from one that has done all imports."""
+def main(found: str, pages: list[str], whole: bool) -> None:
+    """Run each page in a process forked from one that has done all imports. found: a file for what went wrong."""
     import torch
 
     from core import train
@@ -228,8 +228,7 @@ def main(pages: list[str], whole: bool) -> None:
     Launch.model_fields["mlflow"].default = False
     Launch.model_fields["smoke"].default = not whole
     Launch.model_rebuild(force=True)
-    shown, errors = os.dup(1), {}
-    os.dup2(2, 1)
+    errors = {}
     if any("train(" in block.code for page in pages for block in blocks(Path(page).read_text(), "python")):
         train(EXPERIMENT.but({"augment": ()}), Launch(smoke=True, device="cpu", threads=1))
     for page in pages:
@@ -243,12 +242,11 @@ def main(pages: list[str], whole: bool) -> None:
                     error_file.write_text(traceback.format_exc())
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
-            print("CPU", page, os.times(), file=sys.stderr)
             errors[page] = (
                 error_file.read_text() if error_file.exists() else f"ended with status {status}" if status else ""
             )
-    os.write(shown, json.dumps(errors).encode())
+    Path(found).write_text(json.dumps(errors))
 
 
 if __name__ == "__main__":
-    main([word for word in sys.argv[1:] if word != "--whole"], "--whole" in sys.argv)
+    main(sys.argv[1], [word for word in sys.argv[2:] if word != "--whole"], "--whole" in sys.argv)

@@ -2,7 +2,8 @@
 
 One parent imports torch and labbook once and then forks a child for each command line; a child is a process of its
 own, with its own signals, exit status and standard streams; its pictures are blank where those of the test are. The
-workers of a search are forked, too (tests/support/warm.py). `python -m tests.support.forge` is that parent.
+workers of a search and the mirrors are forked, too (tests/support/warm.py). That parent is
+`python -m tests.support.forge`.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class Forge:
         )
         self.folder = tempfile.TemporaryDirectory()
         self.ended: dict[int, int] = {}
-        self.workers: str = self._answer("ready")["workers"]
+        answer = self._answer("ready")
+        self.workers, self.mirrors = str(answer["workers"]), str(answer["mirrors"])  # addresses of warm.py
 
     def start(self, *words: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> Process:
         """Start `python -m WORDS...`; env is added to this process's environment."""
@@ -198,19 +200,22 @@ def _child(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    mirrors = warm.serve(warm.MIRROR)  # before torch, which they do without
     for module in COMMON:
         importlib.import_module(module)
     from core.search import pool
+    from core.tracking import api
 
     workers = warm.serve()
-    pool.multiprocessing = warm.Multiprocessing  # type: ignore[assignment]
+    pool.multiprocessing = warm.Workers(workers)  # type: ignore[assignment]
+    api.subprocess = warm.Mirrors(mirrors)  # type: ignore[assignment]
     answers = os.fdopen(os.dup(1), "w")
 
     def answer(kind: str, **fields: Any) -> None:
         answers.write(json.dumps({"kind": kind} | fields) + "\n")
         answers.flush()
 
-    answer("ready", workers=workers)
+    answer("ready", workers=workers, mirrors=mirrors)
     running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)

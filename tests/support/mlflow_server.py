@@ -112,7 +112,7 @@ def store(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def mirrors() -> Iterator[Callable[[], Mirror]]:
+def mirrors(warm: None) -> Iterator[Callable[[], Mirror]]:
     """Starts mirrors, and leaves none behind."""
     started: list[Mirror] = []
 

@@ -79,7 +79,8 @@ def test_a_signal_saves_the_step_and_names_the_command_that_goes_on(number, stat
 def test_image_steps_and_bf16_resume_to_the_same_bits(home, tmp_path, monkeypatch):
     """Albumentations in the loader, mixup, dropout, half precision: in one process, left by an exception."""
     steps = (Albumentation(name="ShiftScaleRotate", arguments={"p": 1.0}), RandomCrop(padding=1), Mixup())
-    experiment = EXPERIMENT.but({"augment": steps, "epochs": 2, "precision": "bf16", "model.dropout": 0.3})
+    small = {"epochs": 2, "limit": 320, "batch_size": 16}
+    experiment = EXPERIMENT.but({"augment": steps, "precision": "bf16", "model.dropout": 0.3} | small)
     launch = Launch(mlflow=False, threads=1, checkpoint_every="5")
     whole = train(experiment, launch, "tiny")
     from core.runs import trainer as module

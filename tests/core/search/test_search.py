@@ -242,10 +242,11 @@ def test_pictures_and_weights_of_the_best_are_kept(found, monkeypatch):
 
 def test_the_page_of_a_study_is_as_wide_as_its_window(found):
     with chromium() as browser:
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        page.goto(f"file://{found[1].parent.folder}/artifacts/study/study.html")
+        page.wait_for_selector(".plotly-graph-div .main-svg")
         for width in (400, 1300):
-            page = browser.new_page(viewport={"width": width, "height": 800})
-            page.goto(f"file://{found[1].parent.folder}/artifacts/study/study.html")
-            page.wait_for_selector(".plotly-graph-div .main-svg")
+            page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth") == width
 
 

@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import time
 
 import numpy as np
@@ -12,11 +11,14 @@ from core.common.errors import DataError
 from data import ImageFolder
 from data.reading import disk
 from tests.support.samples import packed, tree
-from tests.support.slow_reading import slow_reading
+from tests.support.slow_reading import found, slow_reading
 
 
-def start(root, slow):
-    return slow_reading(root, slow, "ImageFolder(size=16)", 'int(splits.train.pixels.sum(dtype="int64"))')
+@pytest.fixture
+def start(forge):
+    """Starts a process that reads the folder, taking some time for each image."""
+    shown = "ImageFolder(size=16)", 'int(splits.train.pixels.sum(dtype="int64"))'
+    return lambda root, slow: slow_reading(forge, root, slow, *shown)
 
 
 def cache_of(home):
@@ -35,33 +37,29 @@ def until(condition, seconds=20):
         time.sleep(0.01)
 
 
-def test_two_processes_at_once_build_one_cache(tmp_path):
+def test_two_processes_at_once_build_one_cache(start, tmp_path):
     source = tree(tmp_path / "source", each=8)
     both = [start(source, 0.05), start(source, 0.05)]
-    outputs = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    counts, *rest = zip(*(out.split() for out, _ in outputs), strict=True)
+    counts, *rest = zip(*map(found, both), strict=True)
     assert sorted(counts) == ["0", "32"]
     assert all(len(set(values)) == 1 for values in rest)
-    assert sum("waiting: another process" in err for _, err in outputs) == 1
+    assert sum("waiting: another process" in process.text for process in both) == 1
 
 
-def test_two_processes_with_two_forms_share_one_cache(tmp_path, home):
+def test_two_processes_with_two_forms_share_one_cache(start, tmp_path, home):
     source = tree(tmp_path / "source", each=8)
     both = [start(source, 0.02), start(packed(source, tmp_path / "a.zip"), 0.02)]
-    outputs = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert len({out.split(maxsplit=1)[1] for out, _ in outputs}) == 1
+    assert len({tuple(found(process)[1:]) for process in both}) == 1
     assert only_cache(home)
 
 
 @pytest.mark.parametrize("again", ["same_source", "other_source"])
-def test_a_killed_build_is_never_taken_for_complete(again, tmp_path, home):
+def test_a_killed_build_is_never_taken_for_complete(again, start, tmp_path, home):
     source = tree(tmp_path / "source", each=8)
     process = start(source, 0.2)
     until(lambda: list(cache_of(home).glob("tmp-*/pixels.npy")))
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.kill()
+    process.wait(20)
     assert list(cache_of(home).glob("tmp-*"))
     assert not list(cache_of(home).glob("*/index.json"))
     killed = source if again == "same_source" else packed(source, tmp_path / "a.zip")
@@ -74,14 +72,12 @@ def test_a_killed_build_is_never_taken_for_complete(again, tmp_path, home):
     assert np.array_equal(clean.train.pixels, kept)
 
 
-def test_a_build_that_goes_on_is_not_swept_away(tmp_path, home):
+def test_a_build_that_goes_on_is_not_swept_away(start, tmp_path, home):
     process = start(tree(tmp_path / "slow", each=8), 0.1)
     until(lambda: list(cache_of(home).glob("tmp-*/pixels.npy")))
     ImageFolder(size=24).load(tree(tmp_path / "quick"))
     assert list(cache_of(home).glob("tmp-*/pixels.npy"))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert out.startswith("32 ")
+    assert found(process)[0] == "32"
 
 
 def shorten(folder):

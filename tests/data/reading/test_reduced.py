@@ -4,7 +4,6 @@ import errno
 import io
 import pickle
 import shutil
-import signal
 import time
 
 import numpy as np
@@ -27,7 +26,7 @@ from data.reading.frame import RAW, Frame, Reduced, encoded
 from data.reading.growing import PROGRESS
 from experiments.tiny import EXPERIMENT
 from tests.support.samples import noise, packed, tree
-from tests.support.slow_reading import slow_reading
+from tests.support.slow_reading import found, slow_reading
 
 SIZE = 32  # of which photographs are kept with a shorter side of 37
 
@@ -140,28 +139,30 @@ def test_a_run_on_reduced_images_is_repeated_to_the_bit(tmp_path, home):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def start(root, slow):
-    return slow_reading(root, slow, 'ImageFolder(size=96, cached="resized")', batch_images=4)
+@pytest.fixture
+def start(forge):
+    """Starts a process that reads the folder, taking some time for each image."""
+    declared = 'ImageFolder(size=96, cached="resized")'
+    return lambda root, slow: slow_reading(forge, root, slow, declared, batch_images=4)
 
 
 def contents(home):
     return (stored(home) / "pixels.npy").read_bytes()
 
 
-def test_a_killed_build_is_continued(tmp_path, home):
+def test_a_killed_build_is_continued(start, tmp_path, home):
     root = photographs(tmp_path / "pictures", each=20)
     killed = start(root, 0.1)
     parts = home / "data/store/cache"
     until(lambda: any(path.read_bytes().count(b"\n") > 1 for path in parts.glob(f"tmp-*/{PROGRESS}")))
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=20)
+    killed.kill()
+    killed.wait(20)
     ImageFolder(size=24).load(tree(tmp_path / "other"))  # whose build does not sweep it away
     shutil.rmtree(next(path.parent for path in parts.glob("*/index.json")))
     again = start(root, 0.0)
-    said, errors = again.communicate(timeout=60)
-    count, digest = said.split()
-    assert 0 < int(count) < 40, errors
-    assert "continuing after" in errors
+    count, digest = found(again)
+    assert 0 < int(count) < 40, again.text
+    assert "continuing after" in again.text
     assert not list(parts.glob("tmp-*"))
     once = contents(home)
     assert not (stored(home) / PROGRESS).exists()
@@ -177,11 +178,10 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_two_processes_at_once_build_one_cache(tmp_path):
+def test_two_processes_at_once_build_one_cache(start, tmp_path):
     root = photographs(tmp_path / "pictures")
     both = [start(root, 0.05), start(root, 0.05)]
-    outputs = [process.communicate(timeout=60) for process in both]
-    counts, digests = zip(*(out.split() for out, _ in outputs), strict=True)
+    counts, digests = zip(*map(found, both), strict=True)
     assert sorted(counts) == ["0", "12"]
     assert len(set(digests)) == 1
 
