@@ -1,5 +1,6 @@
 """Shared by all tests: nothing is written into the repository's own mlruns, store or database."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,6 +24,18 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 def pytest_xdist_auto_num_workers(config):
     """Two processes for folders. None for files: their start costs more than it saves, and they hide a wrong name."""
     return 2 if all(Path(name).is_dir() for name in config.args) else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """No garbage is looked for among the million objects that tests import: neither now, a quarter of the time that
+    collection takes, nor later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -8,6 +8,7 @@ workers of a search and the mirrors are forked, too (tests/support/warm.py). Tha
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -27,6 +28,8 @@ COMMON = (
     "torch",
     "torchvision",
     "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "jinja2",
     "optuna",
     "rich.progress",
     "pyarrow.parquet",
@@ -206,6 +209,7 @@ def main() -> None:
     from core.search import pool
     from core.tracking import api
 
+    gc.freeze()  # what was imported is never garbage: no child looks for it there, which would also copy the memory
     workers = warm.serve()
     pool.multiprocessing = warm.Workers(workers)  # type: ignore[assignment]
     api.subprocess = warm.Mirrors(mirrors)  # type: ignore[assignment]

@@ -9,6 +9,7 @@ pipes. Only its parent is another process: `children` of tests/support/studies.p
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -53,6 +54,7 @@ def serve(modules: Sequence[str] = ()) -> str:
             select.select([listener, alive], [], [])
             for module in modules:
                 importlib.import_module(module)
+            gc.freeze()
             forkserver.main(listener.detach(), alive, ())
         finally:
             os._exit(0)
