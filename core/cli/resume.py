@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _resume(which: str | NamedExperiment) -> int:
-    from core.record.run import in_study
+    from core.record.run import PAUSED, in_study
     from core.runs.resume import interrupted
     from core.training.distributed import from_first, together
 
@@ -41,12 +41,8 @@ def _resume(which: str | NamedExperiment) -> int:
     run = from_first(together(find))
     assert run is not None
     if in_study(run):
-        raise UserError(
-            [
-                f"{run.id} belongs to a study: run the search command again to resume it; "
-                "with --pruner thaw it may be paused, and needs more --trials"
-            ]
-        )
+        how = "with more --trials may resume it" if run.tags.get(PAUSED) == "true" else "resumes it"
+        raise UserError([f"{run.id} belongs to a study: the same search command {how}"])
     return resumed(run)
 
 

@@ -19,13 +19,14 @@ from core.compare.runs import declared_fields, summary_of
 from core.record import journal, lock
 from core.record.ids import begun, named_in
 from core.record.labels import Labels, labels
-from core.record.run import COMBINED, IMPORTED, RECORD, RecordedRun, read_record
+from core.record.run import COMBINED, IMPORTED, PAUSED, RECORD, RecordedRun, read_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 INTERRUPTED = "INTERRUPTED"  # RUNNING in the journal, but no process trains the run
-STATUSES = ("RUNNING", INTERRUPTED, *journal.ENDED)
+WAITING = "PAUSED"  # KILLED in the journal: a trial that its search has paused
+STATUSES = ("RUNNING", INTERRUPTED, WAITING, *journal.ENDED)
 _KINDS = ("seeds", "folds", "study", IMPORTED, COMBINED)
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
@@ -64,7 +65,8 @@ class Listed:
     """A run on record.
 
     variant: base without one.  kind: run; seeds, folds or study for the parent of other runs; combined or imported.
-    status: RUNNING, INTERRUPTED, FINISHED, FAILED or KILLED.  started: local time, ISO 8601.  seconds: of training.
+    status: RUNNING, INTERRUPTED, PAUSED, FINISHED, FAILED or KILLED.  started: local time, ISO 8601.  seconds: of
+    training.
     data: name of the data set.  params: dotted name -> declared value.  metrics: name -> last value.  The other fields
     are those of the record and of `Labels`.
     """
@@ -189,6 +191,8 @@ def _listed(run: RecordedRun, own: Labels) -> Listed:
     status, metrics = summary["status"], dict(summary["metrics"])
     if status == "RUNNING":
         status, metrics = INTERRUPTED if _is_left(run) else status, run.metrics
+    elif status == "KILLED" and record.get("trial") is not None and run.tags.get(PAUSED) == "true":
+        status = WAITING
     at, facts = started(run_id), record["facts"]
     kind = next((name for name in _KINDS if name in record), "run")
     return Listed(

@@ -38,6 +38,7 @@ EXPORT = "export.json"  # artifact: what was measured when the run was exported
 GRAPH = "graph.pb"  # artifact of a run with --also tensorboard: its network as TensorBoard draws it, a GraphDef
 COMPRESSION = "compression.json"  # size and latency before and after pruning or quantization
 PRUNED = "pruned"  # tag of a trial that was pruned
+PAUSED = "paused"  # tag of a trial that was paused: true, and false once it is resumed
 MICRO_BATCHES = "micro_batches"  # tag of a run that went on in more micro-batches when memory ran out, with the step
 IMPORTED = "imported"  # key in a record: source of a run that was imported from another program
 COMBINED = "combined"  # key in a record: the runs that an ensemble or a soup was made of

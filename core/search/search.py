@@ -108,6 +108,8 @@ def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -
             _announce(runner)
             runner.iterate(stop)
             runner.display.say(status_line(runner))
+            if runner.is_late() and not runner.have_begun():
+                runner.display.say("the timeout has expired: the same command continues the study")
             if note := _about_paused(runner):
                 runner.display.say(note)
             if runner.is_exhausted() and len(runner.finished()) < runner.options.trials:
@@ -132,9 +134,11 @@ def _about_paused(runner: StudyRunner) -> str:
         return ""
     folders = [runner.runs[number].folder / CHECKPOINTS for number in waiting if number in runner.runs]
     taken = sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
+    keep, them = ("trial keeps", "it") if len(waiting) == 1 else ("trials keep", "them")
+    more = "with more --trials, " if runner.have_begun() else ""
     return (
-        f"{len(waiting)} paused trials keep {size(taken)} of checkpoints: with more --trials, the same command may "
-        f"resume them; labbook rm {runner.parent.id} removes the study"
+        f"{len(waiting)} paused {keep} {size(taken)} of checkpoints: {more}the same command may resume {them}; "
+        f"labbook rm {runner.parent.id} removes the study"
     )
 
 

@@ -31,7 +31,7 @@ from core.search.repeats import DECLARED, ERROR, firsts, is_repeat
 from core.search.space import Space, changes, changes_of, declared, dimensions, label
 from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats
 from core.search.thaw import PAUSED
-from core.search.trial import Outcome, Task, runs_by_trial
+from core.search.trial import PAUSE, Outcome, Task, runs_by_trial
 from core.tracking.api import Follows
 
 OWNER = "owner"
@@ -87,7 +87,6 @@ class StudyRunner:
 
     @property
     def step(self) -> str:
-        """What a step is."""
         return "fold" if self.goals.folds else "epoch"
 
     def _proceed(self) -> bool:
@@ -121,7 +120,7 @@ class StudyRunner:
         if free:
             self.orphans.remove(free)
             trial = attached(self.storage, self.study, free.number)
-        elif not self._is_late() and (number := self._due_after_pause()) is not None:
+        elif not self.is_late() and (number := self._due_after_pause()) is not None:
             trial = attached(self.storage, self.study, number)
             trial.set_user_attr(PAUSED, 0)
         elif self._is_over():
@@ -150,7 +149,7 @@ class StudyRunner:
 
     def _due(self) -> int | None:
         """The number of the trial that gets a further seed next, if any."""
-        return repeats.due(self.study, self.options.race, self._have_begun()) if self.options.race else None
+        return repeats.due(self.study, self.options.race, self.have_begun()) if self.options.race else None
 
     @property
     def _is_thawing(self) -> bool:
@@ -164,9 +163,9 @@ class StudyRunner:
         """The number of the paused trial that is resumed next, if any. pausing: as if these were paused, too."""
         if not self._is_thawing:
             return None
-        return thaw.due_in(self.study, self.steps, self.goals.epoch == "best", self._have_begun(), pausing)
+        return thaw.due_in(self.study, self.steps, self.goals.epoch == "best", self.have_begun(), pausing)
 
-    def _have_begun(self) -> bool:
+    def have_begun(self) -> bool:
         """Whether all trials have."""
         begun = len(self.finished()) + len(firsts(self._in_state(TrialState.RUNNING)))
         return self.is_exhausted() or begun >= self.options.trials
@@ -184,13 +183,14 @@ class StudyRunner:
             )
         return False
 
-    def _is_late(self) -> bool:
+    def is_late(self) -> bool:
+        """Whether the timeout has expired."""
         return self.options.seconds is not None and time.monotonic() - self.began > self.options.seconds
 
     def _is_over(self) -> bool:
-        enough = self._have_begun()
+        enough = self.have_begun()
         waiting = any(map(is_repeat, self._in_state(TrialState.WAITING)))  # that of a machine that died
-        return self._is_late() or (enough and not waiting and self._due() is None and self._due_after_pause() is None)
+        return self.is_late() or (enough and not waiting and self._due() is None and self._due_after_pause() is None)
 
     def is_exhausted(self) -> bool:
         """Whether a grid has no points left."""
@@ -242,7 +242,7 @@ class StudyRunner:
                 self.pausing.add(rest[0])
             if (rest[0] in self.pausing or self._is_taken_over(rest[0])) and worker.process.pid:
                 os.kill(worker.process.pid, signal.SIGTERM)  # it saves its run at the end of its next step, and stops
-            worker.send(continues)
+            worker.send(PAUSE if rest[0] in self.pausing else continues)
         elif kind == "score":
             worker.send(self._is_kept(*rest))
         elif kind == "ended":
@@ -344,7 +344,7 @@ class StudyRunner:
     def _awaits_others(self) -> bool:
         """Whether other machines run trials, which have to be retried here if such a machine dies."""
         running = [t for t in self._in_state(TrialState.RUNNING) if t.number not in self.running]
-        if not running or not has_heartbeats(self.storage) or self._is_late():
+        if not running or not has_heartbeats(self.storage) or self.is_late():
             return False
         if not self.waiting:
             self.waiting = True

@@ -16,7 +16,7 @@ from core.experiment import Experiment
 from core.export.benchmark import of_one_image
 from core.launch import Launch
 from core.loading.folds import Fold, Folds
-from core.record.run import PRUNED, WEIGHTS, parent_of
+from core.record.run import PAUSED, PRUNED, WEIGHTS, parent_of
 from core.runs.recorder import RunInfo, RunSpec
 from core.runs.resume import reopened
 from core.runs.train import opened
@@ -54,8 +54,9 @@ class Outcome:
 
 
 OnRun = Callable[[Run], None]
-# (epochs, or folds, done; current value of the first goal) -> False to prune the trial
-Continues = Callable[[int, float], bool]
+PAUSE = "pause"  # the trial is stopped by a signal and may be resumed later
+# (epochs, or folds, done; current value of the first goal) -> False to prune the trial; True to continue; PAUSE
+Continues = Callable[[int, float], bool | str]
 KeepsWeights = Callable[[list[float]], bool]  # scores -> whether to keep the weights
 
 
@@ -75,6 +76,8 @@ def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, 
         with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
             run = trainer.run
             on_run(run)
+            if trainer.journal and run.tags.get(PAUSED) == "true":
+                trainer.journal.write("tags", values={PAUSED: "false"})
             if task.whole:
                 trainer.to_the_end()
             elif good := not _iterate(trainer, task, continues) and keeps_weights(_scores(trainer, task)):
@@ -146,7 +149,12 @@ def _iterate(trainer: Trainer, task: Task, continues: Continues) -> bool:
     name = task.goals.names[0]
     with closing(trainer.events()) as events:
         for event in events:
-            if event.validation and not continues(event.epoch + 1, _now(event.metrics, name)):
+            if not event.validation:
+                continue
+            answer = continues(event.epoch + 1, _now(event.metrics, name))
+            if answer == PAUSE:
+                trainer.journal.write("tags", values={PAUSED: "true"})
+            elif not answer:
                 trainer.journal.write("tags", values={PRUNED: "true"})
                 return True
     return False

@@ -17,8 +17,8 @@ def work(connection: Connection) -> None:
     """Train trials until the other end of the connection is closed.
 
     Messages: ("started",) on receiving a task, ("run", number, folder), ("epoch", number, epochs, value) with a reply
-    whether to continue, ("score", number, scores) with a reply whether to keep the weights, ("ended", Outcome),
-    ("stopped", number, reason).
+    whether to continue, or PAUSE, ("score", number, scores) with a reply whether to keep the weights, ("ended",
+    Outcome), ("stopped", number, reason).
     """
     os.setsid()  # Ctrl-C in the terminal goes to the parent, which then stops its workers
     _end_with_parent()
@@ -47,10 +47,11 @@ def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
     from core.runs.trained import load
     from core.search.trial import Outcome, run_trial
 
-    def ask(*message: Any) -> bool:
+    def ask(*message: Any) -> bool | str:
         try:
             connection.send(message)
-            return bool(connection.recv())
+            answer: bool | str = connection.recv()
+            return answer
         except (EOFError, OSError):  # the parent is dead: the next search resumes this run
             raise Interrupted(signal.SIGTERM, "the search has ended") from None
 
@@ -60,7 +61,7 @@ def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
             load(task.run) if task.run else None,
             lambda run: connection.send(("run", task.number, str(run.folder))),
             lambda epochs, value: ask("epoch", task.number, epochs, value),
-            lambda scores: ask("score", task.number, scores),
+            lambda scores: bool(ask("score", task.number, scores)),
         )
     except (Interrupted, Unfinished) as stopped:
         return "stopped", task.number, str(stopped)

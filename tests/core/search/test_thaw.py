@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from core.common.errors import UserError
+from core.compare.listing import Wanted, listed
 from core.launch import Launch
 from core.record.run import WEIGHTS
 from core.runs.train import train
@@ -109,7 +110,9 @@ def test_a_study_pauses_trials_and_those_taken_up_again_equal_uninterrupted_runs
     assert len(trials) == 4
     assert [len(paused), len(done)] == [2, 2]  # the declaration, and the best of the others
     assert all(max(trial.intermediate_values) == 1 for trial in paused)
-    assert {runs[trial.number].status for trial in paused} == {"KILLED"}
+    shown = {run.trial: run.status for run in listed(Wanted()) if run.trial is not None}
+    assert {number for number, status in shown.items() if status == "PAUSED"} == {trial.number for trial in paused}
+    assert {shown[trial.number] for trial in done} == {"FINISHED"}
     assert min(t.intermediate_values[1] for t in done[1:]) >= max(t.intermediate_values[1] for t in paused)
     assert found.best[0].number in {trial.number for trial in done}
     taken_up = runs[done[1].number]
