@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,11 @@ class Source:
         if not (self.has_length(made) or hasattr(made, "__iter__")) or isinstance(made, str | bytes | Mapping):
             expected = "a Dataset or IterableDataset, or a generator of pairs (image, target), is expected"
             raise DataError([f"{self.title} returned an object that is {described(made)}; {expected}"])
+        if self.has_length(made):
+            try:
+                len(made)
+            except (Exception, SystemExit) as error:  # whatever the code of a user raises
+                raise DataError([f"{self.title} returned a data set without a length: {said(error)}"]) from None
         return made
 
     @staticmethod
@@ -63,7 +68,7 @@ class Source:
     def items(self, made: Any) -> Iterator[tuple[str, Any]]:
         """(name, item) of all items. Raises DataError where the code of the data set fails."""
         rest = (made[at] for at in range(len(made))) if self.has_length(made) else iter(made)
-        yield from self._guarded(rest)
+        yield from self._guarded(rest, count())
 
     def some(self, made: Any) -> Iterator[tuple[str, Any]]:
         """(name, item) of PROBED items, from all over the data set, or the first ones of a stream."""
@@ -71,24 +76,22 @@ class Source:
             yield from islice(self.items(made), PROBED)
             return
         places = sorted({at * len(made) // PROBED for at in range(PROBED)}) if len(made) else []
-        for (_, item), at in zip(self._guarded(made[at] for at in places), places, strict=True):
-            yield f"{self.title}: item {at}", item
+        yield from self._guarded((made[at] for at in places), places)
 
-    def _guarded(self, items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-        number = 0
-        rest = iter(items)
+    def _guarded(self, items: Iterable[Any], numbers: Iterable[int]) -> Iterator[tuple[str, Any]]:
+        """(name, item) of each item, which has this number in the data set."""
+        numbered, rest = iter(numbers), iter(items)
         while True:
-            name = f"{self.title}: item {number}"
+            name = f"{self.title}: item {next(numbered, '')}"
             try:
                 item = next(rest)
             except StopIteration:
                 return
             except UserError:
                 raise
-            except Exception as error:  # whatever the code of a user raises
+            except (Exception, SystemExit) as error:  # whatever the code of a user raises
                 raise DataError([f"{name} cannot be read: {said(error)}"]) from None
             yield name, item
-            number += 1
 
 
 class Items(Dataset, ABC):
@@ -286,7 +289,7 @@ class Reread:
             name = f"{source.title}: item {int(number)}"
             try:
                 return self.form.of(pair_of(made[int(number)], name)[0], name)
-            except Exception as error:  # whatever the code of a user raises
+            except (Exception, SystemExit) as error:  # whatever the code of a user raises
                 reason = error.lines[0] if isinstance(error, UserError) else f"{name}: {said(error)}"
                 raise ImageLost(f"{reason} (it could be read when training started)") from None
 

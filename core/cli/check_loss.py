@@ -42,6 +42,9 @@ def parse(words: Sequence[str]) -> LossCheck:
     kind = _class_of(options.loss)
     asked = {"classes": options.classes} | {f"loss.{field}": text for field, text in given.items()}
     own = {"loss.factory": options.loss} if kind is TorchLoss and ":" in options.loss else {}
+    needed = [field for field, info in kind.model_fields.items() if info.is_required()]
+    if missing := [field for field in needed if f"loss.{field}" not in asked | own]:
+        raise UserError(f"--{field} is missing: {kind.__name__} has no default for it" for field in missing)
     found, wrong = change(LossCheck(loss=kind.model_construct()), {**asked, **own})
     if wrong:
         raise UserError(line.replace("--loss.", "--") for line in wrong)

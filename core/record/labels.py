@@ -27,7 +27,7 @@ LONGEST_NAME, LONGEST_TAG = 250, 250  # characters; limits of MLflow
 _PREFIXES = ("mlflow.", "labbook.", "launch.", "hardware.", "version.", "git.", "imported.", "search.", "failed_")
 _OWN = frozenset(
     "variant trial study invocation seed seeds folds smoke precision compiled parameters flops continued best_epoch "
-    "epochs_done error report resumed_elsewhere pruned micro_batches overfit combined members".split()
+    "epochs_done error report resumed_elsewhere pruned paused micro_batches overfit combined members".split()
 )
 
 

@@ -264,6 +264,8 @@ class RecordedRun:
             return cls(known[found[0]])
         if found:
             raise UserError([f"{run}: {len(found)} run ids start with this; use one of {', '.join(found[:5])}"])
+        if named := [name for name, path in known.items() if _is_named(path, str(run))]:
+            raise UserError([f"{run}: this is the name of {', '.join(named[:5])}; use the id"])
         raise UserError([f"{run}: run not found in {paths.runs()}{did_you_mean(str(run), known)}"])
 
     @classmethod
@@ -283,6 +285,12 @@ class RecordedRun:
         skipped."""
         below = (run for run in self.of_experiment(self.record["experiment"]) if _parent_of(run) in (self.id, ...))
         return intact(below)
+
+
+def _is_named(folder: Path, name: str) -> bool:
+    """Whether the user has given a run this name."""
+    path = folder / LABELS
+    return path.exists() and f'"mlflow.runName":{json.dumps(name)}' in path.read_text(errors="replace")
 
 
 R = TypeVar("R", bound=RecordedRun)

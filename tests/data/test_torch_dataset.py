@@ -127,6 +127,8 @@ def test_several_labels_for_each_image():
         (of("Digits", classes=("a", "b")), "item 2: label 2 is outside 0 .. 1"),
         (of("Several", classes=("even",)), "item 0: the target has 2 labels, and there are 1 names of labels"),
         (of("broken"), "failed: TypeError: can only concatenate tuple"),
+        (of("Lasting"), "returned a data set without a length: TypeError: 'str' object cannot be"),
+        (of("Exiting"), "item 1628 cannot be read: SystemExit: no more"),
         (of("Digitts"), "has no Digitts; did you mean Digits?"),
     ],
     ids=lambda value: "" if isinstance(value, TorchDataset) else value[:30],

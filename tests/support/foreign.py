@@ -1,6 +1,7 @@
 """Data sets and transforms as a user of torch has them, named in declarations as tests.support.foreign:NAME."""
 
 import random
+import sys
 
 import numpy as np
 import torch
@@ -37,6 +38,22 @@ class Digits(Dataset):
     def __getitem__(self, at):
         image = self.form(self.pixels[at])
         return (self.transform(image) if self.transform else image), int(self.targets[at])
+
+
+class Lasting(Digits):
+    """Its length is no number."""
+
+    def __len__(self):
+        return "1797"
+
+
+class Exiting(Digits):
+    """Leaves the program at an item that is not among the first ones."""
+
+    def __getitem__(self, at):
+        if at > 1600:
+            sys.exit("no more")
+        return super().__getitem__(at)
 
 
 class Named(Digits):

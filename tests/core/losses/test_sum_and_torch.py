@@ -168,6 +168,39 @@ def test_the_losses_of_the_package_pass_their_check(name):
     assert not [one for one in check_loss(LossCheck(loss=name)) if one.wrong or one.note]
 
 
+class InFloat(Loss):
+    """In float32, whatever the logits are."""
+
+    def __call__(self, logits, targets):
+        return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+class Counted(Loss):
+    """The error rate, which has no gradient."""
+
+    def __call__(self, logits, targets):
+        return (logits.argmax(dim=1) != targets).float()
+
+
+class Needing(Loss):
+    """Has a field without a default."""
+
+    factor: float
+
+    def __call__(self, logits, targets):
+        return self.factor * F.cross_entropy(logits, targets, reduction="none")
+
+
+def test_a_loss_that_computes_in_float32_passes_its_check():
+    assert not [one for one in check_loss(LossCheck(loss=InFloat())) if one.wrong]
+
+
+def test_a_loss_without_a_gradient_is_said_to_have_none():
+    found = {one.what: one.wrong for one in check_loss(LossCheck(loss=Counted()))}
+    for what in ("gradients, hard targets", "finite in bfloat16, hard targets"):
+        assert "no gradient with respect to the logits" in found[what]
+
+
 def checked(capsys, *words):
     status = command.run("check-loss", words, VERBS)
     return status, capsys.readouterr()
@@ -198,6 +231,7 @@ def test_a_module_that_gives_a_mean_is_named_as_such_and_passes(capsys):
         (["FocalLoss", "--classes", "1"], "--classes: should be greater than or equal to 2"),
         (["FocalLoss", "extra"], "extra: unexpected word"),
         ([f"{ADDED}:Nobody"], "has no Nobody"),
+        ([f"{ADDED}:Needing"], "--factor is missing"),
         (["a b:c"], "a b:c: should be package.module:function"),
         ([], "LOSS is missing"),
     ],

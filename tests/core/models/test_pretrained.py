@@ -117,6 +117,13 @@ def test_a_malicious_checkpoint_runs_nothing(write, nested, tmp_path):
     assert mark.exists()  # the proof is one: unpickled, it does leave its mark
 
 
+def test_a_checkpoint_that_is_cut_off_is_called_damaged(tmp_path):
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:2000])
+    with pytest.raises(UserError, match="it is damaged"):
+        MLP(weights=str(tmp_path / "w.pth")).build(context())
+
+
 def entry(monkeypatch, content, expected=None):
     """torchvision's entry for ResNet-18, as if its file had this content; the file's name."""
     from torchvision.models import ResNet18_Weights

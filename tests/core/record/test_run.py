@@ -8,6 +8,7 @@ from core.common import paths
 from core.common.errors import UserError
 from core.record.ids import begun, new_id
 from core.record.journal import Journal, log_text
+from core.record.labels import NAME, write_labels
 from core.record.run import RECORD, VERSION, RecordedRun
 
 
@@ -46,6 +47,13 @@ def test_a_run_is_named_as_latest_or_by_its_id_in_mlflow(home):
     assert RecordedRun.load(older.id).id == older.id
     with pytest.raises(UserError, match="run not found"):
         RecordedRun.load("f" * 32)
+
+
+def test_a_name_is_answered_with_the_id_that_it_stands_for(home):
+    run = on_record("000001-aaaa")
+    write_labels(run.folder, {NAME: "größer"})
+    with pytest.raises(UserError, match=f"größer: this is the name of {run.id}; use the id"):
+        RecordedRun.load("größer")
 
 
 def test_runs_that_begin_in_the_same_second_have_an_order(home):
