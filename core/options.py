@@ -73,7 +73,7 @@ def parse(
     if "variant" in own and variant is None:
         wrong.append("--variant: needs a value")
     elif variant is not None and variant not in variants:
-        wrong.append(f"--variant {variant}: unknown variant{suggestion(variant, variants) or NO_VARIANTS}")
+        wrong.append(_unknown_variant(variant, variants))
     else:
         experiment = experiment.but(variants[variant]) if variant else experiment
     known = [*names(experiment), *Launch.model_fields, *OWN, *verbs]
@@ -211,10 +211,17 @@ def _value(part: Part, name: str, text: str | None) -> Any:
     return text
 
 
+def _unknown_variant(variant: str, variants: Mapping[str, Any]) -> str:
+    if "," in variant and set(variant.split(",")) <= set(variants):
+        return f"--variant {variant}: several variants are taken with --seeds decided alone; give one"
+    return f"--variant {variant}: unknown variant{suggestion(variant, variants) or NO_VARIANTS}"
+
+
 def _positive(name: str, text: str | None) -> tuple[int, list[str]]:
     if text is not None and text.isascii() and text.isdecimal() and int(text) > 0:
         return int(text), []
-    return 1, [f"--{name}: should be a positive integer" + ("" if text is None else f" (got {text!r})")]
+    got = "" if text is None else f" (got {text!r}){did_you_mean(text, ['decided'])}"
+    return 1, [f"--{name}: should be a positive integer{got}"]
 
 
 def _folds(own: Mapping[str, str | None], declared: Part) -> tuple[Folds | None, list[str]]:

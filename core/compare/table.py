@@ -58,7 +58,8 @@ def _sentence(comparison: Comparison, one: Contrast) -> str:
         closest = f"shown within {_amount(comparison.metric, one.margin)}"
         return f"{name} against {base}: no difference shown; {margins} of it ({closest}, {over})"
     result = f"{name} against {base}: no difference shown ({over})"
-    if difference.share == 1:  # over images alone
+    # over images alone, or of a size that no number of seeds would show
+    if difference.share == 1 or float(format_value(comparison.metric, difference.mean)) == 0:
         return result
     if one.more is None:
         more = " or more images" if difference.share else ""
@@ -124,8 +125,8 @@ def _amount(metric: str, value: float) -> str:
 
 
 def format_value(metric: str, value: float) -> str:
-    """Format a value of a metric as in the table; accuracies are in percent."""
-    return f"{100 * value:.2f}" if in_percent(metric) else f"{value:.4f}"
+    """Format a value of a metric as in the table, without a minus before zero; accuracies are in percent."""
+    return f"{100 * value:z.2f}" if in_percent(metric) else f"{value:z.4f}"
 
 
 def in_percent(metric: str) -> bool:

@@ -100,20 +100,21 @@ def paired(runs: Sequence[Run], split: str) -> list[Answers]:
 
 
 def recorded(made: Combination, best: Run, metric: str, title: str | None) -> Selection:
-    """Put a combination on record, and measure what it gains over the best run. title: for display; None: its kind and
-    the number of runs. Raises UserError if nothing can be written; nothing is on record then."""
+    """Put a combination on record, and measure what it gains over the best run. title: its name; None: its kind and
+    the number of runs, for display. Raises UserError if nothing can be written; nothing is on record then."""
     gains = [gain(read(best, answers.split), answers, metric) for _, answers in (made.val, made.test)]
-    run = _put(made, title or f"{made.kind} of {len(made.members)}")
+    run = _put(made, title)
     return Selection(run, {member.id: weight for member, weight in made.members}, best.id, metric, *gains)
 
 
-def _put(made: Combination, title: str) -> Run:
+def _put(made: Combination, title: str | None) -> Run:
     first, _ = made.members[0]
+    shown = title or f"{made.kind} of {len(made.members)}"
     name, description = first.record["experiment"], first.opening.get("description", "")
     run, journal = new_run(name)
     try:
         with locked(run.folder):
-            _write(made, run, journal, RunInfo(name, made.kind, title, description))
+            _write(made, run, journal, RunInfo(name, made.kind, shown, description, name=title or ""))
     except BaseException as error:  # what is half written would be no run
         with suppress(OSError):
             journal.close(None)

@@ -73,6 +73,13 @@ def test_values_as_they_are_typed(words, name, value):
     assert options(*words).experiment.flat()[name] == value
 
 
+def test_seeds_until_decided_that_are_asked_for_in_other_words(monkeypatch, capsys):
+    status, error = run(["--variant", "focal,mixup", "--seeds", "decide"], monkeypatch, capsys)
+    assert status == 2
+    assert "--variant focal,mixup: several variants are taken with --seeds decided alone" in error
+    assert "(got 'decide'); did you mean decided?" in error
+
+
 def test_all_mistakes_are_listed_at_once_before_anything_starts(monkeypatch, capsys):
     words = ["--epochs", "0", "--optimizer.lrr", "1", "--devise", "cpu", "--loss", "FocalLos", "--seeds", "no", "stray"]
     status, error = run(words, monkeypatch, capsys)

@@ -45,6 +45,15 @@ def test_seeds_are_grouped_and_the_difference_of_the_better_setting_is_reported(
     assert line == "base beats plain by 1.00 points (95 % interval 0.84 to 1.16, 4 paired seeds, p = 0.00025)"
 
 
+def test_a_difference_of_zero_has_no_sign_and_promises_nothing(lab):
+    seeds(lab, EXPERIMENT, (0.96, 0.961, 0.962))
+    seeds(lab, PLAIN, (0.961, 0.961 - 1e-9, 0.961), variant="plain")
+    found = compare(*rows(["tiny"])[:1], "test/accuracy", baseline="base")
+    (line,) = sentences(found)
+    assert line == "plain against base: no difference shown (3 paired seeds)"
+    assert all("-0.00 [" not in cell for row in table(found) for cell in row)
+
+
 def test_of_a_loss_the_smaller_is_better(lab):
     seeds(lab, EXPERIMENT, (0.96, 0.962, 0.965))
     seeds(lab, PLAIN, (0.95, 0.953, 0.954), variant="plain")

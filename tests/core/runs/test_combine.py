@@ -21,6 +21,7 @@ from core.launch import Launch
 from core.losses import ArcFace
 from core.metrics.by_name import compute
 from core.models.quantize import Quantize
+from core.record.labels import labels
 from core.record.run import WEIGHTS
 from core.runs import combine, ensemble, soup
 from core.runs.members import members
@@ -150,7 +151,7 @@ def test_the_verb_takes_a_parent_and_says_what_it_chose(trained, runs, capsys):
     for name, weight in ((member["run"], member["weight"]) for member in made.record["combined"]):
         assert f"{name}  {weight:.3f}" in said
     assert f"test/nll: {made.metrics['test/nll']:.4f}" in said
-    assert made.opening["name"].startswith("mine ")
+    assert made.opening["name"] == labels(made.folder).name == "mine"
     assert ensemble_verb([made.id, runs["one"].id, "--size", "1"]) == 1
     assert "nothing was recorded" in capsys.readouterr().out
 
