@@ -110,7 +110,9 @@ def foot(comparison: Comparison) -> str:
         images = f"{len(next(iter(scores.values.values()))):,} groups of {images}"
     images += f" ({scores.left_out:,} others are left out)" * bool(scores.left_out)
     single = all(len(group.values) == 1 for group in comparison.groups)
-    over = f"{seeds} and {images}" if comparison.unit != IMAGES and not single else f"{images} alone"
+    known = [one.difference for one in comparison.contrasts if one.difference]
+    alone = single or comparison.unit == IMAGES or (bool(known) and all(each.share == 1 for each in known))
+    over = f"{images} alone" if alone else f"{seeds} and {images}"
     return f"intervals of differences are over {over}" + f"; those of means are over {seeds} alone" * (not single)
 
 

@@ -32,8 +32,16 @@ class Result:
     interval: str
 
 
-def card(run: RecordedRun, conversion: Mapping[str, Any], reason: str, files: Mapping[str, str], command: str) -> str:
-    """The text of README.md. reason: why timm does not load the folder, or an empty text.  files: {name: what it is}.
+def card(
+    run: RecordedRun,
+    parameters: int,
+    conversion: Mapping[str, Any],
+    reason: str,
+    files: Mapping[str, str],
+    command: str,
+) -> str:
+    """The text of README.md. parameters: number of those of the published network, in which the matrices of LoRA are
+    merged.  reason: why timm does not load the folder, or an empty text.  files: {name: what it is}.
     command: how the run was started, or why that is not told. Raises UserError."""
     record, data = run.record, run.record["data"]
     results, declared = _results(run), record["declaration"]
@@ -48,7 +56,7 @@ def card(run: RecordedRun, conversion: Mapping[str, Any], reason: str, files: Ma
         classes=data["classes"],
         multi_label=run.multi_label,
         network=network,
-        parameters=f"{int(record['facts']['parameters']):,}" if "parameters" in record["facts"] else "unknown",
+        parameters=f"{parameters:,}",
         run=run.id,
         images=data["test"],
         epoch=run.tags.get("best_epoch", "unknown"),

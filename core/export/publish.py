@@ -66,7 +66,8 @@ def publish(run: RecordedRun, folder: Path, conversion: Mapping[str, Any]) -> Pu
         if found := suspicious({_COMMAND: command.encode()}):
             left_out |= found
             command = ""
-        text = card(run, conversion, reason, files | named | recorded, public_record.shown(command))
+        size = sum(weight.numel() for weight in network.parameters())
+        text = card(run, size, conversion, reason, files | named | recorded, public_record.shown(command))
         if found := suspicious({CARD: text.encode()}):
             raise UserError([f"{CARD}: {found[CARD]}; change the description or the classes of the experiment"])
         (made / CARD).write_text(text)

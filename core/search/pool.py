@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -113,8 +111,8 @@ class Pool:
         for worker in self.workers.values():
             if worker.task is None:
                 worker.connection.close()
-            elif worker.process.pid:
-                os.kill(worker.process.pid, signal.SIGTERM)
+            else:
+                worker.process.terminate()
         end = time.monotonic() + _PATIENCE
         for worker in self.workers.values():
             while worker.task is not None and worker.process.is_alive() and time.monotonic() < end:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,8 +239,8 @@ class StudyRunner:
             continues = self._continues(*rest)
             if self._is_to_pause(*rest[:2]):
                 self.pausing.add(rest[0])
-            if (rest[0] in self.pausing or self._is_taken_over(rest[0])) and worker.process.pid:
-                os.kill(worker.process.pid, signal.SIGTERM)  # it saves its run at the end of its next step, and stops
+            if rest[0] in self.pausing or self._is_taken_over(rest[0]):
+                worker.process.terminate()  # it saves its run at the end of its next step, and stops
             worker.send(PAUSE if rest[0] in self.pausing else continues)
         elif kind == "score":
             worker.send(self._is_kept(*rest))

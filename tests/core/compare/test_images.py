@@ -268,3 +268,11 @@ def test_a_damaged_file_of_answers_is_named(lab, capsys):
         command(["tiny", "--metric", "test/accuracy", "--unit", "both"])
     assert command(["tiny", "--metric", "test/accuracy"]) == 0
     assert "test.parquet" in capsys.readouterr().out
+
+
+def test_the_foot_says_images_where_seeds_cannot_be_paired(lab, capsys):
+    settings_with_answers(lab, base=(30, 31), plain=(4,))
+    assert command(["tiny", "--metric", "test/accuracy"]) == 0
+    shown = capsys.readouterr().out
+    assert "over 120 images only, by the exact McNemar test" in shown
+    assert "intervals of differences are over the 120 test images alone; those of means are over seeds alone" in shown

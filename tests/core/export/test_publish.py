@@ -102,10 +102,18 @@ def test_a_network_that_timm_has_not_comes_with_a_loader_of_its_own(runs, tmp_pa
 def test_a_run_that_was_not_tested_has_no_table_of_results(runs, monkeypatch):
     run = runs["gray"]
     monkeypatch.setattr(type(run), "metrics", {})
-    text = card(run, conversion.facts(run), "", {}, "")
+    text = card(run, 1_000, conversion.facts(run), "", {}, "")
     assert "The run was not tested" in text
     assert "model-index" not in text
     assert "| metric |" not in text
+
+
+def test_the_card_counts_the_parameters_of_the_published_network(runs, tmp_path):
+    lora = train(SMALL.but({"lora": "Lora", "lora.rank": 2}), QUIET, "tiny", mirror=NoMirror())
+    assert publish([lora.id, str(tmp_path / "published")]) == 0
+    kept = sum(weight.numel() for weight in lora.model.parameters())
+    assert f" with {kept:,} parameters" in (tmp_path / "published" / "README.md").read_text()
+    assert kept < int(lora.record["facts"]["parameters"])
 
 
 def test_a_full_disk_names_the_folder_and_not_the_run(runs, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Studies as a user runs them: real workers, killed at bad moments, and what is on record at the end."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -19,10 +20,11 @@ from core.search import Choice, Float
 from core.search.objectives import Goals, goals_of, number
 from core.search.options import Search
 from core.search.plots import log_plots
+from core.search.pool import Pool, Worker
 from core.search.search import search
 from core.search.storage import open_storage
 from core.search.study import StudyRunner
-from core.search.trial import runs_by_trial
+from core.search.trial import Task, runs_by_trial
 from experiments.tiny import EXPERIMENT
 from tests.support.browser import chromium
 from tests.support.runs import digest
@@ -349,3 +351,14 @@ def test_latency_is_a_goal_that_is_on_record_of_each_trial(home):
         accuracy, latency = result.study.trials[number_of].values
         assert latency == run.metrics["latency_ms"] > 0
         assert accuracy == run.metrics["val/accuracy"]
+
+
+def test_a_pool_is_closed_although_a_worker_died_before_it_was_noticed():
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
+    here, _ = multiprocessing.Pipe()
+    pool = Pool(1)
+    pool.workers[0] = Worker(0, process, here, task=Task(0, {}, {}, RunInfo(), Goals(("val/accuracy",), "best")))
+    pool.close()
+    assert not process.is_alive()
