@@ -109,7 +109,7 @@ def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -
             runner.iterate(stop)
             runner.display.say(status_line(runner))
             if runner.is_late() and not runner.have_begun():
-                runner.display.say("the timeout has expired: the same command continues the study")
+                runner.display.say(f"the timeout has expired: {_same_command(runner.options)} continues the study")
             if note := _about_paused(runner):
                 runner.display.say(note)
             if runner.is_exhausted() and len(runner.finished()) < runner.options.trials:
@@ -123,8 +123,14 @@ def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -
         runner.pool.close()
         _save_results(journal, runner, confirmed)
     if stop.number:
-        raise Interrupted(stop.number, f"{runner.study.study_name} stopped; to continue it, run the same command")
+        raise Interrupted(
+            stop.number, f"{runner.study.study_name} stopped; to continue it, run {_same_command(runner.options)}"
+        )
     return confirmed
+
+
+def _same_command(options: Search) -> str:
+    return "the same command" + " without --new" * options.new
 
 
 def _about_paused(runner: StudyRunner) -> str:
@@ -135,9 +141,9 @@ def _about_paused(runner: StudyRunner) -> str:
     folders = [runner.runs[number].folder / CHECKPOINTS for number in waiting if number in runner.runs]
     taken = sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
     keep, them = ("trial keeps", "it") if len(waiting) == 1 else ("trials keep", "them")
-    more = "with more --trials, " if runner.have_begun() else ""
+    command = ("with more --trials, " if runner.have_begun() else "") + _same_command(runner.options)
     return (
-        f"{len(waiting)} paused {keep} {size(taken)} of checkpoints: {more}the same command may resume {them}; "
+        f"{len(waiting)} paused {keep} {size(taken)} of checkpoints: {command} may resume {them}; "
         f"labbook rm {runner.parent.id} removes the study"
     )
 
