@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,7 @@ from core.methods.base import LossFunction, Method, Output
 from core.models import Model
 from core.models.pretrained import read
 from core.models.transfer import adapt
-from core.record.latest import LATEST
-from core.record.run import WEIGHTS, RecordedRun
+from core.record.run import WEIGHTS, RecordedRun, id_of_latest
 from core.schedules import Clock
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel; empty: of each image
@@ -62,7 +60,7 @@ class Distill(Method):
     @classmethod
     def _named_by_id(cls, teacher: str | None) -> str | None:
         """With ids in place of `latest`, which may be another run tomorrow. What is not found stays, for `check`."""
-        return None if teacher is None else ",".join(_id_of_latest(name.strip()) for name in teacher.split(","))
+        return None if teacher is None else ",".join(id_of_latest(name.strip()) for name in teacher.split(","))
 
     @property
     def runs(self) -> list[str]:
@@ -146,16 +144,6 @@ class _Distilled:
 
     def __deepcopy__(self, memo: Any) -> _Distilled:
         return self  # it is immutable: copies can share one teacher
-
-
-def _id_of_latest(name: str) -> str:
-    """The id of the run that `latest`, `EXPERIMENT/latest` or a link of this name means; any other name as it is."""
-    if Path(name).name != LATEST:
-        return name
-    try:
-        return RecordedRun.load(name).id
-    except UserError:
-        return name
 
 
 def _teacher(network: nn.Module, normalize: Statistics, context: Context) -> _Teacher:

@@ -19,6 +19,7 @@ from core.models.narrow import narrow
 from core.models.pretrained import Origin, find, read
 from core.models.transfer import adapt
 from core.models.weights import holds_narrowed
+from core.record.run import id_of_latest
 
 
 class Model(Part, ABC):
@@ -46,6 +47,12 @@ class Model(Part, ABC):
     fp32: tuple[str, ...] = Field(
         (), description="names of modules that compute in fp32 under bf16 or fp16; * is a wildcard, e.g. fc,layer4.*"
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _named_by_id(cls, weights: str | None) -> str | None:
+        """With the id in place of `latest`, so that runs that began with other weights are other settings."""
+        return weights and id_of_latest(weights)
 
     @field_validator("init_arguments")
     @classmethod

@@ -90,9 +90,11 @@ def command() -> str:
     a URI."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
-    program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else ["python", *sys.argv[:1]]
+    if not spec and Path(sys.argv[0]).name == "labbook":  # the entry point, as it was typed
+        program = ["labbook"]
     given = pairwise(sys.argv)
-    return shlex.join(["python", *program, *(_without_secrets(before, word) for before, word in given)])
+    return shlex.join([*program, *(_without_secrets(before, word) for before, word in given)])
 
 
 def _without_secrets(before: str, word: str) -> str:

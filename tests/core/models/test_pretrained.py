@@ -117,6 +117,12 @@ def test_a_malicious_checkpoint_runs_nothing(write, nested, tmp_path):
     assert mark.exists()  # the proof is one: unpickled, it does leave its mark
 
 
+def test_the_latest_run_is_declared_by_its_id(home):
+    source = train(SHORT, QUIET)
+    assert SHORT.but({"model.weights": "latest"}).model.weights == source.id
+    assert SHORT.but({"model.weights": "other/latest"}).model.weights == "other/latest"
+
+
 def test_a_checkpoint_that_is_cut_off_is_called_damaged(tmp_path):
     torch.save({"weight": torch.zeros(1000)}, tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:2000])
