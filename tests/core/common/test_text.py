@@ -94,3 +94,9 @@ def test_a_recorded_command_can_be_pasted_into_a_shell(monkeypatch):
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.delattr(sys.modules["__main__"], "__spec__")
     assert shlex.split(provenance.command()) == ["python", *words]
+
+
+def test_a_command_of_the_entry_point_is_shown_as_it_was_typed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/labbook", "decide", "a", "b"])
+    monkeypatch.delattr(sys.modules["__main__"], "__spec__")
+    assert provenance.command() == "labbook decide a b"
