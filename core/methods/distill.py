@@ -23,7 +23,8 @@ from core.methods.base import LossFunction, Method, Output
 from core.models import Model
 from core.models.pretrained import read
 from core.models.transfer import adapt
-from core.record.run import WEIGHTS, RecordedRun, id_of_latest
+from core.record.named import id_of_latest
+from core.record.run import WEIGHTS, RecordedRun
 from core.schedules import Clock
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel; empty: of each image

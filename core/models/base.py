@@ -19,7 +19,7 @@ from core.models.narrow import narrow
 from core.models.pretrained import Origin, find, read
 from core.models.transfer import adapt
 from core.models.weights import holds_narrowed
-from core.record.run import id_of_latest
+from core.record.named import id_of_latest
 
 
 class Model(Part, ABC):

@@ -287,17 +287,6 @@ class RecordedRun:
         return intact(below)
 
 
-def id_of_latest(name: str) -> str:
-    """The id of the run that `latest`, `EXPERIMENT/latest` or a link of this name means, which may be another run
-    tomorrow; any other name, and what is not found, as it is."""
-    if Path(name).name != LATEST:
-        return name
-    try:
-        return RecordedRun.load(name).id
-    except UserError:
-        return name
-
-
 def _is_named(folder: Path, name: str) -> bool:
     """Whether the user has given a run this name."""
     path = folder / LABELS
