@@ -18,7 +18,7 @@ LAYERS = [
     ["core/record", "core/metrics", "core/catalogue.py"],
     ["core/loading", "core/models", "core/optimizers", "core/schedules", "core/tracking", "core/compare",
      "core/cluster", "core/launch.py"],
-    ["core/augment", "core/losses", "core/importing"],
+    ["core/augment", "core/losses", "core/importing", "core/queue"],
     ["core/inference"],
     ["core/report", "core/export", "core/methods", "data"],
     ["core/experiment.py"],

@@ -89,7 +89,7 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
     else:
         try:
             package_of(name)
-            own = _checked(name, rest[1:])
+            own = checked(name, rest[1:])
         except UserError as mistakes:
             wrong += _misplaced(mistakes.lines, name)
     if wrong:
@@ -141,10 +141,11 @@ def _misplaced(lines: Sequence[str], name: str) -> Iterator[str]:
         yield f"--{option}: is an option of the job; write it before the name {name}" if found else line
 
 
-def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
-    """The words of the experiment as every round runs them. Raises UserError as its own command line does."""
+def checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
+    """The words of the experiment as every start of the job runs them. Raises UserError as its command line does."""
     from core.cli.decide import is_decided, parse_variants
     from core.cli.find_experiment import NamedExperiment, imported
+    from core.cli.help import OF_VERBS
     from core.cli.verbs import OF_AN_EXPERIMENT
     from core.options import parse as parse_own
     from core.runs.resume import interrupted
@@ -161,6 +162,8 @@ def _checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
             check(setting.declaration)
     elif verb == "train":
         check(parse_own(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {})).experiment)
+    elif verb in OF_VERBS:
+        check(parse_own(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), OF_VERBS[verb]).experiment)
     if verb == "resume" and len(rest) < 2:
         run = load(rest[0]) if rest else interrupted(name)
         if run.status in ("FINISHED", "FAILED"):

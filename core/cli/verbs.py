@@ -48,6 +48,7 @@ OF_RUNS = {
 OTHERS = {
     "list": "list the experiments: result, best run on record, question",
     "launch": "run an experiment as a job of Slurm or of this machine; resumes when preempted",
+    "queue": "add, list, run, retry, rm, submit: command lines that wait for a GPU or for CPU cores",
     "check": "PATH: inspect your own images before a run reads them",
     "check_loss": "check the gradients, values and targets of a loss of yours",
     "cache": "list the decoded data in data/store, or remove old data (--prune DAYS)",

@@ -21,6 +21,11 @@ def launches() -> Path:
     return home() / "mlruns" / "launches"
 
 
+def queue() -> Path:
+    """Returns the folder of the queue; each entry has a file."""
+    return home() / "mlruns" / "queue"
+
+
 def looks() -> Path:
     """Returns the file of the looks at differences between settings."""
     return home() / "mlruns" / "looks.jsonl"

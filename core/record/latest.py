@@ -15,7 +15,7 @@ from core.common import paths
 from core.record.ids import begun
 
 LATEST = "latest"
-_TAKEN = ("runs", "launches", "decisions", "lr_find", "removed", LATEST)  # names of other things in mlruns/
+_TAKEN = ("runs", "launches", "queue", "decisions", "lr_find", "removed", LATEST)  # names of other things in mlruns/
 
 
 def link_latest(folder: Path, experiment: str) -> None:

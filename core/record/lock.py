@@ -37,9 +37,9 @@ def locked(folder: Path, wait: float = 0.0, file: str = FILE) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_free(folder: Path) -> bool:
-    """Whether no process holds the lock of this run."""
-    place = folder.resolve() / FILE
+def is_free(folder: Path, file: str = FILE) -> bool:
+    """Whether no process holds the lock of this run. file: of another lock in its folder."""
+    place = folder.resolve() / file
     if place in _held:
         return False
     descriptor = _acquire(place)

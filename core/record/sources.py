@@ -81,8 +81,14 @@ def now(name: str, folder: Path | None = None) -> str | None:
 
     folder: to be used instead of ROOT.
     """
+    path = path_of(name, folder)
+    return digest_of(path) if path else None
+
+
+def path_of(name: str, folder: Path | None = None) -> Path | None:
+    """Returns the file of a source; None if its module does not exist any more. folder: to be used instead of ROOT."""
     if not name.startswith(_MODULE):
-        return digest_of((folder or ROOT) / name)
+        return (folder or ROOT) / name
     module = name.removeprefix(_MODULE)
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
@@ -91,7 +97,7 @@ def now(name: str, folder: Path | None = None) -> str | None:
         except (ImportError, ValueError):
             return None
         file = spec.origin if spec else None
-    return digest_of(Path(file)) if file else None
+    return Path(file) if file else None
 
 
 def digest_of(path: Path) -> str | None:

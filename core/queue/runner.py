@@ -1,0 +1,297 @@
+"""The runner of `labbook queue run`: it starts entries in free slots, each as a process in a session of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from core.cluster.task import RANKS
+from core.common import paths
+from core.common.errors import UserError
+from core.common.signals import Stop
+from core.common.terminal import complain, tell
+from core.common.text import few, public
+from core.queue import code, entries, outcome
+from core.queue.entries import Damaged, Entry
+from core.queue.slots import Slot
+from core.queue.start import TAKEN
+
+Changed = Literal["hold", "run"]
+POLL = 0.2  # seconds between looks at the processes
+LOOK = 1.0  # seconds between looks at the queue
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit statuses of a run that was asked to save and stop
+
+
+@dataclass
+class Job:
+    """An entry that this runner looks after. held: its claim.  process: None while a process that another runner has
+    started trains it.  asked: whether it was asked to save and stop."""
+
+    entry: Entry
+    slot: Slot
+    held: ExitStack
+    process: subprocess.Popen[bytes] | None = None
+    asked: bool = False
+
+
+@dataclass
+class Runner:
+    """Runs entries in its slots until none is left, or `forever`.
+
+    changed: what to do with an entry whose code has changed.  trouble: whether something failed or was held.  closed:
+    whether no more entries are started, because the queue cannot be written.
+    """
+
+    slots: Sequence[Slot]
+    changed: Changed = "hold"
+    forever: bool = False
+    jobs: list[Job] = field(default_factory=list)
+    trouble: bool = False
+    closed: bool = False
+    damaged: set[int] = field(default_factory=set)
+
+    def run(self) -> int:
+        """Returns the exit status: 0 if everything finished, 1 if something failed or is left, 128 + signal if it was
+        interrupted."""
+        looked = 0.0
+        with Stop() as stop, stop.at_step_end():
+            while True:
+                ended = [job for job in self.jobs if self._has_ended(job, bool(stop.number))]
+                self.jobs = [job for job in self.jobs if job not in ended]
+                if stop.number or self.closed:
+                    if not self.jobs:
+                        break
+                elif ended or time.monotonic() - looked > LOOK:
+                    looked = time.monotonic()
+                    if not (self._fill() or self.jobs or self.forever or self.closed):
+                        break
+                time.sleep(POLL)
+        if stop.number:
+            complain("stopped; labbook queue run resumes what was interrupted")
+            return 128 + stop.number
+        return int(self._left() or self.trouble or self.closed)
+
+    def _fill(self) -> bool:
+        """Start entries in all free slots. Returns whether others may become ready without anybody's help."""
+        try:
+            while len(self.jobs) < len(self.slots):
+                job, soon = self._next()
+                if job is None:
+                    return soon
+                self.jobs.append(job)
+                if job.process is None and not entries.is_trained(job.entry.number):
+                    self._start(job)
+        except (OSError, UserError) as error:
+            self._close(error)
+        return False
+
+    def _next(self) -> tuple[Job | None, bool]:
+        """(the next entry, claimed, or None; whether one may become ready later). Raises OSError, and UserError."""
+        soon = False
+        with entries.changing(), ExitStack() as held:
+            every = entries.read()
+            for number, entry in every.items():
+                if isinstance(entry, Damaged):
+                    self._report_damage(entry)
+                    continue
+                ready, later = self._is_ready(entry, every)
+                soon |= later
+                if not ready:
+                    continue
+                try:
+                    held.enter_context(entries.claim(number))
+                except UserError:  # a runner looks after it
+                    continue
+                slot = self._slot(entry, every)
+                if slot is None:
+                    return None, True
+                if entries.is_trained(number):
+                    pid = entries.process_of(number)
+                    tell(f"{number} is still trained by process {pid}, whose runner has ended; waiting for it")
+                    return Job(entry, slot, held.pop_all()), True
+                if started := self._prepared(entry, slot):
+                    return Job(started, slot, held.pop_all()), True
+                every[number] = entries.get(number)
+                held.close()
+        return None, soon
+
+    def _is_ready(self, entry: Entry, every: dict[int, Entry | Damaged]) -> tuple[bool, bool]:
+        """(whether an entry can be started or resumed; whether it may be, later). Skips it if it never can."""
+        if entry.state == "running":
+            return not entry.job, False
+        if entry.state != "waiting" and not (entry.state == "changed" and self.changed == "run"):
+            return False, False
+        left, why = entries.waits_for(entry, every)
+        if why:
+            self.trouble = True
+            every[entry.number] = entries.write(entry.but(state="skipped", why=why, ended=entries.now()))
+            tell(f"{entry.number} is skipped: {why}")
+            return False, False
+        others = [every[number] for number in left]
+        return not left, any(isinstance(each, Entry) and each.state == "running" for each in others)
+
+    def _slot(self, entry: Entry, every: Mapping[int, Entry | Damaged]) -> Slot | None:
+        """A free slot: of GPUs, one that no entry of another runner on this machine uses."""
+        free = list(self.slots)
+        for job in self.jobs:
+            free.remove(job.slot)
+        if entries.is_trained(entry.number):
+            return next((slot for slot in free if slot.device == entry.device), free[0])
+        here = platform.node()
+        others = [each for each in every.values() if isinstance(each, Entry) and each.state == "running"]
+        used = {each.device for each in others if each.device and each.host == here and entries.is_live(each.number)}
+        return next((slot for slot in free if slot.device not in used), None)
+
+    def _prepared(self, entry: Entry, slot: Slot) -> Entry | None:
+        """Record that an entry starts; None if it has finished meanwhile, or is held because its code has changed."""
+        run = outcome.run_of(entry)
+        if run and outcome.is_finished(run):
+            done = entry.but(state="finished", status=0, run=run, ended=entries.now(), why="")
+            tell(outcome.ended(entries.write(done)))
+            return None
+        if not Path(entry.cwd).is_dir():
+            self.trouble = True
+            why = f"the folder in which it was added does not exist: {entry.cwd}"
+            tell(outcome.ended(entries.write(entry.but(state="failed", why=why))))
+            return None
+        why = changes(entry)
+        if why and self.changed == "hold":
+            self.trouble = True
+            advice = f"it is held; to run it with the present code: labbook queue retry {entry.number}"
+            tell(f"{entry.number}: {why}; {advice}")
+            entries.write(entry.but(state="changed", why=why))
+            return None
+        if why:
+            tell(f"{entry.number}: {why}; it runs with the present code")
+        more = {"starts": entry.starts + 1, "started": entries.now(), "ended": "", "status": None, "why": why}
+        return entries.write(
+            entry.but(state="running", host=platform.node(), device=slot.device, run=run, job="", **more)
+        )
+
+    def _start(self, job: Job) -> None:
+        """Start the process of an entry. Raises OSError."""
+        entry = job.entry
+        verb = "resumes" if entry.starts > 1 else "starts"
+        where = f" on GPU {job.slot.device}" if job.slot.device else ""
+        tell(f"{entry.number} {verb}{where}: {command(entry)}")
+        lock = str(entries.run_lock(entry.number))
+        with entry.log.open("ab") as log:
+            job.process = subprocess.Popen(
+                [sys.executable, "-m", "core.queue.start", lock, *program(entry)],
+                cwd=entry.cwd,
+                env=environment(entry, job.slot),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in a terminal must not reach it: it gets a single SIGTERM from here
+            )
+
+    def _has_ended(self, job: Job, stopping: bool) -> bool:
+        """Look at a job, and ask it to save and stop if this runner stops."""
+        number = job.entry.number
+        status = job.process.poll() if job.process else None
+        if status == TAKEN and entries.is_trained(number):
+            job.process = status = None
+        if status is None and (job.process or entries.is_trained(number)):
+            if stopping and not job.asked:
+                job.asked = True
+                if pid := job.process.pid if job.process else entries.process_of(number):
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGTERM)
+            return False
+        try:
+            if status is None or status == TAKEN:  # nobody saw its end: the same command says what became of it
+                if not stopping and not self.closed:
+                    self._start(job)
+                    return False
+            else:
+                self._record(job, 128 - status if status < 0 else status)
+        except (OSError, UserError) as error:
+            self._close(error)
+        job.held.close()
+        return True
+
+    def _record(self, job: Job, status: int) -> None:
+        """Write down how an entry has ended. Raises OSError, and UserError."""
+        number, run = job.entry.number, outcome.run_of(job.entry)
+        found = {"status": status, "ended": entries.now(), "run": run}
+        if status and job.asked:
+            entries.update(number, **found)
+            tell(f"{number} has stopped, to be resumed")
+            return
+        if status in STOPPED:
+            why = (
+                f"its process received {signal.Signals(status - 128).name}; to resume it: labbook queue retry {number}"
+            )
+            found |= {"state": "stopped", "why": why}
+        elif status:
+            line = outcome.last_line(job.entry)
+            found |= {"state": "failed", "why": f"exit status {status}{': ' if line else ''}{line}"}
+        else:
+            found |= {"state": "finished", "why": job.entry.why}
+        self.trouble |= bool(status)
+        tell(outcome.ended(entries.update(number, **found)))
+
+    def _close(self, error: OSError | UserError) -> None:
+        self.closed = True
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        reason = f"{where}{error.strerror or error}" if isinstance(error, OSError) else str(error)
+        complain(
+            f"{reason}; no more entries are started, and what is unrecorded is found by the next labbook queue run"
+        )
+
+    def _report_damage(self, found: Damaged) -> None:
+        if found.number not in self.damaged:
+            self.damaged.add(found.number)
+            self.trouble = True
+            complain(found.why)
+
+    def _left(self) -> bool:
+        """Print what is left in the queue. Returns whether anything is."""
+        left: dict[str, list[str]] = {}
+        for number, entry in entries.read().items():
+            state = entries.shown_state(entry)
+            if state in ("waiting", "interrupted", "changed", "stopped"):
+                left.setdefault(state, []).append(str(number))
+        for state, numbers in left.items():
+            tell(f"left in the queue, {state}: {few(numbers)}")
+        return bool(left)
+
+
+def changes(entry: Entry) -> str:
+    """How the code has changed since an entry was added; empty if it has not. Raises OSError."""
+    try:
+        found = code.changed(entry)
+    except UserError as wrong:
+        return str(wrong)
+    if not found:
+        return ""
+    whole = entries.file(entry.number, "diff")
+    return f"the code has changed since it was added: {few(found)}; the whole diff is {whole}"
+
+
+def program(entry: Entry) -> list[str]:
+    """The arguments of `python -m` for an entry."""
+    return [f"experiments.{entry.name}", *entry.words[1:]]
+
+
+def command(entry: Entry) -> str:
+    """The command line of an entry, for messages, without passwords in URIs."""
+    return shlex.join(["python", "-m", *(public(word, whole=True) for word in program(entry))])
+
+
+def environment(entry: Entry, slot: Slot) -> dict[str, str]:
+    """The environment of an entry's process."""
+    found = {name: value for name, value in os.environ.items() if name not in RANKS} | slot.environment
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+    return found | {"LABBOOK_INVOCATION": entry.invocation, "LABBOOK_HOME": str(paths.home())}
