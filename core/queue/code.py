@@ -15,7 +15,7 @@ from pathlib import Path
 from core.common.errors import UserError
 from core.common.files import make_folder, write_atomic
 from core.common.paths import ROOT
-from core.queue.entries import Entry, file, folder
+from core.queue.entries import Entry, changing, file, folder
 from core.record import provenance, sources
 
 # what starts a run, not what it computes
@@ -24,7 +24,7 @@ _OWN = "experiments/"  # also below tests/support
 
 
 def keep() -> str:
-    """Record the sources that this process has imported. Returns the key of the code. Raises OSError."""
+    """Record the sources that this process has imported. Returns the key of the code. Raises OSError, and UserError."""
     digests = {_path(name): digest for name, digest in sources.imported().items() if _matters(name)}
     known = provenance.code()
     text = json.dumps({**known, "sources": digests}, indent=1) + "\n"
@@ -32,13 +32,14 @@ def keep() -> str:
     place = folder() / "code"
     if (place / f"{key}.json").exists():
         return key
-    make_folder(place)
-    for name, digest in digests.items():
-        if not (place / f"{digest}.py").exists():
-            write_atomic(place / f"{digest}.py", (ROOT / name).read_bytes())
-    if known.get("git.dirty") == "true":
-        write_atomic(place / f"{key}.diff", sources.snapshot("code", digests).diff)
-    write_atomic(place / f"{key}.json", text)
+    with changing("code"):
+        make_folder(place)
+        for name, digest in digests.items():
+            if not (place / f"{digest}.py").exists():
+                write_atomic(place / f"{digest}.py", (ROOT / name).read_bytes())
+        if known.get("git.dirty") == "true":
+            write_atomic(place / f"{key}.diff", sources.snapshot("code", digests).diff)
+        write_atomic(place / f"{key}.json", text)
     return key
 
 

@@ -16,7 +16,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -105,23 +105,19 @@ def now() -> str:
 
 
 @contextmanager
-def changing() -> Iterator[None]:
-    """Context manager: hold the lock of the queue. Raises UserError if another process does not release it, or if the
-    folder cannot be written."""
+def changing(what: str = "lock") -> Iterator[None]:
+    """Context manager: hold a lock of the queue: that of its entries, or `code`. Raises UserError if another process
+    does not release it, or if the folder cannot be written."""
     place = folder()
-    try:
-        make_folder(place / "locks")
-    except OSError as error:
-        raise UserError([f"{place}: {error.strerror}"]) from None
-    try:
-        lock = locked(place, PATIENCE)
-        lock.__enter__()
-    except UserError:
-        raise UserError([f"{place}: another process has held the lock of the queue for {PATIENCE:.0f} s"]) from None
-    try:
+    with ExitStack() as held:
+        try:
+            make_folder(place / "locks")
+            held.enter_context(locked(place, PATIENCE, what if what == "lock" else f"{what}.lock"))
+        except OSError as error:
+            raise UserError([f"{error.filename or place}: {error.strerror}"]) from None
+        except UserError:
+            raise UserError([f"{place}: another process has held its lock for {PATIENCE:.0f} s"]) from None
         yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def write(entry: Entry) -> Entry:
