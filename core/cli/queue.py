@@ -10,8 +10,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 
 from core.catalogue import experiments, import_data, package_of
+from core.cluster.job import Launcher
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
 from core.common.layout import Group, Row, show
@@ -19,7 +21,8 @@ from core.common.terminal import console, tell
 from core.common.text import few, suggestion
 from core.queue import code, entries, grid, outcome
 from core.queue.entries import Damaged, Entry
-from core.queue.runner import Changed, Runner, command
+from core.queue.lifecycle import Changed, command
+from core.queue.runner import Runner
 from core.queue.slots import slots
 
 USAGE = """usage: labbook queue add EXPERIMENT [VERB] [--option value ...] | list | run | retry | rm | submit
@@ -35,6 +38,10 @@ ADD = """usage: labbook queue add [--after N,M] EXPERIMENT [VERB] [--option valu
 
 The command line is checked as labbook train EXPERIMENT does, and nothing is added if it is wrong. Options of the
 experiment: python -m experiments.EXPERIMENT --help."""
+SUBMIT = """usage: labbook queue submit [N ...] [--option value ...]
+
+Hands entries to Slurm as one job array: those with these numbers, or all that wait for no other. With --cluster local,
+all of them start on this machine at once, to try it out."""
 SHOWN = 50  # entries in the list
 
 
@@ -177,6 +184,42 @@ def run(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     changed: Changed = given.changed
     return Runner(slots(given.jobs, given.cores), changed, given.forever).run()
+
+
+def submit(words: Sequence[str]) -> int:
+    """labbook queue submit [N ...] [--option value ...]: hand waiting entries to Slurm as one job array."""
+    from core.options import change, pairs
+
+    launcher = Launcher(cluster="slurm")
+    if "--help" in words or "-h" in words:
+        from core.cli.help import fields
+
+        rows = (
+            Row("--at_once", "N", "most elements of the array that run at the same time"),
+            Row("--changed", "hold", "what becomes of entries whose code has changed: hold or run"),
+        )
+        show(SUBMIT, [Group("Options", rows), Group("Options of the job", tuple(fields(launcher)))])
+        return 0
+    count = next((at for at, word in enumerate(words) if not word.isdecimal()), len(words))
+    given, wrong = pairs(words[count:])
+    changed = given.pop("changed", "hold")
+    at_once = given.pop("at_once", None)
+    if changed not in ("hold", "run"):
+        wrong.append(f"--changed: should be hold or run (got {changed})")
+    if at_once is not None and not (at_once.isdecimal() and int(at_once)):
+        wrong.append(f"--at_once: should be a positive integer (got {at_once})")
+    made, mistakes = change(launcher, given)
+    assert isinstance(made, Launcher)
+    wrong += [*mistakes, *made.mistakes()]
+    if find_spec("submitit") is None:
+        wrong.append('submitit is not installed; it submits the job: pip install -e ".[slurm]"')
+    if wrong:
+        raise UserError(wrong)
+    from core.queue import task
+
+    numbers = [int(word) for word in words[:count]]
+    task.submit(made, numbers, "run" if changed == "run" else "hold", int(at_once) if at_once else None)
+    return 0
 
 
 def show_list(words: Sequence[str]) -> int:
@@ -331,5 +374,6 @@ VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "list": (show_list, "the entries: state, command, run, exit status, times, log"),
     "run": (run, "run the entries, one on each GPU, and resume what was interrupted"),
     "retry": (retry, "put entries that failed, or are held, back into the queue"),
+    "submit": (submit, "hand waiting entries to Slurm, as one job array"),
     "rm": (rm, "take entries out of the queue"),
 }

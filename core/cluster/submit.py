@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,8 @@ from core.common.terminal import complain, tell
 
 def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
     """Submit experiments.<name> with these words and print where it runs. Returns submitit's job."""
-    started = time.strftime("%Y%m%d-%H%M%S")
-    # one folder per launch: the ids of local jobs are process ids, which are reused
-    folder = paths.launches() / f"{name}-{started}-{secrets.token_hex(2)}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError([f"launches cannot be written to {folder.parent}: {error.strerror}"]) from None
-    task = Task(
-        (f"experiments.{name}", *words), str(Path.cwd()), folder.name, launcher.save_seconds, _visible(launcher)
-    )
+    folder = new_folder(name)
+    task = Task((f"experiments.{name}", *words), str(Path.cwd()), folder.name, launcher.save_seconds, visible(launcher))
     # submitit's own process starts where `core` can be imported; the child changes back to the current folder
     with chdir(paths.ROOT), _apart(folder / "controller.txt"), _outside_of_jobs():
         job = executor(launcher, folder).submit(task)
@@ -42,6 +34,31 @@ def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
     tell(f"  follow  tail -n +1 -F {_log(job)}")
     tell(f"  cancel  {cancel}  (the job saves a checkpoint before it stops)")
     return job
+
+
+def new_folder(name: str) -> Path:
+    """Make the folder of a launch. Raises UserError."""
+    started = time.strftime("%Y%m%d-%H%M%S")
+    # one folder per launch: the ids of local jobs are process ids, which are reused
+    folder = paths.launches() / f"{name}-{started}-{secrets.token_hex(2)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError([f"launches cannot be written to {folder.parent}: {error.strerror}"]) from None
+    return folder
+
+
+def hand_over(
+    launcher: Launcher, folder: Path, task: Callable[[int], None], numbers: Sequence[int], at_once: int | None = None
+) -> list[Any]:
+    """Submit task(number) for each number as one job array. at_once: most elements that run at the same time. Returns
+    submitit's jobs."""
+    with chdir(paths.ROOT), _apart(folder / "controller.txt"), _outside_of_jobs():
+        made = executor(launcher, folder)
+        if at_once and launcher.cluster == "slurm":
+            made.update_parameters(array_parallelism=at_once)
+        jobs: list[Any] = made.map_array(task, numbers)
+    return jobs
 
 
 def executor(launcher: Launcher, folder: Path) -> Any:
@@ -128,7 +145,7 @@ def _show(log: Path, printed: int) -> int:
     return printed + len(new)
 
 
-def _visible(launcher: Launcher) -> dict[str, str | None]:
+def visible(launcher: Launcher) -> dict[str, str | None]:
     """The GPUs of a local job. submitit's local executor would hide all of them if none were requested."""
     if launcher.cluster != "local":
         return {}

@@ -21,7 +21,11 @@ RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 
 
 class Ended(RuntimeError):
-    """The child process failed; the job fails with this exception."""
+    """The child process failed; the job fails with this exception. status: exit status of the child."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Task:
     words: arguments of `python -m`, the same in every round.  cwd: working folder of the command.  launch: name of the
     job's folder.  seconds: time from the signal to the time limit.  gpus: CUDA_VISIBLE_DEVICES to set (None: to unset),
     or empty.  second: seconds within which the requeue signal may follow SIGTERM; some Slurm clusters send both.
+    invocation: name of the job by which a run is found again; by default, that of the cluster's job.
     """
 
     words: tuple[str, ...]
@@ -39,6 +44,7 @@ class Task:
     seconds: float
     gpus: Mapping[str, str | None] = field(default_factory=dict)
     second: float = 10
+    invocation: str = ""
 
     @property
     def command(self) -> str:
@@ -63,7 +69,7 @@ class Task:
             if status == 0:
                 return
             if not notes.signaled:
-                raise Ended(f"{self.command} ended with status {status}")
+                raise Ended(f"{self.command} ended with status {status}", status)
             self._leave(job, notes)
 
     def checkpoint(self) -> Any:
@@ -108,7 +114,7 @@ class Task:
         found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
         # process ids are reused after a reboot or in another container; the name of the launch is unique
         where = f" {self.launch}" if job.cluster == "local" else ""
-        found["LABBOOK_INVOCATION"] = f"{job.cluster} {job.job_id}{where}"
+        found["LABBOOK_INVOCATION"] = self.invocation or f"{job.cluster} {job.job_id}{where}"
         if job.num_tasks > 1:
             ranks = TorchDistributedEnvironment()
             found |= {

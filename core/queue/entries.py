@@ -42,8 +42,8 @@ class Entry(BaseModel):
     words: experiment, verb and options.  cwd: folder in which they were typed.  invocation: name of the job, by which
     its run is found again.  code: key of the code when it was added.  after: entries that have to finish first.
     why: reason of its state.  starts: how often it was started, the last time on `host`, on the GPU `device` (as
-    CUDA_VISIBLE_DEVICES has it).  status: exit status of its last start.  run: id of its run.  job: of Slurm.  Times
-    are local, ISO 8601.
+    CUDA_VISIBLE_DEVICES has it).  status: exit status of its last start.  run: id of its run.  job: of Slurm, with its
+    logs in the folder `logs`.  Times are local, ISO 8601.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -66,6 +66,7 @@ class Entry(BaseModel):
     host: str = ""
     device: str | None = None
     job: str = ""
+    logs: str = ""
 
     def but(self, **changes: Any) -> Entry:
         """The entry with other values."""
@@ -79,7 +80,7 @@ class Entry(BaseModel):
     @property
     def log(self) -> Path:
         """The file to which its runs print."""
-        return file(self.number, "log")
+        return Path(self.logs) / f"{self.job}_0_log.out" if self.job else file(self.number, "log")
 
 
 class Damaged(BaseModel):
@@ -214,7 +215,7 @@ def shown_state(entry: Entry | Damaged) -> str:
     """The state for people: `interrupted` for an entry that no process trains any more, and that will be resumed."""
     if isinstance(entry, Damaged):
         return "damaged"
-    return "interrupted" if entry.state == "running" and not entry.job and not is_live(entry.number) else entry.state
+    return "interrupted" if entry.state == "running" and not is_live(entry.number) else entry.state
 
 
 def waits_for(entry: Entry, every: Mapping[int, Entry | Damaged]) -> tuple[list[int], str]:

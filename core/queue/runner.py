@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import signal
 import subprocess
 import sys
@@ -12,24 +11,21 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 from core.cluster.task import RANKS
 from core.common import paths
 from core.common.errors import UserError
 from core.common.signals import Stop
 from core.common.terminal import complain, tell
-from core.common.text import few, public
-from core.queue import code, entries, outcome
+from core.common.text import few
+from core.queue import entries, lifecycle, outcome
 from core.queue.entries import Damaged, Entry
+from core.queue.lifecycle import Changed
 from core.queue.slots import Slot
 from core.queue.start import TAKEN
 
-Changed = Literal["hold", "run"]
 POLL = 0.2  # seconds between looks at the processes
 LOOK = 1.0  # seconds between looks at the queue
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit statuses of a run that was asked to save and stop
 
 
 @dataclass
@@ -153,41 +149,26 @@ class Runner:
         return next((slot for slot in free if slot.device not in used), None)
 
     def _prepared(self, entry: Entry, slot: Slot) -> Entry | None:
-        """Record that an entry starts; None if it has finished meanwhile, or is held because its code has changed."""
-        run = outcome.run_of(entry)
-        if run and outcome.is_finished(run):
-            done = entry.but(state="finished", status=0, run=run, ended=entries.now(), why="")
-            tell(outcome.ended(entries.write(done)))
-            return None
-        if not Path(entry.cwd).is_dir():
-            self.trouble = True
-            why = f"the folder in which it was added does not exist: {entry.cwd}"
-            tell(outcome.ended(entries.write(entry.but(state="failed", why=why))))
-            return None
-        why = changes(entry)
-        if why and self.changed == "hold":
-            self.trouble = True
-            advice = f"it is held; to run it with the present code: labbook queue retry {entry.number}"
-            tell(f"{entry.number}: {why}; {advice}")
-            entries.write(entry.but(state="changed", why=why))
-            return None
-        if why:
-            tell(f"{entry.number}: {why}; it runs with the present code")
-        more = {"starts": entry.starts + 1, "started": entries.now(), "ended": "", "status": None, "why": why}
-        return entries.write(
-            entry.but(state="running", host=platform.node(), device=slot.device, run=run, job="", **more)
-        )
+        """The entry, on record as running; None if it has finished meanwhile, failed, or is held, which is said."""
+        found = lifecycle.begin(entry, self.changed, host=platform.node(), device=slot.device, job="", logs="")
+        if found.state == "running":
+            if found.why:
+                tell(f"{entry.number}: {found.why}; it runs with the present code")
+            return found
+        self.trouble |= found.state != "finished"
+        tell(outcome.ended(found))
+        return None
 
     def _start(self, job: Job) -> None:
         """Start the process of an entry. Raises OSError."""
         entry = job.entry
         verb = "resumes" if entry.starts > 1 else "starts"
         where = f" on GPU {job.slot.device}" if job.slot.device else ""
-        tell(f"{entry.number} {verb}{where}: {command(entry)}")
+        tell(f"{entry.number} {verb}{where}: {lifecycle.command(entry)}")
         lock = str(entries.run_lock(entry.number))
         with entry.log.open("ab") as log:
             job.process = subprocess.Popen(
-                [sys.executable, "-m", "core.queue.start", lock, *program(entry)],
+                [sys.executable, "-m", "core.queue.start", lock, *lifecycle.program(entry)],
                 cwd=entry.cwd,
                 env=environment(entry, job.slot),
                 stdin=subprocess.DEVNULL,
@@ -223,24 +204,13 @@ class Runner:
 
     def _record(self, job: Job, status: int) -> None:
         """Write down how an entry has ended. Raises OSError, and UserError."""
-        number, run = job.entry.number, outcome.run_of(job.entry)
-        found = {"status": status, "ended": entries.now(), "run": run}
+        number = job.entry.number
         if status and job.asked:
-            entries.update(number, **found)
+            entries.update(number, status=status, ended=entries.now(), run=outcome.run_of(job.entry))
             tell(f"{number} has stopped, to be resumed")
             return
-        if status in STOPPED:
-            why = (
-                f"its process received {signal.Signals(status - 128).name}; to resume it: labbook queue retry {number}"
-            )
-            found |= {"state": "stopped", "why": why}
-        elif status:
-            line = outcome.last_line(job.entry)
-            found |= {"state": "failed", "why": f"exit status {status}{': ' if line else ''}{line}"}
-        else:
-            found |= {"state": "finished", "why": job.entry.why}
         self.trouble |= bool(status)
-        tell(outcome.ended(entries.update(number, **found)))
+        tell(outcome.ended(lifecycle.end(job.entry, status)))
 
     def _close(self, error: OSError | UserError) -> None:
         self.closed = True
@@ -266,28 +236,6 @@ class Runner:
         for state, numbers in left.items():
             tell(f"left in the queue, {state}: {few(numbers)}")
         return bool(left)
-
-
-def changes(entry: Entry) -> str:
-    """How the code has changed since an entry was added; empty if it has not. Raises OSError."""
-    try:
-        found = code.changed(entry)
-    except UserError as wrong:
-        return str(wrong)
-    if not found:
-        return ""
-    whole = entries.file(entry.number, "diff")
-    return f"the code has changed since it was added: {few(found)}; the whole diff is {whole}"
-
-
-def program(entry: Entry) -> list[str]:
-    """The arguments of `python -m` for an entry."""
-    return [f"experiments.{entry.name}", *entry.words[1:]]
-
-
-def command(entry: Entry) -> str:
-    """The command line of an entry, for messages, without passwords in URIs."""
-    return shlex.join(["python", "-m", *(public(word, whole=True) for word in program(entry))])
 
 
 def environment(entry: Entry, slot: Slot) -> dict[str, str]:

@@ -256,7 +256,7 @@ def test_the_gpus_of_a_local_job(seen, asked, given, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    assert submission._visible(Launcher(gpus_per_node=asked)) == {"CUDA_VISIBLE_DEVICES": given}
+    assert submission.visible(Launcher(gpus_per_node=asked)) == {"CUDA_VISIBLE_DEVICES": given}
 
 
 # Slurm
