@@ -6,6 +6,7 @@ This file is its command line; core/queue/ has the entries and their runner.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import re
@@ -171,7 +172,7 @@ def run(words: Sequence[str]) -> int:
     One run on each GPU or, with --cores, on so many CPU cores. Ctrl-C and SIGTERM make every run save; the next
     labbook queue run resumes them. Several may run at once, also on several machines that share the home.
     """
-    parser = VerbParser("queue run", run.__doc__)
+    parser = VerbParser("queue run", inspect.getdoc(run))
     parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at once; one on each GPU if not given")
     parser.add_argument("--cores", type=_positive, metavar="C", help="train on the CPU, each run on so many cores")
     parser.add_argument("--forever", action="store_true", help="wait for new entries when the queue is empty")
@@ -188,9 +189,6 @@ def run(words: Sequence[str]) -> int:
 
 def submit(words: Sequence[str]) -> int:
     """labbook queue submit [N ...] [--option value ...]: hand waiting entries to Slurm as one job array."""
-    from core.options import change, pairs
-
-    launcher = Launcher(cluster="slurm")
     if "--help" in words or "-h" in words:
         from core.cli.help import fields
 
@@ -198,8 +196,19 @@ def submit(words: Sequence[str]) -> int:
             Row("--at_once", "N", "most elements of the array that run at the same time"),
             Row("--changed", "hold", "what becomes of entries whose code has changed: hold or run"),
         )
-        show(SUBMIT, [Group("Options", rows), Group("Options of the job", tuple(fields(launcher)))])
+        show(SUBMIT, [Group("Options", rows), Group("Options of the job", tuple(fields(Launcher(cluster="slurm"))))])
         return 0
+    from core.queue import task
+
+    task.submit(*parse_submit(words))
+    return 0
+
+
+def parse_submit(words: Sequence[str]) -> tuple[Launcher, list[int], Changed, int | None]:
+    """Returns (options of the job, numbers of entries, what becomes of changed ones, most elements at once). Raises
+    UserError with every error."""
+    from core.options import change, pairs
+
     count = next((at for at, word in enumerate(words) if not word.isdecimal()), len(words))
     given, wrong = pairs(words[count:])
     changed = given.pop("changed", "hold")
@@ -208,23 +217,20 @@ def submit(words: Sequence[str]) -> int:
         wrong.append(f"--changed: should be hold or run (got {changed})")
     if at_once is not None and not (at_once.isdecimal() and int(at_once)):
         wrong.append(f"--at_once: should be a positive integer (got {at_once})")
-    made, mistakes = change(launcher, given)
+    made, mistakes = change(Launcher(cluster="slurm"), given)
     assert isinstance(made, Launcher)
     wrong += [*mistakes, *made.mistakes()]
     if find_spec("submitit") is None:
         wrong.append('submitit is not installed; it submits the job: pip install -e ".[slurm]"')
     if wrong:
         raise UserError(wrong)
-    from core.queue import task
-
     numbers = [int(word) for word in words[:count]]
-    task.submit(made, numbers, "run" if changed == "run" else "hold", int(at_once) if at_once else None)
-    return 0
+    return made, numbers, "run" if changed == "run" else "hold", int(at_once) if at_once else None
 
 
 def show_list(words: Sequence[str]) -> int:
     """labbook queue list: the entries of the queue, the earliest first."""
-    parser = VerbParser("queue list", show_list.__doc__)
+    parser = VerbParser("queue list", inspect.getdoc(show_list))
     parser.add_argument("--state", action="append", default=[], metavar="STATE", help="only entries in this state")
     parser.add_argument("--all", action="store_true", help=f"all entries; if not given, the latest {SHOWN}")
     parser.add_argument("--json", action="store_true", help="print all entries as a JSON list")
@@ -281,7 +287,7 @@ def retry(words: Sequence[str]) -> int:
 
     An entry resumes its run, with the present code, and what was skipped because of it waits again.
     """
-    parser = VerbParser("queue retry", retry.__doc__)
+    parser = VerbParser("queue retry", inspect.getdoc(retry))
     parser.add_argument("numbers", nargs="+", type=_positive, metavar="N", help="numbers of entries")
     parser.add_argument("--new", action="store_true", help="begin a new run, also of an entry that has finished")
     given = parser.parse_args(list(words))
@@ -320,7 +326,7 @@ def retry(words: Sequence[str]) -> int:
 
 def rm(words: Sequence[str]) -> int:
     """labbook queue rm N ...: take entries out of the queue; their runs stay on record, and retry puts them back."""
-    parser = VerbParser("queue rm", rm.__doc__)
+    parser = VerbParser("queue rm", inspect.getdoc(rm))
     parser.add_argument("numbers", nargs="+", type=_positive, metavar="N", help="numbers of entries")
     given = parser.parse_args(list(words))
     with entries.changing():

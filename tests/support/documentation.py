@@ -126,6 +126,8 @@ def _check_verb(words: list[str]) -> None:
     assert verb in VERBS, f"labbook has no verb {verb}"
     if verb == "launch":
         _check_launch(rest)
+    elif verb == "queue" and rest[:1] in (["add"], ["submit"]):
+        _check_queue(*rest)
     elif verb == "check_loss":
         importlib.import_module("core.cli.check_loss").parse(rest)
     elif verb in ("decide", "accept"):
@@ -140,6 +142,16 @@ def _check_launch(words: list[str]) -> None:
         return
     with mock.patch("core.cluster.job.shutil.which", return_value="there"):  # sbatch is where jobs are submitted
         importlib.import_module("core.cli.launch").parse(words)
+
+
+def _check_queue(verb: str, *words: str) -> None:
+    queue = importlib.import_module("core.cli.queue")
+    if verb == "add":
+        with mock.patch.object(queue, "_unfit", return_value=[]):  # the entries to wait for are the reader's
+            queue.parse(words)
+    else:
+        with mock.patch("core.cluster.job.shutil.which", return_value="there"):
+            queue.parse_submit(words)
 
 
 class _Parsed(Exception):

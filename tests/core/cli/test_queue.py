@@ -35,7 +35,7 @@ def queue(words, monkeypatch, capsys):
         ("add tin", ["tin: unknown experiment; did you mean tiny"]),
         ("add tiny trian", ["trian: unknown verb; did you mean train?"]),
         ("add tiny --optimizer.lrr 1 --after 7 --grid seed=a,b", ["--after 7: the queue has no such entry",
-         "--seed a: should be a valid integer", "did you mean --optimizer.lr?"]),
+         "--seed: should be a valid integer (got 'b')", "did you mean --optimizer.lr"]),
         ("add tiny --grid variant=mlp,plian", ["--variant plian: unknown variant; did you mean plain?"]),
         ("add tiny --seed 1 --grid seed=0,1", ["--seed: given twice"]),
         ("add tiny search --trialss 3", ["--trialss: unknown option; did you mean --trials?"]),
