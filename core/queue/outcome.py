@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from core.common.errors import UserError
@@ -11,7 +12,7 @@ from core.common.text import duration
 from core.compare.table import format_value, in_percent
 from core.queue.entries import TIME, Entry
 from core.record.ids import begun
-from core.record.run import RecordedRun, intact
+from core.record.run import RECORD, RecordedRun, read_record
 from core.record.summary import read_summary
 
 _SHOWN = ("test/accuracy", "test/map")  # then the metric that the run monitors
@@ -26,11 +27,13 @@ def run_of(entry: Entry) -> str:
         return entry.run
     first = (datetime.strptime(entry.added, TIME) - _SLACK).strftime("%Y%m%d-%H%M%S").split("-")
     found = ""
-    for run in intact(RecordedRun.of_experiment(entry.name)):  # the latest first
+    for run in RecordedRun.of_experiment(entry.name):  # the latest first
         if list(begun(run.id)[:2]) < first:
             break
-        if run.record["facts"].get("invocation") == entry.invocation:
-            found = run.record.get("parent") or run.id
+        with suppress(UserError):  # a damaged record is another command's to report
+            record = read_record(run.folder / "artifacts" / RECORD)
+            if record["facts"].get("invocation") == entry.invocation:
+                found = record.get("parent") or run.id
     return found
 
 

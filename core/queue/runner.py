@@ -183,7 +183,8 @@ class Runner:
         status = job.process.poll() if job.process else None
         if status == TAKEN and entries.is_trained(number):
             job.process = status = None
-        if status is None and (job.process or entries.is_trained(number)):
+        elsewhere = job.entry.host != platform.node()
+        if status is None and (job.process or entries.is_trained(number)) and not (stopping and elsewhere):
             if stopping and not job.asked:
                 job.asked = True
                 if pid := job.process.pid if job.process else entries.process_of(number):
@@ -191,9 +192,8 @@ class Runner:
                         os.kill(pid, signal.SIGTERM)
             return False
         try:
-            if status is None or status == TAKEN:  # nobody saw its end: the same command says what became of it
-                if not stopping and not self.closed:
-                    self._start(job)
+            if status is None or status == TAKEN:  # nobody saw its end
+                if not (stopping or self.closed) and self._begins_again(job):
                     return False
             else:
                 self._record(job, 128 - status if status < 0 else status)
@@ -201,6 +201,16 @@ class Runner:
             self._close(error)
         job.held.close()
         return True
+
+    def _begins_again(self, job: Job) -> bool:
+        """Start an entry whose process another runner had started, unless its run has finished. Returns whether it
+        was started. Raises OSError, and UserError."""
+        with entries.changing():
+            started = self._prepared(entries.get(job.entry.number), job.slot)
+        if started:
+            job.entry = started
+            self._start(job)
+        return started is not None
 
     def _record(self, job: Job, status: int) -> None:
         """Write down how an entry has ended. Raises OSError, and UserError."""
