@@ -123,7 +123,11 @@ def changing(what: str = "lock") -> Iterator[None]:
 
 def write(entry: Entry) -> Entry:
     """Write an entry, atomically. The caller holds the lock of the queue. Raises OSError."""
-    write_atomic(file(entry.number), json.dumps(entry.model_dump(), indent=1) + "\n")
+    path = file(entry.number)
+    try:
+        write_atomic(path, json.dumps(entry.model_dump(), indent=1) + "\n")
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return entry
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.common.paths import ROOT
 from core.queue import code, entries
+from tests.support.forge import Forge
 
 # an experiment that trains nothing: it waits until a file named go is there, saves on SIGTERM, and notes its starts
 STANDIN = """
@@ -21,12 +19,12 @@ from pathlib import Path
 
 signals, mode, number = [], sys.argv[1], os.environ["LABBOOK_INVOCATION"].split()[1]
 signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+os.close(os.open(f"running-{number}", os.O_CREAT | os.O_EXCL))
 marks = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "LABBOOK_INVOCATION")}
 with open(f"starts-{number}", "a") as file:
     file.write(json.dumps(marks | {"pid": os.getpid(), "time": time.monotonic()}) + "\\n")
 with open("order", "a") as file:
     file.write(f"{number}\\n")
-os.close(os.open(f"running-{number}", os.O_CREAT | os.O_EXCL))
 if mode == "fail" and not Path("go").exists():
     print("the reason of the failure")
 end = time.monotonic() + 60
@@ -39,31 +37,23 @@ sys.exit(143 if signals else 3 if mode == "fail" and not Path("go").exists() els
 
 @dataclass
 class Bench:
-    """A queue whose entries run the stand-in in `folder`."""
+    """A queue whose entries run the stand-in in `folder`. key: of the code, when entries are added."""
 
     folder: Path
+    forge: Forge
+    key: str = ""
 
     def add(self, *modes, after=()):
-        key = code.keep()
-        return [
-            made.number for made in entries.add([["standin", mode] for mode in modes], str(self.folder), after, key)
-        ]
+        self.key = self.key or code.keep()
+        commands = [["standin", mode] for mode in modes]
+        return [made.number for made in entries.add(commands, str(self.folder), after, self.key)]
 
     def start(self, *words, **env):
-        return subprocess.Popen(
-            [sys.executable, "-m", "core", "queue", "run", *words],
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return self.forge.start("core", "queue", "run", *words, env=env)
 
     def run(self, *words):
         """(exit status, output) of a runner that is left alone."""
-        process = self.start(*words)
-        text, _ = process.communicate(timeout=120)
-        return process.returncode, text
+        return self.forge.run("core", "queue", "run", *words)
 
     def starts(self, number):
         path = self.folder / f"starts-{number}"

@@ -11,7 +11,7 @@ from tests.support.queue_bench import STANDIN, Bench
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
+def bench(tmp_path, monkeypatch, forge):
     package = tmp_path / "packages" / "standin"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("VALUE = 1\n")
@@ -21,5 +21,5 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(package.parent)])
     monkeypatch.setattr(runner, "LOOK", 0.1)
     importlib.import_module("experiments.standin")
-    yield Bench(tmp_path)
+    yield Bench(tmp_path, forge)
     sys.modules.pop("experiments.standin")

@@ -25,10 +25,9 @@ def test_entries_run_as_elements_of_an_array_and_record_their_ends(bench, capsys
     assert entries.get(failing).why == "exit status 3: the reason of the failure"
     assert "the reason of the failure" in entries.get(failing).log.read_text()
     assert bench.starts(good)[0]["LABBOOK_INVOCATION"] == entries.get(good).invocation
-    task.submit(Launcher(), (later,))
-    until(lambda: bench.states()[later] == "finished", 120)
 
 
+@pytest.mark.slow
 def test_a_canceled_element_saves_and_retry_resumes_its_entry(bench):
     (number,) = bench.add("wait")
     task.submit(Launcher(save_seconds=60), ())
