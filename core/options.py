@@ -27,6 +27,7 @@ OWN = {
     "seeds": "number of seeds to train, under one parent run; decided: until it is known which --variant A,B is better",
     "folds": "number of folds to cross-validate on, under one parent run; 5x4: four times, with other partitions",
     "from": "start from the declaration of this run, search or best.json; other options change it",
+    "processes": "start this many processes on this machine, which train one run; with GPUs, one for each",
     "name": "name of the run, for people; labbook rename changes it later",
     "tags": "tags of the run, NAME=TEXT,NAME=TEXT; labbook tag changes them later",
     "continue": "train this finished run for longer: start from its declaration, weights and optimizer state",
@@ -48,6 +49,7 @@ class Options:
     auto_batch: bool = False
     name: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    processes: int | None = None  # none: not given
 
 
 def parse(
@@ -83,18 +85,21 @@ def parse(
             del given[name]
     changed, mistakes = change(experiment, {n: v for n, v in given.items() if n not in Launch.model_fields})
     launch, more = change(Launch(), {n: v for n, v in given.items() if n in Launch.model_fields})
-    seeds, more_trouble = _positive("seeds", own["seeds"]) if "seeds" in own else (None, [])
+    processes, processes_trouble = positive("processes", own["processes"]) if "processes" in own else (None, [])
+    seeds, more_trouble = positive("seeds", own["seeds"]) if "seeds" in own else (None, [])
     folds, folds_trouble = _folds(own, changed) if "folds" in own else (None, [])
     name, tags, labels_trouble = _labels(own)
-    wrong += [*mistakes, *more, *more_trouble, *folds_trouble, *labels_trouble]
+    wrong += [*mistakes, *more, *more_trouble, *processes_trouble, *folds_trouble, *labels_trouble]
     if launch.flat()["together"] and (seeds or 1) < 2:
         wrong.append("--together: trains several seeds at once; add --seeds N, at least 2")
+    if launch.flat()["together"] and processes:
+        wrong.append("--together: trains all seeds in one process; leave out --processes")
     if wrong:
         raise UserError(wrong)
     start = f"{continued.id} continued" if continued else variant or "base"
     start = f"from {_run_in(Path(str(own['from'])))}" if recorded else start
     title = " ".join([start, *(f"{n}={v}" for n, v in given.items() if n not in Launch.model_fields)])
-    return Options(changed, launch, variant, seeds, folds, title, continued, verb, auto_batch, name, tags)  # type: ignore[arg-type]
+    return Options(changed, launch, variant, seeds, folds, title, continued, verb, auto_batch, name, tags, processes)  # type: ignore[arg-type]
 
 
 def _labels(own: Mapping[str, str | None]) -> tuple[str, dict[str, str], list[str]]:
@@ -217,7 +222,7 @@ def _unknown_variant(variant: str, variants: Mapping[str, Any]) -> str:
     return f"--variant {variant}: unknown variant{suggestion(variant, variants) or NO_VARIANTS}"
 
 
-def _positive(name: str, text: str | None) -> tuple[int, list[str]]:
+def positive(name: str, text: str | None) -> tuple[int, list[str]]:
     if text is not None and text.isascii() and text.isdecimal() and int(text) > 0:
         return int(text), []
     got = "" if text is None else f" (got {text!r}){did_you_mean(text, ['decided'])}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from core.common import paths
 from core.common.errors import DataError, UserError
-from core.common.ranks import ranks_here
+from core.common.ranks import ranks_here, started_together
 from core.common.terminal import complain
 
 
@@ -45,16 +45,18 @@ def guarded(command: str, action: Callable[[], int]) -> int:
         complain("\n".join(["", *(f"{prefix}{line}" for line in lines)]))
 
     torchrun = f"torchrun --nproc-per-node {here.local_ranks} -m {command.split()[-1]}"
-    resume = f"resume it with: {torchrun if here.ranks > 1 else command} resume"
+    together = started_together()
+    resume = f"resume it with: {torchrun if here.ranks > 1 and not together else command} resume"
+    count = f" --processes {together}" if together else ""
     try:
         with joined():
             return action()
     except Interrupted as interrupted:
         if not here.rank:
-            failed(str(interrupted), *([f"{resume} {interrupted.run}"] if interrupted.run else []))
+            failed(str(interrupted), *([f"{resume} {interrupted.run}{count}"] if interrupted.run else []))
         return 128 + interrupted.number
     except Unfinished as error:
-        failed(f"stopped: {error}", f"{resume} {error.run}")
+        failed(f"stopped: {error}", f"{resume} {error.run}{count}")
     except (Failing, NonFinite, NotCompiled, OutOfMemory, PeerLost, WorkerLost) as error:
         failed(f"failed: {error}")
     except OSError as error:

@@ -163,6 +163,7 @@ def only_one(options: Options, verb: str) -> None:
     given = {
         "--seeds": (options.seeds or 1) > 1,
         "--folds": options.folds is not None,
+        "--processes": options.processes is not None,
         "--continue": options.continued is not None,
         "--batch_size auto": options.auto_batch,
         "--name": bool(options.name),

@@ -87,7 +87,7 @@ def fields(part: Part | type[Declared], prefix: str = "", end: str = "") -> Iter
 
 
 def _own() -> Iterator[Row]:
-    values = {"variant": "NAME", "seeds": "N", "folds": "K", "name": "TEXT", "tags": "NAME=TEXT"}
+    values = {"variant": "NAME", "seeds": "N", "folds": "K", "processes": "N", "name": "TEXT", "tags": "NAME=TEXT"}
     for name, meaning in OWN.items():
         yield Row(f"--{name}", values.get(name, "RUN"), meaning)
 

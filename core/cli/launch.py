@@ -17,6 +17,7 @@ from core.cluster.job import Launcher
 from core.common.errors import UserError
 from core.common.text import suggestion
 from core.declare.changes import changed
+from core.options import pairs
 from core.tracking import alert
 
 USAGE = """usage: labbook launch [--option value ...] EXPERIMENT [VERB] [--option value ...]
@@ -92,6 +93,9 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
             own = checked(name, rest[1:])
         except UserError as mistakes:
             wrong += _misplaced(mistakes.lines, name)
+    count = launcher.nodes * launcher.tasks
+    if count > 1 and "processes" in pairs(own)[0]:
+        wrong.append(f"--processes: the job has {count} tasks already; leave it out, or start a single task")
     if wrong:
         raise UserError(wrong)
     return launcher, name, own
@@ -146,6 +150,7 @@ def checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
     from core.cli.decide import is_decided, parse_variants
     from core.cli.find_experiment import NamedExperiment, imported
     from core.cli.help import OF_VERBS
+    from core.cli.processes import taken
     from core.cli.verbs import OF_AN_EXPERIMENT
     from core.options import parse as parse_own
     from core.runs.resume import interrupted
@@ -164,9 +169,11 @@ def checked(name: str, words: Sequence[str]) -> tuple[str, ...]:
         check(parse_own(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {})).experiment)
     elif verb in OF_VERBS:
         check(parse_own(rest, module.EXPERIMENT, getattr(module, "VARIANTS", {}), OF_VERBS[verb]).experiment)
+    rest, processes = taken(rest)
     if verb == "resume" and len(rest) < 2:
         run = load(rest[0]) if rest else interrupted(name)
         if run.status in ("FINISHED", "FAILED"):
             raise UserError([f"{run.id} is {run.status}: it cannot be resumed"])
-        return verb, run.id  # by its id, because after a requeue another run could be the latest
+        count = ("--processes", str(processes)) if processes else ()
+        return verb, run.id, *count  # by its id, because after a requeue another run could be the latest
     return tuple(words)

@@ -18,6 +18,7 @@ from core.cli.verbs import OF_AN_EXPERIMENT, OF_RUNS, OTHERS, TRAINING, VERBS
 from core.common.errors import UserError
 from core.common.layout import Group, Row, show
 from core.common.ranks import ranks_here
+from core.common.signals import end_with_parent
 from core.common.terminal import mute
 from core.common.text import suggestion
 
@@ -51,6 +52,7 @@ def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
     """Run a verb. Returns the exit status."""
     if ranks_here().rank:  # of several processes, only rank 0 prints
         mute()
+    end_with_parent()
     verb = verb.replace("-", "_")
     try:
         if verb not in known:

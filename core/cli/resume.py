@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.catalogue import experiments
+from core.cli import processes
 from core.cli.exits import guarded
 from core.cli.find_experiment import NamedExperiment, execute, find_experiment, handle_help
 from core.common.errors import UserError
@@ -14,10 +15,12 @@ from core.runs.trained import Run, load
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit status. Raises UserError."""
+    words, count = processes.taken(words)
     if words and "." not in words[0] and words[0] not in experiments():
         if len(words) > 1 or words[0].startswith("-"):
             raise UserError([f"{' '.join(words)}: resume takes one run or one experiment, without options"])
-        return guarded(f"python -m experiments.{load(words[0]).record['experiment']}", lambda: _resume(words[0]))
+        command = f"python -m experiments.{load(words[0]).record['experiment']}"
+        return guarded(command, lambda: _start(count, ["core", "resume", *words], words[0]))
     experiment, rest = find_experiment("resume", words)
     if handle_help(experiment, rest):
         return 0
@@ -25,7 +28,15 @@ def main(words: Sequence[str]) -> int:
         raise UserError(
             [f"{' '.join(rest)}: resume takes one run, or none for the latest interrupted one, without options"]
         )
-    return execute(experiment, lambda: _resume(rest[0] if rest else experiment))
+    again = [experiment.module.__name__, "resume", *rest]
+    return execute(experiment, lambda: _start(count, again, rest[0] if rest else experiment))
+
+
+def _start(count: int | None, again: list[str], which: str | NamedExperiment) -> int:
+    """Resume a run in this process, or in `count` processes, which get the words `again`."""
+    if processes.to_start(count):
+        return processes.run_together(count or 1, [*again, "--processes", str(count)])
+    return _resume(which)
 
 
 def _resume(which: str | NamedExperiment) -> int:

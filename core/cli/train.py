@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.cli import decide
+from core.cli import decide, processes
 from core.cli.find_experiment import NamedExperiment, find_experiment, run_verb
 from core.common.ranks import invocation, is_restart
 from core.common.terminal import tell
@@ -17,7 +17,14 @@ def main(words: Sequence[str]) -> int:
     if decide.is_decided(words) and "--help" not in words:
         experiment, rest = find_experiment("train", words)
         return decide.run(decide.parse_variants(experiment, rest))
-    return run_verb("train", words, train)
+    processes.taken(words)  # what is wrong is said before this process waits for others
+
+    def action(experiment: NamedExperiment, options: Options) -> int:
+        if processes.to_start(options.processes):
+            return processes.run_together(options.processes or 1, [experiment.module.__name__, "train", *words[1:]])
+        return train(experiment, options)
+
+    return run_verb("train", words, action)
 
 
 def train(experiment: NamedExperiment, options: Options) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+PROCESSES = "LABBOOK_PROCESSES"  # set by --processes N for the processes that it starts
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -22,6 +24,11 @@ def ranks_here() -> Ranks:
     if not all(os.environ.get(name, "").isdecimal() for name in names):
         return Ranks()
     return Ranks(*(int(os.environ[name]) for name in names))
+
+
+def started_together() -> int:
+    """Returns the N of the --processes N that started this process; 0 if something else did."""
+    return int(os.environ.get(PROCESSES, "0"))
 
 
 def invocation() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,22 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from core.common.errors import Interrupted
+
+PARENT = "LABBOOK_PARENT"  # file descriptor of a pipe that is closed when the parent ends
+
+
+def end_with_parent() -> None:
+    """If the parent of this process is killed, save and stop as after SIGTERM. A no-op unless it set PARENT."""
+    if PARENT not in os.environ:
+        return
+    pipe = int(os.environ.pop(PARENT))
+    os.set_inheritable(pipe, False)
+
+    def watch() -> None:
+        os.read(pipe, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Stop:

@@ -18,7 +18,7 @@ _NAMED = "the name of a run is --name"
 _RESUME = "`labbook resume RUN` resumes an interrupted run"
 _LOGGER = "every run is recorded on disk and sent to MLflow; --mlflow false only records it"
 _GPUS = (
-    "for several GPUs: torchrun --nproc-per-node N -m experiments.NAME, or labbook launch --gpus_per_node N NAME; "
+    "for several GPUs: --processes N, one process for each, or labbook launch --gpus_per_node N NAME; "
     "one GPU is --device cuda:1"
 )
 _WEIGHTS = (
