@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+RENDEZVOUS = "LABBOOK_RENDEZVOUS"  # where processes meet, without torchrun
 PROCESSES = "LABBOOK_PROCESSES"  # set by --processes N for the processes that it starts
+
+NAMES: tuple[str, ...] = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+OPEN_MPI = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,18 @@ class Ranks:
 
 
 def ranks_here() -> Ranks:
-    """Returns the ranks that torchrun, `labbook launch` or srun set; those of a single process without them."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if not all(os.environ.get(name, "").isdecimal() for name in names):
+    """Returns the ranks that torchrun, `labbook launch` or srun set; those of a single process without them.
+
+    With LABBOOK_RENDEZVOUS, one process for each machine is assumed unless LOCAL_RANK and LOCAL_WORLD_SIZE say more; if
+    it is mpi://, the variables are those of Open MPI.
+    """
+    env: dict[str, str] = dict(os.environ)
+    names = OPEN_MPI if env.get(RENDEZVOUS) == "mpi://" else NAMES
+    if RENDEZVOUS in env:
+        env = {names[2]: "0", names[3]: "1", **env}
+    if not all(env.get(name, "").isdecimal() for name in names):
         return Ranks()
-    return Ranks(*(int(os.environ[name]) for name in names))
+    return Ranks(*(int(env[name]) for name in names))
 
 
 def started_together() -> int:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -20,8 +21,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core.common.errors import PeerLost, UserError
-from core.common.ranks import Ranks, ranks_here
+from core.common.ranks import RENDEZVOUS, Ranks, ranks_here
 from core.common.tensors import BatchNorm
+from core.training import rendezvous
 
 T = TypeVar("T")
 _TRANSPORT = re.compile(r"gloo|nccl|c10d|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
@@ -29,17 +31,23 @@ _TRANSPORT = re.compile(r"gloo|nccl|c10d|Connection (closed|reset)|Broken pipe",
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Initialize the process group, if torchrun started several processes, and destroy it at exit. Nested, a no-op."""
+    """Initialize the process group, if torchrun started several processes or LABBOOK_RENDEZVOUS says where they meet,
+    and destroy it at exit. Nested, a no-op. Raises UserError."""
     here = ranks_here()
-    if "RANK" not in os.environ or dist.is_initialized():
+    if not {"RANK", RENDEZVOUS} & os.environ.keys() or dist.is_initialized():
         yield here
         return
-    store, rank, ranks = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=_met(store, rank, ranks), rank=rank, world_size=ranks)
+    with rendezvous.explained():
+        if rendezvous.address() == "mpi://":
+            dist.init_process_group("mpi")
+        else:
+            store, rank, ranks = rendezvous.meet()
+            dist.init_process_group("gloo", store=_met(store, rank, ranks), rank=rank, world_size=ranks)
     try:
         yield here
         with peers():
             dist.barrier()  # torchrun's agents end with their processes, and one of them hosts the store that all use
+        rendezvous.forget()
     finally:
         _device_groups.clear()
         with contextlib.suppress(RuntimeError):
@@ -68,12 +76,14 @@ def _met(store: dist.Store, rank: int, ranks: int) -> dist.Store:  # type: ignor
         for other in range(1, ranks):
             store.set(f"{own} {other} {store.get(f'{own} {other}').decode()}", "welcome")
         return dist.PrefixStore(own, store)  # type: ignore[attr-defined]
-    while True:
+    end = time.monotonic() + store.timeout.total_seconds()
+    while time.monotonic() < end:
         meeting = store.get("meeting").decode()
         store.set(f"{meeting} {rank}", own)
         with contextlib.suppress(dist.DistStoreError):  # a past rendezvous is never acknowledged: read the next name
             store.wait([f"{meeting} {rank} {own}"], timedelta(seconds=1))
             return dist.PrefixStore(meeting, store)  # type: ignore[attr-defined]
+    raise dist.DistStoreError("process 0 did not come")
 
 
 @contextmanager
