@@ -100,6 +100,17 @@ class Experiment(Part):
         description="clip each element of the gradient to this magnitude, after clip_grad_norm; none: no clipping",
     )
     sync_batch_norm: bool = Field(False, description="synchronize BatchNorm over all processes; GPUs only")
+    grad_compress: Literal["none", "bf16", "powersgd"] = Field(
+        "none",
+        description="compression of the gradients that processes exchange; bf16: half of the bytes; powersgd: low-rank "
+        "factors with error feedback (Vogels et al. 2019); no effect with one process",
+    )
+    sync_every: int = Field(
+        1,
+        ge=1,
+        description="local SGD (Lin et al. 2020): processes average their weights after this many steps; 1: they "
+        "average gradients at every step; no effect with one process",
+    )
     ema: Ema | None = Field(None, description="exponential moving average (EMA) of the weights")
     swa: Swa | None = Field(
         None, description="stochastic weight averaging (SWA): equal average of the weights of the last epochs"
@@ -196,6 +207,10 @@ class Experiment(Part):
             with suppress(UserError):  # which its own check raises, too
                 if name in named and named[name].direction() is None:
                     raise ValueError(f"{field}: {name}: it is not known whether larger or smaller values are better")
+        if self.sync_every > 1 and self.grad_compress != "none":
+            raise ValueError("grad_compress and sync_every: weights are exchanged, not gradients; remove one of them")
+        if self.sync_every > 1 and self.ema:
+            raise ValueError("ema and sync_every: between two averages, each process has weights of its own; use swa")
         if self.prune and self.freeze:
             raise ValueError("prune and freeze: pruning changes the layers that freeze keeps; remove one of them")
         if self.lora and (other := next((name for name in ("freeze", "prune", "quantize") if getattr(self, name)), "")):

@@ -36,7 +36,8 @@ DECLARATION: Mapping[str, Sequence[str]] = {
     "Loss and training method": ("loss", "method"),
     "Optimizer and learning-rate schedule": ("optimizer", "schedule"),
     "Batches, gradients and precision": (
-        "batch_size", "grad_accum_steps", "clip_grad_norm", "clip_grad_value", "sync_batch_norm", "precision",
+        "batch_size", "grad_accum_steps", "clip_grad_norm", "clip_grad_value", "sync_batch_norm", "grad_compress",
+        "sync_every", "precision",
         "loss_scale",
     ),
     "Length of training, metrics, early stopping and seed": (

@@ -27,6 +27,7 @@ from core.training import distributed
 from core.training.assemble import Assembly, belongs
 from core.training.checkpoint import CHECKPOINTS, Saver, keep_last
 from core.training.compiled import NO
+from core.training.exchange import SavedTogether
 from core.training.feature_cache import fit_cached
 from core.training.loop import Event
 from core.training.runtime import Runtime
@@ -150,13 +151,19 @@ class Trainer:
         return max(REPORT_SECONDS, REPORT_FRACTION * self.run.seconds)
 
     def _assisting(self) -> Generator[Event]:
-        agreed, stop = distributed.Agreement(), self.runtime.stop
+        agreed, stop, state = distributed.Agreement(), self.runtime.stop, self.parts.state
+        together = SavedTogether(state)
         with stop.at_step_end():
             for event in self._fitted():
-                if number := agreed(stop.number):
+                number = agreed(stop.number)
+                if (together(False) or number) and state.sound:
+                    state.gather()
+                if number:
                     raise Interrupted(number, "stopped")
                 yield event
             agreed.settle()
+            together.settle()
+            state.gather()
 
     def _recording(self, journal: Journal) -> Generator[Event]:
         parts, stop, epochs = self.parts, self.runtime.stop, self.parts.experiment.epochs
@@ -164,7 +171,7 @@ class Trainer:
         steps, state = parts.context.steps_per_epoch, parts.state
         # a forward pass is about a third of a step
         forecast = Forecast(steps, epochs, state.step, overhead=parts.val.plan.count / parts.train.plan.count / 3)
-        agreed = distributed.Agreement()
+        agreed, together = distributed.Agreement(), SavedTogether(state)
         saver = Saver(self.run.folder / CHECKPOINTS, parts.launch.checkpoint_every, belongs(parts))
         with (
             self.display(epochs, steps, parts.context.batch_size, state.step, _labels(parts)) as display,
@@ -182,7 +189,7 @@ class Trainer:
                 if announcement := forecast.after(event):
                     display.say(announcement)
                 number = agreed(stop.number)
-                if (number or saver.due(event.step)) and state.sound:
+                if (together(saver.due(event.step)) or number) and state.sound:
                     _save(journal, saver, state)
                 if number:
                     saver.wait()
@@ -190,6 +197,7 @@ class Trainer:
                     raise Interrupted(number, where, self.run.id)
                 yield event
             agreed.settle()
+            together.settle()
             _save(journal, saver, state)
             saver.wait()
             display.say(saver.cost())
@@ -229,6 +237,12 @@ def _notes(parts: Assembly) -> Iterator[str]:
     if parts.experiment.lora:
         counts = [p.numel() for p in parts.state.model.parameters() if p.requires_grad]
         yield f"lora: {sum(counts):,} parameters are trained; the weights on record are those of the plain network"
+    declared = {
+        "grad_compress": parts.experiment.grad_compress != "none",
+        "sync_every": parts.experiment.sync_every > 1,
+    }
+    for name in (name for name, there in declared.items() if there and parts.context.ranks == 1):
+        yield f"{name}: no effect with one process"
     ema = parts.experiment.ema
     if ema and (note := ema.note(parts.setup.epochs * len(parts.train.plan))):
         yield note

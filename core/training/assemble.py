@@ -36,6 +36,7 @@ from core.record.run import RecordedRun
 from core.training import distributed
 from core.training.collect import Collector
 from core.training.compiled import choice, translation
+from core.training.exchange import Exchange, arrange
 from core.training.pruning import UNPRUNED, Pruning
 from core.training.sanity_check import rehearse, rehearse_declared, rehearse_metrics, small_step
 from core.training.state import State, Stopwatch
@@ -253,8 +254,10 @@ def connect(parts: Assembly) -> None:
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
     few = small_step(setup, parts.train, _few(plan, experiment))
-    with torch.compiler.set_stance("force_eager"):  # a batch of another size would be compiled apart
-        state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
+    if experiment.sync_every == 1:
+        with torch.compiler.set_stance("force_eager"):  # a batch of another size would be compiled apart
+            state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
+    arrange(state, Exchange(experiment.grad_compress, experiment.sync_every, len(plan), experiment.epochs))
 
 
 def refuse_unmeasured(parts: Assembly, named: Mapping[str, str]) -> None:

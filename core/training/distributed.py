@@ -196,6 +196,12 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+def own_of(values: list[T]) -> T | None:
+    """The value of this process among those of all, by rank; None if they are of another number of processes."""
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return values[dist.get_rank() if ranks > 1 else 0] if len(values) == ranks else None
+
+
 def from_first(value: T) -> T:
     """Broadcast the value of rank 0."""
     values = [value]

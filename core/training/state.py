@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from core.methods import Forward
 from core.optimizers.averaging import MovingAverage
+from core.training import distributed
 
 OWN = 3  # sums that every method has; these decide whether a step was skipped
 
@@ -57,6 +58,7 @@ class State:
     seen: value of `sums` at the end of the last logging interval.
     ema: exponential moving average of the weights.  swa: equal average of the weights at the end of the last epochs.
     stopwatch: set if training time is limited.
+    apart: what differs between processes, so that a checkpoint holds that of each; see core/training/exchange.py.
     masks: False for the weights that are pruned, by the name of their parameter; see core/training/pruning.py.
     split: number of micro-batches for each declared one; more than 1 once memory has run out, see
     core/training/memory.py.
@@ -75,6 +77,7 @@ class State:
     stopwatch: Stopwatch | None = None
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
     split: int = 1
+    apart: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         self.shared: Callable[..., Any] = self.forward.step
@@ -95,17 +98,23 @@ class State:
         self.seen = [0.0] * (OWN + extras)
 
     def snapshot(self) -> dict[str, Any]:
-        """Copy of the complete state on the CPU: tensors and plain values only."""
+        """Copy of the complete state on the CPU: tensors and plain values only. Every process calls `gather` then."""
         live = {name: part.state_dict() for name, part in self._stateful().items()}
         live |= {"history": self.history, "step": self.step, "sums": self.sums, "seen": self.seen}
         live |= {"masks": self.masks, "split": self.split}
         copied: dict[str, Any] = _copied(live)
-        return copied
+        return copied | ({"apart": self.gather()} if self.apart else {})
+
+    def gather(self) -> list[Any]:
+        """Copies of what differs between processes, [rank][part]; [] if nothing does, without waiting for others."""
+        return distributed.gathered(_copied([part.state_dict() for part in self.apart])) if self.apart else []
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Load a snapshot. The state must be built from the same declaration."""
         for name, part in self._stateful().items():
             part.load_state_dict(snapshot[name])
+        for part, own in zip(self.apart, distributed.own_of(snapshot.get("apart", [])) or (), strict=False):
+            part.load_state_dict(own)
         self.history, self.step, self.seen = snapshot["history"], snapshot["step"], snapshot["seen"]
         self.sums[: len(self.seen)].copy_(snapshot["sums"])
         if lacking := len(self.sums) - len(self.seen):  # written before methods reported extras, which stay unknown

@@ -193,7 +193,7 @@ def test_every_verb_has_help(verb, monkeypatch, capsys):
 
 def test_verbs_are_the_files_of_the_room_and_each_takes_one_line(monkeypatch, capsys):
     files = {path.stem.rstrip("_") for path in (paths.ROOT / "core" / "cli").glob("*.py")}
-    assert files - {"__init", "exits", "help", "main", "find_experiment", "outcome", "verbs"} == {*VERBS}
+    assert files - {"__init", "exits", "help", "main", "find_experiment", "outcome", "processes", "verbs"} == {*VERBS}
     monkeypatch.setattr(sys, "argv", ["labbook", "--help"])
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
