@@ -223,6 +223,7 @@ def _unknown_variant(variant: str, variants: Mapping[str, Any]) -> str:
 
 
 def positive(name: str, text: str | None) -> tuple[int, list[str]]:
+    """(the positive integer of an option, what is wrong)."""
     if text is not None and text.isascii() and text.isdecimal() and int(text) > 0:
         return int(text), []
     got = "" if text is None else f" (got {text!r}){did_you_mean(text, ['decided'])}"
