@@ -43,6 +43,7 @@ _VALIDATE = "leave the name to the server, which refuses it after training inste
 _MONITOR = "sample psutil and pynvml in core/tracking/system.py, under the same names"
 _EVENTS = "read the events with tensorboard.backend.event_processing.event_accumulator, or vendor the five messages"
 _WRITER = "write new files with torch.utils.tensorboard.SummaryWriter, which imports torch and cannot continue a file"
+_FAKE = "leave --memory out of summary, or run the two steps for real and read torch's allocator"
 _LIVENESS = "write a user attribute with the time, and queue again what has been silent for GRACE seconds"
 _STEP = "draw from random.Random(key) in each of core's own steps; transforms of albumentations cannot be keyed then"
 USES = [
@@ -57,6 +58,19 @@ USES = [
         "name the public classes: nn.BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm",
     ),
     Use("torch.nn.modules.conv._ConvNd", "core/models/initialize.py", "name the public convolutions of torch.nn"),
+    *(
+        Use(f"torch.{name}", "core/diagnostics/step_memory.py", _FAKE)
+        for name in (
+            "_subclasses.fake_tensor",
+            "_subclasses.fake_tensor.DataDependentOutputException",
+            "_subclasses.fake_tensor.DynamicOutputShapeException",
+            "_subclasses.fake_tensor.FakeTensorMode",
+            "utils._python_dispatch",
+            "utils._python_dispatch.TorchDispatchMode",
+            "utils._pytree",
+            "utils._pytree.tree_leaves",
+        )
+    ),
     Use("torch.ops.aten._cudnn_rnn", "core/models/flops.py", "count no FLOPs of recurrent layers on a GPU"),
     Use(
         "torch.nn.Module._forward_hooks",

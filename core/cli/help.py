@@ -14,16 +14,16 @@ from core.cli.verbs import OF_AN_EXPERIMENT
 from core.common.layout import Group, Row, show
 from core.declare.part import Part
 from core.declare.tree import Declared, choices, is_steps, optional_part, step_names
-from core.diagnostics.drawing import Drawing
 from core.diagnostics.lr_curve import RangeTest
 from core.diagnostics.probe_options import Probe
+from core.diagnostics.summary_options import SummaryOptions
 from core.experiment import Experiment
 from core.launch import Launch
 from core.options import OWN, pairs
 from core.search.options import Search
 
 # verbs with options of their own
-OF_VERBS = {"search": Search(), "lr_find": RangeTest(), "probe": Probe(), "summary": Drawing()}
+OF_VERBS = {"search": Search(), "lr_find": RangeTest(), "probe": Probe(), "summary": SummaryOptions()}
 OFTEN = ("epochs", "batch_size", "model", "augment", "loss", "optimizer", "lr", "device")  # with variant and seeds: ten
 REQUIRED = "(required)"
 BOUNDS: Mapping[type, str] = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}

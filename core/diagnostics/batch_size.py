@@ -60,14 +60,14 @@ def fitting(experiment: Experiment, splits: Splits, launch: Launch) -> tuple[int
     parts = assemble(experiment.but({"batch_size": first}), splits, small)
     batch = next(iter(parts.train.epoch(0)))
     for number, size in enumerate(sizes):
-        if not _fits(parts, _of_size(batch, size * parts.setup.views)):
+        if not _fits(parts, of_size(batch, size * parts.setup.views)):
             if not number:
                 raise UserError([f"--batch_size auto: not even {size} images fit; choose a smaller model or images"])
             return sizes[number - 1], f"{size} do not fit"
     return sizes[-1], f"there are {images:,} training images"
 
 
-def _of_size(batch: Batch, size: int) -> Batch:
+def of_size(batch: Batch, size: int) -> Batch:
     """The rows of a batch, repeated or cut to `size`."""
     times = -(-size // len(batch.keys))
     return Batch(*(tensor.repeat(times, *[1] * (tensor.dim() - 1))[:size] for tensor in batch))
