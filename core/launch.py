@@ -49,6 +49,14 @@ class Launch(Part):
         description="compile the step with torch.compile; auto: on a GPU, if the run has at least 5,000 steps",
     )
     deterministic: bool = Field(False, description="deterministic algorithms on a GPU, which are slower")
+    deterministic_ranks: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="the same bits on 1, 2, 4, ... up to this many processes, a power of two: each batch is computed "
+        "in this many virtual shards, whose gradients are added in a fixed order; in fp32 on CPUs, with one thread "
+        "unless threads is given; none: the number of processes changes the order of sums",
+    )
     smoke: bool = Field(
         False,
         description="smoke test: run every step of the pipeline on a few batches in one epoch; in two with Resize",
@@ -92,6 +100,14 @@ class Launch(Part):
         if not re.fullmatch(r"[1-9]\d*[smh]?", text):
             raise ValueError("should be a number of steps (500) or a time (90s, 5m, 1h)")
         return text
+
+    @field_validator("deterministic_ranks")
+    @classmethod
+    def _deterministic_ranks_is_a_power_of_two(cls, shards: int | None) -> int | None:
+        if shards and shards.bit_count() != 1:
+            lower = 1 << (shards.bit_length() - 1)
+            raise ValueError(f"should be a power of two, such as {lower} or {2 * lower}")
+        return shards
 
     @field_validator("device")
     @classmethod

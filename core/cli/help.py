@@ -48,6 +48,7 @@ LAUNCH: Mapping[str, Sequence[str]] = {
     "Device and data loading": (
         "root", "device", "threads", "workers", "prefetch", "worker_timeout", "resident",
         "eval_batch_size", "cache_features", "compile", "together", "deterministic",
+        "deterministic_ranks",
     ),
     "Logging and checkpoints": ("log_every", "checkpoint_every", "snapshot", "mlflow", "also", "notify"),
     "Debugging and profiling": ("smoke", "overfit", "profile", "diagnose", "detect_anomaly"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from core.experiment import Experiment
-from core.training.assemble import OVERFIT_STEPS
+from core.training.plans import OVERFIT_STEPS
 
 
 def reached(history: Sequence[Mapping[str, float]]) -> bool:

@@ -48,6 +48,8 @@ class Plan:
     count: number of samples.  size: batch size over all ranks.  drawn: (seed, epoch) -> positions int64 [count],
     possibly repeated, instead of a permutation.  repeats: number of passes over the samples in a shuffled epoch, each
     in a different order.  views: rows of each image in a batch, one after the other, each with a key of its own.
+    parts: number of equal parts of a batch that are computed apart, a multiple of ranks; 0: one for each rank.
+    in_turn: an ordered plan whose batches are not divided: they are given to the ranks in turn.
     """
 
     count: int
@@ -59,14 +61,16 @@ class Plan:
     drawn: Callable[[int, int], np.ndarray] | None = None
     repeats: int = 1
     views: int = 1
+    parts: int = 0
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         if self.shuffled and self.size > self.count:
             raise ValueError(f"batch_size: {self.size} is more than the {self.count} training images; reduce it")
-        if self.size % self.ranks or (self.ranks > 1 and self.size // self.ranks % 2):
-            raise ValueError(
-                f"batch_size: {self.size} cannot be divided into {self.ranks} even shares, one per process"
-            )
+        parts = self.parts or self.ranks
+        if not self.in_turn and (self.size % parts or (parts > 1 and self.size // parts % 2)):
+            each = "process" if parts == self.ranks else "virtual shard"
+            raise ValueError(f"batch_size: {self.size} cannot be divided into {parts} even shares, one per {each}")
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -74,8 +78,8 @@ class Plan:
 
     @property
     def share(self) -> int:
-        """Number of images of a full batch on this rank."""
-        return self.size // self.ranks
+        """Number of images of a full batch in one of its parts."""
+        return self.size // (self.parts or self.ranks)
 
     def order(self, epoch: int) -> np.ndarray:
         """Positions in the split in the order of an epoch, int64 [repeats * count * views]."""
@@ -102,6 +106,10 @@ class Plan:
         A share is contiguous and, in training, of even size, so that both samples of a mixed pair are on one rank.
         """
         end = self.repeats * self.count
+        if self.in_turn:
+            for first in range((start + self.rank) * self.size, end, self.ranks * self.size):
+                yield self.views * first, self.views * min(first + self.size, end)
+            return
         for first in range(start * self.size, len(self) * self.size, self.size):
             share = -(-min(self.size, end - first) // self.ranks)
             own = first + self.rank * share

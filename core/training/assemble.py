@@ -37,14 +37,14 @@ from core.training import distributed
 from core.training.collect import Collector
 from core.training.compiled import choice, translation
 from core.training.exchange import Exchange, arrange
+from core.training.plans import evaluation_plan, training_plan
 from core.training.pruning import UNPRUNED, Pruning
-from core.training.sanity_check import rehearse, rehearse_declared, rehearse_metrics, small_step
+from core.training.sanity_check import augmented_few, rehearse, rehearse_declared, rehearse_metrics, small_step
+from core.training.shards import division, refuse_dependent, refuse_for_shards
 from core.training.state import State, Stopwatch
 from core.training.step import Setup
 
 INTERVALS_PER_EPOCH = 20
-EVALUATION_BATCH = 512
-OVERFIT_STEPS = 20  # steps per epoch with --overfit: with one step, validation would take most of the time
 
 
 @dataclass(frozen=True)
@@ -128,40 +128,17 @@ def assemble(
         raise UserError([f"{reason[:200]}; use a smaller model or batch_size, or raise grad_accum_steps"]) from None
 
 
-def _fitting(experiment: Experiment, images: int, ranks: int) -> int:
-    """The declared batch size or, if there are fewer training images, the largest one that can be divided."""
-    if experiment.batch_size <= images:
-        return experiment.batch_size
-    unit = experiment.grad_accum_steps * (2 * ranks if ranks > 1 else 1)
-    return images // unit * unit or experiment.batch_size
-
-
-def _plan(experiment: Experiment, launch: Launch, splits: Splits, ranks: Ranks) -> Plan:
-    """The order of the training images and their division into batches. Raises ValueError."""
-    train, sampling = splits.train, experiment.sampling
-    batch_size = experiment.batch_size if launch.overfit else _fitting(experiment, len(train), ranks.ranks)
-    drawn = sampling.over(train, len(splits.classes), batch_size) if sampling else None
-    if not sampling and not launch.overfit:
-        drawn = train.order(batch_size, ranks.ranks)
-    repeats, views = OVERFIT_STEPS if launch.overfit else 1, experiment.method.views
-    plan = Plan(len(train), batch_size, experiment.seed, True, ranks.rank, ranks.ranks, drawn, repeats, views)
-    if plan.share % experiment.grad_accum_steps:
-        raise ValueError(
-            f"grad_accum_steps: {experiment.grad_accum_steps} does not divide the {plan.share} images of each process"
-        )
-    return plan
-
-
 def _assemble(
     experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks, like: RecordedRun | None
 ) -> Assembly:
     device = device_of(launch.device, ranks)
+    refuse_for_shards(experiment, launch, device)
     image_function = per_image(experiment.augment)
     classes, metrics = len(splits.classes), experiment.metrics
     task = task_of(splits.multi_label, splits.tasks)
     refuse(experiment, task)
     splits = studied(experiment, splits)
-    plan = _plan(experiment, launch, splits, ranks)
+    plan = training_plan(experiment, launch, splits, ranks)
     mean, std = statistics(experiment.normalize, splits.train)
     context = Context(
         classes=splits.classes,
@@ -182,7 +159,8 @@ def _assemble(
         tasks=splits.tasks,
     )
     # "auto" leaves the precision to the hardware and the network
-    chosen = "fp32" if experiment.quantize else like.precision if like else experiment.precision
+    fixed = experiment.quantize or launch.deterministic_ranks
+    chosen = "fp32" if fixed else like.precision if like else experiment.precision
     refuse_half(chosen, device)
     dtype, precision = autocast_of(chosen, device)
     compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs, repeated=like is not None)
@@ -191,11 +169,13 @@ def _assemble(
     forward = plan.share // experiment.grad_accum_steps
     if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward, flops):
         dtype, precision = autocast_of("bf16", device)
+    shards = division(launch, ranks, experiment.seed)
+    augment = partial(augmented, tuple(step.build(context) for step in experiment.augment), classes)
     setup = Setup(
         method=method,
         loss=loss,
         normalize=normalizer(mean, std, device),
-        augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
+        augment=shards.augmented(augment),
         schedule=experiment.schedule.build(context),
         stopping=experiment.stopping.build(context) if experiment.stopping else None,
         task=task,
@@ -211,11 +191,12 @@ def _assemble(
         average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
         fixed_scale=experiment.loss_scale.init_scale if experiment.loss_scale.fixed else None,
-        rank=ranks.rank,
+        rank=0 if launch.deterministic_ranks else ranks.rank,
         frozen=held.of(state.model) if (held := experiment.lora or experiment.freeze) else None,
         collector=Collector("val", splits.classes, metrics, splits.tasks) if metrics else None,
         pruning=_pruning(experiment, state),
         views=plan.views,
+        shards=shards,
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
@@ -247,12 +228,17 @@ def studied(experiment: Experiment, splits: Splits) -> Splits:
 
 def connect(parts: Assembly) -> None:
     """Collective setup, once every process is ready: check the validation metrics, synchronize BatchNorm, wrap the
-    model in DistributedDataParallel. Raises UserError in all processes.
+    model in DistributedDataParallel or check that virtual shards can be computed apart. Raises UserError in all
+    processes.
     """
     experiment, state, setup, plan = parts.experiment, parts.state, parts.setup, parts.train.plan
     refuse_unmeasured(parts, experiment.monitored)
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
+    if parts.launch.deterministic_ranks:
+        own = setup.method, setup.loss, state.trained, augmented_few(setup, parts.train, 4 * plan.views)
+        distributed.together(lambda: refuse_dependent(*own))
+        return
     few = small_step(setup, parts.train, _few(plan, experiment))
     if experiment.sync_every == 1:
         with torch.compiler.set_stance("force_eager"):  # a batch of another size would be compiled apart
@@ -283,9 +269,7 @@ def _fed(
 
 def _held_out(launch: Launch, device: torch.device, context: Context, images: Images) -> Batches:
     """Batches of a split for evaluation: in order, each image once, in exactly one process."""
-    size = (launch.eval_batch_size or EVALUATION_BATCH) * context.ranks
-    plan = Plan(len(images), size, shuffled=False, rank=context.rank, ranks=context.ranks)
-    return _fed(launch, device, plan, images)
+    return _fed(launch, device, evaluation_plan(launch, context, len(images)), images)
 
 
 def initial_state(
@@ -332,13 +316,14 @@ def compressed(experiment: Experiment, network: nn.Module, context: Context) -> 
 def belongs(parts: Assembly) -> dict[str, str]:
     """The environment that determines whether a resumed run is bit-exact: torch version, device, precision, compiled or
     not, threads, processes and CPU capability."""
+    shards = parts.launch.deterministic_ranks
     return {
         "torch": torch.__version__,
         "device": parts.setup.device.type,
         "precision": parts.precision,
         "compiled": parts.compiled,
         "threads": str(torch.get_num_threads()),
-        "processes": str(parts.context.ranks),
+        "processes": f"up to {shards}" if shards else str(parts.context.ranks),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
     }
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from itertools import zip_longest
 from typing import TypeVar
 
 import torch
@@ -50,6 +51,7 @@ def joined() -> Iterator[Ranks]:
         rendezvous.forget()
     finally:
         _device_groups.clear()
+        _pairs.clear()
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
@@ -98,6 +100,7 @@ def peers() -> Iterator[None]:
 
 
 _device_groups: dict[str, dist.ProcessGroup] = {}
+_pairs: list[dist.ProcessGroup] = []  # of `total_in_pairs`, those with this process
 
 
 def _group(device: torch.device) -> dist.ProcessGroup | None:
@@ -177,6 +180,24 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
 def mean(tensor: torch.Tensor) -> torch.Tensor:
     """Mean over all processes, in place."""
     return total(tensor).div_(dist.get_world_size()) if dist.is_initialized() else tensor
+
+
+def total_in_pairs(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over all processes, a power of two of them, in place: of ranks 0 and 1, 2 and 3, ..., then of these sums in
+    pairs, and so on. Each step is one addition of two values, whose order does not matter."""
+    if not _pairs:
+        ranks = range(dist.get_world_size())
+        for bit in (1 << level for level in range(len(ranks).bit_length() - 1)):
+            pairs = [[rank, rank | bit] for rank in ranks if not rank & bit]
+            _pairs.append(dist.new_subgroups_by_enumeration(pairs)[0])
+    for pair in _pairs:
+        dist.all_reduce(tensor, group=pair)
+    return tensor
+
+
+def in_turn(values: list[T]) -> list[T]:
+    """Gather the values of all processes: the first of each by rank, then the second of each, and so on."""
+    return [value for turn in zip_longest(*gathered(values)) for value in turn if value is not None]
 
 
 def align(module: nn.Module, everything: bool = False) -> None:

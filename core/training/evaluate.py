@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -52,7 +53,8 @@ def evaluate(
     table = task.empty_table(classes, device)
     terms = getattr(loss, "terms", {})  # of a Sum
     own = 1 + task.sums
-    sums = torch.zeros(own + len(terms), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    each = [torch.zeros(own + len(terms), dtype=kind, device=device)]  # of each batch
     network = in_parts(model)
     with evaluation_mode(model, loss):
         for batch in batches.epoch(0):
@@ -62,11 +64,13 @@ def evaluate(
                 collector(batch, logits)
             counted, added = task.count(logits, targets)
             table = table + counted if table.is_sparse else table.add_(counted)
-            sums[0] += loss(logits, targets).sum()
-            sums[1:own] += added
+            sums = torch.zeros_like(each[0])
+            sums[0] = loss(logits, targets).sum()
+            sums[1:own] = added
             for place, term in enumerate(terms.values(), own):
-                sums[place] += term(logits, targets).sum()
-    table, sums = distributed.total(table).cpu(), distributed.total(sums).cpu()
+                sums[place] = term(logits, targets).sum()
+            each.append(sums)
+    table, sums = distributed.total(table).cpu(), _total(each, batches.plan.in_turn).cpu()
     if not table.sum():
         raise ValueError("the split to evaluate is empty")
     metrics = task.summary(table, sums[:own])
@@ -75,3 +79,11 @@ def evaluate(
         return Evaluation(metrics, table)
     answers = collector.answers()
     return Evaluation(metrics | collector.measured(answers), table, answers)
+
+
+def _total(each: list[torch.Tensor], in_turn: bool) -> torch.Tensor:
+    """Sum over the batches of all processes. in_turn: batches were given to processes in turn; they are added up in
+    their order, so that the number of processes does not matter."""
+    if in_turn:
+        return reduce(torch.add, distributed.in_turn(each))
+    return distributed.total(reduce(torch.add, each))

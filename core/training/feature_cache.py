@@ -79,7 +79,8 @@ def fit_cached(parts: Assembly) -> Iterator[Event]:
 def computed(parts: Assembly) -> Features | None:
     """Compute the features of train and val; None if they change during training, are too large, or do not determine
     the logits."""
-    if not (parts.launch.cache_features and only_the_head(parts.experiment) and parts.context.ranks == 1):
+    alone = parts.context.ranks == 1 and not parts.launch.deterministic_ranks
+    if not (parts.launch.cache_features and only_the_head(parts.experiment) and alone):
         return None
     began = time.monotonic()
     network = parts.state.model

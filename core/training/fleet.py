@@ -155,6 +155,7 @@ def _declared(parts: Assembly) -> list[str]:
         "compile: a compiled step is that of one network": parts.compiled != NO,
         "max_minutes: the time of one seed alone is not known": experiment.max_minutes,
         "together: one run in several processes is not stacked": parts.context.ranks > 1,
+        "deterministic_ranks: all seeds are computed at once, not by virtual shards": parts.launch.deterministic_ranks,
         "workers: each seed would have loader processes of its own, unless --workers 0 is given": (
             isinstance(parts.train, Host) and parts.train.loader
         ),

@@ -15,7 +15,9 @@ from core.training.state import State
 T = TypeVar("T")
 
 
-def within_memory(state: State, images: int, restart: Callable[[], None], gradients: Callable[[], T]) -> T:
+def within_memory(
+    state: State, images: int, restart: Callable[[], None], gradients: Callable[[], T], divides: bool = True
+) -> T:
     """Call `gradients`; as long as memory runs out, double `state.split` and call it again.
 
     images: number of images of a declared micro-batch.  restart: sets torch's generators as they were before the first
@@ -23,10 +25,10 @@ def within_memory(state: State, images: int, restart: Callable[[], None], gradie
     nothing else but the buffers of `state.trained`, which are set back, too: running statistics are not updated by a
     call that failed.
 
-    With several processes, the error is raised as it is: the others are waiting in the backward pass. Raises
-    OutOfMemory if micro-batches cannot be divided further.
+    With several processes, or if the declared micro-batches have to be kept (`divides`), the error is raised as it is:
+    the others are waiting in the backward pass. Raises OutOfMemory if micro-batches cannot be divided further.
     """
-    if distributed.several():
+    if distributed.several() or not divides:
         return gradients()
     state.keep_buffers()
     while True:

@@ -37,10 +37,11 @@ def diagnose(setup: Setup, state: State, train: Batches, first: int, end: int) -
         ready = setup.augment(setup.normalize(batch), clock)
         for replay in (_losses, _gradients):
             reseed(seed, setup.device)
-            with torch.compiler.set_stance("force_eager"):  # a compiled step has no layers to look at
-                own = replay(setup, state, ready, clock)
-            if where := next(filter(None, distributed.gathered(own)), ""):
-                return NonFinite(step + 1, epoch, where)
+            for part in setup.shards.parts(ready, step):
+                with torch.compiler.set_stance("force_eager"):  # a compiled step has no layers to look at
+                    own = replay(setup, state, part, clock)
+                if where := next(filter(None, distributed.gathered(own)), ""):
+                    return NonFinite(step + 1, epoch, where)
     aside = getattr(state.optimizer, "aside", "")
     return NonFinite(end, epoch, f"it did not occur again when the steps were replayed{aside}")
 

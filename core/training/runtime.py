@@ -55,7 +55,8 @@ def _process(launch: Launch, ranks: Ranks) -> Iterator[None]:
     the caller's again. Processes on one machine share its cores."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    torch.set_num_threads(launch.threads or threads_each(ranks.local_ranks))
+    # the number of threads decides on the order of sums, so with deterministic_ranks it does not follow the machine
+    torch.set_num_threads(launch.threads or (1 if launch.deterministic_ranks else threads_each(ranks.local_ranks)))
     if launch.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -103,14 +103,19 @@ def _try_small(setup: Setup, parts: Mapping[str, Any], batch: Batch) -> None:
         ) from None
 
 
+def augmented_few(setup: Setup, train: Batches, count: int) -> Batch:
+    """The first `count` rows of a batch for training, normalized and augmented."""
+    batch = next(iter(train.epoch(0)))
+    return setup.augment(setup.normalize(type(batch)(*(tensor[:count] for tensor in batch))), START)
+
+
 def small_step(setup: Setup, train: Batches, count: int) -> Callable[[nn.Module], None]:
     """A function that computes the gradients of `count` images through the Forward that it is given."""
 
     def step(forward: nn.Module) -> None:
-        batch = next(iter(train.epoch(0)))
-        few = type(batch)(*(tensor[:count] for tensor in batch))
+        few = augmented_few(setup, train, count)
         with setup.precision():
-            output = forward(setup.augment(setup.normalize(few), START), START)
+            output = forward(few, START)
         output.losses.mean().backward()
 
     return step

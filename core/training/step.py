@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.linalg import vector_norm
@@ -24,6 +25,7 @@ from core.training import distributed
 from core.training.collect import Collector
 from core.training.memory import within_memory
 from core.training.pruning import UNPRUNED, Held, Pruning, mask_gradients, mask_weights
+from core.training.shards import ONE_PER_PROCESS, OnePerProcess
 from core.training.state import OWN, State
 
 
@@ -56,6 +58,7 @@ class Setup:
     pruning: Pruning = UNPRUNED
     extras: tuple[str, ...] = ()  # names of what the method reports
     views: int = 1  # rows of each image in a batch
+    shards: OnePerProcess = ONE_PER_PROCESS  # how a batch is divided, and its gradients are added
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast context of forward passes."""
@@ -103,17 +106,19 @@ def advance(
     def restart() -> None:
         reseed(K.step_seeds(setup.seed, setup.rank, clock.step, 1)[0], setup.device)
 
-    def compute() -> list[torch.Tensor]:
+    def compute(part: Batch) -> list[torch.Tensor]:
         for parameter in trained:  # as optimizer.zero_grad(), at a tenth of its cost
             parameter.grad = None
         # a CUDA graph would overwrite the gradients of a micro-batch with those of the next one
         eager = torch.compiler.set_stance("force_eager") if state.split > 1 else nullcontext()
         with eager:
-            return gradients(setup, state, state.shared, batch, clock)
+            return gradients(setup, state, state.shared, part, clock)
+
+    whole = partial(setup.shards.gradients, trained, batch, clock.step, compute)
 
     def closure() -> torch.Tensor:
         nonlocal counted
-        loss, right, *extras = within_memory(state, images, restart, compute)
+        loss, right, *extras = within_memory(state, images, restart, whole, setup.shards.divides)
         for parameter in frozen:  # optimizers skip parameters without a gradient
             parameter.grad = None
         mask_gradients(pruned)
@@ -126,7 +131,7 @@ def advance(
             clip_grad_value_(trained, setup.clip_grad_value)
         if scaler:  # the scaler expects gradients to overflow occasionally, and skips such steps itself
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
-        found = distributed.mean(torch.stack([loss, right, norm, *extras]))
+        found = setup.shards.mean(torch.stack([loss, right, norm, *extras]))
         # metrics are those of the first closure call, at the current weights; of later calls, such as SAM's second,
         # only whether they are finite counts: zero times NaN or infinity is NaN
         state.sums += found * 0.0 if counted else found

@@ -24,8 +24,9 @@ from core.optimizers import SGD
 from core.record import journal
 from core.runs.train import train
 from core.runs.trained import Run
-from core.training.assemble import OVERFIT_STEPS, assemble
+from core.training.assemble import assemble
 from core.training.loop import fit
+from core.training.plans import OVERFIT_STEPS
 from core.training.runtime import anomaly_mode
 from core.training.smoke import overfitted
 from tests.support.loop import BASE, Rooted, built, digest

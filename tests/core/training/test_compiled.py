@@ -21,7 +21,7 @@ from core.runs.failures import explained
 from core.runs.resume import resume
 from core.runs.train import train
 from core.runs.trained import own_launch
-from core.training import assemble, compiled
+from core.training import assemble, compiled, plans
 from core.training.compiled import GRAPHS, NO, PAYS_FROM, YES, choice
 from core.training.loop import fit
 from tests.support.loop import BASE, built
@@ -75,7 +75,7 @@ def trained(changes, compile):
 def test_compiled_once_and_equal_up_to_rounding(changes, monkeypatch):
     """Through epochs with validation in batches of 5 and 3, changing learning rates, dropout, and a last step whose
     loss is not read."""
-    monkeypatch.setattr(assemble, "EVALUATION_BATCH", 5)
+    monkeypatch.setattr(plans, "EVALUATION_BATCH", 5)
     plain, before = trained(changes, "off")
     losses, state = trained(changes, "on")
     assert losses == pytest.approx(plain, rel=1e-5)
