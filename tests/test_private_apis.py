@@ -51,6 +51,9 @@ USES = [
     Use("torch._foreach_norm", "core/optimizers/sam.py", _FOREACH),
     Use("torch._foreach_add_", "core/optimizers/sam.py", _FOREACH),
     Use("torch._foreach_mul", "core/optimizers/sam.py", _FOREACH),
+    Use("torch._foreach_add_", "core/training/shards.py", _FOREACH),
+    Use("torch._foreach_mul_", "core/training/shards.py", _FOREACH),
+    Use("torch._foreach_copy_", "core/training/shards.py", "copy in a loop over tensors: slower, the same numbers"),
     Use("torch._foreach_copy_", "core/training/state.py", "copy in a loop over tensors: slower, the same numbers"),
     Use(
         "torch.nn.modules.batchnorm._BatchNorm",

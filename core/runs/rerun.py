@@ -213,7 +213,8 @@ def launch_of(run: Run, root: Path | None) -> Launch:
         raise UserError([f"{run.id} is the parent of other runs; rerun one of those"])
     if record.get("continued"):
         raise UserError([f"{run.id} was continued from {record['continued']}; rerun that run"])
-    if (count := int(record["facts"].get("hardware.processes", "1"))) > 1:
+    count, any_number = int(record["facts"].get("hardware.processes", "1")), record["launch"].get("deterministic_ranks")
+    if count > 1 and not any_number:
         raise UserError([f"{run.id} was trained by {count} processes; a rerun uses a single process"])
     launch = own_launch(record)
     alone = {"together": False, "threads": int(record["facts"]["hardware.threads"])}

@@ -221,6 +221,7 @@ def _opening(run: Run, parts: Assembly) -> str:
     weights = sum(p.numel() for p in parts.state.model.parameters())
     images = f"{parts.train.plan.count:,} training and {parts.val.plan.count:,} validation images"
     where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
+    where += f", {shards} virtual shards" if (shards := parts.launch.deterministic_ranks) else ""
     used, declared = parts.context.batch_size, parts.experiment.batch_size
     images += f" in batches of {used} (declared: {declared})" if used != declared else ""
     compiled = ", compiled" if parts.compiled != NO else ""

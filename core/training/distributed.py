@@ -189,7 +189,7 @@ def total_in_pairs(tensor: torch.Tensor) -> torch.Tensor:
         ranks = range(dist.get_world_size())
         for bit in (1 << level for level in range(len(ranks).bit_length() - 1)):
             pairs = [[rank, rank | bit] for rank in ranks if not rank & bit]
-            _pairs.append(dist.new_subgroups_by_enumeration(pairs)[0])
+            _pairs.append(dist.new_subgroups_by_enumeration(pairs)[0])  # type: ignore[arg-type]
     for pair in _pairs:
         dist.all_reduce(tensor, group=pair)
     return tensor
