@@ -190,7 +190,7 @@ def refuse_dependent(method: Method, loss: LossFunction, trained: nn.ModuleDict,
     for name, module in trained.named_modules():
         if isinstance(module, BatchNorm):
             where, kind = name.removeprefix("model."), type(module).__name__
-            reason = f"layer {where} ({kind}) computes statistics over the images of a batch"
+            reason = f"layer {where} ({kind}) computes statistics over a batch"
             raise UserError([f"deterministic_ranks: {reason}; use --model.norm group"])
     copies = copy.deepcopy(trained).train()
     parts: dict[str, Any] = {"method": method, "loss": loss} | dict(copies.items())
@@ -207,5 +207,4 @@ def refuse_dependent(method: Method, loss: LossFunction, trained: nn.ModuleDict,
         raise UserError([f"deterministic_ranks: {name} changes in training, as a statistic of the images"])
     if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-5, equal_nan=True):
         name = "loss" if isinstance(method, Supervised) else "method"
-        kind = type(method if name == "method" else loss).__name__.lstrip("_")
-        raise UserError([f"deterministic_ranks: {name}: {kind} makes the loss of an image depend on the other images"])
+        raise UserError([f"deterministic_ranks: {name}: the loss of an image depends on the other images of its batch"])

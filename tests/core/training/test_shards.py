@@ -13,7 +13,7 @@ from core.losses import TorchLoss
 from core.methods import SimCLR
 from core.models import SmallCNN
 from core.runs.train import train
-from core.training.assemble import assemble, connect
+from core.training.assemble import assemble, connect, load_splits
 from core.training.loop import fit
 from core.training.plans import evaluation_plan, training_plan
 from core.training.shards import added
@@ -39,6 +39,7 @@ TOOLBOX = {
     "resnet": {"model": "ResNet", "model.depth": "18", "model.widths": None, "model.dropout": None, "epochs": "1"},
 }  # fmt: skip
 SHARDS = {"deterministic_ranks": 4}
+MEAN = TorchLoss(name="CrossEntropyLoss", arguments={"reduction": "mean"})
 GROUPS = {"model": SmallCNN(widths=(4,), norm="group")}
 
 
@@ -118,7 +119,7 @@ def test_a_rerun_in_one_process_repeats_a_run_of_two(forge, home):
 def trained(changes, launch):
     experiment = DOUBLED.but({"limit": 240, "epochs": 1, "grad_accum_steps": 1, "batch_size": 48} | changes)
     launch = Launch(device="cpu", log_every=1, **launch)
-    parts = assemble(experiment, experiment.data.load().limited(240), launch)
+    parts = assemble(experiment, load_splits(experiment, launch), launch)
     connect(parts)
     return [event.metrics for event in fit(parts.setup, parts.state, parts.train, parts.val)]
 
@@ -158,26 +159,22 @@ def test_dropout_of_a_shard_is_that_of_a_process():
 @pytest.mark.parametrize(
     ("changes", "launch", "message"),
     [
-        ({}, {}, r"layer .* \(BatchNorm2d\) computes statistics over the images of a batch; use --model.norm group"),
+        ({}, {}, r"layer .* \(BatchNorm2d\) computes statistics over a batch; use --model.norm group"),
         (GROUPS | {"precision": "bf16"}, {}, "precision bf16 is not supported; use --precision fp32"),
         (GROUPS | {"max_minutes": 1.0}, {}, "max_minutes ends training by the time; use --epochs"),
         (GROUPS | {"sync_batch_norm": True}, {}, "sync_batch_norm computes over processes; use --model.norm group"),
         (GROUPS, {"compile": "on"}, "compiled steps are not supported; leave out --compile on"),
         (GROUPS, {"diagnose": True}, "diagnose measures the share of one process"),
         (GROUPS | {"batch_size": 12}, {}, "batch_size: 12 cannot be divided into 4 even shares, one per virtual shard"),
-        (GROUPS | {"grad_accum_steps": 4}, {}, "grad_accum_steps: 4 does not divide the 2 images of each virtual shard"),
-        (GROUPS | {"method": SimCLR(), "augment": ()}, {}, "method: Contrasted makes the loss of an image depend on"),
-        (
-            GROUPS | {"loss": TorchLoss(name="CrossEntropyLoss", arguments={"reduction": "mean"})},
-            {},
-            "loss: .* makes the loss of an image depend on the other images",
-        ),
+        (GROUPS | {"grad_accum_steps": 8}, {}, "grad_accum_steps: 8 does not divide the 4 images of each virtual shard"),
+        (GROUPS | {"method": SimCLR(), "augment": ()}, {}, "method: the loss of an image depends on the other images"),
+        (GROUPS | {"loss": MEAN}, {}, "loss: the loss of an image depends on the other images"),
     ],
     ids=["norm", "bf16", "max_minutes", "sync", "compile", "diagnose", "share", "accumulation", "simclr", "mean"],
 )  # fmt: skip
 def test_what_depends_on_the_processes_is_refused(changes, launch, message, home):
     experiment = BASE.but({"model": SmallCNN(widths=(4,)), "batch_size": 16} | changes)
-    with pytest.raises(UserError, match=f"deterministic_ranks: {message}|{message}"):
+    with pytest.raises(UserError, match=message):
         train(experiment, Launch(device="cpu", mlflow=False, **SHARDS | launch), "tiny")
     assert not (home / "mlruns").exists()
 
