@@ -19,6 +19,7 @@ from torch import nn
 
 from core import randomness as K
 from core.common.errors import UserError
+from core.common.machine import usable_cores
 from core.common.ranks import Ranks
 from core.common.tensors import BatchNorm
 from core.context import Clock
@@ -81,18 +82,17 @@ class Shards(OnePerProcess):
         def each(batch: Batch, clock: Clock) -> Batch:
             return Batch(*map(torch.cat, zip(*(augment(part, clock) for part in self._divided(batch)), strict=True)))
 
-        return each
+        return augment if self.own == 1 else each
 
     def parts(self, batch: Batch, step: int) -> Iterator[Batch]:
         """The shards of this process; torch's generator is seeded for each."""
         for number, part in enumerate(self._divided(batch), self.rank * self.own):
             torch.default_generator.manual_seed(K.step_seeds(self.seed, number, step, 1)[0])
-            yield part
+            # a copy, because libraries may choose other instructions for memory at an address that is not aligned
+            yield Batch(*(tensor.clone() for tensor in part))
 
     def _divided(self, batch: Batch) -> Iterator[Batch]:
-        # a copy, because libraries may choose other instructions for memory at an address that is not aligned
-        for part in zip(*(tensor.chunk(self.own) for tensor in batch), strict=True):
-            yield Batch(*(tensor.clone() for tensor in part))
+        return map(Batch._make, zip(*(tensor.chunk(self.own) for tensor in batch), strict=True))
 
     def gradients(
         self,
@@ -166,11 +166,15 @@ def refuse_for_shards(experiment: Experiment, launch: Launch, device: torch.devi
     """Raise UserError for each declared part and option whose results depend on the processes or the time."""
     if not launch.deterministic_ranks:
         return
+    threads, cores = launch.threads or 1, usable_cores()
     found = {
         f"a {device.type} device adds up in an order of its own; use --device cpu": device.type != "cpu",
         f"precision {experiment.precision} is not supported; use --precision fp32": (
             experiment.precision not in ("auto", "fp32")
         ),
+        # MKL takes fewer threads than it is given where there are fewer cores, so that the machine would matter
+        f"{threads} threads in each process need as many cores, and there are {cores}; use --threads 1": threads
+        > cores,
         "max_minutes ends training by the time; use --epochs": experiment.max_minutes,
         "sync_batch_norm computes over processes; use --model.norm group": experiment.sync_batch_norm,
         "compiled steps are not supported; leave out --compile on": launch.compile == "on",

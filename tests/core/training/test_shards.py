@@ -164,13 +164,14 @@ def test_dropout_of_a_shard_is_that_of_a_process():
         (GROUPS | {"max_minutes": 1.0}, {}, "max_minutes ends training by the time; use --epochs"),
         (GROUPS | {"sync_batch_norm": True}, {}, "sync_batch_norm computes over processes; use --model.norm group"),
         (GROUPS, {"compile": "on"}, "compiled steps are not supported; leave out --compile on"),
+        (GROUPS, {"threads": 500}, "500 threads in each process need as many cores, and there are "),
         (GROUPS, {"diagnose": True}, "diagnose measures the share of one process"),
         (GROUPS | {"batch_size": 12}, {}, "12 cannot be divided into 4 even shares, one per virtual shard"),
         (GROUPS | {"grad_accum_steps": 8}, {}, "8 does not divide the 4 images of each virtual shard"),
         (GROUPS | {"method": SimCLR(), "augment": ()}, {}, "method: the loss of an image depends on the other images"),
         (GROUPS | {"loss": MEAN}, {}, "loss: the loss of an image depends on the other images"),
     ],
-    ids=["norm", "bf16", "max_minutes", "sync", "compile", "diagnose", "share", "accumulation", "simclr", "mean"],
+    ids=["norm", "bf16", "minutes", "sync", "compile", "threads", "diagnose", "share", "parts", "simclr", "mean"],
 )  # fmt: skip
 def test_what_depends_on_the_processes_is_refused(changes, launch, message, home):
     experiment = BASE.but({"model": SmallCNN(widths=(4,)), "batch_size": 16} | changes)
