@@ -40,7 +40,7 @@ from core.training.exchange import Exchange, arrange
 from core.training.plans import evaluation_plan, training_plan
 from core.training.pruning import UNPRUNED, Pruning
 from core.training.sanity_check import augmented_few, rehearse, rehearse_declared, rehearse_metrics, small_step
-from core.training.shards import division, refuse_dependent, refuse_for_shards
+from core.training.shards import Shards, refuse_dependent, refuse_for_shards
 from core.training.state import State, Stopwatch
 from core.training.step import Setup
 
@@ -132,7 +132,6 @@ def _assemble(
     experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks, like: RecordedRun | None
 ) -> Assembly:
     device = device_of(launch.device, ranks)
-    refuse_for_shards(experiment, launch, device)
     image_function = per_image(experiment.augment)
     classes, metrics = len(splits.classes), experiment.metrics
     task = task_of(splits.multi_label, splits.tasks)
@@ -159,8 +158,7 @@ def _assemble(
         tasks=splits.tasks,
     )
     # "auto" leaves the precision to the hardware and the network
-    fixed = experiment.quantize or launch.deterministic_ranks
-    chosen = "fp32" if fixed else like.precision if like else experiment.precision
+    chosen = _precision(experiment, launch, like)
     refuse_half(chosen, device)
     dtype, precision = autocast_of(chosen, device)
     compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs, repeated=like is not None)
@@ -169,13 +167,11 @@ def _assemble(
     forward = plan.share // experiment.grad_accum_steps
     if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward, flops):
         dtype, precision = autocast_of("bf16", device)
-    shards = division(launch, ranks, experiment.seed)
-    augment = partial(augmented, tuple(step.build(context) for step in experiment.augment), classes)
     setup = Setup(
         method=method,
         loss=loss,
         normalize=normalizer(mean, std, device),
-        augment=shards.augmented(augment),
+        augment=partial(augmented, tuple(step.build(context) for step in experiment.augment), classes),
         schedule=experiment.schedule.build(context),
         stopping=experiment.stopping.build(context) if experiment.stopping else None,
         task=task,
@@ -191,23 +187,36 @@ def _assemble(
         average_from=experiment.swa.first_epoch(experiment.epochs) if experiment.swa else None,
         autocast=dtype,
         fixed_scale=experiment.loss_scale.init_scale if experiment.loss_scale.fixed else None,
-        rank=0 if launch.deterministic_ranks else ranks.rank,
+        rank=ranks.rank,
         frozen=held.of(state.model) if (held := experiment.lora or experiment.freeze) else None,
         collector=Collector("val", splits.classes, metrics, splits.tasks) if metrics else None,
         pruning=_pruning(experiment, state),
         views=plan.views,
-        shards=shards,
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
     train = _fed(launch, device, plan, splits.train, image_function)
     extras = rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
-    setup = replace(setup, extras=extras)
+    setup = _divided(replace(setup, extras=extras), launch, ranks)
     state.make_room(len(extras))
     val = _held_out(launch, device, context, splits.val)
     return Assembly(
         experiment, launch, splits, context, setup, state, train, val, precision, compiled, flops, mean, std
     )
+
+
+def _precision(experiment: Experiment, launch: Launch, like: RecordedRun | None) -> str:
+    if experiment.quantize or launch.deterministic_ranks:
+        return "fp32"
+    return like.precision if like else experiment.precision
+
+
+def _divided(setup: Setup, launch: Launch, ranks: Ranks) -> Setup:
+    """The setup with batches in virtual shards, if the launch options have them."""
+    if not launch.deterministic_ranks:
+        return setup
+    shards = Shards(launch.deterministic_ranks, ranks.rank, ranks.ranks, setup.seed)
+    return replace(setup, shards=shards, augment=shards.augmented(setup.augment), rank=0)
 
 
 def _pruning(experiment: Experiment, state: State) -> Pruning:
@@ -342,7 +351,7 @@ def prepare(experiment: Experiment, launch: Launch, ranks: Ranks = ALONE, like: 
 def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks, like: RecordedRun | None) -> Assembly:
     """Cheap checks first; no communication between processes."""
     check(experiment)
-    device_of(launch.device, ranks)  # raises before images are read
+    refuse_for_shards(experiment, launch, device_of(launch.device, ranks))  # raises before images are read
     classes = like.record["data"]["classes"] if like else None
     return assemble(experiment, load_splits(experiment, launch, classes), launch, ranks, like)
 

@@ -20,7 +20,6 @@ from torch import nn
 from core import randomness as K
 from core.common.errors import UserError
 from core.common.machine import usable_cores
-from core.common.ranks import Ranks
 from core.common.tensors import BatchNorm
 from core.context import Clock
 from core.experiment import Experiment
@@ -154,12 +153,6 @@ def _views(flat: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tenso
 
 
 ONE_PER_PROCESS = OnePerProcess()
-
-
-def division(launch: Launch, ranks: Ranks, seed: int) -> OnePerProcess:
-    """How the launch options divide a batch. seed: of the run."""
-    count = launch.deterministic_ranks
-    return Shards(count, ranks.rank, ranks.ranks, seed) if count else ONE_PER_PROCESS
 
 
 def refuse_for_shards(experiment: Experiment, launch: Launch, device: torch.device) -> None:
