@@ -1,4 +1,4 @@
-"""labbook launch: run an experiment as a job of Slurm or of this machine; the job resumes itself after a preemption.
+"""labbook launch: run an experiment as a job of Slurm, Ray or this machine; the job resumes itself after a preemption.
 
 This file is its command line; core/cluster/submit.py submits, and core/cluster/task.py is what a task of the job does.
 """
@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from core.catalogue import experiments, import_data, package_of
+from core.cluster import ray_cluster
 from core.cluster.job import Launcher
 from core.common.errors import UserError
 from core.common.text import suggestion
@@ -29,6 +30,7 @@ experiment; python -m experiments.EXPERIMENT --help lists them.
   labbook launch --gpus_per_node 4 cifar_resnet                    four tasks, one per GPU, on this machine
   labbook launch --cluster slurm --gpus_per_node 1 cifar_resnet resume RUN
   labbook launch --cluster slurm --nodes 2 --gpus_per_node 4 --hours 4 --partition gpu cifar_resnet
+  labbook launch --cluster ray --nodes 2 --gpus_per_node 4 cifar_resnet
 """
 
 BARE = ("true", "false", "none", "yes", "no", "on", "off", "1", "0")  # what may follow --wait
@@ -76,7 +78,8 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
     try:
         importlib.import_module("submitit")
     except ImportError:
-        wrong.append('submitit is not installed; it submits the job: pip install -e ".[slurm]"')
+        extra = "ray" if given.get("cluster") == "ray" else "slurm"
+        wrong.append(f'submitit is not installed; it submits the job: pip install -e ".[{extra}]"')
     try:
         launcher = changed(launcher, given, "option", "--")
     except UserError as mistakes:
@@ -84,6 +87,8 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
         refused = {line.removeprefix("--").partition(":")[0] for line in mistakes.lines}
         launcher = launcher.but({option: value for option, value in given.items() if option not in refused})
     wrong += launcher.mistakes()
+    if launcher.cluster == "ray":
+        wrong += ray_cluster.missing()
     own: tuple[str, ...] = ()
     if not name:
         wrong.append(f"EXPERIMENT is missing{suggestion('', known)}")

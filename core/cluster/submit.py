@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import secrets
@@ -10,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.cluster.job import Launcher
+from core.cluster.ray_job import refuse_too_large_a_job
 from core.cluster.task import Task
 from core.common import paths
 from core.common.errors import UserError
@@ -22,17 +25,21 @@ from core.common.terminal import complain, tell
 
 def submit(launcher: Launcher, name: str, words: Sequence[str]) -> Any:
     """Submit experiments.<name> with these words and print where it runs. Returns submitit's job."""
+    if launcher.cluster == "ray":
+        refuse_too_large_a_job(launcher)
     folder = new_folder(name)
-    task = Task((f"experiments.{name}", *words), str(Path.cwd()), folder.name, launcher.save_seconds, visible(launcher))
+    own = (f"experiments.{name}", *words)
+    placed = ("core.cluster.ray_job", json.dumps(launcher.record()), folder.name) if launcher.cluster == "ray" else ()
+    task = Task((*placed, *own), str(Path.cwd()), folder.name, launcher.save_seconds, visible(launcher))
     # submitit's own process starts where `core` can be imported; the child changes back to the current folder
     with chdir(paths.ROOT), _apart(folder / "controller.txt"), _outside_of_jobs():
         job = executor(launcher, folder).submit(task)
-    cancel = f"scancel {job.job_id}" if launcher.cluster == "slurm" else f"kill {job.job_id}"
     count = launcher.nodes * launcher.tasks
-    tell(f"job {job.job_id} on {launcher.cluster}: {task.command}, {count} task{'s' if count > 1 else ''}")
+    command = replace(task, words=own).command
+    tell(f"job {job.job_id} on {launcher.cluster}: {command}, {count} task{'s' if count > 1 else ''}")
     tell(f"  logs    {folder}")
     tell(f"  follow  tail -n +1 -F {_log(job)}")
-    tell(f"  cancel  {cancel}  (the job saves a checkpoint before it stops)")
+    tell(f"  cancel  {_cancel(job, launcher)}  (the job saves a checkpoint before it stops)")
     return job
 
 
@@ -66,9 +73,10 @@ def executor(launcher: Launcher, folder: Path) -> Any:
     import submitit
 
     shared = {"signal_delay_s": launcher.save_seconds, "stderr_to_stdout": True}
-    if launcher.cluster == "local":
+    if launcher.cluster != "slurm":
         local = submitit.LocalExecutor(folder, max_num_timeout=launcher.rounds - 1)
-        local.update_parameters(timeout_min=launcher.hours * 60, tasks_per_node=launcher.tasks, **shared)
+        tasks = launcher.tasks if launcher.cluster == "local" else 1  # with Ray, the process that starts the ranks
+        local.update_parameters(timeout_min=launcher.hours * 60, tasks_per_node=tasks, **shared)
         return local
     slurm = submitit.SlurmExecutor(folder, max_num_timeout=launcher.rounds - 1)
     # srun has not taken --cpus-per-task from sbatch since Slurm 22.05; and a rank that fails must not leave the others
@@ -104,8 +112,8 @@ def follow(job: Any, launcher: Launcher) -> int:
             printed = _show(log, printed)
             time.sleep(0.5)
     except KeyboardInterrupt:
-        if launcher.cluster == "slurm":
-            tell(f"\njob {job.job_id} continues to run; to cancel it: scancel {job.job_id}")
+        if launcher.cluster != "local":
+            tell(f"\njob {job.job_id} continues to run; to cancel it: {_cancel(job, launcher)}")
             return 130
         tell(f"\njob {job.job_id} saves a checkpoint and stops")
         _stop(job, launcher.save_seconds)
@@ -127,6 +135,10 @@ def _stop(job: Any, seconds: float) -> None:
             time.sleep(0.1)
     except (ProcessLookupError, KeyboardInterrupt):
         return
+
+
+def _cancel(job: Any, launcher: Launcher) -> str:
+    return f"scancel {job.job_id}" if launcher.cluster == "slurm" else f"kill {job.job_id}"
 
 
 def _log(job: Any) -> Path:

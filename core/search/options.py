@@ -17,6 +17,12 @@ class Search(Part):
 
     trials: int = Field(50, ge=1, description="total number of trials, including those of earlier calls")
     workers: int = Field(1, ge=1, le=512, description="worker processes that train trials; they share the CPU threads")
+    cluster: Literal["local", "ray"] = Field(
+        "local", description="where workers run: local (this machine), or ray (nodes of a Ray cluster)"
+    )
+    address: str | None = Field(
+        None, description="HOST:PORT of the head of the Ray cluster; none: $RAY_ADDRESS, or that of this machine"
+    )
     workers_per_gpu: int = Field(1, ge=1, le=64, description="worker processes per GPU")
     loader_workers: int | None = Field(
         None, ge=0, description="loader worker processes of each trial; none: chosen as in training"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, Protocol
 
 from core.common.errors import Failing
 from core.common.signals import Stop
@@ -20,13 +20,55 @@ MAX_FAILED_STARTS = 5
 _PATIENCE = 60.0  # s to wait for workers that were asked to stop: a step may take long
 
 
+class Process(Protocol):
+    """What a pool needs of the process of a worker, here or on a node of a cluster."""
+
+    def send(self, message: Any) -> None: ...
+    def stop(self) -> None: ...
+    def is_alive(self) -> bool: ...
+    def end(self, seconds: float) -> None: ...
+    def how_it_died(self) -> str: ...
+
+
+@dataclass
+class LocalProcess:
+    """A process of this machine."""
+
+    process: SpawnProcess
+    connection: Connection
+
+    def send(self, message: Any) -> None:
+        """Send a message. Nothing happens if the process is dead; `Pool.messages` reports that."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def stop(self) -> None:
+        """Let it save its run at the end of its step, and stop."""
+        self.process.terminate()
+
+    def is_alive(self) -> bool:
+        return self.process.is_alive()
+
+    def end(self, seconds: float) -> None:
+        """End it, after `seconds` by force."""
+        self.connection.close()
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+    def how_it_died(self) -> str:
+        self.process.join()
+        return f"exit {self.process.exitcode}"
+
+
 @dataclass
 class Worker:
-    """A worker process. place: its number, which selects its GPU.  task: its current task.  started: whether it has
-    ever started one."""
+    """A worker process. place: its number, which selects its GPU.  connection: its messages.  task: its current task.
+    started: whether it has ever started one."""
 
     place: int
-    process: SpawnProcess
+    process: Process
     connection: Connection
     task: Task | None = None
     started: bool = False
@@ -36,9 +78,7 @@ class Worker:
         self.send(task)
 
     def send(self, message: Any) -> None:
-        """Send a message. Nothing happens if the worker is dead; `Pool.messages` reports that."""
-        with suppress(OSError):
-            self.connection.send(message)
+        self.process.send(message)
 
 
 class Pool:
@@ -66,7 +106,7 @@ class Pool:
                 if task is None:
                     break
                 if place not in self.workers:
-                    self.workers[place] = _start_worker(place)
+                    self.workers[place] = start_worker(place)
                 self.workers[place].give(task)
             if not proceed():
                 return
@@ -77,14 +117,13 @@ class Pool:
         return [place for place in range(self.count) if place not in self.workers or self.workers[place].task is None]
 
     def messages(self, seconds: float) -> Iterator[tuple[Worker, tuple[Any, ...]]]:
-        """Messages of the workers, after at most `seconds`. The last one of a worker is ("died", exit status), or
-        ("not started", exit status) if it died before it started its first task.
+        """Messages of the workers, after at most `seconds`. The last one of a worker is ("died", how), or
+        ("not started", how) if it died before it started its first task.
 
         Raises Failing if several consecutive workers died before their first task.
         """
         by_object: dict[Any, Worker] = {w.connection: w for w in self.workers.values()}
-        ready = wait([*by_object, *(w.process.sentinel for w in self.workers.values())], seconds)
-        for worker in [by_object[found] for found in ready if found in by_object]:
+        for worker in [by_object[found] for found in wait(list(by_object), seconds)]:
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
@@ -95,16 +134,17 @@ class Pool:
             else:
                 yield worker, message
 
-    def _removed(self, worker: Worker) -> tuple[str, int | None]:
-        worker.process.join()
-        status = worker.process.exitcode
-        self.failed_starts += not worker.started
-        if self.failed_starts == MAX_FAILED_STARTS:
-            raise Failing(
-                f"{MAX_FAILED_STARTS} consecutive workers died before they started a trial (exit status {status})"
-            )
+    def _removed(self, worker: Worker) -> tuple[str, str]:
+        how = worker.process.how_it_died()
         del self.workers[worker.place]
-        return ("died" if worker.started else "not started"), status
+        if not worker.started:
+            self._count_failed_start(how)
+        return ("died" if worker.started else "not started"), how
+
+    def _count_failed_start(self, how: str) -> None:
+        self.failed_starts += 1
+        if self.failed_starts == MAX_FAILED_STARTS:
+            raise Failing(f"{MAX_FAILED_STARTS} consecutive workers died before they started a trial ({how})")
 
     def close(self) -> None:
         """Stop all workers: a running trial is saved first. Workers that do not stop in time are killed."""
@@ -112,16 +152,12 @@ class Pool:
             if worker.task is None:
                 worker.connection.close()
             else:
-                worker.process.terminate()
+                worker.process.stop()
         end = time.monotonic() + _PATIENCE
         for worker in self.workers.values():
             while worker.task is not None and worker.process.is_alive() and time.monotonic() < end:
                 _drain(worker)
-            worker.connection.close()
-            worker.process.join(max(0.1, min(10.0, end - time.monotonic())))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+            worker.process.end(max(0.1, min(10.0, end - time.monotonic())))
 
 
 def _drain(worker: Worker) -> None:
@@ -139,10 +175,11 @@ def _drain(worker: Worker) -> None:
         worker.task = None
 
 
-def _start_worker(place: int) -> Worker:
+def start_worker(place: int) -> Worker:
+    """Start a worker on this machine."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=work, args=(there,), name=f"trials {place}", daemon=False)
     process.start()
     there.close()
-    return Worker(place, process, here)
+    return Worker(place, LocalProcess(process, here), here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import torch
 
+from core.cluster.ray_cluster import connected
 from core.common import paths
 from core.common.errors import Failing, Interrupted, UserError
 from core.common.machine import threads_each, usable_cores
@@ -80,7 +81,12 @@ def search(
     space.check(within, experiment)
     goals = goals_of(options, experiment, within)
     spec = RunSpec.of(experiment, _shared(launch or Launch(), options), info)
-    with open_runtime(spec.launch, None) as runtime, warnings.catch_warnings():
+    shown = display()
+    with (
+        _workers(options, spec.launch, shown.say) as pool,
+        open_runtime(spec.launch, None) as runtime,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage")  # given here by `beat`
         spec = replace(spec, experiment=made_small(experiment, spec.launch, runtime.ranks))
@@ -93,11 +99,25 @@ def search(
             needed(options.storage),
         ):
             given = spec.experiment, spec.launch, options, goals, spec.info
-            runner = StudyRunner(storage, study, within, *given, run, runtime.mirror, Pool(options.workers), display())
+            runner = StudyRunner(storage, study, within, *given, run, runtime.mirror, pool, shown)
             confirmed = _run_trials(runner, journal, seeds, runtime.stop)
     raced = verdict_of(study)
     lines = [message(study, goals)] if raced else messages(runner, confirmed)
     return SearchResult(run, study, goals, best_of(study), tuple(confirmed), raced, tuple(lines))
+
+
+@contextmanager
+def _workers(options: Search, launch: Launch, say: Callable[[str], None]) -> Iterator[Pool]:
+    """Context manager: the pool of workers, here or on a Ray cluster. Raises UserError if the cluster has no room."""
+    if options.cluster == "local":
+        if options.address:
+            raise UserError([f"--address {options.address}: this option requires --cluster ray"])
+        yield Pool(options.workers)
+        return
+    from core.search.ray_pool import RayPool, resources
+
+    with connected(options.address):
+        yield RayPool(options.workers, resources(options, launch), say)
 
 
 def _run_trials(runner: StudyRunner, journal: Journal, seeds: int, stop: Stop) -> list[Confirmed]:
@@ -288,14 +308,17 @@ def _announce(runner: StudyRunner) -> None:
         runner.display.say(note)
     workers = min(options.workers, options.trials)
     need, room = workers * provenance.peak_memory_mb(), _free_memory_mb()
-    if need > room:
+    if options.cluster == "local" and need > room:
         runner.display.say(
             f"warning: {workers} workers may need {need:,.0f} MB of memory, but only {room:,.0f} MB are free"
         )
 
 
 def _shared(launch: Launch, options: Search) -> Launch:
-    """The launch of a trial: CPU threads are divided among the workers, and so are loader processes with a GPU."""
+    """The launch of a trial: CPU threads are divided among the workers of this machine, and so are loader processes
+    with a GPU. On a cluster, each worker has its own."""
+    if options.cluster == "ray":
+        return launch.but({"threads": launch.threads or 1, "workers": options.loader_workers})
     threads = launch.threads or threads_each(options.workers)
     loaders = options.loader_workers
     if loaders is None and torch.cuda.is_available():

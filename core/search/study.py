@@ -226,6 +226,8 @@ class StudyRunner:
         """Returns the launch options of the worker at this place, with its GPU; CPU threads are already divided."""
         import torch
 
+        if self.options.cluster == "ray":  # which shows each worker its own GPU only
+            return self.launch
         if self.launch.device not in ("auto", "cuda") or not torch.cuda.is_available():
             return self.launch
         device = place // self.options.workers_per_gpu % torch.cuda.device_count()
@@ -240,7 +242,7 @@ class StudyRunner:
             if self._is_to_pause(*rest[:2]):
                 self.pausing.add(rest[0])
             if rest[0] in self.pausing or self._is_taken_over(rest[0]):
-                worker.process.terminate()  # it saves its run at the end of its next step, and stops
+                worker.process.stop()
             worker.send(PAUSE if rest[0] in self.pausing else continues)
         elif kind == "score":
             worker.send(self._is_kept(*rest))
@@ -254,7 +256,7 @@ class StudyRunner:
                 trial = self.running.pop(task.number)
                 trial.set_user_attr(PAUSED, max(self.now(trial).intermediate_values))
                 return
-            self._handle_death(task.number, kind, f"exit {rest[0]}" if kind != "stopped" else rest[1])
+            self._handle_death(task.number, kind, rest[-1])
 
     def _continues(self, number: int, epochs: int, value: float) -> bool:
         """Whether the trial continues. The declaration itself is never pruned: it is the reference for the others."""

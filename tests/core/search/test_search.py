@@ -20,7 +20,7 @@ from core.search import Choice, Float
 from core.search.objectives import Goals, goals_of, number
 from core.search.options import Search
 from core.search.plots import log_plots
-from core.search.pool import Pool, Worker
+from core.search.pool import LocalProcess, Pool, Worker
 from core.search.search import search
 from core.search.storage import open_storage
 from core.search.study import StudyRunner
@@ -359,6 +359,6 @@ def test_a_pool_is_closed_although_a_worker_died_before_it_was_noticed():
     process.join()
     here, _ = multiprocessing.Pipe()
     pool = Pool(1)
-    pool.workers[0] = Worker(0, process, here, task=Task(0, {}, {}, RunInfo(), Goals(("val/accuracy",), "best")))
+    pool.workers[0] = Worker(0, LocalProcess(process, here), here, task=Task(0, {}, {}, RunInfo(), Goals(("val/accuracy",), "best")))
     pool.close()
     assert not process.is_alive()

@@ -1,0 +1,66 @@
+"""Ray clusters of several nodes in this machine, all on 127.0.0.1, and the death of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import pytest
+
+# of the cluster and of the processes that connect to it; the second keeps Ray from using the address of this machine
+VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_DEDUP_LOGS": "0"}
+
+
+@dataclass
+class Nodes:
+    """A cluster whose head has no CPUs, and nodes of two CPUs each."""
+
+    cluster: Any
+    nodes: list[Any] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def add(self) -> None:
+        self.nodes.append(
+            self.cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20, node_ip_address="127.0.0.1")
+        )
+
+    def processes(self, number: int) -> list[psutil.Process]:
+        """The processes of a node: its own, those of Ray's workers, and what these started."""
+        raylet = psutil.Process(self.nodes[number].all_processes["raylet"][0].process.pid)
+        return [raylet, *raylet.children(recursive=True)]
+
+    def trains(self, number: int) -> bool:
+        """Whether a process of labbook is on this node."""
+        commands = [" ".join(process.cmdline()) for process in self.processes(number)]
+        return any("core.cluster.rank" in command or "spawn_main" in command for command in commands)
+
+    def kill(self, number: int) -> None:
+        """As if the machine had lost its power."""
+        for process in self.processes(number):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@contextmanager
+def started(count: int) -> Iterator[Nodes]:
+    """A cluster with a head and `count` nodes; skips the test without Ray."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VARIABLES.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 * 2**20}
+        nodes = Nodes(Cluster(initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.1"}))
+        try:
+            for _ in range(count):
+                nodes.add()
+            yield nodes
+        finally:
+            nodes.cluster.shutdown()
