@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.optional import library
+
 # of the cluster and of the processes that connect to it; the second keeps Ray from using the address of this machine
 VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_DEDUP_LOGS": "0"}
 
@@ -50,10 +52,10 @@ class Nodes:
 @contextmanager
 def started(count: int) -> Iterator[Nodes]:
     """A cluster with a head and `count` nodes; skips the test without Ray."""
-    pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[ray]'")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in VARIABLES.items():
+        for name, value in VARIABLES.items():  # before Ray is imported, which reads them
             patch.setenv(name, value)
+        library("ray", extra="ray")
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 * 2**20}

@@ -1,9 +1,11 @@
 """Ray: jobs and searches on a cluster of several nodes in this machine, one of which loses its power."""
 
+import os
 import re
 import signal
 import sys
 
+import psutil
 import pytest
 
 from core.cli.launch import main as launched
@@ -15,6 +17,10 @@ from core.common import paths
 from core.common.errors import UserError
 from core.record.run import PRUNED
 from core.runs.trained import Run
+from core.search import Float
+from core.search.options import Search
+from core.search.search import search
+from experiments.tiny import EXPERIMENT
 from tests.support import ray_nodes
 from tests.support.processes import COMMON, free_port, start, wait_for_step
 from tests.support.runs import digest, only_run
@@ -47,11 +53,6 @@ def test_the_options_of_ray_belong_to_it():
     with pytest.raises(UserError, match=r"--address: this option requires --cluster ray"):
         parse(["--address", "host:6379", "tiny"])
     with pytest.raises(UserError, match="--address host:6379: this option requires --cluster ray"):
-        from core.search import Float
-        from core.search.options import Search
-        from core.search.search import search
-        from experiments.tiny import EXPERIMENT
-
         search(EXPERIMENT, {"optimizer.lr": Float(0.1, 1.0)}, Search(address="host:6379"))
     assert needs(Launcher(cluster="ray", gpus_per_node=4, cpus_per_task=8, mem_gb=1)) == {
         "CPU": 32.0, "GPU": 4.0, "memory": 2.0**30,
@@ -141,10 +142,6 @@ def test_a_cancelled_job_saves_on_its_nodes(nodes, forge, tmp_path):
     status, text = forge.run("core", *job, "tiny", *TRAIN, env={"LABBOOK_HOME": str(tmp_path)})
     assert status == 0, text
     number = int(re.search(r"job (\d+) on ray: python -m experiments\.tiny --epochs 60.*, 2 tasks", text)[1])
-    import os
-
-    import psutil
-
     wait_for_step(tmp_path, 100, seconds=240)
     controller = psutil.Process(number)
     os.kill(number, signal.SIGTERM)
