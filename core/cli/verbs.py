@@ -48,7 +48,7 @@ OF_RUNS = {
 OTHERS = {
     "list": "list the experiments: result, best run on record, question",
     "doctor": "what this machine can do before anything trains, each thing tried (--json)",
-    "launch": "run an experiment as a job of Slurm or of this machine; resumes when preempted",
+    "launch": "run an experiment as a job of Slurm, Ray or this machine; resumes when preempted",
     "queue": "add, list, run, retry, rm, submit: command lines that wait for a GPU or for CPU cores",
     "check": "PATH: inspect your own images before a run reads them",
     "check_loss": "check the gradients, values and targets of a loss of yours",

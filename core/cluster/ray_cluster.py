@@ -48,6 +48,7 @@ def connected(address: str | None) -> Iterator[None]:
             runtime_env={"env_vars": {"PYTHONPATH": environment()["PYTHONPATH"]}},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
+        ray.shutdown()  # of what it has half begun
         raise UserError([_explained(address, str(error))]) from None
     finally:
         with suppress(ValueError):  # not the main thread

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import math
 import multiprocessing
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,7 @@ import optuna
 import psutil
 
 from core.common import paths
+from core.common.sealed import sealed, unsealed
 from core.launch import Launch
 from core.record.journal import Journal, status
 from core.runs.train import train
@@ -54,7 +57,7 @@ from tests.support.processes import free_port
 
 SPACE = {"optimizer.lr": Float(0.01, 1.0, log=True)}
 FORK = multiprocessing.get_context("fork")  # the processes share the memory of what they import
-STUDY = "scale"
+STUDY, WRITERS = "scale", 8
 
 
 # a study
@@ -153,7 +156,9 @@ def proxy(url: str, port: int) -> Iterator[psutil.Process]:
 
 def _serve(url: str, port: int) -> None:
     storage = open_storage(url, Path())
-    optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=port)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=port)
 
 
 def one_study(given: Any, kind: str) -> None:
@@ -207,24 +212,40 @@ def study(given: Any) -> None:
 def fill(number: int, settings: int) -> None:
     """Put runs on record: one is trained, the others are copies with another learning rate, seed and result."""
     run = train(EXPERIMENT.but({"epochs": 1, "limit": 64}), Launch(mlflow=False, threads=1), "tiny")
-    record = (run.folder / "artifacts" / "record.json").read_text()
-    lines = (run.folder / "journal.jsonl").read_text().splitlines()
+    writers = [FORK.Process(target=_fill, args=(run.folder, range(at, number, WRITERS), settings))
+               for at in range(WRITERS)]  # fmt: skip
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    shutil.rmtree(run.folder)
+
+
+def _fill(original: Path, numbers: range, settings: int) -> None:
+    record = (original / "artifacts" / "record.json").read_text()
+    lines = (original / "journal.jsonl").read_text().splitlines()
     params = next(line for line in lines if '"params"' in line)
-    summary = json.loads((run.folder / "summary.json").read_text())
-    kept = [line for line in lines if '"record.json"' not in line]  # its digest, which is that of the original
-    for at in range(number):
+    of_record = next(line for line in lines if '"record.json"' in line and '"sha256"' in line)
+    summary = unsealed((original / "summary.json").read_text())
+    event, fact = json.loads(params), json.loads(of_record)
+    for at in numbers:
         setting, seed = at % settings, at // settings
-        folder = paths.runs() / f"tiny-2025{at // 86400 % 12 + 1:02d}01-{at % 86400:06d}-{at:06x}"[:31]
+        folder = paths.runs() / f"tiny-2025{at // 86400 + 1:02d}01-{at % 86400:06d}-{at % 65536:04x}"
         (folder / "artifacts").mkdir(parents=True)
-        event = json.loads(params)
+        own = record.replace(original.name, folder.name)
         event["values"] |= {"optimizer.lr": str(0.001 * (setting + 1)), "seed": str(seed)}
-        text = "\n".join(json.dumps(event) if line == params else line for line in kept)
-        (folder / "journal.jsonl").write_text(f"{text}\n")
-        (folder / "artifacts" / "record.json").write_text(record.replace(run.id, folder.name))
+        fact["sha256"] = hashlib.sha256(own.encode()).hexdigest()
+        changed = {params: _without_crc(event), of_record: _without_crc(fact)}
+        (folder / "journal.jsonl").write_text("".join(changed.get(line, line) + "\n" for line in lines))
+        (folder / "artifacts" / "record.json").write_text(own)
         accuracy = 0.8 + 0.0005 * setting + 0.01 * math.sin(at * 12.9898)
         metrics = summary["metrics"] | {"test/accuracy": accuracy, "val/accuracy": accuracy}
-        (folder / "summary.json").write_text(json.dumps(summary | {"metrics": metrics, "whole": True}))
-    shutil.rmtree(run.folder)
+        (folder / "summary.json").write_text(sealed({**summary, "metrics": metrics, "whole": True}))
+
+
+def _without_crc(event: dict[str, Any]) -> str:
+    """A line of a journal as older versions wrote it: its checksum would be that of another run."""
+    return json.dumps({name: value for name, value in event.items() if name != "crc"}, separators=(",", ":"))
 
 
 def compare(given: Any) -> None:
@@ -239,13 +260,26 @@ def compare(given: Any) -> None:
             print(f"{number:>10,}{seconds:>10.1f}{cpu:>8.1f}{1e3 * cpu / number:>18.2f}{peak:>11.0f}", flush=True)
 
 
+# a command of labbook that says at its end how much memory it has had at most, and its CPU time
+COMMAND = """
+import atexit, os, re, sys, time
+def tell():
+    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
+    open(os.environ["SCALE_USED"], "w").write(f"{peak} {time.process_time()}")
+atexit.register(tell)
+from core.cli.main import labbook
+labbook()
+"""
+
+
 def _measured(*words: str) -> tuple[float, float, float]:
     """(seconds, CPU seconds, peak MB) of a command of labbook; raises if it fails."""
-    start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "core", *words], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    assert status == 0, words
-    return time.monotonic() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10
+    start, used = time.monotonic(), paths.home() / "used"
+    environment = os.environ | {"SCALE_USED": str(used)}
+    command = [sys.executable, "-c", COMMAND, *words]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
+    peak, cpu = used.read_text().split()
+    return time.monotonic() - start, float(cpu), float(peak) / 2**10
 
 
 # a mirror

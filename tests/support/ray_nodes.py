@@ -39,8 +39,11 @@ class Nodes:
 
     def trains(self, number: int) -> bool:
         """Whether a process of labbook is on this node."""
-        commands = [" ".join(process.cmdline()) for process in self.processes(number)]
-        return any("core.cluster.rank" in command or "spawn_main" in command for command in commands)
+        for process in self.processes(number):
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if any(word in " ".join(process.cmdline()) for word in ("core.cluster.rank", "spawn_main")):
+                    return True
+        return False
 
     def kill(self, number: int) -> None:
         """As if the machine had lost its power."""
@@ -65,4 +68,7 @@ def started(count: int) -> Iterator[Nodes]:
                 nodes.add()
             yield nodes
         finally:
+            import ray
+
+            ray.shutdown()
             nodes.cluster.shutdown()

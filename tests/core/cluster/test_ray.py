@@ -28,7 +28,7 @@ from tests.support.studies import parent_of, trials_of, wait_for
 
 TRAIN = ("--epochs", "60", "--batch_size", "8", "--limit", "320", "--model.norm", "group", "--checkpoint_every", "20",
          *COMMON)  # fmt: skip
-SEARCH = ("search", "--cluster", "ray", "--workers", "2", "--trials", "6", "--pruner", "none", "--goal", "val/accuracy",
+SEARCH = ("search", "--cluster", "ray", "--trials", "6", "--pruner", "none", "--goal", "val/accuracy",
           "--epochs", "40", "--limit", "320", "--checkpoint_every", "20", *COMMON)  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_a_search_survives_a_node_and_a_job_resumes_on_the_one_that_is_left(node
     assert status == 2, text
     assert "9 workers need 1 CPUs each; the cluster has room for 4" in text
 
-    process = forge.start("experiments.tiny", *words, env={"LABBOOK_HOME": str(home)})
+    process = forge.start("experiments.tiny", *words, "--workers", "2", env={"LABBOOK_HOME": str(home)})
     until(lambda: sum(bool(trial.intermediate_values) for trial in trials_of(home)) >= 2, process)
     assert nodes.trains(0)
     assert nodes.trains(1)
