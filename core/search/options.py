@@ -16,7 +16,7 @@ class Search(Part):
     """Options of the verb search."""
 
     trials: int = Field(50, ge=1, description="total number of trials, including those of earlier calls")
-    workers: int = Field(1, ge=1, le=512, description="worker processes that train trials; they share the CPU threads")
+    workers: int = Field(1, ge=1, le=1024, description="worker processes that train trials; they share the CPU threads")
     cluster: Literal["local", "ray"] = Field(
         "local", description="where workers run: local (this machine), or ray (nodes of a Ray cluster)"
     )

@@ -142,7 +142,7 @@ class RayPool(Pool):
             self.since, self.reported = time.monotonic(), 0
         elif time.monotonic() - self.since > _WAIT and self.reported != len(self.hired):
             self.reported = len(self.hired)
-            self.say(f"{self.reported} of {self.count} workers have not started: the Ray cluster has no room, or is slow")
+            self.say(f"{self.reported} of {self.count} workers wait for room on the Ray cluster, or for their node")
 
     def close(self) -> None:
         """Stop all workers: a running trial is saved first. Hosts that wait for a node are given up."""

@@ -32,6 +32,11 @@ def firsts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if not is_repeat(trial)]
 
 
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial has ended, and not because its machine died."""
+    return trial.state.is_finished() and (trial.state != TrialState.FAIL or ERROR in trial.user_attrs)
+
+
 def scores(study: optuna.Study) -> Scores:
     """Of each complete trial, number of a seed -> score, of which more is better. A trial fails with any of its
     seeds."""

@@ -18,6 +18,7 @@ from typing import Literal
 import optuna
 from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+from optuna.trial import FrozenTrial
 
 from core.common.errors import Failing, UserError
 from core.common.text import public, unquoted
@@ -137,6 +138,11 @@ def added(storage: optuna.storages.BaseStorage, study: optuna.Study, trial: optu
     """Adds a running trial to a study and returns it."""
     study_id = storage.get_study_id_from_name(study.study_name)
     return optuna.Trial(study, storage.create_new_trial(study_id, template_trial=trial))
+
+
+def present(storage: optuna.storages.BaseStorage, study: optuna.Study, number: int) -> FrozenTrial:
+    """Returns the present state of a trial, without those of all others, which a database would read again."""
+    return storage.get_trial(_trial_id(storage, study, number))
 
 
 def has_heartbeats(storage: optuna.storages.BaseStorage) -> bool:

@@ -26,9 +26,9 @@ from core.search import repeats, samplers, thaw
 from core.search.objectives import Goals
 from core.search.options import Search
 from core.search.pool import Pool, Worker
-from core.search.repeats import DECLARED, ERROR, firsts, is_repeat
+from core.search.repeats import DECLARED, ERROR, counts, firsts, is_repeat
 from core.search.space import Space, changes, changes_of, declared, dimensions, label
-from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats
+from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats, present
 from core.search.thaw import PAUSED
 from core.search.trial import PAUSE, Outcome, Task, runs_by_trial
 from core.tracking.api import Follows
@@ -95,8 +95,7 @@ class StudyRunner:
 
     def finished(self) -> list[FrozenTrial]:
         """Returns the trials that count: complete, pruned, or failed with an error of their own; without repeats."""
-        ended = firsts(self._in_state(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-        return [t for t in ended if t.state != TrialState.FAIL or ERROR in t.user_attrs]
+        return [t for t in firsts(self.study.get_trials(deepcopy=False)) if counts(t)]
 
     def declaration(self, trial: FrozenTrial) -> Experiment:
         """Returns the declaration of a trial, which may have been trained on another machine."""
@@ -106,7 +105,7 @@ class StudyRunner:
 
     def now(self, trial: optuna.Trial) -> FrozenTrial:
         """Returns the present state of a trial in the storage, which other machines may have changed."""
-        return self.study.get_trials(deepcopy=False)[trial.number]
+        return present(self.storage, self.study, trial.number)
 
     def follow(self, folder: str) -> Run:
         """Returns the run in this folder, which is mirrored from now on."""
@@ -166,8 +165,11 @@ class StudyRunner:
 
     def have_begun(self) -> bool:
         """Whether all trials have."""
-        begun = len(self.finished()) + len(firsts(self._in_state(TrialState.RUNNING)))
-        return self.is_exhausted() or begun >= self.options.trials
+        return self.is_exhausted() or len(self._begun()) >= self.options.trials
+
+    def _begun(self) -> list[FrozenTrial]:
+        """The trials that count, and those that run."""
+        return [t for t in firsts(self.study.get_trials(deepcopy=False)) if t.state == TrialState.RUNNING or counts(t)]
 
     def is_free(self, run: Run | None) -> bool:
         """Whether no process trains this run. The worker of a dead search does until the end of its step."""
@@ -226,9 +228,8 @@ class StudyRunner:
         """Returns the launch options of the worker at this place, with its GPU; CPU threads are already divided."""
         import torch
 
-        if self.options.cluster == "ray":  # which shows each worker its own GPU only
-            return self.launch
-        if self.launch.device not in ("auto", "cuda") or not torch.cuda.is_available():
+        own = self.options.cluster == "ray"  # which shows each worker its GPU only
+        if own or self.launch.device not in ("auto", "cuda") or not torch.cuda.is_available():
             return self.launch
         device = place // self.options.workers_per_gpu % torch.cuda.device_count()
         return self.launch.but({"device": f"cuda:{device}"})
@@ -354,8 +355,7 @@ class StudyRunner:
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
         """Whether this trial exceeds the number of trials: two machines asked at the same time, and this came later."""
-        counted = [*self.finished(), *firsts(self._in_state(TrialState.RUNNING))]
-        return not is_repeat(trial) and sum(other.number < trial.number for other in counted) >= self.options.trials
+        return not is_repeat(trial) and sum(t.number < trial.number for t in self._begun()) >= self.options.trials
 
     def _is_taken_over(self, number: int) -> bool:
         """Whether another machine retries the trial because this one sent no heartbeat (sleep, network failure)."""

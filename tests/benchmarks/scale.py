@@ -3,7 +3,6 @@
     python -m tests.benchmarks.scale                          every table, at full size
     python -m tests.benchmarks.scale study --parents 4 --workers 25 --trials 200 --seconds 5
     python -m tests.benchmarks.scale compare --runs 1000,10000
-    python -m tests.benchmarks.scale mirror --runs 16 --invocations 2
 
 study: searches of labbook (`parents`, as on so many machines) share a study in a PostgreSQL server behind Optuna's
 gRPC proxy. Their workers are threads that sleep in place of training; everything else is what `search` runs.
@@ -16,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -98,11 +98,8 @@ class Sleeper:
     def end(self, seconds: float) -> None:
         self.stop()
 
-    def how_it_died(self) -> str:
-        return "ended"
 
-
-def parent(given: Any, url: str, folder: Path, number: int) -> None:
+def parent(given: Any, url: str | None, folder: Path, number: int) -> None:
     """A search with sleeping workers, and what it took on record."""
     os.environ["LABBOOK_HOME"] = str(folder / f"home-{number}")
     done = folder / f"done-{number}"
@@ -117,7 +114,7 @@ def parent(given: Any, url: str, folder: Path, number: int) -> None:
     with (folder / f"log-{number}").open("w") as log, contextlib.redirect_stdout(log):
         options = Search(
             trials=given.trials, workers=given.workers, sampler=given.sampler, pruner="none", storage=url, study=STUDY,
-            goal=("val/accuracy",),
+            goal=("val/accuracy",), timeout=given.timeout,
         )  # fmt: skip
         search(EXPERIMENT.but({"epochs": 1}), SPACE, options, Launch(mlflow=False, threads=1), "tiny")
     last = psutil.Process().memory_full_info().uss
@@ -155,10 +152,9 @@ def proxy(url: str, port: int) -> Iterator[psutil.Process]:
 
 
 def _serve(url: str, port: int) -> None:
-    storage = open_storage(url, Path())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=port)
+        optuna.storages.run_grpc_proxy_server(open_storage(url, Path()), host="127.0.0.1", port=port)
 
 
 def one_study(given: Any, kind: str) -> None:
@@ -180,30 +176,54 @@ def one_study(given: Any, kind: str) -> None:
         for process in each:
             process.join()
         assert not any(process.exitcode for process in each), f"a parent failed: {folder}"
-        seconds = time.monotonic() - start
-        trials = optuna.load_study(study_name=STUDY, storage=open_storage(url, folder)).get_trials(deepcopy=False)
-        ended = Counter(int(line) for file in folder.glob("done-*") for line in file.read_text().split())
-        complete = {t.number for t in trials if t.state == optuna.trial.TrialState.COMPLETE}
-        began = sorted(t.datetime_start.timestamp() for t in trials if t.number in complete)
-        lost = len(complete ^ set(ended)) + sum(t.state == optuna.trial.TrialState.RUNNING for t in trials)
-        doubled = sum(count - 1 for count in ended.values())
-        rate = len(began) / max(began[-1] - began[0], 1e-9)
-        used = [json.loads(file.read_text()) for file in folder.glob("memory-*")]
-        memory = f"{statistics.median(b - a for a, b in used) / 2**20:.0f} MB" if used else ""
-        workers = given.parents * given.workers
-        print(
-            f"  {kind:<16}{workers:>8,}{len(complete):>8,}{seconds:>8.0f}{rate:>9.1f}{lost:>6}{doubled:>9}{memory:>12}"
-            f"{served.memory_info().rss / 2**20:>9.0f} MB",
-            flush=True,
-        )
+        size = f"{served.memory_info().rss / 2**20:.0f} MB"
+        row(kind, given, open_storage(url, folder), folder, time.monotonic() - start, size)
 
 
 def study(given: Any) -> None:
-    """Print the table of the study."""
+    """Print the table."""
     print(f"\nstudy: {given.parents} parents with {given.workers} workers each that sleep {given.seconds:g} s a trial")
-    print("                   workers  trials seconds   asks/s  lost  doubled parent grew    proxy")
-    for kind in ("Optuna alone", "labbook search"):
-        one_study(given, kind)
+    print("                   parents  workers  at once  trials  seconds  asks/s  lost  doubled  parent grew     proxy")
+    for kind in given.kinds.split(","):
+        one_parent(given) if kind == "one parent" else one_study(given, kind)
+
+
+def one_parent(given: Any) -> None:
+    """Run one search with all workers, whose study is a file, and print its row."""
+    with tempfile.TemporaryDirectory(prefix="labbook-scale-") as name:
+        folder, start = Path(name), time.monotonic()
+        alone = argparse.Namespace(**vars(given) | {"parents": 1, "workers": given.parents * given.workers})
+        process = FORK.Process(target=parent, args=(alone, None, folder, 0))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, "the parent failed"
+        storage = open_storage(None, folder / "home-0" / "mlruns" / "studies" / STUDY)
+        row("one parent", alone, storage, folder, time.monotonic() - start, "")
+
+
+def row(kind: str, given: Any, storage: Any, folder: Path, seconds: float, served: str) -> None:
+    """Print the row of a study that has ended."""
+    trials = optuna.load_study(study_name=STUDY, storage=storage).get_trials(deepcopy=False)
+    ended = Counter(int(line) for file in folder.glob("done-*") for line in file.read_text().split())
+    complete = {t.number for t in trials if t.state == optuna.trial.TrialState.COMPLETE}
+    began = sorted(t.datetime_start.timestamp() for t in trials if t.number in complete)
+    most = _most_at_once([t for t in trials if t.number in complete])
+    lost = len(complete ^ set(ended)) + sum(t.state == optuna.trial.TrialState.RUNNING for t in trials)
+    doubled = sum(count - 1 for count in ended.values())
+    rate = (len(began) - 1) / max(began[-1] - began[0], 1e-9)
+    used = [json.loads(file.read_text()) for file in folder.glob("memory-*")]
+    memory = f"{statistics.median(b - a for a, b in used) / 2**20:.0f} MB" if used else ""
+    print(
+        f"  {kind:<16}{given.parents:>8}{given.parents * given.workers:>9,}{most:>9}{len(complete):>8,}{seconds:>9.0f}"
+        f"{rate:>8.2f}{lost:>6}{doubled:>9}{memory:>13}{served:>10}",
+        flush=True,
+    )
+
+
+def _most_at_once(trials: list[Any]) -> int:
+    """The largest number of trials that ran at the same time."""
+    edges = sorted([(t.datetime_start, 1) for t in trials] + [(t.datetime_complete, -1) for t in trials])
+    return max(itertools.accumulate(step for _, step in edges))
 
 
 # a comparison
@@ -306,7 +326,7 @@ def invocation(folder: Path, number: int, runs: int, steps: int) -> None:
 
 def mirror(given: Any) -> None:
     """Print the table of the mirror."""
-    each = given.runs // given.invocations
+    each = int(given.runs) // given.invocations
     print(f"\nmirror: {given.invocations} invocations with {each} runs each, {given.steps} steps, 2 metrics a step")
     with tempfile.TemporaryDirectory(prefix="labbook-scale-") as name:
         folder = Path(name)
@@ -324,7 +344,7 @@ def mirror(given: Any) -> None:
         finally:
             server.end()
     writing, after, sent = zip(*ends, strict=True)
-    print("      runs    points    lost   writing s   delay while writing: median, max   after the last entry: max")
+    print("      runs    points    lost   writing s   delay while writing: median, max   after the end: max")
     delays = f"{statistics.median(lags):.1f} s, {max(lags):.1f} s" if lags else "not seen"
     print(f"{given.runs:>10}{found:>10,}{lost:>8}{max(writing):>12.1f}{delays:>37}{max(after):>26.1f} s")
     assert all(sent), "a mirror gave up"
@@ -364,6 +384,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=50, help="of each parent")
     parser.add_argument("--trials", type=int, default=3000)
     parser.add_argument("--seconds", type=float, default=30.0, help="that a trial sleeps")
+    parser.add_argument("--timeout", default=None, help="after which no trial of a search is started, as 300s")
+    parser.add_argument("--kinds", default="Optuna alone,labbook search,one parent")
     parser.add_argument("--sampler", default="random")
     parser.add_argument("--runs", default=None, help="compare: numbers of runs; mirror: their number")
     parser.add_argument("--settings", type=int, default=50)
@@ -371,16 +393,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     given = parser.parse_args()
     asked = given.runs
-    load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} CPU cores, load {load:.1f} before, optuna {optuna.__version__}, Python {sys.version[:6]}")
-    if given.table in ("all", "study"):
-        study(given)
-    if given.table in ("all", "compare"):
-        given.runs = asked or "1000,10000,100000"
-        compare(given)
-    if given.table in ("all", "mirror"):
-        given.runs = int(asked) if asked else 64
-        mirror(given)
+    print(f"{os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f} before, optuna {optuna.__version__}")
+    tables = [study, compare, mirror] if given.table == "all" else [globals()[given.table]]
+    for table in tables:
+        given.runs = asked or {compare: "1000,10000,100000", mirror: "64"}.get(table)
+        table(given)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tests.support.processes import COMMON, free_port, start, wait_for_step
 from tests.support.runs import digest, only_run
 from tests.support.studies import parent_of, trials_of, wait_for
 
-TRAIN = ("--epochs", "60", "--batch_size", "8", "--limit", "320", "--model.norm", "group", "--checkpoint_every", "20",
+TRAIN = ("--epochs", "20", "--batch_size", "8", "--limit", "320", "--model.norm", "group", "--checkpoint_every", "20",
          *COMMON)  # fmt: skip
 SEARCH = ("search", "--cluster", "ray", "--trials", "6", "--pruner", "none", "--goal", "val/accuracy",
           "--epochs", "40", "--limit", "320", "--checkpoint_every", "20", *COMMON)  # fmt: skip
@@ -92,15 +92,13 @@ def test_what_the_cluster_cannot_do_is_said_at_once(nodes, monkeypatch, home):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_search_survives_a_node_and_a_job_resumes_on_the_one_that_is_left(nodes, forge, tmp_path):
-    """One test, because each needs a cluster, which takes a quarter of a minute to start."""
-    home = tmp_path / "search"
-    words = (*SEARCH, "--address", nodes.address)
-    status, text = forge.run("experiments.tiny", *words, "--workers", "9", env={"LABBOOK_HOME": str(home)})
+def test_a_search_survives_the_death_of_a_node(nodes, forge, home):
+    words = ("experiments.tiny", *SEARCH, "--address", nodes.address, "--workers")
+    status, text = forge.run(*words, "9")
     assert status == 2, text
     assert "9 workers need 1 CPUs each; the cluster has room for 4" in text
 
-    process = forge.start("experiments.tiny", *words, "--workers", "2", env={"LABBOOK_HOME": str(home)})
+    process = forge.start(*words, "2")
     until(lambda: sum(bool(trial.intermediate_values) for trial in trials_of(home)) >= 2, process)
     assert nodes.trains(0)
     assert nodes.trains(1)
@@ -116,16 +114,20 @@ def test_a_search_survives_a_node_and_a_job_resumes_on_the_one_that_is_left(node
     assert not [run for run in runs if PRUNED in run.tags]
 
     nodes.add()  # in place of the one that was lost
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_job_resumes_when_a_node_dies(nodes, forge, home, tmp_path):
     alone = start(forge, "experiments.tiny", *TRAIN, LABBOOK_HOME=tmp_path / "alone")
     assert [rank.wait(300) for rank in alone] == [0, 0], alone[0].text
-    home = tmp_path / "job"
     job = ("launch", "--cluster", "ray", "--address", nodes.address, "--nodes", "2", "--wait", "--save_seconds", "60")
-    process = forge.start("core", *job, "tiny", *TRAIN, env={"LABBOOK_HOME": str(home)})
+    process = forge.start("core", *job, "tiny", *TRAIN)
     until(lambda: (home / "mlruns" / "runs").exists(), process)
     wait_for_step(home, 100, seconds=240)
-    assert nodes.trains(1)
-    assert nodes.trains(2)
-    nodes.kill(2)
+    assert nodes.trains(-1)
+    assert nodes.trains(-2)
+    nodes.kill(-1)
     assert process.wait(600) == 0, process.text
     print(process.text)
     assert "all ranks start again and resume from the last checkpoint" in process.text
@@ -137,19 +139,19 @@ def test_a_search_survives_a_node_and_a_job_resumes_on_the_one_that_is_left(node
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_cancelled_job_saves_on_its_nodes(nodes, forge, tmp_path):
+def test_a_canceled_job_saves_on_its_nodes(nodes, forge, home):
     job = ("launch", "--cluster", "ray", "--address", nodes.address, "--tasks_per_node", "2", "--save_seconds", "60")
-    status, text = forge.run("core", *job, "tiny", *TRAIN, env={"LABBOOK_HOME": str(tmp_path)})
+    status, text = forge.run("core", *job, "tiny", *TRAIN)
     assert status == 0, text
-    number = int(re.search(r"job (\d+) on ray: python -m experiments\.tiny --epochs 60.*, 2 tasks", text)[1])
-    wait_for_step(tmp_path, 100, seconds=240)
+    number = int(re.search(r"job (\d+) on ray: python -m experiments\.tiny --epochs 20.*, 2 tasks", text)[1])
+    wait_for_step(home, 100, seconds=240)
     controller = psutil.Process(number)
     os.kill(number, signal.SIGTERM)
     controller.wait(120)
-    run: Run = only_run(tmp_path)
+    run: Run = only_run(home)
     assert run.status == "KILLED"
-    (log,) = (tmp_path / "mlruns" / "launches").glob("*/rank_0.out")
+    (log,) = (home / "mlruns" / "launches").glob("*/rank_0.out")
     assert f"SIGTERM: {run.id} stopped and saved" in log.read_text()
-    resumed = forge.start("core", *job, "--wait", "tiny", "resume", run.id, env={"LABBOOK_HOME": str(tmp_path)})
+    resumed = forge.start("core", *job, "--wait", "tiny", "resume", run.id)
     assert resumed.wait(400) == 0, resumed.text
-    assert only_run(tmp_path).status == "FINISHED"
+    assert only_run(home).status == "FINISHED"
