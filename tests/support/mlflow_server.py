@@ -79,7 +79,7 @@ class Server:
         with (self.folder / "log").open("ab") as log:
             self.running = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
         try:
-            wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/health"), 90)
+            wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/health"), 300)
         except BaseException:
             self.end(signal.SIGKILL)
             raise

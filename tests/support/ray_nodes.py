@@ -12,8 +12,10 @@ import pytest
 
 from tests.support.optional import library
 
-# of the cluster and of the processes that connect to it; the second keeps Ray from using the address of this machine
-VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_DEDUP_LOGS": "0"}
+# of the cluster and of what connects to it: without the second, Ray uses the address of this machine, and without the
+# third, its workers have the niceness 15
+VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
+NODE = {"object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
 
 
 @dataclass
@@ -28,9 +30,7 @@ class Nodes:
         return str(self.cluster.address)
 
     def add(self) -> None:
-        self.nodes.append(
-            self.cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20, node_ip_address="127.0.0.1")
-        )
+        self.nodes.append(self.cluster.add_node(num_cpus=2, **NODE))
 
     def processes(self, number: int) -> list[psutil.Process]:
         """The processes of a node: its own, those of Ray's workers, and what these started."""
@@ -61,9 +61,9 @@ def started(count: int) -> Iterator[Nodes]:
         library("ray", extra="ray")
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 * 2**20}
-        nodes = Nodes(Cluster(initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.1"}))
+        nodes = Nodes(Cluster())
         try:
+            nodes.cluster.add_node(num_cpus=0, include_dashboard=False, **NODE)
             for _ in range(count):
                 nodes.add()
             yield nodes
