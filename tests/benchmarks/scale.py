@@ -120,7 +120,7 @@ def parent(given: Any, url: str | None, folder: Path, number: int) -> None:
     first = psutil.Process().memory_full_info().uss
     with (folder / f"log-{number}").open("w") as log, contextlib.redirect_stdout(log):
         options = Search(
-            trials=given.trials, workers=given.workers, sampler=given.sampler, pruner="none", storage=url, study=STUDY,
+            trials=given.trials, workers=given.workers, sampler="random", pruner="none", storage=url, study=STUDY,
             goal=("val/accuracy",), timeout=given.timeout,
         )  # fmt: skip
         search(EXPERIMENT.but({"epochs": 1}), SPACE, options, Launch(mlflow=False, threads=1), "tiny")
@@ -159,9 +159,8 @@ def proxy(url: str, port: int) -> Iterator[psutil.Process]:
 
 
 def _serve(url: str, port: int) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.storages.run_grpc_proxy_server(open_storage(url, Path()), host="127.0.0.1", port=port)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    optuna.storages.run_grpc_proxy_server(open_storage(url, Path()), host="127.0.0.1", port=port)
 
 
 def one_study(given: Any, kind: str) -> None:
@@ -200,9 +199,7 @@ def one_parent(given: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="labbook-scale-") as name:
         folder, start = Path(name), time.monotonic()
         alone = argparse.Namespace(**vars(given) | {"parents": 1, "workers": given.parents * given.workers})
-        process = FORK.Process(target=parent, args=(alone, None, folder, 0))
-        process.start()
-        process.join()
+        _started(parent, [(alone, None, folder, 0)])[0].join()
         storage = open_storage(None, folder / "home-0" / "mlruns" / "studies" / STUDY)
         row("one parent", alone, storage, folder, time.monotonic() - start, "")
 
@@ -385,15 +382,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="that a trial sleeps")
     parser.add_argument("--timeout", default=None, help="after which no trial of a search is started, as 300s")
     parser.add_argument("--kinds", default="Optuna alone,labbook search,one parent")
-    parser.add_argument("--sampler", default="random")
     parser.add_argument("--runs", default=None, help="compare: numbers of runs; mirror: their number")
     parser.add_argument("--settings", type=int, default=50)
     parser.add_argument("--invocations", type=int, default=8)
     parser.add_argument("--steps", type=int, default=400)
     given = parser.parse_args()
-    asked = given.runs
     print(f"{os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f} before, optuna {optuna.__version__}")
     tables = [study, compare, mirror] if given.table == "all" else [globals()[given.table]]
+    asked = given.runs
     for table in tables:
         given.runs = asked or {compare: "1000,10000,100000", mirror: "64"}.get(table)
         table(given)
