@@ -140,7 +140,8 @@ def _check_verb(words: list[str]) -> None:
 def _check_launch(words: list[str]) -> None:
     if "--help" in words:
         return
-    with mock.patch("core.cluster.job.shutil.which", return_value="there"):  # sbatch is where jobs are submitted
+    which = mock.patch("core.cluster.job.shutil.which", return_value="there")  # sbatch is where jobs are submitted
+    with which, mock.patch("core.cluster.ray_cluster.missing", list):
         importlib.import_module("core.cli.launch").parse(words)
 
 
