@@ -17,7 +17,7 @@ LAYERS = [
     ["core/declare"],
     ["core/record", "core/metrics", "core/catalogue.py"],
     ["core/loading", "core/models", "core/optimizers", "core/schedules", "core/tracking", "core/compare",
-     "core/cluster", "core/launch.py"],
+     "core/cluster", "core/engines", "core/launch.py"],
     ["core/augment", "core/losses", "core/importing", "core/queue"],
     ["core/inference"],
     ["core/report", "core/export", "core/methods", "data"],
@@ -26,7 +26,7 @@ LAYERS = [
     ["core/diagnostics"],
     ["core/runs"],
     ["core/search", "core/options.py", "data/check", "data/predict"],
-    ["core/figures"],
+    ["core/figures", "data/pack"],
     ["core/cli"],
     ["experiments", "core/__init__.py", "core/__main__.py", "core/task.py"],
 ]  # fmt: skip
@@ -37,6 +37,7 @@ ONLY_IN = {
     "trackio": "core/tracking",
     "optuna": "core/search",
     "albumentations": "core/augment",
+    "distributed": "core/engines",
 }
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path

@@ -17,6 +17,7 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
 from core.common.terminal import tell
+from core.engines.engine import Engine, add_engine, opened
 from data.check import sheet
 from data.check.findings import Inspection, counted, findings, graded
 from data.check.labels import Judge, opinion
@@ -54,12 +55,20 @@ def main(words: Sequence[str]) -> int:
         metavar="CLASS",
         help="how PATH is read, with options --data.NAME; default: by what it looks like",
     )
+    add_engine(parser, None)
     rest, options = divided(words)
     given = parser.parse_args(rest)
     if given.sheet:
         refuse_sheet(given.sheet, [given.path])
     judge = Judge.named(given.run) if given.run else None
-    found = inspect(given.path, declared(given.data or kind_of(given.path), options))
+    data = declared(given.data or kind_of(given.path), options)
+    if given.engine:
+        with opened(given.engine, given.workers, given.scheduler) as engine:
+            found = inspect(given.path, data, engine)
+    elif given.workers is not None or given.scheduler:
+        raise UserError(["--workers, --scheduler: add --engine local, dask or ray; without it, threads are used"])
+    else:
+        found = inspect(given.path, data)
     said = opinion(found, judge, given.device) if judge else None
     every = graded([*findings(found), *(doubts(said, found.tree.names) if said else ())])
     show(found, every, given.all)
@@ -72,18 +81,19 @@ def main(words: Sequence[str]) -> int:
     return int(any(finding.grade == "error" for finding in every))
 
 
-def inspect(path: Path, data: ImageFiles) -> Inspection:
-    """Inspect the images that a data set would read. Raises DataError if they cannot be listed or opened."""
+def inspect(path: Path, data: ImageFiles, engine: Engine | None = None) -> Inspection:
+    """Inspect the images that a data set would read.  engine: does the work; None: threads. Raises DataError if they
+    cannot be listed or opened."""
     refused: dict[str, None] = {}  # ordered and unique, because the folder is traversed twice
 
     def refuse(error: DataError) -> None:
         refused.update(dict.fromkeys(error.lines))
 
     listing = data.listed(path, refuse)
-    seen = survey(listing, data.conversion)
+    seen = survey(listing, data.conversion, engine)
     refused.update(dict.fromkeys(listing.refused))
     say("searching for near-duplicates")
-    alike = near(seen, [split for split, _ in listing.places])
+    alike = near(seen, [split for split, _ in listing.places], engine=engine)
     return Inspection(
         listing, data.conversion, tuple(refused), seen, tuple(same(seen)), alike, counted(listing.places, seen)
     )

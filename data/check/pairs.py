@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from core.engines.engine import Engine
 from core.loading.images import Images
 from data.check.survey import Survey
 
 SECONDS = 120.0  # time limit of the search for near-duplicates, which is quadratic in the number of images
 _COMPARED = 1 << 22  # pairs compared at a time, to bound the memory
+COMPARED = 1 << 32  # pairs compared by a task of an engine, some seconds of work
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ def same(found: Survey) -> list[tuple[int, ...]]:
     return [tuple(rows) for rows in groups.values() if len(rows) > 1]
 
 
-def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS) -> Near:
+def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS, engine: Engine | None = None) -> Near:
     """Pair each image with the nearest image of each other split, and with the nearest earlier image of its own split,
     if they are similar.
 
-    splits: split of each row.  Images with identical content, which `same` finds, are used once per split.
+    splits: split of each row.  engine: searches without a time limit; None: this process does.  Images with identical content, which `same` finds, are used once per split.
     """
-    from core.loading.duplicates import ALIKE, NEAR, SAME, SMALL, correlation, hashes
+    from core.loading.duplicates import correlation, hashes
 
     until = time.monotonic() + seconds
     rows = _once(found, splits)
@@ -60,12 +62,11 @@ def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS) -> Near
     order = {"train": 0, "val": 1, "test": 2}
     named = sorted(set(splits), key=lambda name: (order.get(name, 3), name))
     places = {name: np.array([at for at, row in enumerate(rows) if splits[row] == name], np.int64) for name in named}
-    sides = [max(one.width, one.height) for one in found.seen.values()]
-    least = SAME if sides and np.median(sides) <= SMALL else ALIKE
+    least = least_alike([max(one.width, one.height) for one in found.seen.values()])
     looked = np.zeros(len(rows), bool)
 
     def alike(rows_a: np.ndarray, rows_b: np.ndarray | None) -> list[Pair]:
-        pairs, count = _nearest(hashed, rows_a, rows_b, NEAR, until)
+        pairs, count = _nearest(hashed, rows_a, rows_b, until, engine)
         if rows_b is None:
             looked[rows_a[:count]] = True
         similar = correlation(images, images, pairs)
@@ -89,28 +90,72 @@ def _once(found: Survey, splits: Sequence[str]) -> np.ndarray:
     return np.array(list(first.values()), np.int64)
 
 
+@dataclass(frozen=True)
+class Block:
+    """Hashes that are searched for: hashed, uint64 [n], each among `others`, uint64 [m].
+
+    own: `others` ends with `hashed`, of which each is searched for among those before it.
+    """
+
+    hashed: np.ndarray
+    others: np.ndarray
+    own: bool
+
+
+def nearest(block: Block) -> np.ndarray:
+    """The nearest of `others` for each of `hashed`, if at most NEAR bits differ: int64 [n, 2], positions in both."""
+    from core.loading.duplicates import NEAR
+
+    found = [np.empty((0, 2), np.int64)]
+    before = len(block.others) - len(block.hashed)
+    step = max(1, _COMPARED // max(1, len(block.others)))
+    for start in range(0, len(block.hashed) if len(block.others) else 0, step):
+        some = block.hashed[start : start + step]
+        others = block.others[: before + start + len(some)] if block.own else block.others
+        apart = np.bitwise_count(some[:, None] ^ others)
+        if block.own:
+            apart[:, before + start :][np.triu_indices(len(some))] = 255  # excludes the image itself and later ones
+        column = apart.argmin(axis=1)
+        near = np.flatnonzero(apart[np.arange(len(some)), column] <= NEAR)
+        found.append(np.stack([start + near, column[near]], axis=1))
+    return np.concatenate(found)
+
+
+def blocks(hashed: np.ndarray, others: np.ndarray | None, compared: int) -> Iterator[Block]:
+    """Divide a search into blocks of about so many pairs.
+
+    hashed: uint64 [n].  others: uint64 [m]; None: of `hashed`, those before each.
+    """
+    step = max(1, compared // max(1, len(hashed if others is None else others)))
+    for start in range(0, len(hashed), step):
+        some = hashed[start : start + step]
+        yield Block(some, hashed[: start + len(some)] if others is None else others, others is None)
+
+
 def _nearest(
-    hashed: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray | None, most: int, until: float
+    hashed: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray | None, until: float, engine: Engine | None
 ) -> tuple[np.ndarray, int]:
-    """(pairs, count): the nearest of `rows_b` for each of `rows_a`, if at most `most` bits differ, int64 [n, 2], and
-    the number of `rows_a` searched for until the time `until`.
+    """(pairs, count): the nearest of `rows_b` for each of `rows_a`, int64 [n, 2], and the number of `rows_a` searched
+    for until the time `until`, or by the engine, which has no limit.
 
     rows_b: None for the images of `rows_a` before each image.
     """
     found, start = [np.empty((0, 2), np.int64)], 0
     others = rows_a if rows_b is None else rows_b
-    step = max(1, _COMPARED // max(1, len(others)))
-    while start < len(rows_a) and len(others) and time.monotonic() < until:
-        block = hashed[rows_a[start : start + step]]
-        until_row = start + len(block) if rows_b is None else len(others)
-        apart = np.bitwise_count(block[:, None] ^ hashed[others[:until_row]])
-        if rows_b is None:
-            apart[:, start:][np.triu_indices(len(block))] = 255  # excludes the image itself and later ones
-        column = apart.argmin(axis=1)
-        near = np.flatnonzero(apart[np.arange(len(block)), column] <= most)
-        found.append(np.stack([rows_a[start + near], others[column[near]]], axis=1))
-        start += len(block)
+    how = hashed[rows_a], None if rows_b is None else hashed[rows_b], COMPARED if engine else _COMPARED
+    every = list(blocks(*how)) if len(others) else []
+    in_time = itertools.takewhile(lambda block: time.monotonic() < until, every)
+    for block, pairs in zip(every, engine.map(nearest, every) if engine else map(nearest, in_time), strict=False):
+        found.append(np.stack([rows_a[start + pairs[:, 0]], others[pairs[:, 1]]], axis=1))
+        start += len(block.hashed)
     return np.concatenate(found), start
+
+
+def least_alike(sides: Sequence[int]) -> float:
+    """The least correlation of near-duplicates among images with these longer sides, in pixels."""
+    from core.loading.duplicates import ALIKE, SAME, SMALL
+
+    return SAME if len(sides) and np.median(sides) <= SMALL else ALIKE
 
 
 def _joined(lists: list[list[Pair]]) -> tuple[Pair, ...]:

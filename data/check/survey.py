@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.engines.engine import Engine
 from data.reading import archive, ingest
 from data.reading.decode import FORMATS, ORIENTATION, Conversion, Unreadable, decode, deep, fitted, sixteen_bit
 from data.reading.frame import Frame
 from data.reading.listing import Listing
-from data.reading.progress import bar
+from data.reading.progress import bar, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,8 +72,26 @@ class Survey:
     thumbs: np.ndarray
 
 
-def survey(listing: Listing, how: Conversion) -> Survey:
-    """Read every image. Raises DataError."""
+@dataclass(frozen=True)
+class Batch:
+    """Images that are examined together: (row, content) of each, their names, and how they are converted."""
+
+    items: list[tuple[int, Content]]
+    names: tuple[str, ...]
+    how: Conversion
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __str__(self) -> str:
+        return f"images {self.items[0][0]:,} to {self.items[-1][0]:,}, from {printable(self.names[0])} on"
+
+
+Examined = list[tuple[int, Seen | str, np.ndarray | None]]
+
+
+def survey(listing: Listing, how: Conversion, engine: Engine | None = None) -> Survey:
+    """Read every image.  engine: runs the work in batches; None: threads of this process do. Raises DataError."""
     found = listing.tree
     count = len(found.names)
     thumbs = np.zeros((count, THUMB, THUMB, 1), np.uint8)
@@ -81,48 +100,75 @@ def survey(listing: Listing, how: Conversion) -> Survey:
     shown = bar(f"checking {count:,} images of {found.path.name}", count, "images")
     with warnings.catch_warnings(), shown as advance:
         warnings.simplefilter("ignore")  # Pillow warns about images that are reported below
-
-        def job(batch: list[tuple[int, Content]]) -> list[tuple[int, Seen | str]]:
-            return [(row, _examined(content, found.names[row], how, thumbs[row])) for row, content in batch]
-
-        for outcome in ingest.in_threads(job, ingest.batches(listing.contents())):
-            for row, one in outcome:
+        batches = (
+            Batch(items, tuple(found.names[row] for row, _ in items), how)
+            for items in ingest.batches(listing.contents())
+        )
+        for outcome in engine.map(elsewhere, batches) if engine else ingest.in_threads(examined, batches):
+            for row, one, thumb in outcome:
                 if isinstance(one, Seen):
-                    seen[row] = one
+                    seen[row], thumbs[row] = one, thumb
                 elif one:
                     unreadable[row] = one
             advance(len(outcome))
     return Survey(dict(sorted(seen.items())), dict(sorted(unreadable.items())), thumbs)
 
 
-def _examined(content: Content, name: str, how: Conversion, thumb: np.ndarray) -> Seen | str:
-    """The properties of an image, after writing its thumbnail; or the reason why it cannot be read, "" if that has been
-    reported before."""
+def examined(batch: Batch) -> Examined:
+    """(row, its properties, thumbnail uint8 [THUMB, THUMB, 1]) of each image of a batch; or (row, the reason why it
+    cannot be read, None), with the reason "" if that has been reported before."""
+    return [
+        (row, *_examined(content, name, batch.how))
+        for (row, content), name in zip(batch.items, batch.names, strict=True)
+    ]
+
+
+def elsewhere(batch: Batch) -> Examined:
+    """As `examined`, in a process of its own, which has its own filters of warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return examined(batch)
+
+
+def _examined(content: Content, name: str, how: Conversion) -> tuple[Seen | str, np.ndarray | None]:
     if content is None:
-        return ""
+        return "", None
     if isinstance(content, np.ndarray):
         pixels = fitted(content, THUMB)[0]
-        thumb[..., 0] = np.rint(pixels.mean(axis=2))
         height, width = content.shape[:2]
-        digest = hashlib.sha256(str(content.shape).encode() + content.tobytes()).digest()
-        return Seen(
-            digest, width, height, "RGB" if content.shape[2:] == (3,) else "L", "array", (), None, _flat(pixels)
-        )
+        mode = "RGB" if content.shape[2:] == (3,) else "L"
+        return Seen(digest_of(content), width, height, mode, "array", (), None, _flat(pixels)), thumbnail(pixels)
     try:
         raw = content.read_bytes() if isinstance(content, Path) else content
         pixels = decode(raw, name, THUMB, how)
-    except Unreadable as error:
-        return _reason(raw) or error.lines[0].partition(": ")[2]
-    except OSError as error:
-        return error.strerror or str(error)
-    thumb[..., 0] = np.rint(pixels.mean(axis=2))
+    except (OSError, Unreadable) as error:
+        return reason_of(error, raw if isinstance(error, Unreadable) else b""), None
     from PIL import Image
 
     with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
         treated, form = tuple(_treated(image)), str(image.format)
         peak = int(sixteen_bit(image).max()) if image.mode.startswith("I") else None
-        digest = hashlib.sha256(raw).digest()
-        return Seen(digest, image.width, image.height, image.mode, form, treated, peak, _flat(pixels))
+        seen = Seen(digest_of(raw), image.width, image.height, image.mode, form, treated, peak, _flat(pixels))
+    return seen, thumbnail(pixels)
+
+
+def digest_of(content: bytes | np.ndarray) -> bytes:
+    """SHA-256 of the content of a file, or of the shape and pixels of an array."""
+    raw = str(content.shape).encode() + content.tobytes() if isinstance(content, np.ndarray) else content
+    return hashlib.sha256(raw).digest()
+
+
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Gray values, uint8 [THUMB, THUMB, 1], of an image uint8 [THUMB, THUMB, 3]."""
+    gray: np.ndarray = np.rint(pixels.mean(axis=2, keepdims=True)).astype(np.uint8)
+    return gray
+
+
+def reason_of(error: OSError | Unreadable, raw: bytes) -> str:
+    """Why an image cannot be read.  raw: the content of the file, if it could be read."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return _reason(raw) or error.lines[0].partition(": ")[2]
 
 
 def pixels_of(content: Content, name: str, size: int | Frame, how: Conversion) -> np.ndarray:
