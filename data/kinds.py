@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.common.errors import UserError
+from core.common.errors import DataError, UserError
 from core.common.text import suggestion
 from core.declare.changes import changed
 from core.loading.images import Dataset
@@ -16,7 +16,7 @@ from data.arrays import Arrays
 from data.folder import ImageFiles, ImageFolder
 from data.hdf5 import Hdf5
 from data.huggingface import HuggingFace
-from data.reading import rows
+from data.reading import tables
 from data.reading.archive import HDF5_MAGIC
 from data.reading.disk import as_data_error
 from data.shards import WebShards
@@ -24,21 +24,36 @@ from data.table import ImageTable
 from data.torch_dataset import TorchDataset
 from data.torchvision_dataset import TorchvisionDataset
 
+PACKED = "pack.json"  # of a set that labbook pack wrote
+
 
 def kind_of(path: Path) -> str:
     """The class of the data set that reads a file or folder, by what it looks like."""
     if path.is_dir():
         names = {one.name for one in path.iterdir() if not one.name.startswith(".")}
+        if PACKED in names:
+            return _packed(path / PACKED)
+        if tables.parts_of(path):
+            return "ImageTable"
         if names & {"dataset_dict.json", "dataset_info.json"}:
             return "HuggingFace"
         if any(name.endswith(".npy") for name in names):
             return "Arrays"
         return "WebShards" if names and all(name.endswith(".tar") for name in names) else "ImageFolder"
-    if path.suffix.lower() in rows.SUFFIXES:
+    if path.suffix.lower() in tables.SUFFIXES:
         return "ImageTable"
     if path.suffix.lower() in (".npz", ".npy"):
         return "Arrays"
     return "Hdf5" if is_hdf5(path) else "ImageFolder"  # which says what is wrong with a file that is no archive
+
+
+def _packed(path: Path) -> str:
+    """The class of the data set that reads a packed set. Raises DataError."""
+    try:
+        with as_data_error(path):
+            return str(json.loads(path.read_text())["data"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError([f"{path} is damaged; name the class of the data with --data"]) from None
 
 
 def is_hdf5(path: Path) -> bool:

@@ -18,7 +18,7 @@ from core.loading.images import Images, Splits
 from core.loading.stratify import held_out, stratified
 from core.metrics.names import DENSE
 from data.folder import TEST_SEED, ImageFiles
-from data.reading import archive, cache, ingest, labels, layout, rows
+from data.reading import archive, cache, ingest, labels, layout, rows, tables
 from data.reading.columns import EXPECTED
 from data.reading.decode import Unreadable
 from data.reading.listing import Listing
@@ -29,7 +29,8 @@ _TASK = re.compile(r"\w[\w-]*", re.ASCII)
 
 
 class ImageTable(ImageFiles):
-    """Image paths and labels in a .csv or .parquet file given with --root: the file, or a folder with one such file.
+    """Image paths and labels in a .csv or .parquet file given with --root: the file, or a folder with one such file, or
+    with part-files as Spark writes them (part-*.parquet), which are read as one table.
 
     Paths are relative to the folder of the table, or to image_dir. A label is a class name or an integer; integers are
     sorted by value. With multi_label, an image has any number of labels: cat|dog in a CSV file (an empty cell is no
@@ -137,22 +138,26 @@ class ImageTable(ImageFiles):
     def listed(self, root: Path, refuse: archive.Refuse) -> Listing:
         if self.multi_label or self.tasks:
             kind = "tables of several tasks" if self.tasks else "multi-label tables"
-            raise DataError([f"{root}: labbook check cannot inspect {kind}; a training lists their mistakes"])
+            raise DataError(
+                [f"{root}: labbook check cannot inspect {kind}, nor pack them; a training lists their mistakes"]
+            )
         table, found, wrong = self._read(root)
         wrong += labels.class_names(name for row in found for name in row.labels)[1]
         tree = Tree(table, "", tuple(row.name for row in found), frozenset(), ())
         places = tuple((row.split, row.labels[0] if row.labels else "") for row in found)
         files = [(number, row.file) for number, row in enumerate(found)]
-        return Listing(type(self).__name__, tree, places, tuple(wrong), lambda: iter(files))
+        groups = tuple(row.group for row in found)
+        some = groups if any(group is not None for group in groups) else ()
+        return Listing(type(self).__name__, tree, places, tuple(wrong), lambda: iter(files), some)
 
     def _read(self, root: Path) -> tuple[Path, list[rows.Row], list[str]]:
         """(the table, its rows, an error line for each invalid row)"""
-        table = rows.find(root)
+        table = tables.find(root)
         path, label = self.path_column, self.label_column
         if not self.header:
             path, label = "1" if path == "path" else path, "2" if label == "label" else label
         columns = rows.Columns(path, label, self.split_column, self.group_column, self.multi_label, self.separator)
-        images = table.parent / (self.image_dir or "")
+        images = tables.folder_of(table) / (self.image_dir or "")
         columns = replace(columns, header=self.header, weight=self.weight_column, tasks=self.tasks)
         return table, *rows.read(table, columns, self.allow_outside, images)
 

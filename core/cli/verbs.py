@@ -51,6 +51,7 @@ OTHERS = {
     "launch": "run an experiment as a job of Slurm, Ray or this machine; resumes when preempted",
     "queue": "add, list, run, retry, rm, submit: command lines that wait for a GPU or for CPU cores",
     "check": "PATH: inspect your own images before a run reads them",
+    "pack": "PATH: check, reduce and pack images into shards, LMDB, HDF5 or Parquet (--to, --out)",
     "check_loss": "check the gradients, values and targets of a loss of yours",
     "cache": "list the decoded data in data/store, or remove old data (--prune DAYS)",
     "clean": "list the checkpoints of finished runs, or remove them (--yes)",

@@ -48,9 +48,7 @@ class Ray:
         # with an address, the CPUs are those of the cluster
         how = {} if self.scheduler else {"num_cpus": self.workers, "include_dashboard": False}
         try:
-            self.ray.init(
-                address=self.scheduler or "local", logging_level=logging.ERROR, log_to_driver=False, **how
-            )
+            self.ray.init(address=self.scheduler or "local", logging_level=logging.ERROR, log_to_driver=False, **how)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"--scheduler {self.scheduler}" if self.scheduler else "Ray on this machine"
             advice = "its version of Ray and Python must be the one here, and `ray start --head` must have been run"

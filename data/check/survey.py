@@ -106,7 +106,7 @@ def survey(listing: Listing, how: Conversion, engine: Engine | None = None) -> S
         )
         for outcome in engine.map(elsewhere, batches) if engine else ingest.in_threads(examined, batches):
             for row, one, thumb in outcome:
-                if isinstance(one, Seen):
+                if isinstance(one, Seen) and thumb is not None:
                     seen[row], thumbs[row] = one, thumb
                 elif one:
                     unreadable[row] = one

@@ -10,8 +10,8 @@ from core.common.errors import DataError
 from data.reading.progress import printable
 
 EXPECTED = (
-    "expected: a .csv or .parquet file, or a folder with one such file, with the columns path and label, and "
-    "optionally split (train, val, test) and group; paths are relative to the folder of the table"
+    "expected: a .csv or .parquet file, or a folder with one such file or with part-*.parquet files, with the columns "
+    "path and label, and optionally split (train, val, test) and group; paths are relative to the folder of the table"
 )
 ROWS_LIMIT = 5_000_000  # each of them is a file that is looked for
 CELL_LIMIT = 65_536  # bytes

@@ -68,18 +68,18 @@ def writing(folder: Path, needed: int, what: str) -> Iterator[None]:
             raise
 
 
-def refuse_full(folder: Path, needed: int, what: str) -> None:
-    """Raises DataError if less than `needed` bytes are free in a folder."""
+def refuse_full(folder: Path, needed: int, what: str, advice: str | None = None) -> None:
+    """Raises DataError if less than `needed` bytes are free in a folder.  advice: what to do; None: for the store."""
     if shutil.disk_usage(folder).free < needed:
-        raise _full(folder, needed, what)
+        raise _full(folder, needed, what, advice)
 
 
-def _full(folder: Path, needed: int, what: str) -> DataError:
+def _full(folder: Path, needed: int, what: str, advice: str | None = None) -> DataError:
     room = shutil.disk_usage(folder).free
     return DataError(
         [
             f"disk full: {what} needs {f'{needed:,} bytes' if needed else 'more'}, {room:,} are free at {folder}",
-            "free disk space there, or set LABBOOK_HOME to a folder on a larger disk",
+            advice or "free disk space there, or set LABBOOK_HOME to a folder on a larger disk",
         ]
     )
 

@@ -16,7 +16,7 @@ class Listing:
 
     data: class of the data set.  tree: their names.  places: (split, class) of each image, "" for an unknown one.
     refused: error lines for which the data set would not load.  contents: (row, content) of each image, in any order;
-    None for a file that cannot be opened.
+    None for a file that cannot be opened.  groups: of each image; empty if the data have none.
     """
 
     data: str
@@ -24,3 +24,4 @@ class Listing:
     places: tuple[tuple[str, str], ...]
     refused: tuple[str, ...]
     contents: Callable[[], Iterator[tuple[int, Stored | Content]]]
+    groups: tuple[str | None, ...] = ()

@@ -93,7 +93,9 @@ def listed(
     """The images of all groups, for `labbook check`.  contents: of the images of all groups, in order. Raises DataError
     for multi-label images."""
     if _several(groups):
-        raise DataError([f"{root}: labbook check cannot inspect multi-label images; a training lists their mistakes"])
+        raise DataError(
+            [f"{root}: labbook check cannot inspect multi-label images, nor pack them; a training lists their mistakes"]
+        )
     wrong = tuple(line for group in groups for line in _wrong(root, classes, group))
     known = dict(enumerate(classes))
     places = tuple((group.split, known.get(int(label), "")) for group in groups for label in group.labels)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core.common.errors import DataError
 from core.common.text import did_you_mean
 from data.reading import archive, disk, weights
@@ -20,9 +22,8 @@ from data.reading.columns import EXPECTED, read_csv, read_parquet, refuse_large
 from data.reading.layout import WHOLE
 from data.reading.progress import printable
 from data.reading.splits import split_of
+from data.reading.tables import parts_of, refuse_irregular
 
-SUFFIXES = (".csv", ".parquet")
-BYTES_LIMIT = 2**30  # of the file
 MOST_ADVISED = 3  # rows with a mistake that an option mends, which are listed one by one
 _TASK = "task "  # begins the role of a column with the labels of a task
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\\/]{2}")
@@ -81,31 +82,8 @@ class _Wrong(ValueError):
         self.what = what
 
 
-def find(root: Path) -> Path:
-    """The path of the table: `root`, or the only table in that folder. Raises DataError."""
-    if not root.is_dir():
-        _refuse_irregular(root)
-        if root.suffix.lower() not in SUFFIXES:
-            raise DataError([f"{root} is not a .csv or .parquet file", EXPECTED])
-        return root
-    with disk.as_data_error(root):
-        found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found)
-        content = f"{len(found)} tables ({names}); use --root with the path of one of them" if found else "no table"
-        raise DataError([f"{root} contains {content}", EXPECTED])
-    _refuse_irregular(found[0])
-    return found[0]
-
-
-def _refuse_irregular(table: Path) -> None:
-    """Raises DataError for a pipe or a device, which may never end, and for a file that is too large to be a table."""
-    with disk.as_data_error(table):
-        status = table.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError([f"{table} is not a regular file"])
-    if status.st_size > BYTES_LIMIT:
-        raise DataError([f"{table} has {status.st_size:,} bytes, more than the limit of {BYTES_LIMIT:,}; divide it"])
+class OfOneRow(str):
+    """An error line about a single row of a table, without which the others can be used."""
 
 
 def read(table: Path, columns: Columns, allow_outside: bool, images: Path) -> tuple[list[Row], list[str]]:
@@ -114,7 +92,7 @@ def read(table: Path, columns: Columns, allow_outside: bool, images: Path) -> tu
     images: folder to which the paths are relative. Raises DataError if the table has no rows, cannot be read or lacks
     a column.
     """
-    content = _content(table, columns)
+    content, named = _content(table, columns)
     folder = images
     if not folder.is_dir():
         raise DataError([f"{folder} is not a folder; --data.image_dir names that of the images"])
@@ -125,18 +103,20 @@ def read(table: Path, columns: Columns, allow_outside: bool, images: Path) -> tu
     for number, cells in enumerate(zip(*content.values(), strict=True), start=1):
         row, complaints = _row(number, dict(zip(content, cells, strict=True)), columns, folder, locate)
         if row and (other := seen.setdefault(row.file, number)) != number:
-            complaints.append(_Wrong(printable(row.name), f"is also the image of row {other}; remove one of the rows"))
+            complaints.append(
+                _Wrong(printable(row.name), f"is also the image of {named(other)}; remove one of the rows")
+            )
         elif row:
             rows.append(row)
         if complaints:
             wrong[number] = complaints
     rows.sort(key=lambda row: row.name)
-    return rows, [*_lines(wrong, number), *_straddling(rows), *_wrong_splits(rows), *_zero_weights(rows)]
+    return rows, [*_lines(wrong, number, named), *_straddling(rows), *_wrong_splits(rows), *_zero_weights(rows)]
 
 
 def paths(table: Path, column: str = "path") -> list[str]:
     """The paths of a table, whatever its other columns. Raises DataError."""
-    _refuse_irregular(table)
+    refuse_irregular(table)
     with disk.as_data_error(table):
         raw = table.read_bytes()
     content = read_parquet(raw, table, {column}) if table.suffix.lower() == ".parquet" else read_csv(raw, table)
@@ -149,10 +129,10 @@ def paths(table: Path, column: str = "path") -> list[str]:
     return [cell for cell in cells if cell]
 
 
-def _lines(wrong: dict[int, list[_Wrong]], count: int) -> Iterator[str]:
+def _lines(wrong: dict[int, list[_Wrong]], count: int, named: Callable[[int], str]) -> Iterator[str]:
     """A line for each mistake that all rows share or that an option mends, and for each row with others.
 
-    count: number of rows.
+    count: number of rows.  named: number -> name of a row.
     """
     kinds = Counter(one.what for complaints in wrong.values() for one in complaints)
     shared = {what for what, times in kinds.items() if times == count > 1 or (times > MOST_ADVISED and "--" in what)}
@@ -165,11 +145,40 @@ def _lines(wrong: dict[int, list[_Wrong]], count: int) -> Iterator[str]:
                 yield f"{kinds[what]:,} of {count:,} rows: {example}, and likewise in the others"
     for number, complaints in wrong.items():
         if own := [str(one) for one in complaints if one.what not in shared]:
-            yield f"row {number}: {'; '.join(own)}"
+            yield OfOneRow(f"{named(number)}: {'; '.join(own)}")
 
 
-def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
-    """Role -> cells. Raises DataError."""
+def _content(table: Path, columns: Columns) -> tuple[dict[str, list[Any]], Callable[[int], str]]:
+    """(role -> cells, number -> name of a row) of a table, or of all its part-files. Raises DataError."""
+    if not table.is_dir():
+        cells = _cells(table, columns)
+        if not cells:
+            raise DataError([f"{table} has no rows", EXPECTED])
+        return cells, lambda number: f"row {number}"
+    found: list[tuple[Path, dict[str, list[Any]]]] = []
+    wrong: list[str] = []
+    for part in parts_of(table):
+        try:
+            refuse_irregular(part)
+            if part.stat().st_size and (cells := _cells(part, columns)):  # Spark writes parts without rows, too
+                found.append((part, cells))
+        except DataError as error:
+            wrong += [line for line in error.lines if line != EXPECTED]
+    if found and (other := [part for part, cells in found if cells.keys() != found[0][1].keys()]):
+        wrong.append(f"{other[0]} has other columns than {found[0][0].name}")
+    if wrong or not found:
+        raise DataError(wrong or [f"{table} has no rows in {len(parts_of(table)):,} part-files", EXPECTED])
+    ends = np.cumsum([len(cells["path"]) for _, cells in found])
+
+    def named(number: int) -> str:
+        at = int(np.searchsorted(ends, number))
+        return f"{found[at][0].name} row {number - (int(ends[at - 1]) if at else 0)}"
+
+    return {role: [cell for _, cells in found for cell in cells[role]] for role in found[0][1]}, named
+
+
+def _cells(table: Path, columns: Columns) -> dict[str, list[Any]]:
+    """Role -> cells; empty if there are no rows. Raises DataError."""
     with disk.as_data_error(table):
         raw = table.read_bytes()
     is_parquet = table.suffix.lower() == ".parquet"
@@ -182,7 +191,7 @@ def _content(table: Path, columns: Columns) -> dict[str, list[Any]]:
     if wrong:
         raise DataError([*(f"{table}: {line}" for line in wrong), EXPECTED])
     if not content.num_rows:
-        raise DataError([f"{table} has no rows", EXPECTED])
+        return {}
     refuse_large(table, content, named)
     cells = {role: content.column(name).to_pylist() for role, name in named.items()}
     if columns.multi_label and table.suffix.lower() == ".csv":  # an empty cell of a CSV file is an empty list
