@@ -44,7 +44,7 @@ def opened(name: str, workers: int | None = None, scheduler: str | None = None) 
     """Context manager with an engine of NAMES.
 
     workers: processes that are started here, or tasks at a time on a cluster; None: one per core, or what the cluster
-    has.  scheduler: address of a running cluster of Dask or Ray; None: one is started on this machine. Raises UserError.
+    has.  scheduler: address of a running cluster of Dask or Ray; None: one is started here. Raises UserError.
     """
     if scheduler and name == "local":
         raise UserError([f"--scheduler {scheduler}: the local engine has none; add --engine dask or --engine ray"])
@@ -94,7 +94,7 @@ def _named(name: str, workers: int | None, scheduler: str | None) -> Engine:
 def in_order(
     submit: Callable[[T], Future], result: Callable[[Future], R], tasks: Iterable[T], ahead: int
 ) -> Iterator[R]:
-    """Yield result(submit(task)) of each task, in their order; at most `ahead` of them are submitted and not yielded."""
+    """Yield result(submit(task)) of each task, in their order; at most `ahead` of them wait to be yielded."""
     waiting: deque[Future] = deque()
     for task in tasks:
         waiting.append(submit(task))

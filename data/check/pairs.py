@@ -51,7 +51,8 @@ def near(found: Survey, splits: Sequence[str], seconds: float = SECONDS, engine:
     """Pair each image with the nearest image of each other split, and with the nearest earlier image of its own split,
     if they are similar.
 
-    splits: split of each row.  engine: searches without a time limit; None: this process does.  Images with identical content, which `same` finds, are used once per split.
+    splits: split of each row.  engine: searches without a time limit; None: this process does.  Images with identical
+    content, which `same` finds, are used once per split.
     """
     from core.loading.duplicates import correlation, hashes
 

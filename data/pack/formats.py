@@ -1,4 +1,4 @@
-"""The formats of packed sets: each is read by a data set of this repository, and is the same bytes for the same images."""
+"""The formats of packed sets, each read by a data set of this repository. The same images give the same bytes."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ LEFT, IMAGES_CSV = "left_out.csv", "images.csv"
 
 @dataclass(frozen=True)
 class Order:
-    """What is packed, and how.  path: of the source.  out: of the packed set.  shares: see choose.divided."""
+    """What is packed, and how.  path: of the source.  out: of the packed set.  shares: see choose.divided.  per_task: the
+    most images of a task, which the packed set does not depend on."""
 
     path: Path
     out: Path
@@ -54,6 +55,7 @@ class Order:
     shares: dict[str, float]
     damaged: Literal["skip", "error"] = "skip"
     duplicates: Duplicates = "near"
+    per_task: int = IMAGES
 
     @property
     def work(self) -> Path:
@@ -87,6 +89,13 @@ def main(words: Sequence[str]) -> int:
         default="near",
         help="leave out copies and near-duplicates (near), copies of the same content alone (exact), or none (keep)",
     )
+    parser.add_argument(
+        "--per-task",
+        type=int,
+        default=IMAGES,
+        metavar="N",
+        help="images of a task; when the command is stopped, the tasks that are done are kept",
+    )
     add_engine(parser, "local")
     parser.add_argument(
         "--data", metavar="CLASS", help="how PATH is read, with options --data.NAME; default: by what it looks like"
@@ -95,13 +104,15 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(rest)
     if not LEAST <= given.size <= MOST:
         raise UserError([f"--size {given.size}: should be {LEAST} to {MOST} pixels"])
+    if given.per_task < 1:
+        raise UserError([f"--per-task {given.per_task}: should be at least 1"])
     kind = given.data or kind_of(given.path)
     if given.group:
         if kind != "ImageTable":
             raise UserError([f"--group {given.group}: only a table has columns, and {given.path} is read by {kind}"])
         options = {**options, "group_column": given.group}
     shares = choose.shares_of(given.split) if given.split else {}
-    order = Order(given.path, given.out, given.to, given.size, shares, given.damaged, given.duplicates)
+    order = Order(given.path, given.out, given.to, given.size, shares, given.damaged, given.duplicates, given.per_task)
     data = declared(kind, options)
     with opened(given.engine, given.workers, given.scheduler) as engine:
         show(order, pack(order, data, engine))
@@ -117,7 +128,7 @@ def pack(order: Order, data: ImageFiles, engine: Engine) -> dict[str, Any]:
     if lines:
         raise DataError([*first(lines), "labbook check lists everything; correct this first"])
     recipe = {**asdict(order), "path": str(order.path.resolve()), "data": repr(data), "versions": versions()}
-    del recipe["out"]
+    del recipe["out"], recipe["per_task"]
     recipe["source"] = source = _fingerprint(order.path, listing)
     if (done := _finished(order, recipe)) is not None:
         return done
@@ -206,7 +217,7 @@ def _reduced(order: Order, data: ImageFiles, listing: Listing, source: str, engi
 
         def missing() -> Iterator[Batch]:
             ready = 0
-            for members, contents in _batches(listing):
+            for members, contents in _batches(listing, order.per_task):
                 names = tuple(listing.tree.names[row] for row in members)
                 key = key_of(names, [_facts(content, source) for content in contents], frame, data.conversion)
                 tasks.append((key, members))
@@ -223,13 +234,13 @@ def _reduced(order: Order, data: ImageFiles, listing: Listing, source: str, engi
     return Reduced.read(folder, tasks, count)
 
 
-def _batches(listing: Listing) -> Iterator[tuple[list[int], tuple[Content, ...]]]:
+def _batches(listing: Listing, most: int) -> Iterator[tuple[list[int], tuple[Content, ...]]]:
     """(rows, contents) of the images of each task: always the same for the same source."""
     members: list[int] = []
     contents: list[Any] = []
     size = 0
     for row, content in listing.contents():
-        if members and (len(members) >= IMAGES or size >= BYTES):
+        if members and (len(members) >= most or size >= BYTES):
             yield members, tuple(contents)
             members, contents, size = [], [], 0
         members.append(row)
@@ -330,7 +341,7 @@ def _full(order: Order, error: OSError) -> DataError:
     room = shutil.disk_usage(order.work).free
     return DataError(
         [
-            f"disk full{where}: {done:,} tasks of up to {IMAGES:,} images are done and kept in {order.work}",
+            f"disk full{where}: {done:,} tasks of up to {order.per_task:,} images are done and kept in {order.work}",
             f"{room:,} bytes are free there; free more, and {_CONTINUES}",
         ]
     )

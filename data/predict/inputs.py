@@ -17,7 +17,7 @@ from core.common.errors import UserError
 from core.common.text import natural
 from data.hdf5 import unlabeled
 from data.kinds import is_hdf5
-from data.reading import archive, ingest, rows
+from data.reading import archive, ingest, rows, tables
 from data.reading.decode import SUFFIXES, UNSUPPORTED, Conversion, Unreadable, decode, fitted
 from data.reading.frame import Frame
 from data.reading.progress import printable
@@ -84,7 +84,7 @@ def _of(place: Path, reading: Reading) -> Iterator[tuple[str, ingest.Stored]]:
     suffix = place.suffix.lower()
     if suffix in SUFFIXES | UNSUPPORTED and not place.is_dir():
         yield str(place), place
-    elif suffix in rows.SUFFIXES:
+    elif suffix in tables.SUFFIXES:
         for name in rows.paths(place, reading.column):
             path = os.path.join(place.parent, rows.on_this_system(name, place.parent))
             yield path, Path(path)
@@ -147,7 +147,7 @@ def has_files(place: str) -> bool:
     """Whether each image of a place is a file, and not a member of an archive or of an HDF5 file. A folder may still
     hold shards."""
     path = Path(place)
-    return place == "-" or path.is_dir() or path.suffix.lower() in {*SUFFIXES, *UNSUPPORTED, *rows.SUFFIXES}
+    return place == "-" or path.is_dir() or path.suffix.lower() in {*SUFFIXES, *UNSUPPORTED, *tables.SUFFIXES}
 
 
 def refuse_missing(places: Sequence[str]) -> None:
