@@ -45,8 +45,8 @@ LEFT, IMAGES_CSV = "left_out.csv", "images.csv"
 
 @dataclass(frozen=True)
 class Order:
-    """What is packed, and how.  path: of the source.  out: of the packed set.  shares: see choose.divided.  per_task: the
-    most images of a task, which the packed set does not depend on."""
+    """What is packed, and how.  path: of the source.  out: of the packed set.  shares: see choose.divided.  per_task:
+    the most images of a task, which the packed set does not depend on."""
 
     path: Path
     out: Path

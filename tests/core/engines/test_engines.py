@@ -126,7 +126,7 @@ def test_wrong_options_are_one_line():
 @pytest.mark.parametrize("name", ["dask", "ray"])
 def test_no_cluster_at_an_address_is_one_message(name):
     needed(name)
-    with opened(name, None, "127.0.0.1:9") as engine, pytest.raises(UserError, match="--scheduler 127.0.0.1:9"):
+    with opened(name, None, "127.0.0.1:9") as engine, pytest.raises(UserError, match=r"--scheduler 127\.0\.0\.1:9"):
         list(engine.map(tasks.squared, [1]))
 
 

@@ -15,9 +15,10 @@ from core.engines.engine import opened
 from core.launch import Launch
 from core.runs.train import train
 from data import Hdf5, HuggingFace, ImageFolder, ImageTable, WebShards
+from data.check import check
 from data.check.check import inspect
 from data.kinds import kind_of
-from data.pack import pack, reduce
+from data.pack import reduce
 from data.reading.decode import decode
 from experiments.tiny import EXPERIMENT
 from tests.support.optional import library
@@ -177,7 +178,7 @@ def test_small_files_are_copied_and_damaged_ones_listed_or_refused(tmp_path, cap
     reasons = left_out(target)
     assert reasons.keys() == {"cat/bad.jpeg", "dog/page.jpg", "dog/link.jpg"}
     assert {kind for kind, _ in reasons.values()} == {"damaged"}
-    assert "truncated" in reasons["cat/bad.jpeg"][1]
+    assert "truncated" in reasons["cat/bad.jpeg"][1].lower()
     whole = (target / "train-000000.tar").read_bytes()
     assert all(path.read_bytes() in whole for path in source.glob("*/0?.jpeg"))
     assert "left out: 3 damaged" in capsys.readouterr().out
@@ -223,7 +224,7 @@ def table_of(folder, parts, suffix):
 def test_part_files_are_one_table_and_groups_stay_together(suffix, tmp_path, capsys):
     source = table_of(tmp_path / "source", 3, suffix)
     assert kind_of(source) == "ImageTable"
-    assert len(ImageTable(size=16, group_column="house").load(source).train) > 0
+    assert len(ImageTable(size=16).load(source).train) == 18
     target = packing(source, tmp_path / "set", "--split", "0.5,0.25,0.25", "--group", "house")
     with (target / "images.csv").open(newline="") as stream:
         where = {row["name"]: row["split"] for row in csv.DictReader(stream)}
@@ -277,7 +278,7 @@ def test_what_cannot_be_packed_is_one_message_and_writes_nothing(tmp_path, capsy
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").touch()
-    flat = pictures(tmp_path / "flat", splits=("",), each=2, classes=("cat", "..dog"))
+    flat = pictures(tmp_path / "flat", splits=("",), each=2, classes=("cat",))
 
     def complaint(*words):
         assert run(*words, "--workers", 0) == 2
@@ -295,7 +296,7 @@ def test_what_cannot_be_packed_is_one_message_and_writes_nothing(tmp_path, capsy
     assert "only a table has columns" in complaint(source, *to, "--out", tmp_path / "set", "--group", "patient")
     assert "should be 8 to 4096 pixels" in complaint(source, "--to", "lmdb", "--size", 2, "--out", tmp_path / "set")
     assert "contains no images" in complaint(full, *to, "--out", tmp_path / "set")
-    assert "contains no images" in complaint(flat / "cat", *to, "--out", tmp_path / "set") or True
+    assert "is the only class" in complaint(flat, *to, "--out", tmp_path / "set")
     packing(source, tmp_path / "done")
     message = complaint(source, "--to", "shards", "--size", 20, "--out", tmp_path / "done")
     assert "holds a set that differs in size; remove it, or name another folder" in message
@@ -321,6 +322,4 @@ def test_check_finds_the_same_on_an_engine(tmp_path):
 
 def test_options_of_an_engine_need_one(tmp_path):
     with pytest.raises(UserError, match="add --engine local, dask or ray"):
-        pack.declared("ImageFolder", {}) and __import__("data.check.check").check.check.main(
-            [str(tree(tmp_path / "a")), "--workers", "2"]
-        )
+        check.main([str(tree(tmp_path / "source")), "--workers", "2"])
