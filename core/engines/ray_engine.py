@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -45,6 +46,8 @@ class Ray:
     def _connect(self) -> None:
         if self._started:
             return
+        if self.scheduler:
+            _refuse_unreachable(self.scheduler)
         # with an address, the CPUs are those of the cluster
         how = {} if self.scheduler else {"num_cpus": self.workers, "include_dashboard": False}
         try:
@@ -73,6 +76,7 @@ class Ray:
             self._look()
             if not self.ray.cluster_resources().get("CPU", 0):
                 raise UserError(["the cluster of Ray has lost its last CPU; start nodes and run the command again"])
+        self._look()
         try:
             return self.ray.get(reference)
         except errors.RayTaskError as error:
@@ -86,3 +90,15 @@ class Ray:
             raise UserError([f"workers of Ray died {ATTEMPTS} times at the same task; {advice} ({reason})"]) from None
         except errors.RaySystemError as error:
             raise UserError([f"Ray failed: {str(error).strip().splitlines()[0]}"]) from None
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raises UserError if nothing listens at an address, for which Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # such as "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        said = f"--scheduler {address}: no cluster of Ray answers ({error.strerror or error})"
+        raise UserError([said, "start one with ray start --head, which prints its address"]) from None
