@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class Batch:
         return f"images {self.items[0][0]:,} to {self.items[-1][0]:,}, from {printable(self.names[0])} on"
 
 
-Examined = list[tuple[int, Seen | str, np.ndarray | None]]
+Examined = list[tuple[int, Seen | str, Any]]
 
 
 def survey(listing: Listing, how: Conversion, engine: Engine | None = None) -> Survey:
@@ -106,7 +106,7 @@ def survey(listing: Listing, how: Conversion, engine: Engine | None = None) -> S
         )
         for outcome in engine.map(elsewhere, batches) if engine else ingest.in_threads(examined, batches):
             for row, one, thumb in outcome:
-                if isinstance(one, Seen) and thumb is not None:
+                if isinstance(one, Seen):
                     seen[row], thumbs[row] = one, thumb
                 elif one:
                     unreadable[row] = one
@@ -130,7 +130,7 @@ def elsewhere(batch: Batch) -> Examined:
         return examined(batch)
 
 
-def _examined(content: Content, name: str, how: Conversion) -> tuple[Seen | str, np.ndarray | None]:
+def _examined(content: Content, name: str, how: Conversion) -> tuple[Seen | str, Any]:
     if content is None:
         return "", None
     if isinstance(content, np.ndarray):

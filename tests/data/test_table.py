@@ -15,7 +15,7 @@ from core.loading.sampling import ImageWeighted
 from core.loading.stratify import held_out
 from core.training.assemble import assemble
 from data import ImageFolder, ImageTable
-from data.reading import columns, ingest, rows
+from data.reading import columns, ingest, tables
 from data.reading.decode import decode
 from experiments.tiny import EXPERIMENT
 from tests.support.samples import encoded, noise, tree
@@ -439,7 +439,7 @@ def test_tables_that_would_hang_or_fill_the_memory_are_refused_by_name(tmp_path,
         assert "table.csv has 20 rows, more than the limit of 19" in complaint(path)
         parquet.write_table(pa.table({"path": ["a"] * 20, "label": ["b"] * 20}), tmp_path / "many.parquet")
         assert "many.parquet has 20 rows, more than the limit of 19" in complaint(tmp_path / "many.parquet")
-    monkeypatch.setattr(rows, "BYTES_LIMIT", 100)
+    monkeypatch.setattr(tables, "BYTES_LIMIT", 100)
     assert "bytes, more than the limit of 100" in complaint(path)
     monkeypatch.undo()
     path.write_text('path,label,"' + "x" * 200_000 + '"\n')
