@@ -17,7 +17,8 @@ from pathlib import Path
 from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
 from core.common.terminal import tell
-from core.engines.engine import Engine, add_engine, opened
+from core.engines.engine import Engine
+from core.engines.opening import add_engine, opened
 from data.check import sheet
 from data.check.findings import Inspection, counted, findings, graded
 from data.check.labels import Judge, opinion

@@ -26,7 +26,8 @@ from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
 from core.common.files import make_folder, place, write_atomic
 from core.common.terminal import complain, tell
-from core.engines.engine import Engine, add_engine, opened
+from core.engines.engine import Engine
+from core.engines.opening import add_engine, opened
 from data.check.survey import Content
 from data.folder import ImageFiles
 from data.kinds import PACKED, declared, divided, kind_of

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image
 
-from core.engines.engine import opened
+from core.engines.opening import opened
 from data import ImageFolder
 from data.pack import pack as packing
 from data.pack.reduce import Batch, reduce

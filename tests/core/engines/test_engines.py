@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.common.errors import UserError
-from core.engines.engine import NAMES, opened
+from core.engines.opening import NAMES, opened
 from tests.support import tasks
 from tests.support.optional import library
 
@@ -73,7 +73,7 @@ def test_without_workers_tasks_run_here():
 PARENT = """
 import sys
 from pathlib import Path
-from core.engines.engine import opened
+from core.engines.opening import opened
 from tests.support.tasks import slowly
 if __name__ == "__main__":
     with opened("local", 1) as engine:

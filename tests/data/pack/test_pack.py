@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.cli import main as labbook
 from core.common.errors import UserError
-from core.engines.engine import opened
+from core.engines.opening import opened
 from core.launch import Launch
 from core.runs.train import train
 from data import Hdf5, HuggingFace, ImageFolder, ImageTable, WebShards
