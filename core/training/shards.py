@@ -170,6 +170,8 @@ def refuse_for_shards(experiment: Experiment, launch: Launch, device: torch.devi
         > cores,
         "max_minutes ends training by the time; use --epochs": experiment.max_minutes,
         "sync_batch_norm computes over processes; use --model.norm group": experiment.sync_batch_norm,
+        "grad_compress sends what depends on the processes; leave it out": experiment.grad_compress != "none",
+        "sync_every averages the weights of processes; leave it out": experiment.sync_every > 1,
         "compiled steps are not supported; leave out --compile on": launch.compile == "on",
         "diagnose measures the share of one process; leave out --diagnose": launch.diagnose,
     }

@@ -359,6 +359,7 @@ def test_a_pool_is_closed_although_a_worker_died_before_it_was_noticed():
     process.join()
     here, _ = multiprocessing.Pipe()
     pool = Pool(1)
-    pool.workers[0] = Worker(0, LocalProcess(process, here), here, task=Task(0, {}, {}, RunInfo(), Goals(("val/accuracy",), "best")))
+    task = Task(0, {}, {}, RunInfo(), Goals(("val/accuracy",), "best"))
+    pool.workers[0] = Worker(0, LocalProcess(process, here), here, task=task)
     pool.close()
     assert not process.is_alive()

@@ -163,6 +163,8 @@ def test_dropout_of_a_shard_is_that_of_a_process():
         (GROUPS | {"precision": "bf16"}, {}, "precision bf16 is not supported; use --precision fp32"),
         (GROUPS | {"max_minutes": 1.0}, {}, "max_minutes ends training by the time; use --epochs"),
         (GROUPS | {"sync_batch_norm": True}, {}, "sync_batch_norm computes over processes; use --model.norm group"),
+        (GROUPS | {"grad_compress": "bf16"}, {}, "grad_compress sends what depends on the processes"),
+        (GROUPS | {"sync_every": 4}, {}, "sync_every averages the weights of processes"),
         (GROUPS, {"compile": "on"}, "compiled steps are not supported; leave out --compile on"),
         (GROUPS, {"threads": 500}, "500 threads in each process need as many cores, and there are "),
         (GROUPS, {"diagnose": True}, "diagnose measures the share of one process"),
