@@ -44,6 +44,15 @@ class Launch(Part):
         None, ge=1, description="optimizer steps between logged step/ metrics; none: 20 times per epoch"
     )
     checkpoint_every: str = Field("1m", description="checkpoint interval: optimizer steps (500) or time (90s, 5m, 1h)")
+    parallel: Literal["ddp", "fsdp", "pipeline"] = Field(
+        "ddp",
+        description="what each of several processes has: ddp: the whole network, and a share of each batch; fsdp: a "
+        "shard of each weight, of its gradient and of the optimizer's state, and a share of each batch; pipeline: some "
+        "blocks of the network",
+    )
+    microbatches: int = Field(
+        4, ge=1, description="with pipeline: parts of each micro-batch that the processes work on at the same time"
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="compile the step with torch.compile; auto: on a GPU, if the run has at least 5,000 steps",

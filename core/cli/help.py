@@ -47,7 +47,7 @@ DECLARATION: Mapping[str, Sequence[str]] = {
 LAUNCH: Mapping[str, Sequence[str]] = {
     "Device and data loading": (
         "root", "device", "threads", "workers", "prefetch", "worker_timeout", "resident",
-        "eval_batch_size", "cache_features", "compile", "together", "deterministic",
+        "eval_batch_size", "cache_features", "parallel", "microbatches", "compile", "together", "deterministic",
         "deterministic_ranks",
     ),
     "Logging and checkpoints": ("log_every", "checkpoint_every", "snapshot", "mlflow", "also", "notify"),

@@ -50,6 +50,9 @@ class Plan:
     in a different order.  views: rows of each image in a batch, one after the other, each with a key of its own.
     parts: number of equal parts of a batch that are computed apart, a multiple of ranks; 0: one for each rank.
     in_turn: an ordered plan whose batches are not divided: they are given to the ranks in turn.
+    divided: the network is divided among processes, so that each takes part in every batch of an ordered plan; where
+    it has no share of one, the first image takes its place, and is not counted.  idle: another process has the same
+    batches, and counts them.
     """
 
     count: int
@@ -63,6 +66,8 @@ class Plan:
     views: int = 1
     parts: int = 0
     in_turn: bool = False
+    divided: bool = False
+    idle: bool = False
 
     def __post_init__(self) -> None:
         if self.shuffled and self.size > self.count:
@@ -101,7 +106,7 @@ class Plan:
 
     def spans(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """Yield (first, last + 1) positions in the order for this rank's share of each batch, starting at step `start`.
-        Empty shares are skipped.
+        Empty shares are skipped, unless the network is divided.
 
         A share is contiguous and, in training, of even size, so that both samples of a mixed pair are on one rank.
         """
@@ -110,11 +115,22 @@ class Plan:
             for first in range((start + self.rank) * self.size, end, self.ranks * self.size):
                 yield self.views * first, self.views * min(first + self.size, end)
             return
-        for first in range(start * self.size, len(self) * self.size, self.size):
-            share = -(-min(self.size, end - first) // self.ranks)
-            own = first + self.rank * share
+        for step in range(start, len(self)):
+            own, share = self._own(step)
             if own < end:
                 yield self.views * own, self.views * min(own + share, end)
+            elif self.divided:
+                yield 0, self.views
+
+    def counts(self, step: int) -> bool:
+        """Whether this rank has a share of the batch of a step, which no other counts."""
+        return self.in_turn or (not self.idle and self._own(step)[0] < self.repeats * self.count)
+
+    def _own(self, step: int) -> tuple[int, int]:
+        """(first position of this rank's share of a batch, number of images of a share)."""
+        first = step * self.size
+        share = -(-min(self.size, self.repeats * self.count - first) // self.ranks)
+        return first + self.rank * share, share
 
 
 class Batches(Protocol):

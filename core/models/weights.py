@@ -94,15 +94,19 @@ def _shape(tensor: torch.Tensor) -> str:
 
 def serialized(model: nn.Module) -> bytes:
     """Returns all parameters and buffers in the format of safetensors, those of LoRA merged."""
+    return packed(merged(model), {NARROWED: "true"} if is_narrowed(model) else None)
+
+
+def packed(weights: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Returns a state dict in the format of safetensors."""
     import torch
     from safetensors.torch import save
 
     # copies, because tied weights share memory, which safetensors does not support
     tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in merged(model).items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
     }
-    return save(tensors, {NARROWED: "true"} if is_narrowed(model) else None)
+    return save(tensors, metadata)
 
 
 def is_narrowed(network: nn.Module) -> bool:

@@ -34,14 +34,15 @@ def _pieces(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], bool]]:
     """(parameters, whether they start a new layer) of each piece of a module."""
     yield list(module.parameters(recurse=False)), False
     for child in module.children():
-        if _is_traversed(child):
+        if is_traversed(child):
             yield from _pieces(child)
         else:
             parameters = list(child.parameters())
             yield parameters, any(p.ndim >= 2 for p in parameters)
 
 
-def _is_traversed(module: nn.Module) -> bool:
+def is_traversed(module: nn.Module) -> bool:
+    """Whether a module holds layers, or is one: see `layers`."""
     return isinstance(module, _LISTS) or any(_is_stage(child) for child in module.children())
 
 

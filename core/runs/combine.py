@@ -138,7 +138,9 @@ def _write(made: Combination, run: Run, journal: Journal, info: RunInfo) -> None
         "seed": str(made.experiment.seed),
         "smoke": str(launch.smoke).lower(),
         "precision": autocast_of(made.experiment.precision, device)[1],
-        **network_facts(made.network, forward_flops(made.network, tuple(data["image_shape"]))),
+        **network_facts(
+            sum(p.numel() for p in made.network.parameters()), forward_flops(made.network, tuple(data["image_shape"]))
+        ),
         **provenance.hardware(device),
     }
     tags = open_journal(journal, spec, f"{info.title} {run.id[-4:]}", facts)

@@ -27,8 +27,6 @@ from core.record.run import RECORD, VERSION, WEIGHTS
 from core.runs.trained import Run
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from core.training.assemble import Assembly
 
 
@@ -79,10 +77,10 @@ def new_run(experiment: str) -> tuple[Run, Journal]:
         raise UserError([f"runs cannot be written to {paths.runs()}: {error.strerror}; {advice}"]) from None
 
 
-def network_facts(model: nn.Module, flops: int | None) -> dict[str, str]:
+def network_facts(parameters: int, flops: int | None) -> dict[str, str]:
     """The number of parameters of a network and the FLOPs for one image, for the facts of a run."""
     return {
-        "parameters": str(sum(p.numel() for p in model.parameters())),
+        "parameters": str(parameters),
         "flops": str(flops or "unknown"),
     }
 
@@ -99,7 +97,7 @@ def open_run(journal: Journal, info: RunInfo, parts: Assembly, continued: Run | 
         "smoke": str(parts.launch.smoke).lower(),
         "precision": parts.precision,
         "compiled": parts.compiled,
-        **network_facts(parts.state.model, parts.flops()),
+        **network_facts(parts.parameters, parts.flops()),
         **{f"launch.{name}": str(value) for name, value in Launch.read(parts.launch.record()).flat().items()},
         **provenance.hardware(parts.setup.device),
         "hardware.processes": str(parts.context.ranks),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
+from torch import nn
 
 from core.common import plots
 from core.common.blocks import qualified, with_task
@@ -22,23 +24,23 @@ from core.metrics.names import DENSE
 from core.metrics.task import Confusion, PerClass, Task
 from core.models.footprint import footprints
 from core.models.tta import averaged
-from core.models.weights import unmerged
 from core.record import provenance
 from core.record.journal import Journal, log_rows, log_text
 from core.record.ledger import note_reading
 from core.record.run import COMPRESSION, CONFUSION, CONFUSION_PAIRS, GRAPH, RECORD, WEIGHTS
 from core.record.summary import write_summary
 from core.runs.trained import Run
-from core.training import distributed
 from core.training.assemble import Assembly, whole
 from core.training.collect import Collector
 from core.training.evaluate import Evaluation, evaluate
 
 
-def evaluate_kept(parts: Assembly) -> tuple[Evaluation, list[Answers]]:
-    """Evaluate the weights of rank 0 on val and test, which are divided among the processes: (the evaluation of test,
-    the answers for both)."""
-    distributed.align(parts.state.evaluated, everything=True)
+def evaluate_kept(
+    parts: Assembly, weights: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> tuple[Evaluation, list[Answers]]:
+    """Evaluate weights, given in rank 0, on val and test, which are divided among the processes: (the evaluation of
+    test, the answers for both)."""
+    parts.state.parallel.load(parts.state.evaluated, weights)
     _, val = evaluate_split(parts, "val", parts.splits.val)
     result, test = evaluate_split(parts, "test", parts.splits.test)
     return result, [val, test]
@@ -66,10 +68,9 @@ def test(journal: Journal, parts: Assembly) -> None:
         weights = run.artifact(WEIGHTS)
     except UserError as damage:
         raise Unfinished(str(damage), run.id) from None
-    evaluated = parts.state.evaluated
-    evaluated.load_state_dict(unmerged(evaluated, load_file(weights)))
+    kept = load_file(weights)
     note_reading(parts.splits.digest, parts.splits.name, "run", run.id)
-    result, answers = evaluate_kept(parts)
+    result, answers = evaluate_kept(parts, kept)
     best = parts.experiment.best_epoch(parts.state.history)
     keep(journal, best + 1, result, answers, parts.experiment.metrics, parts.setup.task)
     if parts.experiment.prune or parts.experiment.quantize:
@@ -149,10 +150,11 @@ def curves(journal: Journal, parts: Assembly) -> None:
         journal.log_artifact(plots.CURVES)
 
 
-def graph(journal: Journal, parts: Assembly) -> None:
-    """Record the graph of the network for the mirror of TensorBoard, which does not have the network."""
+def graph(journal: Journal, parts: Assembly, network: nn.Module) -> None:
+    """Record the graph of the network, on the device of training, for the mirror of TensorBoard, which does not have
+    it."""
     with plots.optional(GRAPH):
-        journal.artifact(GRAPH).write_bytes(network_graph(parts.state.evaluated, parts.context.image_shape))
+        journal.artifact(GRAPH).write_bytes(network_graph(network, parts.context.image_shape))
         journal.log_artifact(GRAPH)
 
 

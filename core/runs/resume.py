@@ -15,7 +15,6 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.folds import Folds
 from core.models import load_weights
-from core.models.weights import serialized
 from core.record.journal import Journal, damage, is_deleted
 from core.record.lock import is_free, locked
 from core.record.run import COMBINED, WEIGHTS, in_study, intact, parent_of, refuse_combined
@@ -34,18 +33,20 @@ from core.training.step import is_over
 def restore(run: Run, journal: Journal | None, parts: Assembly) -> None:
     """Load the latest complete checkpoint, and warn if the environment has changed such that results are no longer
     bit-exact. journal: of rank 0, which reads the checkpoint for all processes."""
-    lost = lost_weights(run) if journal else ""
+    lost = distributed.from_first(lost_weights(run) if journal else "")
     found = distributed.from_first(_usable(run, parts, lost) if journal else None)
     if found is None:
         tell(f"{run.id} has no usable checkpoint; training starts from scratch")
         if earlier := run.record.get("continued"):
             take_over(load(earlier), parts)
         return
-    parts.state.restore(found.state)
+    parts.state.parallel.restore(parts.state, found)
     tell(f"{run.id} resumes after step {found.step}")
-    if lost and journal and found.state["history"]:
-        tell(f"{lost}; restored from the checkpoint")
-        journal.replace(WEIGHTS, serialized(parts.state.evaluated))
+    if lost and found.state["history"]:
+        weights = parts.state.parallel.serialized(parts.state.evaluated)
+        if journal:
+            tell(f"{lost}; restored from the checkpoint")
+            journal.replace(WEIGHTS, weights)
     _report_skipped(found.step, parts)
     then = {"compiled": NO} | found.belongs  # steps were not compiled before there was --compile
     changed = [name for name, value in belongs(parts).items() if then.get(name) != value]
@@ -104,6 +105,8 @@ def take_over(earlier: Run, parts: Assembly) -> None:
     Learning rates and all other declared values are those of the new run. Raises UserError if the state does not fit.
     """
     state, setup = parts.state, parts.setup
+    if state.parallel.divided:
+        raise UserError([f"--continue {earlier.id}: it cannot be combined with --parallel {parts.launch.parallel}"])
     if not parts.splits.same_as(earlier.record["data"]):
         raise UserError(
             [f"--continue {earlier.id}: it was trained on different data ({earlier.record['data']['source']})"]
@@ -112,6 +115,9 @@ def take_over(earlier: Run, parts: Assembly) -> None:
     if found is None or wrong:
         advice = "use resume for an unfinished run" if earlier.status != "FINISHED" else "its checkpoint is missing"
         raise UserError([f"--continue {earlier.id}: it is {earlier.status}; {'; '.join(wrong) or advice}"])
+    if found.path.is_dir():
+        advice = f"give its weights instead: --model.weights {earlier.id}"
+        raise UserError([f"--continue {earlier.id}: its last state is divided among processes; {advice}"])
     declared = [{name: value for name, value in g.items() if name != "params"} for g in state.optimizer.param_groups]
     unfit = f"--continue {earlier.id}: its state does not fit the present declaration"
     load_weights(state.trained, found.state["trained"], unfit)  # first, because its errors name the weights

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,8 +15,8 @@ from core.common.errors import Interrupted, NothingValidated, Unfinished
 from core.common.terminal import tell
 from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
+from core.inference.network import Network, model_of
 from core.loading.loader import chosen
-from core.models.weights import serialized
 from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
@@ -25,11 +25,12 @@ from core.runs.results import close, curves, evaluate_kept, graph, peak_memory_m
 from core.runs.trained import Run
 from core.training import distributed
 from core.training.assemble import Assembly, belongs
-from core.training.checkpoint import CHECKPOINTS, Saver, keep_last
+from core.training.checkpoint import CHECKPOINTS, keep_last
 from core.training.compiled import NO
 from core.training.exchange import SavedTogether
 from core.training.feature_cache import fit_cached
 from core.training.loop import Event
+from core.training.parallel import Saves
 from core.training.runtime import Runtime
 from core.training.state import State
 
@@ -75,7 +76,7 @@ class Trainer:
         test(self.journal, self.parts)
         curves(self.journal, self.parts)
         if "tensorboard" in self.parts.launch.also:
-            graph(self.journal, self.parts)
+            graph(self.journal, self.parts, self._network().model)
         self._report(self.journal)
         keep_last(self.run.folder / CHECKPOINTS)
 
@@ -141,29 +142,44 @@ class Trainer:
         parts = self.parts
         journal.metrics(len(parts.state.history), {"peak_memory_mb": peak_memory_mb(parts.setup.device)})
         try:
-            make(journal, self.run, parts.network, parts.splits, self._report_seconds())
+            make(journal, self.run, self._network(), parts.splits, self._report_seconds())
         except Exception as error:
             journal.write("tags", values={"report": f"failed: {type(error).__name__}: {error}"[:1000]})
             failure = f"{type(error).__name__}: {error}"
             tell(f"the report could not be written ({failure}); run labbook report {self.run.id} to try again")
 
+    def _network(self) -> Network:
+        """The network of the best epoch, in this process alone."""
+        trained = self.parts.network
+        if not self.parts.state.parallel.divided:
+            return trained
+        return replace(trained, model=model_of(self.run).to(trained.device))
+
     def _report_seconds(self) -> float:
         return max(REPORT_SECONDS, REPORT_FRACTION * self.run.seconds)
 
     def _assisting(self) -> Generator[Event]:
-        agreed, stop, state = distributed.Agreement(), self.runtime.stop, self.parts.state
-        together = SavedTogether(state)
-        with stop.at_step_end():
+        parts, agreed, stop = self.parts, distributed.Agreement(), self.runtime.stop
+        together, state = SavedTogether(parts.state), parts.state
+        with stop.at_step_end(), self._saver() as saver:
             for event in self._fitted():
+                _best(parts, event)
                 number = agreed(stop.number)
-                if (together(False) or number) and state.sound:
+                if (together(saver.due(event.step)) or number) and state.sound:
                     state.gather()
+                    saver.save(state)
                 if number:
                     raise Interrupted(number, "stopped")
                 yield event
             agreed.settle()
             together.settle()
             state.gather()
+            saver.save(state)
+
+    def _saver(self) -> AbstractContextManager[Saves]:
+        """What writes the checkpoints of this process."""
+        parts, folder = self.parts, self.run.folder / CHECKPOINTS
+        return parts.state.parallel.saver(folder, parts.launch.checkpoint_every, belongs(parts))
 
     def _recording(self, journal: Journal) -> Generator[Event]:
         parts, stop, epochs = self.parts, self.runtime.stop, self.parts.experiment.epochs
@@ -172,12 +188,11 @@ class Trainer:
         # a forward pass is about a third of a step
         forecast = Forecast(steps, epochs, state.step, overhead=parts.val.plan.count / parts.train.plan.count / 3)
         agreed, together = distributed.Agreement(), SavedTogether(state)
-        saver = Saver(self.run.folder / CHECKPOINTS, parts.launch.checkpoint_every, belongs(parts))
         with (
             self.display(epochs, steps, parts.context.batch_size, state.step, _labels(parts)) as display,
             stop.at_step_end(),
             watching(journal, parts, display.say) as watch,
-            saver,
+            self._saver() as saver,
         ):
             display.say(_opening(self.run, parts))
             for note in _notes(parts):
@@ -207,7 +222,7 @@ class Trainer:
         return anomaly.explained(self.fitted(self.parts), self.parts)
 
 
-def _save(journal: Journal, saver: Saver, state: State) -> None:
+def _save(journal: Journal, saver: Saves, state: State) -> None:
     """Sync the journal, then save a checkpoint: steps before a checkpoint are not run again, so their entries must not
     be lost."""
     journal.sync()
@@ -218,7 +233,6 @@ def _opening(run: Run, parts: Assembly) -> str:
     device, threads = parts.setup.device, torch.get_num_threads()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     where = f"{name} ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else name
-    weights = sum(p.numel() for p in parts.state.model.parameters())
     images = f"{parts.train.plan.count:,} training and {parts.val.plan.count:,} validation images"
     where += f", {parts.context.ranks} processes" if parts.context.ranks > 1 else ""
     where += f", {shards} virtual shards" if (shards := parts.launch.deterministic_ranks) else ""
@@ -226,7 +240,7 @@ def _opening(run: Run, parts: Assembly) -> str:
     images += f" in batches of {used} (declared: {declared})" if used != declared else ""
     compiled = ", compiled" if parts.compiled != NO else ""
     rules = f"{chosen(parts.train)}, channels_last, evaluation in batches of {parts.val.plan.size}"
-    return f"{run.id}: {images}, {weights:,} parameters, {where}, {parts.precision}{compiled}; {rules}"
+    return f"{run.id}: {images}, {parts.parameters:,} parameters, {where}, {parts.precision}{compiled}; {rules}"
 
 
 def _labels(parts: Assembly) -> list[str]:
@@ -257,5 +271,13 @@ def _record(journal: Journal, parts: Assembly, event: Event) -> None:
             journal.metrics(event.step, event.metrics)
         return
     journal.metrics(event.epoch + 1, event.metrics)
-    if parts.experiment.best_epoch(parts.state.history) == event.epoch:
-        journal.replace(WEIGHTS, serialized(parts.state.evaluated))
+    if weights := _best(parts, event):
+        journal.replace(WEIGHTS, weights)
+
+
+def _best(parts: Assembly, event: Event) -> bytes:
+    """The weights after the best epoch so far, in rank 0, if this event is its end; otherwise empty. Called in every
+    process, because each may have a part of the network."""
+    if event.validation is None or parts.experiment.best_epoch(parts.state.history) != event.epoch:
+        return b""
+    return parts.state.parallel.serialized(parts.state.evaluated)

@@ -26,7 +26,7 @@ from core.loading.batches import Batches, ImageFunction, Plan
 from core.loading.images import Images, Splits
 from core.loading.loader import feed
 from core.loading.normalize import normalizer, sample, statistics
-from core.methods import Compiled, Forward, as_it_is
+from core.methods import Compiled, Forward
 from core.metrics.task import Task, task_of
 from core.models import forward_flops
 from core.models.precision import is_faster_in_bf16
@@ -36,9 +36,11 @@ from core.record.run import RecordedRun
 from core.training import distributed
 from core.training.collect import Collector
 from core.training.compiled import choice, translation
+from core.training.divided import divided
 from core.training.exchange import Exchange, arrange
+from core.training.parallel import Parallel, refuse_division
 from core.training.plans import evaluation_plan, training_plan
-from core.training.pruning import UNPRUNED, Pruning
+from core.training.pruning import pruned
 from core.training.sanity_check import augmented_few, rehearse, rehearse_declared, rehearse_metrics, small_step
 from core.training.shards import Shards, refuse_dependent, refuse_for_shards
 from core.training.state import State, Stopwatch
@@ -55,7 +57,7 @@ class Assembly:
     tail and label noise applied to train.  compiled: whether steps are compiled, see core/training/compiled.py.
     flops: counts the FLOPs of the forward pass of one image, once.
     mean, std: per channel, of pixels in 0..1, used to normalize images; without mean, each image is normalized by its
-    own statistics.
+    own statistics.  parameters: number of parameters of the whole network.
     """
 
     experiment: Experiment
@@ -71,6 +73,7 @@ class Assembly:
     flops: Callable[[], int | None]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    parameters: int
 
     @property
     def images(self) -> Images:
@@ -86,7 +89,7 @@ class Assembly:
 
     def held_out(self, images: Images) -> Batches:
         """The batches of a split for evaluation."""
-        return _held_out(self.launch, self.setup.device, self.context, images)
+        return _held_out(self.launch, self.setup.device, self.context, images, self.state.parallel)
 
 
 def check(experiment: Experiment) -> None:
@@ -132,12 +135,12 @@ def _assemble(
     experiment: Experiment, splits: Splits, launch: Launch, ranks: Ranks, like: RecordedRun | None
 ) -> Assembly:
     device = device_of(launch.device, ranks)
-    image_function = per_image(experiment.augment)
     classes, metrics = len(splits.classes), experiment.metrics
     task = task_of(splits.multi_label, splits.tasks)
     refuse(experiment, task)
     splits = studied(experiment, splits)
-    plan = training_plan(experiment, launch, splits, ranks)
+    parallel = divided(launch, ranks)
+    plan = training_plan(experiment, launch, splits, parallel.shares(ranks))
     mean, std = statistics(experiment.normalize, splits.train)
     context = Context(
         classes=splits.classes,
@@ -162,7 +165,7 @@ def _assemble(
     refuse_half(chosen, device)
     dtype, precision = autocast_of(chosen, device)
     compiled = choice(experiment, launch, device, ranks, len(plan) * experiment.epochs, repeated=like is not None)
-    state, loss, method = initial_state(experiment, context, dtype == torch.float16, translation(compiled))
+    state, loss, method = initial_state(experiment, context, dtype == torch.float16, translation(compiled), parallel)
     flops = cache(partial(forward_flops, state.model, context.image_shape))
     forward = plan.share // experiment.grad_accum_steps
     if (chosen, device.type) == ("auto", "cpu") and is_faster_in_bf16(state.model, context.image_shape, forward, flops):
@@ -190,18 +193,19 @@ def _assemble(
         rank=ranks.rank,
         frozen=held.of(state.model) if (held := experiment.lora or experiment.freeze) else None,
         collector=Collector("val", splits.classes, metrics, splits.tasks) if metrics else None,
-        pruning=_pruning(experiment, state),
+        pruning=pruned(experiment.prune, state.model),
         views=plan.views,
     )
     if setup.frozen:
         setup.frozen.hold(state.model, 0)  # for code that inspects the network before training
-    train = _fed(launch, device, plan, splits.train, image_function)
+    train = _fed(launch, device, plan, splits.train, per_image(experiment.augment))
     extras = rehearse(experiment.augment, setup, state, splits.train, _few(plan, experiment))
-    setup = _divided(replace(setup, extras=extras), launch, ranks)
+    setup = _sharded(replace(setup, extras=extras), launch, ranks)
     state.make_room(len(extras))
-    val = _held_out(launch, device, context, splits.val)
+    parameters = sum(p.numel() for p in state.model.parameters())
+    val = _held_out(launch, device, context, splits.val, parallel)
     return Assembly(
-        experiment, launch, splits, context, setup, state, train, val, precision, compiled, flops, mean, std
+        experiment, launch, splits, context, setup, state, train, val, precision, compiled, flops, mean, std, parameters
     )
 
 
@@ -211,20 +215,12 @@ def _precision(experiment: Experiment, launch: Launch, like: RecordedRun | None)
     return like.precision if like else experiment.precision
 
 
-def _divided(setup: Setup, launch: Launch, ranks: Ranks) -> Setup:
+def _sharded(setup: Setup, launch: Launch, ranks: Ranks) -> Setup:
     """The setup with batches in virtual shards, if the launch options have them."""
     if not launch.deterministic_ranks:
         return setup
     shards = Shards(launch.deterministic_ranks, ranks.rank, ranks.ranks, setup.seed)
     return replace(setup, shards=shards, augment=shards.augmented(setup.augment), rank=0)
-
-
-def _pruning(experiment: Experiment, state: State) -> Pruning:
-    """The weights that become zero during training."""
-    declared = experiment.prune
-    if declared is None or declared.how == "structured":
-        return UNPRUNED
-    return Pruning(declared, declared.weights_of(state.model))
 
 
 def studied(experiment: Experiment, splits: Splits) -> Splits:
@@ -236,23 +232,19 @@ def studied(experiment: Experiment, splits: Splits) -> Splits:
 
 
 def connect(parts: Assembly) -> None:
-    """Collective setup, once every process is ready: check the validation metrics, synchronize BatchNorm, wrap the
-    model in DistributedDataParallel or check that virtual shards can be computed apart. Raises UserError in all
-    processes.
+    """Collective setup, once every process is ready: synchronize BatchNorm, divide the network or the batches among the
+    processes, check the validation metrics. Raises UserError in all processes.
     """
     experiment, state, setup, plan = parts.experiment, parts.state, parts.setup, parts.train.plan
-    refuse_unmeasured(parts, experiment.monitored)
     if experiment.sync_batch_norm:
         distributed.sync_norms(state.trained, setup.device)
     if parts.launch.deterministic_ranks:
         own = setup.method, setup.loss, state.trained, augmented_few(setup, parts.train, 4 * plan.views)
         distributed.together(lambda: refuse_dependent(*own))
-        return
-    few = small_step(setup, parts.train, _few(plan, experiment))
-    if experiment.sync_every == 1:
-        with torch.compiler.set_stance("force_eager"):  # a batch of another size would be compiled apart
-            state.shared = distributed.shared(state.forward, few, setup.device) or state.shared
-    arrange(state, Exchange(experiment.grad_compress, experiment.sync_every, len(plan), experiment.epochs))
+    else:
+        state.parallel.connect(parts, small_step(setup, parts.train, _few(plan, experiment)))
+        arrange(state, Exchange(experiment.grad_compress, experiment.sync_every, len(plan), experiment.epochs))
+    refuse_unmeasured(parts, experiment.monitored)
 
 
 def refuse_unmeasured(parts: Assembly, named: Mapping[str, str]) -> None:
@@ -276,16 +268,16 @@ def _fed(
     return feed(plan, images, device, image_function, *how)
 
 
-def _held_out(launch: Launch, device: torch.device, context: Context, images: Images) -> Batches:
-    """Batches of a split for evaluation: in order, each image once, in exactly one process."""
-    return _fed(launch, device, evaluation_plan(launch, context, len(images)), images)
+def _held_out(launch: Launch, device: torch.device, context: Context, images: Images, parallel: Parallel) -> Batches:
+    """Batches of a split for evaluation: in order, each image once, counted in exactly one process."""
+    return _fed(launch, device, evaluation_plan(launch, context, len(images), parallel), images)
 
 
 def initial_state(
-    experiment: Experiment, context: Context, scaled: bool, compiled: Compiled = as_it_is
+    experiment: Experiment, context: Context, scaled: bool, compiled: Compiled, parallel: Parallel
 ) -> tuple[State, Any, Any]:
-    """Build (state, loss, method) with weights initialized from the seed. scaled: use a gradient scaler, for fp16.
-    compiled: translates the step."""
+    """Build (state, loss, method) with weights initialized from the seed, each of them whole. scaled: use a gradient
+    scaler, for fp16.  compiled: translates the step."""
     torch.manual_seed(K.step_seeds(experiment.seed, -1, 0, 1)[0])
     built: dict[str, Any] = {"model": compressed(experiment, whole(experiment, context), context)}
     built["loss"] = experiment.loss.build(context)
@@ -293,11 +285,12 @@ def initial_state(
     if experiment.precision in HALVES:
         in_half(built["model"], HALVES[experiment.precision])
     modules = {name: part for name, part in built.items() if isinstance(part, nn.Module)}
-    trained = nn.ModuleDict(modules).to(context.device).to(memory_format=torch.channels_last)
+    trained = nn.ModuleDict(modules).to(parallel.place(context.device)).to(memory_format=torch.channels_last)
     state = State(
         trained=trained,
         forward=Forward(trained, built["method"], built["loss"], compiled),
         optimizer=experiment.optimizer.for_batches_of(context.batch_size).build(trained, scaled),
+        parallel=parallel,
         ema=MovingAverage(trained["model"], experiment.ema) if experiment.ema else None,
         swa=equal_average(trained["model"]) if experiment.swa else None,
         stopwatch=Stopwatch() if experiment.max_minutes else None,
@@ -352,6 +345,7 @@ def _prepared(experiment: Experiment, launch: Launch, ranks: Ranks, like: Record
     """Cheap checks first; no communication between processes."""
     check(experiment)
     refuse_for_shards(experiment, launch, device_of(launch.device, ranks))  # raises before images are read
+    refuse_division(experiment, launch, ranks)
     classes = like.record["data"]["classes"] if like else None
     return assemble(experiment, load_splits(experiment, launch, classes), launch, ranks, like)
 

@@ -3,6 +3,9 @@
 A file is one line of JSON (version, step, sha256 of the rest, environment, digest of the line), then the state in the
 format of torch.save.
 It is read with weights_only=True: a file can hold tensors and plain values, and never runs code.
+
+The checkpoint of a network that is divided among processes is a folder with the same line in a file of its own; see
+core/training/pieces.py.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import queue
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -21,20 +25,22 @@ import torch
 
 from core.common.errors import Damaged
 from core.common.failpoints import failpoint
-from core.common.files import make_folder, replacing
+from core.common.files import make_folder, replacing, sha256_of
 from core.common.sealed import sealed, unsealed
 from core.training.state import State
 
 VERSION = 1
 KEPT = 2
 CHECKPOINTS = "checkpoints"  # in the folder of a run
+HEAD = "head.json"  # the file of a folder that says which others belong to it, with their digests
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint read from disk.
 
-    belongs: the environment that a resume is checked against.  state: as returned by `State.snapshot`.
+    belongs: the environment that a resume is checked against.  state: as returned by `State.snapshot`; of a folder,
+    without the tensors.
     """
 
     path: Path
@@ -57,16 +63,35 @@ def save(folder: Path, step: int, state: dict[str, Any], belongs: dict[str, Any]
         stream.write(content)
         stream.flush()
         failpoint("checkpoint written")
+    tidy(folder)
+    return path
+
+
+def tidy(folder: Path) -> None:
+    """Remove all but the latest KEPT checkpoints, and what was left of one that was not completed."""
     keep_last(folder, KEPT)
     for left in folder.glob("*.part"):
-        left.unlink(missing_ok=True)
-    return path
+        remove(left)
 
 
 def keep_last(folder: Path, count: int = 1) -> None:
     """Remove all but the latest checkpoints."""
     for old in generations(folder)[count:]:
-        old.unlink(missing_ok=True)
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, or what was left of one."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_of(folder: Path) -> int:
+    """Number of bytes of the latest checkpoint."""
+    latest = generations(folder)[:1]
+    return sum(path.stat().st_size for each in latest for path in ([each] if each.is_file() else each.iterdir()))
 
 
 def generations(folder: Path) -> list[Path]:
@@ -76,6 +101,8 @@ def generations(folder: Path) -> list[Path]:
 
 def read(path: Path) -> Checkpoint:
     """Read and verify a checkpoint. Raises Damaged."""
+    if path.is_dir():
+        return _read_folder(path)
     try:
         with path.open("rb") as stream:
             head = unsealed(stream.readline())
@@ -92,6 +119,24 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, head["step"], head["belongs"], state)
 
 
+def _read_folder(path: Path) -> Checkpoint:
+    """Verify the files of a checkpoint that several processes wrote; the tensors are read by `load` of pieces.py."""
+    try:
+        head = unsealed((path / HEAD).read_bytes())
+        if head.get("version") != VERSION:
+            raise Damaged(
+                f"{path}: the checkpoint has version {head.get('version')}; this labbook reads version {VERSION}"
+            )
+        if {file.name for file in path.iterdir()} != {HEAD, *head["files"]}:
+            raise Damaged(f"{path}: it does not have the files that its {HEAD} names")
+        for name, digest in head["files"].items():
+            if sha256_of(path / name) != digest:
+                raise Damaged(f"{path / name}: its content does not match its digest")
+    except (OSError, ValueError, KeyError) as error:
+        raise Damaged(f"{path}: {error}") from None
+    return Checkpoint(path, head["step"], head["belongs"], head["state"])
+
+
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Read the latest intact checkpoint. Returns (checkpoint or None, errors of the later ones)."""
     wrong: list[str] = []
@@ -103,6 +148,38 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, wrong
 
 
+def interval(every: str) -> tuple[int | None, int | None]:
+    """(steps, seconds) between checkpoints, one of which is None. every: "500", "90s", "5m" or "1h"."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(every[-1])
+    return (None, int(every[:-1]) * unit) if unit else (int(every), None)
+
+
+class NoSaver:
+    """In place of a Saver where another process writes the checkpoints."""
+
+    seconds_taken = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def due(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def save(self, state: State) -> None:
+        """Nothing to do."""
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
+
+    def cost(self) -> str:
+        """Nothing to tell."""
+        return ""
+
+
 class Saver:
     """Writes checkpoints in a background thread; only the copy of the state is taken in the training thread. At exit,
     the last checkpoint is complete.
@@ -112,10 +189,8 @@ class Saver:
     """
 
     def __init__(self, folder: Path, every: str, belongs: dict[str, Any]):
-        unit = {"s": 1, "m": 60, "h": 3600}.get(every[-1])
         self.folder, self.belongs = folder, belongs
-        self.steps = None if unit else int(every)
-        self.seconds = int(every[:-1]) * unit if unit else None
+        self.steps, self.seconds = interval(every)
         self._last = time.monotonic()
         self.written, self.seconds_taken = 0, 0.0
         self._jobs: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue()
@@ -148,7 +223,7 @@ class Saver:
 
     def cost(self) -> str:
         """Number, size and cost in time of the checkpoints so far, as a line of text."""
-        size = sum(path.stat().st_size for path in generations(self.folder)[:1]) / 1e6
+        size = size_of(self.folder) / 1e6
         blocked = f"training was blocked for {self.seconds_taken:.2f} s"
         saved = f"{self.written} checkpoint{'s' * (self.written > 1)} of {size:,.1f} MB saved"
         return f"{saved}; {blocked}"

@@ -69,6 +69,8 @@ def _against(experiment: Experiment, launch: Launch) -> Iterator[str]:
     """Yield the reasons not to compile this run."""
     if experiment.quantize:
         yield "quantize rounds to int8, which turns differences of rounding into whole steps; use --compile off"
+    if launch.parallel != "ddp":
+        yield f"parallel {launch.parallel}: no process has the whole network; use --compile off"
     if launch.detect_anomaly:
         yield "detect_anomaly names operations of the network as it is written; use --compile off with it"
 

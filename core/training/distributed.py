@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from itertools import zip_longest
@@ -103,7 +103,7 @@ _device_groups: dict[str, dist.ProcessGroup] = {}
 _pairs: list[dist.ProcessGroup] = []  # of `total_in_pairs`, those with this process
 
 
-def _group(device: torch.device) -> dist.ProcessGroup | None:
+def group_of(device: torch.device) -> dist.ProcessGroup | None:
     """The process group for tensors on a device: gloo, the default, for a CPU; nccl for a GPU."""
     if device.type != "cuda":
         return None
@@ -127,7 +127,7 @@ def shared(
     probe(forward)
     unused = any(p.requires_grad and p.grad is None for p in forward.parameters())
     forward.zero_grad(set_to_none=True)
-    wrapped = DistributedDataParallel(forward, process_group=_group(device), find_unused_parameters=unused)
+    wrapped = DistributedDataParallel(forward, process_group=group_of(device), find_unused_parameters=unused)
     probe(wrapped)
     forward.zero_grad(set_to_none=True)
     forward.load_state_dict(before)
@@ -142,7 +142,7 @@ def sync_norms(module: nn.Module, device: torch.device) -> None:
     if device.type != "cuda":
         advice = "use --model.norm group, or GPUs"
         raise UserError([f"sync_batch_norm: torch does not support it on a {device.type} device; {advice}"])
-    converted(module, _group(device))
+    converted(module, group_of(device))
 
 
 def converted(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
@@ -173,7 +173,7 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
         places, counts = torch.cat(indices, dim=1), torch.cat(values)
         return torch.sparse_coo_tensor(places, counts, own.shape, check_invariants=False).coalesce()
     if dist.is_initialized():
-        dist.all_reduce(tensor, group=_group(tensor.device))
+        dist.all_reduce(tensor, group=group_of(tensor.device))
     return tensor
 
 
@@ -200,12 +200,18 @@ def in_turn(values: list[T]) -> list[T]:
     return [value for turn in zip_longest(*gathered(values)) for value in turn if value is not None]
 
 
+def norm_of_parts(parts: Iterable[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """The 2-norm of a gradient of which each process has these parts; a process may have none."""
+    squares = [part.square().sum(dtype=torch.float64) for part in parts]
+    return total(torch.stack([torch.zeros((), dtype=torch.float64, device=device), *squares]).sum()).sqrt()
+
+
 def align(module: nn.Module, everything: bool = False) -> None:
     """Broadcast the buffers of rank 0, or parameters and buffers if `everything`. BatchNorm statistics differ until
     then."""
     if dist.is_initialized():
         for tensor in module.state_dict().values() if everything else module.buffers():
-            dist.broadcast(tensor, 0, group=_group(tensor.device))
+            dist.broadcast(tensor, 0, group=group_of(tensor.device))
 
 
 def gathered(value: T) -> list[T]:

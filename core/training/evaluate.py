@@ -55,11 +55,13 @@ def evaluate(
     own = 1 + task.sums
     kind = torch.float32 if device.type == "mps" else torch.float64
     each = [torch.zeros(own + len(terms), dtype=kind, device=device)]  # of each batch
-    network = in_parts(model)
+    network = model if batches.plan.divided else in_parts(model)  # all processes make the same passes
     with evaluation_mode(model, loss):
-        for batch in batches.epoch(0):
+        for step, batch in enumerate(batches.epoch(0)):
             images, targets = normalize(batch)[:2]
             logits = full(network(images))
+            if not batches.plan.counts(step):
+                continue
             if collector:
                 collector(batch, logits)
             counted, added = task.count(logits, targets)

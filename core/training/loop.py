@@ -93,7 +93,7 @@ def end_of_epoch(setup: Setup, state: State, train: Batches, val: Batches, rate:
     """Average weights, validate and reset the sums. rate: steps per second."""
     if state.swa is not None:
         average_epoch(setup, state, train)
-    distributed.align(state.evaluated)
+    state.parallel.align(state.evaluated)
     with setup.precision():
         network, collector = state.evaluated, setup.collector
         validation = evaluate(network, setup.loss, val, setup.normalize, setup.classes, setup.task, collector)

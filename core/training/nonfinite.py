@@ -16,7 +16,7 @@ from core.models.inspection import hooked
 from core.schedules import Clock
 from core.training import distributed
 from core.training.state import State
-from core.training.step import Setup, gradient_norm, gradients, reseed
+from core.training.step import Setup, reseed
 
 MOST_NAMED = 8
 
@@ -63,13 +63,13 @@ def _losses(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
 def _gradients(setup: Setup, state: State, batch: Batch, clock: Clock) -> str:
     """Describe what is not finite in the gradients of this batch; empty if everything is finite."""
     state.optimizer.zero_grad(set_to_none=True)
-    gradients(setup, state, state.forward, batch, clock)
-    grads = {name: p.grad for name, p in state.trained.named_parameters() if p.grad is not None}
+    grads = state.parallel.replay(setup, state, batch, clock)
+    norm = float(state.parallel.norm(list(grads.values())))
     if weights := [name for name, gradient in grads.items() if not torch.isfinite(gradient).all()]:
         return f"the loss is finite, but the gradient of {weights[-1].removeprefix('model.')} is not"
-    largest = max(grads, key=lambda name: float(grads[name].abs().max()))
-    if math.isfinite(float(gradient_norm(grads.values()))):
+    if math.isfinite(norm) or not grads:
         return ""
+    largest = max(grads, key=lambda name: float(grads[name].abs().max()) if grads[name].numel() else 0.0)
     return f"the norm of the gradient overflows; the largest gradient is that of {largest.removeprefix('model.')}"
 
 

@@ -8,6 +8,7 @@ from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.batches import Plan
 from core.loading.images import Splits
+from core.training.parallel import Parallel
 
 EVALUATION_BATCH = 512
 OVERFIT_STEPS = 20  # steps per epoch with --overfit: with one step, validation would take most of the time
@@ -34,14 +35,18 @@ def training_plan(experiment: Experiment, launch: Launch, splits: Splits, ranks:
     return plan
 
 
-def evaluation_plan(launch: Launch, context: Context, images: int) -> Plan:
-    """The division of a split: in order, each image once, in exactly one process."""
-    rank, ranks, size = context.rank, context.ranks, launch.eval_batch_size or EVALUATION_BATCH
+def evaluation_plan(launch: Launch, context: Context, images: int, parallel: Parallel) -> Plan:
+    """The division of a split: in order, each image once, counted in exactly one process."""
+    size = launch.eval_batch_size or EVALUATION_BATCH
     if shards := launch.deterministic_ranks:
         # the outputs of an image may depend on how many are computed with it, so no batch depends on the processes
         size = max(1, min(size, -(-images // shards)))
-        return Plan(images, size, shuffled=False, rank=rank, ranks=ranks, in_turn=True)
-    return Plan(images, size * ranks, shuffled=False, rank=rank, ranks=ranks)
+        return Plan(images, size, shuffled=False, rank=context.rank, ranks=context.ranks, in_turn=True)
+    own = parallel.shares(Ranks(context.rank, context.ranks))
+    idle = context.rank > 0 and own.ranks == 1
+    return Plan(
+        images, size * own.ranks, shuffled=False, rank=own.rank, ranks=own.ranks, divided=parallel.divided, idle=idle
+    )
 
 
 def _fitting(experiment: Experiment, images: int, parts: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from core.metrics.names import SPARSITY
 from core.models.prune import Prune, masks
@@ -48,6 +49,13 @@ class Pruning:
 
 
 UNPRUNED = Pruning(Prune(), ())
+
+
+def pruned(declared: Prune | None, network: nn.Module) -> Pruning:
+    """The weights of a network that become zero during training."""
+    if declared is None or declared.how == "structured":
+        return UNPRUNED
+    return Pruning(declared, declared.weights_of(network))
 
 
 def mask_gradients(held: Held) -> None:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from core.methods import Forward
 from core.optimizers.averaging import MovingAverage
 from core.training import distributed
+from core.training.parallel import Parallel
 
 OWN = 3  # sums that every method has; these decide whether a step was skipped
 
@@ -60,6 +61,7 @@ class State:
     stopwatch: set if training time is limited.
     apart: what differs between processes, so that a checkpoint holds that of each; see core/training/exchange.py.
     masks: False for the weights that are pruned, by the name of their parameter; see core/training/pruning.py.
+    parallel: how all of this is divided among processes.
     split: number of micro-batches for each declared one; more than 1 once memory has run out, see
     core/training/memory.py.
     """
@@ -67,6 +69,7 @@ class State:
     trained: nn.ModuleDict
     forward: Forward
     optimizer: torch.optim.Optimizer
+    parallel: Parallel
     ema: MovingAverage | None = None
     scaler: torch.amp.GradScaler | None = None
     history: list[dict[str, float]] = field(default_factory=list)

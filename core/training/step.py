@@ -112,19 +112,19 @@ def advance(
         # a CUDA graph would overwrite the gradients of a micro-batch with those of the next one
         eager = torch.compiler.set_stance("force_eager") if state.split > 1 else nullcontext()
         with eager:
-            return gradients(setup, state, state.shared, part, clock)
+            return state.parallel.gradients(setup, state, part, clock)
 
     whole = partial(setup.shards.gradients, trained, batch, clock.step, compute)
 
     def closure() -> torch.Tensor:
         nonlocal counted
         loss, right, *extras = within_memory(state, images, restart, whole, setup.shards.divides)
-        for parameter in frozen:  # optimizers skip parameters without a gradient
+        for parameter in state.parallel.own(frozen):  # optimizers skip parameters without a gradient
             parameter.grad = None
         mask_gradients(pruned)
         if scaler:
             scaler.unscale_(optimizer)
-        norm = gradient_norm(p.grad for p in trained if p.grad is not None)
+        norm = state.parallel.norm([p.grad for p in trained if p.grad is not None])
         if setup.clip_grad_norm:
             clip_grads_with_norm_(trained, setup.clip_grad_norm, norm)
         if setup.clip_grad_value:

@@ -173,7 +173,8 @@ def test_dropout_of_a_shard_is_that_of_a_process():
         (GROUPS | {"method": SimCLR(), "augment": ()}, {}, "method: the loss of an image depends on the other images"),
         (GROUPS | {"loss": MEAN}, {}, "loss: the loss of an image depends on the other images"),
     ],
-    ids=["norm", "bf16", "minutes", "sync", "compile", "threads", "diagnose", "share", "parts", "simclr", "mean"],
+    ids=["norm", "bf16", "minutes", "sync", "compression", "averaging", "compile", "threads", "diagnose", "share",
+         "parts", "simclr", "mean"],
 )  # fmt: skip
 def test_what_depends_on_the_processes_is_refused(changes, launch, message, home):
     experiment = BASE.but({"model": SmallCNN(widths=(4,)), "batch_size": 16} | changes)
