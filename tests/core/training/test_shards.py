@@ -143,7 +143,11 @@ def test_shards_are_added_in_pairs():
 def test_images_of_a_batch_for_evaluation_do_not_depend_on_the_processes(ranks):
     parts = built(GROUPS, **SHARDS)
     contexts = [replace(parts.context, rank=rank, ranks=ranks) for rank in range(ranks)]
-    spans = {span for context in contexts for span in evaluation_plan(parts.launch, context, 90).spans()}
+    spans = {
+        span
+        for context in contexts
+        for span in evaluation_plan(parts.launch, context, 90, parts.state.parallel).spans()
+    }
     assert sorted(spans) == [(0, 23), (23, 46), (46, 69), (69, 90)]
 
 
