@@ -158,7 +158,7 @@ def test_out_of_memory_says_what_to_lower(kind, home):
 
 def test_a_failed_run_can_be_resumed_by_name_after_its_bug_is_mended(home, monkeypatch):
     whole = train(SHORT, QUIET)
-    from core.runs import trainer as module
+    from core.training import replicated as module
 
     original = module.serialized
 

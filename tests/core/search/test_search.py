@@ -313,10 +313,11 @@ def test_a_password_with_an_at_sign_is_refused_and_not_printed(tmp_path):
 
 
 def test_no_trial_is_pruned_after_its_last_epoch_and_a_grid_at_its_end_waits_for_nothing():
-    plain = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.0))
+    storage = optuna.storages.InMemoryStorage()
+    plain = optuna.create_study(storage=storage, pruner=optuna.pruners.ThresholdPruner(upper=0.0))
     goals, options = Goals(("val/accuracy",), "best"), Search(sampler="grid")
     given = (OFFLINE, options, goals, RunInfo("tiny"), None, None, None, None)
-    study = StudyRunner(None, plain, SPACE, TINY, *given)  # what it asks of others is not asked here
+    study = StudyRunner(storage, plain, SPACE, TINY, *given)  # what it asks of others is not asked here
     trial = plain.ask()
     study.running[trial.number] = trial
     assert [study._continues(trial.number, epochs, 0.1) for epochs in (1, TINY.epochs)] == [False, True]
