@@ -8,7 +8,7 @@ from core.diagnostics.drawing import Drawing
 
 
 class SummaryOptions(Drawing):
-    """What a summary shows besides the table of layers."""
+    """What a summary shows besides the table of layers: a drawing, and the memory of a step (torch)."""
 
     memory: bool = Field(
         False, description="the memory that an optimizer step needs, by purpose and by layer; nothing is allocated"

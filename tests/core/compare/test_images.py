@@ -231,7 +231,7 @@ def test_answers_of_different_test_sets_are_compared_on_the_common_images(lab, c
     words = ["tiny", "--metric", "test/accuracy", "--anyway"]
     assert command(words) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "over seeds and the 80 test images that all runs have answered (80 others are left out)" in shown
+    assert "over the 80 test images that all runs have answered (80 others are left out)" in shown
     assert "87.50 +- 0.00 %" in shown  # base is wrong on the first 50: on 10 of the common ones
     assert "37.50 +- 0.00 %" in shown
 
