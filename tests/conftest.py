@@ -6,6 +6,8 @@ from pathlib import Path
 
 # The tensors of tests are small, here and in the programs they start: a second thread costs more than it does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# read once, when a library imports the hub's; without it, each name that is not in the cache is asked for several times
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from hypothesis import settings

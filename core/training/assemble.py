@@ -160,7 +160,6 @@ def _assemble(
         sample=partial(sample, splits.train, mean, std),
         tasks=splits.tasks,
     )
-    # "auto" leaves the precision to the hardware and the network
     chosen = _precision(experiment, launch, like)
     refuse_half(chosen, device)
     dtype, precision = autocast_of(chosen, device)
@@ -210,6 +209,7 @@ def _assemble(
 
 
 def _precision(experiment: Experiment, launch: Launch, like: RecordedRun | None) -> str:
+    """The precision as declared; "auto" leaves it to the hardware and the network."""
     if experiment.quantize or launch.deterministic_ranks:
         return "fp32"
     return like.precision if like else experiment.precision

@@ -31,7 +31,6 @@ def lmdb():
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
     """Nothing is asked of the network while it is there."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     found = library("datasets", extra="huggingface")
     monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("it asks the network"))
