@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,10 @@ def _unfit(path: Path, name: str, error: Exception) -> DataError:
 
 
 def _load(content: bytes) -> Any:
+    for opcode, argument, _ in pickletools.genops(content):
+        # the unpickler allocates its memo up to the largest index: 70 GB for one damaged byte
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+            raise pickle.UnpicklingError("it numbers more objects than it has bytes")
     return _Unpickler(io.BytesIO(content), encoding="bytes").load()
 
 

@@ -216,6 +216,16 @@ def test_mutated_pickles_are_batches_or_refused(edits, python3):
         assert found.pixels.shape == (len(found.labels), 32, 32, 3)
 
 
+def test_a_damaged_number_of_an_object_takes_no_memory(tmp_path):
+    folder = batches(cifar.TEN, tmp_path / cifar.TEN.folder)
+    content = pickle.dumps({b"data": planes_of(1, 20), b"labels": [0] * 20}, protocol=2)
+    first = content.index(pickle.BINPUT, 2)
+    (folder / "data_batch_2").write_bytes(
+        content[:first] + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f" + content[first + 2 :]
+    )
+    assert "data_batch_2 is not a CIFAR batch: it numbers more objects than it has bytes" in complaint(folder)
+
+
 def test_missing_batches_are_named(tmp_path):
     folder = batches(cifar.TEN, tmp_path / cifar.TEN.folder)
     (folder / "data_batch_4").unlink()
