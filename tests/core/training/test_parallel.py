@@ -213,7 +213,7 @@ def test_fsdp_resumes_on_another_number_of_processes_and_says_so(undisturbed, fo
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     statuses, text = resumed(forge, home, ranks=1)
     assert statuses == [2]
-    assert "this is one; start them with torchrun" in text
+    assert "this is one; use --processes 2 or torchrun" in text
     statuses, text = resumed(forge, home, ranks=3)
     assert statuses == [0, 0, 0], text
     assert "its content does not match its digest; using the previous checkpoint" in text
