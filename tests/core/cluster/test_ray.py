@@ -108,7 +108,7 @@ def test_a_search_survives_the_death_of_a_node(nodes, forge, home):
     assert "its worker exited (its node was lost); another worker resumes the trial" in process.text
     trials = trials_of(home)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
-    runs = parent_of(home).children()
+    runs = list(parent_of(home).children())
     assert sorted(run.record["trial"] for run in runs) == list(range(6))
     assert {run.status for run in runs} == {"FINISHED"}
     assert not [run for run in runs if PRUNED in run.tags]
