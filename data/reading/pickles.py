@@ -74,7 +74,7 @@ def _unfit(path: Path, name: str, error: Exception) -> DataError:
 def _load(content: bytes) -> Any:
     for opcode, argument, _ in pickletools.genops(content):
         # the unpickler allocates its memo up to the largest index: 70 GB for one damaged byte
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
             raise pickle.UnpicklingError("it numbers more objects than it has bytes")
     return _Unpickler(io.BytesIO(content), encoding="bytes").load()
 
