@@ -69,7 +69,7 @@ def run_together(count: int, words: Sequence[str]) -> int:
     watched, held = os.pipe()  # the processes see its end if this one is killed
     shared = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": paths.python_path(),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",

@@ -45,7 +45,7 @@ def connected(address: str | None) -> Iterator[None]:
             log_to_driver=False,
             logging_level="ERROR",
             # where the processes of Ray find the classes of labbook
-            runtime_env={"env_vars": {"PYTHONPATH": environment()["PYTHONPATH"]}},
+            runtime_env={"env_vars": {"PYTHONPATH": paths.python_path()}},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         ray.shutdown()  # of what it has half begun
@@ -77,7 +77,7 @@ def refuse_too_large(count: int, each: Mapping[str, float], what: str, advice: s
 def environment() -> dict[str, str]:
     """The variables that a process on another node gets from this one: all but ranks, GPUs, and those of Ray."""
     own = {name: value for name, value in os.environ.items() if name not in (*RANKS, GPUS) and name[:4] != "RAY_"}
-    return own | {"PYTHONPATH": os.pathsep.join(filter(None, (str(paths.ROOT), own.get("PYTHONPATH"))))}
+    return own | {"PYTHONPATH": paths.python_path()}
 
 
 def _refuse_unreachable(address: str | None) -> None:

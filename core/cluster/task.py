@@ -111,7 +111,7 @@ class Task:
 
         found: dict[str, str | None] = {name: value for name, value in os.environ.items() if name not in RANKS}
         found |= self.gpus
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+        found["PYTHONPATH"] = paths.python_path()
         # process ids are reused after a reboot or in another container; the name of the launch is unique
         where = f" {self.launch}" if job.cluster == "local" else ""
         found["LABBOOK_INVOCATION"] = self.invocation or f"{job.cluster} {job.job_id}{where}"

@@ -21,6 +21,11 @@ def launches() -> Path:
     return home() / "mlruns" / "launches"
 
 
+def python_path() -> str:
+    """Returns the PYTHONPATH of a child process: that of this one, with this repository before it."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+
 def queue() -> Path:
     """Returns the folder of the queue; each entry has a file."""
     return home() / "mlruns" / "queue"

@@ -141,7 +141,7 @@ def all_reduce(backend: str, ranks: int, seconds: float) -> Check:
     """A real all-reduce over processes of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {name: value for name, value in os.environ.items() if name not in RANKS}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+        environment["PYTHONPATH"] = paths.python_path()
         place = (str(ranks), str(Path(folder, "store")), str(max(1, int(seconds))))
         started = [
             subprocess.Popen(

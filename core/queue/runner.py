@@ -251,5 +251,5 @@ class Runner:
 def environment(entry: Entry, slot: Slot) -> dict[str, str]:
     """The environment of an entry's process."""
     found = {name: value for name, value in os.environ.items() if name not in RANKS} | slot.environment
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+    found["PYTHONPATH"] = paths.python_path()
     return found | {"LABBOOK_INVOCATION": entry.invocation, "LABBOOK_HOME": str(paths.home())}

@@ -23,7 +23,6 @@ from core.tracking.address import store_problem as store_problem
 from core.tracking.address import tracking_uri as tracking_uri
 from core.tracking.destinations import MLFLOW, Destination, chosen
 
-_ROOT = Path(__file__).resolve().parents[2]
 _GRACE = 5.0  # s to wait for a mirror to stop after SIGTERM
 
 
@@ -222,7 +221,7 @@ def _launch(to: Destination, parent: int, patience: float) -> subprocess.Popen[b
                 stdout=output,
                 stderr=output,
                 bufsize=0,
-                cwd=_ROOT,  # so that `-m` does not import another folder named core
+                cwd=paths.ROOT,  # so that `-m` does not import another folder named core
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C in the terminal must reach only the trainer
             )
@@ -235,7 +234,6 @@ def _launch(to: Destination, parent: int, patience: float) -> subprocess.Popen[b
 def _environment() -> dict[str, str]:
     # the mirror itself retries
     timeouts = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    search = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
     return (
         timeouts
         | os.environ
@@ -245,7 +243,7 @@ def _environment() -> dict[str, str]:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            "PYTHONPATH": os.pathsep.join(path for path in search if path),
+            "PYTHONPATH": paths.python_path(),
         }
     )
 
