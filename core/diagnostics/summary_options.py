@@ -11,7 +11,7 @@ class SummaryOptions(Drawing):
     """What a summary shows besides the table of layers: a drawing, and the memory of a step (torch)."""
 
     memory: bool = Field(
-        False, description="the memory that an optimizer step needs, by purpose and by layer; nothing is allocated"
+        False, description="the memory that an optimizer step needs, by purpose and by layer, without training"
     )
     available: float | None = Field(
         None,
