@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 def tell(line: str = "") -> None:
     """Print a line and flush; control characters are escaped. Once standard output is closed, nothing is printed."""
     try:
-        print(printable(line, _encoding(sys.stdout)), flush=True)
+        _write(line, sys.stdout)
     except (OSError, ValueError):
         mute()
 
 
 def complain(line: str) -> None:
     """Print a line to standard error and flush; control characters are escaped."""
-    print(printable(line, _encoding(sys.stderr)), file=sys.stderr, flush=True)
+    _write(line, sys.stderr)
 
 
 def mute() -> None:
@@ -54,6 +54,12 @@ def console(width: int = 160) -> Console:
 
     found = Safe(markup=False, emoji=False)
     return found if found.is_terminal or found.is_jupyter else Safe(markup=False, emoji=False, width=width)
+
+
+def _write(line: str, stream: TextIO | None) -> None:
+    if stream is not None:
+        stream.write(printable(line, _encoding(stream)) + "\n")  # in one piece: other threads print, too
+        stream.flush()
 
 
 def _encoding(stream: TextIO | None) -> str | None:

@@ -55,6 +55,22 @@ def test_names_from_outside_reach_no_terminal(encoding, monkeypatch):
         assert "\\x1b[31mname\\r\\x9b2J\\u202e\\udc80[/bold]" in shown
 
 
+@pytest.mark.parametrize(("name", "write"), [("stdout", tell), ("stderr", complain)])
+def test_a_line_is_written_in_one_piece(name, write, monkeypatch):
+    """So that lines of several threads or processes do not mix."""
+    pieces = []
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            pieces.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, name, Stream())
+    write("one")
+    write("two")
+    assert pieces == ["one\n", "two\n"]
+
+
 def test_tables_show_names_as_they_are(capsys):
     table = Table(title=f"title {EVIL}", box=None)
     table.add_column(f"head {EVIL}")
