@@ -4,12 +4,12 @@
     python -m experiments.cifar_resnet --root PATH                the archive, its batches, or image folders
     python -m experiments.cifar_resnet --data Digits              the same network on scikit-learn's digits
     python -m experiments.cifar_resnet --variant cutmix --seeds 3
-    python -m experiments.cifar_resnet --variant short            15 epochs of bf16, for a CPU
+    python -m experiments.cifar_resnet --variant short            15 epochs in bf16, for a CPU
 
 Expected: not yet measured in full (needs a GPU); two epochs are in README.md.
 """
 
-from core.augment import CutMix, Mixup, RandAugment
+from core.augment import CutMix, Mixup, RandAugment, Resize
 from core.experiment import Experiment
 from core.losses import CrossEntropy, FocalLoss
 from core.models import ResNet
@@ -34,7 +34,13 @@ EXPERIMENT = Experiment(
     batch_size=128,
 )
 VARIANTS = {
-    "short": {"schedule": OneCycle(), "stopping": None, "epochs": 15, "precision": "bf16"},
+    "short": {
+        "augment": (*CROP_AND_FLIP, Resize(initial_scale=0.5, delay_fraction=0.3)),
+        "schedule": OneCycle(),
+        "stopping": None,
+        "epochs": 15,
+        "precision": "bf16",
+    },
     "focal": {"loss": FocalLoss(gamma=2.0)},
     "mixup": {"augment": (*CROP_AND_FLIP, Mixup(alpha=0.2))},
     "cutmix": {"augment": (*CROP_AND_FLIP, CutMix(alpha=1.0))},

@@ -1,10 +1,16 @@
-"""What benchmarks share: two things timed in turn, so that a drifting machine is fair to both."""
+"""What benchmarks share: things timed in turn, so that a drifting machine is fair to all, and commands measured."""
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -34,3 +40,33 @@ def show(title: str, figures: Mapping[str, list[float]], base: str, unit: str, s
     print(f"  {'':<44}{'median ' + unit:>16}{'of ' + base:>22}")
     for name, values in figures.items():
         print(f"  {name:<44}{statistics.median(values) * scale:>16,.1f}{ratio(figures, name, base):>21.2f}x")
+
+
+class Used(NamedTuple):
+    """What a command used, without its workers.  peak: of memory, in MB."""
+
+    seconds: float
+    cpu: float
+    peak: float
+
+
+# a command of labbook that says at its end what it used
+COMMAND = """
+import atexit, os, re
+def tell():
+    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
+    open(os.environ["LABBOOK_USED"], "w").write(f"{peak} {sum(os.times()[:2])}")
+atexit.register(tell)
+from core.cli.main import labbook
+labbook()
+"""
+
+
+def measured(*words: str) -> Used:
+    """What a command of labbook uses; raises if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        start, used = time.monotonic(), Path(folder) / "used"
+        environment = os.environ | {"LABBOOK_USED": str(used)}
+        subprocess.run([sys.executable, "-c", COMMAND, *words], stdout=subprocess.DEVNULL, check=True, env=environment)
+        peak, cpu = used.read_text().split()
+        return Used(time.monotonic() - start, float(cpu), float(peak) / 2**10)

@@ -24,12 +24,11 @@ import numpy as np
 from core.compare.comparison import UNITS, Comparison, compare
 from core.compare.images import Scores
 from core.compare.looks import Pair
-from core.compare.runs import Row
 from core.compare.statistics import LEVEL, Difference, difference, holm
+from tests.support.simulated import METRIC, rows
 
 REPLAYS = 2000
 COMMON, OWN = 0.02, 0.01
-METRIC = "val/accuracy"
 IMAGES, AT_ONCE = 300, 100
 LATENT = {"constant": 2.0, "image": 2.0, "seed": 0.2, "setting on image": 0.7, "setting with seed": 0.2, "rest": 1.0}
 SHIFTS = (0.5, 1.0)
@@ -102,15 +101,15 @@ def _answered(settings: int, seeds: int, replays: int, shift: float = 0.0) -> It
 
 def _by_unit(right: np.ndarray) -> list[bool]:
     """Whether compare shows a difference, for each of UNITS."""
-    rows = _rows(right.mean(axis=2))
-    scores = Scores(dict(zip((row.id for row in rows), right.reshape(-1, IMAGES), strict=True)), "images", IMAGES)
-    return [_shown(compare(rows, METRIC, unit=unit, read=lambda rows, metric: scores)) for unit in UNITS]
+    runs = rows(right.mean(axis=2))
+    scores = Scores(dict(zip((run.id for run in runs), right.reshape(-1, IMAGES), strict=True)), "images", IMAGES)
+    return [_shown(compare(runs, METRIC, unit=unit, read=lambda runs, metric: scores)) for unit in UNITS]
 
 
 def _wrong(values: np.ndarray) -> tuple[bool, bool, bool]:
     """Whether a difference is shown: against the best setting, against the base, and by compare."""
     best = int(values.mean(axis=1).argmax())
-    found = compare(_rows(values), METRIC)
+    found = compare(rows(values), METRIC)
     return _by_holm(values, best), _by_holm(values, 0), _shown(found)
 
 
@@ -126,7 +125,7 @@ def _ever(values: np.ndarray, looks: Sequence[int]) -> tuple[bool, bool]:
     naive = shown = False
     for seeds in looks:
         naive |= _paired(values[0, :seeds], values[1, :seeds]).p < LEVEL
-        found = compare(_rows(values[:, :seeds]), METRIC, earlier=earlier)
+        found = compare(rows(values[:, :seeds]), METRIC, earlier=earlier)
         shown |= _shown(found)
         for pair, one in found.looks:
             earlier.setdefault(pair, []).append(one)
@@ -141,25 +140,6 @@ def _paired(a: np.ndarray, b: np.ndarray) -> Difference:
     found = difference(dict(enumerate(a)), dict(enumerate(b)))
     assert found is not None
     return found
-
-
-def _rows(values: np.ndarray) -> list[Row]:
-    """A finished run for each value; the first setting is the base."""
-    return [
-        Row(
-            f"sim-20260101-{100 * setting + seed:06d}-0000",
-            "sim",
-            f"v{setting}" if setting else None,
-            str(seed),
-            {"optimizer.lr": str(setting)},
-            {METRIC: float(value)},
-            "d1",
-            1000,
-            True,
-        )
-        for setting, of_seeds in enumerate(values)
-        for seed, value in enumerate(of_seeds)
-    ]
 
 
 if __name__ == "__main__":

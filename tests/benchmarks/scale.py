@@ -23,8 +23,6 @@ import os
 import queue
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -50,6 +48,7 @@ from core.search.search import search
 from core.search.storage import open_storage
 from core.search.trial import Outcome, Task
 from core.tracking.api import Mirror
+from tests.benchmarks.common import measured
 from tests.support import postgresql
 from tests.support.experiments.tiny import EXPERIMENT
 from tests.support.mlflow_server import Server, points, run_of
@@ -275,30 +274,8 @@ def compare(given: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="labbook-scale-") as home:
             os.environ["LABBOOK_HOME"] = home
             fill(number, given.settings)
-            seconds, cpu, peak = _measured("compare", "tiny", "--unit", "seeds", "--json")
+            seconds, cpu, peak = measured("compare", "tiny", "--unit", "seeds", "--json")
             print(f"{number:>10,}{seconds:>10.1f}{cpu:>8.1f}{1e3 * cpu / number:>18.2f}{peak:>11.0f}", flush=True)
-
-
-# a command of labbook that says at its end how much memory it has had at most, and its CPU time
-COMMAND = """
-import atexit, os, re, sys, time
-def tell():
-    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
-    open(os.environ["SCALE_USED"], "w").write(f"{peak} {time.process_time()}")
-atexit.register(tell)
-from core.cli.main import labbook
-labbook()
-"""
-
-
-def _measured(*words: str) -> tuple[float, float, float]:
-    """(seconds, CPU seconds, peak MB) of a command of labbook; raises if it fails."""
-    start, used = time.monotonic(), paths.home() / "used"
-    environment = os.environ | {"SCALE_USED": str(used)}
-    command = [sys.executable, "-c", COMMAND, *words]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
-    peak, cpu = used.read_text().split()
-    return time.monotonic() - start, float(cpu), float(peak) / 2**10
 
 
 # a mirror

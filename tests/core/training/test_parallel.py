@@ -1,5 +1,6 @@
 """A network divided among processes is trained as a whole one would be."""
 
+import resource
 import shutil
 import signal
 
@@ -200,6 +201,31 @@ def test_fsdp_resumes_to_the_same_bits_after_kills(undisturbed, forge, home):
     assert digest(only_run(home)) == digest(undisturbed)
     assert measured(only_run(home)) == measured(undisturbed)
     assert not list((only_run(home).folder / CHECKPOINTS).glob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_one_process_ends_all_and_the_former_checkpoint_is_resumed(undisturbed, forge, home):
+    processes = start(forge, *LONG)
+    wait_for_step(home, 20)
+    resource.prlimit(processes[1].pid, resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+    assert [process.wait() for process in processes] == [1, 1], processes[0].text
+    assert "File too large" in processes[0].text
+    assert f"resume {only_run(home).id}" in processes[0].text
+    assert "Traceback" not in processes[0].text + processes[1].text
+    statuses, text = resumed(forge, home)
+    assert statuses == [0, 0], text
+    assert digest(only_run(home)) == digest(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_second_launch_of_a_run_is_refused_and_the_first_continues(undisturbed, forge, home):
+    processes = start(forge, *LONG)
+    wait_for_step(home, 15)
+    statuses, text = resumed(forge, home)
+    assert statuses == [2, 2], text
+    assert "another process is using this run" in text
+    assert [process.wait() for process in processes] == [0, 0], processes[0].text
+    assert digest(only_run(home)) == digest(undisturbed)
 
 
 @pytest.mark.slow

@@ -3,9 +3,13 @@
 import csv
 import errno
 import json
+import os
 import shutil
+import threading
+import time
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -135,6 +139,36 @@ def test_dask_and_ray_pack_the_same_bytes(engine, to, tmp_path):
     (source / "train/dog/bad.png").write_bytes(b"hello")
     here = packing(source, tmp_path / "here", to=to)
     there = packing(source, tmp_path / "there", "--engine", engine, to=to, workers=2)
+    assert contents_of(there) == contents_of(here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "dask", "ray"])
+def test_a_worker_killed_while_it_packs_changes_no_byte(engine, tmp_path):
+    library({"local": "psutil", "dask": "distributed"}.get(engine, engine), extra=engine)
+    source = pictures(tmp_path / "source", each=40, height=400)
+    here = packing(source, tmp_path / "here")
+    tasks, killed = tmp_path / "there.part" / "tasks", []
+
+    def works(process):
+        """Whether this is a process that packs."""
+        words = " ".join(process.cmdline())
+        if engine == "local":
+            return "forkserver" in words and process.ppid() != os.getpid()
+        return words.startswith("ray::reduce") if engine == "ray" else "--multiprocessing-fork" in words
+
+    def kill():
+        while not list(tasks.glob("[!.]*")):
+            time.sleep(0.01)
+        victim = max(filter(works, psutil.Process().children(recursive=True)), key=lambda each: each.cpu_times().user)
+        victim.kill()
+        killed.append(victim.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    there = packing(source, tmp_path / "there", "--engine", engine, workers=2)
+    killer.join()
+    assert killed
     assert contents_of(there) == contents_of(here)
 
 
