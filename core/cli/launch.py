@@ -5,7 +5,6 @@ This file is its command line; core/cluster/submit.py submits, and core/cluster/
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,9 @@ from itertools import pairwise
 from typing import Any
 
 from core.catalogue import experiments, import_data, package_of
-from core.cluster import ray_cluster
 from core.cluster.job import Launcher
 from core.common.errors import UserError
+from core.common.extras import lacking
 from core.common.text import suggestion
 from core.declare.changes import changed
 from core.options import pairs
@@ -75,11 +74,7 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
     known = experiments()
     given, rest, wrong = _split(words, known)
     launcher, name = Launcher(), rest[0] if rest else ""
-    try:
-        importlib.import_module("submitit")
-    except ImportError:
-        extra = "ray" if given.get("cluster") == "ray" else "slurm"
-        wrong.append(f'submitit is not installed; it submits the job: pip install -e ".[{extra}]"')
+    wrong += lacking("submitit", "ray" if given.get("cluster") == "ray" else "slurm", "labbook launch")
     try:
         launcher = changed(launcher, given, "option", "--")
     except UserError as mistakes:
@@ -88,7 +83,7 @@ def parse(words: Sequence[str]) -> tuple[Launcher, str, tuple[str, ...]]:
         launcher = launcher.but({option: value for option, value in given.items() if option not in refused})
     wrong += launcher.mistakes()
     if launcher.cluster == "ray":
-        wrong += ray_cluster.missing()
+        wrong += lacking("ray", "ray", "--cluster ray")
     own: tuple[str, ...] = ()
     if not name:
         wrong.append(f"EXPERIMENT is missing{suggestion('', known)}")

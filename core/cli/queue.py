@@ -11,12 +11,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 
 from core.catalogue import experiments, import_data, package_of
 from core.cluster.job import Launcher
 from core.common.arguments import VerbParser
 from core.common.errors import UserError
+from core.common.extras import lacking
 from core.common.layout import Group, Row, show
 from core.common.terminal import console, tell
 from core.common.text import few, suggestion
@@ -220,8 +220,7 @@ def parse_submit(words: Sequence[str]) -> tuple[Launcher, list[int], Changed, in
     made, mistakes = change(Launcher(cluster="slurm"), given)
     assert isinstance(made, Launcher)
     wrong += [*mistakes, *made.mistakes()]
-    if find_spec("submitit") is None:
-        wrong.append('submitit is not installed; it submits the job: pip install -e ".[slurm]"')
+    wrong += lacking("submitit", "slurm", "labbook queue submit")
     if wrong:
         raise UserError(wrong)
     numbers = [int(word) for word in words[:count]]

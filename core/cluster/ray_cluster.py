@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import re
 import signal
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from core.cluster.task import RANKS
-from core.common import paths
+from core.common import extras, paths
 from core.common.errors import UserError
+from core.common.reach import refuse_unreachable_ray
 
 GPUS = "CUDA_VISIBLE_DEVICES"
-
-
-def missing() -> list[str]:
-    """The message if Ray is not installed, in a list; empty if it is."""
-    try:
-        importlib.import_module("ray")
-    except ImportError:
-        return ['--cluster ray: ray is not installed: pip install -e ".[ray]"']
-    return []
 
 
 @contextmanager
@@ -33,11 +23,11 @@ def connected(address: str | None) -> Iterator[None]:
 
     address: HOST:PORT of its head; none: $RAY_ADDRESS, or the cluster of this machine.
     """
-    if wrong := missing():
-        raise UserError(wrong)
-    import ray
-
-    _refuse_unreachable(address)
+    ray = extras.library("ray", "ray", "--cluster ray")
+    if address is not None:
+        if not re.fullmatch(r"[\w.-]+:\d+", address):
+            raise UserError([f"--address {address}: should be HOST:PORT of the head of a Ray cluster"])
+        refuse_unreachable_ray("--address", address)
     before = signal.getsignal(signal.SIGTERM)  # Ray replaces it by one that exits without saving
     try:
         ray.init(
@@ -78,18 +68,6 @@ def environment() -> dict[str, str]:
     """The variables that a process on another node gets from this one: all but ranks, GPUs, and those of Ray."""
     own = {name: value for name, value in os.environ.items() if name not in (*RANKS, GPUS) and name[:4] != "RAY_"}
     return own | {"PYTHONPATH": paths.python_path()}
-
-
-def _refuse_unreachable(address: str | None) -> None:
-    """Ray itself would try for half a minute."""
-    if address is None:
-        return
-    if not (found := re.fullmatch(r"([\w.-]+):(\d+)", address)):
-        raise UserError([f"--address {address}: should be HOST:PORT of the head of a Ray cluster"])
-    try:
-        socket.create_connection((found[1], int(found[2])), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UserError([f"--address {address}: no Ray cluster answers ({error})"]) from None
 
 
 def _explained(address: str | None, reason: str) -> str:

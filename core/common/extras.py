@@ -1,4 +1,4 @@
-"""Import of optional libraries."""
+"""Optional libraries: their import, and what to do without them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import importlib
 from typing import Any
 
 from core.common.errors import UserError
+
+
+def lacking(module: str, extra: str, why: str) -> list[str]:
+    """The message of `library`, in a list; empty if the module can be imported."""
+    try:
+        library(module, extra, why)
+    except UserError as error:
+        return list(error.lines)
+    return []
 
 
 def library(module: str, extra: str, why: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from core.common import extras
 from core.common.errors import UserError
 from core.common.machine import usable_cores
+from core.common.reach import refuse_unreachable_ray
 from core.common.terminal import complain
 from core.engines.engine import AHEAD, ATTEMPTS, R, T, in_order
 
@@ -47,7 +47,7 @@ class Ray:
         if self._started:
             return
         if self.scheduler:
-            _refuse_unreachable(self.scheduler)
+            refuse_unreachable_ray("--scheduler", self.scheduler)
         # with an address, the CPUs are those of the cluster
         how = {} if self.scheduler else {"num_cpus": self.workers, "include_dashboard": False}
         try:
@@ -90,15 +90,3 @@ class Ray:
             raise UserError([f"workers of Ray died {ATTEMPTS} times at the same task; {advice} ({reason})"]) from None
         except errors.RaySystemError as error:
             raise UserError([f"Ray failed: {str(error).strip().splitlines()[0]}"]) from None
-
-
-def _refuse_unreachable(address: str) -> None:
-    """Raises UserError if nothing listens at an address, for which Ray itself would wait for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdecimal():  # such as "auto"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        said = f"--scheduler {address}: no cluster of Ray answers ({error.strerror or error})"
-        raise UserError([said, "start one with ray start --head, which prints its address"]) from None
