@@ -35,7 +35,7 @@ from core.schedules import Clock
 from core.training.assemble import Assembly, assemble, prepare
 from core.training.runtime import open_runtime
 from core.training.smoke import declared
-from core.training.step import gradients
+from core.training.step import equal_weights, gradients
 
 SAMPLED = 8  # images that are read and augmented; their rows are repeated without being copied
 DIVIDED = (2, 4, 8)  # micro-batches, and processes, that are tried
@@ -130,6 +130,7 @@ def _followed(parts: Assembly, few: Batch, rows: int, fake: FakeTensorMode | Non
             layers=layers,
         )
     finally:
+        equal_weights.cache_clear()  # a later step must not find a fake tensor there
         optimizer.zero_grad()
         for now, then in zip(_states(optimizer), before, strict=True):
             for key, values in now.items():

@@ -185,7 +185,7 @@ def gradients(
                 output = forward(micro_batch, clock)
             losses = output.losses
             # gradient of the mean over the full batch, without a mean in the graph
-            weights = _equal(len(losses), rows, losses.dtype, losses.device)
+            weights = equal_weights(len(losses), rows, losses.dtype, losses.device)
             losses.backward(state.scaler.scale(weights) if state.scaler else weights)
         right = setup.task.right(output.logits.detach(), micro_batch.targets)
         extras = [torch.dot(values, weights) for values in output.reported(setup.extras)]
@@ -194,7 +194,7 @@ def gradients(
 
 
 @functools.cache
-def _equal(count: int, rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def equal_weights(count: int, rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """[count], the weight of each example of a micro-batch in the mean over a batch of `rows` examples."""
     return torch.full((count,), 1 / rows, dtype=dtype, device=device)
 

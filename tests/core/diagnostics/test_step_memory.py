@@ -60,13 +60,16 @@ def counted(parts) -> int:
         {"optimizer": AdamW(lr=0.001), "ema": Ema()},
         {"optimizer": SAM(), "grad_accum_steps": 2},
         {"method": ReadsValues()},
+        {"precision": "fp32"},
+        {"model.grad_checkpointing": True},
+        {"model.grad_checkpointing": True, "precision": "fp32"},
     ],
-    ids=["adamw, ema", "sam, two micro-batches", "a step that reads values"],
+    ids=["adamw, ema", "sam, two micro-batches", "reads values", "fp32", "checkpointed", "checkpointed, fp32"],
 )
 def test_the_computed_peak_is_within_a_tenth_of_what_a_step_allocates(change):
-    parts = prepare(LARGE.but(change), CPU)
-    computed = step_memory(parts)
-    assert computed.peak == pytest.approx(counted(parts), rel=0.1)
+    declared = LARGE.but(change)
+    computed = step_memory(prepare(declared, CPU))
+    assert computed.peak == pytest.approx(counted(prepare(declared, CPU)), rel=0.1)
     assert min(computed.weights, computed.gradients, computed.optimizer, computed.batch, computed.activations) > 0
 
 
@@ -79,11 +82,9 @@ def test_what_layers_keep_grows_with_the_images_and_weights_do_not():
     assert step_memory(parts, micro_batches=4).peak < half.peak < whole.peak
 
 
-def test_with_gradient_checkpointing_less_is_computed_and_never_less_than_allocated():
+def test_gradient_checkpointing_needs_less():
     plain, checkpointed = (prepare(LARGE.but({"model.grad_checkpointing": each}), CPU) for each in (False, True))
-    need = step_memory(checkpointed).peak
-    assert need < 0.9 * step_memory(plain).peak
-    assert counted(checkpointed) < 1.05 * need
+    assert step_memory(checkpointed).peak < 0.9 * step_memory(plain).peak
 
 
 def test_the_table_says_which_ways_fit(capsys):
