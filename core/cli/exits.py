@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 
 from core.common import paths
 from core.common.errors import DataError, UserError
+from core.common.files import NO_ROOM
 from core.common.ranks import ranks_here, started_together
 from core.common.terminal import complain
 
@@ -60,7 +60,7 @@ def guarded(command: str, action: Callable[[], int]) -> int:
     except (Failing, NonFinite, NotCompiled, OutOfMemory, PeerLost, WorkerLost) as error:
         failed(f"failed: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         failed(f"failed: {error.strerror}; everything recorded before is in {paths.runs()}")
     return 1

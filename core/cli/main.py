@@ -5,7 +5,6 @@ Exit statuses: 0; 1 after a failure, or if something is left to do; 2 for an err
 
 from __future__ import annotations
 
-import errno
 import importlib
 import keyword
 import sys
@@ -16,6 +15,7 @@ from core.catalogue import experiments
 from core.cli.exits import explain
 from core.cli.verbs import OF_AN_EXPERIMENT, OF_RUNS, OTHERS, TRAINING, VERBS
 from core.common.errors import UserError
+from core.common.files import NO_ROOM
 from core.common.layout import Group, Row, show
 from core.common.ranks import ranks_here
 from core.common.signals import end_with_parent
@@ -74,7 +74,7 @@ def run(verb: str, words: Sequence[str], known: Mapping[str, str]) -> int:
         mute()
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return explain(f"labbook {verb}", UserError([f"{where}{error.strerror}"]), started=True)

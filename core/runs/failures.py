@@ -7,11 +7,12 @@ import errno
 import signal
 
 from core.common.errors import ImageLost, NotCompiled, OutOfMemory, PeerLost, Unfinished, WorkerLost
+from core.common.files import NO_ROOM
 from core.common.memory import is_out_of_memory, out_of_memory
 from core.loading.watchdog import is_lost_worker
 from core.training.compiled import reason
 
-_FAILING_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+_FAILING_DISK = (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE)
 _COMPILER = ("torch._dynamo.", "torch._inductor.")  # which define the errors of torch.compile
 
 

@@ -32,6 +32,7 @@ _SINGLE = {
 
 def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
     """Save the plots as artifacts of the study's run. Plots that need more trials are skipped."""
+    study = _copied(study)
     done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     if len(done) < 2:
         return
@@ -60,6 +61,15 @@ def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
         page = html.render("search/study.html.jinja", title=study.study_name, figures=figures, **_trials(study, goals))
         write_atomic(journal.artifact(PAGE), page)
         journal.log_artifact(PAGE)
+
+
+def _copied(study: optuna.Study) -> optuna.Study:
+    """The study in memory: plots read all trials many times, for which a shared database would answer each time."""
+    copy = optuna.create_study(study_name=study.study_name, directions=study.directions)
+    if study.metric_names:
+        copy.set_metric_names(study.metric_names)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    return copy
 
 
 def _trials(study: optuna.Study, goals: Goals) -> dict[str, Any]:

@@ -9,7 +9,6 @@ run again. DIR holds the same bytes whatever the engine and the number of worker
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from core import randomness
 from core.common import extras
 from core.common.arguments import VerbParser
 from core.common.errors import DataError, UserError
-from core.common.files import make_folder, place, write_atomic
+from core.common.files import NO_ROOM, make_folder, place, write_atomic
 from core.common.terminal import complain, tell
 from core.engines.engine import Engine
 from core.engines.opening import add_engine, opened
@@ -40,7 +39,6 @@ from data.reading.frame import LEAST, MOST
 from data.reading.listing import Listing
 from data.reading.progress import bar, first, printable, say
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 LEFT, IMAGES_CSV = "left_out.csv", "images.csv"
 
 
@@ -143,7 +141,7 @@ def pack(order: Order, data: ImageFiles, engine: Engine) -> dict[str, Any]:
         _clear(order.work)
         return made
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in NO_ROOM:
             raise _full(order, error) from None
         raise
     except KeyboardInterrupt:

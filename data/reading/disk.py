@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from core.common.errors import DataError, UserError
+from core.common.files import NO_ROOM
 from data.reading.progress import printable, say
 
 
@@ -63,7 +63,7 @@ def writing(folder: Path, needed: int, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in NO_ROOM:
                 raise _full(folder, needed, what) from None
             raise
 

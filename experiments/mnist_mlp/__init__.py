@@ -4,7 +4,7 @@
     python -m experiments.mnist_mlp --variant digits    without MNIST: the digits of scikit-learn, 64-128-64-10
     python -m experiments.mnist_mlp --seeds 5
 
-Expected: not yet measured on MNIST
+Expected: 98.16 % +- 0.31 on the digits (n = 5); there is no figure for MNIST, see README.md
 """
 
 from core.experiment import Experiment

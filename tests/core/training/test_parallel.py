@@ -221,9 +221,9 @@ def test_a_full_disk_at_one_process_ends_all_and_the_former_checkpoint_is_resume
 def test_a_second_launch_of_a_run_is_refused_and_the_first_continues(undisturbed, forge, home):
     processes = start(forge, *LONG)
     wait_for_step(home, 15)
-    statuses, text = resumed(forge, home)
-    assert statuses == [2, 2], text
-    assert "another process is using this run" in text
+    others = start(forge, PROGRAM, "resume", only_run(home).id)
+    assert [process.wait() for process in others] == [2, 2], others[0].text
+    assert "another process is using this run" in others[0].text
     assert [process.wait() for process in processes] == [0, 0], processes[0].text
     assert digest(only_run(home)) == digest(undisturbed)
 
