@@ -192,13 +192,15 @@ def refuse_other_weights(run: Run) -> None:
 def interrupted(experiment: str) -> Run:
     """Returns the latest interrupted run of this experiment that no process is training; for several seeds, their
     parent run. Raises UserError if none is found."""
+    trained = ""
     for run in intact(Run.of_experiment(experiment)):
-        if in_study(run) or run.record.get(COMBINED):
+        if in_study(run) or run.record.get(COMBINED) or run.status in ("FINISHED", "FAILED"):
             continue
-        if run.status not in ("FINISHED", "FAILED") and is_free(run.folder):
+        if is_free(run.folder):
             parent = parent_of(run) or run
             return parent if parent.status not in ("FINISHED", "FAILED") and is_free(parent.folder) else run
-    raise UserError([f"no interrupted run of {experiment} in {paths.runs()}"])
+        trained = trained or f"; another process is training {run.id}"
+    raise UserError([f"no interrupted run of {experiment} in {paths.runs()}{trained}"])
 
 
 def earlier_run(

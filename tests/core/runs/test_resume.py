@@ -199,7 +199,7 @@ def test_a_run_that_somebody_is_at_work_on_is_refused(forge, home):
         status, text = forge.run(PROGRAM, "resume", only_run(home).id)
         assert (status, "another process is using" in text) == (2, True), text
         status, text = forge.run(PROGRAM, "resume")
-        assert (status, "no interrupted run" in text) == (2, True), text
+        assert (status, f"another process is training {only_run(home).id}" in text) == (2, True), text
     finally:
         process.kill(signal.SIGKILL)
         process.wait()
