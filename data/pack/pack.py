@@ -132,7 +132,8 @@ def pack(order: Order, data: ImageFiles, engine: Engine) -> dict[str, Any]:
     if (done := _finished(order, recipe)) is not None:
         return done
     try:
-        make_folder(order.work)
+        with disk.as_data_error(order.work):
+            make_folder(order.work)
         with disk.if_free(order.work / "lock") as free:
             if not free:
                 raise UserError([f"another process is packing into {order.out}; wait for it, or stop it"])

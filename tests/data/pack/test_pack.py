@@ -321,6 +321,7 @@ def test_what_cannot_be_packed_is_one_message_and_writes_nothing(tmp_path, capsy
     to = ["--to", "shards", "--size", 24]
     assert "should be outside" in complaint(source, *to, "--out", source / "set")
     assert "has other files in it" in complaint(source, *to, "--out", full)
+    assert "x.part: Not a directory" in complaint(source, *to, "--out", next(full.iterdir()) / "x")
     assert "the images have the splits test, train already" in complaint(
         source, *to, "--out", tmp_path / "set", "--split", "0.9,0.1"
     )
