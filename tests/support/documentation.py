@@ -141,7 +141,7 @@ def _check_launch(words: list[str]) -> None:
     if "--help" in words:
         return
     which = mock.patch("core.cluster.job.shutil.which", return_value="there")  # sbatch is where jobs are submitted
-    with which, mock.patch("core.cluster.ray_cluster.missing", list):
+    with which, mock.patch("core.cli.launch.lacking", return_value=[]):  # Ray is not a part of [dev]
         importlib.import_module("core.cli.launch").parse(words)
 
 
