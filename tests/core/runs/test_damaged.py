@@ -32,12 +32,6 @@ SHORT = EXPERIMENT.but({"epochs": 1, "limit": 320, "monitor": "val/accuracy"})
 QUIET = Launch(mlflow=False, threads=1, workers=0)
 
 
-def _flip(path, place=0.5):
-    content = bytearray(path.read_bytes())
-    content[int(len(content) * place)] ^= 4
-    path.write_bytes(content)
-
-
 def _flip_line(path, place):
     """Flip a bit at the beginning of a line, which is no text of JSON then, whatever the line says."""
     content = bytearray(path.read_bytes())
@@ -118,11 +112,11 @@ def test_the_interrupted_run_is_found_behind_damaged_ones_which_are_reported_onc
 def test_a_damaged_seed_is_trained_again_and_the_others_are_kept(home, capsys):
     group = train_seeds(SHORT, 2, QUIET, "tiny")
     first, second = group.runs
-    _flip(second.folder / journal.FILE)
-    _flip(group.parent.folder / journal.FILE, 0.02)
+    _flip_line(second.folder / journal.FILE, 0.5)
+    _flip_line(group.parent.folder / journal.FILE, 0)
     with pytest.raises(UserError, match=r"journal\.jsonl: line 1 is damaged"):
         resume_seeds(group.parent)
-    _flip(group.parent.folder / journal.FILE, 0.02)  # back again
+    _flip_line(group.parent.folder / journal.FILE, 0)  # back again
     log = journal.Journal(group.parent.folder)
     log.close("KILLED")
     again = resume_seeds(Run(group.parent.folder))
