@@ -91,7 +91,7 @@ class Piped(nn.Module):
         with torch.no_grad():
             if count not in self._passes:
                 self._passes[count] = ScheduleGPipe(self.part(count, needs_gradient=False), n_microbatches=1)
-            logits: torch.Tensor = self._passes[count].step(*([images] if self.is_first else []))
+            logits: torch.Tensor = self._passes[count].step(*([_strided(images)] if self.is_first else []))
             if not self.is_last:
                 logits = self.passed[-1].new_empty((count, *self.passed[-1].shape[1:]), device=self.device)
             dist.broadcast(logits, self.ranks - 1, group=self.group)
@@ -162,7 +162,7 @@ class Staged:
             self._schedules[batch.images.shape] = self._schedule(setup, network, rows)
         schedule = self._schedules[batch.images.shape]
         losses: list[torch.Tensor] = []
-        images = [batch.images] if network.is_first else []
+        images = [_strided(batch.images)] if network.is_first else []
         if network.is_last:
             logits = schedule.step(*images, target=batch.targets, losses=losses).detach()
             right = setup.task.right(logits, batch.targets)
@@ -217,6 +217,12 @@ class Staged:
 
     def restore(self, state: State, found: Checkpoint) -> None:
         pieces.load(state, found, self.parameters)
+
+
+def _strided(images: torch.Tensor) -> torch.Tensor:
+    """The images with the strides of the example that a stage was made with. torch 2.11 compares them, also where there
+    is one channel and `contiguous` would do nothing."""
+    return images.flatten().view(images.shape)
 
 
 def _passed(stages: Sequence[nn.Module], image: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
