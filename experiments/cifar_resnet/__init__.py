@@ -6,7 +6,7 @@
     python -m experiments.cifar_resnet --variant cutmix --seeds 3
     python -m experiments.cifar_resnet --variant short            15 epochs in bf16, for a CPU
 
-Expected: 73.04 % after two epochs (CIFAR-10 (JPEG), n = 1); sixty need a GPU and are not yet measured.
+Expected: not yet measured in full (needs a GPU); two epochs are in README.md.
 """
 
 from core.augment import CutMix, Mixup, RandAugment, Resize
