@@ -65,10 +65,12 @@ def log_plots(journal: Journal, study: optuna.Study, goals: Goals) -> None:
 
 def _copied(study: optuna.Study) -> optuna.Study:
     """The study in memory: plots read all trials many times, for which a shared database would answer each time."""
-    copy = optuna.create_study(study_name=study.study_name, directions=study.directions)
+    storage = optuna.storages.InMemoryStorage()
+    copy = optuna.create_study(storage=storage, study_name=study.study_name, directions=study.directions)
     if study.metric_names:
         copy.set_metric_names(study.metric_names)
-    copy.add_trials(study.get_trials(deepcopy=False))
+    for trial in study.get_trials(deepcopy=False):  # Study.add_trial refuses a declaration outside of its space
+        storage.create_new_trial(storage.get_study_id_from_name(study.study_name), template_trial=trial)
     return copy
 
 
