@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from core.common.tensors import full
-from core.losses.base import ByClass, Loss, Named, counts, expected, in_order, number_per_class, weights_of
+from core.losses.base import (
+    ByClass,
+    Loss,
+    Named,
+    counts,
+    expected,
+    in_order,
+    number_per_class,
+    probabilities,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     from core.context import Context
@@ -49,15 +59,18 @@ class CrossEntropy(Loss):
 
     def values(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Losses [N] of logits [N, C] and targets, with class weights, float [C]."""
-        logits = full(logits)
+        logits, smoothing = full(logits), self.label_smoothing
+        if isinstance(smoothing, torch.Tensor):  # of several runs, stacked by core/training/stack.py
+            labels = targets if targets.is_floating_point() else probabilities(targets, logits)
+            return F.cross_entropy(logits, labels * (1 - smoothing) + smoothing / labels.shape[1], reduction="none")
         if weights is None:
-            return F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
         weights = weights.to(logits.dtype)
         losses = F.cross_entropy(logits, targets, weight=weights, reduction="none")
-        if not self.label_smoothing:
+        if not smoothing:
             return losses
         uniform = -logits.log_softmax(dim=1).mean(dim=1)
-        return (1 - self.label_smoothing) * losses + self.label_smoothing * weights_of(targets, weights) * uniform
+        return (1 - smoothing) * losses + smoothing * weights_of(targets, weights) * uniform
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self.weights is not None:

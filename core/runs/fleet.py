@@ -1,4 +1,5 @@
-"""Several runs of one declaration, with different seeds, trained together: each is recorded as if it were alone."""
+"""Several runs that are trained together, seeds of one declaration or trials of a study: each is recorded as if it were
+alone."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
+from functools import partial
 
 from core.common.errors import Interrupted, NonFinite, OutOfMemory, Unfinished, UserError
 from core.common.memory import is_out_of_memory, out_of_memory
@@ -22,20 +24,35 @@ from core.training.runtime import Runtime
 from core.training.step import is_over
 
 Opening = Callable[[Runtime], AbstractContextManager[Trainer]]
+# what is done with an open run: (number, trainer) -> a generator that iterates its events and yields after each
+Course = Callable[[int, Trainer], Generator[None]]
+OVER = object()
 
 
-def train_together(openings: Mapping[int, Opening], runtime: Runtime) -> dict[int, Run | Exception]:
+def to_the_end(number: int, trainer: Trainer) -> Generator[None]:
+    """Train to the end; once all runs have, evaluate on the test split, and write plots and report."""
+    with closing(trainer.events()) as events:
+        for _ in events:
+            yield
+    yield
+    trainer.finish()
+
+
+def train_together(
+    openings: Mapping[int, Opening], runtime: Runtime, course: Course = to_the_end
+) -> dict[int, Run | Exception]:
     """Train runs together, each from its own state to its own end. Returns, by number, the finished run or the error
     with which it failed.
 
-    openings: opens or reopens the run of a number. Raises Interrupted after every run was saved at the end of the same
-    step, and whatever ends all runs: UserError, Unfinished, and errors that are not of one run.
+    openings: opens or reopens the run of a number.  course: a run is closed when it ends, which may be before the end
+    of training. Raises Interrupted after every run was saved at the end of the same step, and whatever ends all runs:
+    UserError, Unfinished, and errors that are not of one run.
     """
     seen = replace(runtime, stop=Stop())  # of the members: a signal does not arrive in the middle of a round
     members: dict[int, _Member] = {}
     try:
         for number, opening in openings.items():
-            members[number] = _Member(opening(seen), speaks=not members)
+            members[number] = _Member(opening(seen), partial(course, number), speaks=not members)
             tell(f"seed {number}: {members[number].trainer.run.id}")
         with runtime.stop.at_step_end():
             _train(members, runtime.stop, seen.stop)
@@ -55,7 +72,9 @@ def train_together(openings: Mapping[int, Opening], runtime: Runtime) -> dict[in
 def _explained(error: BaseException) -> BaseException:
     """The error to show to the user in place of one that ends all runs."""
     if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
-        return out_of_memory(error, "train fewer seeds at once, or one after the other (leave out --together)")
+        return out_of_memory(
+            error, "train fewer runs at once, or one after the other (without --together, or with a smaller --at_once)"
+        )
     return explained(error, "", 0)
 
 
@@ -68,13 +87,15 @@ def _train(members: Mapping[int, _Member], signals: Stop, seen: Stop) -> None:
         parts[number] = sharing(member.trainer.parts, first)
         member.trainer = replace(member.trainer, parts=parts[number])
         member.save_if_over()
-    with closing(fit_together(parts)) as rounds:
+    ended: set[int] = set()
+    with closing(fit_together(parts, ended)) as rounds:
         for events in rounds:
             seen.number = signals.number
             _show(events, first.setup.epochs)
             for number, event in events.items():
                 members[number].take(event)
             _raise_stopped(members.values())
+            ended |= {number for number, member in members.items() if member.over}
 
 
 def _raise_stopped(members: Iterable[_Member]) -> None:
@@ -91,27 +112,29 @@ def _show(events: Round, epochs: int) -> None:
 class _Member:
     """One of the runs: a generator that holds it open between its events, and its outcome.
 
-    failed: the error with which it failed.  stopped: the signal that stopped it, after it was saved.
+    failed: the error with which it failed.  stopped: the signal that stopped it, after it was saved.  over: whether it
+    is closed.
     """
 
-    def __init__(self, opening: AbstractContextManager[Trainer], speaks: bool):
+    def __init__(
+        self, opening: AbstractContextManager[Trainer], course: Callable[[Trainer], Generator[None]], speaks: bool
+    ):
+        self.over = False
         self.failed: Exception | None = None
         self.stopped: Interrupted | None = None
         self._box: deque[Event | NonFinite] = deque()
         self._display = Notes if speaks else Silent
-        self._course = self._recorded(opening)
+        self._course = self._recorded(opening, course)
         next(self._course)
 
-    def _recorded(self, opening: AbstractContextManager[Trainer]) -> Generator[None]:
-        """The whole run, which yields before training, after each event, and after training."""
+    def _recorded(
+        self, opening: AbstractContextManager[Trainer], course: Callable[[Trainer], Generator[None]]
+    ) -> Generator[None]:
+        """The whole run, which yields before training, and then where its course does."""
         with opening as trainer:
             self.trainer = replace(trainer, fitted=self._events, display=lambda epochs, *_: self._display(epochs))
             yield
-            with closing(self.trainer.events()) as events:
-                for _ in events:
-                    yield
-            yield
-            self.trainer.finish()
+            yield from course(self.trainer)
 
     def _events(self, parts: Assembly) -> Iterator[Event]:
         while self._box:
@@ -134,16 +157,16 @@ class _Member:
 
     def proceed(self) -> None:
         """Continue the run until it yields next. Raises what ends all runs."""
-        if self.failed or self.stopped:
+        if self.over or self.stopped:
             return
         try:
-            next(self._course, None)
+            self.over = next(self._course, OVER) is OVER
         except (UserError, Unfinished):
             raise
         except Interrupted as signal:
             self.stopped = signal
         except Exception as error:
-            self.failed = error
+            self.failed, self.over = error, True
 
     def end(self, error: BaseException) -> None:
         """End a run that is still open, with the error that ends all."""

@@ -79,7 +79,7 @@ def check_environment(run: Run, launch: Launch) -> list[Check]:
         if name not in ("hardware.host", "hardware.processes") and facts.get(name) != now.get(name)
     ]
     if run.record["launch"].get("together"):
-        machine.append("trained together with other seeds then, alone now")
+        machine.append("trained together with other runs then, alone now")
     return [
         _code(run),
         Check("packages", tuple(_packages(run))),

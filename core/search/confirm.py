@@ -96,23 +96,23 @@ def messages(runner: StudyRunner, confirmed: Sequence[Confirmed]) -> list[str]:
 def _train(runner: StudyRunner, jobs: list[_Job], stop: Stop) -> None:
     waiting = list(range(len(jobs)))
 
-    def next_task(place: int) -> Task | None:
+    def next_tasks(place: int) -> list[Task]:
         number = next((each for each in waiting if runner.is_free(jobs[each].run)), None)
         if number is None:
-            return None
+            return []
         waiting.remove(number)
-        return _task(runner, place, number, jobs[number])
+        return [_task(runner, place, number, jobs[number])]
 
     def handle(worker: Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
-        if worker.task is None:
+        if not worker.tasks:
             return
-        number = worker.task.number
+        (number,) = worker.tasks
         job = jobs[number]
         if kind == "run":
             job.run = runner.follow(rest[1])
             return
-        worker.task = None
+        worker.tasks.clear()
         if kind == "ended":
             job.error = rest[0].error or ""
             job.score = rest[0].scores[0] if rest[0].scores else None
@@ -124,7 +124,7 @@ def _train(runner: StudyRunner, jobs: list[_Job], stop: Stop) -> None:
         if job.deaths < MAX_DEATHS:
             waiting.append(number)
 
-    runner.pool.iterate(stop, next_task, handle, lambda: bool(runner.pool.busy() or waiting))
+    runner.pool.iterate(stop, next_tasks, handle, lambda: bool(runner.pool.busy() or waiting))
 
 
 def _task(runner: StudyRunner, place: int, number: int, job: _Job) -> Task:

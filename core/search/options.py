@@ -24,6 +24,13 @@ class Search(Part):
         None, description="HOST:PORT of the head of the Ray cluster; none: $RAY_ADDRESS, or that of this machine"
     )
     workers_per_gpu: int = Field(1, ge=1, le=64, description="worker processes per GPU")
+    at_once: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="number of trials that a worker trains at once, stacked, as far as they differ in numbers alone: "
+        "for tiny networks, and for GPUs",
+    )
     loader_workers: int | None = Field(
         None, ge=0, description="loader worker processes of each trial; none: chosen as in training"
     )

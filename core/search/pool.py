@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
@@ -64,18 +64,18 @@ class LocalProcess:
 
 @dataclass
 class Worker:
-    """A worker process. place: its number, which selects its GPU.  connection: its messages.  task: its current task.
-    started: whether it has ever started one."""
+    """A worker process. place: its number, which selects its GPU.  connection: its messages.  tasks: those that it has
+    been given and that have not ended, by number.  started: whether it has ever started one."""
 
     place: int
     process: Process
     connection: Connection
-    task: Task | None = None
+    tasks: dict[int, Task] = field(default_factory=dict)
     started: bool = False
 
-    def give(self, task: Task) -> None:
-        self.task = task
-        self.send(task)
+    def give(self, tasks: Sequence[Task]) -> None:
+        self.tasks = {task.number: task for task in tasks}
+        self.send(tasks)
 
     def send(self, message: Any) -> None:
         self.process.send(message)
@@ -90,31 +90,31 @@ class Pool:
         self.failed_starts = 0  # number of consecutive workers that died before their first task
 
     def busy(self) -> list[Worker]:
-        return [worker for worker in self.workers.values() if worker.task is not None]
+        return [worker for worker in self.workers.values() if worker.tasks]
 
     def iterate(
         self,
         stop: Stop,
-        next_task: Callable[[int], Task | None],
+        next_tasks: Callable[[int], Sequence[Task]],
         handle: Callable[[Worker, tuple[Any, ...]], None],
         proceed: Callable[[], bool],
     ) -> None:
-        """Give each idle worker a task and handle messages, until `proceed` returns False or a signal arrives."""
+        """Give each idle worker tasks and handle messages, until `proceed` returns False or a signal arrives."""
         while not stop.number:
             for place in self._idle():
-                task = next_task(place)
-                if task is None:
+                tasks = next_tasks(place)
+                if not tasks:
                     break
                 if place not in self.workers:
                     self.workers[place] = start_worker(place)
-                self.workers[place].give(task)
+                self.workers[place].give(tasks)
             if not proceed():
                 return
             for worker, message in self.messages(0.5):
                 handle(worker, message)
 
     def _idle(self) -> list[int]:
-        return [place for place in range(self.count) if place not in self.workers or self.workers[place].task is None]
+        return [place for place in range(self.count) if place not in self.workers or not self.workers[place].tasks]
 
     def messages(self, seconds: float) -> Iterator[tuple[Worker, tuple[Any, ...]]]:
         """Messages of the workers, after at most `seconds`. The last one of a worker is ("died", how), or
@@ -149,13 +149,13 @@ class Pool:
     def close(self) -> None:
         """Stop all workers: a running trial is saved first. Workers that do not stop in time are killed."""
         for worker in self.workers.values():
-            if worker.task is None:
+            if not worker.tasks:
                 worker.connection.close()
             else:
                 worker.process.stop()
         end = time.monotonic() + _PATIENCE
         for worker in self.workers.values():
-            while worker.task is not None and worker.process.is_alive() and time.monotonic() < end:
+            while worker.tasks and worker.process.is_alive() and time.monotonic() < end:
                 _drain(worker)
             worker.process.end(max(0.1, min(10.0, end - time.monotonic())))
 
@@ -165,14 +165,14 @@ def _drain(worker: Worker) -> None:
     try:
         if not worker.connection.poll(0.5):
             return
-        kind = worker.connection.recv()[0]
+        kind, *rest = worker.connection.recv()
     except (EOFError, OSError):
-        worker.task = None
+        worker.tasks.clear()
         return
     if kind in ("epoch", "score"):
         worker.send(True)
     elif kind in ("ended", "stopped"):
-        worker.task = None
+        worker.tasks.pop(rest[0].number if kind == "ended" else rest[0], None)
 
 
 def start_worker(place: int) -> Worker:

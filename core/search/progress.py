@@ -67,8 +67,8 @@ class Table(Lines):
         table = RichTable(title=status_line(runner), title_justify="left", expand=False)
         for name in ("trial", runner.step, runner.goals.names[0], "hyperparameters"):
             table.add_column(name)
-        for worker in runner.pool.busy():
-            if worker.task and (trial := runner.running.get(worker.task.number)):
+        for number in (number for worker in runner.pool.busy() for number in worker.tasks):
+            if trial := runner.running.get(number):
                 values = runner.now(trial).intermediate_values
                 last = max(values, default=0)
                 now = f"{values[last]:.4f}" if last else ""

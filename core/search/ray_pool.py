@@ -105,7 +105,7 @@ class RayPool(Pool):
             if place not in self.workers and place not in self.hired:
                 self.hired[place] = self._hire()
         self._take_on()
-        return [place for place, worker in self.workers.items() if worker.task is None]
+        return [place for place, worker in self.workers.items() if not worker.tasks]
 
     def _hire(self) -> tuple[Any, Any]:
         import ray

@@ -29,7 +29,7 @@ from core.record.run import BEST, VERSION, intact
 from core.record.summary import write_summary
 from core.runs.recorder import RunInfo, RunSpec, new_run, open_journal, reopen_run, write_record
 from core.runs.trained import Run
-from core.search import samplers, space
+from core.search import at_once, samplers, space
 from core.search.confirm import Confirmed, confirm, messages
 from core.search.objectives import Goals, goals_of
 from core.search.options import COSTS, Search
@@ -93,6 +93,10 @@ def search(
         first = spec.experiment.but({"fold": Fold(folds=goals.folds)}) if goals.folds else spec.experiment
         parts = prepare(first, spec.launch, runtime.ranks)
         refuse_unmeasured(parts, {f"--goal {name}": name for name in goals.names if name not in COSTS})
+        if options.at_once > 1:
+            at_once.refuse(options, parts)
+            for note in at_once.notes(within, parts):
+                shown.say(note)
         with (
             _opened(spec, within, options, goals) as (storage, study),
             _parent(study, spec, options, runtime.mirror) as (run, journal),
@@ -297,10 +301,11 @@ def _announce(runner: StudyRunner) -> None:
     done = len(runner.finished())
     progress = f" ({done} finished)" if done else ""
     race = f", up to {options.race} seeds" if options.race else ""
+    stacked = f", {options.at_once} trials at once each" if options.at_once > 1 else ""
     runner.display.say(
         f"{study.study_name}: {options.trials} trials{progress}, goal {', '.join(runner.goals.names)}; "
         f"sampler {options.sampler}, pruner {options.pruner}{race}; "
-        f"{options.workers} workers with {runner.launch.threads} threads each"
+        f"{options.workers} workers with {runner.launch.threads} threads each{stacked}"
     )
     if len(runner.goals.names) > 1 and options.pruner != "none":
         runner.display.say("trials are not pruned: the study has several goals")

@@ -6,6 +6,7 @@ import fcntl
 import importlib
 import json
 import os
+import platform
 import re
 import secrets
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import optuna
+import psutil
 from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial
@@ -28,6 +30,7 @@ from core.record.journal import drop_torn_tail
 FILE = "study.log"
 HEARTBEAT, GRACE = 20, 90  # s between heartbeats of a trial; s without one after which another machine retries it
 IDENTITY, TOKEN = "identity", "token"  # token: distinguishes it from another study of the same name
+OWNER = "owner"  # attribute of a trial: the process that runs it
 Direction = Literal["minimize", "maximize"]
 _FIRST_USE = re.compile(r"already exists|duplicate key|UniqueViolation|Duplicate entry")
 _DRIVERS = {"postgresql": ("psycopg", "psycopg[binary]"), "mysql": ("pymysql", "pymysql"), "grpc": ("grpc", "grpcio")}
@@ -143,6 +146,18 @@ def added(storage: optuna.storages.BaseStorage, study: optuna.Study, trial: optu
 def present(storage: optuna.storages.BaseStorage, study: optuna.Study, number: int) -> FrozenTrial:
     """Returns the present state of a trial, without those of all others, which a database would read again."""
     return storage.get_trial(_trial_id(storage, study, number))
+
+
+def owner() -> str:
+    """An identifier of this process that is unique among machines."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def is_orphan(trial: FrozenTrial, shared: bool) -> bool:
+    """Whether the owner of a running trial is dead: if it was on this machine, or in a local file, which is locked.
+    shared: whether machines share the storage."""
+    host, _, pid = str(trial.user_attrs.get(OWNER, "")).rpartition(":")
+    return not shared or (host == platform.node() and not psutil.pid_exists(int(pid)))
 
 
 def has_heartbeats(storage: optuna.storages.BaseStorage) -> bool:

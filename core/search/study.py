@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 from optuna.trial import FrozenTrial, TrialState
 
 from core.common.errors import Failing
@@ -28,12 +25,11 @@ from core.search.options import Search
 from core.search.pool import Pool, Worker
 from core.search.repeats import DECLARED, ERROR, counts, firsts, is_repeat
 from core.search.space import Space, changes, changes_of, declared, dimensions, label
-from core.search.storage import HEARTBEAT, added, attached, beat, has_heartbeats, present
+from core.search.storage import HEARTBEAT, OWNER, added, attached, beat, has_heartbeats, is_orphan, owner, present
 from core.search.thaw import PAUSED
 from core.search.trial import PAUSE, Outcome, Task, runs_by_trial
 from core.tracking.api import Follows
 
-OWNER = "owner"
 MAX_DEATHS = 3  # worker deaths in one epoch after which a trial fails
 MAX_FAILURES = 5  # consecutive failed trials after which the search stops
 
@@ -69,7 +65,8 @@ class StudyRunner:
     def iterate(self, stop: Stop) -> None:
         """Run trials until all have ended, the timeout expires, or a signal arrives. Raises Failing."""
         self.runs = runs_by_trial(self.parent)
-        left = [t for t in self._in_state(TrialState.RUNNING) if self._is_orphan(t)]
+        shared = self.options.storage is not None
+        left = [t for t in self._in_state(TrialState.RUNNING) if is_orphan(t, shared)]
         for trial in left:
             if run := self.runs.get(trial.number):  # what a mirror that died with its search has not sent
                 self.mirror.follow(run.folder)
@@ -113,7 +110,16 @@ class StudyRunner:
         self.mirror.follow(run.folder)
         return run
 
-    def _next(self, place: int) -> Task | None:
+    def _next(self, place: int) -> list[Task]:
+        """The tasks of a worker: as many as it trains at once."""
+        tasks: list[Task] = []
+        while len(tasks) < self.options.at_once and (task := self._one(place)):
+            tasks.append(task)
+            if self.deaths.get(task.number):  # it may have been the cause of death: it is trained alone
+                break
+        return tasks
+
+    def _one(self, place: int) -> Task | None:
         free = next((trial for trial in self.orphans if self.is_free(self.runs.get(trial.number))), None)
         if free:
             self.orphans.remove(free)
@@ -248,16 +254,20 @@ class StudyRunner:
         elif kind == "score":
             worker.send(self._is_kept(*rest))
         elif kind == "ended":
-            worker.task = None
+            worker.tasks.pop(rest[0].number)
             self._tell(rest[0])
-        elif worker.task is not None:  # stopped by the machine, or died: another worker resumes the trial
-            task, worker.task = worker.task, None
-            if kind == "stopped" and task.number in self.pausing:
-                self.pausing.remove(task.number)
-                trial = self.running.pop(task.number)
-                trial.set_user_attr(PAUSED, max(self.now(trial).intermediate_values))
-                return
-            self._handle_death(task.number, kind, rest[-1])
+        else:  # stopped by the machine, or died: another worker resumes the trials
+            for number in [rest[0]] if kind == "stopped" else list(worker.tasks):
+                worker.tasks.pop(number)
+                self._stopped(number, kind, rest[-1])
+
+    def _stopped(self, number: int, kind: str, how: str) -> None:
+        if kind == "stopped" and number in self.pausing:
+            self.pausing.remove(number)
+            trial = self.running.pop(number)
+            trial.set_user_attr(PAUSED, max(self.now(trial).intermediate_values))
+            return
+        self._handle_death(number, kind, how)
 
     def _continues(self, number: int, epochs: int, value: float) -> bool:
         """Whether the trial continues. The declaration itself is never pruned: it is the reference for the others."""
@@ -380,11 +390,6 @@ class StudyRunner:
             journal.close(status)
             self.follow(str(run.folder))
 
-    def _is_orphan(self, trial: FrozenTrial) -> bool:
-        """Whether the owner of a trial is dead. A local file is locked, so it is; else if it was on this machine."""
-        host, _, pid = str(trial.user_attrs.get(OWNER, "")).rpartition(":")
-        return self.options.storage is None or (host == platform.node() and not psutil.pid_exists(int(pid)))
-
     def _seed(self) -> int | None:
         """The sampler seed: different for each trial, also after a restart; None (random) with several machines."""
         if self.options.storage is not None:
@@ -393,8 +398,3 @@ class StudyRunner:
 
     def _in_state(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
-
-
-def owner() -> str:
-    """An identifier of this process that is unique among machines."""
-    return f"{platform.node()}:{os.getpid()}"

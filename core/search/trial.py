@@ -1,32 +1,39 @@
-"""One trial: a declaration that is trained as a separate run and may be pruned at the end of an epoch; with folds, as
-a run for each fold, between which it may be pruned."""
+"""Trials: each is a declaration that is trained as a separate run and may be pruned at the end of an epoch; with folds,
+as a run for each fold, between which it may be pruned. Several may be trained at once."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from core.catalogue import import_experiment
-from core.common.errors import UserError
+from core.common.errors import Unfinished, UserError
 from core.experiment import Experiment
 from core.export.benchmark import of_one_image
 from core.launch import Launch
 from core.loading.folds import Fold, Folds
+from core.record.journal import is_deleted
 from core.record.run import PAUSED, PRUNED, WEIGHTS, parent_of
+from core.runs.fleet import Opening, train_together
 from core.runs.recorder import RunInfo, RunSpec
 from core.runs.resume import reopened
 from core.runs.train import opened
-from core.runs.trained import Run
+from core.runs.trained import Run, load
 from core.runs.trainer import Trainer
 from core.search.objectives import LATENCY, Goals
 from core.search.options import COSTS
 from core.tracking.api import NoMirror
+from core.training.assemble import prepare
 from core.training.checkpoint import CHECKPOINTS, keep_last
-from core.training.runtime import open_runtime
+from core.training.fleet import refuse_together, structure
+from core.training.runtime import Runtime, open_runtime
+
+ENDED = ("FINISHED", "FAILED")
 
 
 @dataclass(frozen=True)
@@ -53,68 +60,88 @@ class Outcome:
     error: str | None = None
 
 
-OnRun = Callable[[Run], None]
 PAUSE = "pause"  # the trial is stopped by a signal and may be resumed later
-# (epochs, or folds, done; current value of the first goal) -> False to prune the trial; True to continue; PAUSE
-Continues = Callable[[int, float], bool | str]
-KeepsWeights = Callable[[list[float]], bool]  # scores -> whether to keep the weights
 
 
-def run_trial(task: Task, run: Run | None, on_run: OnRun, continues: Continues, keeps_weights: KeepsWeights) -> Outcome:
-    """Train or resume a trial. Raises what training raises.
+class Parent(Protocol):
+    """What a worker tells and asks the process that runs the study. number: of the trial."""
 
-    on_run: called with the run once it exists.  continues: called after each epoch.  keeps_weights: called at the end.
+    def run(self, number: int, run: Run) -> None:
+        """The trial is trained as this run."""
+
+    def continues(self, number: int, done: int, value: float) -> bool | str:
+        """Whether to continue after so many epochs, or folds, with this value of the first goal; False to prune the
+        trial, PAUSE to let it wait."""
+
+    def keeps_weights(self, number: int, scores: list[float]) -> bool:
+        """Whether to keep the weights of a trial with these scores."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """The trial has ended."""
+
+
+def run_trials(tasks: Sequence[Task], parent: Parent) -> None:
+    """Train or resume trials: at once those that share a structure, if they can be, and the others one after the other.
+
+    Raises Interrupted and Unfinished, after which the trials that have not ended may be resumed. Other errors are those
+    of trials.
     """
-    import_experiment(task.info.experiment)
+    import_experiment(tasks[0].info.experiment)
+    for group in _groups(tasks):
+        try:
+            outcomes = _trained_together(group, parent) if len(group) > 1 else [run_trial(group[0], parent)]
+        except Unfinished:
+            raise
+        except UserError as mistakes:
+            outcomes = [Outcome(task.number, error="; ".join(mistakes.lines)) for task in group]
+        except Exception as error:
+            outcomes = [Outcome(task.number, error=_text(error)) for task in group]
+        for outcome in outcomes:
+            parent.ended(outcome)
+
+
+def run_trial(task: Task, parent: Parent) -> Outcome:
+    """Train or resume a trial. Raises what training raises."""
+    run = load(task.run) if task.run else None
     if task.goals.folds:
-        return _over_folds(task, _by_fold(run) if run else {}, on_run, continues)
-    if run and run.status in ("FINISHED", "FAILED"):  # the parent died before it received the result
+        return _over_folds(task, _by_fold(run) if run else {}, parent)
+    if run and run.status in ENDED:  # the parent died before it received the result
         return _outcome(task, run)
-    launch = Launch.read(task.launch)
-    spec = RunSpec(Experiment.read(task.declaration), launch, task.info)
-    with open_runtime(launch, NoMirror()) as runtime:
-        with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
-            run = trainer.run
-            on_run(run)
-            if trainer.journal and run.tags.get(PAUSED) == "true":
-                trainer.journal.write("tags", values={PAUSED: "false"})
-            if task.whole:
-                trainer.to_the_end()
-            elif good := not _iterate(trainer, task, continues) and keeps_weights(_scores(trainer, task)):
-                keep_last(run.folder / CHECKPOINTS)
-            elif trainer.journal:
-                trainer.journal.delete(WEIGHTS)
-        if not task.whole and not good:  # only after it has ended: until then it may have to be resumed
-            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
-    return _outcome(task, run)
+    with open_runtime(Launch.read(task.launch), NoMirror()) as runtime, _opened(task, run, parent, runtime) as trainer:
+        if task.whole:
+            trainer.to_the_end()
+        else:
+            for _ in _course(task, trainer, parent):
+                pass
+    return _outcome(task, trainer.run)
 
 
-def _over_folds(task: Task, earlier: Mapping[int, Run], on_run: OnRun, continues: Continues) -> Outcome:
+def _over_folds(task: Task, earlier: Mapping[int, Run], parent: Parent) -> Outcome:
     """Train a trial on each fold; its scores are the means. No weights are kept. earlier: number of a fold -> its run,
     which may have to be resumed."""
     assert task.goals.folds
     runs: list[Run] = []
     for fold in Folds(task.goals.folds):
         run = earlier.get(fold.number)
-        if run is None or run.status not in ("FINISHED", "FAILED"):
-            run = _on_fold(task, fold, run, on_run)
+        if run is None or run.status not in ENDED:
+            run = _on_fold(task, fold, run, parent)
         if run.status == "FAILED":
             return _outcome(task, run)
         runs.append(run)
         scores = task.goals.mean(runs)
-        if not continues(len(runs), scores[0]):
+        if not parent.continues(task.number, len(runs), scores[0]):
             return Outcome(task.number, pruned=True)
     return Outcome(task.number, scores)
 
 
-def _on_fold(task: Task, fold: Fold, run: Run | None, on_run: OnRun) -> Run:
+def _on_fold(task: Task, fold: Fold, run: Run | None, parent: Parent) -> Run:
     """Train or resume the run of one fold."""
     launch, name = Launch.read(task.launch), f"fold {fold.number}"
     info = task.info.below(task.info.parent, f"{task.info.title} {name}", name, task.info.trial)
     spec = RunSpec(Experiment.read(task.declaration).but({"fold": fold}), launch, info)
     with open_runtime(launch, NoMirror()) as runtime:
         with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
-            on_run(trainer.run)
+            parent.run(task.number, trainer.run)
             with closing(trainer.events()) as events:
                 for event in events:
                     if event.validation:
@@ -143,21 +170,81 @@ def runs_by_trial(parent: Run) -> dict[int, Run]:
     return found
 
 
-def _iterate(trainer: Trainer, task: Task, continues: Continues) -> bool:
-    """Train; returns whether the trial was pruned."""
+@contextmanager
+def _opened(task: Task, run: Run | None, parent: Parent, runtime: Runtime, together: bool = False) -> Iterator[Trainer]:
+    """Open or reopen the run of a trial. Once it has ended without weights that are kept, its checkpoints go."""
+    launch = Launch.read(task.launch).but({"together": together})
+    spec = RunSpec(Experiment.read(task.declaration), launch, task.info)
+    with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
+        parent.run(task.number, trainer.run)
+        yield trainer
+    if is_deleted(trainer.run.folder, WEIGHTS):  # not earlier: until then the run may have to be resumed
+        shutil.rmtree(trainer.run.folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _course(task: Task, trainer: Trainer, parent: Parent) -> Generator[None]:
+    """Train until the end or until the trial is pruned; then keep its weights if it is among the best. Yields after
+    each event."""
     assert trainer.journal is not None
-    name = task.goals.names[0]
+    name, pruned = task.goals.names[0], False
+    if trainer.run.tags.get(PAUSED) == "true":
+        trainer.journal.write("tags", values={PAUSED: "false"})
     with closing(trainer.events()) as events:
         for event in events:
-            if not event.validation:
-                continue
-            answer = continues(event.epoch + 1, _now(event.metrics, name))
+            answer = not event.validation or parent.continues(task.number, event.epoch + 1, _now(event.metrics, name))
             if answer == PAUSE:
                 trainer.journal.write("tags", values={PAUSED: "true"})
             elif not answer:
                 trainer.journal.write("tags", values={PRUNED: "true"})
-                return True
-    return False
+                pruned = True
+                break
+            yield
+    if not pruned and parent.keeps_weights(task.number, _scores(trainer, task)):
+        keep_last(trainer.run.folder / CHECKPOINTS)
+    else:
+        trainer.journal.delete(WEIGHTS)
+
+
+def _groups(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    """Yield the tasks that are trained at once, and each of the others by itself."""
+    found: dict[Any, list[Task]] = {}
+    for task in tasks:
+        if task.run and load(task.run).status in ENDED:
+            yield [task]
+        else:
+            found.setdefault(structure(Experiment.read(task.declaration)), []).append(task)
+    for group in found.values():
+        if len(group) > 1 and _can_be_stacked(group):
+            yield group
+        else:
+            yield from ([task] for task in group)
+
+
+def _can_be_stacked(tasks: Sequence[Task]) -> bool:
+    """Whether tasks can be trained at once: tried with those that differ in the loss, or else with two of them."""
+    experiments = [Experiment.read(task.declaration) for task in tasks]
+    losses = list({str(one.loss): one for one in experiments}.values())
+    try:
+        tried = losses if len(losses) > 1 else experiments[:2]
+        refuse_together([prepare(one, Launch.read(tasks[0].launch)) for one in tried])
+    except (UserError, RuntimeError):  # each by itself shows what is wrong
+        return False
+    return True
+
+
+def _trained_together(tasks: Sequence[Task], parent: Parent) -> list[Outcome]:
+    """Train or resume trials at once."""
+    by_number = {task.number: task for task in tasks}
+    with open_runtime(Launch.read(tasks[0].launch), NoMirror()) as runtime:
+        openings: dict[int, Opening] = {
+            task.number: partial(_opened, task, load(task.run) if task.run else None, parent, together=True)
+            for task in tasks
+        }
+        ended = train_together(openings, runtime, lambda n, trainer: _course(by_number[n], trainer, parent))
+    return [
+        Outcome(n, error=_text(found)) if isinstance(found, Exception) else _outcome(by_number[n], found)
+        for n, found in ended.items()
+    ]
 
 
 def _scores(trainer: Trainer, task: Task) -> list[float]:
@@ -189,3 +276,7 @@ def _outcome(task: Task, run: Run) -> Outcome:
     if PRUNED in tags:
         return Outcome(task.number, pruned=True)
     return Outcome(task.number, task.goals.score(run))
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -10,13 +10,13 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from core.common.errors import UserError
+from core.common.errors import Interrupted, Unfinished
 
 
 def work(connection: Connection) -> None:
     """Train trials until the other end of the connection is closed.
 
-    Messages: ("started",) on receiving a task, ("run", number, folder), ("epoch", number, epochs, value) with a reply
+    Messages: ("started",) on receiving tasks, ("run", number, folder), ("epoch", number, epochs, value) with a reply
     whether to continue, or PAUSE, ("score", number, scores) with a reply whether to keep the weights, ("ended",
     Outcome), ("stopped", number, reason).
     """
@@ -25,50 +25,62 @@ def work(connection: Connection) -> None:
     from core.common.terminal import mute
 
     mute()
-    from core.search.trial import Task  # takes seconds, because it imports torch
+    from core.search.trial import run_trials  # takes seconds, because it imports torch
 
     while True:
         try:
-            task = connection.recv()
+            tasks = connection.recv()
         except EOFError:
             return
-        assert isinstance(task, Task)
         connection.send(("started",))
-        message = _done(task, connection)
+        parent = _Parent(connection, {task.number for task in tasks})
         try:
-            connection.send(message)
-        except OSError:
+            run_trials(tasks, parent)
+        except (Interrupted, Unfinished) as stopped:
+            parent.stopped(str(stopped))
+        if parent.is_dead:
             return
         _free_gpu()
 
 
-def _done(task: Any, connection: Connection) -> tuple[Any, ...]:
-    from core.common.errors import Interrupted, Unfinished
-    from core.runs.trained import load
-    from core.search.trial import Outcome, run_trial
+class _Parent:
+    """The other end of the connection. left: numbers of the trials that have not ended."""
 
-    def ask(*message: Any) -> bool | str:
+    def __init__(self, connection: Connection, left: set[int]):
+        self._connection, self._left = connection, left
+        self.is_dead = False
+
+    def run(self, number: int, run: Any) -> None:
+        self._connection.send(("run", number, str(run.folder)))
+
+    def continues(self, number: int, done: int, value: float) -> bool | str:
+        return self._ask("epoch", number, done, value)
+
+    def keeps_weights(self, number: int, scores: list[float]) -> bool:
+        return bool(self._ask("score", number, scores))
+
+    def ended(self, outcome: Any) -> None:
+        self._left.discard(outcome.number)
+        self._send("ended", outcome)
+
+    def stopped(self, reason: str) -> None:
+        """The trials that have not ended may be resumed."""
+        for number in sorted(self._left):
+            self._send("stopped", number, reason)
+
+    def _ask(self, *message: Any) -> bool | str:
         try:
-            connection.send(message)
-            answer: bool | str = connection.recv()
+            self._connection.send(message)
+            answer: bool | str = self._connection.recv()
             return answer
         except (EOFError, OSError):  # the parent is dead: the next search resumes this run
             raise Interrupted(signal.SIGTERM, "the search has ended") from None
 
-    try:
-        return "ended", run_trial(
-            task,
-            load(task.run) if task.run else None,
-            lambda run: connection.send(("run", task.number, str(run.folder))),
-            lambda epochs, value: ask("epoch", task.number, epochs, value),
-            lambda scores: bool(ask("score", task.number, scores)),
-        )
-    except (Interrupted, Unfinished) as stopped:
-        return "stopped", task.number, str(stopped)
-    except UserError as mistakes:
-        return "ended", Outcome(task.number, error="; ".join(mistakes.lines))
-    except Exception as error:
-        return "ended", Outcome(task.number, error=f"{type(error).__name__}: {error}")
+    def _send(self, *message: Any) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            self.is_dead = True
 
 
 def _free_gpu() -> None:

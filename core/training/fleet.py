@@ -1,11 +1,11 @@
-"""fit_together(): the training loop of several seeds of one declaration in one process, forward and backward pass of
-all at once."""
+"""fit_together(): the training loop of several runs in one process, forward and backward pass of all at once: seeds of
+one declaration, or trials of a study that differ in numbers alone."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from core import randomness as K
 from core.common.errors import NonFinite, UserError
 from core.common.memory import is_out_of_memory
 from core.context import Clock
+from core.experiment import Experiment
 from core.loading.batches import Batch
 from core.loading.loader import Host, Resident
 from core.methods import Supervised
@@ -27,27 +28,33 @@ from core.training.loop import Event, end_of_epoch, read_interval
 from core.training.nonfinite import diagnose
 from core.training.sanity_check import START
 from core.training.stack import stacked
-from core.training.step import gradient_norm, gradients, is_over, reseed, set_learning_rates
+from core.training.step import gradient_norm, gradients, is_over, reseed
 
 Round = dict[int, Event | NonFinite]
+MAY_DIFFER = ("seed", "optimizer", "schedule", "stopping", "ema")
 ELEMENTWISE = (SGD, Adam, RMSprop)  # optimizers of which each weight is updated by its own gradient alone
 TRIED = 8  # images for which both ways are compared
 ALIKE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative tolerance of what differs by rounding only
 PAYS_FLOPS = 250_000  # of the forward pass of one image, on a CPU; measured with tests/benchmarks/fleet.py
 
 
-def fit_together(members: Mapping[int, Assembly]) -> Generator[Round]:
+def fit_together(members: Mapping[int, Assembly], ended: Collection[int] = ()) -> Generator[Round]:
     """Train every member as `fit` would alone, until all are over. Yields, for each step and for each end of an epoch,
     {number of a member: its event, or the error that ends its training}.
 
-    members: of one declaration, with different seeds. They need not be at the same step: those behind are trained
+    members: of declarations with the same `structure`. They need not be at the same step: those behind are trained
     first. One that is over, by early stopping or by an error, is left as it is while the others continue. Between two
     rounds every state is consistent: it may be saved, and training may be resumed from it, together or alone.
+    ended: numbers of members that are not trained any further; read at the end of each epoch.
     """
     live = dict(members)
     for parts in live.values():
         parts.state.trained.train()
-    while live := {number: parts for number, parts in live.items() if not is_over(parts.setup, parts.state.history)}:
+    while live := {
+        number: parts
+        for number, parts in live.items()
+        if number not in ended and not is_over(parts.setup, parts.state.history)
+    }:
         here = min(map(_place, live.values()))
         group = {number: parts for number, parts in live.items() if _place(parts) == here}
         ahead = [parts.state.step for parts in live.values() if _place(parts) > here]
@@ -77,9 +84,7 @@ def _through_epoch(group: Mapping[int, Assembly], ahead: Sequence[int]) -> Itera
         noise = zip(*(K.step_seeds(p.setup.seed, p.setup.rank, first, end - first) for p in members), strict=True)
         for seeds, raw in zip(noise, batches, strict=False):
             clock = Clock(members[0].state.step, steps, members[0].setup.epochs)
-            rate = _learning_rate(members, clock)
-            for optimizer in (stack.optimizer, *(state.optimizer for state in stack.states)):
-                set_learning_rates(optimizer, rate)
+            stack.set_learning_rates([parts.setup.schedule(clock, parts.state.history) for parts in members])
             broken = stack.advance(_ready(members, raw, clock), clock, seeds)
             events: Round = {}
             for place, (number, parts) in enumerate(group.items()):
@@ -113,31 +118,43 @@ def _failed(parts: Assembly) -> NonFinite:
     return diagnose(parts.setup, parts.state, parts.train, parts.state.step - 1, parts.state.step)
 
 
-def _learning_rate(members: Sequence[Assembly], clock: Clock) -> float:
-    """The multiplier of the learning rate, which is the same for all members."""
-    rates = {parts.setup.schedule(clock, parts.state.history) for parts in members}
-    if len(rates) > 1:
-        raise UserError(["schedule: it gives seeds different learning rates, by their history; leave out --together"])
-    return rates.pop()
+def structure(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+    """What the declarations of runs that are trained together share, as (dotted name, value).
+
+    They may differ in seed, optimizer, schedule, early stopping, the decay of a moving average, and numbers (float) of
+    the augmentation and of the loss.
+    """
+    flat = experiment.flat().items()
+    found = [(name, str(value)) for name, value in flat if not may_differ(name, isinstance(value, float))]
+    return (*found, ("seed", str(experiment.seed))) if experiment.vary else tuple(found)  # it draws the images
+
+
+def may_differ(name: str, number: bool) -> bool:
+    """Whether runs that are trained together may have different values at a dotted name. number: whether these are
+    numbers (float). Of the loss, they can be those of its own fields; those of a loss inside of it, and the sizes of
+    images, have to be the same."""
+    kind, *below = name.split(".")
+    varied = (kind == "loss" and len(below) == 1) or (kind == "augment" and below[:1] != ["resize"])
+    return kind in MAY_DIFFER or (number and varied)
 
 
 def sharing(parts: Assembly, first: Assembly) -> Assembly:
-    """`parts` with the images of `first` instead of a copy on the device. Both are of one declaration but its seed."""
+    """`parts` with the images of `first` instead of a copy on the device. Both have the same `structure`."""
     if not isinstance(first.train, Resident):
         return parts
     return replace(parts, train=replace(first.train, plan=parts.train.plan), val=first.val)
 
 
-def refuse_together(members: Sequence[Assembly]) -> None:
-    """Raise UserError for each part that cannot be trained together. members: two of them, ready to train.
+def refuse_together(members: Sequence[Assembly], option: str = "--together") -> None:
+    """Raise UserError for each part that cannot be trained together. members: two of them or more, ready to train.
+    option: the one to leave out.
 
     What the declaration does not show is tried: the losses and gradients of a few images have to be those of each
     member alone.
     """
-    parts = members[0]
-    wrong = _declared(parts) or _tried(members)
+    wrong = list(dict.fromkeys(line for parts in members for line in _declared(parts))) or _tried(members)
     if wrong:
-        raise UserError(f"{line}; leave out --together" for line in wrong)
+        raise UserError(f"{line}; leave out {option}" for line in wrong)
 
 
 def _declared(parts: Assembly) -> list[str]:
@@ -148,15 +165,15 @@ def _declared(parts: Assembly) -> list[str]:
         f"optimizer: {optimizer} does not update each weight by its own gradient alone": not isinstance(
             experiment.optimizer, ELEMENTWISE
         ),
-        "precision: the gradient scaler of fp16 has one scale, and each seed needs its own": parts.state.scaler,
-        "prune: each seed would have other weights or channels": experiment.prune,
+        "precision: the gradient scaler of fp16 has one scale, and each run needs its own": parts.state.scaler,
+        "prune: each run would have other weights or channels": experiment.prune,
         "quantize: rounding follows the activations of one network": experiment.quantize,
-        "schedule: it follows the validation of each seed": isinstance(experiment.schedule, Monitoring),
+        "schedule: it follows the validation of each run": isinstance(experiment.schedule, Monitoring),
         "compile: a compiled step is that of one network": parts.compiled != NO,
-        "max_minutes: the time of one seed alone is not known": experiment.max_minutes,
+        "max_minutes: the time of one run alone is not known": experiment.max_minutes,
         "together: one run in several processes is not stacked": parts.context.ranks > 1,
-        "deterministic_ranks: all seeds are computed at once, not by virtual shards": parts.launch.deterministic_ranks,
-        "workers: each seed would have loader processes of its own, unless --workers 0 is given": (
+        "deterministic_ranks: all runs are computed at once, not by virtual shards": parts.launch.deterministic_ranks,
+        "workers: each run would have loader processes of its own, unless --workers 0 is given": (
             isinstance(parts.train, Host) and parts.train.loader
         ),
         f"device: {parts.setup.device.type} is not supported": parts.setup.device.type not in ("cpu", "cuda"),
@@ -193,7 +210,7 @@ def _tried(members: Sequence[Assembly]) -> list[str]:
     within = ALIKE[setup.autocast or torch.float32]
     for loss, norm, one, expected in zip(losses, norms, joint, alone, strict=True):
         if not torch.allclose(_flat(loss, norm, one), expected, rtol=within, atol=within, equal_nan=True):
-            return ["model, loss or method: together, seeds do not compute what each computes alone"]
+            return ["model, loss or method: together, runs do not compute what each computes alone"]
     return []
 
 
@@ -215,11 +232,11 @@ def _cause(parts: Assembly, images: torch.Tensor) -> str:
     return "loss" if type(parts.experiment.method) is Supervised else "loss or method"
 
 
-def advice(parts: Assembly) -> Iterator[str]:
-    """Yield what to tell a user whose network is too large to gain from being trained together."""
+def advice(parts: Assembly, option: str = "--together") -> Iterator[str]:
+    """Yield what to tell a user of this option whose network is too large to gain from it."""
     flops = parts.flops() or 0
     if parts.setup.device.type == "cpu" and flops > PAYS_FLOPS:
         yield (
-            f"--together: on a CPU it pays for networks of up to about {PAYS_FLOPS:,} FLOPs per image; this one has "
-            f"{flops:,}, and one seed after the other is as fast or faster"
+            f"{option}: on a CPU it pays for networks of up to about {PAYS_FLOPS:,} FLOPs per image; this one has "
+            f"{flops:,}, and one run after the other is as fast or faster"
         )

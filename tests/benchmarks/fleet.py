@@ -3,8 +3,9 @@
     python -m tests.benchmarks.fleet               all networks
     python -m tests.benchmarks.fleet SmallCNN      those whose name contains the word
 
-`fit_together` of 8 and of 32 seeds against `fit` of one, one thread: MLPs on random 8x8 images in batches of 128, small
-CNNs on the digits in batches of 64. The advice of `--together` goes by the FLOPs per image in the title of each table.
+`fit_together` of 8 and of 32 seeds against `fit` of one, and of 32 trials that differ in learning rate and label
+smoothing (`search --at_once 32`), one thread: MLPs on random 8x8 images in batches of 128, small CNNs on the digits in
+batches of 64. The advice of `--together` goes by the FLOPs per image in the title of each table.
 """
 
 import itertools
@@ -50,15 +51,17 @@ def main(words: list[str]) -> None:
 
 
 def measure(name: str, experiment: Experiment, steps: int, splits) -> None:
-    members = {seed: assemble(experiment.but({"seed": seed}), splits, Launch(device="cpu")) for seed in range(41)}
-    *rest, solo = members.values()
+    *rest, solo = (assemble(experiment.but({"seed": seed}), splits, Launch(device="cpu")) for seed in range(41))
+    numbers = ({"optimizer.lr": 0.01 / n, "loss.label_smoothing": n / 100} for n in range(1, 33))
+    apart = [assemble(experiment.but(each), splits, Launch(device="cpu")) for each in numbers]
     alone = fit(solo.setup, solo.state, solo.train, solo.val)
-    few, many = (fit_together(dict(enumerate(each))) for each in (rest[:8], rest[8:]))
+    few, many, trials = (fit_together(dict(enumerate(each))) for each in (rest[:8], rest[8:], apart))
     figures = in_turn(
         {
             "alone": lambda: timed(alone, 4 * steps),
             "8 together": lambda: timed(few, steps) / 8,
             "32 together": lambda: timed(many, steps) / 32,
+            "32 trials at once": lambda: timed(trials, steps) / 32,
         },
         ROUNDS,
     )

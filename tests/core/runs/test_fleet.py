@@ -80,7 +80,7 @@ def test_a_rerun_says_that_the_seed_was_trained_with_others(both):
     launch = launch_of(run, None)
     assert not launch.together
     (machine,) = [check for check in check_environment(run, launch) if check.what == "machine"]
-    assert "trained together with other seeds then, alone now" in machine.differences
+    assert "trained together with other runs then, alone now" in machine.differences
 
 
 def saved_steps(home):
@@ -170,7 +170,7 @@ def test_memory_that_runs_out_names_fewer_seeds_as_the_remedy(home, monkeypatch,
     with pytest.raises(UserError, match=r"^out of memory: CUDA out of memory.*; leave out --together$"):
         train_seeds(SMALL, 2, TOGETHER)
     calls, last = [], 3
-    with pytest.raises(OutOfMemory, match="train fewer seeds at once"):
+    with pytest.raises(OutOfMemory, match="train fewer runs at once"):
         train_seeds(SMALL, 2, TOGETHER)
     assert "digits: 10 classes (0, 1, 2" in capsys.readouterr().out
 

@@ -1,5 +1,8 @@
 """Trials that are judged by folds: the mean is the score, and a killed trial keeps the folds that have finished."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -37,24 +40,24 @@ def test_trials_are_judged_by_the_mean_of_the_best_epochs_of_their_folds(home):
 def test_a_trial_that_died_goes_on_with_the_fold_it_was_in_and_may_be_pruned_between_folds(home):
     info = RunInfo("tiny", parent=_study().id, trial=7)
     task = Task(7, TINY.record(), QUIET.record(), info, Goals(("val/accuracy",), "best", folds=3))
-    begun, asked = [], []
+    begun, again, asked = [], [], []
 
-    def dies_in_the_second(run):
+    def dies_in_the_second(number, run):
         begun.append(run)
         if len(begun) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_trial(task, None, dies_in_the_second, lambda *_: True, lambda _: True)
+        run_trial(task, SimpleNamespace(run=dies_in_the_second, continues=lambda *_: True))
     first, second = begun
     assert (first.status, second.status) == ("FINISHED", "KILLED")
-    again = []
 
-    def continues(folds, value):
+    def continues(number, folds, value):
         asked.append((folds, value))
         return folds < 2
 
-    outcome = run_trial(task, second, again.append, continues, lambda _: True)
+    parent = SimpleNamespace(run=lambda number, run: again.append(run), continues=continues)
+    outcome = run_trial(replace(task, run=second.id), parent)
     assert outcome.pruned
     assert [run.id for run in again] == [second.id]
     scores = [max(run.history["val/accuracy"].values()) for run in (first, second)]

@@ -11,8 +11,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from core.search.storage import GRACE, attached, open_storage
-from core.search.study import OWNER
+from core.search.storage import GRACE, OWNER, attached, open_storage
 from core.search.trial import runs_by_trial
 from tests.support import postgresql
 from tests.support.studies import children, parent_of, wait_for

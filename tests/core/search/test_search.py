@@ -361,6 +361,6 @@ def test_a_pool_is_closed_although_a_worker_died_before_it_was_noticed():
     here, _ = multiprocessing.Pipe()
     pool = Pool(1)
     task = Task(0, {}, {}, RunInfo(), Goals(("val/accuracy",), "best"))
-    pool.workers[0] = Worker(0, LocalProcess(process, here), here, task=task)
+    pool.workers[0] = Worker(0, LocalProcess(process, here), here, {0: task})
     pool.close()
     assert not process.is_alive()

@@ -6,18 +6,25 @@ import pytest
 import torch
 from torch import nn
 
-from core.augment import CutMix, HorizontalFlip, Mixup, RandomCrop
+from core.augment import CutMix, HorizontalFlip, Mixup, RandomCrop, Resize
 from core.common.errors import NonFinite, UserError
 from core.launch import Launch
-from core.losses import CrossEntropy
+from core.losses import (
+    CrossEntropy,
+    FocalLoss,
+    GeneralizedCrossEntropy,
+    PolyLoss,
+    Sum,
+    SymmetricCrossEntropy,
+)
 from core.methods import Method, Output
 from core.models import MLP, SmallCNN
 from core.models.base import Model
-from core.optimizers import SAM, SGD, AdamW, Muon
-from core.schedules import Cosine
+from core.optimizers import SAM, SGD, AdamW, Muon, RMSprop
+from core.schedules import Constant, Cosine
 from core.schedules.stopping import EarlyStopping
 from core.training.assemble import assemble
-from core.training.fleet import advice, fit_together, refuse_together
+from core.training.fleet import advice, fit_together, refuse_together, structure
 from core.training.loop import fit
 from data import Digits
 from tests.support.doubled import EXPERIMENT as DOUBLED
@@ -157,6 +164,113 @@ def test_every_loss_of_200_steps_is_that_of_the_seed_alone(experiment, built):
     assert not all(torch.equal(first[name], second[name]) for name in first)
 
 
+NUMBERS = [
+    {"optimizer": SGD(lr=0.05, momentum=0.9, nesterov=True), "loss.label_smoothing": 0.0},
+    {"optimizer": SGD(lr=0.01, weight_decay=0.1), "loss.label_smoothing": 0.2, "augment.mixup.alpha": 1.5},
+    {"optimizer": AdamW(lr=0.003, betas=(0.8, 0.9)), "schedule": Constant(), "ema.decay": 0.5, "seed": 3},
+    {"optimizer": RMSprop(lr=0.002), "schedule.warmup_epochs": 2, "stopping": EarlyStopping(patience=1)},
+]
+
+
+@pytest.mark.parametrize("changes", [{}, {"freeze": "Freeze", "augment": ()}], ids=["mixed", "frozen"])
+def test_trials_that_differ_in_numbers_alone_compute_what_each_computes_alone(changes, built):
+    """In float64: optimizers, their rates and momenta, schedules, smoothing, mixing, early stopping."""
+    mixed = "augment" not in changes
+    numbers = [{name: one for name, one in each.items() if mixed or "mixup" not in name} for each in NUMBERS]
+    trials = [CNN.but({"epochs": 4} | changes | each) for each in numbers]
+    assert len(set(map(structure, trials))) == 1
+    members = {number: built(trial, trial.seed, log_every=1) for number, trial in enumerate(trials)}
+    refuse_together([built(trial, trial.seed) for trial in trials])
+    events = together(members)
+    for number, trial in enumerate(trials):
+        solo = built(trial, trial.seed, log_every=1)
+        assert_same(events[number], alone(solo))
+        assert_equal_states(members[number].state, solo.state)
+
+
+def test_a_trial_that_diverges_ends_alone(built):
+    rates = [0.01, 1e200, 0.02]
+    trials = [PERCEPTRON.but({"optimizer": SGD(lr=lr, momentum=0.9), "epochs": 2, "ema": None}) for lr in rates]
+    members = {number: built(trial) for number, trial in enumerate(trials)}
+    events = together(members)
+    assert isinstance(events[1][-1], NonFinite)
+    for number in (0, 2):
+        solo = built(trials[number])
+        alone(solo)
+        assert_equal_states(members[number].state, solo.state)
+
+
+def test_a_trial_that_is_ended_by_the_caller_is_not_trained_further(built):
+    members = {number: built(PERCEPTRON.but({"optimizer.lr": lr, "epochs": 3})) for number, lr in ((0, 0.1), (1, 0.01))}
+    ended = set()
+    for events in fit_together(members, ended):
+        if 0 in events and events[0].validation:
+            ended.add(0)
+    assert [len(parts.state.history) for parts in members.values()] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"optimizer": AdamW(), "schedule": Constant(), "seed": 7, "stopping": None, "ema": None}, True),
+        ({"loss.label_smoothing": 0.3, "augment.mixup.alpha": 0.7}, True),
+        ({"model.dropout": 0.1}, False),
+        ({"batch_size": 32}, False),
+        ({"epochs": 3}, False),
+        ({"loss": FocalLoss()}, False),
+        ({"augment": (RandomCrop(padding=1), HorizontalFlip(), CutMix())}, False),
+        ({"augment.random_crop.padding": 2}, False),
+        ({"augment": (RandomCrop(padding=1), HorizontalFlip(), Mixup(), Resize())}, False),
+    ],
+    ids=str,
+)
+def test_trials_share_a_structure_if_they_differ_in_numbers_alone(changes, shared):
+    assert (structure(CNN.but(changes)) == structure(CNN)) is shared
+
+
+def test_an_image_size_is_part_of_the_structure():
+    small, large = (CNN.but({"augment": (Resize(initial_scale=scale),)}) for scale in (0.5, 0.75))
+    assert structure(small) != structure(large)
+
+
+def test_numbers_of_a_loss_inside_another_one_are_part_of_the_structure():
+    one, other = (CNN.but({"loss": Sum(losses=(FocalLoss(gamma=gamma), CrossEntropy()))}) for gamma in (1.0, 2.0))
+    assert structure(one) != structure(other)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        (FocalLoss(gamma=1.0), FocalLoss(gamma=3.0)),
+        (PolyLoss(epsilon=-1.0), PolyLoss(epsilon=2.0)),
+        (SymmetricCrossEntropy(beta=0.5), SymmetricCrossEntropy(beta=2.0)),
+    ],
+    ids=lambda losses: type(losses[0]).__name__,
+)
+def test_losses_with_different_numbers_are_computed_together(losses, built):
+    trials = [PERCEPTRON.but({"loss": loss, "epochs": 1}) for loss in losses]
+    refuse_together(list(map(built, trials)))
+    members = {number: built(trial) for number, trial in enumerate(trials)}
+    together(members)
+    for number, trial in enumerate(trials):
+        solo = built(trial)
+        alone(solo)
+        assert_equal_states(members[number].state, solo.state)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [GeneralizedCrossEntropy(q=q) for q in (0.3, 0.9)],
+        [CrossEntropy(weights="balanced", label_smoothing=smoothing) for smoothing in (0.0, 0.1)],
+    ],
+    ids=["custom function", "built for its classes"],
+)
+def test_losses_whose_numbers_cannot_be_stacked_are_refused(losses, built):
+    with pytest.raises(UserError, match=r"^(loss|model, loss or method): .*; leave out --at_once$"):
+        refuse_together([built(PERCEPTRON.but({"loss": loss, "augment": ()})) for loss in losses], "--at_once")
+
+
 def _same_memory_format(one, other):
     return one.stride() == other.stride()
 
@@ -239,7 +353,7 @@ REFUSED = [
     ({"model": Deep()}, "model: torch.vmap"),
     ({"model": Counting()}, "model: torch.vmap"),
     ({"loss": Rounding()}, "loss: torch.vmap"),
-    ({"model": Drifting()}, "model, loss or method: together, seeds do not compute"),
+    ({"model": Drifting()}, "model, loss or method: together, runs do not compute"),
     ({"method": Weighing()}, "loss or method: torch.vmap"),
 ]
 
