@@ -64,7 +64,10 @@ PAUSE = "pause"  # the trial is stopped by a signal and may be resumed later
 
 
 class Parent(Protocol):
-    """What a worker tells and asks the process that runs the study. number: of the trial."""
+    """What a worker tells and asks the process that runs the study. number: of the trial.  left: numbers of the trials
+    that have not ended."""
+
+    left: set[int]
 
     def run(self, number: int, run: Run) -> None:
         """The trial is trained as this run."""
@@ -88,32 +91,37 @@ def run_trials(tasks: Sequence[Task], parent: Parent) -> None:
     """
     import_experiment(tasks[0].info.experiment)
     for group in _groups(tasks):
+        error = ""
         try:
-            outcomes = _trained_together(group, parent) if len(group) > 1 else [run_trial(group[0], parent)]
+            if len(group) > 1:
+                _train_together(group, parent)
+            else:
+                run_trial(group[0], parent)
         except Unfinished:
             raise
         except UserError as mistakes:
-            outcomes = [Outcome(task.number, error="; ".join(mistakes.lines)) for task in group]
-        except Exception as error:
-            outcomes = [Outcome(task.number, error=_text(error)) for task in group]
-        for outcome in outcomes:
-            parent.ended(outcome)
+            error = "; ".join(mistakes.lines)
+        except Exception as failure:
+            error = _text(failure)
+        for number in sorted(parent.left.intersection(task.number for task in group)):
+            parent.ended(Outcome(number, error=error))
 
 
-def run_trial(task: Task, parent: Parent) -> Outcome:
+def run_trial(task: Task, parent: Parent) -> None:
     """Train or resume a trial. Raises what training raises."""
     run = load(task.run) if task.run else None
     if task.goals.folds:
-        return _over_folds(task, _by_fold(run) if run else {}, parent)
+        parent.ended(_over_folds(task, _by_fold(run) if run else {}, parent))
+        return
     if run and run.status in ENDED:  # the parent died before it received the result
-        return _outcome(task, run)
+        parent.ended(_outcome(task, run))
+        return
     with open_runtime(Launch.read(task.launch), NoMirror()) as runtime, _opened(task, run, parent, runtime) as trainer:
         if task.whole:
             trainer.to_the_end()
         else:
             for _ in _course(task, trainer, parent):
                 pass
-    return _outcome(task, trainer.run)
 
 
 def _over_folds(task: Task, earlier: Mapping[int, Run], parent: Parent) -> Outcome:
@@ -172,7 +180,8 @@ def runs_by_trial(parent: Run) -> dict[int, Run]:
 
 @contextmanager
 def _opened(task: Task, run: Run | None, parent: Parent, runtime: Runtime, together: bool = False) -> Iterator[Trainer]:
-    """Open or reopen the run of a trial. Once it has ended without weights that are kept, its checkpoints go."""
+    """Open or reopen the run of a trial, which ends with it, unless it raises. Without weights that are kept, its
+    checkpoints are removed then."""
     launch = Launch.read(task.launch).but({"together": together})
     spec = RunSpec(Experiment.read(task.declaration), launch, task.info)
     with reopened(run, runtime) if run else opened(spec, runtime) as trainer:
@@ -180,6 +189,7 @@ def _opened(task: Task, run: Run | None, parent: Parent, runtime: Runtime, toget
         yield trainer
     if is_deleted(trainer.run.folder, WEIGHTS):  # not earlier: until then the run may have to be resumed
         shutil.rmtree(trainer.run.folder / CHECKPOINTS, ignore_errors=True)
+    parent.ended(_outcome(task, trainer.run))
 
 
 def _course(task: Task, trainer: Trainer, parent: Parent) -> Generator[None]:
@@ -232,8 +242,8 @@ def _can_be_stacked(tasks: Sequence[Task]) -> bool:
     return True
 
 
-def _trained_together(tasks: Sequence[Task], parent: Parent) -> list[Outcome]:
-    """Train or resume trials at once."""
+def _train_together(tasks: Sequence[Task], parent: Parent) -> None:
+    """Train or resume trials at once. Raises what ends all of them."""
     by_number = {task.number: task for task in tasks}
     with open_runtime(Launch.read(tasks[0].launch), NoMirror()) as runtime:
         openings: dict[int, Opening] = {
@@ -241,10 +251,9 @@ def _trained_together(tasks: Sequence[Task], parent: Parent) -> list[Outcome]:
             for task in tasks
         }
         ended = train_together(openings, runtime, lambda n, trainer: _course(by_number[n], trainer, parent))
-    return [
-        Outcome(n, error=_text(found)) if isinstance(found, Exception) else _outcome(by_number[n], found)
-        for n, found in ended.items()
-    ]
+    for number, found in ended.items():
+        if isinstance(found, Exception):
+            parent.ended(Outcome(number, error=_text(found)))
 
 
 def _scores(trainer: Trainer, task: Task) -> list[float]:

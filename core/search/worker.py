@@ -47,7 +47,7 @@ class _Parent:
     """The other end of the connection. left: numbers of the trials that have not ended."""
 
     def __init__(self, connection: Connection, left: set[int]):
-        self._connection, self._left = connection, left
+        self._connection, self.left = connection, left
         self.is_dead = False
 
     def run(self, number: int, run: Any) -> None:
@@ -60,12 +60,12 @@ class _Parent:
         return bool(self._ask("score", number, scores))
 
     def ended(self, outcome: Any) -> None:
-        self._left.discard(outcome.number)
+        self.left.discard(outcome.number)
         self._send("ended", outcome)
 
     def stopped(self, reason: str) -> None:
         """The trials that have not ended may be resumed."""
-        for number in sorted(self._left):
+        for number in sorted(self.left):
             self._send("stopped", number, reason)
 
     def _ask(self, *message: Any) -> bool | str:

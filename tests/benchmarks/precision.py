@@ -1,10 +1,10 @@
 """A training step in bf16 against the same step in fp32, in turn, over networks of all sizes: where bf16 pays on a CPU.
 
-    python -m tests.benchmarks.precision [ROUNDS] [THREADS] [PRECISION]
+    python -m tests.benchmarks.precision [ROUNDS [THREADS [PRECISION [NETWORK]]]]
 
 Each row is the whole step of `fit` (forward, backward, optimizer, metrics) of one declaration. `--precision auto` uses
 bf16 on a CPU by a rule (core/models/precision.py) over the FLOPs of the forward pass of a batch and those for each
-element that a layer outputs; the last column is its choice.
+element that a layer outputs; the last column is its choice. NETWORK: part of the name of what is measured.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import torch
 from core.experiment import Experiment
 from core.launch import Launch
 from core.loading.images import Dataset, Images, Splits
-from core.models import MLP, CifarResNet, Model, ResNet, SmallCNN, Torchvision, forward_flops
+from core.models import MLP, CifarResNet, Model, ResNet, SmallCNN, Timm, Torchvision, forward_flops
 from core.models.precision import is_faster_in_bf16, output_elements
 from core.optimizers import SGD
 from core.training.assemble import Assembly, assemble
 from core.training.loop import fit
 from tests.benchmarks.common import in_turn
 
-DEFAULTS = ("5", "2", "bf16")  # rounds, threads, what is held against fp32: also bf16-true
+DEFAULTS = ("5", "2", "bf16", "")  # rounds, threads, what is held against fp32 (also bf16-true), part of a name
 SECONDS = 1.0  # of each candidate in each round, at least
 CANDIDATES: dict[str, tuple[Model, int, int, int]] = {  # model, side in pixels, channels, batch size
     "MLP 64-32-10, 8x8": (MLP(hidden=(32,)), 8, 1, 64),
@@ -57,6 +57,7 @@ CANDIDATES: dict[str, tuple[Model, int, int, int]] = {  # model, side in pixels,
     "ShuffleNet v2, 128x128": (Torchvision(name="shufflenet_v2_x1_0", resize=128), 32, 3, 16),
     "ConvNeXt-tiny, 64x64": (Torchvision(name="convnext_tiny"), 64, 3, 8),
     "ViT-B/16, 64x64": (Torchvision(name="vit_b_16"), 64, 3, 16),
+    "ViT-S/16, 224x224": (Timm(name="vit_small_patch16_224"), 224, 3, 4),
     "Swin-tiny, 64x64": (Torchvision(name="swin_t"), 64, 3, 8),
 }
 
@@ -78,13 +79,13 @@ class Noise(Dataset):
 
 def main() -> None:
     """Print the table."""
-    *numbers, half = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]]
+    *numbers, half, part = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]]
     rounds, threads = map(int, numbers)
     torch.set_num_threads(threads)
     cpu = torch.cpu.get_capabilities()["cpu_name"]
     print(f"torch {torch.__version__}, {threads} threads, {cpu}, {rounds} rounds in turn")
     print(f"{'':<40}{'GFLOPs':>9}{'per element':>13}{'fp32 ms':>10}{half:>10}{'lowest':>8}{'highest':>8}{'auto':>6}")
-    for name, (model, side, channels, batch) in CANDIDATES.items():
+    for name, (model, side, channels, batch) in ((n, each) for n, each in CANDIDATES.items() if part in n):
         data = Noise(side=side, channels=channels, count=4 * batch)
         sgd = SGD(lr=1e-4, momentum=0.9)
         declared = Experiment(data=data, model=model, optimizer=sgd, epochs=10_000, batch_size=batch)

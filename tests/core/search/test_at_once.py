@@ -44,8 +44,8 @@ WORDS = ("experiments.tiny", "search", "--goal", "val/accuracy", "--limit",
 class Parent:
     """The process of the study, for trials in this one. prune: trials that are pruned after their first epoch."""
 
-    def __init__(self, prune=(), keep=()):
-        self.prune, self.keep, self.runs, self.outcomes, self.asked = prune, keep, {}, {}, []
+    def __init__(self, prune=(), keep=(), left=(0, 1, 2, 3)):
+        self.prune, self.keep, self.left, self.runs, self.outcomes, self.asked = prune, keep, set(left), {}, {}, []
 
     def run(self, number, run):
         self.runs[number] = run
@@ -55,9 +55,11 @@ class Parent:
         return number not in self.prune
 
     def keeps_weights(self, number, scores):
+        self.asked.append(("score", number, len(self.outcomes)))
         return number in self.keep
 
     def ended(self, outcome):
+        self.left.remove(outcome.number)
         self.outcomes[outcome.number] = outcome
 
 
@@ -75,7 +77,7 @@ def test_every_trial_of_a_study_is_on_record_as_if_trained_alone(home, capsys):
     runs, trials = runs_by_trial(found.parent), found.study.get_trials()
     assert {trial.params["model.hidden"] for trial in trials} == {"8", "12"}
     assert sum(run.record["launch"]["together"] for run in runs.values()) >= 5
-    alone = Parent()
+    alone = Parent(left=range(6))
     for trial in trials:
         declared = runs[trial.number].experiment
         run_trials([Task(trial.number, declared.record(), QUIET.record(), RunInfo("tiny"), GOALS)], alone)
@@ -90,6 +92,7 @@ def test_trials_are_pruned_and_keep_weights_one_by_one(home):
     run_trials(tasks({}, {"optimizer.lr": 0.02}, {"loss.label_smoothing": 0.1}), parent)
     assert [parent.outcomes[number].pruned for number in range(3)] == [False, True, False]
     assert parent.asked[:4] == [(1, 0), (1, 1), (1, 2), (2, 0)]
+    assert parent.asked[-4:] == [(3, 0), ("score", 0, 1), (3, 2), ("score", 2, 2)]  # those before have ended
     for number, run in parent.runs.items():
         assert run.status == "FINISHED"
         assert (PRUNED in run.tags) is (number == 1)

@@ -48,7 +48,7 @@ def test_a_trial_that_died_goes_on_with_the_fold_it_was_in_and_may_be_pruned_bet
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_trial(task, SimpleNamespace(run=dies_in_the_second, continues=lambda *_: True))
+        run_trial(task, SimpleNamespace(run=dies_in_the_second, continues=lambda *_: True, ended=None))
     first, second = begun
     assert (first.status, second.status) == ("FINISHED", "KILLED")
 
@@ -56,9 +56,10 @@ def test_a_trial_that_died_goes_on_with_the_fold_it_was_in_and_may_be_pruned_bet
         asked.append((folds, value))
         return folds < 2
 
-    parent = SimpleNamespace(run=lambda number, run: again.append(run), continues=continues)
-    outcome = run_trial(replace(task, run=second.id), parent)
-    assert outcome.pruned
+    ended = []
+    parent = SimpleNamespace(run=lambda number, run: again.append(run), continues=continues, ended=ended.append)
+    run_trial(replace(task, run=second.id), parent)
+    assert [outcome.pruned for outcome in ended] == [True]
     assert [run.id for run in again] == [second.id]
     scores = [max(run.history["val/accuracy"].values()) for run in (first, second)]
     assert asked == [(1, scores[0]), (2, pytest.approx(np.mean(scores)))]
