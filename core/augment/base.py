@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import torch
 from pydantic import AfterValidator
+from torch.nn.functional import interpolate
 
 from core.context import Clock
 from core.declare.part import Part
@@ -90,12 +91,11 @@ class BatchStep(Augment):
 
 
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image, uint8 [h, w, C], to uint8 [height, width, C] with antialiased bilinear interpolation."""
-    from PIL import Image
-
-    planes = [image] if image.shape[2] == 3 else [image[..., channel] for channel in range(image.shape[2])]
-    made = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
-    return np.array(made[0]) if image.shape[2] == 3 else np.stack([np.array(plane) for plane in made], axis=2)
+    """Resize an image, uint8 [h, w, C], to uint8 [height, width, C] with antialiased bilinear interpolation. Its result
+    is within one gray level of Pillow's."""
+    part = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # channels last: several times faster
+    made = interpolate(part, (height, width), mode="bilinear", antialias=True)
+    return made[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def augmented(steps: Iterable[Augment], classes: int, batch: Batch, clock: Clock) -> Batch:

@@ -31,6 +31,7 @@ from core.augment import (
     augmented,
     per_image,
 )
+from core.augment.base import resized
 from core.augment.operations import LEVELS, OPERATIONS, POLICY_LEVELS, SIGNED, operate, strength
 from core.augment.policies import POLICIES
 from core.common.errors import UserError
@@ -243,6 +244,21 @@ def test_steps_depend_on_key_and_index_alone_and_leave_the_batch_as_it_was(step)
     assert whole.targets is batch.targets
     assert whole.images.shape == before.shape
     assert whole.images.is_contiguous(memory_format=torch.channels_last)
+
+
+SIDE = st.integers(1, 40)
+
+
+@given(SIDE, SIDE, SIDE, SIDE, st.sampled_from([1, 3, 4]), st.integers(0, 2**32 - 1))
+def test_a_crop_is_resized_as_by_pillow_within_a_gray_level(tall, wide, height, width, channels, seed):
+    stored = np.random.default_rng(seed).integers(0, 256, (tall + 3, wide + 2, channels), np.uint8)
+    stored.setflags(write=False)  # as a memory map
+    part = stored[1 : tall + 1, 2:]
+    planes = [Image.fromarray(np.ascontiguousarray(part[..., channel])) for channel in range(channels)]
+    theirs = np.stack([plane.resize((width, height), Image.Resampling.BILINEAR) for plane in planes], axis=2)
+    ours = resized(part, height, width)
+    assert (ours.shape, ours.dtype, ours.flags["C_CONTIGUOUS"]) == (theirs.shape, theirs.dtype, True)
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
 def test_translate_equals_moving_each_image_on_its_own():
