@@ -25,6 +25,7 @@ from core.runs.train import train
 from core.runs.trained import Run
 from core.training import checkpoint
 from core.training.assemble import Assembly
+from core.training.fleet import fit_together
 from core.training.loop import fit
 from tests.gpu.bench import Bench, Skip, called, finished, limited, peak_megabytes, same_weights, started
 from tests.support.memory import Tight
@@ -331,6 +332,22 @@ def fleet(bench: Bench) -> str:
     return f"{number} seeds: largest difference of val/loss {worst:.1e}"
 
 
+def trials_at_once(bench: Bench) -> str:
+    """search --at_once: trials with numbers of their own, each as it is alone."""
+    network = bench.digits.but({"precision": "fp32", "model": {"class": "MLP", "hidden": (32,)}, "augment": ()})
+    numbers = ({"optimizer.lr": 0.05}, {"optimizer.lr": 0.1, "loss.label_smoothing": 0.1}, {"optimizer": "AdamW"})
+    trials = dict(enumerate(network.but(each) for each in numbers))
+    members = {number: bench.built(trial) for number, trial in trials.items()}
+    for _ in fit_together(members):
+        pass
+    worst = max(
+        abs(members[number].state.history[-1]["val/loss"] - bench.fitted(trial).state.history[-1]["val/loss"])
+        for number, trial in trials.items()
+    )
+    assert worst < 0.01
+    return f"{len(trials)} trials: largest difference of val/loss {worst:.1e}"
+
+
 def checks() -> Iterator[tuple[Callable[[Bench], str], int]]:
     """(entry, its time limit in seconds), the most important first."""
     yield precision, 40
@@ -344,6 +361,7 @@ def checks() -> Iterator[tuple[Callable[[Bench], str], int]]:
     yield compiled, 90
     yield compiled_micro_batches, 90
     yield fleet, 40
+    yield trials_at_once, 20
     yield nccl, 40
     yield predict, 20
     yield gpu_on_record, 60
