@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 from core.common.errors import UserError
 from core.launch import Launch
 from core.models import MLP, SmallCNN
-from core.optimizers import SGD, AdamW
+from core.optimizers import SGD
 from core.record.run import PRUNED, WEIGHTS
 from core.runs.recorder import RunInfo
 from core.runs.trained import load
-from core.search import Choice, Float
+from core.search import Float
 from core.search.objectives import Goals
 from core.search.options import Search
 from core.search.search import search
@@ -27,17 +27,10 @@ from tests.support.studies import children, parent_of, trials_of, wait_for
 
 QUIET = Launch(mlflow=False, threads=1)
 SMALL = EXPERIMENT.but({"model": MLP(hidden=(8,)), "limit": 300, "epochs": 3, "monitor": "val/accuracy"})
-SPACE = {
-    "optimizer": Choice(
-        SGD(lr=0.1), AdamW(), within={"SGD": {"lr": Float(0.01, 1, log=True)}, "AdamW": {"lr": Float(0.001, 0.1)}}
-    ),
-    "loss.label_smoothing": Float(0, 0.2),
-    "model.hidden": Choice((8,), (12,)),
-}
 GOALS = Goals(("val/accuracy",), "best")
 RATES = {"optimizer.lr": Float(0.01, 1.0, log=True)}
 WORDS = ("experiments.tiny", "search", "--goal", "val/accuracy", "--limit",
-         "320", "--threads", "1", "--sampler", "random", "--at_once", "4", "--trials", "8", "--workers", "1",
+         "320", "--threads", "1", "--sampler", "random", "--at_once", "4", "--workers", "1",
          "--checkpoint_every", "5", "--mlflow", "false")  # fmt: skip
 
 
@@ -69,22 +62,22 @@ def tasks(*changes):
     return [Task(n, one.record(), QUIET.record(), replace(info, trial=n), GOALS) for n, one in enumerate(declared)]
 
 
-def test_every_trial_of_a_study_is_on_record_as_if_trained_alone(home, capsys):
-    found = search(SMALL, SPACE, Search(trials=6, sampler="random", pruner="none", at_once=6), QUIET, "tiny")
-    said = capsys.readouterr().out
-    assert "6 trials at once each" in said
-    assert "--at_once: trials that differ in model.hidden are trained one after the other" in said
-    runs, trials = runs_by_trial(found.parent), found.study.get_trials()
-    assert {trial.params["model.hidden"] for trial in trials} == {"8", "12"}
-    assert sum(run.record["launch"]["together"] for run in runs.values()) >= 5
-    alone = Parent(left=range(6))
+def test_every_trial_of_a_study_is_on_record_as_if_trained_alone(forge, home):
+    status, text = forge.run(*WORDS, "--trials", "4", "--epochs", "1", "--pruner", "none")
+    assert status == 0, text
+    assert "4 trials at once each" in text
+    assert "--at_once: trials that differ in loss, model.widths are trained one after the other" in text
+    runs, trials = runs_by_trial(parent_of(home)), trials_of(home)
+    assert len({trial.params["model.widths"] for trial in trials}) == 2
+    assert sum(run.record["launch"]["together"] for run in runs.values()) >= 2
+    alone = Parent()
     for trial in trials:
-        declared = runs[trial.number].experiment
-        run_trials([Task(trial.number, declared.record(), QUIET.record(), RunInfo("tiny"), GOALS)], alone)
+        run = runs[trial.number]
+        run_trials([Task(trial.number, run.experiment.record(), QUIET.record(), RunInfo("tiny"), GOALS)], alone)
         theirs = alone.runs[trial.number]
-        assert theirs.history["val/loss"] == pytest.approx(runs[trial.number].history["val/loss"], rel=1e-3)
+        assert theirs.history["val/loss"] == pytest.approx(run.history["val/loss"], rel=1e-3)
         assert not theirs.record["launch"]["together"]
-        assert trial.value == max(runs[trial.number].history["val/accuracy"].values())
+        assert trial.value == max(run.history["val/accuracy"].values())
 
 
 def test_trials_are_pruned_and_keep_weights_one_by_one(home):
@@ -156,14 +149,14 @@ def test_a_trial_whose_worker_died_is_trained_alone():
 
 @pytest.mark.slow
 def test_a_killed_worker_and_a_killed_search_lose_no_trial(forge, home):
-    process = forge.start(*WORDS, "--epochs", "30")
+    process = forge.start(*WORDS, "--trials", "8", "--epochs", "30")
     wait_for(lambda: sum(len(trial.intermediate_values) > 1 for trial in trials_of(home)) >= 2, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     wait_for(lambda: sum(t.state == TrialState.COMPLETE for t in trials_of(home)) >= 1, process)
     assert process.text.count("another worker resumes the trial") >= 2
     process.kill()
     process.wait(60)
-    status, text = forge.run(*WORDS, "--epochs", "30", timeout=300)
+    status, text = forge.run(*WORDS, "--trials", "8", "--epochs", "30", timeout=300)
     assert status == 0, text
     done = trials_of(home)
     assert len(done) == 8

@@ -177,7 +177,7 @@ def test_trials_that_differ_in_numbers_alone_compute_what_each_computes_alone(ch
     """In float64: optimizers, their rates and momenta, schedules, smoothing, mixing, early stopping."""
     mixed = "augment" not in changes
     numbers = [{name: one for name, one in each.items() if mixed or "mixup" not in name} for each in NUMBERS]
-    trials = [CNN.but({"epochs": 4} | changes | each) for each in numbers]
+    trials = [CNN.but({"epochs": 3} | changes | each) for each in numbers]
     assert len(set(map(structure, trials))) == 1
     members = {number: built(trial, trial.seed, log_every=1) for number, trial in enumerate(trials)}
     refuse_together([built(trial, trial.seed) for trial in trials])
