@@ -88,7 +88,7 @@ def test_two_machines_share_one_study(server, forge, tmp_path):
 
 
 def test_a_silent_machines_trial_is_done_again_and_what_it_still_trains_does_not_count(server, forge, tmp_path):
-    words = (*WORDS, "--epochs", "80", "--trials", "2", "--storage", server.url, "--study", "silent")
+    words = (*WORDS, "--epochs", "40", "--trials", "2", "--storage", server.url, "--study", "silent")
     homes = [tmp_path / "one", tmp_path / "two"]
     asleep = forge.start(*words, env={"LABBOOK_HOME": str(homes[0])})
     wait_for(lambda: server.trains("silent"), asleep)
