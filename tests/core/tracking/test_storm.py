@@ -142,8 +142,9 @@ def test_a_run_does_not_wait_for_a_slow_server_that_fails_in_the_middle(
     assert_arrives(start, trainer, folder)
 
 
+@pytest.mark.slow
 def test_a_storm_over_a_database(home: Path) -> None:
-    assert storm.storm("storm", 0, 120, 3, storm.locked_database(home)) > 240
+    assert storm.storm("storm", 0, 200, 4, storm.locked_database(home)) > 400
 
 
 @pytest.mark.slow
