@@ -20,7 +20,6 @@ from core.loading.batches import Batch
 from core.loading.loader import Host, Resident
 from core.methods import Supervised
 from core.optimizers import SGD, Adam, RMSprop
-from core.schedules.monitoring import Monitoring
 from core.training.assemble import Assembly
 from core.training.compiled import NO
 from core.training.draws import OwnDropout
@@ -168,7 +167,6 @@ def _declared(parts: Assembly) -> list[str]:
         "precision: the gradient scaler of fp16 has one scale, and each run needs its own": parts.state.scaler,
         "prune: each run would have other weights or channels": experiment.prune,
         "quantize: rounding follows the activations of one network": experiment.quantize,
-        "schedule: it follows the validation of each run": isinstance(experiment.schedule, Monitoring),
         "compile: a compiled step is that of one network": parts.compiled != NO,
         "max_minutes: the time of one run alone is not known": experiment.max_minutes,
         "together: one run in several processes is not stacked": parts.context.ranks > 1,

@@ -12,7 +12,6 @@ import torch
 from torch.func import functional_call, vmap
 from torch.nn.utils import clip_grad_value_
 
-from core.common.errors import UserError
 from core.context import Clock
 from core.loading.batches import Batch
 from core.losses import Loss
@@ -46,7 +45,7 @@ class Stack:
     """M networks as one. Tensors are [M, ...].
 
     optimizer: one for all members, which does to row m what it would do alone, because it is elementwise; None if the
-    members differ in optimizer or schedule, so that each updates its own row.
+    members differ in optimizer, schedule, or learning rate, so that each updates its own row.
     numbers: those in which the losses of the members differ, by the name of their field, float64 [M] each.
     """
 
@@ -158,15 +157,22 @@ class Stack:
         return broken
 
     def set_learning_rates(self, multipliers: Sequence[float]) -> None:
-        """Set the learning rates of each member to the initial ones times its multiplier. Raises UserError if members
-        that share an optimizer have different ones."""
+        """Set the learning rates of each member to the initial ones times its multiplier. If a schedule gives members
+        different ones, by their validation, each is updated by its own optimizer from then on."""
+        if self.optimizer and len(set(multipliers)) > 1:
+            self._separate()
         if self.optimizer:
-            if len(set(multipliers)) > 1:
-                text = "schedule: it gives seeds different learning rates, by their history; leave out --together"
-                raise UserError([text])
             set_learning_rates(self.optimizer, multipliers[0])
         for state, multiplier in zip(self.states, multipliers, strict=True):
             set_learning_rates(state.optimizer, multiplier)
+
+    def _separate(self) -> None:
+        """Update each member by its own optimizer, whose tensors remain rows; its number of steps was shared."""
+        self.optimizer = None
+        for state in self.states:
+            for values in state.optimizer.state.values():
+                if STEP in values:
+                    values[STEP] = values[STEP].clone()
 
     def _update(self, optimizer: torch.optim.Optimizer, broken: Sequence[int]) -> None:
         """One step of all members, without those at the places `broken`."""

@@ -21,7 +21,7 @@ from core.methods import Method, Output
 from core.models import MLP, SmallCNN
 from core.models.base import Model
 from core.optimizers import SAM, SGD, AdamW, Muon, RMSprop
-from core.schedules import Constant, Cosine
+from core.schedules import Constant, Cosine, Plateau
 from core.schedules.stopping import EarlyStopping
 from core.training.assemble import assemble
 from core.training.fleet import advice, fit_together, refuse_together, structure
@@ -286,6 +286,22 @@ def test_a_seed_that_stops_early_is_left_as_it_is(built):
     assert len({parts.state.step for parts in members.values()}) > 1
 
 
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, momentum=0.9), AdamW(lr=0.05)], ids=["sgd", "adamw"])
+def test_a_schedule_that_follows_the_validation_of_each_seed(optimizer, built):
+    plateau = Plateau(monitor="val/accuracy", patience=0, factor=0.5)
+    experiment = PERCEPTRON.but({"schedule": plateau, "optimizer": optimizer, "epochs": 6})
+    members = {seed: built(experiment, seed) for seed in range(3)}
+    refuse_together([built(experiment, seed) for seed in (0, 1)])
+    together(members)
+    rates = set()
+    for seed, parts in members.items():
+        solo = built(experiment, seed)
+        alone(solo)
+        assert_equal_states(parts.state, solo.state)
+        rates.add(tuple(entry["lr"] for entry in solo.state.history))
+    assert len(rates) > 1
+
+
 def test_seeds_go_on_together_from_different_steps_and_alone_from_any(built):
     experiment = CNN.but({"epochs": 2})
     whole = {seed: built(experiment, seed) for seed in range(3)}
@@ -346,7 +362,6 @@ class Drift(nn.Module):
 REFUSED = [
     ({"optimizer": SAM()}, "optimizer: SAM"),
     ({"optimizer": Muon()}, "optimizer: Muon"),
-    ({"schedule": "Plateau"}, "schedule: "),
     ({"prune": "Prune"}, "prune: "),
     ({"quantize": "Quantize"}, "quantize: "),
     ({"max_minutes": 5.0}, "max_minutes: "),
