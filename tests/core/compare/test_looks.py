@@ -15,7 +15,10 @@ def at(values, n):
     return difference(dict(enumerate(values[:n])), dict.fromkeys(range(n), 0.0))
 
 
-@pytest.mark.parametrize("sizes", [(3,), (10,), (3, 14), (5, 10, 20), tuple(range(3, 21))])
+EVERY_SEED = pytest.param(tuple(range(3, 21)), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("sizes", [(3,), (10,), (3, 14), (5, 10, 20), EVERY_SEED])
 def test_of_equal_settings_one_in_twenty_is_ever_said_to_differ(sizes):
     generator = np.random.default_rng(len(sizes))
     shown = missed = 0

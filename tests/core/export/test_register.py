@@ -192,7 +192,7 @@ def test_a_version_leads_back_to_its_run(run):
     assert version.source in [f"models:/{each.model_id}" for each in outputs]
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_an_export_is_registered_and_answers_without_torch(run, name, tmp_path, capsys):
     source = Source(run, served(run))
     folder = run.folder / EXPORTS / name
