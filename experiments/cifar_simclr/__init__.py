@@ -1,12 +1,12 @@
-"""Do features learned without labels tell the classes of CIFAR-10 apart better than those of a drawn network?
+"""Do features learned without labels tell the classes of CIFAR-10 apart better than those of an untrained network?
 
     python -m experiments.cifar_simclr --precision bf16 --limit 10000             pretrain; it prints its run's id
     python -m experiments.cifar_simclr probe --limit 10000 --model.weights RUN    probes of its features
-    python -m experiments.cifar_simclr probe --limit 10000                        probes of a drawn network
+    python -m experiments.cifar_simclr probe --limit 10000                        probes of an untrained network
     python -m experiments.cifar_simclr --limit 10000 --variant labels             the same network, from labels
     python -m experiments.cifar_simclr --limit 1000 --variant labels --model.weights RUN    fine-tuned on few labels
 
-Expected: linear probe 57.56 % of val against 45.21 % drawn (10,000 images of CIFAR-10 (JPEG), 10 epochs, n = 2;
+Expected: linear probe 57.56 % of val against 45.21 % untrained (10,000 images of CIFAR-10 (JPEG), 10 epochs, n = 2;
 README.md).
 """
 
