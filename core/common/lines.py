@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.common.errors import UserError
+from core.common.terminal import complain
 
 
 def append(path: Path, objects: Iterable[Any]) -> None:
@@ -20,16 +21,17 @@ def append(path: Path, objects: Iterable[Any]) -> None:
 
 
 def read(path: Path) -> Iterator[Any]:
-    """Yield the objects of a file; none if there is no file. Lines that a full disk has torn are left out. Raises
-    UserError."""
+    """Yield the objects of a file; none if there is no file. Lines that cannot be read, such as those that a full disk
+    has cut off, are left out with a warning. Raises UserError."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return
     except OSError as error:
         raise UserError([f"{path}: {error.strerror}"]) from None
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                complain(f"warning: {path}, line {number} is damaged and is left out")

@@ -37,9 +37,10 @@ def test_a_ledger_that_cannot_be_written_is_told_and_ends_nothing(home, capsys):
         readings()
 
 
-def test_a_torn_line_loses_no_other(home):
+def test_a_torn_line_loses_no_other_and_is_named(home, capsys):
     note_reading("d1", "digits", "run", "r1")
     with open(paths.ledger(), "ab") as file:
         file.write(b'\n{"at": "2026')
     note_reading("d1", "digits", "run", "r2")
     assert readings()["d1"].total == 2
+    assert capsys.readouterr().err == f"warning: {paths.ledger()}, line 3 is damaged and is left out\n"
