@@ -179,10 +179,20 @@ def band(curves: Sequence[dict[int, float]], overlap: float = 0.0) -> tuple[list
     return epochs, np.array(ends).T.reshape(3, len(epochs))
 
 
-def draw(axes: Axes, label: str, curves: Sequence[dict[int, float]], overlap: float = 0.0) -> None:
-    """Draw the mean of the curves as a line and its 95 % interval as a band. Without curves, nothing is drawn."""
+def draw(
+    axes: Axes, label: str, curves: Sequence[dict[int, float]], overlap: float = 0.0, fraction: bool = False
+) -> None:
+    """Draw the mean of the curves as a line and its 95 % interval as a band. Without curves, nothing is drawn.
+
+    fraction: values are in percent of 1, and the band is cut off at 0 and 100 %.
+    """
+    from matplotlib.ticker import PercentFormatter
+
     if not curves:
         return
     epochs, (mean, low, high) = band(curves, overlap)
+    if fraction:  # an interval of few seeds would reach far below 0 and above 100 %, and flatten the curves
+        low, high = low.clip(min=0), high.clip(max=1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     (line,) = axes.plot(epochs, mean, label=f"{label} (n = {len(curves)})", marker="o" if len(epochs) < 3 else "")
     axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)

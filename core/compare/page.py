@@ -13,7 +13,7 @@ from core.common.plots import draw, shortened
 from core.compare.comparison import Comparison
 from core.compare.forest_plot import forest
 from core.compare.groups import Group
-from core.compare.table import foot, headings, sentences, table
+from core.compare.table import foot, headings, in_percent, sentences, table
 from core.record.run import RecordedRun
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def _curves(comparison: Comparison, groups: Sequence[Group], runs: Sequence[Sequ
         for place, name in enumerate(dict.fromkeys((f"val/{short}", "train/loss"))):
             axes = figure.add_subplot(1, 2, place + 1)
             for group, members in zip(groups, histories, strict=True):
-                draw(axes, text(group.label), [history[name] for history in members if name in history])
+                found = [history[name] for history in members if name in history]
+                draw(axes, text(group.label), found, fraction=in_percent(name))
             axes.set(xlabel="epoch", title=text(name))
             axes.grid(alpha=0.3)
             if axes.lines:  # imported runs may have neither metric

@@ -146,7 +146,8 @@ def _draw_runs(
     axes: Axes, name: str, histories: Sequence[Curves], stopped: Mapping[str, Curves], overlap: float
 ) -> None:
     for curve in (f"train/{name}", f"val/{name}"):
-        draw(axes, curve, [history[curve] for history in histories if curve in history], overlap)
+        found = [history[curve] for history in histories if curve in history]
+        draw(axes, curve, found, overlap, fraction=name == "accuracy")
     for run, history in stopped.items():
         points = history.get(f"val/{name}", {})
         if points:

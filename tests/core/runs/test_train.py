@@ -278,8 +278,8 @@ def test_failed_seeds_are_kept_in_sight_and_the_rest_go_on(home):
 def test_the_picture_of_several_seeds_names_those_that_failed(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("core.common.plots.save", lambda figure, path: drawn.append(figure))
-    history = {"val/loss": {1: 0.5, 2: 0.4}, "train/loss": {1: 0.6, 2: 0.3}}
-    other = {"val/loss": {1: 0.7}, "train/loss": {1: 0.8}}
+    history = {"val/loss": {1: 0.5, 2: 0.4}, "train/loss": {1: 0.6, 2: 0.3}, "val/accuracy": {1: 0.4}}
+    other = {"val/loss": {1: 0.7}, "train/loss": {1: 0.8}, "val/accuracy": {1: 0.6}}
     stopped, failed = {"seed 3": {"val/loss": {1: 9.0}}}, {"seed 3": "NonFinite: step 7"}
     draw_runs("tiny base", "seed", [history, other], stopped, failed, tmp_path)
     (figure,) = drawn
@@ -291,6 +291,8 @@ def test_the_picture_of_several_seeds_names_those_that_failed(tmp_path, monkeypa
     assert [len(band.get_paths()) for band in bands] == [1, 1]
     low, high = bands[1].get_paths()[0].get_extents().intervaly
     assert (low, high) == pytest.approx((0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1), rel=1e-3)
+    (share,) = figure.axes[1].collections
+    assert list(share.get_paths()[0].get_extents().intervaly) == [0, 1]  # not 0.5 +- 1.27
 
 
 def _model_seed(seed):
