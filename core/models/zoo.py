@@ -18,6 +18,7 @@ from core.models import timm_weights
 from core.models.base import Model
 from core.models.hooks import drop_branches, dropout_before, resize_input
 from core.models.input_size import fitted, last_linear
+from core.models.norms import MOMENTUM_MEANING, set_momentum
 from core.models.pretrained import Origin
 from core.models.resnet import branch_ends
 
@@ -51,6 +52,7 @@ class Torchvision(Model):
         lt=1,
         description="probability of dropping the last residual branch (Huang et al. 2016); none: the network's default",
     )
+    norm_momentum: float | None = Field(None, gt=0, le=1, description=MOMENTUM_MEANING)
     aux_logits: bool = Field(
         False, description="use the auxiliary heads of googlenet and inception_v3; requires --method Auxiliary"
     )
@@ -80,6 +82,8 @@ class Torchvision(Model):
             self._drop_depth(network, self.stochastic_depth)
         if side is not None:
             resize_input(network, side)
+        if self.norm_momentum is not None:
+            set_momentum(network, self.norm_momentum)
         return network
 
     def _make(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -134,6 +138,7 @@ class Timm(Model):
     stochastic_depth: float | None = Field(
         None, ge=0, lt=1, description="stochastic depth (drop_path_rate of timm); none: the network's default"
     )
+    norm_momentum: float | None = Field(None, gt=0, le=1, description=MOMENTUM_MEANING)
 
     @classmethod
     def has(cls, name: str) -> bool:
@@ -166,7 +171,10 @@ class Timm(Model):
     def network(self, context: Context) -> nn.Module:
         """The network. Raises ValueError, with the minimum image size, for images that it does not support."""
         self.check()
-        return fitted(self.name, self._make, context)
+        network = fitted(self.name, self._make, context)
+        if self.norm_momentum is not None:
+            set_momentum(network, self.norm_momentum)
+        return network
 
     def _is_sized(self) -> bool:
         """Whether the network is made for one image size."""

@@ -17,6 +17,7 @@ from core.diagnostics import anomaly
 from core.diagnostics.observers import watching
 from core.inference.network import Network, model_of
 from core.loading.loader import chosen
+from core.models.norms import slow_statistics
 from core.record.journal import Journal, log_text
 from core.record.run import WEIGHTS
 from core.runs.failures import explained
@@ -260,6 +261,9 @@ def _notes(parts: Assembly) -> Iterator[str]:
         yield f"{name}: no effect with one process"
     ema = parts.experiment.ema
     if ema and (note := ema.note(parts.setup.epochs * len(parts.train.plan))):
+        yield note
+    batches = parts.setup.epochs * len(parts.train.plan) * parts.setup.grad_accum_steps
+    if parts.experiment.model.weights is None and (note := slow_statistics(parts.state.model, batches)):
         yield note
     if parts.setup.epochs == 1 and any(isinstance(step, Resize) for step in parts.experiment.augment):
         yield "augment.resize: in a run of one epoch, all images have the full size"

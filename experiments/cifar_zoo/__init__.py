@@ -22,7 +22,7 @@ ENLARGED = 128
 
 EXPERIMENT = Experiment(
     data=Cifar10(),
-    model=Torchvision(name="mobilenet_v3_small", resize=ENLARGED),
+    model=Torchvision(name="mobilenet_v3_small", resize=ENLARGED, norm_momentum=0.1),
     augment=CROP_AND_FLIP,
     loss=CrossEntropy(label_smoothing=0.1),
     optimizer=AdamW(lr=1e-3, weight_decay=0.05),
