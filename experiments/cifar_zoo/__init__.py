@@ -33,6 +33,7 @@ EXPERIMENT = Experiment(
 )
 VARIANTS = {
     "resnet18": {"model": ResNet(depth=18, stem="cifar")},
+    "shufflenet": {"model": Torchvision(name="shufflenet_v2_x1_0", resize=ENLARGED)},
     "vgg": {"model": Torchvision(name="vgg11_bn", resize=ENLARGED)},
     "efficientnet": {"model": Torchvision(name="efficientnet_b0", resize=ENLARGED)},
     "inception": {"model": Torchvision(name="inception_v3", resize=ENLARGED)},
