@@ -1,13 +1,14 @@
 """Which architecture is most accurate on CIFAR-10 with the same training recipe?
 
-    python -m experiments.cifar_zoo --root PATH                    MobileNet v3, the smallest
+    python -m experiments.cifar_zoo --root PATH                    MobileNet v3, the fastest
     python -m experiments.cifar_zoo --variant resnet18             with a CIFAR stem, as a baseline
     python -m experiments.cifar_zoo --variant vit --seeds 3
 
 Networks for ImageNet downsample images by a factor of 32, or divide them into 16x16 patches. They receive images
 resized to 128 pixels, so that their last feature maps are 4x4, as those of ResNet-18 with a CIFAR stem at 32 pixels.
 
-Expected: accuracies not yet measured; parameters, FLOPs and speed are in README.md.
+Expected: after one epoch, ResNet-18 reaches 65.27 %, the most of four networks (CIFAR-10 (JPEG), n = 2); 60 epochs are
+not measured. README.md has parameters, FLOPs and speed.
 """
 
 from core.experiment import Experiment
