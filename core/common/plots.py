@@ -184,14 +184,14 @@ def draw(
 ) -> None:
     """Draw the mean of the curves as a line and its 95 % interval as a band. Without curves, nothing is drawn.
 
-    fraction: values are in percent of 1, and the band is cut off at 0 and 100 %.
+    fraction: values are fractions of 1, which are shown in percent; the band is cut off at 0 and 100 %.
     """
-    from matplotlib.ticker import PercentFormatter
-
     if not curves:
         return
     epochs, (mean, low, high) = band(curves, overlap)
     if fraction:  # an interval of few seeds would reach far below 0 and above 100 %, and flatten the curves
+        from matplotlib.ticker import PercentFormatter
+
         low, high = low.clip(min=0), high.clip(max=1)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     (line,) = axes.plot(epochs, mean, label=f"{label} (n = {len(curves)})", marker="o" if len(epochs) < 3 else "")

@@ -16,6 +16,7 @@ from core.inference.answers import read
 from core.inference.hardest import hardest
 from core.inference.paired import pictures
 from core.loading.folds import Folds
+from core.metrics.names import is_fraction
 from core.record.journal import Journal, log_rows
 from core.runs.trained import Run
 
@@ -147,7 +148,7 @@ def _draw_runs(
 ) -> None:
     for curve in (f"train/{name}", f"val/{name}"):
         found = [history[curve] for history in histories if curve in history]
-        draw(axes, curve, found, overlap, fraction=name == "accuracy")
+        draw(axes, curve, found, overlap, fraction=is_fraction(name))
     for run, history in stopped.items():
         points = history.get(f"val/{name}", {})
         if points:

@@ -259,10 +259,10 @@ def _notes(parts: Assembly) -> Iterator[str]:
     }
     for name in (name for name, there in declared.items() if there and parts.context.ranks == 1):
         yield f"{name}: no effect with one process"
-    ema = parts.experiment.ema
-    if ema and (note := ema.note(parts.setup.epochs * len(parts.train.plan))):
+    ema, steps = parts.experiment.ema, parts.setup.epochs * len(parts.train.plan)
+    if ema and (note := ema.note(steps)):
         yield note
-    batches = parts.setup.epochs * len(parts.train.plan) * parts.setup.grad_accum_steps
+    batches = steps * parts.setup.grad_accum_steps
     if parts.experiment.model.weights is None and (note := slow_statistics(parts.state.model, batches)):
         yield note
     if parts.setup.epochs == 1 and any(isinstance(step, Resize) for step in parts.experiment.augment):
